@@ -1,0 +1,143 @@
+#include "bind/arrays.hpp"
+
+#include <algorithm>
+#include <numeric>
+
+namespace fastopt {
+
+namespace {
+
+std::string text_of_type(py::handle object) { return py::str(py::type::handle_of(object).attr("__name__")); }
+
+}  // namespace
+
+Array::Array(py::handle object, const Name& name) : proxy_(py::detail::array_proxy(object.ptr())) {
+  if (!py::detail::npy_api::get().PyArray_Check_(object.ptr()))
+    throw py::type_error(name.text() + " must be a numpy array, got " + text_of_type(object));
+  const auto* descr = py::detail::array_descriptor_proxy(proxy_->descr);
+  const int number = descr->type_num;
+  if (number == py::detail::npy_api::NPY_FLOAT_)
+    dtype_ = Dtype::float32;
+  else if (number == py::detail::npy_api::NPY_DOUBLE_)
+    dtype_ = Dtype::float64;
+  else
+    throw py::type_error(name.text() + " has dtype " + std::string(py::str(object.attr("dtype"))) + ", expected float32 or float64");
+  if (descr->byteorder != '=' && descr->byteorder != '|')
+    throw py::type_error(name.text() + " has swapped byte order (dtype " + std::string(py::str(object.attr("dtype").attr("str"))) +
+                         "), expected the machine's own");
+  if (reinterpret_cast<std::uintptr_t>(proxy_->data) % itemsize() != 0)
+    throw py::type_error(name.text() + " is not aligned to its elements");
+}
+
+std::size_t Array::size() const {
+  std::size_t size = 1;
+  for (std::ptrdiff_t axis = 0; axis < ndim(); ++axis) size *= static_cast<std::size_t>(shape(axis));
+  return size;
+}
+
+std::string text_of(const std::vector<std::ptrdiff_t>& shape) {
+  std::string text = "(";
+  for (std::size_t axis = 0; axis < shape.size(); ++axis) text += (axis ? ", " : "") + std::to_string(shape[axis]);
+  return text + (shape.size() == 1 ? ",)" : ")");
+}
+
+bool Array::has_shape_of(const Array& other) const {
+  return ndim() == other.ndim() && std::equal(proxy_->dimensions, proxy_->dimensions + ndim(), other.proxy_->dimensions);
+}
+
+Rows rows_of(const Array& array, const std::vector<std::ptrdiff_t>& outer, const std::vector<std::ptrdiff_t>& inner, const Name& name,
+             const std::string& constraint) {
+  const auto itemsize = static_cast<std::ptrdiff_t>(array.itemsize());
+  const bool empty = array.size() == 0;  // then strides mean nothing
+  const auto elements_apart = [&](std::ptrdiff_t axis) {
+    const std::ptrdiff_t stride = array.stride(axis);
+    if (stride < 0) throw py::type_error(name.text() + " has a negative stride");
+    if (stride % itemsize != 0) throw py::type_error(name.text() + " has strides that are no multiple of its elements");
+    return static_cast<std::size_t>(stride / itemsize);
+  };
+  Rows rows;
+  rows.width = 1;
+  for (auto axis = inner.rbegin(); axis != inner.rend(); ++axis) {
+    const auto count = static_cast<std::size_t>(array.shape(*axis));
+    if (!empty && count > 1 && elements_apart(*axis) != rows.width) throw py::type_error(name.text() + " must be contiguous along " + constraint);
+    rows.width *= count;
+  }
+  for (auto axis = outer.rbegin(); axis != outer.rend(); ++axis) {
+    const auto count = static_cast<std::size_t>(array.shape(*axis));
+    if (count == 1) continue;
+    const std::size_t apart = empty ? 0 : elements_apart(*axis);
+    if (!rows.axes.empty() && apart == rows.axes.front().count * rows.axes.front().stride)
+      rows.axes.front().count *= count;
+    else
+      rows.axes.insert(rows.axes.begin(), {count, apart});
+  }
+  return rows;
+}
+
+Rows rows_of(const Array& array, std::ptrdiff_t split, const Name& name) {
+  std::vector<std::ptrdiff_t> outer(static_cast<std::size_t>(split)), inner(static_cast<std::size_t>(array.ndim() - split));
+  std::iota(outer.begin(), outer.end(), 0);
+  std::iota(inner.begin(), inner.end(), split);
+  return rows_of(array, outer, inner, name, inner.size() == 1 ? "its last axis" : "its last " + std::to_string(inner.size()) + " axes");
+}
+
+Rows longest_rows_of(const Array& array, const Name& name) {
+  std::ptrdiff_t split = array.ndim(), contiguous = static_cast<std::ptrdiff_t>(array.itemsize());
+  for (; split > 0 && (array.shape(split - 1) == 1 || array.stride(split - 1) == contiguous); --split) contiguous *= array.shape(split - 1);
+  return rows_of(array, std::min(split, std::max<std::ptrdiff_t>(array.ndim() - 1, 0)), name);
+}
+
+void expect_dtype(const Array& array, Dtype dtype, const Name& name) {
+  if (array.dtype() != dtype) throw py::type_error(name.text() + " has dtype " + name_of(array.dtype()) + ", expected " + name_of(dtype));
+}
+
+void expect_shape(const Array& array, const std::vector<std::ptrdiff_t>& shape, const Name& name) {
+  if (array.shape() != shape)
+    throw py::value_error(name.text() + " has shape " + text_of(array.shape()) + ", expected " + text_of(shape));
+}
+
+void expect_contiguous(const Array& array, const Name& name) {
+  if (!array.contiguous()) throw py::type_error(name.text() + " must be C-contiguous");
+}
+
+void expect_writeable(const Array& array, const Name& name) {
+  if (!array.writeable()) throw py::type_error(name.text() + " is read-only, but would be written");
+}
+
+Spans::Extent Spans::extent(const Array& array) {
+  auto begin = reinterpret_cast<std::uintptr_t>(array.data<char>()), end = begin + array.itemsize();
+  for (std::ptrdiff_t axis = 0; axis < array.ndim(); ++axis) {
+    const std::ptrdiff_t reach = (array.shape(axis) - 1) * array.stride(axis);
+    (reach > 0 ? end : begin) += static_cast<std::uintptr_t>(reach);
+  }
+  return {begin, end};
+}
+
+void Spans::add(const Array& array, std::string argument, bool written) {
+  if (array.size() != 0) spans_.push_back({extent(array), std::move(argument), written});
+}
+
+void Spans::expect_disjoint(std::string_view function) {
+  std::sort(spans_.begin(), spans_.end(), [](const Span& a, const Span& b) { return a.begin < b.begin; });
+  const Span* reach = nullptr;          // of those so far, the one that ends last
+  const Span* written_reach = nullptr;  // and of the written ones
+  for (const Span& span : spans_) {
+    const Span* other = span.written ? reach : written_reach;
+    if (other && other->end > span.begin) {
+      const Span &target = other->written ? *other : span, &rest = other->written ? span : *other;
+      throw py::value_error(std::string(function) + ": " + target.argument + " would be written, but overlaps " + rest.argument);
+    }
+    if (!reach || span.end > reach->end) reach = &span;
+    if (span.written && (!written_reach || span.end > written_reach->end)) written_reach = &span;
+  }
+}
+
+void Spans::expect_apart(const Array& read, const Name& name) const {
+  const Extent extent = Spans::extent(read);
+  const auto after = std::lower_bound(spans_.begin(), spans_.end(), extent.end, [](const Span& span, std::uintptr_t end) { return span.begin < end; });
+  if (after != spans_.begin() && (after - 1)->end > extent.begin)
+    throw py::value_error(std::string(name.function) + ": " + (after - 1)->argument + " would be written, but overlaps " +
+                          std::string(name.argument).append(name.item));
+}
+
+}  // namespace fastopt

@@ -1,0 +1,95 @@
+/// NumPy arrays as kernels want them: the checks and their error texts.
+#pragma once
+
+#include <pybind11/numpy.h>
+#include <pybind11/pybind11.h>
+
+#include <cstdint>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "core/rows.hpp"
+
+namespace fastopt {
+
+namespace py = pybind11;
+
+enum class Dtype { float32, float64 };
+
+template <class T> inline constexpr Dtype dtype_of = sizeof(T) == 4 ? Dtype::float32 : Dtype::float64;
+inline const char* name_of(Dtype dtype) { return dtype == Dtype::float32 ? "float32" : "float64"; }
+
+/// What an argument is called in an error: "layer_norm: weight", "AdamW: grads['bias']".  Costs nothing until there is one.
+struct Name {
+  std::string_view function, argument, item = {};
+  std::string text() const { return std::string(function).append(": ").append(argument).append(item); }
+};
+
+/// A view of one NumPy array that has been found to be one of ours: float32 or float64, aligned, in native byte order.
+/// Holds no reference: the caller's arguments keep the array alive.
+class Array {
+ public:
+  /// TypeError where `object` is not such an array.
+  Array(py::handle object, const Name& name);
+
+  Dtype dtype() const { return dtype_; }
+  std::ptrdiff_t ndim() const { return proxy_->nd; }
+  std::ptrdiff_t shape(std::ptrdiff_t axis) const { return proxy_->dimensions[axis]; }
+  std::ptrdiff_t stride(std::ptrdiff_t axis) const { return proxy_->strides[axis]; }  ///< in bytes
+  std::vector<std::ptrdiff_t> shape() const { return {proxy_->dimensions, proxy_->dimensions + proxy_->nd}; }
+  bool has_shape_of(const Array& other) const;
+  std::size_t size() const;
+  std::size_t itemsize() const { return dtype_ == Dtype::float32 ? 4 : 8; }
+  bool contiguous() const { return (proxy_->flags & py::detail::npy_api::NPY_ARRAY_C_CONTIGUOUS_) != 0; }
+  bool writeable() const { return (proxy_->flags & py::detail::npy_api::NPY_ARRAY_WRITEABLE_) != 0; }
+  template <class T> T* data() const { return reinterpret_cast<T*>(proxy_->data); }
+
+ private:
+  const py::detail::PyArray_Proxy* proxy_;
+  Dtype dtype_;
+};
+
+/// TypeError where the dtype is another one.
+void expect_dtype(const Array& array, Dtype dtype, const Name& name);
+/// ValueError where the shape is another one.
+void expect_shape(const Array& array, const std::vector<std::ptrdiff_t>& shape, const Name& name);
+/// TypeError where the array is not C-contiguous; and for what is written, where it is read-only.
+void expect_contiguous(const Array& array, const Name& name);
+void expect_writeable(const Array& array, const Name& name);
+
+/// Rows of an array whose `inner` axes together are a row, and whose `outer` axes count rows (both outermost first).
+/// TypeError where the inner axes are not contiguous, with `constraint` as its text, or where a stride is negative.
+Rows rows_of(const Array& array, const std::vector<std::ptrdiff_t>& outer, const std::vector<std::ptrdiff_t>& inner, const Name& name,
+             const std::string& constraint);
+/// The axes from `split` on are a row, those before it count rows.
+Rows rows_of(const Array& array, std::ptrdiff_t split, const Name& name);
+/// As rows_of, with rows as long as the memory allows; at least the innermost axis must be contiguous.
+Rows longest_rows_of(const Array& array, const Name& name);
+
+std::string text_of(const std::vector<std::ptrdiff_t>& shape);
+
+/// The memory of the arguments of one call, to find out whether what is written overlaps anything else.
+class Spans {
+ public:
+  struct Extent {
+    std::uintptr_t begin, end;
+  };
+  struct Span : Extent {
+    std::string argument;
+    bool written;
+  };
+
+  static Extent extent(const Array& array);
+
+  void add(const Array& array, std::string argument, bool written);
+  /// Sorts; ValueError where two overlap and one of them is written.
+  void expect_disjoint(std::string_view function);
+  /// After expect_disjoint, where all are written and so disjoint: ValueError where a further array, which is read, overlaps one.
+  void expect_apart(const Array& read, const Name& name) const;
+
+ private:
+  std::vector<Span> spans_;
+};
+
+}  // namespace fastopt

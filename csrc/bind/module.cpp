@@ -1,0 +1,10 @@
+/// The extension module: the same sources for every instruction set.
+#include "bind/module.hpp"
+
+PYBIND11_MODULE(FASTOPT_MODULE, m) {
+  m.doc() = "fastopt's kernels, compiled for one instruction set.";
+  fastopt::bind_optim(m);
+  fastopt::bind_norm(m);
+  fastopt::bind_threads(m);
+  fastopt::bind_floor(m);
+}

@@ -1,0 +1,13 @@
+/// The parts of the extension module.
+#pragma once
+
+#include <pybind11/pybind11.h>
+
+namespace fastopt {
+
+void bind_optim(pybind11::module_& m);
+void bind_norm(pybind11::module_& m);
+void bind_threads(pybind11::module_& m);
+void bind_floor(pybind11::module_& m);
+
+}  // namespace fastopt

@@ -1,0 +1,154 @@
+/// Thread counts, lending the pool to BLAS, and fork.  What may be lent is decided in python/fastopt/_threads.py.
+#include <dlfcn.h>
+#include <omp.h>
+#include <pthread.h>
+#include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
+#include <unistd.h>
+
+#include <cstdint>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "bind/module.hpp"
+#include "core/lend.hpp"
+#include "core/parallel.hpp"
+
+namespace py = pybind11;
+
+namespace fastopt {
+namespace {
+
+/// The Python function that the first parallel region calls.  Never freed: a thread may call it while the interpreter ends.
+PyObject* hook = nullptr;
+
+void call_hook() {
+  if (!Py_IsInitialized()) return;
+  const py::gil_scoped_acquire gil;
+  try {
+    py::reinterpret_borrow<py::function>(hook)();
+  } catch (py::error_already_set& error) {
+    error.discard_as_unraisable("fastopt");
+  }
+}
+
+std::string openmp_path() {
+  Dl_info info;
+  return dladdr(reinterpret_cast<void*>(&omp_get_max_threads), &info) != 0 && info.dli_fname != nullptr ? info.dli_fname : "";
+}
+
+/// Ends the forking thread's OpenMP workers, so that its child does not wait for threads that it has not got.  They are
+/// made again by the next region.  OpenMP 5.0; looked up because torch may have brought an older libgomp.
+bool end_workers() {
+  static const auto pause = reinterpret_cast<int (*)(int)>(dlsym(RTLD_DEFAULT, "omp_pause_resource_all"));
+  constexpr int soft = 1;
+  return pause != nullptr && pause(soft) == 0;
+}
+
+/// What happens when this process forks.  The handlers are registered once for every library that borrows the threads,
+/// because those registered last run first, and ours must run before the library's; only the first of them acts.
+struct Fork {
+  static inline constinit thread_local int depth = 0;
+  static inline bool idle = false;
+
+  static void before() {
+    if (depth++ > 0) return;
+    Lender::hold();
+    idle = end_workers();
+  }
+
+  static void in_parent() {
+    if (--depth == 0) Lender::release();
+  }
+
+  /// A child runs on one thread until it is told otherwise, as it usually has as many siblings as there are cores, and its
+  /// BLAS gets its own threads back.
+  static void in_child() {
+    if (--depth > 0) return;
+    Lender::renew();
+    if (Lender::reclaim() > 0) before_first_region = &call_hook;
+    stranded = !idle;
+    ThreadCount::set(1, 1);
+  }
+};
+
+void watch_forks() { pthread_atfork(&Fork::before, &Fork::in_parent, &Fork::in_child); }
+
+/// The count that a thread has which nobody has touched.
+int fresh_count() {
+  int count = 1;
+  std::thread([&] { count = omp_get_max_threads(); }).join();
+  return count;
+}
+
+}  // namespace
+
+void bind_threads(py::module_& m) {
+  watch_forks();
+
+  m.def("set_num_threads", [](int n) { ThreadCount::set(n, fresh_count()); }, py::arg("n"), py::call_guard<py::gil_scoped_release>(),
+        "How many threads kernels use, in the whole process.");
+  m.def("get_num_threads", [] { return stranded ? 1 : ThreadCount::get(); }, "How many threads kernels called by this thread use.");
+  m.def(
+      "swap_num_threads",
+      [](int n) {
+        const int before = ThreadCount::get();
+        omp_set_num_threads(n);
+        return before;
+      },
+      py::arg("n"), "How many threads kernels called by this thread use; returns the count before.");
+
+  m.def(
+      "before_first_region",
+      [](const py::function& function) {
+        Py_XSETREF(hook, function.inc_ref().ptr());
+        before_first_region = &call_hook;
+      },
+      py::arg("function"), "Has `function` called once, before the next parallel region.");
+  m.def("pending", [] { return before_first_region != nullptr; }, "Whether before_first_region() still has its call to come.");
+  m.def("forget_first_region", [] { before_first_region = nullptr; }, "Undoes before_first_region().");
+
+  m.def(
+      "lend",
+      [](std::uintptr_t install, int slots) {
+        const bool lent = Lender::lend(reinterpret_cast<Lender::Install>(install), slots);
+        if (lent) watch_forks();
+        return lent;
+      },
+      py::arg("install"), py::arg("slots"), py::call_guard<py::gil_scoped_release>(),
+      "Lends the threads to the OpenBLAS whose openblas_set_threads_callback_function is at address `install`.");
+  m.def("reclaim", &Lender::reclaim, py::call_guard<py::gil_scoped_release>(), "Gives every BLAS its own threads back; how many had ours.");
+  m.def(
+      "borrowed", [](std::uintptr_t install) { return Lender::borrowed(reinterpret_cast<Lender::Install>(install)); }, py::arg("install"),
+      py::call_guard<py::gil_scoped_release>(), "Whether that OpenBLAS has our threads now.");
+
+  m.def(
+      "openmp",
+      [] {
+        py::dict found;
+        found["path"] = openmp_path();
+        found["version"] = _OPENMP;
+        found["num_threads"] = stranded ? 1 : ThreadCount::get();
+        found["thread_limit"] = omp_get_thread_limit();
+        found["dynamic"] = omp_get_dynamic() != 0;
+        found["max_active_levels"] = omp_get_max_active_levels();
+        found["stranded"] = stranded.load();
+        return found;
+      },
+      "The OpenMP runtime in use and its settings, as seen by this thread.");
+  m.def(
+      "lending", [] { return std::pair(Lender::products.load(), Lender::helpers.load()); },
+      "How many products the lent threads ran, and how many threads had to be made because a team was too small.");
+  m.def(
+      "team",
+      [](int threads) {
+        std::vector<int> ids(static_cast<std::size_t>(std::max(threads, 1)), 0);
+        parallel(threads, [&](int thread, int) { ids[static_cast<std::size_t>(thread)] = gettid(); });
+        std::erase(ids, 0);
+        return ids;
+      },
+      py::arg("threads"), py::call_guard<py::gil_scoped_release>(), "The system's ids of the threads that a region for `threads` ran on.");
+}
+
+}  // namespace fastopt

@@ -1,0 +1,119 @@
+/// How numbers are kept in memory, and how they get into registers and back.
+///
+/// Kernels are written once, over a type V that is either a native vector of the instruction set that this file is compiled
+/// for or a single number: the same formula serves the body of an array and its tail.
+#pragma once
+
+#include <cmath>
+#include <cstddef>
+#include <cstring>
+#include <type_traits>
+
+#if defined(__SSE2__)
+#include <immintrin.h>
+#endif
+
+namespace fastopt {
+
+#if defined(__AVX512F__)
+inline constexpr std::size_t kVectorBytes = 64;
+#elif defined(__AVX__)
+inline constexpr std::size_t kVectorBytes = 32;
+#else
+inline constexpr std::size_t kVectorBytes = 16;
+#endif
+
+namespace detail {
+template <class T> struct Native;
+template <> struct Native<float> {
+  typedef float type __attribute__((vector_size(kVectorBytes)));
+};
+template <> struct Native<double> {
+  typedef double type __attribute__((vector_size(kVectorBytes)));
+};
+template <class V> struct Element {
+  using type = std::remove_cvref_t<decltype(std::declval<V>()[0])>;
+};
+template <> struct Element<float> {
+  using type = float;
+};
+template <> struct Element<double> {
+  using type = double;
+};
+}  // namespace detail
+
+/// A native vector of numbers of type T.
+template <class T> using Vector = typename detail::Native<T>::type;
+
+/// How many numbers V holds: 1 for a number itself.
+template <class V> inline constexpr std::size_t width = sizeof(V) / sizeof(typename detail::Element<V>::type);
+
+template <class V> inline constexpr bool is_number = std::is_arithmetic_v<V>;
+
+/// V from memory; no alignment is needed.
+template <class V, class T> inline V load(const T* from) {
+  V value;
+  std::memcpy(&value, from, sizeof value);
+  return value;
+}
+
+template <class V, class T> inline void store(T* to, V value) { std::memcpy(to, &value, sizeof value); }
+
+/// Stores past the caches: for results that nobody reads before they would have been evicted.  `to` must be aligned to V.
+template <class V, class T> inline void stream(T* to, V value) {
+#if defined(__AVX512F__)
+  if constexpr (sizeof(V) == 64) return _mm512_stream_si512(reinterpret_cast<__m512i*>(to), (__m512i)value);
+#endif
+#if defined(__AVX__)
+  if constexpr (sizeof(V) == 32) return _mm256_stream_si256(reinterpret_cast<__m256i*>(to), (__m256i)value);
+#endif
+#if defined(__SSE2__)
+  if constexpr (sizeof(V) == 16) return _mm_stream_si128(reinterpret_cast<__m128i*>(to), (__m128i)value);
+#endif
+  store(to, value);
+}
+
+/// Orders what stream() wrote before whatever the thread does next.
+inline void stream_fence() {
+#if defined(__SSE2__)
+  _mm_sfence();
+#endif
+}
+
+/// Brings the cache line of `address` closer; it is going to be written if Write.  An address past the end does no harm.
+template <bool Write = false> inline void prefetch(const void* address) { __builtin_prefetch(address, Write ? 1 : 0, 3); }
+
+// The correctly rounded root of every element: the compilers do not find the vector instruction behind a loop of std::sqrt.
+inline float square_root(float x) { return std::sqrt(x); }
+inline double square_root(double x) { return std::sqrt(x); }
+#if defined(__AVX512F__)
+inline Vector<float> square_root(Vector<float> x) { return _mm512_maskz_sqrt_ps(0xffff, x); }
+inline Vector<double> square_root(Vector<double> x) { return _mm512_maskz_sqrt_pd(0xff, x); }
+#elif defined(__AVX__)
+inline Vector<float> square_root(Vector<float> x) { return _mm256_sqrt_ps(x); }
+inline Vector<double> square_root(Vector<double> x) { return _mm256_sqrt_pd(x); }
+#elif defined(__SSE2__)
+inline Vector<float> square_root(Vector<float> x) { return _mm_sqrt_ps(x); }
+inline Vector<double> square_root(Vector<double> x) { return _mm_sqrt_pd(x); }
+#else
+template <class V> inline V square_root(V x) {
+  for (std::size_t i = 0; i < width<V>; ++i) x[i] = std::sqrt(x[i]);
+  return x;
+}
+#endif
+
+/// The larger of two; NaN if one of them is, as numpy.maximum.
+template <class V> inline V maximum(V a, V b) {
+  if constexpr (is_number<V>)
+    return a >= b || a != a ? a : b;
+  else
+    return (a >= b) | (a != a) ? a : b;
+}
+
+/// -1, 0 or 1; NaN for NaN, as numpy.sign.
+template <class V> inline V sign(V x) {
+  const V zero = {}, one = zero + 1;
+  return x > zero ? one : (x < zero ? -one : (x == x ? zero : x));
+}
+
+}  // namespace fastopt

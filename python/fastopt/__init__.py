@@ -1,0 +1,23 @@
+"""Fast CPU training on plain NumPy arrays: whole optimizer steps and normalization passes, each in one trip over memory."""
+
+from . import functional, nn, optim, reference
+from ._core import available_isas, isa
+from ._threads import get_num_threads, lend_threads, reclaim_threads, set_num_threads, show_config, threads
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "__version__",
+    "available_isas",
+    "functional",
+    "get_num_threads",
+    "isa",
+    "lend_threads",
+    "nn",
+    "optim",
+    "reclaim_threads",
+    "reference",
+    "set_num_threads",
+    "show_config",
+    "threads",
+]

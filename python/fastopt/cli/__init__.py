@@ -1,0 +1,44 @@
+"""The command ``fastopt``.
+
+Every subcommand is a module here with the same two functions: ``add_arguments(parser)`` and ``main(args) -> int``.
+Only the one that was asked for is imported, so ``fastopt info`` needs nothing but NumPy.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import sys
+from collections.abc import Sequence
+
+COMMANDS = {
+    "info": "what fastopt found on this machine and what is in force",
+    "bench": "fastopt against NumPy and torch, kernel by kernel",
+    "demo": "train a network twice, with NumPy and with fastopt",
+}
+
+# What the extra [demo] brings: the module and the name under which pip knows it.
+EXTRA = {"matplotlib": "matplotlib", "rich": "rich", "sklearn": "scikit-learn", "tensorboardX": "tensorboardX"}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line ``argv`` (by default the process's own) and return its exit status."""
+    argv = list(sys.argv[1:] if argv is None else argv)
+    if argv == ["demo"] or (argv[:1] == ["demo"] and argv[1].startswith("-") and argv[1] not in ("-h", "--help")):
+        argv.insert(1, "digits")  # the experiment that `fastopt demo` means
+
+    parser = argparse.ArgumentParser("fastopt", description="Fused optimizer and normalization kernels for NumPy.")
+    subparsers = parser.add_subparsers(dest="command", metavar="command", required=True)
+    parsers = {name: subparsers.add_parser(name, help=text) for name, text in COMMANDS.items()}
+    if not argv or argv[0] not in COMMANDS:
+        parser.parse_args(argv)  # prints the help, or what is wrong, and exits
+    try:
+        command = importlib.import_module(f".{argv[0]}", __name__)
+        command.add_arguments(parsers[argv[0]])
+        return int(command.main(parser.parse_args(argv)))
+    except ModuleNotFoundError as error:
+        missing = (error.name or "").partition(".")[0]
+        if missing not in EXTRA:
+            raise
+        print(f"fastopt {argv[0]}: {EXTRA[missing]} is missing: pip install 'fastopt[demo]'", file=sys.stderr)
+        return 1

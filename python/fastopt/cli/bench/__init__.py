@@ -1,0 +1,98 @@
+"""``fastopt bench``: fastopt against idiomatic NumPy and, where it is installed, torch, with the floor beside each."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import sys
+from pathlib import Path
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare what ``fastopt bench`` understands."""
+    parser.description = __doc__
+    add = parser.add_argument
+    add("--quick", action="store_true", help="a few cases of each kind, in about a minute")
+    add("--full", action="store_true", help="ResNet-50 and GPT-2 small too")
+    add(
+        "--only",
+        metavar="PATTERN",
+        nargs="+",
+        default=[],
+        help="only cases whose name contains a PATTERN: adamw, 'layernorm*512x768'",
+    )
+    add("--list", action="store_true", help="print the names of the cases and stop")
+    add("--threads", metavar="N", type=int, help="threads for fastopt and torch (default: fastopt's)")
+    add("--dtype", choices=("float32", "float64"), default="float32")
+    add(
+        "--offset",
+        metavar="N",
+        type=int,
+        default=0,
+        help="start every array N elements after the beginning of a cache line",
+    )
+    add("--seconds", metavar="S", type=float, help="time for each case (default: 4, with --quick 1.2)")
+    add(
+        "--quantile",
+        metavar="Q",
+        type=float,
+        default=0.5,
+        help="which sample counts (default: the median; on a busy machine, less)",
+    )
+    add("--json", metavar="FILE", type=Path, help="write everything that was measured")
+    add("--plot", metavar="FILE", type=Path, help="draw it")
+
+
+def main(args: argparse.Namespace) -> int:
+    """Measure, and print, write and draw what was asked for."""
+    from rich.console import Console
+    from rich.progress import MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+    import fastopt as fo
+
+    from . import peers, report
+    from .cases import Result, cases, matching
+    from .data import Data
+    from .measure import Effort
+
+    if args.plot:
+        importlib.import_module("matplotlib")  # now rather than after minutes
+
+    data = Data(args.dtype, args.offset)
+    chosen = matching(cases(data, quick=args.quick, full=args.full), args.only)
+    console = Console(width=None if sys.stdout.isatty() else 120)
+    if args.list or not chosen:
+        console.print(
+            "\n".join(case.name for case in chosen) or f"no case matches {' '.join(args.only)}",
+            highlight=False,
+        )
+        return 0 if chosen else 1
+
+    if args.threads:
+        fo.set_num_threads(args.threads)
+    threads = fo.get_num_threads()
+    if peers.torch():
+        peers.torch().set_num_threads(threads)
+        peers.keep_heap()
+
+    effort = Effort(args.seconds or (1.2 if args.quick else 4.0), 3 if args.quick else 5, args.quantile)
+    where = report.machine(threads=threads, dtype=args.dtype, offset=args.offset, isa=fo.isa(), quantile=args.quantile)
+    results: list[Result] = []
+    columns = (TextColumn("{task.description}"), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=console, transient=True) as progress:
+        task = progress.add_task("", total=len(chosen))
+        try:
+            for case in chosen:
+                progress.update(task, description=case.name, refresh=True)
+                results.append(case.measure(effort))
+                progress.advance(task)
+        except KeyboardInterrupt:
+            console.print(f"stopped after {len(results)} of {len(chosen)} cases")
+
+    console.print(", ".join(f"{name} {value}" for name, value in where.items() if value is not None), highlight=False)
+    report.print_tables(console, results)
+    if args.json:
+        report.write_json(args.json, results, where)
+    if args.plot:
+        report.write_plot(args.plot, results, where)
+    return 0

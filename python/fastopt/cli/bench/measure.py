@@ -1,0 +1,108 @@
+"""How times are taken.
+
+All candidates of a race take turns in one process, in a new order every round, so that what disturbs one disturbs all.
+Before every sample comes a call that is not timed, which fills the caches and wakes the threads; short calls are
+repeated until the clock's own cost vanishes.  What counts is a quantile over the rounds, by default the median.
+"""
+
+from __future__ import annotations
+
+import gc
+import random
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import repeat
+from math import ceil
+
+from .peers import Call
+
+_SAMPLE = 200e-6  # short calls are repeated for so many seconds
+_LONG = 2e-3  # calls that take longer empty the caches for themselves
+_BLOCK = 30e-3  # how long one part of an alternating loop runs
+_PAUSE = 20e-3  # after which no thread spins any more
+
+
+@dataclass(frozen=True)
+class Effort:
+    """How much time a case may take, and how its samples are summed up."""
+
+    seconds: float = 4.0
+    rounds: int = 5  # at least
+    quantile: float = 0.5
+
+    def of(self, samples: list[float]) -> float:
+        """The sample at the quantile."""
+        return sorted(samples)[min(int(self.quantile * len(samples)), len(samples) - 1)]
+
+
+@contextmanager
+def _undisturbed() -> Iterator[None]:
+    enabled = gc.isenabled()
+    gc.collect()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
+
+
+def _time(call: Call, times: int = 1) -> float:
+    start = time.perf_counter()
+    for _ in repeat(None, times):
+        call()
+    return (time.perf_counter() - start) / times
+
+
+def race(calls: Mapping[str, Call], effort: Effort) -> dict[str, list[float]]:
+    """Seconds a call of every candidate, round by round."""
+    order, samples = list(calls), {name: list[float]() for name in calls}
+    shuffle = random.Random(0).shuffle
+    with _undisturbed():
+        about = {name: min(_time(call) for _ in range(3)) for name, call in calls.items()}
+        times = {name: max(1, ceil(_SAMPLE / max(seconds, 1e-7))) for name, seconds in about.items()}
+        end = time.perf_counter() + effort.seconds
+        while time.perf_counter() < end or len(samples[order[0]]) < effort.rounds:
+            shuffle(order)
+            for name in order:
+                if about[name] < _LONG:
+                    calls[name]()
+                samples[name].append(_time(calls[name], times[name]))
+    return samples
+
+
+def alternate(first: Call, second: Call, effort: Effort) -> tuple[float, float, float]:
+    """Seconds of the first call alone, of the second alone, and of one after the other in a loop."""
+
+    def pair() -> None:
+        first()
+        second()
+
+    def block(call: Call) -> float:
+        time.sleep(_PAUSE)
+        call()
+        samples, end = [_time(call)], time.perf_counter() + _BLOCK
+        while time.perf_counter() < end:
+            samples.append(_time(call))
+        return effort.of(samples)
+
+    parts: tuple[list[float], ...] = ([], [], [])
+    end = time.perf_counter() + effort.seconds
+    with _undisturbed():
+        while time.perf_counter() < end or len(parts[0]) < effort.rounds:
+            for samples, call in zip(parts, (first, second, pair), strict=True):
+                samples.append(block(call))
+    alone, other, both = map(effort.of, parts)
+    return alone, other, both
+
+
+def march(calls: Mapping[str, Call], steps: int) -> dict[str, list[float]]:
+    """Seconds of each of so many calls in a row, the candidates in turn."""
+    samples = {name: list[float]() for name in calls}
+    with _undisturbed():
+        for _ in range(steps):
+            for name, call in calls.items():
+                samples[name].append(_time(call))
+    return samples

@@ -1,0 +1,245 @@
+"""The competition: what a good NumPy programmer writes, and what torch has.
+
+NumPy works in place with scratch arrays made once, and takes its sums of products from ``einsum``.  torch is called by
+the shortest way to its kernels: the raw fused operators for single tensors, ``native_*_norm`` without autograd.  Every
+function here returns a call without arguments, ready to be timed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import importlib
+import importlib.util
+from collections.abc import Callable, Sequence
+from functools import partial
+from itertools import count
+from math import sqrt
+from types import SimpleNamespace
+from typing import Any, TypeAlias
+
+import numpy as np
+
+from .data import Array
+
+Call: TypeAlias = Callable[[], object]
+Arrays: TypeAlias = Sequence[Array]
+
+HYPER = SimpleNamespace(lr=1e-4, momentum=0.9, betas=(0.9, 0.999), eps=1e-8, weight_decay=0.01, step=1000)
+NORM_EPS, NORM_MOMENTUM = 1e-5, 0.1
+
+
+def torch() -> Any:
+    """The module, or None where it is not installed."""
+    return importlib.import_module("torch") if importlib.util.find_spec("torch") else None
+
+
+# NumPy ----------------------------------------------------------------------------------------------------------------
+
+
+def _scratch(params: Arrays) -> list[Array]:
+    """One piece of memory that serves every parameter in turn, in the shape of each."""
+    memory = np.empty(max(p.size for p in params), params[0].dtype)
+    return [memory[: p.size].reshape(p.shape) for p in params]
+
+
+def numpy_sgd(params: Arrays, grads: Arrays, buffers: Arrays) -> Call:
+    scratch = _scratch(params)
+
+    def step() -> None:
+        for p, g, b, s in zip(params, grads, buffers, scratch, strict=True):
+            b *= HYPER.momentum
+            b += g
+            np.multiply(b, HYPER.lr, out=s)
+            p -= s
+
+    return step
+
+
+def numpy_adam(params: Arrays, grads: Arrays, exp_avgs: Arrays, exp_avg_sqs: Arrays, weight_decay: float = 0.0) -> Call:
+    """Scaling ε instead of dividing √v by √(1−β₂ᵗ) saves a pass."""
+    scratch, steps = _scratch(params), count(HYPER.step)
+    beta1, beta2 = HYPER.betas
+
+    def step() -> None:
+        t = next(steps)
+        correction = sqrt(1 - beta2**t)
+        rate, eps = HYPER.lr * correction / (1 - beta1**t), HYPER.eps * correction
+        for p, g, m, v, s in zip(params, grads, exp_avgs, exp_avg_sqs, scratch, strict=True):
+            np.multiply(g, 1 - beta1, out=s)
+            m *= beta1
+            m += s
+            np.multiply(g, g, out=s)
+            s *= 1 - beta2
+            v *= beta2
+            v += s
+            np.sqrt(v, out=s)
+            s += eps
+            np.divide(m, s, out=s)
+            s *= rate
+            if weight_decay:
+                p *= 1 - HYPER.lr * weight_decay
+            p -= s
+
+    return step
+
+
+def numpy_adamw(params: Arrays, grads: Arrays, exp_avgs: Arrays, exp_avg_sqs: Arrays) -> Call:
+    return numpy_adam(params, grads, exp_avgs, exp_avg_sqs, HYPER.weight_decay)
+
+
+def _dot(a: Array, b: Array, axes: tuple[int, ...]) -> Array:
+    """The sum of a·b over ``axes``, which stay with length one."""
+    letters = "ijkl"[: a.ndim]
+    kept = "".join(letter for axis, letter in enumerate(letters) if axis not in axes)
+    return np.asarray(np.einsum(f"{letters},{letters}->{kept}", a, b, optimize=False)).reshape(
+        [1 if axis in axes else length for axis, length in enumerate(a.shape)]
+    )
+
+
+def numpy_layer_norm(x: Array, weight: Array, bias: Array, y: Array) -> Call:
+    """Rows of a matrix."""
+
+    def forward() -> None:
+        np.subtract(x, x.mean(1, keepdims=True), out=y)
+        np.multiply(y, 1 / np.sqrt(_dot(y, y, (1,)) / x.shape[1] + NORM_EPS), out=y)
+        np.multiply(y, weight, out=y)
+        np.add(y, bias, out=y)
+
+    return forward
+
+
+def numpy_layer_norm_backward(dy: Array, x: Array, weight: Array, dx: Array) -> Callable[[], Arrays]:
+    mean = x.mean(1, keepdims=True)
+    rstd = 1 / np.sqrt(x.var(1, keepdims=True) + NORM_EPS)
+    xhat, width = np.empty_like(x), x.shape[1]
+
+    def backward() -> Arrays:
+        np.subtract(x, mean, out=xhat)
+        np.multiply(xhat, rstd, out=xhat)
+        dweight, dbias = _dot(dy, xhat, (0,)), dy.sum(0)
+        np.multiply(dy, weight, out=dx)
+        mean_dxhat, mean_dxhat_xhat = dx.mean(1, keepdims=True), _dot(dx, xhat, (1,)) / width
+        np.multiply(xhat, mean_dxhat_xhat, out=xhat)
+        np.subtract(dx, xhat, out=dx)
+        np.subtract(dx, mean_dxhat, out=dx)
+        np.multiply(dx, rstd, out=dx)
+        return dweight, dbias
+
+    return backward
+
+
+def numpy_batch_norm(
+    x: Array, running_mean: Array, running_var: Array, weight: Array, bias: Array, y: Array, axes: tuple[int, ...]
+) -> Call:
+    """Channels are the axis that is not among ``axes``; the other arrays broadcast with x."""
+    n = x.size // weight.size
+
+    def forward() -> None:
+        mean = x.mean(axes, keepdims=True)
+        np.subtract(x, mean, out=y)
+        var = _dot(y, y, axes) / n
+        np.multiply(y, weight / np.sqrt(var + NORM_EPS), out=y)
+        np.add(y, bias, out=y)
+        np.add(running_mean, NORM_MOMENTUM * (mean - running_mean), out=running_mean)
+        np.add(running_var, NORM_MOMENTUM * (n / (n - 1) * var - running_var), out=running_var)
+
+    return forward
+
+
+def numpy_batch_norm_backward(
+    dy: Array, x: Array, weight: Array, dx: Array, axes: tuple[int, ...]
+) -> Callable[[], Arrays]:
+    mean = x.mean(axes, keepdims=True)
+    rstd = 1 / np.sqrt(x.var(axes, keepdims=True) + NORM_EPS)
+    xhat, n = np.empty_like(x), x.size // weight.size
+
+    def backward() -> Arrays:
+        np.subtract(x, mean, out=xhat)
+        np.multiply(xhat, rstd, out=xhat)
+        dweight, dbias = _dot(dy, xhat, axes), dy.sum(axes, keepdims=True)
+        np.multiply(xhat, dweight / n, out=xhat)
+        np.subtract(dy, xhat, out=dx)
+        np.subtract(dx, dbias / n, out=dx)
+        np.multiply(dx, weight * rstd, out=dx)
+        return dweight, dbias
+
+    return backward
+
+
+# torch ----------------------------------------------------------------------------------------------------------------
+
+
+def keep_heap() -> None:
+    """Lets freed memory stay with the process (glibc), so that torch, which makes every result anew, finds it again.
+
+    Otherwise the page faults of a large result cost torch more than computing it, and it would lose for the wrong
+    reason.  Its ``out=`` overloads do not help: all but that of ``native_batch_norm`` make a result and copy it.
+    """
+    with contextlib.suppress(OSError, AttributeError):
+        mallopt = ctypes.CDLL(None).mallopt
+        trim_threshold, mmap_max = -1, -4
+        mallopt(mmap_max, 0)
+        mallopt(trim_threshold, 2**31 - 1)
+
+
+def _tensors(*lists: Arrays) -> list[list[Any]]:
+    return [[torch().from_numpy(array) for array in arrays] for arrays in lists]
+
+
+def torch_sgd(params: Arrays, grads: Arrays, buffers: Arrays) -> Call:
+    options = {"lr": HYPER.lr, "momentum": HYPER.momentum, "weight_decay": 0.0, "dampening": 0.0}
+    flags = {"nesterov": False, "maximize": False, "is_first_step": False}
+    return partial(torch()._fused_sgd_, *_tensors(params, grads, buffers), **options, **flags)
+
+
+def _torch_adam(kernel: str, state: Sequence[Arrays], weight_decay: float) -> Call:
+    betas = dict(zip(("beta1", "beta2"), HYPER.betas, strict=True))
+    flags = {"amsgrad": False, "maximize": False}
+    steps = [torch().tensor(float(HYPER.step)) for _ in state[0]]
+    options = {"lr": HYPER.lr, "weight_decay": weight_decay, "eps": HYPER.eps}
+    return partial(getattr(torch(), kernel), *_tensors(*state), [], steps, **options, **betas, **flags)
+
+
+def torch_adam(*state: Arrays) -> Call:
+    return _torch_adam("_fused_adam_", state, 0.0)
+
+
+def torch_adamw(*state: Arrays) -> Call:
+    return _torch_adam("_fused_adamw_", state, HYPER.weight_decay)
+
+
+def torch_step(params: Arrays, grads: Arrays, *, fused: bool) -> Call:
+    """``torch.optim.AdamW(params).step()``."""
+    (tensors, gradients) = _tensors(params, grads)
+    for tensor, gradient in zip(tensors, gradients, strict=True):
+        tensor.grad = gradient
+    options = {"lr": HYPER.lr, "eps": HYPER.eps, "weight_decay": HYPER.weight_decay}
+    optimizer = torch().optim.AdamW(tensors, betas=HYPER.betas, fused=fused or None, **options)
+    step: Call = optimizer.step
+    return step
+
+
+def torch_layer_norm(x: Array, weight: Array, bias: Array) -> Call:
+    ((input, w, b),) = _tensors([x, weight, bias])
+    return partial(torch().native_layer_norm, input, list(weight.shape), w, b, NORM_EPS)
+
+
+def torch_layer_norm_backward(dy: Array, x: Array, weight: Array, bias: Array) -> Call:
+    ((grad, input, w, b),) = _tensors([dy, x, weight, bias])
+    _, mean, rstd = torch().native_layer_norm(input, list(weight.shape), w, b, NORM_EPS)
+    kernel = torch().ops.aten.native_layer_norm_backward.default
+    return partial(kernel, grad, input, list(weight.shape), mean, rstd, w, b, [True, True, True])
+
+
+def torch_batch_norm(x: Array, running_mean: Array, running_var: Array, weight: Array, bias: Array, y: Array) -> Call:
+    ((input, mean, var, w, b, out),) = _tensors([x, running_mean, running_var, weight, bias, y])
+    results = (out, torch().empty_like(w), torch().empty_like(w))
+    return partial(torch().native_batch_norm, input, w, b, mean, var, True, NORM_MOMENTUM, NORM_EPS, out=results)
+
+
+def torch_batch_norm_backward(dy: Array, x: Array, weight: Array, bias: Array) -> Call:
+    ((grad, input, w, b),) = _tensors([dy, x, weight, bias])
+    _, mean, rstd = torch().native_batch_norm(input, w, b, None, None, True, NORM_MOMENTUM, NORM_EPS)
+    kernel = torch().ops.aten.native_batch_norm_backward.default
+    return partial(kernel, grad, input, w, None, None, mean, rstd, True, NORM_EPS, [True, True, True])

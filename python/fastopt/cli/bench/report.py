@@ -1,0 +1,187 @@
+"""What was measured, as tables, as JSON, and as a picture."""
+
+from __future__ import annotations
+
+import json
+import platform
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from .cases import Result
+
+COLORS = {"fastopt": "#d9480f", "numpy": "#4dabf7", "torch": "#845ef7", "torch default": "#b197fc", "floor": "#495057"}
+
+
+TITLES = {
+    "AdamW.step()": "AdamW, step() of whole models",
+    "alternating": "A NumPy product 256×512×512 and a kernel, alone and in turn",
+    "dead": "AdamW after the gradients have died: the first hundred steps and the last",
+}
+
+
+def by_group(results: Iterable[Result]) -> dict[str, list[Result]]:
+    """The results of each group, in the order in which groups appear."""
+    groups: dict[str, list[Result]] = {}
+    for result in results:
+        groups.setdefault(result.group, []).append(result)
+    return groups
+
+
+# Tables ---------------------------------------------------------------------------------------------------------------
+
+
+def _microseconds(seconds: float | None) -> str:
+    if seconds is None:
+        return ""
+    return f"{seconds * 1e6:,.{1 if seconds < 1e-4 else 0}f}"
+
+
+def _times(ratio: float | None) -> str:
+    if ratio is None:
+        return ""
+    return f"[{'green' if ratio >= 1 else 'red'}]{ratio:.{2 if ratio < 10 else 0}f}×[/]"
+
+
+def _percent(ratio: float | None) -> str:
+    return "" if ratio is None else f"{ratio:.0%}"
+
+
+def _table(*headings: str) -> Table:
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 0, 0, 1))
+    for heading in headings:
+        table.add_column(heading, justify="right" if heading else "left", no_wrap=True)
+    return table
+
+
+def _race_table(results: Sequence[Result]) -> Table:
+    found = {candidate for result in results for candidate in result.columns}
+    others = [candidate for candidate in COLORS if candidate in found - {"fastopt", "floor"}]
+    versus = [heading for other in others for heading in (other, "×")]
+    table = _table("", "fastopt", "GB/s", "floor", "reached", *versus)
+    for result in results:
+        cells = [_microseconds(result.seconds("fastopt")), f"{_gigabytes(result, 'fastopt'):.1f}"]
+        cells += [_microseconds(result.seconds("floor")), _percent(result.ratio("floor"))]
+        for other in others:
+            cells += [_microseconds(result.seconds(other)), _times(result.ratio(other))]
+        table.add_row(result.label, *cells)
+    return table
+
+
+def _loop_table(results: Sequence[Result]) -> Table:
+    table = _table("", "", *next(iter(results[0].columns.values())))
+    for result in results:
+        label = result.label
+        for candidate, columns in result.columns.items():
+            cells = [f"{value:.2f}" if "÷" in name else _microseconds(value) for name, value in columns.items()]
+            table.add_row(label, candidate, *cells)
+            label = ""
+    return table
+
+
+def behind(results: Iterable[Result], candidate: str) -> list[str]:
+    """The cases in which the candidate was faster than fastopt."""
+    return [f"{r.name} ({r.ratio(candidate):.2f}×)" for r in results if (r.ratio(candidate) or 1.0) < 1.0]
+
+
+def print_tables(console: Console, results: Sequence[Result]) -> None:
+    for group, members in by_group(results).items():
+        console.print(f"[bold]{TITLES.get(group, group)}[/] (µs)", highlight=False)
+        console.print(_race_table(members) if members[0].is_race else _loop_table(members))
+    for candidate in ("numpy", "torch"):
+        if cases := behind(results, candidate):
+            console.print(f"[bold]{candidate} was faster in:[/] {', '.join(cases)}", highlight=False)
+
+
+# JSON -----------------------------------------------------------------------------------------------------------------
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor()
+    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.machine())
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
+
+
+def machine(**settings: Any) -> dict[str, Any]:
+    """Where and how it was measured."""
+    versions = {package: _version(package) for package in ("fastopt", "numpy", "torch")}
+    return {"processor": _processor(), "python": platform.python_version(), **versions, **settings}
+
+
+def write_json(path: Path, results: Sequence[Result], where: dict[str, Any]) -> None:
+    path.write_text(json.dumps({"machine": where, "results": [asdict(result) for result in results]}, indent=2) + "\n")
+
+
+# Picture --------------------------------------------------------------------------------------------------------------
+
+
+def _gigabytes(result: Result, candidate: str) -> float:
+    seconds = result.seconds(candidate)
+    return result.bytes / seconds / 1e9 if seconds else float("nan")
+
+
+def _is_by_size(results: Sequence[Result]) -> bool:
+    return all("2^" in result.label for result in results)
+
+
+def _draw_lines(axes: Any, results: Sequence[Result], candidates: Sequence[str]) -> None:
+    powers = [int(result.label.partition("2^")[2]) for result in results]
+    for candidate in candidates:
+        style = {"linestyle": "--"} if candidate == "floor" else {"marker": "o", "markersize": 4}
+        axes.plot(
+            powers, [_gigabytes(r, candidate) for r in results], label=candidate, color=COLORS[candidate], **style
+        )
+    axes.set_xticks(powers, [f"$2^{{{power}}}$" for power in powers])
+    axes.set_xlabel("parameters")
+    axes.set_ylabel("GB/s")
+    axes.set_ylim(bottom=0)
+
+
+def _draw_bars(axes: Any, results: Sequence[Result], candidates: Sequence[str]) -> None:
+    bars = [candidate for candidate in candidates if candidate != "floor"]
+    height = 0.8 / len(bars)
+    for i, candidate in enumerate(bars):
+        places = [row + (i - (len(bars) - 1) / 2) * height for row in range(len(results))]
+        shares = [_gigabytes(r, candidate) / _gigabytes(r, "floor") for r in results]
+        axes.barh(places, shares, height, label=candidate, color=COLORS[candidate])
+    axes.axvline(1, linestyle="--", label="floor", color=COLORS["floor"])
+    axes.set_yticks(range(len(results)), [result.label for result in results])
+    axes.invert_yaxis()
+    axes.xaxis.set_major_formatter("{x:.0%}")
+    axes.set_xlabel("of the floor's speed")
+
+
+def write_plot(path: Path, results: Sequence[Result], where: dict[str, Any]) -> None:
+    """A panel for every group: GB/s by size beside those of the floor, or the share of the floor's speed."""
+    from matplotlib.figure import Figure
+
+    groups = by_group(result for result in results if result.is_race)
+    columns = min(3, max(1, len(groups)))
+    rows = -(-len(groups) // columns)
+    figure = Figure(figsize=(5.5 * columns, 4.0 * max(1, rows)), layout="constrained")
+    for index, (group, members) in enumerate(groups.items()):
+        axes = figure.add_subplot(rows, columns, index + 1, title=TITLES.get(group, group))
+        candidates = [candidate for candidate in COLORS if any(candidate in result.columns for result in members)]
+        (_draw_lines if _is_by_size(members) else _draw_bars)(axes, members, candidates)
+        axes.spines[["top", "right"]].set_visible(False)
+    legend = {
+        label: line for axes in figure.axes for line, label in zip(*axes.get_legend_handles_labels(), strict=True)
+    }
+    figure.legend(legend.values(), legend.keys(), loc="outside lower center", ncols=len(COLORS))
+    figure.suptitle(f"{where['processor']}, {where['threads']} threads, {where['dtype']}")
+    figure.savefig(path, dpi=120)

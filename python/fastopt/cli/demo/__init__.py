@@ -1,0 +1,73 @@
+"""``fastopt demo``: the digits, trained with NumPy and with fastopt; ``fastopt demo weight-decay``: what decay does."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import math
+from pathlib import Path
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Give ``parser`` the two experiments and their options."""
+    parser.description = "Experiments that show fastopt at work; without the name of one, it is the digits."
+    experiments = parser.add_subparsers(dest="experiment", metavar="experiment", required=True)
+
+    digits = experiments.add_parser("digits", help="a network with BatchNorm, trained with NumPy and with fastopt")
+    digits.description = "Train a network with BatchNorm on the handwritten digits, with NumPy and with fastopt."
+    add = digits.add_argument
+    add("--hidden", type=positive, nargs="+", default=[128, 128], metavar="N", help="widths (default: 128 128)")
+    add("--batch-size", type=positive, default=32, metavar="N", help="images per step (default: 32)")
+    add("--epochs", type=positive, default=100, metavar="N", help="at most this many (default: 100)")
+    add("--patience", type=positive, default=15, metavar="N", help="epochs without improvement (default: 15)")
+    add("--lr", type=not_negative, default=1e-3, metavar="X", help="learning rate (default: 0.001)")
+    add("--weight-decay", type=not_negative, default=0.01, metavar="X", help="of the weight matrices (default: 0.01)")
+    add_common_arguments(digits, picture="demo.png")
+
+    decay = experiments.add_parser("weight-decay", help="Adam with two strengths of weight decay, side by side")
+    decay.description = "Fit y = 2·x₁ − x₂² + 1 with Adam and two strengths of coupled weight decay."
+    add = decay.add_argument
+    add("--iterations", type=positive, default=1000, metavar="N", help="steps of Adam (default: 1000)")
+    add("--lr", type=not_negative, default=0.01, metavar="X", help="learning rate (default: 0.01)")
+    add("--decays", type=not_negative, nargs=2, default=[0.01, 0.1], metavar="X", help="the two (default: 0.01 0.1)")
+    add("--logdir", type=Path, default=Path("runs"), metavar="DIR", help="for TensorBoard (default: runs)")
+    add("--log-every", type=positive, default=10, metavar="N", help="iterations between records (default: 10)")
+    add_common_arguments(decay, picture="weight_decay.png")
+
+
+def add_common_arguments(parser: argparse.ArgumentParser, *, picture: str) -> None:
+    """The options that every experiment has."""
+    parser.add_argument("--seed", type=int, default=0, metavar="N", help="of everything random (default: 0)")
+    output = parser.add_mutually_exclusive_group()
+    output.add_argument("--output", type=image, default=Path(picture), metavar="FILE", help=f"(default: {picture})")
+    output.add_argument("--no-picture", dest="output", action="store_const", const=None, help="only the table")
+
+
+def positive(text: str) -> int:
+    """A whole number of at least 1."""
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"must be at least 1, got {text}")
+    return number
+
+
+def not_negative(text: str) -> float:
+    """A finite number of at least 0."""
+    number = float(text)
+    if not 0 <= number < math.inf:
+        raise argparse.ArgumentTypeError(f"must be at least 0, got {text}")
+    return number
+
+
+def image(text: str) -> Path:
+    """The path of a picture that matplotlib can write."""
+    path = Path(text)
+    if path.suffix not in (".pdf", ".png", ".svg"):
+        raise argparse.ArgumentTypeError(f"must end in .pdf, .png or .svg, got {text}")
+    return path
+
+
+def main(args: argparse.Namespace) -> int:
+    """Run the experiment that was asked for."""
+    experiment = importlib.import_module("." + args.experiment.replace("-", "_"), __name__)
+    return int(experiment.main(args))

@@ -1,0 +1,18 @@
+"""``fastopt info``: version, instruction sets, threads, OpenMP, BLAS and how they share, NumPy."""
+
+from __future__ import annotations
+
+import argparse
+
+import fastopt
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """It needs no options."""
+    parser.description = "What fastopt found on this machine and what is in force: fastopt.show_config()."
+
+
+def main(args: argparse.Namespace) -> int:
+    """Print the configuration."""
+    print(fastopt.show_config())
+    return 0

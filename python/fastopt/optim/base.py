@@ -1,0 +1,206 @@
+"""What all optimizers share: parameters in a list, a dict or groups, their state, and the step."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from operator import itemgetter
+from typing import Any, NamedTuple, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .._core import kernels
+from .._rules import Rule
+
+Array: TypeAlias = NDArray[Any]
+Params: TypeAlias = Iterable[Array] | Mapping[str, Array] | Iterable[Mapping[str, Any]]
+Grads: TypeAlias = Sequence[Array | None] | Mapping[str, Array | None] | Sequence[Any]
+
+
+class StepInfo(NamedTuple):
+    """What a step did."""
+
+    step: int
+    """How many steps the optimizer has taken."""
+
+
+class _Plan(NamedTuple):
+    """The kernel's view of the parameters that share a rule and a dtype."""
+
+    plan: Any
+    chosen: list[int]
+
+
+class Optimizer:
+    """A list of parameters that one rule updates in place.
+
+    A subclass is a rule: its constructor passes the hyperparameters' defaults here, and ``_rule`` makes of a group's
+    hyperparameters what the kernel takes.
+
+    ``param_groups`` is a list of dicts as in torch, whose hyperparameters may be changed between steps.  ``state`` has a dict
+    for each parameter, numbered over all groups: its buffers, under torch's names, and ``step``; they are the arrays that the
+    kernel updates.
+    """
+
+    def __init__(self, params: Params, **defaults: Any) -> None:
+        self._name = type(self).__name__
+        self.defaults = defaults
+        self.param_groups: list[dict[str, Any]] = []
+        self.state: list[dict[str, Array]] = []
+        self._count = 0
+        self._labels: list[str] = []  # of the parameters, for errors: "[0]" or "['bias']"
+        self._values = itemgetter(*defaults)
+        self._seen: list[Any] = []  # the groups' values that _rules was made from
+        self._rules: list[Rule] = []
+        self._plans: list[_Plan] = []
+
+        groups: list[Any] = [params] if isinstance(params, Mapping | np.ndarray) else list(params)
+        if not groups or not all(isinstance(group, Mapping) and "params" in group for group in groups):
+            groups = [{"params": params if isinstance(params, Mapping | np.ndarray) else groups}]
+            self._grouped = False
+        else:
+            self._grouped = True
+        for group in groups:
+            self._add(group)
+
+    @staticmethod
+    def _rule(function: str, **hyperparameters: Any) -> Rule:
+        """The rule that these hyperparameters mean; raises what is wrong with them."""
+        raise NotImplementedError
+
+    def add_param_group(self, param_group: Mapping[str, Any]) -> None:
+        """Adds parameters, with hyperparameters of their own where they differ from the defaults.
+
+        From then on ``step`` takes a list of gradients for each group, or one flat list.
+
+        Args:
+            param_group: ``{"params": a list or dict of arrays, hyperparameter: value, ...}``.
+
+        Raises:
+            TypeError: An array's dtype or memory layout is wrong, or a hyperparameter has the wrong type.
+            ValueError: A hyperparameter is unknown or out of range, or a parameter overlaps another one.
+        """
+        self._add(param_group)
+        self._grouped = True
+
+    def _add(self, param_group: Mapping[str, Any]) -> None:
+        params = param_group["params"]
+        unknown = param_group.keys() - self.defaults.keys() - {"params"}
+        if unknown:
+            raise ValueError(f"{self._name}: unknown hyperparameter {', '.join(map(repr, sorted(unknown)))}; it has {', '.join(self.defaults)}")
+        if isinstance(params, np.ndarray):
+            raise TypeError(f"{self._name}: params must be a list, a dict or groups of arrays, got one array")
+        group: dict[str, Any] = {**self.defaults, **param_group}
+        if isinstance(params, Mapping):
+            group["params"], group["param_names"] = list(params.values()), list(params)
+            labels = [f"[{name!r}]" for name in params]
+        else:
+            group["params"] = list(params)
+            labels = [f"[{len(self._labels) + i}]" for i in range(len(group["params"]))]
+        groups, labels = [*self.param_groups, group], self._labels + labels
+        state = [dict(one) for one in self.state] + [{} for _ in group["params"]]
+        rules = self._rules_of(groups)
+        self._plans = self._plans_of(groups, rules, state, labels)
+        self.param_groups, self.state, self._labels, self._rules = groups, state, labels, rules
+        self._seen = [self._values(one) for one in groups]
+
+    def _rules_of(self, groups: list[dict[str, Any]]) -> list[Rule]:
+        return [self._rule(self._name, **{name: group[name] for name in self.defaults}) for group in groups]
+
+    def _plans_of(self, groups: list[dict[str, Any]], rules: list[Rule], state: list[dict[str, Array]], labels: list[str]) -> list[_Plan]:
+        """Plans for all parameters: one for each rule and dtype.  Makes what is missing of their state."""
+        params = [(param, number) for number, group in enumerate(groups) for param in group["params"]]
+        kernels.expect_disjoint(self._name, [param for param, _ in params], labels)
+        members: dict[tuple[str, Any], list[int]] = {}
+        for i, (param, number) in enumerate(params):
+            members.setdefault((rules[number].name, getattr(param, "dtype", None)), []).append(i)
+        plans = []
+        for (rule, _), chosen in members.items():
+            names = kernels.rules[rule][0]
+            new = [i for i in chosen if not state[i].keys() & set(names)]
+            for i in chosen:
+                for name in names:
+                    state[i].setdefault(name, np.zeros_like(params[i][0]))
+            counts = [0 if names and i in new else int(state[i].get("step", 0)) for i in chosen]
+            steps = np.array(counts, np.int64)
+            for k, i in enumerate(chosen):
+                state[i]["step"] = steps[k : k + 1].reshape(())
+            buffers = [[state[i][name] for i in chosen] for name in names]
+            numbers = [params[i][1] for i in chosen]
+            plan = kernels.Plan(rule, self._name, [params[i][0] for i in chosen], buffers, steps, numbers, [labels[i] for i in chosen])
+            plans.append(_Plan(plan, chosen))
+        return plans
+
+    def _prepare(self) -> None:
+        """Follows changes of the groups' hyperparameters."""
+        rules = self._rules_of(self.param_groups)
+        if [rule.name for rule in rules] != [rule.name for rule in self._rules]:
+            state = [dict(one) for one in self.state]
+            self._plans = self._plans_of(self.param_groups, rules, state, self._labels)
+            self.state = state
+        self._rules, self._seen = rules, [self._values(group) for group in self.param_groups]
+
+    def step(self, grads: Grads) -> StepInfo:
+        """Takes one step: updates the parameters and their state in place, in one pass over memory.
+
+        Args:
+            grads: The gradients, in the structure that ``params`` had: a list, a dict with the same keys, or for groups a list
+                with one of these for each group; a flat list in the order of all parameters will do too.  A gradient has its
+                parameter's shape and dtype and is only read; ``None`` leaves the parameter and its state alone.
+
+        Returns:
+            What the step did.
+
+        Raises:
+            TypeError: A gradient's dtype or memory layout is wrong, or a hyperparameter has the wrong type.
+            ValueError: A gradient's shape is wrong, it overlaps what would be written, gradients are missing or too many,
+                or a hyperparameter is out of range.  Nothing has been changed then.
+        """
+        flat = self._flatten(grads)
+        if [self._values(group) for group in self.param_groups] != self._seen:
+            self._prepare()
+        options = [rule.options for rule in self._rules]
+        if len(self._plans) == 1:
+            self._plans[0].plan.step(flat, options)
+        else:
+            parts = [(plan, [flat[i] for i in chosen]) for plan, chosen in self._plans]
+            for plan, part in parts:
+                plan.check(part)
+            for plan, part in parts:
+                plan.step(part, options)
+        self._count += 1
+        return StepInfo(self._count)
+
+    def _flatten(self, grads: Grads) -> list[Array | None]:
+        """The gradients in the order of the parameters."""
+        if not self._grouped:
+            return self._of_group(self.param_groups[0], grads)
+        if isinstance(grads, Mapping) or not isinstance(grads, Sequence):
+            raise TypeError(f"{self._name}: grads must be a list, with one list for each group or flat, got {type(grads).__name__}")
+        if len(grads) == len(self.param_groups) and all(isinstance(part, Mapping | list | tuple) for part in grads):
+            flat = []
+            for group, part in zip(self.param_groups, grads, strict=True):
+                flat += self._of_group(group, part)
+            return flat
+        return self._counted(list(grads), len(self._labels))
+
+    def _of_group(self, group: dict[str, Any], grads: Any) -> list[Array | None]:
+        names = group.get("param_names")
+        if names is None:
+            if not isinstance(grads, list | tuple):
+                raise TypeError(f"{self._name}: grads must be a list as params, got {type(grads).__name__}")
+            return self._counted(list(grads), len(group["params"]))
+        if not isinstance(grads, Mapping):
+            raise TypeError(f"{self._name}: grads must be a dict as params, got {type(grads).__name__}")
+        if grads.keys() != set(names):
+            missing, unknown = (", ".join(map(repr, keys)) or "nothing" for keys in ([n for n in names if n not in grads], [n for n in grads if n not in names]))
+            raise ValueError(f"{self._name}: grads must have the keys of params; missing: {missing}, unknown: {unknown}")
+        return [grads[name] for name in names]
+
+    def _counted(self, grads: list[Array | None], expected: int) -> list[Array | None]:
+        if len(grads) != expected:
+            raise ValueError(f"{self._name}: grads has {len(grads)} entries, expected {expected}, one a parameter")
+        return grads
+
+    def __repr__(self) -> str:
+        return f"{self._name}({len(self._labels)} parameters, {', '.join(f'{k}={v!r}' for k, v in self.defaults.items())})"

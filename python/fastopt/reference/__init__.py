@@ -1,0 +1,10 @@
+"""The specification: what every kernel computes, in NumPy, to the last bit.
+
+The same functions as in :mod:`fastopt.functional`, with the same arguments and the same results, as short as they can be
+and as slow as they must.  They check nothing and import nothing of fastopt's.
+"""
+
+from .norm import batch_norm, batch_norm_backward, layer_norm, layer_norm_backward
+from .optim import adam, adamw, sgd
+
+__all__ = ["adam", "adamw", "batch_norm", "batch_norm_backward", "layer_norm", "layer_norm_backward", "sgd"]

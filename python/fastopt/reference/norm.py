@@ -1,0 +1,228 @@
+"""Normalizations in NumPy, to the last bit as the kernels compute them."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+
+from ._arithmetic import Flushed, flushed
+from ._sums import BLOCK, block_sums, fold, in_order, lane_sums, row_sums
+
+Arrays = tuple[Any, ...]
+
+
+def _into(out: Arrays | None, *results: Any) -> Arrays:
+    """The results as plain arrays, in the arrays that ``out`` gives for them."""
+    filled = []
+    for result, given in zip(results, out or (None,) * len(results), strict=True):
+        if given is not None:
+            given[...] = result
+        filled.append(given if given is not None else None if result is None else np.array(result))
+    return tuple(filled)
+
+
+def _split(mean: Flushed, dtype: Any) -> tuple[Flushed, Flushed]:
+    """A mean as the nearest number of a type and the rest: x - high is exact for x near the mean."""
+    high = mean.to(dtype)
+    return high, (mean - high.to(np.float64)).to(dtype)
+
+
+def _moments(near: Flushed, total: Flushed, squares: Flushed, n: np.float64) -> tuple[Flushed, Flushed]:
+    """Mean and Σ(x - mean)² from Σ(x - near) and Σ(x - near)²."""
+    shift = total / n
+    m2 = squares - total * shift
+    return near.to(np.float64) + shift, np.where(m2 < 0, 0.0, m2).view(Flushed)
+
+
+def _rstd(variance: Flushed, eps: float) -> Flushed:
+    return np.float64(1) / np.sqrt(variance + np.float64(eps))  # type: ignore[no-any-return]
+
+
+# LayerNorm
+
+
+def _rows(x: Any, normalized_shape: Any) -> tuple[Flushed, tuple[int, ...]]:
+    """x as (rows, width), and the shape of the rows."""
+    axes = len(normalized_shape) if np.iterable(normalized_shape) else 1
+    leading = x.shape[: x.ndim - axes]
+    return flushed(x).reshape(math.prod(leading), math.prod(x.shape[x.ndim - axes :])), leading
+
+
+def layer_norm(x: Any, normalized_shape: Any, weight: Any = None, bias: Any = None, eps: float = 1e-5, *, out: Arrays | None = None) -> Arrays:
+    """See :func:`fastopt.functional.layer_norm`."""
+    rows, leading = _rows(x, normalized_shape)
+    n = np.float64(rows.shape[1])
+    near = (row_sums(rows) / n).to(x.dtype)
+    d = rows - near[:, None]
+    mean, m2 = _moments(near, row_sums(d), row_sums(d * d), n)
+    rstd = _rstd(m2 / n, eps)
+
+    high, low = _split(mean, x.dtype)
+    y = (rows - high[:, None] - low[:, None]) * rstd.to(x.dtype)[:, None]
+    if weight is not None:
+        y = y * weight.ravel()
+    if bias is not None:
+        y = y + bias.ravel()
+    return _into(out, y.reshape(x.shape), mean.reshape(leading), rstd.reshape(leading))
+
+
+def layer_norm_backward(
+    dy: Any, x: Any, normalized_shape: Any, mean: Any, rstd: Any, weight: Any = None, *, out: Arrays | None = None
+) -> Arrays:
+    """See :func:`fastopt.functional.layer_norm_backward`."""
+    (rows, _), (dy_rows, _) = _rows(x, normalized_shape), _rows(dy, normalized_shape)
+    count, width = rows.shape
+    n = np.float64(width)
+    high, low = _split(flushed(mean).ravel(), x.dtype)
+    scale = flushed(rstd).ravel().to(x.dtype)[:, None]
+    xhat = (rows - high[:, None] - low[:, None]) * scale
+
+    g = dy_rows if weight is None else dy_rows * weight.ravel()
+    mean_g, mean_gx = (row_sums(g) / n).to(x.dtype), (row_sums(g * xhat) / n).to(x.dtype)
+    dx = (g - mean_g[:, None] - xhat * mean_gx[:, None]) * scale
+    if weight is None:
+        return _into(out, dx.reshape(x.shape), None, None)
+
+    rows_in_chunk = BLOCK * max(2, math.ceil(math.ceil(count / BLOCK) / 32))
+    chunks = [slice(first, first + rows_in_chunk) for first in range(0, count, rows_in_chunk)]
+
+    def over_rows(terms: Flushed) -> Flushed:
+        sums = [block_sums(terms[chunk]) for chunk in chunks]
+        return in_order(np.reshape(sums, (-1, width))).to(x.dtype).reshape(weight.shape)
+
+    return _into(out, dx.reshape(x.shape), over_rows(dy_rows * xhat), over_rows(dy_rows))
+
+
+# BatchNorm
+
+
+class _Channels:
+    """An array whose channels lie in memory as planes, here (sample, channel, place), or as columns, here (place, channel)."""
+
+    def __init__(self, x: Any, channel_axis: int) -> None:
+        self.axis = channel_axis % x.ndim
+        self.count = x.shape[self.axis]
+        inner = math.prod(x.shape[self.axis + 1 :])
+        self.columns = inner == 1 or (self.count > 1 and x.strides[self.axis] == x.itemsize)
+        if self.columns:
+            self.values = flushed(np.moveaxis(x, self.axis, -1).reshape(-1, self.count))
+        else:
+            self.values = flushed(x).reshape(-1, self.count, inner)
+        self.n = np.float64(x.size // self.count if self.count else 0)
+        self.like = x
+
+    def of(self, constants: Any) -> Any:
+        """A number a channel, to be combined with the values."""
+        return constants if self.columns else constants[:, None]
+
+    def array(self, values: Flushed) -> Any:
+        """Values as an array of the shape and the memory order that x has."""
+        result = np.empty_like(self.like)
+        if self.columns:
+            np.moveaxis(result, self.axis, -1)[...] = values.reshape(np.moveaxis(result, self.axis, -1).shape)
+        else:
+            result[...] = values.reshape(result.shape)
+        return result
+
+    def chunks(self) -> list[slice]:
+        """How the places of columns are cut for sums."""
+        rows = max(4 * BLOCK, (1 << 14) // max(self.count, 1) // BLOCK * BLOCK)
+        return [slice(first, first + rows) for first in range(0, len(self.values), rows)]
+
+    def sums(self, terms: Flushed) -> Flushed:
+        """Σ of each channel."""
+        if self.columns:
+            return in_order(np.reshape([block_sums(terms[chunk]) for chunk in self.chunks()], (-1, self.count)))
+        return fold(in_order(self.blocks_of_planes(terms)))
+
+    def blocks_of_planes(self, terms: Flushed) -> Any:
+        """The sums of all blocks of all planes of each channel, in order: (block, channel, lane)."""
+        return np.array([lane_sums(plane[:, first : first + 1024]) for plane in terms for first in range(0, terms.shape[-1], 1024)]).reshape(
+            -1, self.count, 64
+        )
+
+    def moments(self) -> tuple[Flushed, Flushed]:
+        """Mean and Σ(x - mean)² of each channel."""
+        x = self.values
+        if not self.columns:
+            near = (self.sums(x) / self.n).to(x.dtype)
+            d = x - near[:, None]
+            return _moments(near, self.sums(d), self.sums(d * d), self.n)
+        mean = m2 = flushed(np.zeros(self.count))
+        seen = np.float64(0)
+        for chunk in self.chunks():
+            n = np.float64(len(x[chunk]))
+            near = (block_sums(x[chunk]) / n).to(x.dtype)
+            d = x[chunk] - near
+            part_mean, part_m2 = _moments(near, block_sums(d), block_sums(d * d), n)
+            if seen == 0:
+                mean, m2 = part_mean, part_m2
+            else:
+                share = n / (seen + n)
+                delta = part_mean - mean
+                mean, m2 = mean + delta * share, m2 + (part_m2 + delta * delta * (seen * share))
+            seen += n
+        return mean, m2
+
+
+def _scale(rstd: Flushed, weight: Any, dtype: Any) -> Flushed:
+    return (rstd if weight is None else rstd * flushed(weight).to(np.float64)).to(dtype)
+
+
+def batch_norm(
+    x: Any,
+    running_mean: Any,
+    running_var: Any,
+    weight: Any = None,
+    bias: Any = None,
+    training: bool = False,
+    momentum: float = 0.1,
+    eps: float = 1e-5,
+    *,
+    channel_axis: int = 1,
+    out: Arrays | None = None,
+) -> Arrays:
+    """See :func:`fastopt.functional.batch_norm`."""
+    channels = _Channels(x, channel_axis)
+    if training:
+        mean, m2 = channels.moments()
+        rstd = _rstd(m2 / channels.n, eps)
+        if running_mean is not None and x.size:
+            for running, statistic in (running_mean, mean), (running_var, m2 / (channels.n - 1)):
+                old = flushed(running).to(np.float64)
+                running[...] = (np.float64(1 - momentum) * old + np.float64(momentum) * statistic).to(x.dtype)
+    else:
+        mean = flushed(running_mean).to(np.float64)
+        rstd = _rstd(flushed(running_var).to(np.float64), eps)
+    high, low = _split(mean, x.dtype)
+    y = (channels.values - channels.of(high) - channels.of(low)) * channels.of(_scale(rstd, weight, x.dtype))
+    if bias is not None:
+        y = y + channels.of(bias)
+    return _into(out, channels.array(y), mean, rstd)
+
+
+def batch_norm_backward(
+    dy: Any,
+    x: Any,
+    mean: Any,
+    rstd: Any,
+    weight: Any = None,
+    *,
+    training: bool = True,
+    channel_axis: int = 1,
+    out: Arrays | None = None,
+) -> Arrays:
+    """See :func:`fastopt.functional.batch_norm_backward`."""
+    channels = _Channels(x, channel_axis)
+    g = _Channels(dy, channel_axis).values
+    mean, rstd = flushed(mean), flushed(rstd)
+    high, low = _split(mean, x.dtype)
+    xhat = (channels.values - channels.of(high) - channels.of(low)) * channels.of(rstd.to(x.dtype))
+    sum_dy, sum_dyx = channels.sums(g), channels.sums(g * xhat)
+    zero = flushed(np.zeros(channels.count))
+    mean_dy, mean_dyx = ((s / channels.n if training else zero).to(x.dtype) for s in (sum_dy, sum_dyx))
+    dx = (g - channels.of(mean_dy) - xhat * channels.of(mean_dyx)) * channels.of(_scale(rstd, weight, x.dtype))
+    gradients = (None, None) if weight is None else (sum_dyx.to(x.dtype), sum_dy.to(x.dtype))
+    return _into(out, channels.array(dx), *gradients)
