@@ -199,7 +199,7 @@ Channels channels_of(const Array& array, std::size_t channel_axis, const Name& n
   std::ptrdiff_t inner = 1;
   for (const auto a : after) inner *= array.shape(a);
 
-  Channels channels;
+  Channels channels{};
   channels.count = static_cast<std::size_t>(array.shape(axis));
   channels.columns = inner == 1 || (channels.count > 1 && array.stride(axis) == static_cast<std::ptrdiff_t>(array.itemsize()));
   if (channels.columns) {
@@ -264,8 +264,8 @@ py::tuple py_batch_norm(py::handle x_object, py::handle running_mean_object, py:
     T *running_mean_to = data_of<T>(running_mean), *running_var_to = data_of<T>(running_var);
     const py::gil_scoped_release release;
     if (!training) {
-      batch_norm_statistics<T>(running_mean_to, running_var_to, eps, in.count, mean_to, rstd_to);
-      batch_norm_evaluation<T>(x.data<T>(), in, data_of<T>(weight), data_of<T>(bias), mean_to, rstd_to, to, y_out);
+      batch_norm_evaluation<T>(x.data<T>(), in, running_mean_to, running_var_to, data_of<T>(weight), data_of<T>(bias), eps, to, y_out, mean_to,
+                               rstd_to);
     } else {
       const auto moments = batch_norm_training<T>(x.data<T>(), in, data_of<T>(weight), data_of<T>(bias), eps, to, y_out, mean_to, rstd_to);
       if (running_mean_to && in.values() != 0) update_running<T>(moments, in.values(), momentum, running_mean_to, running_var_to);

@@ -144,7 +144,10 @@ void bind_threads(py::module_& m) {
       "team",
       [](int threads) {
         std::vector<int> ids(static_cast<std::size_t>(std::max(threads, 1)), 0);
-        parallel(threads, [&](int thread, int) { ids[static_cast<std::size_t>(thread)] = gettid(); });
+        const auto sign = [&](int thread, int) {
+          if (thread < threads) ids[static_cast<std::size_t>(thread)] = gettid();
+        };
+        threads > 1 && !stranded ? static_cast<void>(region(threads, sign)) : sign(0, 1);
         std::erase(ids, 0);
         return ids;
       },

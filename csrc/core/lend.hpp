@@ -11,8 +11,6 @@
 ///     running when the pool was lent is not disturbed.
 #pragma once
 
-#include <omp.h>
-
 #include <algorithm>
 #include <array>
 #include <atomic>
@@ -92,14 +90,10 @@ class Lender {
       job(first + i, static_cast<char*>(data) + static_cast<std::size_t>(i) * size, buffer);
     };
     std::vector<std::thread> missing;
-#pragma omp parallel num_threads(std::max(jobs, ThreadCount::get()))
-    {
-      const int me = omp_get_thread_num();
-      if (me == 0) {
-        for (int i = omp_get_num_threads(); i < jobs; ++i) missing.emplace_back(run_one, i);
-      }
+    region(jobs, [&](int me, int team) {
+      for (int i = team; me == 0 && i < jobs; ++i) missing.emplace_back(run_one, i);
       if (me < jobs) run_one(me);
-    }
+    });
     for (auto& thread : missing) thread.join();
     helpers.fetch_add(missing.size(), std::memory_order_relaxed);
     lock.unlock();

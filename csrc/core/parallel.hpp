@@ -5,8 +5,15 @@
 
 #include <algorithm>
 #include <atomic>
+#include <chrono>
 #include <cstddef>
 #include <cstdint>
+#include <thread>
+#include <utility>
+
+#if defined(__linux__)
+#include <sched.h>
+#endif
 
 #if defined(__SSE2__)
 #include <immintrin.h>
@@ -92,6 +99,103 @@ inline std::atomic<void (*)()> before_first_region{nullptr};
 /// True in a forked child that must not start a parallel region, because OpenMP would wait for threads that it has not got.
 inline std::atomic<bool> stranded{false};
 
+using Nanoseconds = std::chrono::nanoseconds::rep;
+
+inline Nanoseconds now() { return std::chrono::nanoseconds(std::chrono::steady_clock::now().time_since_epoch()).count(); }
+
+/// Where the threads of one region meet, kept civil while other processes want the cores too.
+///
+/// libgomp's threads wait by spinning.  When the system has put a worker on its caller's core, because another process has
+/// the next one, each spins until the scheduler takes the core away from it, milliseconds for every region.  So a worker
+/// that finds itself there moves to another core, and a caller that has waited for a while offers its core to the others.
+class Meeting {
+ public:
+  void begin() {
+    if (omp_get_thread_num() != 0 && core() == callers_core_) move();
+  }
+
+  void end() {
+    if (omp_get_thread_num() != 0) {
+      done_.fetch_add(1, std::memory_order_release);
+      return;
+    }
+    constexpr int patience = 20'000;  // looks, some 20 µs
+    for (int looks = 0; done_.load(std::memory_order_acquire) < omp_get_num_threads() - 1; ++looks) {
+      if (looks > patience) std::this_thread::yield();
+    }
+  }
+
+ private:
+#if defined(__linux__)
+  static int core() { return sched_getcpu(); }
+
+  void move() const {
+    cpu_set_t all;
+    if (callers_core_ < 0 || sched_getaffinity(0, sizeof all, &all) != 0) return;
+    cpu_set_t others = all;
+    CPU_CLR(static_cast<unsigned>(callers_core_), &others);
+    if (CPU_COUNT(&others) == 0 || sched_setaffinity(0, sizeof others, &others) != 0) return;
+    sched_setaffinity(0, sizeof all, &all);  // it may go wherever it might before, but it has moved
+  }
+#else
+  static int core() { return -1; }
+  void move() const {}
+#endif
+
+  const int callers_core_ = core();
+  alignas(64) std::atomic<int> done_{0};
+};
+
+/// Whether the other cores are there for us.  A caller that has waited long for its workers, and longer than its own part
+/// took, works alone for a while, and for twice as long if they are late again: another process has their cores, and half
+/// the speed is better than a tenth.  Who asks for more threads than there are cores gets them always.
+class Company {
+ public:
+  static bool expected() {
+    return alone_until_.load(std::memory_order_relaxed) == 0 || ThreadCount::get() > cores_ ||
+           now() > alone_until_.load(std::memory_order_relaxed);
+  }
+
+  static void judge(Nanoseconds own, Nanoseconds waited) {
+    constexpr Nanoseconds late = 500'000, longest = 1'000'000'000;
+    if (waited > late && waited > own) {
+      const Nanoseconds spell = std::min(std::max(2 * spell_.load(std::memory_order_relaxed), 8 * waited), longest);
+      spell_.store(spell, std::memory_order_relaxed);
+      alone_until_.store(now() + spell, std::memory_order_relaxed);
+    } else if (spell_.load(std::memory_order_relaxed) != 0) {
+      spell_.store(0, std::memory_order_relaxed);
+      alone_until_.store(0, std::memory_order_relaxed);
+    }
+  }
+
+ private:
+  static inline const int cores_ = omp_get_num_procs();
+  static inline std::atomic<Nanoseconds> alone_until_{0};
+  static inline std::atomic<Nanoseconds> spell_{0};
+};
+
+/// Runs body(thread, threads) on every thread of one team, of at least `threads` unless the system gives fewer.
+///
+/// The team has always the full size, though the work may be for fewer: libgomp ends the threads that a smaller team leaves
+/// over and makes them anew for the next larger one.  Returns how long the caller's own part took, and how long it then
+/// waited for the others.
+template <class Body> std::pair<Nanoseconds, Nanoseconds> region(int threads, Body&& body) {
+  if (before_first_region.load(std::memory_order_relaxed) != nullptr) {
+    if (const auto hook = before_first_region.exchange(nullptr)) hook();
+  }
+  Meeting meeting;
+  const Nanoseconds begin = now();
+  Nanoseconds done = begin;
+#pragma omp parallel num_threads(std::max(threads, ThreadCount::get()))
+  {
+    meeting.begin();
+    body(omp_get_thread_num(), omp_get_num_threads());
+    if (omp_get_thread_num() == 0) done = now();
+    meeting.end();
+  }
+  return {done - begin, now() - done};
+}
+
 /// How many threads are worth waking for work that takes one thread `nanoseconds`.
 inline int threads_for(double nanoseconds) {
   constexpr double worth_a_thread = 3000;  // below this, waking a thread costs more than it saves
@@ -101,26 +205,18 @@ inline int threads_for(double nanoseconds) {
 }
 
 /// Runs body(thread, threads) on `threads` threads at once (or fewer, where the system gives fewer).
-///
-/// The team has always the full size, though the work may be for fewer: libgomp ends the threads that a smaller team leaves
-/// over and makes them anew for the next larger one.
 template <class Body> void parallel(int threads, Body&& body) {
-  if (threads <= 1 || stranded.load(std::memory_order_relaxed)) {
+  if (threads <= 1 || stranded.load(std::memory_order_relaxed) || !Company::expected()) {
     const FlushSubnormals environment;
     body(0, 1);
     return;
   }
-  if (before_first_region.load(std::memory_order_relaxed) != nullptr) {
-    if (const auto hook = before_first_region.exchange(nullptr)) hook();
-  }
-#pragma omp parallel num_threads(std::max(threads, ThreadCount::get()))
-  {
-    const int team = std::min(threads, omp_get_num_threads());
-    if (omp_get_thread_num() < team) {
-      const FlushSubnormals environment;
-      body(omp_get_thread_num(), team);
-    }
-  }
+  const auto [own, waited] = region(threads, [&](int thread, int team) {
+    if (thread >= threads) return;
+    const FlushSubnormals environment;
+    body(thread, std::min(threads, team));
+  });
+  Company::judge(own, waited);
 }
 
 }  // namespace fastopt

@@ -24,12 +24,12 @@ inline constexpr std::size_t kVectorBytes = 16;
 #endif
 
 namespace detail {
-template <class T> struct Native;
-template <> struct Native<float> {
-  typedef float type __attribute__((vector_size(kVectorBytes)));
+template <class T, std::size_t Bytes> struct VectorOf;
+template <std::size_t Bytes> struct VectorOf<float, Bytes> {
+  typedef float type __attribute__((vector_size(Bytes)));
 };
-template <> struct Native<double> {
-  typedef double type __attribute__((vector_size(kVectorBytes)));
+template <std::size_t Bytes> struct VectorOf<double, Bytes> {
+  typedef double type __attribute__((vector_size(Bytes)));
 };
 template <class V> struct Element {
   using type = std::remove_cvref_t<decltype(std::declval<V>()[0])>;
@@ -42,8 +42,9 @@ template <> struct Element<double> {
 };
 }  // namespace detail
 
-/// A native vector of numbers of type T.
-template <class T> using Vector = typename detail::Native<T>::type;
+/// A native vector of numbers of type T, and the 16 bytes that every instruction set has, for the tails of arrays.
+template <class T> using Vector = typename detail::VectorOf<T, kVectorBytes>::type;
+template <class T> using ShortVector = typename detail::VectorOf<T, 16>::type;
 
 /// How many numbers V holds: 1 for a number itself.
 template <class V> inline constexpr std::size_t width = sizeof(V) / sizeof(typename detail::Element<V>::type);
@@ -59,16 +60,16 @@ template <class V, class T> inline V load(const T* from) {
 
 template <class V, class T> inline void store(T* to, V value) { std::memcpy(to, &value, sizeof value); }
 
-/// Stores past the caches: for results that nobody reads before they would have been evicted.  `to` must be aligned to V.
+/// Stores past the caches: for results that would have been evicted before anybody reads them.  `to` must be aligned to 16
+/// bytes; a line that is written in pieces one after the other leaves in one.
 template <class V, class T> inline void stream(T* to, V value) {
-#if defined(__AVX512F__)
-  if constexpr (sizeof(V) == 64) return _mm512_stream_si512(reinterpret_cast<__m512i*>(to), (__m512i)value);
-#endif
-#if defined(__AVX__)
-  if constexpr (sizeof(V) == 32) return _mm256_stream_si256(reinterpret_cast<__m256i*>(to), (__m256i)value);
-#endif
 #if defined(__SSE2__)
-  if constexpr (sizeof(V) == 16) return _mm_stream_si128(reinterpret_cast<__m128i*>(to), (__m128i)value);
+  if constexpr (sizeof(V) % 16 == 0) {
+    __m128i pieces[sizeof(V) / 16];
+    std::memcpy(pieces, &value, sizeof value);
+    for (std::size_t i = 0; i < sizeof(V) / 16; ++i) _mm_stream_si128(reinterpret_cast<__m128i*>(to) + i, pieces[i]);
+    return;
+  }
 #endif
   store(to, value);
 }
@@ -83,18 +84,25 @@ inline void stream_fence() {
 /// Brings the cache line of `address` closer; it is going to be written if Write.  An address past the end does no harm.
 template <bool Write = false> inline void prefetch(const void* address) { __builtin_prefetch(address, Write ? 1 : 0, 3); }
 
+/// Brings the beginning of a row closer; the processor follows from there by itself.
+template <class T> inline void prefetch_row(const T* row, std::size_t n) {
+  constexpr std::size_t kLine = 64 / sizeof(T), kMost = 32 * kLine;
+  for (std::size_t i = 0; i < n && i < kMost; i += kLine) prefetch(row + i);
+}
+
 // The correctly rounded root of every element: the compilers do not find the vector instruction behind a loop of std::sqrt.
 inline float square_root(float x) { return std::sqrt(x); }
 inline double square_root(double x) { return std::sqrt(x); }
+#if defined(__SSE2__)
+inline ShortVector<float> square_root(ShortVector<float> x) { return _mm_sqrt_ps(x); }
+inline ShortVector<double> square_root(ShortVector<double> x) { return _mm_sqrt_pd(x); }
 #if defined(__AVX512F__)
 inline Vector<float> square_root(Vector<float> x) { return _mm512_maskz_sqrt_ps(0xffff, x); }
 inline Vector<double> square_root(Vector<double> x) { return _mm512_maskz_sqrt_pd(0xff, x); }
 #elif defined(__AVX__)
 inline Vector<float> square_root(Vector<float> x) { return _mm256_sqrt_ps(x); }
 inline Vector<double> square_root(Vector<double> x) { return _mm256_sqrt_pd(x); }
-#elif defined(__SSE2__)
-inline Vector<float> square_root(Vector<float> x) { return _mm_sqrt_ps(x); }
-inline Vector<double> square_root(Vector<double> x) { return _mm_sqrt_pd(x); }
+#endif
 #else
 template <class V> inline V square_root(V x) {
   for (std::size_t i = 0; i < width<V>; ++i) x[i] = std::sqrt(x[i]);

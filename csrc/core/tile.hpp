@@ -9,6 +9,9 @@
 #include <algorithm>
 #include <array>
 #include <cstddef>
+#include <cstdint>
+#include <cstring>
+#include <type_traits>
 #include <utility>
 
 #include "core/storage.hpp"
@@ -18,18 +21,39 @@ namespace fastopt {
 inline constexpr std::size_t kLanes = 64;  ///< elements in a tile
 inline constexpr std::size_t kBlock = 16;  ///< tiles that are summed in the compute type
 
-/// A stand-in for K lanes' worth of sums, in double.
-template <std::size_t K> struct alignas(64) Lanes {
-  double of[K][kLanes] = {};
-};
-
-/// Calls body(i, V) for i in [0, n): V is a native vector, and a single number for the tail.
+/// Calls body(i, V) for i in [0, n): V is a native vector, a short one and a single number for the tail.
 template <class T, class Body> inline void each(std::size_t n, Body&& body) {
   using V = Vector<T>;
+  using S = ShortVector<T>;
   std::size_t i = 0;
   for (; i + width<V> <= n; i += width<V>) body(i, V{});
+  if constexpr (width<S> < width<V>)
+    for (; i + width<S> <= n; i += width<S>) body(i, S{});
   for (; i < n; ++i) body(i, T{});
 }
+
+/// Stores V, past the caches if Streamed.
+template <bool Streamed, class V, class T> inline void put(T* to, V value) {
+  if constexpr (Streamed)
+    stream(to, value);
+  else
+    store(to, value);
+}
+
+/// Whether results of so many bytes at `to`, in rows of so many, are better stored past the caches.
+inline bool worth_streaming(const void* to, std::size_t row_bytes, std::size_t bytes) {
+  constexpr std::size_t kCached = 8 << 20;
+  return bytes > kCached && reinterpret_cast<std::uintptr_t>(to) % 16 == 0 && row_bytes % 16 == 0;
+}
+
+/// Calls body with std::true_type or std::false_type: one copy of its loops for each, without the question inside.
+template <class Body> inline void with_flag(bool flag, Body&& body) { flag ? body(std::true_type{}) : body(std::false_type{}); }
+
+/// The lanes of K sums, in double.
+template <std::size_t K> struct alignas(64) Lanes {
+  double of[K][kLanes];
+  bool empty = true;
+};
 
 namespace detail {
 
@@ -37,90 +61,130 @@ template <std::size_t N, class Body> [[gnu::always_inline]] inline void unroll(B
   [&]<std::size_t... I>(std::index_sequence<I...>) { (body(std::integral_constant<std::size_t, I>{}), ...); }(std::make_index_sequence<N>{});
 }
 
-/// The first `count` lanes of a vector of terms; the others are zero, which changes no sum that started from +0.
-template <class T, std::size_t K, class Terms>
-inline std::array<Vector<T>, K> first_lanes(std::size_t count, std::size_t tile, std::size_t at, const Terms& terms) {
-  alignas(kVectorBytes) T part[K][width<Vector<T>>] = {};
-  for (std::size_t lane = 0; lane < count; ++lane) {
-    const std::array<T, K> term = terms(tile, at + lane, T{});
-    for (std::size_t k = 0; k < K; ++k) part[k][lane] = term[k];
+/// What the tiles of one block add to each lane.
+template <std::size_t K, class T> struct alignas(64) Block {
+  T of[K][kLanes];
+};
+
+/// Σ over the tiles of some rows in AtOnce vectors of lanes from `lane` on, which stay in registers.
+template <class V, std::size_t AtOnce, std::size_t K, class T, class Terms>
+[[gnu::always_inline]] inline void sum_tiles(Block<K, T>& block, std::size_t lane, std::size_t rows, std::size_t tiles, const Terms& terms) {
+  std::array<std::array<V, AtOnce>, K> sum = {};
+  for (std::size_t row = 0; row < rows; ++row)
+    for (std::size_t tile = 0; tile < tiles; ++tile)
+      unroll<AtOnce>([&](auto u) {
+        const std::array<V, K> term = terms(row, tile, lane + u * width<V>, V{});
+        unroll<K>([&](auto k) { sum[k][u] += term[k]; });
+      });
+  unroll<K>([&](auto k) { unroll<AtOnce>([&](auto u) { store(block.of[k] + lane + u * width<V>, sum[k][u]); }); });
+}
+
+/// Adds a block to the lanes.  Its sums started from +0, so the first block can be copied.
+template <std::size_t K, class T> inline void add_block(Lanes<K>& lanes, const Block<K, T>& block) {
+  for (std::size_t k = 0; k < K; ++k)
+    if (lanes.empty)
+      for (std::size_t i = 0; i < kLanes; ++i) lanes.of[k][i] = static_cast<double>(block.of[k][i]);
+    else
+      for (std::size_t i = 0; i < kLanes; ++i) lanes.of[k][i] += static_cast<double>(block.of[k][i]);
+  lanes.empty = false;
+}
+
+/// Vectors of lanes at once: enough independent sums to hide the latency of an addition.
+inline constexpr std::size_t kAtOnce = 4;
+
+template <std::size_t N> struct Doubles {
+  typedef double type __attribute__((vector_size(N * sizeof(double))));
+};
+
+/// Σ of N numbers in a vector: the upper half onto the lower one, until one is left.
+template <std::size_t N> inline double fold_vector(typename Doubles<N>::type v) {
+  if constexpr (N == 2) {
+    return v[0] + v[1];
+  } else {
+    typename Doubles<N / 2>::type low, high;
+    std::memcpy(&low, &v, sizeof low);
+    std::memcpy(&high, reinterpret_cast<const char*>(&v) + sizeof low, sizeof high);
+    return fold_vector<N / 2>(low + high);
   }
-  std::array<Vector<T>, K> padded;
-  for (std::size_t k = 0; k < K; ++k) padded[k] = load<Vector<T>>(part[k]);
-  return padded;
+}
+
+template <std::size_t N, class V> inline double fold_vectors(const std::array<V, N>& v) {
+  if constexpr (N == 1) {
+    return fold_vector<width<V>>(v[0]);
+  } else {
+    std::array<V, N / 2> half;
+    unroll<N / 2>([&](auto i) { half[i] = v[i] + v[i + N / 2]; });
+    return fold_vectors(half);
+  }
 }
 
 }  // namespace detail
 
-/// Adds tiles to K sums in lanes: terms(tile, lane, V) is what the element(s) there add to each of the K sums.
-/// The first `edge` lanes have `tiles` tiles, the others `tiles_past_edge` <= tiles.
-template <std::size_t K, class T, class Terms>
-inline void add_tiles(Lanes<K>& lanes, std::size_t tiles, std::size_t tiles_past_edge, std::size_t edge, const Terms& terms) {
+/// Adds `rows` rows of n contiguous elements to K sums in lanes: terms(row, i, V) is what element(s) i add to each.
+/// Short rows share a block: it has first the full tiles of each of them, then the rests.  ahead(row) is called in time to
+/// prefetch a row.
+template <std::size_t K, class T, class Terms, class Ahead>
+inline void add_rows(Lanes<K>& lanes, std::size_t rows, std::size_t n, const Terms& terms, const Ahead& ahead) {
   using V = Vector<T>;
-  constexpr std::size_t kAtOnce = 4;  // vectors of lanes at once: enough independent sums to hide the latency of an addition
-  constexpr std::size_t kWidth = width<V>;
-  const auto end_of = [&](std::size_t lane) { return lane + kWidth <= edge ? tiles : tiles_past_edge; };
-
-  for (std::size_t first = 0; first < tiles; first += kBlock) {
-    const std::size_t last = std::min(first + kBlock, tiles);
-    for (std::size_t lane = 0; lane < kLanes; lane += kAtOnce * kWidth) {
-      if (lane >= edge && first >= tiles_past_edge) break;
-      std::array<std::array<V, kAtOnce>, K> sum = {};
-      const std::size_t common = std::min(last, end_of(lane + (kAtOnce - 1) * kWidth));
-      for (std::size_t tile = first; tile < common; ++tile)
-        detail::unroll<kAtOnce>([&](auto u) {
-          const std::array<V, K> term = terms(tile, lane + u * kWidth, V{});
-          detail::unroll<K>([&](auto k) { sum[k][u] += term[k]; });
+  constexpr std::size_t kStep = detail::kAtOnce * width<V>;
+  const std::size_t tiles = n / kLanes, rest = n % kLanes, all = tiles + (rest != 0);
+  if (all == 0) return;
+  const std::size_t together = std::max<std::size_t>(1, kBlock / all);  // rows in a block
+  for (std::size_t row = 0; row < rows; row += together) {
+    const std::size_t count = std::min(together, rows - row);
+    for (std::size_t next = row + count; next < std::min(row + 2 * together, rows); ++next) ahead(next);
+    for (std::size_t first = 0; first < all; first += kBlock) {
+      const std::size_t last = std::min(first + kBlock, tiles), full = last - first;
+      detail::Block<K, T> block;
+      for (std::size_t lane = 0; lane < kLanes; lane += kStep)
+        detail::sum_tiles<V, detail::kAtOnce>(block, lane, count, full, [&](std::size_t r, std::size_t tile, std::size_t at, auto number) {
+          return terms(row + r, (first + tile) * kLanes + at, number);
         });
-      detail::unroll<kAtOnce>([&](auto u) {
-        const std::size_t at = lane + u * kWidth, end = std::min(last, end_of(at));
-        std::size_t tile = std::max(first, common);
-        for (; tile < end; ++tile) {
-          const std::array<V, K> term = terms(tile, at, V{});
-          detail::unroll<K>([&](auto k) { sum[k][u] += term[k]; });
-        }
-        if (at < edge && edge < at + kWidth)
-          for (; tile < last; ++tile) {
-            const std::array<V, K> term = detail::first_lanes<T, K>(edge - at, tile, at, terms);
-            detail::unroll<K>([&](auto k) { sum[k][u] += term[k]; });
-          }
-      });
-      detail::unroll<K>([&](auto k) {
-        alignas(kVectorBytes) T block[kAtOnce * kWidth];
-        detail::unroll<kAtOnce>([&](auto u) { store(block + u * kWidth, sum[k][u]); });
-        for (std::size_t i = 0; i < kAtOnce * kWidth; ++i) lanes.of[k][lane + i] += static_cast<double>(block[i]);
-      });
+      if (rest != 0 && full < kBlock)
+        for (std::size_t r = 0; r < count; ++r)
+          each<T>(rest, [&](std::size_t lane, auto number) {
+            using U = decltype(number);
+            const std::array<U, K> term = terms(row + r, tiles * kLanes + lane, number);
+            for (std::size_t k = 0; k < K; ++k) store(block.of[k] + lane, load<U>(block.of[k] + lane) + term[k]);
+          });
+      detail::add_block(lanes, block);
     }
   }
 }
 
-/// Adds n contiguous elements to K sums in lanes: terms(i, V).
-template <std::size_t K, class T, class Terms> inline void add_row(Lanes<K>& lanes, std::size_t n, const Terms& terms) {
-  const std::size_t tiles = n / kLanes, rest = n % kLanes;
-  add_tiles<K, T>(lanes, tiles + (rest != 0), tiles, rest != 0 ? rest : kLanes,
-                  [&](std::size_t tile, std::size_t lane, auto number) { return terms(tile * kLanes + lane, number); });
+/// Adds `rows` rows to K sums of each of `columns` <= 64 columns: terms(row, column, V).  The columns are the lanes.
+template <std::size_t K, class T, class Terms> inline void add_columns(Lanes<K>& lanes, std::size_t rows, std::size_t columns, const Terms& terms) {
+  using V = Vector<T>;
+  constexpr std::size_t kStep = detail::kAtOnce * width<V>;
+  for (std::size_t first = 0; first < rows; first += kBlock) {
+    const std::size_t count = std::min(kBlock, rows - first);
+    const auto row_terms = [&](std::size_t row, std::size_t, std::size_t column, auto number) { return terms(first + row, column, number); };
+    detail::Block<K, T> block;
+    if (columns != kLanes) block = {};
+    std::size_t column = 0;
+    for (; column + kStep <= columns; column += kStep) detail::sum_tiles<V, detail::kAtOnce>(block, column, count, 1, row_terms);
+    each<T>(columns - column, [&](std::size_t i, auto number) { detail::sum_tiles<decltype(number), 1>(block, column + i, count, 1, row_terms); });
+    detail::add_block(lanes, block);
+  }
 }
 
-/// The K sums: lane i and lane i + 32, then 16, 8, 4, 2, 1 apart.
-template <std::size_t K> inline std::array<double, K> fold(Lanes<K>& lanes) {
+/// The K sums: lane i and lane i + 32, then 16, 8, 4, 2, 1 apart.  Without any numbers, 0.
+template <std::size_t K> inline std::array<double, K> fold(const Lanes<K>& lanes) {
   using V = Vector<double>;
-  std::array<double, K> sums;
-  for (std::size_t k = 0; k < K; ++k) {
-    double* lane = lanes.of[k];
-    std::size_t half = kLanes / 2;
-    for (; half >= width<V>; half /= 2)
-      for (std::size_t i = 0; i < half; i += width<V>) store(lane + i, load<V>(lane + i) + load<V>(lane + i + half));
-    for (; half > 0; half /= 2)
-      for (std::size_t i = 0; i < half; ++i) lane[i] += lane[i + half];
-    sums[k] = lane[0];
-  }
+  std::array<double, K> sums = {};
+  if (!lanes.empty)
+    for (std::size_t k = 0; k < K; ++k) {
+      std::array<V, kLanes / width<V>> v;
+      detail::unroll<kLanes / width<V>>([&](auto i) { v[i] = load<V>(lanes.of[k] + i * width<V>); });
+      sums[k] = detail::fold_vectors(v);
+    }
   return sums;
 }
 
 /// K sums over n contiguous elements.
 template <std::size_t K, class T, class Terms> inline std::array<double, K> row_sums(std::size_t n, const Terms& terms) {
   Lanes<K> lanes;
-  add_row<K, T>(lanes, n, terms);
+  add_rows<K, T>(lanes, 1, n, [&](std::size_t, std::size_t i, auto number) { return terms(i, number); }, [](std::size_t) {});
   return fold(lanes);
 }
 

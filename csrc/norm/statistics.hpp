@@ -30,16 +30,9 @@ struct Moments {
     const double shift = sum / n, m2 = squares - sum * shift;
     return {centre + shift, m2 < 0 ? 0 : m2};
   }
-
-  /// These and those of a further part that is `share` of both; weight = numbers in these · share.  Chan, Golub & LeVeque 1983.
-  void merge(const Moments& part, double share, double weight) {
-    const double delta = part.mean - mean;
-    mean += delta * share;
-    m2 += part.m2 + delta * delta * weight;
-  }
 };
 
-inline double rstd_of(double variance, double eps) { return 1 / std::sqrt(variance + eps); }
+inline double rstd_of(double m2, double n, double eps) { return 1 / std::sqrt(m2 / n + eps); }
 
 /// How M rows are cut for sums over rows: into chunks of whole blocks, the last one shorter, and their number depends on M only.
 struct Chunks {

@@ -36,15 +36,30 @@ def fold(lanes: Flushed) -> Flushed:
     return lanes[..., 0]
 
 
-def lane_sums(x: Any) -> Flushed:
-    """Σ over the last axis in 64 lanes, not folded yet: number i goes to lane i mod 64, and lanes sum in blocks."""
-    tiles = _padded(x, -1, LANES).reshape(*x.shape[:-1], -1, LANES)
-    return block_sums(np.moveaxis(tiles, -2, 0))
+def _tiles(x: Any) -> Any:
+    """The last axis in tiles of 64 numbers, one for each lane; tiles come first."""
+    return np.moveaxis(_padded(x, -1, LANES).reshape(*x.shape[:-1], -1, LANES), -2, 0)
 
 
 def row_sums(x: Any) -> Flushed:
-    """Σ over the last axis."""
-    return fold(lane_sums(x))
+    """Σ over the last axis: number i goes to lane i mod 64."""
+    return fold(block_sums(_tiles(x)))
+
+
+def plane_sums(x: Any) -> Flushed:
+    """Σ over the first and the last axis: planes one after the other.
+
+    Planes of fewer than 16 tiles share a block: it has first the full tiles of each of them, then the rests.
+    """
+    rest = x.shape[-1] % LANES
+    full, rests = _tiles(x[..., : x.shape[-1] - rest]), _tiles(x[..., x.shape[-1] - rest :])  # (tile, plane, channel, lane)
+    together = max(1, BLOCK // max(1, len(full) + len(rests)))
+    blocks = []
+    for plane in range(0, len(x), together):
+        group = slice(plane, plane + together)
+        tiles = [tile for part in (full, rests) for of_plane in np.moveaxis(part[:, group], 1, 0) for tile in of_plane]
+        blocks += [block_sums(flushed(tiles[first : first + BLOCK])) for first in range(0, len(tiles), BLOCK)]
+    return fold(in_order(np.reshape(blocks, (-1, *x.shape[1:-1], LANES))))
 
 
 def in_order(parts: Any) -> Flushed:

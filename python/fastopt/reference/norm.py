@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from ._arithmetic import Flushed, flushed
-from ._sums import BLOCK, block_sums, fold, in_order, lane_sums, row_sums
+from ._sums import BLOCK, block_sums, in_order, plane_sums, row_sums
 
 Arrays = tuple[Any, ...]
 
@@ -75,12 +75,14 @@ def layer_norm_backward(
     (rows, _), (dy_rows, _) = _rows(x, normalized_shape), _rows(dy, normalized_shape)
     count, width = rows.shape
     n = np.float64(width)
-    high, low = _split(flushed(mean).ravel(), x.dtype)
-    scale = flushed(rstd).ravel().to(x.dtype)[:, None]
+    mean, rstd = flushed(mean).ravel(), flushed(rstd).ravel()
+    high, low = _split(mean, x.dtype)
+    scale = rstd.to(x.dtype)[:, None]
     xhat = (rows - high[:, None] - low[:, None]) * scale
 
     g = dy_rows if weight is None else dy_rows * weight.ravel()
-    mean_g, mean_gx = (row_sums(g) / n).to(x.dtype), (row_sums(g * xhat) / n).to(x.dtype)
+    sum_g, sum_gx = row_sums(g), row_sums(g * (rows - high[:, None]))
+    mean_g, mean_gx = (sum_g / n).to(x.dtype), ((sum_gx - low.to(np.float64) * sum_g) * rstd / n).to(x.dtype)
     dx = (g - mean_g[:, None] - xhat * mean_gx[:, None]) * scale
     if weight is None:
         return _into(out, dx.reshape(x.shape), None, None)
@@ -135,13 +137,7 @@ class _Channels:
         """Σ of each channel."""
         if self.columns:
             return in_order(np.reshape([block_sums(terms[chunk]) for chunk in self.chunks()], (-1, self.count)))
-        return fold(in_order(self.blocks_of_planes(terms)))
-
-    def blocks_of_planes(self, terms: Flushed) -> Any:
-        """The sums of all blocks of all planes of each channel, in order: (block, channel, lane)."""
-        return np.array([lane_sums(plane[:, first : first + 1024]) for plane in terms for first in range(0, terms.shape[-1], 1024)]).reshape(
-            -1, self.count, 64
-        )
+        return plane_sums(terms)
 
     def moments(self) -> tuple[Flushed, Flushed]:
         """Mean and Σ(x - mean)² of each channel."""
@@ -157,18 +153,15 @@ class _Channels:
             near = (block_sums(x[chunk]) / n).to(x.dtype)
             d = x[chunk] - near
             part_mean, part_m2 = _moments(near, block_sums(d), block_sums(d * d), n)
-            if seen == 0:
-                mean, m2 = part_mean, part_m2
-            else:
-                share = n / (seen + n)
-                delta = part_mean - mean
-                mean, m2 = mean + delta * share, m2 + (part_m2 + delta * delta * (seen * share))
+            share = n / (seen + n)
+            delta = part_mean - mean
+            mean, m2 = mean + delta * share, m2 + (part_m2 + delta * delta * (seen * share))
             seen += n
         return mean, m2
 
 
-def _scale(rstd: Flushed, weight: Any, dtype: Any) -> Flushed:
-    return (rstd if weight is None else rstd * flushed(weight).to(np.float64)).to(dtype)
+def _scale(rstd: Flushed, weight: Any) -> Flushed:
+    return rstd if weight is None else rstd * flushed(weight).to(np.float64)
 
 
 def batch_norm(
@@ -197,9 +190,9 @@ def batch_norm(
         mean = flushed(running_mean).to(np.float64)
         rstd = _rstd(flushed(running_var).to(np.float64), eps)
     high, low = _split(mean, x.dtype)
-    y = (channels.values - channels.of(high) - channels.of(low)) * channels.of(_scale(rstd, weight, x.dtype))
-    if bias is not None:
-        y = y + channels.of(bias)
+    scale = _scale(rstd, weight)
+    shift = (flushed(np.zeros(1)) if bias is None else flushed(bias).to(np.float64)) - low.to(np.float64) * scale
+    y = (channels.values - channels.of(high)) * channels.of(scale.to(x.dtype)) + channels.of(shift.to(x.dtype))
     return _into(out, channels.array(y), mean, rstd)
 
 
@@ -219,10 +212,14 @@ def batch_norm_backward(
     g = _Channels(dy, channel_axis).values
     mean, rstd = flushed(mean), flushed(rstd)
     high, low = _split(mean, x.dtype)
-    xhat = (channels.values - channels.of(high) - channels.of(low)) * channels.of(rstd.to(x.dtype))
-    sum_dy, sum_dyx = channels.sums(g), channels.sums(g * xhat)
-    zero = flushed(np.zeros(channels.count))
-    mean_dy, mean_dyx = ((s / channels.n if training else zero).to(x.dtype) for s in (sum_dy, sum_dyx))
-    dx = (g - channels.of(mean_dy) - xhat * channels.of(mean_dyx)) * channels.of(_scale(rstd, weight, x.dtype))
+    low, scale = low.to(np.float64), _scale(rstd, weight)
+    d = channels.values - channels.of(high)
+    sum_dy, sum_dyd = channels.sums(g), channels.sums(g * d)
+    sum_dyx = (sum_dyd - low * sum_dy) * rstd
+    dx = g * channels.of(scale.to(x.dtype))
+    if training:
+        slope = scale * rstd * (sum_dyx / channels.n)
+        shift = low * slope - scale * (sum_dy / channels.n)
+        dx = dx + channels.of(shift.to(x.dtype)) - d * channels.of(slope.to(x.dtype))
     gradients = (None, None) if weight is None else (sum_dyx.to(x.dtype), sum_dy.to(x.dtype))
     return _into(out, channels.array(dx), *gradients)

@@ -73,7 +73,6 @@ def main(args: argparse.Namespace) -> int:
     threads = fo.get_num_threads()
     if peers.torch():
         peers.torch().set_num_threads(threads)
-        peers.keep_heap()
 
     effort = Effort(args.seconds or (1.2 if args.quick else 4.0), 3 if args.quick else 5, args.quantile)
     where = report.machine(threads=threads, dtype=args.dtype, offset=args.offset, isa=fo.isa(), quantile=args.quantile)

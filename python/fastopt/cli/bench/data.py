@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import mmap
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -11,6 +12,17 @@ import numpy.typing as npt
 Array: TypeAlias = npt.NDArray[Any]
 
 _LINE = 64
+_LARGE = 1 << 20  # bytes from which on arrays have pages of their own
+
+
+def _memory(size: int) -> Array:
+    """Bytes; many of them come from the system and not from malloc, whose used memory may have small pages."""
+    if size < _LARGE:
+        return np.empty(size, np.uint8)
+    pages = mmap.mmap(-1, size)
+    if hasattr(mmap, "MADV_HUGEPAGE"):
+        pages.madvise(mmap.MADV_HUGEPAGE)
+    return np.frombuffer(pages, np.uint8)
 
 
 class Data:
@@ -18,15 +30,15 @@ class Data:
 
     def __init__(self, dtype: str = "float32", offset: int = 0, seed: int = 0) -> None:
         self.dtype = np.dtype(dtype)
-        self.offset = offset
+        self._offset = offset * self.dtype.itemsize % _LINE
         self._draws = np.random.default_rng(seed).standard_normal(1 << 20).astype(self.dtype)
 
     def empty(self, *shape: int) -> Array:
         """An array of this shape; what is in it is undefined."""
-        size, spare = math.prod(shape), _LINE // self.dtype.itemsize
-        memory = np.empty(size + 2 * spare, self.dtype)
-        start = -memory.ctypes.data % _LINE // self.dtype.itemsize + self.offset % spare
-        return memory[start : start + size].reshape(shape)
+        size = math.prod(shape) * self.dtype.itemsize
+        memory = _memory(size + 2 * _LINE)
+        start = -memory.ctypes.data % _LINE + self._offset
+        return memory[start : start + size].view(self.dtype).reshape(shape)
 
     def normal(self, *shape: int, mean: float = 0.0, scale: float = 1.0) -> Array:
         """Normal numbers (that repeat after a million)."""

@@ -20,8 +20,7 @@ from .peers import Call
 
 _SAMPLE = 200e-6  # short calls are repeated for so many seconds
 _LONG = 2e-3  # calls that take longer empty the caches for themselves
-_BLOCK = 30e-3  # how long one part of an alternating loop runs
-_PAUSE = 20e-3  # after which no thread spins any more
+_BLOCK = 40e-3  # how long one part of an alternating loop runs, after as long a pause, in which all threads fall asleep
 
 
 @dataclass(frozen=True)
@@ -56,6 +55,14 @@ def _time(call: Call, times: int = 1) -> float:
     return (time.perf_counter() - start) / times
 
 
+def _time_for(call: Call, seconds: float) -> float:
+    calls, start = 0, time.perf_counter()
+    while (now := time.perf_counter()) - start < seconds or not calls:
+        call()
+        calls += 1
+    return (now - start) / calls
+
+
 def race(calls: Mapping[str, Call], effort: Effort) -> dict[str, list[float]]:
     """Seconds a call of every candidate, round by round."""
     order, samples = list(calls), {name: list[float]() for name in calls}
@@ -81,12 +88,9 @@ def alternate(first: Call, second: Call, effort: Effort) -> tuple[float, float, 
         second()
 
     def block(call: Call) -> float:
-        time.sleep(_PAUSE)
-        call()
-        samples, end = [_time(call)], time.perf_counter() + _BLOCK
-        while time.perf_counter() < end:
-            samples.append(_time(call))
-        return effort.of(samples)
+        time.sleep(_BLOCK)
+        _time_for(call, _BLOCK / 10)
+        return _time_for(call, _BLOCK)
 
     parts: tuple[list[float], ...] = ([], [], [])
     end = time.perf_counter() + effort.seconds

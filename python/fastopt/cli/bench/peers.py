@@ -12,7 +12,7 @@ import ctypes
 import importlib
 import importlib.util
 from collections.abc import Callable, Sequence
-from functools import partial
+from functools import cache, partial
 from itertools import count
 from math import sqrt
 from types import SimpleNamespace
@@ -170,7 +170,8 @@ def numpy_batch_norm_backward(
 # torch ----------------------------------------------------------------------------------------------------------------
 
 
-def keep_heap() -> None:
+@cache
+def _keep_heap() -> None:
     """Lets freed memory stay with the process (glibc), so that torch, which makes every result anew, finds it again.
 
     Otherwise the page faults of a large result cost torch more than computing it, and it would lose for the wrong
@@ -221,11 +222,13 @@ def torch_step(params: Arrays, grads: Arrays, *, fused: bool) -> Call:
 
 
 def torch_layer_norm(x: Array, weight: Array, bias: Array) -> Call:
+    _keep_heap()
     ((input, w, b),) = _tensors([x, weight, bias])
     return partial(torch().native_layer_norm, input, list(weight.shape), w, b, NORM_EPS)
 
 
 def torch_layer_norm_backward(dy: Array, x: Array, weight: Array, bias: Array) -> Call:
+    _keep_heap()
     ((grad, input, w, b),) = _tensors([dy, x, weight, bias])
     _, mean, rstd = torch().native_layer_norm(input, list(weight.shape), w, b, NORM_EPS)
     kernel = torch().ops.aten.native_layer_norm_backward.default
@@ -239,6 +242,7 @@ def torch_batch_norm(x: Array, running_mean: Array, running_var: Array, weight: 
 
 
 def torch_batch_norm_backward(dy: Array, x: Array, weight: Array, bias: Array) -> Call:
+    _keep_heap()
     ((grad, input, w, b),) = _tensors([dy, x, weight, bias])
     _, mean, rstd = torch().native_batch_norm(input, w, b, None, None, True, NORM_MOMENTUM, NORM_EPS)
     kernel = torch().ops.aten.native_batch_norm_backward.default

@@ -7,7 +7,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
-from statistics import median
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -86,12 +85,14 @@ class Training:
     def __init__(self, backend: Backend, digits: Digits, args: argparse.Namespace) -> None:
         self.backend, self.digits, self.args = backend, digits, args
         self.network = build(backend, args.hidden, args.seed)
-        self.decayed = [name for name, value in self.network.params.items() if value.ndim == 2]
-        self.others = [name for name, value in self.network.params.items() if value.ndim == 1]
+        params, grads = self.network.params, self.network.grads
+        self.decayed = [name for name in params if params[name].ndim == 2]
+        self.others = [name for name in params if params[name].ndim == 1]
         groups = [
-            {"params": [self.network.params[name] for name in self.decayed]},
-            {"params": [self.network.params[name] for name in self.others], "weight_decay": 0.0},
+            {"params": [params[name] for name in self.decayed]},
+            {"params": [params[name] for name in self.others], "weight_decay": 0.0},
         ]
+        self.grads = [[grads[name] for name in names] for names in (self.decayed, self.others)]
         self.optimizer = backend.optimizer(groups, lr=args.lr, weight_decay=args.weight_decay)
         self.watch = Stopwatch()
         self.history: list[Epoch] = []
@@ -116,7 +117,7 @@ class Training:
         loss, dlogits = cross_entropy(logits, target)
         lap("everything else")
         network.backward(dlogits, lap)
-        self.optimizer.step([[network.grads[name] for name in names] for names in (self.decayed, self.others)])
+        self.optimizer.step(self.grads)
         lap("optimizer")
         return loss
 
@@ -129,7 +130,7 @@ class Training:
         valid_loss, _ = self.evaluate(self.digits.valid)
         _, test_accuracy = self.evaluate(self.digits.test)
         self.network.train()
-        self.history.append(Epoch(sum(losses) / len(losses), valid_loss, test_accuracy, sum(self.watch.seconds())))
+        self.history.append(Epoch(sum(losses) / len(losses), valid_loss, test_accuracy, self.watch.seconds()))
 
     def evaluate(self, images: Images) -> tuple[float, float]:
         """The loss and the accuracy on ``images``."""
@@ -147,13 +148,6 @@ def build(backend: Backend, hidden: Sequence[int], seed: int) -> Network:
         layers.append((f"norm{i}", backend.norm(outputs)))
         layers.append((f"relu{i}", ReLU()))
     return Network([*layers, ("out", Linear(hidden[-1], 10, rng)), ("out", Bias(10))])
-
-
-def split(training: Training, steps: int) -> dict[str, float]:
-    """The median time of every part of the first ``steps`` steps, and of the whole step, in seconds."""
-    taken = training.watch.steps[:steps]
-    parts = {part: median(step[part] for step in taken) for part in PARTS}
-    return parts | {"whole step": median(sum(step.values()) for step in taken)}
 
 
 def main(args: argparse.Namespace) -> int:
@@ -176,7 +170,7 @@ def main(args: argparse.Namespace) -> int:
             runs.reverse()
     numpy, fast = sorted(runs, key=lambda run: run.backend is FASTOPT)
     steps = min(len(run.watch.steps) for run in runs)
-    times = split(numpy, steps), split(fast, steps)
+    times = numpy.watch.split(steps), fast.watch.split(steps)
     console.print(table(numpy, fast, *times))
     console.print(verdict(*times), highlight=False)
     if args.output is not None:

@@ -7,7 +7,9 @@ training step allocates nothing of size.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
+from itertools import pairwise
+from statistics import median
 from time import perf_counter
 from typing import Any, Protocol
 
@@ -161,23 +163,30 @@ def cross_entropy(logits: Array, target: Array) -> tuple[float, Array]:
 
 
 class Stopwatch:
-    """Splits the seconds of every training step over its ``PARTS``."""
+    """Remembers when what was done in every training step."""
 
     def __init__(self) -> None:
-        self.steps: list[dict[str, float]] = []
+        self.steps: list[list[tuple[str, float]]] = []
 
     def step(self) -> None:
         """A step begins."""
-        self.now = dict.fromkeys(PARTS, 0.0)
-        self.steps.append(self.now)
-        self.last = perf_counter()
+        self.marks = [("", perf_counter())]
+        self.steps.append(self.marks)
 
     def lap(self, part: str) -> None:
         """What happened since the last call was ``part``."""
-        now = perf_counter()
-        self.now[part] += now - self.last
-        self.last = now
+        self.marks.append((part, perf_counter()))
 
-    def seconds(self) -> Iterator[float]:
-        """The time of every step."""
-        return (sum(step.values()) for step in self.steps)
+    def split(self, steps: int) -> dict[str, float]:
+        """The median seconds of every part of the first ``steps`` steps, and of the whole step."""
+        times = []
+        for marks in self.steps[:steps]:
+            times.append(dict.fromkeys((*PARTS, "whole step"), 0.0))
+            for (_, before), (part, after) in pairwise(marks):
+                times[-1][part] += after - before
+                times[-1]["whole step"] += after - before
+        return {part: median(time[part] for time in times) for part in times[0]}
+
+    def seconds(self) -> float:
+        """The time of all steps so far."""
+        return sum(marks[-1][1] - marks[0][1] for marks in self.steps)
