@@ -21,10 +21,11 @@ Array::Array(py::handle object, const Name& name) : proxy_(py::detail::array_pro
   else if (number == py::detail::npy_api::NPY_DOUBLE_)
     dtype_ = Dtype::float64;
   else
-    throw py::type_error(name.text() + " has dtype " + std::string(py::str(object.attr("dtype"))) + ", expected float32 or float64");
+    throw py::type_error(name.text() + " has dtype " + std::string(py::str(object.attr("dtype"))) +
+                         ", expected float32 or float64");
   if (descr->byteorder != '=' && descr->byteorder != '|')
-    throw py::type_error(name.text() + " has swapped byte order (dtype " + std::string(py::str(object.attr("dtype").attr("str"))) +
-                         "), expected the machine's own");
+    throw py::type_error(name.text() + " has swapped byte order (dtype " +
+                         std::string(py::str(object.attr("dtype").attr("str"))) + "), expected the machine's own");
   if (reinterpret_cast<std::uintptr_t>(proxy_->data) % itemsize() != 0)
     throw py::type_error(name.text() + " is not aligned to its elements");
 }
@@ -42,11 +43,12 @@ std::string text_of(const std::vector<std::ptrdiff_t>& shape) {
 }
 
 bool Array::has_shape_of(const Array& other) const {
-  return ndim() == other.ndim() && std::equal(proxy_->dimensions, proxy_->dimensions + ndim(), other.proxy_->dimensions);
+  return ndim() == other.ndim() &&
+         std::equal(proxy_->dimensions, proxy_->dimensions + ndim(), other.proxy_->dimensions);
 }
 
-Rows rows_of(const Array& array, const std::vector<std::ptrdiff_t>& outer, const std::vector<std::ptrdiff_t>& inner, const Name& name,
-             const std::string& constraint) {
+Rows rows_of(const Array& array, const std::vector<std::ptrdiff_t>& outer, const std::vector<std::ptrdiff_t>& inner,
+             const Name& name, const std::string& constraint) {
   const auto itemsize = static_cast<std::ptrdiff_t>(array.itemsize());
   const bool empty = array.size() == 0;  // then strides mean nothing
   const auto elements_apart = [&](std::ptrdiff_t axis) {
@@ -59,7 +61,8 @@ Rows rows_of(const Array& array, const std::vector<std::ptrdiff_t>& outer, const
   rows.width = 1;
   for (auto axis = inner.rbegin(); axis != inner.rend(); ++axis) {
     const auto count = static_cast<std::size_t>(array.shape(*axis));
-    if (!empty && count > 1 && elements_apart(*axis) != rows.width) throw py::type_error(name.text() + " must be contiguous along " + constraint);
+    if (!empty && count > 1 && elements_apart(*axis) != rows.width)
+      throw py::type_error(name.text() + " must be contiguous along " + constraint);
     rows.width *= count;
   }
   for (auto axis = outer.rbegin(); axis != outer.rend(); ++axis) {
@@ -75,20 +78,24 @@ Rows rows_of(const Array& array, const std::vector<std::ptrdiff_t>& outer, const
 }
 
 Rows rows_of(const Array& array, std::ptrdiff_t split, const Name& name) {
-  std::vector<std::ptrdiff_t> outer(static_cast<std::size_t>(split)), inner(static_cast<std::size_t>(array.ndim() - split));
+  std::vector<std::ptrdiff_t> outer(static_cast<std::size_t>(split)),
+      inner(static_cast<std::size_t>(array.ndim() - split));
   std::iota(outer.begin(), outer.end(), 0);
   std::iota(inner.begin(), inner.end(), split);
-  return rows_of(array, outer, inner, name, inner.size() == 1 ? "its last axis" : "its last " + std::to_string(inner.size()) + " axes");
+  return rows_of(array, outer, inner, name,
+                 inner.size() == 1 ? "its last axis" : "its last " + std::to_string(inner.size()) + " axes");
 }
 
 Rows longest_rows_of(const Array& array, const Name& name) {
   std::ptrdiff_t split = array.ndim(), contiguous = static_cast<std::ptrdiff_t>(array.itemsize());
-  for (; split > 0 && (array.shape(split - 1) == 1 || array.stride(split - 1) == contiguous); --split) contiguous *= array.shape(split - 1);
+  for (; split > 0 && (array.shape(split - 1) == 1 || array.stride(split - 1) == contiguous); --split)
+    contiguous *= array.shape(split - 1);
   return rows_of(array, std::min(split, std::max<std::ptrdiff_t>(array.ndim() - 1, 0)), name);
 }
 
 void expect_dtype(const Array& array, Dtype dtype, const Name& name) {
-  if (array.dtype() != dtype) throw py::type_error(name.text() + " has dtype " + name_of(array.dtype()) + ", expected " + name_of(dtype));
+  if (array.dtype() != dtype)
+    throw py::type_error(name.text() + " has dtype " + name_of(array.dtype()) + ", expected " + name_of(dtype));
 }
 
 void expect_shape(const Array& array, const std::vector<std::ptrdiff_t>& shape, const Name& name) {
@@ -125,7 +132,8 @@ void Spans::expect_disjoint(std::string_view function) {
     const Span* other = span.written ? reach : written_reach;
     if (other && other->end > span.begin) {
       const Span &target = other->written ? *other : span, &rest = other->written ? span : *other;
-      throw py::value_error(std::string(function) + ": " + target.argument + " would be written, but overlaps " + rest.argument);
+      throw py::value_error(std::string(function) + ": " + target.argument + " would be written, but overlaps " +
+                            rest.argument);
     }
     if (!reach || span.end > reach->end) reach = &span;
     if (span.written && (!written_reach || span.end > written_reach->end)) written_reach = &span;
@@ -134,10 +142,11 @@ void Spans::expect_disjoint(std::string_view function) {
 
 void Spans::expect_apart(const Array& read, const Name& name) const {
   const Extent extent = Spans::extent(read);
-  const auto after = std::lower_bound(spans_.begin(), spans_.end(), extent.end, [](const Span& span, std::uintptr_t end) { return span.begin < end; });
+  const auto after = std::lower_bound(spans_.begin(), spans_.end(), extent.end,
+                                      [](const Span& span, std::uintptr_t end) { return span.begin < end; });
   if (after != spans_.begin() && (after - 1)->end > extent.begin)
-    throw py::value_error(std::string(name.function) + ": " + (after - 1)->argument + " would be written, but overlaps " +
-                          std::string(name.argument).append(name.item));
+    throw py::value_error(std::string(name.function) + ": " + (after - 1)->argument +
+                          " would be written, but overlaps " + std::string(name.argument).append(name.item));
 }
 
 }  // namespace fastopt

@@ -20,7 +20,8 @@ enum class Dtype { float32, float64 };
 template <class T> inline constexpr Dtype dtype_of = sizeof(T) == 4 ? Dtype::float32 : Dtype::float64;
 inline const char* name_of(Dtype dtype) { return dtype == Dtype::float32 ? "float32" : "float64"; }
 
-/// What an argument is called in an error: "layer_norm: weight", "AdamW: grads['bias']".  Costs nothing until there is one.
+/// What an argument is called in an error: "layer_norm: weight", "AdamW: grads['bias']".  Costs nothing until there is
+/// one.
 struct Name {
   std::string_view function, argument, item = {};
   std::string text() const { return std::string(function).append(": ").append(argument).append(item); }
@@ -60,8 +61,8 @@ void expect_writeable(const Array& array, const Name& name);
 
 /// Rows of an array whose `inner` axes together are a row, and whose `outer` axes count rows (both outermost first).
 /// TypeError where the inner axes are not contiguous, with `constraint` as its text, or where a stride is negative.
-Rows rows_of(const Array& array, const std::vector<std::ptrdiff_t>& outer, const std::vector<std::ptrdiff_t>& inner, const Name& name,
-             const std::string& constraint);
+Rows rows_of(const Array& array, const std::vector<std::ptrdiff_t>& outer, const std::vector<std::ptrdiff_t>& inner,
+             const Name& name, const std::string& constraint);
 /// The axes from `split` on are a row, those before it count rows.
 Rows rows_of(const Array& array, std::ptrdiff_t split, const Name& name);
 /// As rows_of, with rows as long as the memory allows; at least the innermost axis must be contiguous.
@@ -85,7 +86,8 @@ class Spans {
   void add(const Array& array, std::string argument, bool written);
   /// Sorts; ValueError where two overlap and one of them is written.
   void expect_disjoint(std::string_view function);
-  /// After expect_disjoint, where all are written and so disjoint: ValueError where a further array, which is read, overlaps one.
+  /// After expect_disjoint, where all are written and so disjoint: ValueError where a further array, which is read,
+  /// overlaps one.
   void expect_apart(const Array& read, const Name& name) const;
 
  private:

@@ -27,8 +27,9 @@ Addresses addresses_of(const std::string& name, const Arrays& arrays, py::ssize_
     };
     require((array.flags() & (py::array::c_style | py::array::f_style)) != 0, "be contiguous");
     require(!writes || array.writeable(), "be writeable");
-    require(array.nbytes() == bytes && bytes % 4 == 0,
-            "have as many bytes as the other arrays (" + std::to_string(bytes) + ") and a multiple of 4, got " + std::to_string(array.nbytes()));
+    require(array.nbytes() == bytes && bytes % 4 == 0, "have as many bytes as the other arrays (" +
+                                                           std::to_string(bytes) + ") and a multiple of 4, got " +
+                                                           std::to_string(array.nbytes()));
     addresses.push_back(static_cast<std::uint32_t*>(const_cast<void*>(array.data())));
   }
   return addresses;
@@ -36,7 +37,8 @@ Addresses addresses_of(const std::string& name, const Arrays& arrays, py::ssize_
 
 /// Runs Floor<R, U, W> if these are the numbers of arrays.
 template <std::size_t R, std::size_t U, std::size_t W>
-bool run_if(const Addresses& reads, const Addresses& updates, const Addresses& writes, std::size_t words, FloorStyle style) {
+bool run_if(const Addresses& reads, const Addresses& updates, const Addresses& writes, std::size_t words,
+            FloorStyle style) {
   if (reads.size() != R || updates.size() != U || writes.size() != W) return false;
   volatile std::uint32_t nothing = 0;
   Floor<R, U, W> floor{{}, {}, {}, words, nothing};
@@ -54,21 +56,27 @@ void run_floor(const Arrays& reads, const Arrays& updates, const Arrays& writes,
   const auto r = addresses_of("reads", reads, bytes, false);
   const auto u = addresses_of("updates", updates, bytes, true);
   const auto w = addresses_of("writes", writes, bytes, true);
-  const auto attempt = [&](auto run) { return run(r, u, w, static_cast<std::size_t>(bytes) / 4, FloorStyle{ahead, streaming}); };
-  const bool done = attempt(run_if<1, 1, 0>) || attempt(run_if<1, 2, 0>) || attempt(run_if<1, 3, 0>) || attempt(run_if<1, 4, 0>) ||
-                    attempt(run_if<1, 0, 1>) || attempt(run_if<2, 0, 1>);
+  const auto attempt = [&](auto run) {
+    return run(r, u, w, static_cast<std::size_t>(bytes) / 4, FloorStyle{ahead, streaming});
+  };
+  const bool done = attempt(run_if<1, 1, 0>) || attempt(run_if<1, 2, 0>) || attempt(run_if<1, 3, 0>) ||
+                    attempt(run_if<1, 4, 0>) || attempt(run_if<1, 0, 1>) || attempt(run_if<2, 0, 1>);
   if (!done)
-    throw py::value_error("floor: must be 1 read and 1 to 4 updates, or 1 or 2 reads and 1 write, got " + std::to_string(r.size()) + ", " +
-                          std::to_string(u.size()) + " and " + std::to_string(w.size()));
+    throw py::value_error("floor: must be 1 read and 1 to 4 updates, or 1 or 2 reads and 1 write, got " +
+                          std::to_string(r.size()) + ", " + std::to_string(u.size()) + " and " +
+                          std::to_string(w.size()));
 }
 
 }  // namespace
 
 void bind_floor(py::module_& m) {
-  m.def("floor", &run_floor, py::arg("reads"), py::arg("updates"), py::arg("writes"), py::arg("streaming") = false, py::arg("ahead") = 0,
-        "Moves the bytes of a kernel and computes nothing: loads the reads, loads and stores the updates (their values stay),\n"
+  m.def("floor", &run_floor, py::arg("reads"), py::arg("updates"), py::arg("writes"), py::arg("streaming") = false,
+        py::arg("ahead") = 0,
+        "Moves the bytes of a kernel and computes nothing: loads the reads, loads and stores the updates (their values "
+        "stay),\n"
         "stores the exclusive or of the reads in the writes.  Arrays of any dtype, all with the same number of bytes.\n"
-        "``streaming`` stores the writes past the caches; ``ahead`` is how many bytes ahead to prefetch (0: not at all).");
+        "``streaming`` stores the writes past the caches; ``ahead`` is how many bytes ahead to prefetch (0: not at "
+        "all).");
 }
 
 }  // namespace fastopt

@@ -2,11 +2,11 @@
 #include <pybind11/stl.h>
 
 #include <algorithm>
+#include <limits>
 #include <numeric>
 #include <optional>
 #include <string>
 #include <utility>
-#include <variant>
 #include <vector>
 
 #include "bind/arrays.hpp"
@@ -21,7 +21,9 @@ namespace {
 using Shape = std::vector<std::ptrdiff_t>;
 
 /// Calls body(T{}) with the compute type.
-template <class Body> auto with_type(Dtype dtype, Body&& body) { return dtype == Dtype::float32 ? body(float{}) : body(double{}); }
+template <class Body> auto with_type(Dtype dtype, Body&& body) {
+  return dtype == Dtype::float32 ? body(float{}) : body(double{});
+}
 
 /// The arguments of one call: finds what is wrong with them and, at the end, whether what is written overlaps anything.
 class Call {
@@ -39,7 +41,8 @@ class Call {
   }
 
   /// A contiguous array of one dtype and shape, or nothing.
-  std::optional<Array> optional(py::handle object, const char* argument, Dtype dtype, const Shape& shape, bool written = false) {
+  std::optional<Array> optional(py::handle object, const char* argument, Dtype dtype, const Shape& shape,
+                                bool written = false) {
     if (object.is_none()) return std::nullopt;
     const Array array(object, name(argument));
     expect_dtype(array, dtype, name(argument));
@@ -61,13 +64,15 @@ class Call {
     given_.assign(count, py::none());
     if (out.is_none()) return;
     if (!py::isinstance<py::tuple>(out) || py::len(out) != count)
-      throw py::type_error(text("out") + " must be a tuple of " + std::to_string(count) + ", with None for results that are wanted new");
+      throw py::type_error(text("out") + " must be a tuple of " + std::to_string(count) +
+                           ", with None for results that are wanted new");
     const auto tuple = py::reinterpret_borrow<py::tuple>(out);
     for (std::size_t i = 0; i < count; ++i) given_[i] = tuple[i];
   }
 
   /// Result number i: the one that is given, or what `make` makes.
-  template <class Make> py::object result(std::size_t i, const char* argument, Dtype dtype, const Shape& shape, const Make& make) {
+  template <class Make>
+  py::object result(std::size_t i, const char* argument, Dtype dtype, const Shape& shape, const Make& make) {
     if (given_[i].is_none()) return make();
     const Array array(given_[i], name(argument));
     expect_dtype(array, dtype, name(argument));
@@ -108,35 +113,73 @@ template <class T> T* data_of(const py::object& array) {
   return array.is_none() ? nullptr : reinterpret_cast<T*>(py::detail::array_proxy(array.ptr())->data);
 }
 
-void expect_eps(const Call& call, double eps) {
-  if (!(eps >= 0)) throw py::value_error(call.text("eps") + " must be >= 0, got " + std::string(py::str(py::float_(eps))));
+/// A number in [low, high].
+double number_of(const Call& call, const char* argument, py::handle object, double low, double high,
+                 const char* constraint) {
+  const double value = PyFloat_AsDouble(object.ptr());
+  if (value == -1 && PyErr_Occurred()) {
+    const bool too_large = PyErr_ExceptionMatches(PyExc_OverflowError) != 0;
+    PyErr_Clear();
+    if (!too_large)
+      throw py::type_error(call.text(argument) + " must be a number, got " + std::string(py::repr(object)));
+    throw py::value_error(call.text(argument) + " must be " + constraint + ", got " + std::string(py::str(object)));
+  }
+  if (!(value >= low && value <= high))
+    throw py::value_error(call.text(argument) + " must be " + constraint + ", got " + std::string(py::str(object)));
+  return value;
+}
+
+double eps_of(const Call& call, py::handle object) {
+  return number_of(call, "eps", object, 0, std::numeric_limits<double>::max(), "finite and >= 0");
+}
+
+std::ptrdiff_t integer_of(const Call& call, const char* argument, py::handle object) {
+  const Py_ssize_t value = PyNumber_AsSsize_t(object.ptr(), nullptr);
+  if (value == -1 && PyErr_Occurred()) {
+    PyErr_Clear();
+    throw py::type_error(call.text(argument) + " must be an integer, got " + std::string(py::repr(object)));
+  }
+  return value;
+}
+
+bool flag_of(const Call& call, const char* argument, py::handle object) {
+  if (!py::isinstance<py::bool_>(object) && !PyIndex_Check(object.ptr()) &&
+      std::string(py::str(py::type::handle_of(object).attr("__name__"))) != "bool")
+    throw py::type_error(call.text(argument) + " must be a bool, got " + std::string(py::repr(object)));
+  return PyObject_IsTrue(object.ptr()) == 1;
 }
 
 // ---- LayerNorm ------------------------------------------------------------------------------------------------------
 
 /// The normalized axes, the last ones of x; returns how many axes come before them.
-std::ptrdiff_t expect_normalized(const Call& call, const Array& x, const std::variant<std::ptrdiff_t, Shape>& normalized_shape, Shape& shape) {
-  shape = std::holds_alternative<Shape>(normalized_shape) ? std::get<Shape>(normalized_shape) : Shape{std::get<std::ptrdiff_t>(normalized_shape)};
+std::ptrdiff_t expect_normalized(const Call& call, const Array& x, py::handle normalized_shape, Shape& shape) {
+  if (py::isinstance<py::sequence>(normalized_shape) && !py::isinstance<py::str>(normalized_shape))
+    for (const py::handle axis : normalized_shape) shape.push_back(integer_of(call, "normalized_shape", axis));
+  else
+    shape.push_back(integer_of(call, "normalized_shape", normalized_shape));
   const auto axes = static_cast<std::ptrdiff_t>(shape.size());
   if (axes == 0) throw py::value_error(call.text("normalized_shape") + " must name at least one axis");
   const Shape all = x.shape();
   if (axes > x.ndim() || !std::equal(shape.begin(), shape.end(), all.end() - axes))
-    throw py::value_error(call.text("x") + " has shape " + text_of(all) + ", expected it to end with normalized_shape " + text_of(shape));
+    throw py::value_error(call.text("x") + " has shape " + text_of(all) +
+                          ", expected it to end with normalized_shape " + text_of(shape));
   return x.ndim() - axes;
 }
 
-py::tuple py_layer_norm(py::handle x_object, const std::variant<std::ptrdiff_t, Shape>& normalized_shape, py::handle weight_object,
-                     py::handle bias_object, double eps, py::handle out) {
+py::tuple py_layer_norm(py::handle x_object, py::handle normalized_shape, py::handle weight_object,
+                        py::handle bias_object, py::handle eps_object, py::handle out) {
   Call call("layer_norm");
   const Array x = call.read(x_object, "x");
   Shape normalized;
   const std::ptrdiff_t split = expect_normalized(call, x, normalized_shape, normalized);
   const Shape shape = x.shape(), leading(shape.begin(), shape.begin() + split);
   const Rows rows = rows_of(x, split, call.name("x"));
-  const auto weight = call.optional(weight_object, "weight", x.dtype(), normalized), bias = call.optional(bias_object, "bias", x.dtype(), normalized);
-  expect_eps(call, eps);
+  const auto weight = call.optional(weight_object, "weight", x.dtype(), normalized),
+             bias = call.optional(bias_object, "bias", x.dtype(), normalized);
+  const double eps = eps_of(call, eps_object);
   call.results(out, 3);
-  py::object y = call.contiguous_result(0, "out[0]", x.dtype(), shape), mean = call.contiguous_result(1, "out[1]", Dtype::float64, leading),
+  py::object y = call.contiguous_result(0, "out[0]", x.dtype(), shape),
+             mean = call.contiguous_result(1, "out[1]", Dtype::float64, leading),
              rstd = call.contiguous_result(2, "out[2]", Dtype::float64, leading);
   call.expect_disjoint();
   with_type(x.dtype(), [&](auto number) {
@@ -149,8 +192,9 @@ py::tuple py_layer_norm(py::handle x_object, const std::variant<std::ptrdiff_t, 
   return py::make_tuple(y, mean, rstd);
 }
 
-py::tuple py_layer_norm_backward(py::handle dy_object, py::handle x_object, const std::variant<std::ptrdiff_t, Shape>& normalized_shape,
-                              py::handle mean_object, py::handle rstd_object, py::handle weight_object, py::handle out) {
+py::tuple py_layer_norm_backward(py::handle dy_object, py::handle x_object, py::handle normalized_shape,
+                                 py::handle mean_object, py::handle rstd_object, py::handle weight_object,
+                                 py::handle out) {
   Call call("layer_norm_backward");
   const Array dy = call.read(dy_object, "dy"), x = call.read(x_object, "x");
   Shape normalized;
@@ -159,7 +203,8 @@ py::tuple py_layer_norm_backward(py::handle dy_object, py::handle x_object, cons
   expect_dtype(dy, x.dtype(), call.name("dy"));
   expect_shape(dy, shape, call.name("dy"));
   const Rows rows = rows_of(x, split, call.name("x")), dy_rows = rows_of(dy, split, call.name("dy"));
-  const Array mean = call.required(mean_object, "mean", Dtype::float64, leading), rstd = call.required(rstd_object, "rstd", Dtype::float64, leading);
+  const Array mean = call.required(mean_object, "mean", Dtype::float64, leading),
+              rstd = call.required(rstd_object, "rstd", Dtype::float64, leading);
   const auto weight = call.optional(weight_object, "weight", x.dtype(), normalized);
   call.results(out, 3);
   py::object dx = call.contiguous_result(0, "out[0]", x.dtype(), shape), dweight, dbias;
@@ -175,18 +220,21 @@ py::tuple py_layer_norm_backward(py::handle dy_object, py::handle x_object, cons
     using T = decltype(number);
     T *dx_to = data_of<T>(dx), *dweight_to = data_of<T>(dweight), *dbias_to = data_of<T>(dbias);
     const py::gil_scoped_release release;
-    fastopt::layer_norm_backward<T>(dy.data<T>(), dy_rows, x.data<T>(), rows, mean.data<double>(), rstd.data<double>(), data_of<T>(weight), dx_to,
-                                    dweight_to, dbias_to);
+    fastopt::layer_norm_backward<T>(dy.data<T>(), dy_rows, x.data<T>(), rows, mean.data<double>(), rstd.data<double>(),
+                                    data_of<T>(weight), dx_to, dweight_to, dbias_to);
   });
   return py::make_tuple(dx, dweight, dbias);
 }
 
 // ---- BatchNorm ------------------------------------------------------------------------------------------------------
 
-std::size_t expect_channel_axis(const Call& call, const Array& x, std::ptrdiff_t channel_axis) {
-  if (x.ndim() < 2) throw py::value_error(call.text("x") + " has shape " + text_of(x.shape()) + ", expected at least 2 axes");
+std::size_t channel_axis_of(const Call& call, const Array& x, py::handle object) {
+  const std::ptrdiff_t channel_axis = integer_of(call, "channel_axis", object);
+  if (x.ndim() < 2)
+    throw py::value_error(call.text("x") + " has shape " + text_of(x.shape()) + ", expected at least 2 axes");
   if (channel_axis < -x.ndim() || channel_axis >= x.ndim())
-    throw py::value_error(call.text("channel_axis") + " must name an axis of x, which has " + std::to_string(x.ndim()) + ", got " + std::to_string(channel_axis));
+    throw py::value_error(call.text("channel_axis") + " must name an axis of x, which has " + std::to_string(x.ndim()) +
+                          ", got " + std::to_string(channel_axis));
   return static_cast<std::size_t>(channel_axis < 0 ? channel_axis + x.ndim() : channel_axis);
 }
 
@@ -201,7 +249,8 @@ Channels channels_of(const Array& array, std::size_t channel_axis, const Name& n
 
   Channels channels{};
   channels.count = static_cast<std::size_t>(array.shape(axis));
-  channels.columns = inner == 1 || (channels.count > 1 && array.stride(axis) == static_cast<std::ptrdiff_t>(array.itemsize()));
+  channels.columns =
+      inner == 1 || (channels.count > 1 && array.stride(axis) == static_cast<std::ptrdiff_t>(array.itemsize()));
   if (channels.columns) {
     before.insert(before.end(), after.begin(), after.end());
     channels.rows = rows_of(array, before, {axis}, name, "its channel axis, or along the axes behind it");
@@ -222,10 +271,22 @@ Channels channels_like(const Channels& x, const Array& array, std::size_t channe
   return channels;
 }
 
-/// The result that is laid out as x.
-py::object result_like(Call& call, std::size_t i, const char* argument, py::handle x_object, const Array& x) {
-  py::object object = call.result(i, argument, x.dtype(), x.shape(), [&] {
-    return x.contiguous() ? Call::fresh(x.dtype(), x.shape()) : py::module_::import("numpy").attr("empty_like")(x_object);
+/// The result that is laid out as x: planes or columns.
+py::object result_like(Call& call, std::size_t i, const char* argument, const Array& x, const Channels& channels,
+                       std::size_t axis) {
+  const Shape shape = x.shape();
+  py::object object = call.result(i, argument, x.dtype(), shape, [&]() -> py::object {
+    if (!channels.columns || axis + 1 == shape.size()) return Call::fresh(x.dtype(), shape);
+    Shape strides(shape.size());
+    strides[axis] = static_cast<std::ptrdiff_t>(x.itemsize());
+    std::ptrdiff_t stride = strides[axis] * shape[axis];
+    for (std::size_t a = shape.size(); a-- > 0;)
+      if (a != axis) {
+        strides[a] = stride;
+        stride *= std::max<std::ptrdiff_t>(shape[a], 1);
+      }
+    if (x.dtype() == Dtype::float32) return py::array_t<float>(shape, strides);
+    return py::array_t<double>(shape, strides);
   });
   const Array array(object, call.name(argument));
   const Spans::Extent extent = Spans::extent(array);
@@ -234,25 +295,32 @@ py::object result_like(Call& call, std::size_t i, const char* argument, py::hand
   return object;
 }
 
-py::tuple py_batch_norm(py::handle x_object, py::handle running_mean_object, py::handle running_var_object, py::handle weight_object,
-                     py::handle bias_object, bool training, double momentum, double eps, std::ptrdiff_t channel_axis, py::handle out) {
+py::tuple py_batch_norm(py::handle x_object, py::handle running_mean_object, py::handle running_var_object,
+                        py::handle weight_object, py::handle bias_object, py::handle training_object,
+                        py::handle momentum_object, py::handle eps_object, py::handle channel_axis, py::handle out) {
   Call call("batch_norm");
+  const bool training = flag_of(call, "training", training_object);
   const Array x = call.read(x_object, "x");
-  const std::size_t axis = expect_channel_axis(call, x, channel_axis);
+  const std::size_t axis = channel_axis_of(call, x, channel_axis);
   const Channels in = channels_of(x, axis, call.name("x"));
   const Shape channels{static_cast<std::ptrdiff_t>(in.count)};
   const auto running_mean = call.optional(running_mean_object, "running_mean", x.dtype(), channels, training),
              running_var = call.optional(running_var_object, "running_var", x.dtype(), channels, training);
   if (running_mean.has_value() != running_var.has_value())
-    throw py::type_error(call.text(running_mean ? "running_var" : "running_mean") + " is None, but the other running statistic is not");
-  if (!training && !running_mean) throw py::type_error(call.text("running_mean") + " is None, but evaluation needs the running statistics");
-  const auto weight = call.optional(weight_object, "weight", x.dtype(), channels), bias = call.optional(bias_object, "bias", x.dtype(), channels);
-  expect_eps(call, eps);
-  if (!(momentum >= 0 && momentum <= 1)) throw py::value_error(call.text("momentum") + " must be in [0, 1], got " + std::string(py::str(py::float_(momentum))));
+    throw py::type_error(call.text(running_mean ? "running_var" : "running_mean") +
+                         " is None, but the other running statistic is not");
+  if (!training && !running_mean)
+    throw py::type_error(call.text("running_mean") + " is None, but evaluation needs the running statistics");
+  const auto weight = call.optional(weight_object, "weight", x.dtype(), channels),
+             bias = call.optional(bias_object, "bias", x.dtype(), channels);
+  const double momentum = number_of(call, "momentum", momentum_object, 0, 1, "in [0, 1]"),
+               eps = eps_of(call, eps_object);
   if (training && in.values() == 1)
-    throw py::value_error(call.text("x") + " has shape " + text_of(x.shape()) + ", expected more than 1 value per channel when training");
+    throw py::value_error(call.text("x") + " has shape " + text_of(x.shape()) +
+                          ", expected more than 1 value per channel when training");
   call.results(out, 3);
-  py::object y = result_like(call, 0, "out[0]", x_object, x), mean = call.contiguous_result(1, "out[1]", Dtype::float64, channels),
+  py::object y = result_like(call, 0, "out[0]", x, in, axis),
+             mean = call.contiguous_result(1, "out[1]", Dtype::float64, channels),
              rstd = call.contiguous_result(2, "out[2]", Dtype::float64, channels);
   const Channels y_out = channels_like(in, Array(y, call.name("out[0]")), axis, call.name("out[0]"));
   call.expect_disjoint();
@@ -264,29 +332,34 @@ py::tuple py_batch_norm(py::handle x_object, py::handle running_mean_object, py:
     T *running_mean_to = data_of<T>(running_mean), *running_var_to = data_of<T>(running_var);
     const py::gil_scoped_release release;
     if (!training) {
-      batch_norm_evaluation<T>(x.data<T>(), in, running_mean_to, running_var_to, data_of<T>(weight), data_of<T>(bias), eps, to, y_out, mean_to,
-                               rstd_to);
+      batch_norm_evaluation<T>(x.data<T>(), in, running_mean_to, running_var_to, data_of<T>(weight), data_of<T>(bias),
+                               eps, to, y_out, mean_to, rstd_to);
     } else {
-      const auto moments = batch_norm_training<T>(x.data<T>(), in, data_of<T>(weight), data_of<T>(bias), eps, to, y_out, mean_to, rstd_to);
-      if (running_mean_to && in.values() != 0) update_running<T>(moments, in.values(), momentum, running_mean_to, running_var_to);
+      const auto moments = batch_norm_training<T>(x.data<T>(), in, data_of<T>(weight), data_of<T>(bias), eps, to, y_out,
+                                                  mean_to, rstd_to);
+      if (running_mean_to && in.values() != 0)
+        update_running<T>(moments, in.values(), momentum, running_mean_to, running_var_to);
     }
   });
   return py::make_tuple(y, mean, rstd);
 }
 
-py::tuple py_batch_norm_backward(py::handle dy_object, py::handle x_object, py::handle mean_object, py::handle rstd_object, py::handle weight_object,
-                              bool training, std::ptrdiff_t channel_axis, py::handle out) {
+py::tuple py_batch_norm_backward(py::handle dy_object, py::handle x_object, py::handle mean_object,
+                                 py::handle rstd_object, py::handle weight_object, py::handle training_object,
+                                 py::handle channel_axis, py::handle out) {
   Call call("batch_norm_backward");
+  const bool training = flag_of(call, "training", training_object);
   const Array dy = call.read(dy_object, "dy"), x = call.read(x_object, "x");
-  const std::size_t axis = expect_channel_axis(call, x, channel_axis);
+  const std::size_t axis = channel_axis_of(call, x, channel_axis);
   expect_dtype(dy, x.dtype(), call.name("dy"));
   expect_shape(dy, x.shape(), call.name("dy"));
   const Channels in = channels_of(x, axis, call.name("x")), dy_in = channels_like(in, dy, axis, call.name("dy"));
   const Shape channels{static_cast<std::ptrdiff_t>(in.count)};
-  const Array mean = call.required(mean_object, "mean", Dtype::float64, channels), rstd = call.required(rstd_object, "rstd", Dtype::float64, channels);
+  const Array mean = call.required(mean_object, "mean", Dtype::float64, channels),
+              rstd = call.required(rstd_object, "rstd", Dtype::float64, channels);
   const auto weight = call.optional(weight_object, "weight", x.dtype(), channels);
   call.results(out, 3);
-  py::object dx = result_like(call, 0, "out[0]", x_object, x), dweight, dbias;
+  py::object dx = result_like(call, 0, "out[0]", x, in, axis), dweight, dbias;
   if (weight) {
     dweight = call.contiguous_result(1, "out[1]", x.dtype(), channels);
     dbias = call.contiguous_result(2, "out[2]", x.dtype(), channels);
@@ -300,8 +373,8 @@ py::tuple py_batch_norm_backward(py::handle dy_object, py::handle x_object, py::
     using T = decltype(number);
     T *dx_to = data_of<T>(dx), *dweight_to = data_of<T>(dweight), *dbias_to = data_of<T>(dbias);
     const py::gil_scoped_release release;
-    fastopt::batch_norm_backward<T>(dy.data<T>(), dy_in, x.data<T>(), in, mean.data<double>(), rstd.data<double>(), data_of<T>(weight), training,
-                                    dx_to, dx_out, dweight_to, dbias_to);
+    fastopt::batch_norm_backward<T>(dy.data<T>(), dy_in, x.data<T>(), in, mean.data<double>(), rstd.data<double>(),
+                                    data_of<T>(weight), training, dx_to, dx_out, dweight_to, dbias_to);
   });
   return py::make_tuple(dx, dweight, dbias);
 }
@@ -310,12 +383,14 @@ py::tuple py_batch_norm_backward(py::handle dy_object, py::handle x_object, py::
 
 void bind_norm(py::module_& m) {
   using py::arg;
-  m.def("layer_norm", &py_layer_norm, arg("x"), arg("normalized_shape"), arg("weight"), arg("bias"), arg("eps"), arg("out"));
-  m.def("layer_norm_backward", &py_layer_norm_backward, arg("dy"), arg("x"), arg("normalized_shape"), arg("mean"), arg("rstd"), arg("weight"), arg("out"));
-  m.def("batch_norm", &py_batch_norm, arg("x"), arg("running_mean"), arg("running_var"), arg("weight"), arg("bias"), arg("training"), arg("momentum"),
-        arg("eps"), arg("channel_axis"), arg("out"));
-  m.def("batch_norm_backward", &py_batch_norm_backward, arg("dy"), arg("x"), arg("mean"), arg("rstd"), arg("weight"), arg("training"),
-        arg("channel_axis"), arg("out"));
+  m.def("layer_norm", &py_layer_norm, arg("x"), arg("normalized_shape"), arg("weight"), arg("bias"), arg("eps"),
+        arg("out"));
+  m.def("layer_norm_backward", &py_layer_norm_backward, arg("dy"), arg("x"), arg("normalized_shape"), arg("mean"),
+        arg("rstd"), arg("weight"), arg("out"));
+  m.def("batch_norm", &py_batch_norm, arg("x"), arg("running_mean"), arg("running_var"), arg("weight"), arg("bias"),
+        arg("training"), arg("momentum"), arg("eps"), arg("channel_axis"), arg("out"));
+  m.def("batch_norm_backward", &py_batch_norm_backward, arg("dy"), arg("x"), arg("mean"), arg("rstd"), arg("weight"),
+        arg("training"), arg("channel_axis"), arg("out"));
 }
 
 }  // namespace fastopt

@@ -20,7 +20,8 @@ namespace py = pybind11;
 namespace fastopt {
 namespace {
 
-/// The Python function that the first parallel region calls.  Never freed: a thread may call it while the interpreter ends.
+/// The Python function that the first parallel region calls.  Never freed: a thread may call it while the interpreter
+/// ends.
 PyObject* hook = nullptr;
 
 void call_hook() {
@@ -35,7 +36,8 @@ void call_hook() {
 
 std::string openmp_path() {
   Dl_info info;
-  return dladdr(reinterpret_cast<void*>(&omp_get_max_threads), &info) != 0 && info.dli_fname != nullptr ? info.dli_fname : "";
+  return dladdr(reinterpret_cast<void*>(&omp_get_max_threads), &info) != 0 && info.dli_fname != nullptr ? info.dli_fname
+                                                                                                        : "";
 }
 
 /// Ends the forking thread's OpenMP workers, so that its child does not wait for threads that it has not got.  They are
@@ -62,8 +64,8 @@ struct Fork {
     if (--depth == 0) Lender::release();
   }
 
-  /// A child runs on one thread until it is told otherwise, as it usually has as many siblings as there are cores, and its
-  /// BLAS gets its own threads back.
+  /// A child runs on one thread until it is told otherwise, as it usually has as many siblings as there are cores, and
+  /// its BLAS gets its own threads back.
   static void in_child() {
     if (--depth > 0) return;
     Lender::renew();
@@ -87,9 +89,12 @@ int fresh_count() {
 void bind_threads(py::module_& m) {
   watch_forks();
 
-  m.def("set_num_threads", [](int n) { ThreadCount::set(n, fresh_count()); }, py::arg("n"), py::call_guard<py::gil_scoped_release>(),
-        "How many threads kernels use, in the whole process.");
-  m.def("get_num_threads", [] { return stranded ? 1 : ThreadCount::get(); }, "How many threads kernels called by this thread use.");
+  m.def(
+      "set_num_threads", [](int n) { ThreadCount::set(n, fresh_count()); }, py::arg("n"),
+      py::call_guard<py::gil_scoped_release>(), "How many threads kernels use, in the whole process.");
+  m.def(
+      "get_num_threads", [] { return stranded ? 1 : ThreadCount::get(); },
+      "How many threads kernels called by this thread use.");
   m.def(
       "swap_num_threads",
       [](int n) {
@@ -106,7 +111,9 @@ void bind_threads(py::module_& m) {
         before_first_region = &call_hook;
       },
       py::arg("function"), "Has `function` called once, before the next parallel region.");
-  m.def("pending", [] { return before_first_region != nullptr; }, "Whether before_first_region() still has its call to come.");
+  m.def(
+      "pending", [] { return before_first_region != nullptr; },
+      "Whether before_first_region() still has its call to come.");
   m.def("forget_first_region", [] { before_first_region = nullptr; }, "Undoes before_first_region().");
 
   m.def(
@@ -118,10 +125,11 @@ void bind_threads(py::module_& m) {
       },
       py::arg("install"), py::arg("slots"), py::call_guard<py::gil_scoped_release>(),
       "Lends the threads to the OpenBLAS whose openblas_set_threads_callback_function is at address `install`.");
-  m.def("reclaim", &Lender::reclaim, py::call_guard<py::gil_scoped_release>(), "Gives every BLAS its own threads back; how many had ours.");
+  m.def("reclaim", &Lender::reclaim, py::call_guard<py::gil_scoped_release>(),
+        "Gives every BLAS its own threads back; how many had ours.");
   m.def(
-      "borrowed", [](std::uintptr_t install) { return Lender::borrowed(reinterpret_cast<Lender::Install>(install)); }, py::arg("install"),
-      py::call_guard<py::gil_scoped_release>(), "Whether that OpenBLAS has our threads now.");
+      "borrowed", [](std::uintptr_t install) { return Lender::borrowed(reinterpret_cast<Lender::Install>(install)); },
+      py::arg("install"), py::call_guard<py::gil_scoped_release>(), "Whether that OpenBLAS has our threads now.");
 
   m.def(
       "openmp",
@@ -151,7 +159,8 @@ void bind_threads(py::module_& m) {
         std::erase(ids, 0);
         return ids;
       },
-      py::arg("threads"), py::call_guard<py::gil_scoped_release>(), "The system's ids of the threads that a region for `threads` ran on.");
+      py::arg("threads"), py::call_guard<py::gil_scoped_release>(),
+      "The system's ids of the threads that a region for `threads` ran on.");
 }
 
 }  // namespace fastopt

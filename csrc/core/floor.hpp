@@ -1,8 +1,8 @@
 /// The floor: a kernel that moves the bytes of another kernel and computes nothing.
 ///
-/// What loads `Reads` arrays, loads and stores `Updates`, and stores `Writes` cannot be faster than the best variant of this, so
-/// benchmarks show its time beside theirs.  A write receives the exclusive or of the reads (a copy, where there is one read);
-/// an update receives its own value, which the compiler cannot know.
+/// What loads `Reads` arrays, loads and stores `Updates`, and stores `Writes` cannot be faster than the best variant of
+/// this, so benchmarks show its time beside theirs.  A write receives the exclusive or of the reads (a copy, where
+/// there is one read); an update receives its own value, which the compiler cannot know.
 #pragma once
 
 #include <algorithm>
@@ -37,7 +37,8 @@ template <std::size_t Reads, std::size_t Updates, std::size_t Writes> class Floo
     constexpr double words_per_nanosecond = 16;  // of one thread, in cache
     const double traffic = static_cast<double>(words) * (Reads + 2.0 * Updates + Writes);
     const std::size_t head = words_to_alignment();
-    for (const Word* array : writes) style.streaming = style.streaming && (address(array) - address(written())) % kVectorBytes == 0;
+    for (const Word* array : writes)
+      style.streaming = style.streaming && (address(array) - address(written())) % kVectorBytes == 0;
     parallel(threads_for(traffic / words_per_nanosecond), [&](int thread, int threads) {
       if (thread == 0) move_each({0, head});
       const Range tiles = share(words - head, thread, threads, tile);
@@ -53,12 +54,14 @@ template <std::size_t Reads, std::size_t Updates, std::size_t Writes> class Floo
   static std::uintptr_t address(const Word* word) { return reinterpret_cast<std::uintptr_t>(word); }
 
   const Word* written() const {
-    if constexpr (Writes > 0) return writes[0];
-    else return updates[0];
+    if constexpr (Writes > 0)
+      return writes[0];
+    else
+      return updates[0];
   }
 
-  /// Vectors that straddle two cache lines cost a third of the speed in cache, and NumPy's large arrays all start 16 bytes
-  /// after the beginning of a line.
+  /// Vectors that straddle two cache lines cost a third of the speed in cache, and NumPy's large arrays all start 16
+  /// bytes after the beginning of a line.
   std::size_t words_to_alignment() const {
     constexpr std::size_t line = 64;
     return std::min(words, (line - address(written()) % line) % line / sizeof(Word));
@@ -83,8 +86,10 @@ template <std::size_t Reads, std::size_t Updates, std::size_t Writes> class Floo
     for (const Word* array : reads) read ^= load<Value>(array + i);
     for (Word* array : updates) store(array + i, load<Value>(array + i) ^ (read & nothing));
     for (Word* array : writes) {
-      if constexpr (streaming) stream(array + i, read);
-      else store(array + i, read);
+      if constexpr (streaming)
+        stream(array + i, read);
+      else
+        store(array + i, read);
     }
   }
 

@@ -1,13 +1,17 @@
-/// Lending the OpenMP threads to OpenBLAS, so that matrix products and kernels take turns on one pool of threads instead of
-/// fighting for the cores with two (docs/threads.md).
+/// Lending the OpenMP threads to OpenBLAS, so that matrix products and kernels take turns on one pool of threads
+/// instead of fighting for the cores with two (docs/threads.md).
 ///
-/// OpenBLAS 0.3.29 and newer hands its jobs to a function of ours instead of to its own threads.  What that function must know:
-///   - Jobs wait for each other, so all of them must really run at once: where the team comes out smaller than asked for
+/// OpenBLAS 0.3.29 and newer hands its jobs to a function of ours instead of to its own threads.  What that function
+/// must know:
+///   - Jobs wait for each other, so all of them must really run at once: where the team comes out smaller than asked
+///   for
 ///     (OMP_THREAD_LIMIT, a nested region), the missing ones get threads of their own.
-///   - The number that we pass to a job is its slot, and so its scratch memory.  Two products of different kinds may arrive
-///     from two threads at once; with equal numbers they would overwrite each other's scratch.  Hence the lock: one product
-///     at a time has the pool, which is also how the pool serves them fastest.
-///   - OpenBLAS's own threads use the slots from the bottom.  Ours come from the top, so that a product that was already
+///   - The number that we pass to a job is its slot, and so its scratch memory.  Two products of different kinds may
+///   arrive
+///     from two threads at once; with equal numbers they would overwrite each other's scratch.  Hence the lock: one
+///     product at a time has the pool, which is also how the pool serves them fastest.
+///   - OpenBLAS's own threads use the slots from the bottom.  Ours come from the top, so that a product that was
+///   already
 ///     running when the pool was lent is not disturbed.
 #pragma once
 
@@ -33,7 +37,8 @@ class Lender {
   using Runner = void (*)(int wait, Job job, int jobs, std::size_t size, void* data, int buffer);
   using Install = void (*)(Runner);
 
-  /// Lends the threads to the library with this `install`, which has `slots` slots; false where it has them or no room is left.
+  /// Lends the threads to the library with this `install`, which has `slots` slots; false where it has them or no room
+  /// is left.
   static bool lend(Install install, int slots) {
     const std::lock_guard lock(pool_);
     if (count_ == borrowers_.size() || has(install)) return false;
@@ -55,10 +60,10 @@ class Lender {
     return has(install);
   }
 
-  /// For fork: no job runs between hold() and release(), and a child calls renew() instead.  OpenBLAS has its own locks,
-  /// which a product takes just before its jobs and gives back just after; a child that is born meanwhile can never take
-  /// them.  So this waits until there has been no product for a moment.  (Python's threads need the GIL to begin one, and
-  /// the thread that forks has it.)
+  /// For fork: no job runs between hold() and release(), and a child calls renew() instead.  OpenBLAS has its own
+  /// locks, which a product takes just before its jobs and gives back just after; a child that is born meanwhile can
+  /// never take them.  So this waits until there has been no product for a moment.  (Python's threads need the GIL to
+  /// begin one, and the thread that forks has it.)
   static void hold() {
     using namespace std::chrono_literals;
     constexpr auto step = 100us;  // asleep, so that a thread that waits for a core gets on

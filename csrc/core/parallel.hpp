@@ -55,13 +55,15 @@ struct Range {
 /// Thread `thread`'s share of [0, n) among `threads`: contiguous, cut at multiples of `grain`.
 inline Range share(std::size_t n, int thread, int threads, std::size_t grain = 1) {
   const std::size_t grains = (n + grain - 1) / grain;
-  const auto cut = [&](int t) { return std::min(n, grains * static_cast<std::size_t>(t) / static_cast<std::size_t>(threads) * grain); };
+  const auto cut = [&](int t) {
+    return std::min(n, grains * static_cast<std::size_t>(t) / static_cast<std::size_t>(threads) * grain);
+  };
   return {cut(thread), cut(thread + 1)};
 }
 
-/// How many threads kernels use, for the whole process.  OpenMP keeps the count per thread, so every thread takes a new one
-/// over when it next asks.  A thread whose count somebody else has changed (threadpoolctl's limits, `ThreadCount`) keeps
-/// that one as long as it stands: the innermost wish wins.
+/// How many threads kernels use, for the whole process.  OpenMP keeps the count per thread, so every thread takes a new
+/// one over when it next asks.  A thread whose count somebody else has changed (threadpoolctl's limits, `ThreadCount`)
+/// keeps that one as long as it stands: the innermost wish wins.
 class ThreadCount {
  public:
   static int get() {
@@ -96,18 +98,22 @@ class ThreadCount {
 /// Called once, on the thread that starts the first parallel region, before it starts.
 inline std::atomic<void (*)()> before_first_region{nullptr};
 
-/// True in a forked child that must not start a parallel region, because OpenMP would wait for threads that it has not got.
+/// True in a forked child that must not start a parallel region, because OpenMP would wait for threads that it has not
+/// got.
 inline std::atomic<bool> stranded{false};
 
 using Nanoseconds = std::chrono::nanoseconds::rep;
 
-inline Nanoseconds now() { return std::chrono::nanoseconds(std::chrono::steady_clock::now().time_since_epoch()).count(); }
+inline Nanoseconds now() {
+  return std::chrono::nanoseconds(std::chrono::steady_clock::now().time_since_epoch()).count();
+}
 
 /// Where the threads of one region meet, kept civil while other processes want the cores too.
 ///
-/// libgomp's threads wait by spinning.  When the system has put a worker on its caller's core, because another process has
-/// the next one, each spins until the scheduler takes the core away from it, milliseconds for every region.  So a worker
-/// that finds itself there moves to another core, and a caller that has waited for a while offers its core to the others.
+/// libgomp's threads wait by spinning.  When the system has put a worker on its caller's core, because another process
+/// has the next one, each spins until the scheduler takes the core away from it, milliseconds for every region.  So a
+/// worker that finds itself there moves to another core, and a caller that has waited for a while offers its core to
+/// the others.
 class Meeting {
  public:
   void begin() {
@@ -146,9 +152,9 @@ class Meeting {
   alignas(64) std::atomic<int> done_{0};
 };
 
-/// Whether the other cores are there for us.  A caller that has waited long for its workers, and longer than its own part
-/// took, works alone for a while, and for twice as long if they are late again: another process has their cores, and half
-/// the speed is better than a tenth.  Who asks for more threads than there are cores gets them always.
+/// Whether the other cores are there for us.  A caller that has waited long for its workers, and longer than its own
+/// part took, works alone for a while, and for twice as long if they are late again: another process has their cores,
+/// and half the speed is better than a tenth.  Who asks for more threads than there are cores gets them always.
 class Company {
  public:
   static bool expected() {
@@ -176,9 +182,9 @@ class Company {
 
 /// Runs body(thread, threads) on every thread of one team, of at least `threads` unless the system gives fewer.
 ///
-/// The team has always the full size, though the work may be for fewer: libgomp ends the threads that a smaller team leaves
-/// over and makes them anew for the next larger one.  Returns how long the caller's own part took, and how long it then
-/// waited for the others.
+/// The team has always the full size, though the work may be for fewer: libgomp ends the threads that a smaller team
+/// leaves over and makes them anew for the next larger one.  Returns how long the caller's own part took, and how long
+/// it then waited for the others.
 template <class Body> std::pair<Nanoseconds, Nanoseconds> region(int threads, Body&& body) {
   if (before_first_region.load(std::memory_order_relaxed) != nullptr) {
     if (const auto hook = before_first_region.exchange(nullptr)) hook();

@@ -1,7 +1,7 @@
 /// How numbers are kept in memory, and how they get into registers and back.
 ///
-/// Kernels are written once, over a type V that is either a native vector of the instruction set that this file is compiled
-/// for or a single number: the same formula serves the body of an array and its tail.
+/// Kernels are written once, over a type V that is either a native vector of the instruction set that this file is
+/// compiled for or a single number: the same formula serves the body of an array and its tail.
 #pragma once
 
 #include <cmath>
@@ -60,8 +60,8 @@ template <class V, class T> inline V load(const T* from) {
 
 template <class V, class T> inline void store(T* to, V value) { std::memcpy(to, &value, sizeof value); }
 
-/// Stores past the caches: for results that would have been evicted before anybody reads them.  `to` must be aligned to 16
-/// bytes; a line that is written in pieces one after the other leaves in one.
+/// Stores past the caches: for results that would have been evicted before anybody reads them.  `to` must be aligned to
+/// 16 bytes; a line that is written in pieces one after the other leaves in one.
 template <class V, class T> inline void stream(T* to, V value) {
 #if defined(__SSE2__)
   if constexpr (sizeof(V) % 16 == 0) {
@@ -81,8 +81,11 @@ inline void stream_fence() {
 #endif
 }
 
-/// Brings the cache line of `address` closer; it is going to be written if Write.  An address past the end does no harm.
-template <bool Write = false> inline void prefetch(const void* address) { __builtin_prefetch(address, Write ? 1 : 0, 3); }
+/// Brings the cache line of `address` closer; it is going to be written if Write.  An address past the end does no
+/// harm.
+template <bool Write = false> inline void prefetch(const void* address) {
+  __builtin_prefetch(address, Write ? 1 : 0, 3);
+}
 
 /// Brings the beginning of a row closer; the processor follows from there by itself.
 template <class T> inline void prefetch_row(const T* row, std::size_t n) {
@@ -90,7 +93,8 @@ template <class T> inline void prefetch_row(const T* row, std::size_t n) {
   for (std::size_t i = 0; i < n && i < kMost; i += kLine) prefetch(row + i);
 }
 
-// The correctly rounded root of every element: the compilers do not find the vector instruction behind a loop of std::sqrt.
+// The correctly rounded root of every element: the compilers do not find the vector instruction behind a loop of
+// std::sqrt.
 inline float square_root(float x) { return std::sqrt(x); }
 inline double square_root(double x) { return std::sqrt(x); }
 #if defined(__SSE2__)

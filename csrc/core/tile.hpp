@@ -1,9 +1,10 @@
 /// The only element loops and the only reductions.
 ///
-/// Elementwise work runs over native vectors and then single numbers.  Sums run in 64 lanes, whatever the width of a vector:
-/// element i of a row goes to lane i mod 64.  A lane adds up to 16 elements in the compute type (a block), and blocks in order
-/// in double; lanes are folded in one fixed tree.  So a sum has the same bits on every instruction set, and the error of a
-/// float32 sum stays that of 16 additions, however long the row is.  `fastopt.reference._sums` is the same in NumPy.
+/// Elementwise work runs over native vectors and then single numbers.  Sums run in 64 lanes, whatever the width of a
+/// vector: element i of a row goes to lane i mod 64.  A lane adds up to 16 elements in the compute type (a block), and
+/// blocks in order in double; lanes are folded in one fixed tree.  So a sum has the same bits on every instruction set,
+/// and the error of a float32 sum stays that of 16 additions, however long the row is.  `fastopt.reference._sums` is
+/// the same in NumPy.
 #pragma once
 
 #include <algorithm>
@@ -47,7 +48,9 @@ inline bool worth_streaming(const void* to, std::size_t row_bytes, std::size_t b
 }
 
 /// Calls body with std::true_type or std::false_type: one copy of its loops for each, without the question inside.
-template <class Body> inline void with_flag(bool flag, Body&& body) { flag ? body(std::true_type{}) : body(std::false_type{}); }
+template <class Body> inline void with_flag(bool flag, Body&& body) {
+  flag ? body(std::true_type{}) : body(std::false_type{});
+}
 
 /// The lanes of K sums, in double.
 template <std::size_t K> struct alignas(64) Lanes {
@@ -58,7 +61,9 @@ template <std::size_t K> struct alignas(64) Lanes {
 namespace detail {
 
 template <std::size_t N, class Body> [[gnu::always_inline]] inline void unroll(Body&& body) {
-  [&]<std::size_t... I>(std::index_sequence<I...>) { (body(std::integral_constant<std::size_t, I>{}), ...); }(std::make_index_sequence<N>{});
+  [&]<std::size_t... I>(std::index_sequence<I...>) {
+    (body(std::integral_constant<std::size_t, I>{}), ...);
+  }(std::make_index_sequence<N>{});
 }
 
 /// What the tiles of one block add to each lane.
@@ -68,7 +73,8 @@ template <std::size_t K, class T> struct alignas(64) Block {
 
 /// Σ over the tiles of some rows in AtOnce vectors of lanes from `lane` on, which stay in registers.
 template <class V, std::size_t AtOnce, std::size_t K, class T, class Terms>
-[[gnu::always_inline]] inline void sum_tiles(Block<K, T>& block, std::size_t lane, std::size_t rows, std::size_t tiles, const Terms& terms) {
+[[gnu::always_inline]] inline void sum_tiles(Block<K, T>& block, std::size_t lane, std::size_t rows, std::size_t tiles,
+                                             const Terms& terms) {
   std::array<std::array<V, AtOnce>, K> sum = {};
   for (std::size_t row = 0; row < rows; ++row)
     for (std::size_t tile = 0; tile < tiles; ++tile)
@@ -121,8 +127,8 @@ template <std::size_t N, class V> inline double fold_vectors(const std::array<V,
 }  // namespace detail
 
 /// Adds `rows` rows of n contiguous elements to K sums in lanes: terms(row, i, V) is what element(s) i add to each.
-/// Short rows share a block: it has first the full tiles of each of them, then the rests.  ahead(row) is called in time to
-/// prefetch a row.
+/// Short rows share a block: it has first the full tiles of each of them, then the rests.  ahead(row) is called in time
+/// to prefetch a row.
 template <std::size_t K, class T, class Terms, class Ahead>
 inline void add_rows(Lanes<K>& lanes, std::size_t rows, std::size_t n, const Terms& terms, const Ahead& ahead) {
   using V = Vector<T>;
@@ -137,9 +143,10 @@ inline void add_rows(Lanes<K>& lanes, std::size_t rows, std::size_t n, const Ter
       const std::size_t last = std::min(first + kBlock, tiles), full = last - first;
       detail::Block<K, T> block;
       for (std::size_t lane = 0; lane < kLanes; lane += kStep)
-        detail::sum_tiles<V, detail::kAtOnce>(block, lane, count, full, [&](std::size_t r, std::size_t tile, std::size_t at, auto number) {
-          return terms(row + r, (first + tile) * kLanes + at, number);
-        });
+        detail::sum_tiles<V, detail::kAtOnce>(block, lane, count, full,
+                                              [&](std::size_t r, std::size_t tile, std::size_t at, auto number) {
+                                                return terms(row + r, (first + tile) * kLanes + at, number);
+                                              });
       if (rest != 0 && full < kBlock)
         for (std::size_t r = 0; r < count; ++r)
           each<T>(rest, [&](std::size_t lane, auto number) {
@@ -153,17 +160,23 @@ inline void add_rows(Lanes<K>& lanes, std::size_t rows, std::size_t n, const Ter
 }
 
 /// Adds `rows` rows to K sums of each of `columns` <= 64 columns: terms(row, column, V).  The columns are the lanes.
-template <std::size_t K, class T, class Terms> inline void add_columns(Lanes<K>& lanes, std::size_t rows, std::size_t columns, const Terms& terms) {
+template <std::size_t K, class T, class Terms>
+inline void add_columns(Lanes<K>& lanes, std::size_t rows, std::size_t columns, const Terms& terms) {
   using V = Vector<T>;
   constexpr std::size_t kStep = detail::kAtOnce * width<V>;
   for (std::size_t first = 0; first < rows; first += kBlock) {
     const std::size_t count = std::min(kBlock, rows - first);
-    const auto row_terms = [&](std::size_t row, std::size_t, std::size_t column, auto number) { return terms(first + row, column, number); };
+    const auto row_terms = [&](std::size_t row, std::size_t, std::size_t column, auto number) {
+      return terms(first + row, column, number);
+    };
     detail::Block<K, T> block;
     if (columns != kLanes) block = {};
     std::size_t column = 0;
-    for (; column + kStep <= columns; column += kStep) detail::sum_tiles<V, detail::kAtOnce>(block, column, count, 1, row_terms);
-    each<T>(columns - column, [&](std::size_t i, auto number) { detail::sum_tiles<decltype(number), 1>(block, column + i, count, 1, row_terms); });
+    for (; column + kStep <= columns; column += kStep)
+      detail::sum_tiles<V, detail::kAtOnce>(block, column, count, 1, row_terms);
+    each<T>(columns - column, [&](std::size_t i, auto number) {
+      detail::sum_tiles<decltype(number), 1>(block, column + i, count, 1, row_terms);
+    });
     detail::add_block(lanes, block);
   }
 }
@@ -182,9 +195,11 @@ template <std::size_t K> inline std::array<double, K> fold(const Lanes<K>& lanes
 }
 
 /// K sums over n contiguous elements.
-template <std::size_t K, class T, class Terms> inline std::array<double, K> row_sums(std::size_t n, const Terms& terms) {
+template <std::size_t K, class T, class Terms>
+inline std::array<double, K> row_sums(std::size_t n, const Terms& terms) {
   Lanes<K> lanes;
-  add_rows<K, T>(lanes, 1, n, [&](std::size_t, std::size_t i, auto number) { return terms(i, number); }, [](std::size_t) {});
+  add_rows<K, T>(
+      lanes, 1, n, [&](std::size_t, std::size_t i, auto number) { return terms(i, number); }, [](std::size_t) {});
   return fold(lanes);
 }
 

@@ -1,10 +1,12 @@
 /// Batch normalization.  Ioffe & Szegedy 2015, arXiv:1502.03167, algorithms 1 and 2.
-///   x̂ = (x − mean)·rstd,  rstd = 1/√(var + ε),  y = x̂·w + b                     mean and biased var of each channel, over m values
-///   dx = rstd·w·(dy − Σdy/m − x̂·Σ(dy x̂)/m);  dw = Σ dy·x̂,  db = Σ dy           in evaluation dx = rstd·w·dy
-/// Statistics are float64; backward takes mean and rstd from forward.  What is constant in a channel is computed in double
-/// once, so that the passes over memory are
-///   y = (x − high)·scale + shift           high the T nearest to the mean, scale = rstd·w,  shift = b − (mean − high)·scale
-///   dx = dy·scale + shift − (x − high)·slope        slope = scale·rstd·Σ(dy x̂)/m,  shift = (mean − high)·slope − scale·Σdy/m
+///   x̂ = (x − mean)·rstd,  rstd = 1/√(var + ε),  y = x̂·w + b                     mean and biased var of each channel,
+///   over m values dx = rstd·w·(dy − Σdy/m − x̂·Σ(dy x̂)/m);  dw = Σ dy·x̂,  db = Σ dy           in evaluation dx =
+///   rstd·w·dy
+/// Statistics are float64; backward takes mean and rstd from forward.  What is constant in a channel is computed in
+/// double once, so that the passes over memory are
+///   y = (x − high)·scale + shift           high the T nearest to the mean, scale = rstd·w,  shift = b − (mean −
+///   high)·scale dx = dy·scale + shift − (x − high)·slope        slope = scale·rstd·Σ(dy x̂)/m,  shift = (mean −
+///   high)·slope − scale·Σdy/m
 ///
 /// A channel's values lie in memory in one of two ways, and sums are taken in the order in which memory has them:
 ///   planes   channel c of sample s is a contiguous row       (N, C, H, W)
@@ -57,7 +59,8 @@ template <class T> struct Batch {
   const Channels* out;
 
   Place<T> place(std::size_t row, std::size_t channel) const {
-    return {x + in.rows.offset(row) + channel * in.stride, dy ? dy + dy_in->rows.offset(row) + channel * dy_in->stride : nullptr,
+    return {x + in.rows.offset(row) + channel * in.stride,
+            dy ? dy + dy_in->rows.offset(row) + channel * dy_in->stride : nullptr,
             to + out->rows.offset(row) + channel * out->stride};
   }
   bool streamed() const {
@@ -66,7 +69,9 @@ template <class T> struct Batch {
 };
 
 /// One thread reads or writes about 20 bytes a nanosecond.
-template <class T> double cost(const Channels& x, double passes) { return passes * sizeof(T) * static_cast<double>(x.total()) / 20; }
+template <class T> double cost(const Channels& x, double passes) {
+  return passes * sizeof(T) * static_cast<double>(x.total()) / 20;
+}
 
 /// Calls body(channel, its planes) for every channel of planes, in parallel.
 template <class T, class Body> void for_channels(const Batch<T>& batch, double passes, const Body& body) {
@@ -110,7 +115,8 @@ template <class T> Moments plane_moments(const std::vector<Place<T>>& planes, st
   const auto n = static_cast<double>(planes.size() * width);
   Lanes<1> totals;
   add_rows<1, T>(
-      totals, planes.size(), width, [=](std::size_t s, std::size_t i, auto number) { return std::array{load<decltype(number)>(plane[s].x + i)}; },
+      totals, planes.size(), width,
+      [=](std::size_t s, std::size_t i, auto number) { return std::array{load<decltype(number)>(plane[s].x + i)}; },
       [=](std::size_t s) { prefetch_row(plane[s].x, width); });
   const auto near = static_cast<T>(fold(totals)[0] / n);
   Lanes<2> lanes;
@@ -125,34 +131,35 @@ template <class T> Moments plane_moments(const std::vector<Place<T>>& planes, st
   return Moments::around(static_cast<double>(near), sum, squares, n);
 }
 
-/// The moments of every column: of each chunk, around its own mean, while it is in cache; then of all, merged in order as by
-/// Chan, Golub & LeVeque 1983.
+/// The moments of every column: of each chunk, around its own mean, while it is in cache; then of all, merged in order
+/// as by Chan, Golub & LeVeque 1983.
 template <class T> ChannelMoments column_moments(const Batch<T>& batch) {
   const Chunks chunks = column_chunks(batch.in);
   const std::size_t channels = batch.in.count;
   ChannelMoments parts(chunks.count() * channels), all(channels);
-  for_column_tiles(batch, 1, [&](std::size_t chunk, const std::vector<Place<T>>& rows, std::size_t column, std::size_t columns) {
-    const Place<T>* row = rows.data();
-    const auto n = static_cast<double>(rows.size());
-    Lanes<1> totals;
-    add_columns<1, T>(totals, rows.size(), columns, [=](std::size_t r, std::size_t i, auto number) {
-      return std::array{load<decltype(number)>(row[r].x + column + i)};
-    });
-    alignas(64) T near[kLanes];
-    for (std::size_t i = 0; i < kLanes; ++i) near[i] = static_cast<T>(totals.of[0][i] / n);
-    Lanes<2> sums;
-    add_columns<2, T>(sums, rows.size(), columns, [=, near = &near[0]](std::size_t r, std::size_t i, auto number) {
-      using V = decltype(number);
-      const V d = load<V>(row[r].x + column + i) - load<V>(near + i);
-      return std::array{d, d * d};
-    });
-    double *mean = parts.mean.data() + chunk * channels + column, *m2 = parts.m2.data() + chunk * channels + column;
-    for (std::size_t i = 0; i < columns; ++i) {
-      const Moments moments = Moments::around(static_cast<double>(near[i]), sums.of[0][i], sums.of[1][i], n);
-      mean[i] = moments.mean;
-      m2[i] = moments.m2;
-    }
-  });
+  for_column_tiles(
+      batch, 1, [&](std::size_t chunk, const std::vector<Place<T>>& rows, std::size_t column, std::size_t columns) {
+        const Place<T>* row = rows.data();
+        const auto n = static_cast<double>(rows.size());
+        Lanes<1> totals;
+        add_columns<1, T>(totals, rows.size(), columns, [=](std::size_t r, std::size_t i, auto number) {
+          return std::array{load<decltype(number)>(row[r].x + column + i)};
+        });
+        alignas(64) T near[kLanes];
+        for (std::size_t i = 0; i < kLanes; ++i) near[i] = static_cast<T>(totals.of[0][i] / n);
+        Lanes<2> sums;
+        add_columns<2, T>(sums, rows.size(), columns, [=, near = &near[0]](std::size_t r, std::size_t i, auto number) {
+          using V = decltype(number);
+          const V d = load<V>(row[r].x + column + i) - load<V>(near + i);
+          return std::array{d, d * d};
+        });
+        double *mean = parts.mean.data() + chunk * channels + column, *m2 = parts.m2.data() + chunk * channels + column;
+        for (std::size_t i = 0; i < columns; ++i) {
+          const Moments moments = Moments::around(static_cast<double>(near[i]), sums.of[0][i], sums.of[1][i], n);
+          mean[i] = moments.mean;
+          m2[i] = moments.m2;
+        }
+      });
 
   double seen = 0;
   for (std::size_t chunk = 0; chunk < chunks.count(); ++chunk) {
@@ -223,8 +230,8 @@ template <class V> struct Constant {
 
 /// Elementwise work on the planes of one channel: to ← body(plane, i, the channel's constants, V).
 template <class T, class Body>
-void map_planes(const std::vector<Place<T>>& planes, std::size_t width, const Constants<T>& constants, std::size_t channel, bool streamed,
-                const Body& body) {
+void map_planes(const std::vector<Place<T>>& planes, std::size_t width, const Constants<T>& constants,
+                std::size_t channel, bool streamed, const Body& body) {
   const auto c = Constant<T>::of(constants, channel);
   with_flag(streamed, [&](auto past_caches) {
     for (const Place<T>& plane : planes)
@@ -234,35 +241,41 @@ void map_planes(const std::vector<Place<T>>& planes, std::size_t width, const Co
 }
 
 /// Elementwise work on columns, in tiles of a chunk of rows, so that the constants stay in registers.
-template <class T, class Body> void map_columns(const Batch<T>& batch, double passes, const Constants<T>& constants, const Body& body) {
+template <class T, class Body>
+void map_columns(const Batch<T>& batch, double passes, const Constants<T>& constants, const Body& body) {
   with_flag(batch.streamed(), [&](auto past_caches) {
-    for_column_tiles(batch, passes, [&](std::size_t, const std::vector<Place<T>>& rows, std::size_t column, std::size_t columns) {
-      constexpr std::size_t kAtOnce = 4;
-      using V = Vector<T>;
-      const std::size_t end = column + columns;
-      for (; column + kAtOnce * width<V> <= end; column += kAtOnce * width<V>) {
-        std::array<Constant<V>, kAtOnce> c;
-        unroll<kAtOnce>([&](auto u) { c[u] = Constant<V>::of(constants, column + u * width<V>); });
-        for (const Place<T>& row : rows)
-          unroll<kAtOnce>([&](auto u) {
-            const std::size_t i = column + u * width<V>;
-            put<past_caches>(row.to + i, body(row, i, c[u], V{}));
-          });
-      }
-      each<T>(end - column, [&](std::size_t i, auto number) {
-        const auto c = Constant<decltype(number)>::of(constants, column + i);
-        for (const Place<T>& row : rows) put<past_caches>(row.to + column + i, body(row, column + i, c, number));
-      });
-      if constexpr (past_caches) stream_fence();
-    });
+    for_column_tiles(batch, passes,
+                     [&](std::size_t, const std::vector<Place<T>>& rows, std::size_t column, std::size_t columns) {
+                       constexpr std::size_t kAtOnce = 4;
+                       using V = Vector<T>;
+                       const std::size_t end = column + columns;
+                       for (; column + kAtOnce * width<V> <= end; column += kAtOnce * width<V>) {
+                         std::array<Constant<V>, kAtOnce> c;
+                         unroll<kAtOnce>([&](auto u) { c[u] = Constant<V>::of(constants, column + u * width<V>); });
+                         for (const Place<T>& row : rows)
+                           unroll<kAtOnce>([&](auto u) {
+                             const std::size_t i = column + u * width<V>;
+                             put<past_caches>(row.to + i, body(row, i, c[u], V{}));
+                           });
+                       }
+                       each<T>(end - column, [&](std::size_t i, auto number) {
+                         const auto c = Constant<decltype(number)>::of(constants, column + i);
+                         for (const Place<T>& row : rows)
+                           put<past_caches>(row.to + column + i, body(row, column + i, c, number));
+                       });
+                       if constexpr (past_caches) stream_fence();
+                     });
   });
 }
 
 /// y of one place.
-inline constexpr auto forward = [](const auto& place, std::size_t i, const auto& c, auto number) { return c.y(load<decltype(number)>(place.x + i)); };
+inline constexpr auto forward = [](const auto& place, std::size_t i, const auto& c, auto number) {
+  return c.y(load<decltype(number)>(place.x + i));
+};
 
 /// dx of one place, in training and in evaluation.
-template <bool Training> inline constexpr auto backward = [](const auto& place, std::size_t i, const auto& c, auto number) {
+template <bool Training>
+inline constexpr auto backward = [](const auto& place, std::size_t i, const auto& c, auto number) {
   using V = decltype(number);
   if constexpr (Training)
     return c.dx(load<V>(place.dy + i), load<V>(place.x + i));
@@ -272,11 +285,11 @@ template <bool Training> inline constexpr auto backward = [](const auto& place, 
 
 }  // namespace detail
 
-/// Training: statistics of this batch.  x: as `in` says; weight, bias: (channels), or null; y: as `out` says, laid out as x;
-/// mean, rstd: (channels).  Returns the moments of the channels, for the running statistics.
+/// Training: statistics of this batch.  x: as `in` says; weight, bias: (channels), or null; y: as `out` says, laid out
+/// as x; mean, rstd: (channels).  Returns the moments of the channels, for the running statistics.
 template <class T>
-ChannelMoments batch_norm_training(const T* x, const Channels& in, const T* weight, const T* bias, double eps, T* y, const Channels& out,
-                                   double* mean, double* rstd) {
+ChannelMoments batch_norm_training(const T* x, const Channels& in, const T* weight, const T* bias, double eps, T* y,
+                                   const Channels& out, double* mean, double* rstd) {
   const FlushSubnormals environment;
   const detail::Batch<T> batch{in, x, nullptr, nullptr, y, &out};
   const auto m = static_cast<double>(in.values());
@@ -306,7 +319,9 @@ ChannelMoments batch_norm_training(const T* x, const Channels& in, const T* weig
 }
 
 /// running ← (1 − momentum)·running + momentum·statistic, where the variance is the unbiased one.
-template <class T> void update_running(const ChannelMoments& moments, std::size_t values, double momentum, T* running_mean, T* running_var) {
+template <class T>
+void update_running(const ChannelMoments& moments, std::size_t values, double momentum, T* running_mean,
+                    T* running_var) {
   const FlushSubnormals environment;
   const auto m = static_cast<double>(values);
   const auto update = [&](T& running, double statistic) {
@@ -320,8 +335,8 @@ template <class T> void update_running(const ChannelMoments& moments, std::size_
 
 /// Evaluation: the statistics are the running ones, which mean and rstd report.
 template <class T>
-void batch_norm_evaluation(const T* x, const Channels& in, const T* running_mean, const T* running_var, const T* weight, const T* bias, double eps,
-                           T* y, const Channels& out, double* mean, double* rstd) {
+void batch_norm_evaluation(const T* x, const Channels& in, const T* running_mean, const T* running_var, const T* weight,
+                           const T* bias, double eps, T* y, const Channels& out, double* mean, double* rstd) {
   const FlushSubnormals environment;
   const detail::Batch<T> batch{in, x, nullptr, nullptr, y, &out};
   for (std::size_t c = 0; c < in.count; ++c) {
@@ -339,8 +354,9 @@ void batch_norm_evaluation(const T* x, const Channels& in, const T* running_mean
 /// dy, x: as `dy_in` and `in` say; mean, rstd: (channels), as forward returned them; dx: as `out` says; dweight, dbias:
 /// (channels), null as weight is.  In evaluation (not training) the statistics were constants.
 template <class T>
-void batch_norm_backward(const T* dy, const Channels& dy_in, const T* x, const Channels& in, const double* mean, const double* rstd, const T* weight,
-                         bool training, T* dx, const Channels& out, T* dweight, T* dbias) {
+void batch_norm_backward(const T* dy, const Channels& dy_in, const T* x, const Channels& in, const double* mean,
+                         const double* rstd, const T* weight, bool training, T* dx, const Channels& out, T* dweight,
+                         T* dbias) {
   const FlushSubnormals environment;
   const detail::Batch<T> batch{in, x, dy, &dy_in, dx, &out};
   const auto m = static_cast<double>(in.values());
@@ -357,19 +373,25 @@ void batch_norm_backward(const T* dy, const Channels& dy_in, const T* x, const C
 
   if (in.columns) {
     const std::size_t channels = in.count, chunks = detail::column_chunks(in).count();
-    std::vector<double> parts(2 * chunks * channels), sums(2 * channels);  // Σ dy, then Σ dy (x − high), of each chunk; of all
-    detail::for_column_tiles(batch, 2, [&](std::size_t chunk, const auto& rows, std::size_t column, std::size_t columns) {
-      Lanes<2> lanes;
-      add_columns<2, T>(lanes, rows.size(), columns,
-                        [=, high = constants.at(constants.high) + column, row = rows.data()](std::size_t r, std::size_t i, auto number) {
-                          using V = decltype(number);
-                          return terms(load<V>(row[r].dy + column + i), load<V>(row[r].x + column + i), load<V>(high + i));
-                        });
-      for (std::size_t k = 0; k < 2; ++k) std::copy(lanes.of[k], lanes.of[k] + columns, parts.data() + (2 * chunk + k) * channels + column);
-    });
+    std::vector<double> parts(2 * chunks * channels),
+        sums(2 * channels);  // Σ dy, then Σ dy (x − high), of each chunk; of all
+    detail::for_column_tiles(
+        batch, 2, [&](std::size_t chunk, const auto& rows, std::size_t column, std::size_t columns) {
+          Lanes<2> lanes;
+          add_columns<2, T>(lanes, rows.size(), columns,
+                            [=, high = constants.at(constants.high) + column, row = rows.data()](
+                                std::size_t r, std::size_t i, auto number) {
+                              using V = decltype(number);
+                              return terms(load<V>(row[r].dy + column + i), load<V>(row[r].x + column + i),
+                                           load<V>(high + i));
+                            });
+          for (std::size_t k = 0; k < 2; ++k)
+            std::copy(lanes.of[k], lanes.of[k] + columns, parts.data() + (2 * chunk + k) * channels + column);
+        });
     for (std::size_t chunk = 0; chunk < chunks; ++chunk)
       for (std::size_t i = 0; i < 2 * channels; ++i) sums[i] += parts[2 * chunk * channels + i];
-    for (std::size_t channel = 0; channel < channels; ++channel) finish(channel, sums[channel], sums[channels + channel]);
+    for (std::size_t channel = 0; channel < channels; ++channel)
+      finish(channel, sums[channel], sums[channels + channel]);
     with_flag(training, [&](auto trained) { detail::map_columns(batch, 3, constants, detail::backward<trained>); });
     return;
   }
@@ -379,7 +401,8 @@ void batch_norm_backward(const T* dy, const Channels& dy_in, const T* x, const C
     Lanes<2> lanes;
     add_rows<2, T>(
         lanes, planes.size(), width,
-        [=, plane = planes.data(), high = constants.at(constants.high)[channel]](std::size_t s, std::size_t i, auto number) {
+        [=, plane = planes.data(), high = constants.at(constants.high)[channel]](std::size_t s, std::size_t i,
+                                                                                 auto number) {
           using V = decltype(number);
           return terms(load<V>(plane[s].dy + i), load<V>(plane[s].x + i), high);
         },
@@ -389,7 +412,9 @@ void batch_norm_backward(const T* dy, const Channels& dy_in, const T* x, const C
         });
     const auto [sum_dy, sum_dyd] = fold(lanes);
     finish(channel, sum_dy, sum_dyd);
-    with_flag(training, [&](auto trained) { detail::map_planes(planes, width, constants, channel, streamed, detail::backward<trained>); });
+    with_flag(training, [&](auto trained) {
+      detail::map_planes(planes, width, constants, channel, streamed, detail::backward<trained>);
+    });
   });
 }
 

@@ -16,8 +16,8 @@ namespace fastopt {
 
 namespace detail {
 
-/// Rows that are worked on together: the latency of one row's sums hides behind the others.  Wide rows go one by one, as
-/// together they would leave the cache.
+/// Rows that are worked on together: the latency of one row's sums hides behind the others.  Wide rows go one by one,
+/// as together they would leave the cache.
 inline constexpr std::size_t kTogether = 4;
 
 /// Calls body(first row, number of rows), with kTogether or 1 as a constant, for rows [begin, end).
@@ -32,7 +32,8 @@ template <class Body> void for_few_rows(std::size_t begin, std::size_t end, std:
 
 /// x: rows of width numbers; weight, bias: (width), or null; y: (rows, width), contiguous; mean, rstd: (rows).
 template <class T>
-void layer_norm(const T* x, const Rows& rows, const T* weight, const T* bias, double eps, T* y, double* mean, double* rstd) {
+void layer_norm(const T* x, const Rows& rows, const T* weight, const T* bias, double eps, T* y, double* mean,
+                double* rstd) {
   const FlushSubnormals environment;
   const std::size_t width = rows.width, count = rows.count();
   const auto n = static_cast<double>(width);
@@ -44,7 +45,8 @@ void layer_norm(const T* x, const Rows& rows, const T* weight, const T* bias, do
     std::array<T, few> near;
     for (std::size_t r = 0; r < few; ++r) {
       from[r] = x + rows.offset(first + r);
-      const auto [total] = row_sums<1, T>(width, [from = from[r]](std::size_t i, auto number) { return std::array{load<decltype(number)>(from + i)}; });
+      const auto [total] = row_sums<1, T>(
+          width, [from = from[r]](std::size_t i, auto number) { return std::array{load<decltype(number)>(from + i)}; });
       near[r] = static_cast<T>(total / n);
     }
     for (std::size_t r = 0; r < few; ++r) {
@@ -61,7 +63,8 @@ void layer_norm(const T* x, const Rows& rows, const T* weight, const T* bias, do
         with_flag(streamed, [&](auto past_caches) {
           for (std::size_t r = 0; r < few; ++r) {
             const auto scale = static_cast<T>(rstd[first + r]);
-            each<T>(width, [=, from = from[r], to = y + (first + r) * width, centre = Centre<T>(mean[first + r])](std::size_t i, auto number) {
+            each<T>(width, [=, from = from[r], to = y + (first + r) * width, centre = Centre<T>(mean[first + r])](
+                               std::size_t i, auto number) {
               using V = decltype(number);
               V value = centre(load<V>(from + i)) * scale;
               if constexpr (weighted) value = value * load<V>(weight + i);
@@ -92,10 +95,11 @@ template <class T> struct LayerNormRow {
   T scale, mean_g, mean_gx;
 };
 
-/// dx of a few rows, and what they add to dw and db; rows together, so that the sums over rows are loaded and stored once for
-/// all of them.
+/// dx of a few rows, and what they add to dw and db; rows together, so that the sums over rows are loaded and stored
+/// once for all of them.
 template <bool Weighted, bool Streamed, std::size_t Few, class T>
-void layer_norm_backward_rows(const std::array<LayerNormRow<T>, Few>& rows, std::size_t width, const T* weight, T* dweight, T* dbias) {
+void layer_norm_backward_rows(const std::array<LayerNormRow<T>, Few>& rows, std::size_t width, const T* weight,
+                              T* dweight, T* dbias) {
   each<T>(width, [=](std::size_t i, auto number) {
     using V = decltype(number);
     V w = {}, dw = {}, db = {};
@@ -123,18 +127,18 @@ void layer_norm_backward_rows(const std::array<LayerNormRow<T>, Few>& rows, std:
 
 }  // namespace detail
 
-/// dy: rows as x; mean, rstd: (rows), as forward returned them; dx: (rows, width), contiguous; dweight, dbias: (width), null
-/// as weight is.
+/// dy: rows as x; mean, rstd: (rows), as forward returned them; dx: (rows, width), contiguous; dweight, dbias: (width),
+/// null as weight is.
 template <class T>
-void layer_norm_backward(const T* dy, const Rows& dy_rows, const T* x, const Rows& rows, const double* mean, const double* rstd, const T* weight,
-                         T* dx, T* dweight, T* dbias) {
+void layer_norm_backward(const T* dy, const Rows& dy_rows, const T* x, const Rows& rows, const double* mean,
+                         const double* rstd, const T* weight, T* dx, T* dweight, T* dbias) {
   const FlushSubnormals environment;
   const std::size_t width = rows.width, count = rows.count();
   const auto n = static_cast<double>(width);
   constexpr std::size_t kFewest = 2, kMost = 32;  // blocks in a chunk; chunks
   const std::size_t blocks = (count + kBlock - 1) / kBlock;
   const Chunks chunks{count, kBlock * std::max(kFewest, (blocks + kMost - 1) / kMost)};
-  const std::size_t sums = weight ? 2 * width : 0;         // dw, then db
+  const std::size_t sums = weight ? 2 * width : 0;     // dw, then db
   std::vector<double> partial(chunks.count() * sums);  // of each chunk
 
   const bool streamed = worth_streaming(dx, width * sizeof(T), count * width * sizeof(T));
@@ -143,14 +147,21 @@ void layer_norm_backward(const T* dy, const Rows& dy_rows, const T* x, const Row
     std::array<detail::LayerNormRow<T>, few> group;
     for (std::size_t r = 0; r < few; ++r) {
       const std::size_t row = first + r;
-      auto& it = group[r] = {x + rows.offset(row), dy + dy_rows.offset(row), dx + row * width, Centre<T>(mean[row]), static_cast<T>(rstd[row]), 0, 0};
+      auto& it = group[r] = {x + rows.offset(row),
+                             dy + dy_rows.offset(row),
+                             dx + row * width,
+                             Centre<T>(mean[row]),
+                             static_cast<T>(rstd[row]),
+                             0,
+                             0};
       // Σ g x̂ from Σ g (x − high): what the mean has beyond its nearest T is left to double.
-      const auto [g, gx] = row_sums<2, T>(width, [=, x = it.x, dy = it.dy, high = it.centre.high](std::size_t i, auto number) {
-        using V = decltype(number);
-        V g = load<V>(dy + i);
-        if constexpr (weighted) g = g * load<V>(weight + i);
-        return std::array{g, g * (load<V>(x + i) - high)};
-      });
+      const auto [g, gx] =
+          row_sums<2, T>(width, [=, x = it.x, dy = it.dy, high = it.centre.high](std::size_t i, auto number) {
+            using V = decltype(number);
+            V g = load<V>(dy + i);
+            if constexpr (weighted) g = g * load<V>(weight + i);
+            return std::array{g, g * (load<V>(x + i) - high)};
+          });
       it.mean_g = static_cast<T>(g / n);
       it.mean_gx = static_cast<T>((gx - static_cast<double>(it.centre.low) * g) * rstd[row] / n);
     }
@@ -183,7 +194,8 @@ void layer_norm_backward(const T* dy, const Rows& dy_rows, const T* x, const Row
     std::vector<double> total(mine.end - mine.begin);
     for (std::size_t chunk = 0; chunk < chunks.count(); ++chunk)
       for (std::size_t i = mine.begin; i < mine.end; ++i) total[i - mine.begin] += partial[chunk * sums + i];
-    for (std::size_t i = mine.begin; i < mine.end; ++i) (i < width ? dweight[i] : dbias[i - width]) = static_cast<T>(total[i - mine.begin]);
+    for (std::size_t i = mine.begin; i < mine.end; ++i)
+      (i < width ? dweight[i] : dbias[i - width]) = static_cast<T>(total[i - mine.begin]);
   });
 }
 

@@ -10,8 +10,8 @@
 
 namespace fastopt {
 
-/// Subtracts a mean that is more precise than T: its nearest T first, which is exact for numbers near the mean, then the rest.
-/// So x − mean keeps all its digits where the mean is a million times the spread.
+/// Subtracts a mean that is more precise than T: its nearest T first, which is exact for numbers near the mean, then
+/// the rest. So x − mean keeps all its digits where the mean is a million times the spread.
 template <class T> struct Centre {
   T high, low;
 
@@ -34,7 +34,8 @@ struct Moments {
 
 inline double rstd_of(double m2, double n, double eps) { return 1 / std::sqrt(m2 / n + eps); }
 
-/// How M rows are cut for sums over rows: into chunks of whole blocks, the last one shorter, and their number depends on M only.
+/// How M rows are cut for sums over rows: into chunks of whole blocks, the last one shorter, and their number depends
+/// on M only.
 struct Chunks {
   std::size_t total, rows;
 

@@ -8,8 +8,8 @@
 
 namespace fastopt {
 
-/// Adam.  Kingma & Ba 2015, arXiv:1412.6980, algorithm 1.  With decay p ← (1−ηλ) p before it, AdamW: Loshchilov & Hutter 2019,
-/// arXiv:1711.05101, algorithm 2.
+/// Adam.  Kingma & Ba 2015, arXiv:1412.6980, algorithm 1.  With decay p ← (1−ηλ) p before it, AdamW: Loshchilov &
+/// Hutter 2019, arXiv:1711.05101, algorithm 2.
 ///   m ← β₁ m + (1−β₁) g      v ← β₂ v + (1−β₂) g²
 ///   p ← p − α m / (√v·ν + ε),  α = η/(1−β₁ᵗ), ν = 1/√(1−β₂ᵗ)
 /// eps_hat is the paper's "more efficient" order, with ε̂ beside the uncorrected √v: α = η √(1−β₂ᵗ)/(1−β₁ᵗ), ν = 1.
@@ -20,7 +20,10 @@ template <class T> struct Adam {
   T beta1, rest1, beta2, rest2, alpha, nu, eps;
 
   Adam(const std::array<double, 5>& o, double step)
-      : beta1(static_cast<T>(o[1])), rest1(static_cast<T>(1 - o[1])), beta2(static_cast<T>(o[2])), rest2(static_cast<T>(1 - o[2])),
+      : beta1(static_cast<T>(o[1])),
+        rest1(static_cast<T>(1 - o[1])),
+        beta2(static_cast<T>(o[2])),
+        rest2(static_cast<T>(1 - o[2])),
         eps(static_cast<T>(o[3])) {
     const bool eps_hat = o[4] != 0;
     const double correction1 = 1 - std::pow(o[1], step), root2 = std::sqrt(1 - std::pow(o[2], step));
@@ -40,8 +43,8 @@ template <class T> struct Adam {
   }
 };
 
-/// AMSGrad.  Reddi, Kale & Kumar 2018, arXiv:1904.09237, algorithm 2, with Adam's bias correction: the maximum is of the
-/// uncorrected v, as in torch and Keras.
+/// AMSGrad.  Reddi, Kale & Kumar 2018, arXiv:1904.09237, algorithm 2, with Adam's bias correction: the maximum is of
+/// the uncorrected v, as in torch and Keras.
 ///   m, v as Adam      v̂ ← max(v̂, v)      p ← p − α m / (√v̂·ν + ε)
 template <class T> struct AMSGrad : Adam<T> {
   static constexpr std::array state{"exp_avg", "exp_avg_sq", "max_exp_avg_sq"};

@@ -28,7 +28,10 @@ template <class T> struct SGDMomentum {
   bool nesterov, first;
 
   SGDMomentum(const std::array<double, 4>& o, double step)
-      : lr(static_cast<T>(o[0])), momentum(static_cast<T>(o[1])), undampened(static_cast<T>(1 - o[2])), nesterov(o[3] != 0),
+      : lr(static_cast<T>(o[0])),
+        momentum(static_cast<T>(o[1])),
+        undampened(static_cast<T>(1 - o[2])),
+        nesterov(o[3] != 0),
         first(step == 1) {}
 
   template <class V> void operator()(V& p, V g, V& b) const {
@@ -46,7 +49,8 @@ template <class T> struct SGDVelocity {
   T lr, momentum;
   bool nesterov;
 
-  SGDVelocity(const std::array<double, 3>& o, double) : lr(static_cast<T>(o[0])), momentum(static_cast<T>(o[1])), nesterov(o[2] != 0) {}
+  SGDVelocity(const std::array<double, 3>& o, double)
+      : lr(static_cast<T>(o[0])), momentum(static_cast<T>(o[1])), nesterov(o[2] != 0) {}
 
   template <class V> void operator()(V& p, V g, V& v) const {
     v = momentum * v - lr * g;

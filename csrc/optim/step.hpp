@@ -1,7 +1,8 @@
 /// The one loop that applies an update rule to a list of tensors.
 ///
-/// A rule is the formula of one paper.  It is constructed from its hyperparameters and the number of the step, in double, and
-/// called with the parameter p, the gradient g and the state of some elements at once (a native vector or a single number):
+/// A rule is the formula of one paper.  It is constructed from its hyperparameters and the number of the step, in
+/// double, and called with the parameter p, the gradient g and the state of some elements at once (a native vector or a
+/// single number):
 ///
 ///   template <class T> struct Rule {
 ///     static constexpr std::array options{"lr", …};             // names of its hyperparameters, as in Python
@@ -10,7 +11,8 @@
 ///     template <class V> void operator()(V& p, V g, V& state0, …) const;
 ///   };
 ///
-/// What surrounds it is done here, for every rule, while the elements are in registers: the step is one trip over memory.
+/// What surrounds it is done here, for every rule, while the elements are in registers: the step is one trip over
+/// memory.
 #pragma once
 
 #include <algorithm>
@@ -36,7 +38,10 @@ template <class T> struct Around {
   bool shapes_gradient;
 
   explicit Around(const std::array<double, 4>& o)
-      : scale(static_cast<T>(o[0])), l2(static_cast<T>(o[1])), l1(static_cast<T>(o[2])), decay(static_cast<T>(o[3])),
+      : scale(static_cast<T>(o[0])),
+        l2(static_cast<T>(o[1])),
+        l1(static_cast<T>(o[2])),
+        decay(static_cast<T>(o[3])),
         shapes_gradient(scale != 1 || l2 != 0 || l1 != 0) {}
 
   template <class V> V gradient(V g, V p) const {
@@ -92,22 +97,24 @@ inline void update_tile(const Setting<Rule, T>& setting, const Piece<T, S>& piec
 template <bool Prefetch, class Rule, class T, std::size_t S>
 void update(const Setting<Rule, T>& setting, const Piece<T, S>& piece, Range range) {
   std::size_t at = range.begin;
-  for (; at + kLanes <= range.end; at += kLanes) update_tile<Prefetch>(setting, piece, at, std::integral_constant<std::size_t, kLanes>{});
+  for (; at + kLanes <= range.end; at += kLanes)
+    update_tile<Prefetch>(setting, piece, at, std::integral_constant<std::size_t, kLanes>{});
   if (at < range.end) update_tile<Prefetch>(setting, piece, at, range.end - at);
 }
 
 }  // namespace detail
 
 /// One step over all pieces, in one parallel region.
-template <class Rule, class T, std::size_t S> void step(const std::vector<Setting<Rule, T>>& settings, const std::vector<Piece<T, S>>& pieces) {
+template <class Rule, class T, std::size_t S>
+void step(const std::vector<Setting<Rule, T>>& settings, const std::vector<Piece<T, S>>& pieces) {
   std::size_t tiles = 0, elements = 0;
   for (const auto& piece : pieces) {
     tiles += (piece.size + kLanes - 1) / kLanes;
     elements += piece.size;
   }
-  constexpr double kBytes = (3 + 2 * S) * sizeof(T);    // moved per element
-  constexpr double kNanosecondsPerByte = 1.0 / 40;      // of one thread, from cache
-  constexpr double kCached = 1 << 20;                   // bytes a thread finds in its cache at the next step
+  constexpr double kBytes = (3 + 2 * S) * sizeof(T);  // moved per element
+  constexpr double kNanosecondsPerByte = 1.0 / 40;    // of one thread, from cache
+  constexpr double kCached = 1 << 20;                 // bytes a thread finds in its cache at the next step
   const double bytes = kBytes * static_cast<double>(elements);
 
   parallel(threads_for(bytes * kNanosecondsPerByte), [&](int thread, int threads) {

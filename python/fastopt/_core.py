@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import os
 from types import ModuleType
-from typing import Any
+from typing import TYPE_CHECKING
 
 from . import _cpu, _threads
 
@@ -29,7 +29,9 @@ def load(isa: str) -> ModuleType:
         ValueError: ``isa`` is not the name of an instruction set, or this processor does not have it.
     """
     if isa not in _MODULES:
-        raise ValueError(f"FASTOPT_ISA: unknown instruction set {isa!r}; this processor has {', '.join(available_isas())}")
+        raise ValueError(
+            f"FASTOPT_ISA: unknown instruction set {isa!r}; this processor has {', '.join(available_isas())}"
+        )
     if isa not in available_isas():
         raise ValueError(f"FASTOPT_ISA: this processor does not have {isa}; it has {', '.join(available_isas())}")
     return importlib.import_module(f".{_MODULES[isa]}", __package__)
@@ -46,9 +48,14 @@ def _choose() -> str:
 
 
 _isa = _choose()
-with _threads.loading():
-    kernels: Any = load(_isa)
-_threads.attach(kernels)
+if TYPE_CHECKING:
+    from . import _kernels
+
+    kernels = _kernels
+else:
+    with _threads.loading():
+        kernels = load(_isa)
+    _threads.attach(kernels)
 
 
 def isa() -> str:

@@ -32,25 +32,47 @@ Statistics: TypeAlias = NDArray[np.float64]
 def _steps(function: str, step: int | Sequence[int], count: int) -> NDArray[np.int64]:
     """The number of the step that each of ``count`` parameters takes."""
     try:
-        steps = [operator.index(step)] * count if not isinstance(step, Sequence) else [operator.index(one) for one in step]  # type: ignore[arg-type]
+        steps = (
+            [operator.index(one) for one in step]
+            if isinstance(step, Sequence | np.ndarray)
+            else [operator.index(step)] * count
+        )
     except TypeError:
         raise TypeError(f"{function}: step must be an integer, or one for each parameter, got {step!r}") from None
     if len(steps) != count:
         raise ValueError(f"{function}: step has {len(steps)} entries, expected {count}, one a parameter")
-    if any(one < 1 for one in steps):
-        raise ValueError(f"{function}: step must be >= 1, got {step}")
+    if any(not 1 <= one < 1 << 53 for one in steps):
+        raise ValueError(f"{function}: step must be in [1, 2**53), got {step}")
     return np.array(steps, np.int64)
 
 
-def _step(function: str, rule: _rules.Rule, params: Arrays, grads: Sequence[Array | None], states: Sequence[Arrays], step: int | Sequence[int]) -> None:
-    params = list(params)
-    steps = _steps(function, step, len(params)) - 1
-    if not params:
-        return
+def _listed(function: str, name: str, arrays: Any) -> list[Any]:
+    if not isinstance(arrays, list | tuple):
+        raise TypeError(f"{function}: {name} must be a list of arrays, got {type(arrays).__name__}")
+    return list(arrays)
+
+
+def _step(
+    function: str,
+    rule: _rules.Rule,
+    params: Arrays,
+    grads: Sequence[Array | None],
+    states: Sequence[Any],
+    step: int | Sequence[int],
+) -> None:
+    params, grads = _listed(function, "params", params), _listed(function, "grads", grads)
+    buffers = [_listed(function, f"{name}s", state) for name, state in zip(rule.states, states, strict=True)]
     count = len(params)
-    labels = [f"[{i}]" for i in range(count)]
-    plan = kernels.Plan(rule.name, function, params, [list(state) for state in states], steps, [0] * count, labels)
-    plan.step(list(grads), [rule.options])
+    steps = _steps(function, step, count) - 1
+    for name, arrays in (
+        ("grads", grads),
+        *((f"{name}s", buffer) for name, buffer in zip(rule.states, buffers, strict=True)),
+    ):
+        if len(arrays) != count:
+            raise ValueError(f"{function}: {name} has {len(arrays)} entries, expected {count}, one a parameter")
+    if count:
+        labels = [f"[{i}]" for i in range(count)]
+        kernels.Plan(rule.name, function, params, buffers, steps, [0] * count, labels).step(grads, [rule.options])
 
 
 def sgd(
@@ -119,9 +141,7 @@ def sgd(
         l1=l1,
         velocity=velocity,
     )
-    if rule.states and momentum_buffers is None:
-        raise TypeError("sgd: momentum_buffers is None, but momentum needs them")
-    _step("sgd", rule, params, grads, [momentum_buffers] if rule.states and momentum_buffers is not None else [], step)
+    _step("sgd", rule, params, grads, [momentum_buffers] if rule.states else [], step)
 
 
 def _adam(
@@ -196,7 +216,9 @@ def adam(
         Kingma & Ba 2015, arXiv:1412.6980, algorithm 1; Reddi, Kale & Kumar 2018, arXiv:1904.09237, algorithm 2, here with
         Adam's bias correction, and the maximum of the uncorrected v, as in torch.
     """
-    hyperparameters = dict(lr=lr, betas=betas, eps=eps, weight_decay=weight_decay, maximize=maximize, l1=l1, eps_hat=eps_hat)
+    hyperparameters = dict(
+        lr=lr, betas=betas, eps=eps, weight_decay=weight_decay, maximize=maximize, l1=l1, eps_hat=eps_hat
+    )
     _adam("adam", False, params, grads, exp_avgs, exp_avg_sqs, max_exp_avg_sqs, step, **hyperparameters)
 
 
@@ -252,7 +274,9 @@ def adamw(
     References:
         Loshchilov & Hutter 2019, arXiv:1711.05101, algorithm 2, where torch and we multiply the decay with lr.
     """
-    hyperparameters = dict(lr=lr, betas=betas, eps=eps, weight_decay=weight_decay, maximize=maximize, l1=l1, eps_hat=eps_hat)
+    hyperparameters = dict(
+        lr=lr, betas=betas, eps=eps, weight_decay=weight_decay, maximize=maximize, l1=l1, eps_hat=eps_hat
+    )
     _adam("adamw", True, params, grads, exp_avgs, exp_avg_sqs, max_exp_avg_sqs, step, **hyperparameters)
 
 
@@ -299,7 +323,7 @@ def layer_norm(
     References:
         Ba, Kiros & Hinton 2016, arXiv:1607.06450, eq. 4.
     """
-    return kernels.layer_norm(x, normalized_shape, weight, bias, eps, out)  # type: ignore[no-any-return]
+    return kernels.layer_norm(x, normalized_shape, weight, bias, eps, out)
 
 
 def layer_norm_backward(
@@ -344,7 +368,7 @@ def layer_norm_backward(
         >>> dx.round(6), dbias
         (array([[0., 0., 0.]]), array([1., 1., 1.]))
     """
-    return kernels.layer_norm_backward(dy, x, normalized_shape, mean, rstd, weight, out)  # type: ignore[no-any-return]
+    return kernels.layer_norm_backward(dy, x, normalized_shape, mean, rstd, weight, out)
 
 
 def batch_norm(
@@ -401,7 +425,7 @@ def batch_norm(
     References:
         Ioffe & Szegedy 2015, arXiv:1502.03167, algorithms 1 and 2.
     """
-    return kernels.batch_norm(x, running_mean, running_var, weight, bias, training, momentum, eps, channel_axis, out)  # type: ignore[no-any-return]
+    return kernels.batch_norm(x, running_mean, running_var, weight, bias, training, momentum, eps, channel_axis, out)
 
 
 def batch_norm_backward(
@@ -449,4 +473,4 @@ def batch_norm_backward(
         >>> dx.ravel().round(6), dbias
         (array([0., 0., 0.]), array([3.]))
     """
-    return kernels.batch_norm_backward(dy, x, mean, rstd, weight, training, channel_axis, out)  # type: ignore[no-any-return]
+    return kernels.batch_norm_backward(dy, x, mean, rstd, weight, training, channel_axis, out)

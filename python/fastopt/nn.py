@@ -10,10 +10,15 @@ import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 from . import functional as F
+from ._rules import number
 
 __all__ = ["BatchNorm", "Layer", "LayerNorm"]
 
 Array: TypeAlias = NDArray[Any]
+
+
+def _type(value: object) -> str:
+    return type(value).__name__
 
 
 class Layer:
@@ -57,23 +62,30 @@ class Layer:
             state_dict: As :meth:`state_dict` or torch's module returns it (arrays, or what NumPy makes arrays of).
 
         Raises:
+                TypeError: A value is not an array of numbers.
             ValueError: Keys or shapes are others than the layer's.  Nothing has been changed then.
         """
-        own = self.params | self.buffers
+        name, own = type(self).__name__, self.params | self.buffers
+        if not isinstance(state_dict, Mapping):
+            raise TypeError(f"{name}: state_dict must be a dict, got {_type(state_dict)}")
         if own.keys() != state_dict.keys():
-            raise ValueError(f"{type(self).__name__}: state_dict must have the keys {sorted(own)}, got {sorted(state_dict)}")
-        arrays = {name: np.asarray(value) for name, value in state_dict.items()}
-        for name, array in arrays.items():
-            if array.shape != own[name].shape:
-                raise ValueError(f"{type(self).__name__}: {name} has shape {array.shape}, expected {own[name].shape}")
-        for name, array in arrays.items():
-            own[name][...] = array
+            raise ValueError(f"{name}: state_dict must have the keys {sorted(own)}, got {sorted(map(str, state_dict))}")
+        arrays = {}
+        for key, value in state_dict.items():
+            try:
+                arrays[key] = np.array(value, own[key].dtype)
+            except (TypeError, ValueError):
+                raise TypeError(f"{name}: {key} must be an array of numbers, got {_type(value)}") from None
+            if arrays[key].shape != own[key].shape:
+                raise ValueError(f"{name}: {key} has shape {arrays[key].shape}, expected {own[key].shape}")
+        for key, array in arrays.items():
+            own[key][...] = array
 
     def _statistics_of(self, shape: tuple[int, ...]) -> tuple[Array, Array]:
         """Arrays for mean and rstd, the same ones as long as the shape stays the same."""
-        if self._statistics is None or self._statistics[0].shape != shape:
-            self._statistics = np.empty(shape), np.empty(shape)
-        return self._statistics
+        if self._statistics is not None and self._statistics[0].shape == shape:
+            return self._statistics
+        return np.empty(shape), np.empty(shape)
 
     def _forward(self) -> tuple[Array, Array, Array]:
         """The input, mean and rstd of the last forward pass."""
@@ -111,17 +123,20 @@ class LayerNorm(Layer):
         *,
         dtype: DTypeLike = np.float32,
     ) -> None:
-        shape = tuple(map(operator.index, normalized_shape if isinstance(normalized_shape, Iterable) else (normalized_shape,)))
+        shape = tuple(
+            map(operator.index, normalized_shape if isinstance(normalized_shape, Iterable) else (normalized_shape,))
+        )
         learned = {"weight": (shape, 1.0)} | ({"bias": (shape, 0.0)} if bias else {}) if elementwise_affine else {}
         super().__init__(learned, dtype)
-        self.normalized_shape, self.eps = shape, eps
+        self.normalized_shape = shape
+        self.eps = number("LayerNorm", "eps", eps, 0)
 
     def __call__(self, x: Array, *, out: Array | None = None) -> Array:
         """The normalized x, in ``out`` if that is given."""
         statistics = self._statistics_of(np.shape(x)[: np.ndim(x) - len(self.normalized_shape)])
         weight, bias = self.params.get("weight"), self.params.get("bias")
         y = F.layer_norm(x, self.normalized_shape, weight, bias, self.eps, out=(out, *statistics))[0]
-        self._x = x
+        self._x, self._statistics = x, statistics
         return y
 
     def backward(self, dy: Array, *, out: Array | None = None) -> Array:
@@ -169,7 +184,9 @@ class BatchNorm(Layer):
     ) -> None:
         shape = (operator.index(num_features),)
         super().__init__({"weight": (shape, 1.0), "bias": (shape, 0.0)} if affine else {}, dtype)
-        self.num_features, self.eps, self.momentum, self.channel_axis = shape[0], eps, momentum, channel_axis
+        self.num_features, self.channel_axis = shape[0], operator.index(channel_axis)
+        self.eps = number("BatchNorm", "eps", eps, 0)
+        self.momentum = number("BatchNorm", "momentum", momentum, 0, 1)
         if track_running_stats:
             self.buffers["running_mean"] = np.zeros(shape, dtype)
             self.buffers["running_var"] = np.ones(shape, dtype)
@@ -178,6 +195,7 @@ class BatchNorm(Layer):
     def __call__(self, x: Array, *, out: Array | None = None) -> Array:
         """The normalized x, in ``out`` if that is given."""
         trained = self.training or not self.buffers
+        statistics = self._statistics_of((self.num_features,))
         y = F.batch_norm(
             x,
             self.buffers.get("running_mean"),
@@ -188,11 +206,11 @@ class BatchNorm(Layer):
             self.momentum,
             self.eps,
             channel_axis=self.channel_axis,
-            out=(out, *self._statistics_of((self.num_features,))),
+            out=(out, *statistics),
         )[0]
         if trained and self.buffers:
             self.buffers["num_batches_tracked"] += 1
-        self._x, self._trained = x, trained
+        self._x, self._statistics, self._trained = x, statistics, trained
         return y
 
     def backward(self, dy: Array, *, out: Array | None = None) -> Array:

@@ -59,7 +59,15 @@ class Adam(Optimizer):
         eps_hat: bool = False,
     ) -> None:
         super().__init__(
-            params, lr=lr, betas=betas, eps=eps, weight_decay=weight_decay, amsgrad=amsgrad, maximize=maximize, l1=l1, eps_hat=eps_hat
+            params,
+            lr=lr,
+            betas=betas,
+            eps=eps,
+            weight_decay=weight_decay,
+            amsgrad=amsgrad,
+            maximize=maximize,
+            l1=l1,
+            eps_hat=eps_hat,
         )
 
     _rule = staticmethod(_rules.adam)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from operator import itemgetter
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, ClassVar, NamedTuple, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,8 +27,18 @@ class StepInfo(NamedTuple):
 class _Plan(NamedTuple):
     """The kernel's view of the parameters that share a rule and a dtype."""
 
-    plan: Any
-    chosen: list[int]
+    kernel: Any
+    chosen: list[int]  # which parameters
+    groups: list[int]  # whose options they follow
+
+
+class _Plans(NamedTuple):
+    """What follows from the groups' hyperparameters."""
+
+    values: list[Any]  # these hyperparameters
+    rules: list[Rule]
+    plans: list[_Plan]
+    state: list[dict[str, Array]]
 
 
 class Optimizer:
@@ -37,22 +47,19 @@ class Optimizer:
     A subclass is a rule: its constructor passes the hyperparameters' defaults here, and ``_rule`` makes of a group's
     hyperparameters what the kernel takes.
 
-    ``param_groups`` is a list of dicts as in torch, whose hyperparameters may be changed between steps.  ``state`` has a dict
-    for each parameter, numbered over all groups: its buffers, under torch's names, and ``step``; they are the arrays that the
-    kernel updates.
+    ``param_groups`` is a list of dicts as in torch, whose hyperparameters may be changed between steps.
     """
+
+    _rule: ClassVar[Callable[..., Rule]]  # what (function, **hyperparameters) mean; raises what is wrong with them
 
     def __init__(self, params: Params, **defaults: Any) -> None:
         self._name = type(self).__name__
         self.defaults = defaults
         self.param_groups: list[dict[str, Any]] = []
-        self.state: list[dict[str, Array]] = []
         self._count = 0
         self._labels: list[str] = []  # of the parameters, for errors: "[0]" or "['bias']"
         self._values = itemgetter(*defaults)
-        self._seen: list[Any] = []  # the groups' values that _rules was made from
-        self._rules: list[Rule] = []
-        self._plans: list[_Plan] = []
+        self._plans = _Plans([], [], [], [])
 
         groups: list[Any] = [params] if isinstance(params, Mapping | np.ndarray) else list(params)
         if not groups or not all(isinstance(group, Mapping) and "params" in group for group in groups):
@@ -63,10 +70,10 @@ class Optimizer:
         for group in groups:
             self._add(group)
 
-    @staticmethod
-    def _rule(function: str, **hyperparameters: Any) -> Rule:
-        """The rule that these hyperparameters mean; raises what is wrong with them."""
-        raise NotImplementedError
+    @property
+    def state(self) -> list[dict[str, Array]]:
+        """For each parameter, numbered over all groups, its buffers under torch's names, and ``step``: the live arrays."""
+        return self._plans.state
 
     def add_param_group(self, param_group: Mapping[str, Any]) -> None:
         """Adds parameters, with hyperparameters of their own where they differ from the defaults.
@@ -84,12 +91,16 @@ class Optimizer:
         self._grouped = True
 
     def _add(self, param_group: Mapping[str, Any]) -> None:
+        if not isinstance(param_group, Mapping) or "params" not in param_group:
+            raise TypeError(f"{self._name}: a group must be a dict with params, got {param_group!r}")
         params = param_group["params"]
         unknown = param_group.keys() - self.defaults.keys() - {"params"}
         if unknown:
-            raise ValueError(f"{self._name}: unknown hyperparameter {', '.join(map(repr, sorted(unknown)))}; it has {', '.join(self.defaults)}")
-        if isinstance(params, np.ndarray):
-            raise TypeError(f"{self._name}: params must be a list, a dict or groups of arrays, got one array")
+            raise ValueError(
+                f"{self._name}: unknown hyperparameter {', '.join(sorted(map(repr, unknown)))}; it has {', '.join(self.defaults)}"
+            )
+        if not isinstance(params, Iterable) or isinstance(params, np.ndarray | str):
+            raise TypeError(f"{self._name}: params must be a list or a dict of arrays, got {type(params).__name__}")
         group: dict[str, Any] = {**self.defaults, **param_group}
         if isinstance(params, Mapping):
             group["params"], group["param_names"] = list(params.values()), list(params)
@@ -98,47 +109,55 @@ class Optimizer:
             group["params"] = list(params)
             labels = [f"[{len(self._labels) + i}]" for i in range(len(group["params"]))]
         groups, labels = [*self.param_groups, group], self._labels + labels
-        state = [dict(one) for one in self.state] + [{} for _ in group["params"]]
-        rules = self._rules_of(groups)
-        self._plans = self._plans_of(groups, rules, state, labels)
-        self.param_groups, self.state, self._labels, self._rules = groups, state, labels, rules
-        self._seen = [self._values(one) for one in groups]
+        self._plans = self._plan(groups, labels)
+        self.param_groups, self._labels = groups, labels
 
-    def _rules_of(self, groups: list[dict[str, Any]]) -> list[Rule]:
-        return [self._rule(self._name, **{name: group[name] for name in self.defaults}) for group in groups]
+    def _plan(self, groups: list[dict[str, Any]], labels: list[str]) -> _Plans:
+        """What follows from the groups; changes nothing but lists of hyperparameters, which become tuples."""
+        for group in groups:
+            group.update({name: tuple(group[name]) for name in self.defaults if isinstance(group[name], list)})
+        rules = [self._rule(self._name, **{name: group[name] for name in self.defaults}) for group in groups]
+        values = [self._values(group) for group in groups]
+        if [rule.name for rule in rules] == [rule.name for rule in self._plans.rules]:
+            return self._plans._replace(values=values, rules=rules)
 
-    def _plans_of(self, groups: list[dict[str, Any]], rules: list[Rule], state: list[dict[str, Array]], labels: list[str]) -> list[_Plan]:
-        """Plans for all parameters: one for each rule and dtype.  Makes what is missing of their state."""
         params = [(param, number) for number, group in enumerate(groups) for param in group["params"]]
         kernels.expect_disjoint(self._name, [param for param, _ in params], labels)
+        state = [dict(one) for one in self.state] + [{} for _ in params[len(self.state) :]]
         members: dict[tuple[str, Any], list[int]] = {}
         for i, (param, number) in enumerate(params):
-            members.setdefault((rules[number].name, getattr(param, "dtype", None)), []).append(i)
+            members.setdefault((rules[number].name, param.dtype), []).append(i)
         plans = []
         for (rule, _), chosen in members.items():
             names = kernels.rules[rule][0]
-            new = [i for i in chosen if not state[i].keys() & set(names)]
+            counts = []
             for i in chosen:
+                begins = names and not state[i].keys() & set(names)  # a rule whose state is new has taken no step
+                counts.append(0 if begins else int(state[i].get("step", 0)))
                 for name in names:
                     state[i].setdefault(name, np.zeros_like(params[i][0]))
-            counts = [0 if names and i in new else int(state[i].get("step", 0)) for i in chosen]
             steps = np.array(counts, np.int64)
             for k, i in enumerate(chosen):
                 state[i]["step"] = steps[k : k + 1].reshape(())
-            buffers = [[state[i][name] for i in chosen] for name in names]
-            numbers = [params[i][1] for i in chosen]
-            plan = kernels.Plan(rule, self._name, [params[i][0] for i in chosen], buffers, steps, numbers, [labels[i] for i in chosen])
-            plans.append(_Plan(plan, chosen))
-        return plans
+            follow = sorted({params[i][1] for i in chosen})
+            kernel = kernels.Plan(
+                rule,
+                self._name,
+                [params[i][0] for i in chosen],
+                [[state[i][name] for i in chosen] for name in names],
+                steps,
+                [follow.index(params[i][1]) for i in chosen],
+                [labels[i] for i in chosen],
+            )
+            plans.append(_Plan(kernel, chosen, follow))
+        return _Plans(values, rules, plans, state)
 
-    def _prepare(self) -> None:
-        """Follows changes of the groups' hyperparameters."""
-        rules = self._rules_of(self.param_groups)
-        if [rule.name for rule in rules] != [rule.name for rule in self._rules]:
-            state = [dict(one) for one in self.state]
-            self._plans = self._plans_of(self.param_groups, rules, state, self._labels)
-            self.state = state
-        self._rules, self._seen = rules, [self._values(group) for group in self.param_groups]
+    def _changed(self) -> bool:
+        """Whether somebody has changed a group's hyperparameters since the last step."""
+        try:
+            return [self._values(group) for group in self.param_groups] != self._plans.values
+        except ValueError:  # an array, which does not compare
+            return True
 
     def step(self, grads: Grads) -> StepInfo:
         """Takes one step: updates the parameters and their state in place, in one pass over memory.
@@ -157,17 +176,18 @@ class Optimizer:
                 or a hyperparameter is out of range.  Nothing has been changed then.
         """
         flat = self._flatten(grads)
-        if [self._values(group) for group in self.param_groups] != self._seen:
-            self._prepare()
-        options = [rule.options for rule in self._rules]
-        if len(self._plans) == 1:
-            self._plans[0].plan.step(flat, options)
-        else:
-            parts = [(plan, [flat[i] for i in chosen]) for plan, chosen in self._plans]
-            for plan, part in parts:
-                plan.check(part)
-            for plan, part in parts:
-                plan.step(part, options)
+        now = self._plan(self.param_groups, self._labels) if self._changed() else self._plans
+        work = [
+            (plan.kernel, [flat[i] for i in plan.chosen], [now.rules[group].options for group in plan.groups])
+            for plan in now.plans
+        ]
+        if len(work) > 1 or now is not self._plans:
+            for kernel, part, _ in work:
+                kernel.check(part)
+                kernel.expect_apart(flat, self._labels)
+            self._plans = now
+        for kernel, part, options in work:
+            kernel.step(part, options)
         self._count += 1
         return StepInfo(self._count)
 
@@ -176,7 +196,9 @@ class Optimizer:
         if not self._grouped:
             return self._of_group(self.param_groups[0], grads)
         if isinstance(grads, Mapping) or not isinstance(grads, Sequence):
-            raise TypeError(f"{self._name}: grads must be a list, with one list for each group or flat, got {type(grads).__name__}")
+            raise TypeError(
+                f"{self._name}: grads must be a list, with one list for each group or flat, got {type(grads).__name__}"
+            )
         if len(grads) == len(self.param_groups) and all(isinstance(part, Mapping | list | tuple) for part in grads):
             flat = []
             for group, part in zip(self.param_groups, grads, strict=True):
@@ -193,8 +215,13 @@ class Optimizer:
         if not isinstance(grads, Mapping):
             raise TypeError(f"{self._name}: grads must be a dict as params, got {type(grads).__name__}")
         if grads.keys() != set(names):
-            missing, unknown = (", ".join(map(repr, keys)) or "nothing" for keys in ([n for n in names if n not in grads], [n for n in grads if n not in names]))
-            raise ValueError(f"{self._name}: grads must have the keys of params; missing: {missing}, unknown: {unknown}")
+            missing, unknown = (
+                ", ".join(map(repr, keys)) or "nothing"
+                for keys in ([n for n in names if n not in grads], [n for n in grads if n not in names])
+            )
+            raise ValueError(
+                f"{self._name}: grads must have the keys of params; missing: {missing}, unknown: {unknown}"
+            )
         return [grads[name] for name in names]
 
     def _counted(self, grads: list[Array | None], expected: int) -> list[Array | None]:
@@ -203,4 +230,6 @@ class Optimizer:
         return grads
 
     def __repr__(self) -> str:
-        return f"{self._name}({len(self._labels)} parameters, {', '.join(f'{k}={v!r}' for k, v in self.defaults.items())})"
+        return (
+            f"{self._name}({len(self._labels)} parameters, {', '.join(f'{k}={v!r}' for k, v in self.defaults.items())})"
+        )

@@ -30,10 +30,14 @@ class Flushed(np.ndarray[Any, Any]):
             if ufunc in (np.multiply, np.divide):
                 scale = result.dtype.type(_SCALE)
                 lifted = ufunc(operands[0] * scale, operands[1])
-                result = np.where(np.abs(lifted) < np.finfo(result.dtype).tiny * scale, np.copysign(result.dtype.type(0), result), result)
+                result = np.where(
+                    np.abs(lifted) < np.finfo(result.dtype).tiny * scale,
+                    np.copysign(result.dtype.type(0), result),
+                    result,
+                )
         return np.asarray(result).view(Flushed)
 
-    def to(self, dtype: Any) -> Flushed:
+    def to(self, dtype: Any) -> Any:
         """The nearest numbers of another type."""
         x, scale = _flush(np.asarray(self)), self.dtype.type(_SCALE)
         with np.errstate(all="ignore"):
@@ -42,6 +46,6 @@ class Flushed(np.ndarray[Any, Any]):
         return np.where(small, np.copysign(np.dtype(dtype).type(0), near), near).view(Flushed)
 
 
-def flushed(x: Any) -> Flushed:
+def flushed(x: Any) -> Any:
     """x, not copied, with the kernels' arithmetic."""
     return np.asarray(x).view(Flushed)

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from ._arithmetic import Flushed, flushed
+from ._arithmetic import flushed
 
 LANES, BLOCK = 64, 16
 
@@ -18,7 +18,7 @@ def _padded(x: Any, axis: int, multiple: int) -> Any:
     return np.pad(np.asarray(x), pad)
 
 
-def block_sums(x: Any) -> Flushed:
+def block_sums(x: Any) -> Any:
     """Σ over the first axis: blocks of 16 in x's own type, and blocks in order in float64."""
     total = flushed(np.zeros(x.shape[1:]))
     for first in range(0, len(x), BLOCK):
@@ -29,7 +29,7 @@ def block_sums(x: Any) -> Flushed:
     return total
 
 
-def fold(lanes: Flushed) -> Flushed:
+def fold(lanes: Any) -> Any:
     """Σ over the 64 lanes of the last axis: 32 apart, then 16, 8, 4, 2, 1."""
     while (half := lanes.shape[-1] // 2) > 0:
         lanes = lanes[..., :half] + lanes[..., half:]
@@ -41,18 +41,21 @@ def _tiles(x: Any) -> Any:
     return np.moveaxis(_padded(x, -1, LANES).reshape(*x.shape[:-1], -1, LANES), -2, 0)
 
 
-def row_sums(x: Any) -> Flushed:
+def row_sums(x: Any) -> Any:
     """Σ over the last axis: number i goes to lane i mod 64."""
     return fold(block_sums(_tiles(x)))
 
 
-def plane_sums(x: Any) -> Flushed:
+def plane_sums(x: Any) -> Any:
     """Σ over the first and the last axis: planes one after the other.
 
     Planes of fewer than 16 tiles share a block: it has first the full tiles of each of them, then the rests.
     """
     rest = x.shape[-1] % LANES
-    full, rests = _tiles(x[..., : x.shape[-1] - rest]), _tiles(x[..., x.shape[-1] - rest :])  # (tile, plane, channel, lane)
+    full, rests = (
+        _tiles(x[..., : x.shape[-1] - rest]),
+        _tiles(x[..., x.shape[-1] - rest :]),
+    )  # (tile, plane, channel, lane)
     together = max(1, BLOCK // max(1, len(full) + len(rests)))
     blocks = []
     for plane in range(0, len(x), together):
@@ -62,7 +65,7 @@ def plane_sums(x: Any) -> Flushed:
     return fold(in_order(np.reshape(blocks, (-1, *x.shape[1:-1], LANES))))
 
 
-def in_order(parts: Any) -> Flushed:
+def in_order(parts: Any) -> Any:
     """Σ over the first axis, one after the other."""
     total = flushed(np.zeros(parts.shape[1:], parts.dtype))
     for part in parts:

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from ._arithmetic import Flushed, flushed
+from ._arithmetic import flushed
 from ._sums import BLOCK, block_sums, in_order, plane_sums, row_sums
 
 Arrays = tuple[Any, ...]
@@ -19,38 +19,40 @@ def _into(out: Arrays | None, *results: Any) -> Arrays:
     for result, given in zip(results, out or (None,) * len(results), strict=True):
         if given is not None:
             given[...] = result
-        filled.append(given if given is not None else None if result is None else np.array(result))
+        filled.append(given if given is not None else None if result is None else np.asarray(result))
     return tuple(filled)
 
 
-def _split(mean: Flushed, dtype: Any) -> tuple[Flushed, Flushed]:
+def _split(mean: Any, dtype: Any) -> tuple[Any, Any]:
     """A mean as the nearest number of a type and the rest: x - high is exact for x near the mean."""
     high = mean.to(dtype)
     return high, (mean - high.to(np.float64)).to(dtype)
 
 
-def _moments(near: Flushed, total: Flushed, squares: Flushed, n: np.float64) -> tuple[Flushed, Flushed]:
+def _moments(near: Any, total: Any, squares: Any, n: np.float64) -> tuple[Any, Any]:
     """Mean and Σ(x - mean)² from Σ(x - near) and Σ(x - near)²."""
     shift = total / n
     m2 = squares - total * shift
-    return near.to(np.float64) + shift, np.where(m2 < 0, 0.0, m2).view(Flushed)
+    return near.to(np.float64) + shift, flushed(np.where(m2 < 0, 0.0, m2))
 
 
-def _rstd(variance: Flushed, eps: float) -> Flushed:
-    return np.float64(1) / np.sqrt(variance + np.float64(eps))  # type: ignore[no-any-return]
+def _rstd(variance: Any, eps: float) -> Any:
+    return np.float64(1) / np.sqrt(variance + np.float64(eps))
 
 
 # LayerNorm
 
 
-def _rows(x: Any, normalized_shape: Any) -> tuple[Flushed, tuple[int, ...]]:
+def _rows(x: Any, normalized_shape: Any) -> tuple[Any, tuple[int, ...]]:
     """x as (rows, width), and the shape of the rows."""
-    axes = len(normalized_shape) if np.iterable(normalized_shape) else 1
+    axes = np.size(normalized_shape)
     leading = x.shape[: x.ndim - axes]
     return flushed(x).reshape(math.prod(leading), math.prod(x.shape[x.ndim - axes :])), leading
 
 
-def layer_norm(x: Any, normalized_shape: Any, weight: Any = None, bias: Any = None, eps: float = 1e-5, *, out: Arrays | None = None) -> Arrays:
+def layer_norm(
+    x: Any, normalized_shape: Any, weight: Any = None, bias: Any = None, eps: float = 1e-5, *, out: Arrays | None = None
+) -> Arrays:
     """See :func:`fastopt.functional.layer_norm`."""
     rows, leading = _rows(x, normalized_shape)
     n = np.float64(rows.shape[1])
@@ -90,7 +92,7 @@ def layer_norm_backward(
     rows_in_chunk = BLOCK * max(2, math.ceil(math.ceil(count / BLOCK) / 32))
     chunks = [slice(first, first + rows_in_chunk) for first in range(0, count, rows_in_chunk)]
 
-    def over_rows(terms: Flushed) -> Flushed:
+    def over_rows(terms: Any) -> Any:
         sums = [block_sums(terms[chunk]) for chunk in chunks]
         return in_order(np.reshape(sums, (-1, width))).to(x.dtype).reshape(weight.shape)
 
@@ -108,6 +110,7 @@ class _Channels:
         self.count = x.shape[self.axis]
         inner = math.prod(x.shape[self.axis + 1 :])
         self.columns = inner == 1 or (self.count > 1 and x.strides[self.axis] == x.itemsize)
+        self.values: Any
         if self.columns:
             self.values = flushed(np.moveaxis(x, self.axis, -1).reshape(-1, self.count))
         else:
@@ -119,27 +122,24 @@ class _Channels:
         """A number a channel, to be combined with the values."""
         return constants if self.columns else constants[:, None]
 
-    def array(self, values: Flushed) -> Any:
-        """Values as an array of the shape and the memory order that x has."""
-        result = np.empty_like(self.like)
+    def array(self, values: Any) -> Any:
+        """Values as an array of x's shape, with planes or columns as x."""
         if self.columns:
-            np.moveaxis(result, self.axis, -1)[...] = values.reshape(np.moveaxis(result, self.axis, -1).shape)
-        else:
-            result[...] = values.reshape(result.shape)
-        return result
+            return np.moveaxis(np.array(values).reshape(np.moveaxis(self.like, self.axis, -1).shape), -1, self.axis)
+        return np.array(values).reshape(self.like.shape)
 
     def chunks(self) -> list[slice]:
         """How the places of columns are cut for sums."""
         rows = max(4 * BLOCK, (1 << 14) // max(self.count, 1) // BLOCK * BLOCK)
         return [slice(first, first + rows) for first in range(0, len(self.values), rows)]
 
-    def sums(self, terms: Flushed) -> Flushed:
+    def sums(self, terms: Any) -> Any:
         """Σ of each channel."""
         if self.columns:
             return in_order(np.reshape([block_sums(terms[chunk]) for chunk in self.chunks()], (-1, self.count)))
         return plane_sums(terms)
 
-    def moments(self) -> tuple[Flushed, Flushed]:
+    def moments(self) -> tuple[Any, Any]:
         """Mean and Σ(x - mean)² of each channel."""
         x = self.values
         if not self.columns:
@@ -160,7 +160,7 @@ class _Channels:
         return mean, m2
 
 
-def _scale(rstd: Flushed, weight: Any) -> Flushed:
+def _scale(rstd: Any, weight: Any) -> Any:
     return rstd if weight is None else rstd * flushed(weight).to(np.float64)
 
 

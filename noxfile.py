@@ -1,0 +1,39 @@
+"""`nox` runs what CI runs; `nox -s bench` measures."""
+
+import nox
+
+nox.options.sessions = ["lint", "tests"]
+nox.options.default_venv_backend = "venv"
+
+
+@nox.session
+def lint(session: nox.Session) -> None:
+    """Formatting, lint and types."""
+    session.install("ruff", "mypy", "clang-format", "numpy")
+    session.run("ruff", "format", "--check", ".")
+    session.run("ruff", "check", ".")
+    session.run("mypy")
+    sources = str(session.run("git", "ls-files", "csrc/*.hpp", "csrc/*.cpp", external=True, silent=True)).split()
+    session.run("clang-format", "--dry-run", "-Werror", *sources)
+
+
+@nox.session(python=["3.10", "3.11", "3.12", "3.13"])
+def tests(session: nox.Session) -> None:
+    """The tests, on every Python that is installed."""
+    session.install(".[test]")
+    session.run("pytest", *session.posargs)
+
+
+@nox.session(python=False)
+@nox.parametrize("isa", ["x86-64-v2", "x86-64-v3", "x86-64-v4"])
+def isas(session: nox.Session, isa: str) -> None:
+    """The tests of the installed package with one instruction set."""
+    session.run("python", "-m", "pytest", *session.posargs, env={"FASTOPT_ISA": isa})
+
+
+@nox.session
+def bench(session: nox.Session) -> None:
+    """fastopt beside NumPy, and beside torch if `--torch` is given."""
+    arguments = [argument for argument in session.posargs if argument != "--torch"]
+    session.install(".[bench]", *(["torch"] if "--torch" in session.posargs else []))
+    session.run("fastopt", "bench", *arguments)

@@ -1,0 +1,84 @@
+"""What every extension module ``_kernels_*`` has: the same sources, compiled for one instruction set each."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from numpy import float64, int64
+from numpy.typing import NDArray
+
+Array = NDArray[Any]
+Statistics = NDArray[float64]
+Options = tuple[float, ...]
+
+rules: dict[str, tuple[list[str], list[str]]]
+
+class Plan:
+    def __init__(
+        self,
+        rule: str,
+        function: str,
+        params: list[Array],
+        states: list[list[Array]],
+        steps: NDArray[int64],
+        groups: list[int],
+        labels: list[str],
+    ) -> None: ...
+    def check(self, grads: list[Array | None]) -> None: ...
+    def expect_apart(self, grads: list[Array | None], labels: list[str]) -> None: ...
+    def step(self, grads: list[Array | None], options: list[Options]) -> None: ...
+
+def expect_disjoint(function: str, params: list[Array], labels: list[str]) -> None: ...
+def layer_norm(
+    x: Array,
+    normalized_shape: int | Sequence[int],
+    weight: Array | None,
+    bias: Array | None,
+    eps: float,
+    out: tuple[Array | None, Statistics | None, Statistics | None] | None,
+) -> tuple[Array, Statistics, Statistics]: ...
+def layer_norm_backward(
+    dy: Array,
+    x: Array,
+    normalized_shape: int | Sequence[int],
+    mean: Statistics,
+    rstd: Statistics,
+    weight: Array | None,
+    out: tuple[Array | None, Array | None, Array | None] | None,
+) -> tuple[Array, Array | None, Array | None]: ...
+def batch_norm(
+    x: Array,
+    running_mean: Array | None,
+    running_var: Array | None,
+    weight: Array | None,
+    bias: Array | None,
+    training: bool,
+    momentum: float,
+    eps: float,
+    channel_axis: int,
+    out: tuple[Array | None, Statistics | None, Statistics | None] | None,
+) -> tuple[Array, Statistics, Statistics]: ...
+def batch_norm_backward(
+    dy: Array,
+    x: Array,
+    mean: Statistics,
+    rstd: Statistics,
+    weight: Array | None,
+    training: bool,
+    channel_axis: int,
+    out: tuple[Array | None, Array | None, Array | None] | None,
+) -> tuple[Array, Array | None, Array | None]: ...
+def floor(
+    reads: Sequence[Array], updates: Sequence[Array], writes: Sequence[Array], streaming: bool = False, ahead: int = 0
+) -> None: ...
+def before_first_region(function: Callable[[], None]) -> None: ...
+def forget_first_region() -> None: ...
+def pending() -> bool: ...
+def borrowed(install: int) -> bool: ...
+def lend(install: int, slots: int) -> bool: ...
+def lending() -> tuple[int, int]: ...
+def reclaim() -> int: ...
+def openmp() -> dict[str, Any]: ...
+def get_num_threads() -> int: ...
+def set_num_threads(n: int) -> None: ...
+def swap_num_threads(n: int) -> int: ...
+def team(threads: int) -> list[int]: ...
