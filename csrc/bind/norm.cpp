@@ -249,8 +249,8 @@ Channels channels_of(const Array& array, std::size_t channel_axis, const Name& n
 
   Channels channels{};
   channels.count = static_cast<std::size_t>(array.shape(axis));
-  channels.columns =
-      inner == 1 || (channels.count > 1 && array.stride(axis) == static_cast<std::ptrdiff_t>(array.itemsize()));
+  const bool adjacent = channels.count > 1 && array.stride(axis) == static_cast<std::ptrdiff_t>(array.itemsize());
+  channels.columns = adjacent || after.empty() || (channels.count == 1 && inner == 1);
   if (channels.columns) {
     before.insert(before.end(), after.begin(), after.end());
     channels.rows = rows_of(array, before, {axis}, name, "its channel axis, or along the axes behind it");

@@ -85,11 +85,11 @@ template <class V, std::size_t AtOnce, std::size_t K, class T, class Terms>
   unroll<K>([&](auto k) { unroll<AtOnce>([&](auto u) { store(block.of[k] + lane + u * width<V>, sum[k][u]); }); });
 }
 
-/// Adds a block to the lanes.  Its sums started from +0, so the first block can be copied.
+/// Adds a block to the lanes, which begin at +0.
 template <std::size_t K, class T> inline void add_block(Lanes<K>& lanes, const Block<K, T>& block) {
   for (std::size_t k = 0; k < K; ++k)
     if (lanes.empty)
-      for (std::size_t i = 0; i < kLanes; ++i) lanes.of[k][i] = static_cast<double>(block.of[k][i]);
+      for (std::size_t i = 0; i < kLanes; ++i) lanes.of[k][i] = 0.0 + static_cast<double>(block.of[k][i]);
     else
       for (std::size_t i = 0; i < kLanes; ++i) lanes.of[k][i] += static_cast<double>(block.of[k][i]);
   lanes.empty = false;

@@ -109,7 +109,8 @@ class _Channels:
         self.axis = channel_axis % x.ndim
         self.count = x.shape[self.axis]
         inner = math.prod(x.shape[self.axis + 1 :])
-        self.columns = inner == 1 or (self.count > 1 and x.strides[self.axis] == x.itemsize)
+        adjacent = self.count > 1 and x.strides[self.axis] == x.itemsize
+        self.columns = adjacent or self.axis == x.ndim - 1 or (self.count == 1 and inner == 1)
         self.values: Any
         if self.columns:
             self.values = flushed(np.moveaxis(x, self.axis, -1).reshape(-1, self.count))
