@@ -3,16 +3,16 @@
 ///
 /// OpenBLAS 0.3.29 and newer hands its jobs to a function of ours instead of to its own threads.  What that function
 /// must know:
-///   - Jobs wait for each other, so all of them must really run at once: where the team comes out smaller than asked
-///   for
-///     (OMP_THREAD_LIMIT, a nested region), the missing ones get threads of their own.
-///   - The number that we pass to a job is its slot, and so its scratch memory.  Two products of different kinds may
-///   arrive
-///     from two threads at once; with equal numbers they would overwrite each other's scratch.  Hence the lock: one
-///     product at a time has the pool, which is also how the pool serves them fastest.
-///   - OpenBLAS's own threads use the slots from the bottom.  Ours come from the top, so that a product that was
-///   already
-///     running when the pool was lent is not disturbed.
+///
+/// Jobs wait for each other, so all of them must really run at once.  Where the team comes out smaller than asked for
+/// (OMP_THREAD_LIMIT, a nested region), the missing ones get threads of their own.
+///
+/// The number that we pass to a job is its slot, and so its scratch memory.  Two products of different kinds may arrive
+/// from two threads at once; with equal numbers they would overwrite each other's scratch.  Hence the lock: one product
+/// at a time has the pool, which is also how the pool serves them fastest.
+///
+/// OpenBLAS's own threads use the slots from the bottom.  Ours come from the top, so that a product that was already
+/// running when the pool was lent is not disturbed.
 #pragma once
 
 #include <algorithm>

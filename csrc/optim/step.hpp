@@ -114,11 +114,11 @@ void step(const std::vector<Setting<Rule, T>>& settings, const std::vector<Piece
   }
   constexpr double kBytes = (3 + 2 * S) * sizeof(T);  // moved per element
   constexpr double kNanosecondsPerByte = 1.0 / 40;    // of one thread, from cache
-  constexpr double kCached = 1 << 20;                 // bytes a thread finds in its cache at the next step
+  constexpr double kCached = 1 << 25;                 // moved bytes up to which caches hold what a step needs
   const double bytes = kBytes * static_cast<double>(elements);
+  const bool far = bytes > kCached;  // then prefetching pays; in cache it costs some per cent
 
   parallel(threads_for(bytes * kNanosecondsPerByte), [&](int thread, int threads) {
-    const bool far = bytes > kCached * threads;
     Range mine = share(tiles, thread, threads);
     for (const auto& piece : pieces) {
       if (mine.begin >= mine.end) break;

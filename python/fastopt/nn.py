@@ -73,7 +73,7 @@ class Layer:
         arrays = {}
         for key, value in state_dict.items():
             try:
-                arrays[key] = np.array(value, own[key].dtype)
+                arrays[key] = np.asarray(value).astype(own[key].dtype)
             except (TypeError, ValueError):
                 raise TypeError(f"{name}: {key} must be an array of numbers, got {_type(value)}") from None
             if arrays[key].shape != own[key].shape:
@@ -132,7 +132,7 @@ class LayerNorm(Layer):
         self.eps = number("LayerNorm", "eps", eps, 0)
 
     def __call__(self, x: Array, *, out: Array | None = None) -> Array:
-        """The normalized x, in ``out`` if that is given."""
+        """The normalized ``x``, in ``out`` if that is given."""
         statistics = self._statistics_of(np.shape(x)[: np.ndim(x) - len(self.normalized_shape)])
         weight, bias = self.params.get("weight"), self.params.get("bias")
         y = F.layer_norm(x, self.normalized_shape, weight, bias, self.eps, out=(out, *statistics))[0]
@@ -140,7 +140,7 @@ class LayerNorm(Layer):
         return y
 
     def backward(self, dy: Array, *, out: Array | None = None) -> Array:
-        """The gradient with respect to the last input, in ``out`` if that is given; fills ``grads``."""
+        """The gradient with respect to the last input, from ``dy``, that of its output; in ``out`` if given; fills ``grads``."""
         x, mean, rstd = self._forward()
         weight = self.params.get("weight")
         gradients = self.grads.get("weight"), self.grads.get("bias")
@@ -193,7 +193,7 @@ class BatchNorm(Layer):
             self.buffers["num_batches_tracked"] = np.zeros((), np.int64)
 
     def __call__(self, x: Array, *, out: Array | None = None) -> Array:
-        """The normalized x, in ``out`` if that is given."""
+        """The normalized ``x``, in ``out`` if that is given."""
         trained = self.training or not self.buffers
         statistics = self._statistics_of((self.num_features,))
         y = F.batch_norm(
@@ -214,7 +214,7 @@ class BatchNorm(Layer):
         return y
 
     def backward(self, dy: Array, *, out: Array | None = None) -> Array:
-        """The gradient with respect to the last input, in ``out`` if that is given; fills ``grads``."""
+        """The gradient with respect to the last input, from ``dy``, that of its output; in ``out`` if given; fills ``grads``."""
         x, mean, rstd = self._forward()
         return F.batch_norm_backward(
             dy,

@@ -39,6 +39,11 @@ class _Plans(NamedTuple):
     rules: list[Rule]
     plans: list[_Plan]
     state: list[dict[str, Array]]
+    options: list[list[tuple[float, ...]]]  # for each plan, the numbers of the groups that it follows
+
+
+def _options(rules: list[Rule], plans: list[_Plan]) -> list[list[tuple[float, ...]]]:
+    return [[rules[group].options for group in plan.groups] for plan in plans]
 
 
 class Optimizer:
@@ -59,8 +64,12 @@ class Optimizer:
         self._count = 0
         self._labels: list[str] = []  # of the parameters, for errors: "[0]" or "['bias']"
         self._values = itemgetter(*defaults)
-        self._plans = _Plans([], [], [], [])
+        self._plans = _Plans([], [], [], [], [])
 
+        if not isinstance(params, Iterable):
+            raise TypeError(
+                f"{self._name}: params must be a list, a dict or groups of arrays, got {type(params).__name__}"
+            )
         groups: list[Any] = [params] if isinstance(params, Mapping | np.ndarray) else list(params)
         if not groups or not all(isinstance(group, Mapping) and "params" in group for group in groups):
             groups = [{"params": params if isinstance(params, Mapping | np.ndarray) else groups}]
@@ -119,7 +128,7 @@ class Optimizer:
         rules = [self._rule(self._name, **{name: group[name] for name in self.defaults}) for group in groups]
         values = [self._values(group) for group in groups]
         if [rule.name for rule in rules] == [rule.name for rule in self._plans.rules]:
-            return self._plans._replace(values=values, rules=rules)
+            return self._plans._replace(values=values, rules=rules, options=_options(rules, self._plans.plans))
 
         params = [(param, number) for number, group in enumerate(groups) for param in group["params"]]
         kernels.expect_disjoint(self._name, [param for param, _ in params], labels)
@@ -150,7 +159,7 @@ class Optimizer:
                 [labels[i] for i in chosen],
             )
             plans.append(_Plan(kernel, chosen, follow))
-        return _Plans(values, rules, plans, state)
+        return _Plans(values, rules, plans, state, _options(rules, plans))
 
     def _changed(self) -> bool:
         """Whether somebody has changed a group's hyperparameters since the last step."""
@@ -177,17 +186,19 @@ class Optimizer:
         """
         flat = self._flatten(grads)
         now = self._plan(self.param_groups, self._labels) if self._changed() else self._plans
-        work = [
-            (plan.kernel, [flat[i] for i in plan.chosen], [now.rules[group].options for group in plan.groups])
-            for plan in now.plans
-        ]
-        if len(work) > 1 or now is not self._plans:
+        if now is self._plans and len(now.plans) == 1:
+            now.plans[0].kernel.step(flat, now.options[0])
+        else:
+            work = [
+                (plan.kernel, [flat[i] for i in plan.chosen], options)
+                for plan, options in zip(now.plans, now.options, strict=True)
+            ]
             for kernel, part, _ in work:
                 kernel.check(part)
                 kernel.expect_apart(flat, self._labels)
             self._plans = now
-        for kernel, part, options in work:
-            kernel.step(part, options)
+            for kernel, part, options in work:
+                kernel.step(part, options)
         self._count += 1
         return StepInfo(self._count)
 
@@ -211,7 +222,7 @@ class Optimizer:
         if names is None:
             if not isinstance(grads, list | tuple):
                 raise TypeError(f"{self._name}: grads must be a list as params, got {type(grads).__name__}")
-            return self._counted(list(grads), len(group["params"]))
+            return self._counted(grads if isinstance(grads, list) else list(grads), len(group["params"]))
         if not isinstance(grads, Mapping):
             raise TypeError(f"{self._name}: grads must be a dict as params, got {type(grads).__name__}")
         if grads.keys() != set(names):
