@@ -87,6 +87,17 @@ template <bool Write = false> inline void prefetch(const void* address) {
   __builtin_prefetch(address, Write ? 1 : 0, 3);
 }
 
+/// Whether prefetching a few streams that are longer than the caches pays.  On Intel's processors it gains up to 30 %
+/// (Sapphire Rapids, AdamW); AMD's follow the streams by themselves, and it costs 5 to 20 % (Zen 4).
+inline bool prefetching_streams_pays() {
+#if defined(__x86_64__)
+  static const bool intel = __builtin_cpu_is("intel") != 0;
+  return intel;
+#else
+  return false;
+#endif
+}
+
 /// Brings the beginning of a row closer; the processor follows from there by itself.
 template <class T> inline void prefetch_row(const T* row, std::size_t n) {
   constexpr std::size_t kLine = 64 / sizeof(T), kMost = 32 * kLine;

@@ -234,7 +234,7 @@ void map_planes(const std::vector<Place<T>>& planes, std::size_t width, const Co
                 std::size_t channel, bool streamed, const Body& body) {
   const auto c = Constant<T>::of(constants, channel);
   with_flag(streamed, [&](auto past_caches) {
-    for (const Place<T>& plane : planes)
+    for (const Place<T> plane : planes)
       each<T>(width, [=](std::size_t i, auto number) { put<past_caches>(plane.to + i, body(plane, i, c, number)); });
     if constexpr (past_caches) stream_fence();
   });
@@ -252,7 +252,7 @@ void map_columns(const Batch<T>& batch, double passes, const Constants<T>& const
                        for (; column + kAtOnce * width<V> <= end; column += kAtOnce * width<V>) {
                          std::array<Constant<V>, kAtOnce> c;
                          unroll<kAtOnce>([&](auto u) { c[u] = Constant<V>::of(constants, column + u * width<V>); });
-                         for (const Place<T>& row : rows)
+                         for (const Place<T> row : rows)
                            unroll<kAtOnce>([&](auto u) {
                              const std::size_t i = column + u * width<V>;
                              put<past_caches>(row.to + i, body(row, i, c[u], V{}));
@@ -260,7 +260,7 @@ void map_columns(const Batch<T>& batch, double passes, const Constants<T>& const
                        }
                        each<T>(end - column, [&](std::size_t i, auto number) {
                          const auto c = Constant<decltype(number)>::of(constants, column + i);
-                         for (const Place<T>& row : rows)
+                         for (const Place<T> row : rows)
                            put<past_caches>(row.to + column + i, body(row, column + i, c, number));
                        });
                        if constexpr (past_caches) stream_fence();

@@ -18,6 +18,8 @@
 #include <algorithm>
 #include <array>
 #include <cstddef>
+#include <cstdint>
+#include <type_traits>
 #include <utility>
 #include <vector>
 
@@ -45,11 +47,9 @@ template <class T> struct Around {
         shapes_gradient(scale != 1 || l2 != 0 || l1 != 0) {}
 
   template <class V> V gradient(V g, V p) const {
-    if (shapes_gradient) {
-      g = g * scale;
-      if (l2 != 0) g = g + l2 * p;
-      if (l1 != 0) g = g + l1 * sign(p);
-    }
+    g = g * scale;
+    if (l2 != 0) g = g + l2 * p;
+    if (l1 != 0) g = g + l1 * sign(p);
     return g;
   }
 };
@@ -72,20 +72,16 @@ namespace detail {
 
 inline constexpr std::size_t kAhead = 512;  // elements between a prefetch and the tile that is computed
 
-template <bool Prefetch, class Rule, class T, std::size_t S, class Count>
-inline void update_tile(const Setting<Rule, T>& setting, const Piece<T, S>& piece, std::size_t at, Count count) {
-  if constexpr (Prefetch)
-    for (std::size_t line = 0; line < kLanes; line += 64 / sizeof(T)) {
-      prefetch(piece.grad + at + line + kAhead);
-      prefetch<true>(piece.param + at + line + kAhead);
-      for (std::size_t s = 0; s < S; ++s) prefetch<true>(piece.state[s] + at + line + kAhead);
-    }
-  each<T>(count, [&](std::size_t i, auto number) {
+/// Elements [at, at + count) of a piece.  The setting is a copy, so that its numbers stay in registers: in memory, any
+/// store might have changed them.
+template <bool Shapes, class Rule, class T, std::size_t S, class Count>
+inline void update_tile(Setting<Rule, T> setting, Piece<T, S> piece, std::size_t at, Count count) {
+  each<T>(count, [=](std::size_t i, auto number) {
     using V = decltype(number);
     [&]<std::size_t... K>(std::index_sequence<K...>) {
-      V p = load<V>(piece.param + at + i);
+      V p = load<V>(piece.param + at + i), g = load<V>(piece.grad + at + i);
       std::array<V, S> state{load<V>(piece.state[K] + at + i)...};
-      const V g = setting.around.gradient(load<V>(piece.grad + at + i), p);
+      if constexpr (Shapes) g = setting.around.gradient(g, p);
       p = p * setting.around.decay;
       setting.rule(p, g, state[K]...);
       store(piece.param + at + i, p);
@@ -94,12 +90,29 @@ inline void update_tile(const Setting<Rule, T>& setting, const Piece<T, S>& piec
   });
 }
 
-template <bool Prefetch, class Rule, class T, std::size_t S>
-void update(const Setting<Rule, T>& setting, const Piece<T, S>& piece, Range range) {
+template <class T, std::size_t S> inline void prefetch_tile(const Piece<T, S>& piece, std::size_t at) {
+  for (std::size_t line = 0; line < kLanes; line += 64 / sizeof(T)) {
+    prefetch(piece.grad + at + line);
+    prefetch<true>(piece.param + at + line);
+    for (std::size_t s = 0; s < S; ++s) prefetch<true>(piece.state[s] + at + line);
+  }
+}
+
+template <bool Shapes, class Rule, class T, std::size_t S>
+void update(const Setting<Rule, T>& setting, const Piece<T, S>& piece, Range range, bool far) {
+  // Whole vectors begin where the parameter's cache lines do; state that is allocated with it begins there too.
+  const std::size_t past_line = reinterpret_cast<std::uintptr_t>(piece.param + range.begin) % 64 / sizeof(T);
   std::size_t at = range.begin;
-  for (; at + kLanes <= range.end; at += kLanes)
-    update_tile<Prefetch>(setting, piece, at, std::integral_constant<std::size_t, kLanes>{});
-  if (at < range.end) update_tile<Prefetch>(setting, piece, at, range.end - at);
+  if (past_line != 0) {
+    const std::size_t head = std::min(64 / sizeof(T) - past_line, range.end - at);
+    update_tile<Shapes>(setting, piece, at, head);
+    at += head;
+  }
+  for (; at + kLanes <= range.end; at += kLanes) {
+    if (far) prefetch_tile(piece, at + kAhead);
+    update_tile<Shapes>(setting, piece, at, std::integral_constant<std::size_t, kLanes>{});
+  }
+  if (at < range.end) update_tile<Shapes>(setting, piece, at, range.end - at);
 }
 
 }  // namespace detail
@@ -116,7 +129,7 @@ void step(const std::vector<Setting<Rule, T>>& settings, const std::vector<Piece
   constexpr double kNanosecondsPerByte = 1.0 / 40;    // of one thread, from cache
   constexpr double kCached = 1 << 25;                 // moved bytes up to which caches hold what a step needs
   const double bytes = kBytes * static_cast<double>(elements);
-  const bool far = bytes > kCached;  // then prefetching pays; in cache it costs some per cent
+  const bool far = bytes > kCached && prefetching_streams_pays();
 
   parallel(threads_for(bytes * kNanosecondsPerByte), [&](int thread, int threads) {
     Range mine = share(tiles, thread, threads);
@@ -126,7 +139,8 @@ void step(const std::vector<Setting<Rule, T>>& settings, const std::vector<Piece
       if (mine.begin < here) {
         const Range range{mine.begin * kLanes, std::min(mine.end * kLanes, piece.size)};
         const auto& setting = settings[piece.setting];
-        far ? detail::update<true>(setting, piece, range) : detail::update<false>(setting, piece, range);
+        with_flag(setting.around.shapes_gradient,
+                  [&](auto shapes) { detail::update<shapes>(setting, piece, range, far); });
       }
       mine.begin -= std::min(mine.begin, here);
       mine.end -= std::min(mine.end, here);

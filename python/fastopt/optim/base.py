@@ -42,6 +42,13 @@ class _Plans(NamedTuple):
     options: list[list[tuple[float, ...]]]  # for each plan, the numbers of the groups that it follows
 
 
+def _zeros_like(param: Array) -> Array:
+    """Zeros that begin as far into a cache line as the parameter does, so that whole vectors of both can begin with one."""
+    space = np.zeros(param.nbytes + 64, np.uint8)
+    first = (param.ctypes.data - space.ctypes.data) % 64
+    return space[first : first + param.nbytes].view(param.dtype).reshape(param.shape)
+
+
 def _options(rules: list[Rule], plans: list[_Plan]) -> list[list[tuple[float, ...]]]:
     return [[rules[group].options for group in plan.groups] for plan in plans]
 
@@ -144,7 +151,7 @@ class Optimizer:
                 begins = names and not state[i].keys() & set(names)  # a rule whose state is new has taken no step
                 counts.append(0 if begins else int(state[i].get("step", 0)))
                 for name in names:
-                    state[i].setdefault(name, np.zeros_like(params[i][0]))
+                    state[i].setdefault(name, _zeros_like(params[i][0]))
             steps = np.array(counts, np.int64)
             for k, i in enumerate(chosen):
                 state[i]["step"] = steps[k : k + 1].reshape(())
