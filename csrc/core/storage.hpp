@@ -130,7 +130,7 @@ template <class V> inline V maximum(V a, V b) {
   if constexpr (is_number<V>)
     return a >= b || a != a ? a : b;
   else
-    return (a >= b) | (a != a) ? a : b;
+    return ((a >= b) | (a != a)) ? a : b;
 }
 
 /// -1, 0 or 1; NaN for NaN, as numpy.sign.

@@ -39,6 +39,7 @@ class Result:
     columns: dict[str, dict[str, float]]
     bytes: int = 0  # that a call cannot avoid to move; 0 if it was not a race
     rounds: int = 0
+    interruptions: float = 0.0  # how often a second another process took a core
     variants: dict[str, str] = field(default_factory=dict)  # which of a candidate's variants was the fastest
 
     @property
@@ -80,7 +81,7 @@ class Race(Case):
     calls: Callable[[], Calls]
 
     def measure(self, effort: Effort) -> Result:
-        samples = race(self.calls(), effort)
+        samples, interruptions = race(self.calls(), effort)
         fastest: dict[str, str] = {}
         for call in sorted(samples, key=lambda call: effort.of(samples[call])):
             fastest.setdefault(call.partition("/")[0], call)
@@ -89,7 +90,7 @@ class Race(Case):
             ratio = median(theirs / own for theirs, own in zip(samples[call], ours, strict=True))
             columns[candidate] = {"seconds": effort.of(samples[call]), "ratio": ratio}
         variants = {candidate: call.partition("/")[2] for candidate, call in fastest.items() if "/" in call}
-        return Result(self.group, self.label, columns, self.bytes, len(ours), variants)
+        return Result(self.group, self.label, columns, self.bytes, len(ours), interruptions, variants)
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import gc
 import random
+import resource
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -63,21 +64,27 @@ def _time_for(call: Call, seconds: float) -> float:
     return (now - start) / calls
 
 
-def race(calls: Mapping[str, Call], effort: Effort) -> dict[str, list[float]]:
-    """Seconds a call of every candidate, round by round."""
+def _interruptions() -> int:
+    """How often the system has taken a core from a thread of this process to run something else."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_nivcsw
+
+
+def race(calls: Mapping[str, Call], effort: Effort) -> tuple[dict[str, list[float]], float]:
+    """Seconds a call of every candidate, round by round, and how often a second it was interrupted."""
     order, samples = list(calls), {name: list[float]() for name in calls}
     shuffle = random.Random(0).shuffle
     with _undisturbed():
         about = {name: min(_time(call) for _ in range(3)) for name, call in calls.items()}
         times = {name: max(1, ceil(_SAMPLE / max(seconds, 1e-7))) for name, seconds in about.items()}
-        end = time.perf_counter() + effort.seconds
-        while time.perf_counter() < end or len(samples[order[0]]) < effort.rounds:
+        before, start = _interruptions(), time.perf_counter()
+        while time.perf_counter() - start < effort.seconds or len(samples[order[0]]) < effort.rounds:
             shuffle(order)
             for name in order:
                 if about[name] < _LONG:
                     calls[name]()
                 samples[name].append(_time(calls[name], times[name]))
-    return samples
+        interruptions = (_interruptions() - before) / (time.perf_counter() - start)
+    return samples, interruptions
 
 
 def alternate(first: Call, second: Call, effort: Effort) -> tuple[float, float, float]:

@@ -19,6 +19,8 @@ from .cases import Result
 COLORS = {"fastopt": "#d9480f", "numpy": "#4dabf7", "torch": "#845ef7", "torch default": "#b197fc", "floor": "#495057"}
 
 
+DISTURBED = 200  # interruptions a second; a quiet machine has some 60
+
 TITLES = {
     "AdamW.step()": "AdamW, step() of whole models",
     "alternating": "A NumPy product 256×512×512 and a kernel, alone and in turn",
@@ -97,6 +99,8 @@ def print_tables(console: Console, results: Sequence[Result]) -> None:
     for candidate in ("numpy", "torch"):
         if cases := behind(results, candidate):
             console.print(f"[bold]{candidate} was faster in:[/] {', '.join(cases)}", highlight=False)
+    if doubtful := [result.name for result in results if result.interruptions > DISTURBED]:
+        console.print(f"[bold]other processes disturbed:[/] {', '.join(doubtful)}", highlight=False)
 
 
 # JSON -----------------------------------------------------------------------------------------------------------------

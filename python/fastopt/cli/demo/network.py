@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from itertools import pairwise
-from statistics import median
 from time import perf_counter
 from typing import Any, Protocol
 
@@ -163,30 +161,30 @@ def cross_entropy(logits: Array, target: Array) -> tuple[float, Array]:
 
 
 class Stopwatch:
-    """Remembers when what was done in every training step."""
+    """Remembers when what was done in every training step.
+
+    It keeps flat lists of numbers: tuples or dicts would bring the garbage collector into what is measured.
+    """
 
     def __init__(self) -> None:
-        self.steps: list[list[tuple[str, float]]] = []
+        self.parts: list[str] = []  # what was done; empty where a step begins
+        self.times: list[float] = []  # when it was done
 
     def step(self) -> None:
         """A step begins."""
-        self.marks = [("", perf_counter())]
-        self.steps.append(self.marks)
+        self.lap("")
 
     def lap(self, part: str) -> None:
         """What happened since the last call was ``part``."""
-        self.marks.append((part, perf_counter()))
+        self.parts.append(part)
+        self.times.append(perf_counter())
 
-    def split(self, steps: int) -> dict[str, float]:
-        """The median seconds of every part of the first ``steps`` steps, and of the whole step."""
-        times = []
-        for marks in self.steps[:steps]:
-            times.append(dict.fromkeys((*PARTS, "whole step"), 0.0))
-            for (_, before), (part, after) in pairwise(marks):
-                times[-1][part] += after - before
-                times[-1]["whole step"] += after - before
-        return {part: median(time[part] for time in times) for part in times[0]}
-
-    def seconds(self) -> float:
-        """The time of all steps so far."""
-        return sum(marks[-1][1] - marks[0][1] for marks in self.steps)
+    def steps(self) -> list[dict[str, float]]:
+        """The seconds of every part of every step."""
+        steps: list[dict[str, float]] = []
+        for part, before, after in zip(self.parts, [0.0, *self.times], self.times, strict=False):
+            if part:
+                steps[-1][part] += after - before
+            else:
+                steps.append(dict.fromkeys(PARTS, 0.0))
+        return steps

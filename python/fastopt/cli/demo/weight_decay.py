@@ -1,6 +1,6 @@
 """``fastopt demo weight-decay``: the same network fitted with two strengths of coupled weight decay.
 
-Coupled means that λp is added to the gradient before Adam's moments, as in ``torch.optim.Adam``; every parameter decays.
+Coupled means that λp is added to the gradient before Adam's moments, as in ``torch.optim.Adam``; everything decays.
 """
 
 from __future__ import annotations
@@ -112,6 +112,7 @@ def table(runs: Sequence[Run]) -> Table:
     last = len(runs[0].losses)
     for i in [*(i for i in (1, 10, 100, 1_000, 10_000, 100_000) if i < last), last]:
         result.add_row(f"iteration {i:,}", *(f"{run.losses[i - 1]:.6f}" for run in runs))
+    result.add_row("median of the last 100", *(f"{np.median(run.losses[-100:]):.6f}" for run in runs))
     result.add_row("lowest", *(f"{min(run.losses):.6f}" for run in runs), end_section=True)
     result.add_row("mean |weight|", *(f"{np.mean(np.abs(run.weights)):.4f}" for run in runs))
     result.add_row(f"weights within ±{NEAR}", *(f"{run.near_zero:.0%}" for run in runs))

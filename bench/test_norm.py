@@ -1,0 +1,15 @@
+"""Normalization layers, forward and backward."""
+
+from __future__ import annotations
+
+from pytest_benchmark.fixture import BenchmarkFixture
+
+from fastopt.cli.bench.cases import Race
+from fastopt.cli.bench.peers import Call
+
+GROUPS = ("LayerNorm", "BatchNorm")
+
+
+def test_norm(benchmark: BenchmarkFixture, race: Race, call: Call) -> None:
+    benchmark.group = race.name
+    benchmark(call)

@@ -1,0 +1,293 @@
+"""``fastopt bench``: every candidate does the same work, and what was measured is reported.  No time is judged here."""
+
+from __future__ import annotations
+
+import json
+import sys
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import fastopt as fo
+from fastopt import _core
+from fastopt import functional as F
+from fastopt.cli import main
+from fastopt.cli.bench import peers
+from fastopt.cli.bench.cases import (
+    MODELS,
+    RULES,
+    Alternating,
+    Dead,
+    Race,
+    alternating,
+    as_memory,
+    cases,
+    dead,
+    in_layout,
+    matching,
+    optimizer,
+)
+from fastopt.cli.bench.data import Data
+from fastopt.cli.bench.measure import Effort, alternate, march, race
+
+BRIEF = ["bench", "--quick", "--seconds", "0.001"]
+
+
+@pytest.fixture
+def data() -> Data:
+    return Data("float64")
+
+
+# The command
+
+
+@pytest.fixture
+def needs_rich() -> None:
+    pytest.importorskip("rich")
+
+
+@pytest.mark.usefixtures("needs_rich")
+def test_table(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([*BRIEF, "--only", "AdamW 2^10", "layernorm*64x64"]) == 0
+    printed = capsys.readouterr().out
+    for text in ("AdamW", "2^10", "LayerNorm forward", "64×64", "fastopt", "numpy", "floor", "GB/s"):
+        assert text in printed
+    assert "2^14" not in printed
+
+
+@pytest.mark.usefixtures("needs_rich")
+def test_json(tmp_path: Path) -> None:
+    file = tmp_path / "bench.json"
+    assert main([*BRIEF, "--only", "sgd 2^14", "--dtype", "float64", "--json", str(file)]) == 0
+    written = json.loads(file.read_text())
+    assert written["machine"]["dtype"] == "float64"
+    (result,) = written["results"]
+    assert (result["group"], result["label"], result["bytes"]) == ("SGD", "2^14", (1 << 14) * 8 * 5)
+    assert {"fastopt", "numpy", "floor"} <= set(result["columns"])
+    assert result["columns"]["fastopt"]["ratio"] == 1
+    assert all(column["seconds"] > 0 for column in result["columns"].values())
+
+
+@pytest.mark.usefixtures("needs_rich")
+def test_plot(tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    file = tmp_path / "bench.png"
+    assert main([*BRIEF, "--only", "adamw 2^10", "adamw 2^14", "norm*64x64", "--plot", str(file)]) == 0
+    assert file.read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.usefixtures("needs_rich")
+def test_loops(data: Data, capsys: pytest.CaptureFixture[str]) -> None:
+    from rich.console import Console
+
+    from fastopt.cli.bench import report
+
+    effort = Effort(seconds=0, rounds=1)
+    loops = [dead(1 << 10, 200, data), alternating(optimizer("SGD", 1 << 10, data), data)]
+    report.print_tables(Console(width=120), [loop.measure(effort) for loop in loops])
+    printed = capsys.readouterr().out
+    for text in ("have died", "AdamW 2^10", "last ÷ first", "SGD 2^10", "in turn ÷ sum"):
+        assert text in printed
+
+
+@pytest.mark.usefixtures("needs_rich")
+def test_list_measures_nothing(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["bench", "--list", "--only", "gpt", "batchnorm*nhwc", "--full"]) == 0
+    names = capsys.readouterr().out.splitlines()
+    assert "AdamW.step() GPT-2 small, 148 tensors" in names
+    assert "BatchNorm backward 8×64×56×56 NHWC" in names
+    assert not any("NCHW" in name for name in names)
+
+
+@pytest.mark.usefixtures("needs_rich")
+def test_nothing_matches(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([*BRIEF, "--only", "no such case"]) == 1
+    assert "no case matches no such case" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("module", ["rich", "matplotlib"])
+def test_missing_extra(module: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    if module != "rich":
+        pytest.importorskip("rich")
+    monkeypatch.setitem(sys.modules, module, None)
+    monkeypatch.setitem(sys.modules, f"{module}.console", None)
+    assert main([*BRIEF, "--only", "adamw 2^10", "--plot", "never-written.png"]) == 1
+    assert f"{module} is missing" in capsys.readouterr().err
+
+
+# The list
+
+
+def test_every_kind_of_case_is_there(data: Data) -> None:
+    quick, everything = (list(cases(data, quick=quick, full=not quick)) for quick in (True, False))
+    assert {case.group for case in quick} == {case.group for case in everything}
+    assert {type(case) for case in quick} == {Race, Alternating, Dead}
+    names = [case.name for case in everything]
+    assert len(set(names)) == len(names)
+    assert len(quick) < len(everything)
+
+
+def test_matching(data: Data) -> None:
+    names = [case.name for case in matching(cases(data), ["ADAMW 2^1?", "layernorm*x768"])]
+    assert "AdamW 2^10" in names
+    assert "LayerNorm backward 32×768" in names
+    assert not any(name.startswith(("SGD", "BatchNorm", "AdamW 2^2")) for name in names)
+
+
+def test_models() -> None:
+    assert {name: len(shapes) for name, shapes in MODELS.items()} == {
+        "digits MLP": 10,
+        "LayerNorm MLP": 18,
+        "ResNet-50": 161,
+        "GPT-2 small": 148,
+    }
+    parameters = {name: sum(int(np.prod(shape)) for shape in shapes) for name, shapes in MODELS.items()}
+    assert parameters == {"digits MLP": 26634, "LayerNorm MLP": 1501, "ResNet-50": 25557032, "GPT-2 small": 124439808}
+
+
+@pytest.mark.parametrize("offset", [0, 1, 4])
+def test_data(offset: int) -> None:
+    data = Data("float32", offset)
+    array = data.normal(3, 500_000, mean=2.0, scale=0.1)
+    assert array.shape == (3, 500_000)
+    assert array.ctypes.data % 64 == 4 * offset
+    assert array.mean() == pytest.approx(2.0, abs=1e-3)
+    assert array.std() == pytest.approx(0.1, abs=1e-3)
+    assert not data.zeros(7).any()
+
+
+# The candidates do the same work
+
+
+def peer(name: str) -> Any:
+    """What makes the calls of a competitor."""
+    if name.startswith("torch"):
+        pytest.importorskip("torch")
+    return getattr(peers, name)
+
+
+def agree(theirs: Any, ours: Any) -> None:
+    for their, our in zip(theirs, ours, strict=True):
+        np.testing.assert_allclose(np.asarray(their).reshape(np.shape(our)), our, rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("library", ["numpy", "torch"])
+@pytest.mark.parametrize("rule", RULES)
+def test_optimizers(library: str, rule: str, data: Data) -> None:
+    state = [[data.normal(10, 10, scale=scale)] for scale in (0.02, 1e-3, 1e-3, 1e-3)][: 3 if rule == "SGD" else 4]
+    np.abs(state[-1][0], out=state[-1][0])
+    ours = [[array.copy() for array in arrays] for arrays in state]
+    peer(f"{library}_{rule.lower()}")(*state)()
+    getattr(F, rule.lower())(*ours, step=peers.HYPER.step, **RULES[rule])
+    for theirs, own in zip(state, ours, strict=True):
+        agree(theirs, own)
+
+
+def test_torch_step(data: Data) -> None:
+    for fused in (False, True):
+        theirs, grads = [data.normal(10, 10)], [data.normal(10, 10, scale=1e-3)]
+        ours = [theirs[0].copy()]
+        step = peer("torch_step")(theirs, grads, fused=fused)
+        ours_optimizer = fo.optim.AdamW(ours, **RULES["AdamW"])
+        for _ in range(3):
+            step()
+            ours_optimizer.step(grads)
+        agree(theirs, ours)
+
+
+def test_layer_norm(data: Data) -> None:
+    x, dy, weight, bias = data.normal(5, 7, mean=1), data.normal(7, 5).reshape(5, 7), data.normal(7), data.zeros(7)
+    y, mean, rstd = F.layer_norm(x, (7,), weight, bias, peers.NORM_EPS)
+    gradients = F.layer_norm_backward(dy, x, (7,), mean, rstd, weight)
+    out, dx = np.empty_like(x), np.empty_like(x)
+    peers.numpy_layer_norm(x, weight, bias, out)()
+    agree([out], [y])
+    dweight, dbias = peers.numpy_layer_norm_backward(dy, x, weight, dx)()
+    agree([dx, dweight, dbias], gradients)
+    agree(peer("torch_layer_norm")(x, weight, bias)(), [y, mean, rstd])
+    agree(peer("torch_layer_norm_backward")(dy, x, weight, bias)(), gradients)
+
+
+@pytest.mark.parametrize(("shape", "layout"), [((4, 3, 5, 2), "NCHW"), ((4, 3, 5, 2), "NHWC"), ((9, 3), "")])
+def test_batch_norm(shape: tuple[int, ...], layout: str, data: Data) -> None:
+    x, dx = in_layout(partial(data.normal, mean=1), shape, layout), in_layout(data.empty, shape, layout)
+    dy = in_layout(lambda *shape: data.normal(*shape)[..., ::-1].copy(), shape, layout)
+    weight, bias, running = data.normal(3), data.normal(3), [data.zeros(3), data.zeros(3) + 1]
+    of_numpy, of_torch = ([array.copy() for array in running] for _ in range(2))
+    y, mean, rstd = F.batch_norm(x, running[0], running[1], weight, bias, True, peers.NORM_MOMENTUM, peers.NORM_EPS)
+    gradients = F.batch_norm_backward(dy, x, mean, rstd, weight)
+
+    plain_x, axes, broadcast = as_memory(x)
+    plain_dy, plain_dx = as_memory(dy)[0], as_memory(dx)[0]
+    running_mean, running_var, w, b = (array.reshape(broadcast) for array in (*of_numpy, weight, bias))
+    peers.numpy_batch_norm(plain_x, running_mean, running_var, w, b, plain_dx, axes)()
+    agree([dx, *of_numpy], [y, *running])
+    dweight, dbias = peers.numpy_batch_norm_backward(plain_dy, plain_x, w, plain_dx, axes)()
+    agree([dx, dweight, dbias], gradients)
+    agree(peer("torch_batch_norm")(x, *of_torch, weight, bias, dx)(), [y, mean, rstd])
+    agree(of_torch, running)
+    agree(peer("torch_batch_norm_backward")(dy, x, weight, bias)(), gradients)
+
+
+# The floor
+
+
+@pytest.mark.parametrize("size", [0, 1, 63, 64, 65, 1000, 100_003])
+@pytest.mark.parametrize("options", [{}, {"ahead": 2048}, {"streaming": True}])
+def test_floor_moves_and_changes_nothing(size: int, options: dict[str, Any]) -> None:
+    for offset in (0, 1, 4):
+        data = Data("float32", offset)
+        first, second, copy = data.normal(size), data.normal(size, mean=3), data.zeros(size)
+        kept = first.copy(), second.copy()
+        _core.kernels.floor([first], [], [copy], **options)
+        assert copy.tobytes() == first.tobytes()
+        _core.kernels.floor([first, second], [], [copy], **options)
+        assert (copy.view(np.uint32) == first.view(np.uint32) ^ second.view(np.uint32)).all()
+        _core.kernels.floor([first], [second], [], **options)
+        assert (first.tobytes(), second.tobytes()) == (kept[0].tobytes(), kept[1].tobytes())
+
+
+def test_floor_rejects() -> None:
+    a, b = np.zeros(8), np.zeros(9)
+    frozen = np.zeros(8)
+    frozen.flags.writeable = False
+    for reads, updates, writes, complaint in [
+        ([a], [], [b], "writes must have as many bytes"),
+        ([np.zeros((8, 2))[:, 0]], [], [a], "reads must be contiguous"),
+        ([a], [frozen], [], "updates must be writeable"),
+        ([a], [], [], "must be 1 read and 1 to 4 updates"),
+    ]:
+        with pytest.raises(ValueError, match=complaint):
+            _core.kernels.floor(reads, updates, writes)
+
+
+# The clock
+
+
+def test_race_takes_turns() -> None:
+    calls = {name: [] for name in "ab"}  # type: dict[str, list[int]]
+    samples, interruptions = race({name: partial(calls[name].append, 0) for name in calls}, Effort(seconds=0, rounds=4))
+    assert {name: len(seconds) for name, seconds in samples.items()} == {"a": 4, "b": 4}
+    assert all(calls.values())
+    assert interruptions >= 0
+
+
+def test_march_is_in_step() -> None:
+    order: list[str] = []
+    march({name: partial(order.append, name) for name in "ab"}, 3)
+    assert "".join(order) == "ababab"
+
+
+def test_alternate_runs_all_three() -> None:
+    order: list[str] = []
+    parts = alternate(partial(order.append, "a"), partial(order.append, "b"), Effort(seconds=0, rounds=1))
+    assert len(parts) == 3
+    assert "".join(order).endswith("abab")
+
+
+def test_quantile() -> None:
+    samples = [5.0, 1.0, 4.0, 2.0, 3.0]
+    assert [Effort(quantile=q).of(samples) for q in (0, 0.1, 0.5, 1)] == [1, 1, 3, 5]

@@ -1,0 +1,242 @@
+"""The demos: the two sides agree, the same seed gives the same result, and what they write can be read."""
+
+from __future__ import annotations
+
+import argparse
+import struct
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from fastopt.cli import main
+
+pytest.importorskip("sklearn", reason="the digits are scikit-learn's: pip install 'fastopt[demo]'")
+pytest.importorskip("rich", reason="the tables are rich's: pip install 'fastopt[demo]'")
+pytest.importorskip("matplotlib", reason="the pictures are matplotlib's: pip install 'fastopt[demo]'")
+pytest.importorskip("tensorboardX", reason="the records are tensorboardX's: pip install 'fastopt[demo]'")
+
+from fastopt import nn, optim
+from fastopt.cli.demo import digits, idiomatic, network, weight_decay
+
+SMALL = ["--hidden", "16", "16", "--epochs", "3", "--no-picture"]
+
+
+def options(**changes: Any) -> argparse.Namespace:
+    args = argparse.Namespace(hidden=[32, 16], batch_size=32, epochs=3, patience=15, lr=1e-3, weight_decay=0.01, seed=0)
+    vars(args).update(changes)
+    return args
+
+
+def trainings(**changes: Any) -> list[digits.Training]:
+    data = digits.Digits.load()
+    return [digits.Training(backend, data, options(**changes)) for backend in (digits.NUMPY, digits.FASTOPT)]
+
+
+# The two sides
+
+
+def test_first_step_agrees() -> None:
+    numpy, fast = trainings()
+    batch = (numpy.digits.train.x[:32], numpy.digits.train.target[:32])
+    assert numpy.step(*batch) == pytest.approx(fast.step(*batch), rel=1e-6)
+    for name in numpy.network.params:
+        grad = numpy.network.grads[name]
+        scale = np.max(np.abs(grad))
+        np.testing.assert_allclose(fast.network.grads[name], grad, rtol=0, atol=1e-5 * scale, err_msg=name)
+    # Adam's first step is lr·sign(g) whatever the size of g, so compare where g is more than rounding.
+    for name, param in numpy.network.params.items():
+        clear = np.abs(numpy.network.grads[name]) > 1e-5
+        np.testing.assert_allclose(fast.network.params[name][clear], param[clear], rtol=1e-5, atol=1e-6, err_msg=name)
+
+
+def test_training_agrees() -> None:
+    numpy, fast = trainings()
+    for _ in range(3):
+        numpy.epoch()
+        fast.epoch()
+    assert [e.valid_loss for e in fast.history] == pytest.approx([e.valid_loss for e in numpy.history], rel=1e-2)
+    assert numpy.history[-1].train_loss < 0.8 * numpy.history[0].train_loss
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_idiomatic_batch_norm(training: bool) -> None:
+    rng = np.random.default_rng(0)
+    ours, theirs = nn.BatchNorm(5), idiomatic.BatchNorm(5)
+    for _ in range(3):
+        x, dy = (rng.normal(3, 2, (8, 5)).astype(np.float32) for _ in range(2))
+        np.testing.assert_allclose(theirs(x), ours(x), rtol=1e-4, atol=1e-5)
+        np.testing.assert_allclose(theirs.backward(dy), ours.backward(dy), rtol=1e-4, atol=1e-5)
+    if not training:
+        ours.eval()
+        theirs.eval()
+        np.testing.assert_allclose(theirs(x), ours(x), rtol=1e-4, atol=1e-5)
+
+
+def test_idiomatic_adamw() -> None:
+    rng = np.random.default_rng(0)
+    start = [rng.standard_normal(shape, dtype=np.float32) for shape in ((4, 3), (3,))]
+    params = [[p.copy() for p in start] for _ in range(2)]
+    groups = [[{"params": [w]}, {"params": [b], "weight_decay": 0.0}] for w, b in params]
+    ours = optim.AdamW(groups[0], lr=0.01, weight_decay=0.1)
+    theirs = idiomatic.AdamW(groups[1], lr=0.01, weight_decay=0.1)
+    for _ in range(20):
+        grads = [[rng.standard_normal(p.shape, dtype=np.float32)] for p in start]
+        ours.step(grads)
+        theirs.step(grads)
+    for a, b in zip(*params, strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("backend", [digits.NUMPY, digits.FASTOPT], ids=lambda backend: backend.name)
+def test_gradients_are_the_loss_s(backend: digits.Backend) -> None:
+    """Against central differences along one random direction."""
+    rng = np.random.default_rng(0)
+    net = digits.build(backend, [12, 8], seed=0)
+    x, target = rng.random((16, 64), dtype=np.float32), np.eye(10, dtype=np.float32)[rng.integers(0, 10, 16)]
+    _, dlogits = network.cross_entropy(net.forward(x), target)
+    net.backward(dlogits)
+    for name, param in net.params.items():
+        direction = np.sign(net.grads[name])
+        slopes = []
+        for sign in (1, -1):
+            param += sign * 1e-3 * direction
+            slopes.append(network.cross_entropy(net.forward(x), target)[0])
+            param -= sign * 1e-3 * direction
+        expected = float(np.sum(net.grads[name] * direction))
+        assert (slopes[0] - slopes[1]) / 2e-3 == pytest.approx(expected, rel=0.05), name
+
+
+def test_norms_and_biases_do_not_decay() -> None:
+    (training, _) = trainings()
+    assert training.decayed == ["fc1.weight", "fc2.weight", "out.weight"]
+    assert training.others == ["norm1.weight", "norm1.bias", "norm2.weight", "norm2.bias", "out.bias"]
+
+
+def test_split_is_fixed_and_disjoint() -> None:
+    one, two = digits.Digits.load(), digits.Digits.load()
+    for a, b in zip(one, two, strict=True):
+        np.testing.assert_array_equal(a.x, b.x)
+    assert [len(images.x) for images in one] == [1077, 360, 360]
+
+
+# The commands
+
+
+def figures(capsys: pytest.CaptureFixture[str], *rows: str) -> list[str]:
+    """The lines of the printed table that begin with one of ``rows``."""
+    return [line for line in capsys.readouterr().out.splitlines() if line[2:].startswith(rows)]
+
+
+def test_same_seed_same_figures(capsys: pytest.CaptureFixture[str]) -> None:
+    seen = []
+    for seed in ("1", "1", "2"):
+        assert main(["demo", *SMALL, "--seed", seed]) == 0
+        seen.append(figures(capsys, "epochs", "best validation loss", "test accuracy"))
+    assert len(seen[0]) == 3
+    assert seen[0] == seen[1]
+    assert seen[0] != seen[2]
+
+
+def test_digits_table_and_picture(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    picture = tmp_path / "new" / "demo.png"
+    assert main(["demo", *SMALL[:-1], "--output", str(picture)]) == 0
+    out = capsys.readouterr().out
+    for text in (*network.PARTS, "whole step", "test accuracy", "speed-up", "NumPy", "fastopt"):
+        assert text in out
+    assert picture.read_bytes().startswith(b"\x89PNG")
+
+
+def test_early_stopping() -> None:
+    (training, _) = trainings(patience=1, epochs=50, lr=0.1)
+    while not training.finished:
+        training.epoch()
+    losses = [epoch.valid_loss for epoch in training.history]
+    assert len(losses) < 50
+    assert training.best.valid_loss == min(losses) == losses[-2]
+
+
+def test_weight_decay(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    picture, logdir = tmp_path / "decay.png", tmp_path / "runs"
+    argv = ["demo", "weight-decay", "--iterations", "40", "--logdir", str(logdir), "--output", str(picture)]
+    assert main(argv) == 0
+    out = capsys.readouterr().out
+    assert all(text in out for text in ("weight decay 0.01", "weight decay 0.1", "iteration 40", "mean |weight|"))
+    assert picture.read_bytes().startswith(b"\x89PNG")
+    params = weight_decay.build(np.random.default_rng(0)).params
+    for decay in ("0.01", "0.1"):
+        tags = Counter(tag for event in events(logdir / f"weight_decay={decay}") for tag in event)
+        assert tags.pop("loss") == 4
+        kinds = ("weight/", "gradient/", "weight_norm/", "gradient_norm/")
+        assert tags == {kind + name: 4 for kind in kinds for name in params}
+
+
+def events(run: Path) -> Iterator[list[str]]:
+    """The tags of every event that was recorded: length, checksum, event, checksum, again and again."""
+    from tensorboardX.proto.event_pb2 import Event
+
+    (file,) = run.iterdir()
+    data = file.read_bytes()
+    while data:
+        (length,) = struct.unpack_from("<Q", data)
+        yield [value.tag for value in Event.FromString(data[12 : 12 + length]).summary.value]
+        data = data[16 + length :]
+
+
+def test_larger_decay_pulls_weights_to_zero() -> None:
+    x, y = weight_decay.data(np.random.default_rng(0))
+    small, large = (weight_decay.Run(decay, weight_decay.build(np.random.default_rng(1))) for decay in (0.01, 0.1))
+    for run in (small, large):
+        for _ in run.fit(x, y, lr=0.01, iterations=300):
+            pass
+        assert run.losses[-1] < run.losses[0]
+    assert np.mean(np.abs(large.weights)) < np.mean(np.abs(small.weights))
+    assert large.near_zero > small.near_zero
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        (["demo", "--epochs", "0"], "argument --epochs: must be at least 1, got 0"),
+        (["demo", "--lr", "nan"], "argument --lr: must be at least 0, got nan"),
+        (["demo", "--hidden", "12.5"], "argument --hidden: invalid positive value: '12.5'"),
+        (["demo", "--output", "demo.txt"], "argument --output: must end in .pdf, .png or .svg, got demo.txt"),
+        (["demo", "--output", "a.png", "--no-picture"], "argument --no-picture: not allowed with argument --output"),
+        (["demo", "letters"], "argument experiment: invalid choice: 'letters'"),
+        (["demo", "weight-decay", "--decays", "0.1"], "argument --decays: expected 2 arguments"),
+        (["demo", "--fast"], "unrecognized arguments: --fast"),
+    ],
+)
+def test_bad_options(argv: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as exit_:
+        main(argv)
+    assert exit_.value.code == 2
+    assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("size", ["1", "1078"])
+def test_bad_batch_size(size: str) -> None:
+    with pytest.raises(SystemExit, match=rf"--batch-size must be in \[2, 1077\], got {size}"):
+        main(["demo", "--batch-size", size])
+
+
+@pytest.mark.parametrize(
+    ("argv", "module", "package"),
+    [
+        (["demo"], "sklearn", "scikit-learn"),
+        (["demo"], "rich", "rich"),
+        (["demo", "weight-decay"], "tensorboardX", "tensorboardX"),
+        (["demo", "weight-decay"], "matplotlib", "matplotlib"),
+    ],
+)
+def test_missing_extra(argv: list[str], module: str, package: str) -> None:
+    """In a process of its own, where importing the module fails as if it were not there."""
+    code = f"import sys; sys.modules[{module!r}] = None; from fastopt.cli import main; sys.exit(main({argv}))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 1
+    assert done.stderr == f"fastopt demo: {package} is missing: pip install 'fastopt[demo]'\n"
