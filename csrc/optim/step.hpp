@@ -126,7 +126,7 @@ void step(const std::vector<Setting<Rule, T>>& settings, const std::vector<Piece
     elements += piece.size;
   }
   constexpr double kBytes = (3 + 2 * S) * sizeof(T);  // moved per element
-  constexpr double kNanosecondsPerByte = 1.0 / 40;    // of one thread, from cache
+  constexpr double kNanosecondsPerByte = 1.0 / 70;    // of one thread, from cache
   constexpr double kCached = 1 << 25;                 // moved bytes up to which caches hold what a step needs
   const double bytes = kBytes * static_cast<double>(elements);
   const bool far = bytes > kCached && prefetching_streams_pays();

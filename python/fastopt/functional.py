@@ -4,7 +4,7 @@ Optimizer steps update their arrays in place.  Normalizations return new arrays,
 
 Every function raises before it writes anything: TypeError for dtype and memory layout, ValueError for shape, range and
 overlap, with the name of the argument.  What is written must be C-contiguous (a normalization's result may also have the
-memory order of ``x``); what is only read may be a slice, as long as its innermost axis is contiguous.  All of them release
+memory order of ``x``); inputs and gradients may be slices, as long as their innermost axis is contiguous.  All of them release
 the GIL.  :mod:`fastopt.reference` has the same functions in NumPy, with the same results to the last bit.
 
 Subnormal numbers (below 1.2e-38 in float32) count as zero.

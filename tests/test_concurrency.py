@@ -1,0 +1,75 @@
+"""Several Python threads and forked children; what the threads are is ``test_threads.py``'s business."""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+import warnings
+
+import numpy as np
+import pytest
+from tables import NORMS, RULES, Array, ordinary
+from tools import assert_same_bits
+
+import fastopt as fo
+from fastopt import functional as F
+
+
+def work(seed: int) -> dict[str, Array]:
+    """A bit of everything, large enough for several threads."""
+    rng = np.random.default_rng(seed)
+    results = {}
+    for name, rule in RULES.items():
+        params = [ordinary(rng, n, "float32") for n in (40_000, 300)]
+        grads = [[ordinary(rng, p.shape, "float32") for p in params] for _ in range(2)]
+        results |= {f"{name}: {key}": value for key, value in rule.run(F, params, grads, rule.sample(rng)).items()}
+    for name, norm in NORMS.items():
+        call = norm.call(rng, "float32", 240, 200, **({"training": True} if "batch" in name else {}))
+        results |= {f"{name}: {key}": value for key, value in call.run(F).items()}
+    return results
+
+
+def test_eight_threads_at_once() -> None:
+    expected = [work(seed) for seed in range(8)]
+    results: dict[int, dict[str, Array]] = {}
+    start = threading.Barrier(8)
+
+    def run(seed: int) -> None:
+        start.wait()
+        for _ in range(3):
+            results[seed] = work(seed)
+
+    threads = [threading.Thread(target=run, args=(seed,), daemon=True) for seed in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    for seed in range(8):
+        assert_same_bits(results[seed], expected[seed])
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_forked_child_runs_kernels() -> None:
+    with fo.threads(2):
+        expected = work(0)  # the parent has used its threads
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # fork with threads: that is the test
+        child = os.fork()
+    if child == 0:
+        status = 1
+        try:
+            assert_same_bits(work(0), expected)
+            fo.set_num_threads(3)
+            assert_same_bits(work(0), expected)
+            status = 0
+        finally:
+            sys.stderr.flush()
+            os._exit(status)
+    killer = threading.Timer(60, os.kill, (child, 9))
+    killer.start()
+    _, status = os.waitpid(child, 0)
+    killer.cancel()
+    assert status == 0
+    with fo.threads(2):
+        assert_same_bits(work(0), expected)

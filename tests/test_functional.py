@@ -1,0 +1,244 @@
+"""The stateless layer: what is updated, what is returned, and into which arrays."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from numpy.random import Generator
+from tables import DTYPES, NORMS, RULES, Array, ordinary
+from tools import assert_same_bits, differing
+
+from fastopt import functional as F
+
+dtypes = pytest.mark.parametrize("dtype", DTYPES)
+rules = pytest.mark.parametrize("rule", RULES)
+norms = pytest.mark.parametrize("norm", NORMS)
+training = {norm: {"training": True} if "batch" in norm else {} for norm in NORMS}
+
+
+# Optimizers
+
+
+@dtypes
+@rules
+def test_each_parameter_may_take_a_step_of_its_own(rule: str, dtype: str, rng: Generator) -> None:
+    options = RULES[rule].sample(rng)
+    params, grads = ([ordinary(rng, 20, dtype) for _ in range(3)] for _ in range(2))
+    states = [[np.abs(ordinary(rng, 20, dtype)) for _ in range(3)] for _ in RULES[rule].states(options)]
+    steps = (1, 7, 1_000_000)
+    alone = [[p.copy() for p in params], [[s.copy() for s in state] for state in states]]
+    RULES[rule].update(F, params, grads, states, steps, options)
+    for i, step in enumerate(steps):
+        RULES[rule].update(F, [alone[0][i]], [grads[i]], [[state[i]] for state in alone[1]], step, options)
+    assert [differing(a, b) for a, b in zip(params, alone[0], strict=True)] == [0, 0, 0]
+    for state, other in zip(states, alone[1], strict=True):
+        assert [differing(a, b) for a, b in zip(state, other, strict=True)] == [0, 0, 0]
+
+
+@rules
+def test_the_kinds_of_sequences_make_no_difference(rule: str, rng: Generator) -> None:
+    options = RULES[rule].sample(rng)
+    p, g = ordinary(rng, 20, "float32"), ordinary(rng, 20, "float32")
+    results = []
+    for kind, step in (list, 3), (tuple, [3]), (list, (3,)), (tuple, np.int64(3)), (list, np.array([3])):
+        params = kind([p.copy()])
+        states = [kind(np.abs(s) for s in state) for state in RULES[rule].new_states(options, params)]
+        RULES[rule].update(F, params, kind([g]), states, step, options)
+        results.append(params[0])
+    assert not any(differing(results[0], other) for other in results[1:])
+
+
+@rules
+def test_a_list_of_shapes_is_one_step_each(rule: str, rng: Generator) -> None:
+    """Any shapes, 0-d ones too, mean what flat ones mean."""
+    options = RULES[rule].sample(rng)
+    shapes = ((), (1,), (7, 3), (2, 3, 4, 5), (0,), (65,))
+    params, grads = ([ordinary(rng, shape, "float64") for shape in shapes] for _ in range(2))
+    shaped = RULES[rule].run(F, params, [grads], options)
+    flat = RULES[rule].run(F, [p.ravel() for p in params], [[g.ravel() for g in grads]], options)
+    assert_same_bits({name: array.ravel() for name, array in shaped.items()}, flat)
+
+
+def test_sgd_without_momentum_needs_no_buffers(rng: Generator) -> None:
+    p = ordinary(rng, 9, "float64")
+    g = ordinary(rng, 9, "float64")
+    expected = p - 0.1 * g
+    F.sgd([p], [g], step=1, lr=0.1)
+    np.testing.assert_allclose(p, expected, rtol=1e-15)
+
+
+def test_the_first_step_of_sgd_does_not_read_the_buffer(rng: Generator) -> None:
+    """The buffer becomes the gradient, undampened; later steps dampen it."""
+    p, g, b = np.zeros(5), ordinary(rng, 5, "float64"), np.full(5, np.nan)
+    F.sgd([p], [g], [b], step=1, lr=0.1, momentum=0.9, dampening=0.5)
+    assert differing(b, g) == 0
+    F.sgd([p], [g], [b], step=2, lr=0.1, momentum=0.9, dampening=0.5)
+    np.testing.assert_allclose(b, 1.4 * g, rtol=1e-15)
+
+
+@pytest.mark.parametrize("nesterov", [False, True])
+@dtypes
+def test_both_momenta_agree_at_a_constant_rate(nesterov: bool, dtype: str, rng: Generator) -> None:
+    params = [ordinary(rng, 300, dtype)]
+    grads = [[ordinary(rng, 300, dtype)] for _ in range(30)]
+    options = dict(lr=0.01, momentum=0.9, nesterov=nesterov)
+    b = RULES["sgd"].run(F, params, grads, options)
+    v = RULES["sgd"].run(F, params, grads, options | {"velocity": True})
+    tolerance = 1e-6 if dtype == "float32" else 1e-14
+    np.testing.assert_allclose(v["params[0]"], b["params[0]"], rtol=0, atol=tolerance * 5)
+    np.testing.assert_allclose(v["velocity[0]"], -0.01 * b["momentum_buffer[0]"], rtol=0, atol=tolerance)
+
+
+@pytest.mark.parametrize("rule", ["adam", "adamw"])
+def test_eps_hat_joins_before_bias_correction(rule: str) -> None:
+    """α_t·m/(√v + ε̂) is lr·m̂/(√v̂ + ε̂/√(1−β₂ᵗ)): with ε̂ far above √v the first steps are much shorter."""
+    grads = [[np.full(3, 1e-6)] for _ in range(4)]
+    options = dict(lr=0.1, betas=(0.9, 0.999), eps=1e-4, weight_decay=0.0)
+    plain = RULES[rule].run(F, [np.zeros(3)], grads[:1], options)["params[0]"]
+    hat = RULES[rule].run(F, [np.zeros(3)], grads[:1], options | {"eps_hat": True})["params[0]"]
+    np.testing.assert_allclose(plain, -0.1 * 1e-6 / (1e-6 + 1e-4), rtol=1e-9)
+    np.testing.assert_allclose(hat, -0.1 * 1e-6 / (1e-6 + 1e-4 / np.sqrt(0.001)), rtol=1e-9)
+
+
+@rules
+def test_maximize_is_minimizing_the_negative(rule: str, rng: Generator) -> None:
+    params, g = [ordinary(rng, 50, "float32")], ordinary(rng, 50, "float32")
+    options = RULES[rule].sample(rng)
+    up = RULES[rule].run(F, params, [[g]], options | {"maximize": True})
+    down = RULES[rule].run(F, params, [[-g]], options | {"maximize": False})
+    assert differing(up["params[0]"], down["params[0]"]) == 0
+
+
+@rules
+def test_l1_pulls_towards_zero(rule: str) -> None:
+    p, zero = np.array([2.0, -2.0, 0.0]), [np.zeros(3)]
+    options = RULES[rule].always | {"l1": 0.5, "weight_decay": 0.0}
+    after = RULES[rule].run(F, [p], [zero], options)["params[0]"]
+    assert 0 < after[0] < 2
+    assert after[1] == -after[0]
+    assert after[2] == 0
+
+
+def test_decoupled_decay_does_not_touch_the_moments() -> None:
+    for rule, touched in ("adam", True), ("adamw", False):
+        options = RULES[rule].always | {"weight_decay": 0.5}
+        result = RULES[rule].run(F, [np.ones(3)], [[np.zeros(3)]], options)
+        assert np.any(result["exp_avg[0]"] != 0) == touched
+        assert np.all(result["params[0]"] < 1)
+
+
+# Normalizations
+
+
+@dtypes
+@norms
+def test_results_are_like_their_inputs(norm: str, dtype: str, rng: Generator) -> None:
+    call = NORMS[norm].call(rng, dtype, 24, 70, **training[norm])
+    results = call.run(F)
+    for name, array in results.items():
+        assert array.dtype == (np.float64 if name in ("mean", "rstd") else dtype)
+    assert results["y"].shape == results["dx"].shape == call.x.shape
+    assert results["dweight"].shape == results["dbias"].shape == call.arguments["weight"].shape
+    assert results["mean"].shape == results["rstd"].shape
+    assert results["mean"].size == (70 if "batch" in norm else 24)
+    for like_x in results["y"], results["dx"]:
+        assert np.argsort(like_x.strides, kind="stable").tolist() == np.argsort(call.x.strides, kind="stable").tolist()
+
+
+@dtypes
+@norms
+def test_out_receives_what_would_be_returned(norm: str, dtype: str, rng: Generator) -> None:
+    call = NORMS[norm].call(rng, dtype, 24, 70, **training[norm])
+    _, mean, rstd = call.forward(F)
+    for make in call.forward, lambda module, **more: call.backward(module, mean, rstd, **more):
+        expected = make(F)
+        for chosen in (True, True, True), (True, False, False), (False, True, True):
+            out = tuple(np.full_like(e, np.nan) if yes else None for e, yes in zip(expected, chosen, strict=True))
+            results = make(F, out=out)
+            assert [r is o for r, o in zip(results, out, strict=True)] == list(chosen)
+            assert [differing(r, e) for r, e in zip(results, expected, strict=True)] == [0, 0, 0]
+
+
+@norms
+def test_new_results_are_new_every_time(norm: str, rng: Generator) -> None:
+    call = NORMS[norm].call(rng, "float32", 24, 70)
+    first, second = call.run(F), call.run(F)
+    assert not any(np.shares_memory(first[name], second[name]) for name in first)
+    assert not any(np.shares_memory(first[name], array) for name in ("y", "dx") for array in (call.x, call.dy))
+
+
+@norms
+def test_without_a_weight_its_gradients_are_none(norm: str, rng: Generator) -> None:
+    call = NORMS[norm].call(rng, "float32", 6, 4, weight=False, bias=False)
+    _, mean, rstd = call.forward(F)
+    assert call.backward(F, mean, rstd)[1:] == (None, None)
+
+
+@norms
+def test_a_weight_of_ones_and_a_bias_of_zeros_change_nothing(norm: str, rng: Generator) -> None:
+    call = NORMS[norm].call(rng, "float64", 24, 70, **training[norm])
+    call.arguments["weight"][...] = 1
+    call.arguments["bias"][...] = 0
+    with_them = call.run(F)
+    call.arguments |= {"weight": None, "bias": None}
+    without = call.run(F)
+    for name in without:
+        assert np.array_equal(with_them[name], without[name])
+
+
+@dtypes
+def test_layouts_agree(dtype: str, rng: Generator) -> None:
+    """The same numbers as N,C,H,W, as N,H,W,C and as a transposed view: different sums, the same statistics but for rounding."""
+    x, dy = ordinary(rng, (2, 4, 6, 5, 3), dtype)
+    weight, bias = ordinary(rng, (2, 6), dtype)
+
+    def both(x: Array, dy: Array, axis: int) -> list[Array]:
+        y, mean, rstd = F.batch_norm(x, None, None, weight, bias, True, channel_axis=axis)
+        return [y, *F.batch_norm_backward(dy, x, mean, rstd, weight, channel_axis=axis)]
+
+    last = [np.ascontiguousarray(np.moveaxis(a, 1, -1)) for a in (x, dy)]
+    planes, columns, view = both(x, dy, 1), both(*last, -1), both(*(np.moveaxis(a, -1, 1) for a in last), 1)
+    assert [differing(np.moveaxis(a, -1, 1) if a.ndim > 1 else a, b) for a, b in zip(columns, view, strict=True)] == [
+        0
+    ] * 4
+    for a, b in zip(planes, view, strict=True):
+        np.testing.assert_allclose(a, b, rtol=0, atol=2e-5 if dtype == "float32" else 1e-13)
+    assert view[0].strides == np.moveaxis(last[0], -1, 1).strides
+
+
+def test_a_channel_axis_may_be_counted_from_the_end(rng: Generator) -> None:
+    x = ordinary(rng, (4, 6, 5), "float32")
+    for axis in 0, 1, 2:
+        a, b = (F.batch_norm(x, None, None, training=True, channel_axis=k)[0] for k in (axis, axis - 3))
+        assert differing(a, b) == 0
+
+
+def test_evaluation_uses_and_keeps_the_running_statistics(rng: Generator) -> None:
+    x, dy = ordinary(rng, (2, 8, 3), "float64")
+    running_mean, running_var, weight, bias = ordinary(rng, 3, "float64"), np.array([1.0, 2.0, 3.0]), *np.ones((2, 3))
+    before = running_mean.copy(), running_var.copy()
+    y, mean, rstd = F.batch_norm(x, running_mean, running_var, weight * 2, bias, eps=0.0)
+    assert np.array_equal(mean, running_mean)
+    np.testing.assert_allclose(rstd, running_var**-0.5, rtol=1e-15)
+    np.testing.assert_allclose(y, (x - running_mean) / np.sqrt(running_var) * 2 + 1, rtol=1e-12)
+    dx, dweight, dbias = F.batch_norm_backward(dy, x, mean, rstd, weight * 2, training=False)
+    np.testing.assert_allclose(dx, dy * rstd * 2, rtol=1e-15)
+    np.testing.assert_allclose(dweight, (dy * (x - mean) * rstd).sum(0), rtol=1e-12)
+    np.testing.assert_allclose(dbias, dy.sum(0), rtol=1e-12)
+    assert np.array_equal(before[0], running_mean)
+    assert np.array_equal(before[1], running_var)
+
+
+@norms
+def test_backward_is_the_derivative_of_forward(norm: str, rng: Generator) -> None:
+    """By central differences, along a random direction."""
+    call = NORMS[norm].call(rng, "float64", 12, 10, running=False, **training[norm])
+    results = call.run(F)
+    along, h = np.empty_like(call.x), 1e-6
+    along[...] = ordinary(rng, call.x.shape, "float64")
+    x = call.x
+    values = []
+    for sign in 1, -1:
+        call.x = x + sign * h * along
+        values.append(np.sum(call.forward(F)[0] * call.dy))
+    np.testing.assert_allclose((values[0] - values[1]) / (2 * h), np.sum(results["dx"] * along), rtol=1e-6, atol=1e-7)
