@@ -17,7 +17,7 @@ from typing import Any
 
 import threadpoolctl
 
-# Since 0.3.29 a job finds scratch memory for any slot; 0.3.28 crashes on one that has no thread of OpenBLAS's own.
+# Since 0.3.29 a job finds scratch memory for any slot; in 0.3.28 only those of OpenBLAS's own threads have some.
 _OLDEST_OPENBLAS = (0, 3, 29)
 
 # How long idle workers spin where a BLAS keeps its own threads.  libgomp's 300,000 hold the cores for milliseconds; much
@@ -62,7 +62,7 @@ class _Blas:
 
 def _controllers() -> list[Any]:
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # threadpoolctl judges combinations of OpenMP runtimes; here they are only listed
+        warnings.simplefilter("ignore")  # of combinations of OpenMP runtimes, which are only listed here
         return list(threadpoolctl.ThreadpoolController().lib_controllers)
 
 
@@ -267,13 +267,14 @@ class Config(dict[str, Any]):
     """What :func:`show_config` returns: a dict that prints as a table."""
 
     def __str__(self) -> str:
+        blas_row = "{name} {version} ({threading_layer}, {num_threads} threads), {path}\n{sharing}"
         rows = [
             ("fastopt", f"{self['fastopt']}, Python {self['python']}, NumPy {self['numpy']}"),
             ("instructions", f"{self['isa']['chosen']}, of {', '.join(self['isa']['available'])}"),
             ("threads", f"{self['num_threads']} of {self['cpus']} cores"),
             ("OpenMP", "{name} (OpenMP {version}), {path}".format(**self["openmp"])),
             *(("", "also loaded, unused: " + path) for path in self["openmp"]["others"]),
-            *(("BLAS", "{name} {version} ({threading_layer}, {num_threads} threads), {path}\n{sharing}".format(**blas)) for blas in self["blas"]),
+            *(("BLAS", blas_row.format(**blas)) for blas in self["blas"]),
             ("sharing", self["sharing"]),
             *(("environment", f"{name}={value}") for name, value in self["environment"].items()),
         ]

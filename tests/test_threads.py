@@ -1,0 +1,402 @@
+"""Threads: counts, lending to BLAS, fork, several Python threads at once.
+
+What OpenMP and OpenBLAS do is settled when a process starts, so most of these run one of their own, with a time limit: a
+hang is the usual way in which threads go wrong.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import re
+import signal
+import subprocess
+import sys
+import textwrap
+import threading
+
+import pytest
+import threadpoolctl
+
+import fastopt as fo
+from fastopt import _threads
+from fastopt._core import kernels
+
+PRELUDE = """
+import os, sys, threading
+import numpy as np
+import fastopt as fo
+from fastopt import functional as F
+from fastopt._core import kernels
+
+rng = np.random.default_rng(0)
+a, b = rng.random((256, 300), dtype=np.float32), rng.random((300, 280), dtype=np.float32)
+g = rng.standard_normal(1 << 17, dtype=np.float32)
+
+def product():
+    return a @ b
+
+def kernel():
+    p, m, v = np.ones_like(g), np.zeros_like(g), np.zeros_like(g)
+    F.adamw([p], [g], [m], [v], step=1, lr=1e-2)
+    return p
+
+def lent():
+    return any(blas["lent"] for blas in fo.show_config()["blas"])
+
+def same(x, y):
+    return x.tobytes() == y.tobytes()
+
+product_bits = product()
+with fo.threads(1):
+    kernel_bits = kernel()
+"""
+
+
+def run(code: str, *, before: str = "", timeout: float = 30, **environment: str) -> str:
+    """What ``code`` prints in a process of its own, after ``before`` and PRELUDE, under nothing but ``environment``."""
+    ours = re.compile("(FASTOPT|OMP|GOMP|KMP|OPENBLAS|MKL)_")
+    inherited = {name: value for name, value in os.environ.items() if not ours.match(name)}
+    script = textwrap.dedent(before) + PRELUDE + textwrap.dedent(code)
+    command = [sys.executable, "-W", "error", "-W", "ignore::DeprecationWarning", "-c", script]
+    pipe = subprocess.PIPE
+    with subprocess.Popen(
+        command, env=inherited | environment, stdout=pipe, stderr=pipe, text=True, start_new_session=True
+    ) as process:
+        try:
+            output, errors = process.communicate(timeout=timeout)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)  # the children that it has forked, too
+            raise
+    assert process.returncode == 0, errors
+    return output
+
+
+def lendable() -> bool:
+    """Whether NumPy's BLAS here is one that can run on our threads, and would."""
+    return any(not blas.obstacle() and blas.num_threads > 1 for blas in _threads._all_blas())
+
+
+needs_lending = pytest.mark.skipif(not lendable(), reason="no BLAS here can run on fastopt's threads")
+needs_fork = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+
+
+# Counts
+
+
+@pytest.mark.parametrize("threads", [1, 2, 5])
+def test_omp_num_threads_is_obeyed_and_changes_no_bit(threads: int) -> None:
+    code = f"""
+        assert same(kernel(), kernel_bits) and same(product(), product_bits) and same(kernel(), kernel_bits)
+        assert fo.get_num_threads() == {threads}
+        print(len(set(kernels.team({threads}))))
+    """
+    assert int(run(code, OMP_NUM_THREADS=str(threads))) == threads
+
+
+def test_smaller_regions_keep_the_team() -> None:
+    code = """
+        team = kernels.team(4)
+        assert len(kernels.team(2)) == 2
+        print(team == kernels.team(4))
+    """
+    assert run(code, OMP_NUM_THREADS="4").split() == ["True"]
+
+
+def test_threadpoolctl_limits_are_obeyed() -> None:
+    before = fo.get_num_threads()
+    with threadpoolctl.threadpool_limits(1, user_api="openmp"):
+        assert fo.get_num_threads() == 1
+    assert fo.get_num_threads() == before
+
+
+def test_set_num_threads_reaches_other_threads_but_not_their_own_limits() -> None:
+    code = """
+        counts, wait, go = {}, threading.Barrier(3), threading.Barrier(3)
+
+        def old():
+            fo.get_num_threads()
+            wait.wait(), go.wait()
+            counts["old"] = fo.get_num_threads()
+
+        def limited():
+            with fo.threads(2):
+                wait.wait(), go.wait()
+                counts["limited"] = fo.get_num_threads()
+            counts["released"] = fo.get_num_threads()
+
+        threads = [threading.Thread(target=old), threading.Thread(target=limited)]
+        [thread.start() for thread in threads]
+        wait.wait()
+        fo.set_num_threads(7)
+        go.wait()
+        [thread.join() for thread in threads]
+        new = threading.Thread(target=lambda: counts.update(new=len(kernels.team(fo.get_num_threads()))))
+        new.start(), new.join()
+        print(counts["old"], counts["limited"], counts["released"], counts["new"], fo.get_num_threads())
+    """
+    assert run(code, OMP_NUM_THREADS="3").split() == ["7", "2", "7", "7", "7"]
+
+
+def test_threads_is_for_the_calling_thread_and_ends() -> None:
+    before = fo.get_num_threads()
+    elsewhere: list[int] = []
+    with fo.threads(before + 3):
+        assert fo.get_num_threads() == before + 3
+        other = threading.Thread(target=lambda: elsewhere.append(fo.get_num_threads()))
+        other.start()
+        other.join()
+        with fo.threads(1):
+            assert fo.get_num_threads() == 1
+        assert fo.get_num_threads() == before + 3
+    assert elsewhere == [before]
+    with pytest.raises(ZeroDivisionError), fo.threads(before + 3):
+        raise ZeroDivisionError
+    assert fo.get_num_threads() == before
+
+
+@pytest.mark.parametrize("function", [fo.set_num_threads, lambda n: fo.threads(n).__enter__()])
+@pytest.mark.parametrize(
+    ("n", "error"), [(0, ValueError), (-1, ValueError), (10**6, ValueError), (2.0, TypeError), ("2", TypeError)]
+)
+def test_a_wrong_count_is_named(function: object, n: object, error: type[Exception]) -> None:
+    before = fo.get_num_threads()
+    with pytest.raises(error, match=rf"threads: n must .*, got {n!r}"):
+        function(n)  # type: ignore[operator]
+    assert fo.get_num_threads() == before
+
+
+# Lending
+
+
+@needs_lending
+def test_the_first_parallel_kernel_lends() -> None:
+    code = """
+        assert not lent() and "will run" in fo.show_config()["blas"][0]["sharing"]
+        kernel()
+        assert lent() and same(product(), product_bits)
+        print(*kernels.lending())
+    """
+    assert run(code, OMP_NUM_THREADS="2").split() == ["1", "0"]
+
+
+@needs_lending
+def test_lending_is_reversible() -> None:
+    code = """
+        fo.reclaim_threads()
+        assert same(kernel(), kernel_bits) and not lent()
+        fo.lend_threads()
+        assert lent() and same(product(), product_bits) and kernels.lending()[0] == 1
+        fo.reclaim_threads()
+        assert not lent() and same(product(), product_bits) and kernels.lending()[0] == 1
+        print("done")
+    """
+    assert run(code).split() == ["done"]
+
+
+def test_the_environment_turns_lending_off() -> None:
+    code = """
+        assert same(kernel(), kernel_bits) and same(product(), product_bits)
+        print(lent(), kernels.lending()[0])
+    """
+    assert run(code, FASTOPT_LEND_THREADS="0").split() == ["False", "0"]
+
+
+def test_another_value_of_the_switch_is_an_error() -> None:
+    with pytest.raises(AssertionError, match="FASTOPT_LEND_THREADS: must be 0 or 1, got 'off'"):
+        run("", FASTOPT_LEND_THREADS="off")
+
+
+@needs_lending
+@pytest.mark.parametrize(
+    ("name", "value"), [("OMP_THREAD_LIMIT", "1"), ("OMP_DYNAMIC", "true"), ("OMP_MAX_ACTIVE_LEVELS", "0")]
+)
+def test_what_openmp_may_not_give_is_not_lent(name: str, value: str) -> None:
+    code = f"""
+        kernels.team(2)
+        fo.lend_threads()
+        assert not lent() and "{name}" in fo.show_config()["blas"][0]["sharing"]
+        assert same(kernel(), kernel_bits) and same(product(), product_bits)
+        print("done")
+    """
+    assert run(code, OPENBLAS_NUM_THREADS="2", **{name: value}).split() == ["done"]
+
+
+@needs_lending
+def test_a_team_that_is_too_small_gets_helpers() -> None:
+    """OpenBLAS's jobs wait for each other: run one after the other, they never end."""
+    code = """
+        from fastopt import _threads
+        for blas in _threads._all_blas():
+            kernels.lend(blas.install, blas.slots)
+        assert all(same(product(), product_bits) for _ in range(20))
+        products, helpers = kernels.lending()
+        print(products, helpers >= products)
+    """
+    assert run(code, OMP_THREAD_LIMIT="1").split() == ["20", "True"]
+
+
+@needs_lending
+def test_lending_ends_with_the_process() -> None:
+    last = """
+        import atexit
+
+        @atexit.register  # registered first, called last
+        def last():
+            print(lent(), same(product(), product_bits))
+    """
+    assert run("kernel(); print(lent())", before=last).split() == ["True", "False", "True"]
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="libgomp")
+def test_spin_count_is_short_where_nothing_is_lent() -> None:
+    code = "print(fo.show_config()['openmp']['spin_count'], os.environ.get('GOMP_SPINCOUNT'))"
+    assert run(code).split()[0] == "None" or not lendable()
+    assert run(code, FASTOPT_LEND_THREADS="0").split() == [_threads._SPIN_COUNT, "None"]
+    assert run(code, FASTOPT_LEND_THREADS="0", GOMP_SPINCOUNT="123").split() == ["123", "123"]
+    assert run(code, FASTOPT_LEND_THREADS="0", OMP_WAIT_POLICY="active").split() == ["None", "None"]
+
+
+# Torch in the same process
+
+
+@pytest.mark.skipif(importlib.util.find_spec("torch") is None, reason="needs torch")
+@pytest.mark.parametrize("order", ["first", "after"])
+def test_torch_in_the_same_process(order: str) -> None:
+    code = """
+        import torch
+        x = torch.from_numpy(a) @ torch.from_numpy(b)
+        assert same(kernel(), kernel_bits) and same(product(), product_bits) and same(kernel(), kernel_bits)
+        assert np.allclose(x, product_bits)
+        torch.ones(1 << 18).mul_(2)
+        assert same(product(), product_bits)
+        print(sum("libgomp.so" in path for path in (fo.show_config()["openmp"]["path"], *fo.show_config()["openmp"]["others"])))
+    """
+    assert run(code, before="import torch" if order == "first" else "", timeout=60).split() == ["1"]
+
+
+# Several Python threads
+
+CROWD = """
+    import concurrent.futures
+    kernel()
+    d = rng.random((200, 210))
+    kinds = [product, lambda: b.T @ a.T, lambda: d @ d.T, lambda: d.T @ d, lambda: d @ d[0], lambda: np.linalg.inv(d[:200, :200])]
+    bits = [kind() for kind in kinds]
+
+    def work(seed):
+        order = np.random.default_rng(seed)
+        for _ in range(CALLS):
+            i = order.integers(len(kinds))
+            if not same(kinds[i](), bits[i]) or not same(kernel(), kernel_bits):
+                return False
+        return True
+"""
+
+
+@pytest.mark.parametrize(("lend", "calls"), [("1", 40), ("0", 4)])  # two pools take ten times as long
+def test_eight_threads_call_kernels_and_products_at_once(lend: str, calls: int) -> None:
+    """Products of different kinds would share scratch memory if their jobs had the same numbers."""
+    code = """
+        with concurrent.futures.ThreadPoolExecutor(8) as pool:
+            print(all(pool.map(work, range(8))))
+    """
+    crowd = f"CALLS = {calls}\n" + textwrap.dedent(CROWD) + textwrap.dedent(code)
+    assert run(crowd, FASTOPT_LEND_THREADS=lend, OMP_NUM_THREADS="3").split() == ["True"]
+
+
+# Fork
+
+
+@needs_fork
+@pytest.mark.parametrize("lend", ["1", "0"])
+def test_a_forked_child_works(lend: str) -> None:
+    code = """
+        def right():
+            return same(kernel(), kernel_bits) and same(product(), product_bits) and same(kernel(), kernel_bits)
+
+        def forked(work):
+            child = os.fork()
+            if child == 0:
+                os._exit(0 if work() else 1)
+            return os.waitpid(child, 0)[1] == 0
+
+        def in_child():
+            serial = right() and fo.get_num_threads() == 1 and not lent() and len(kernels.team(4)) > 0
+            fo.set_num_threads(3)
+            return serial and right() and len(kernels.team(3)) == 3 and forked(right)
+
+        assert right()
+        was_lent, threads = lent(), fo.get_num_threads()
+        print(all(forked(in_child) for _ in range(3)), right(), lent() == was_lent, fo.get_num_threads() == threads)
+    """
+    assert run(code, OMP_NUM_THREADS="3", FASTOPT_LEND_THREADS=lend).split() == ["True"] * 4
+
+
+@needs_fork
+@needs_lending
+def test_a_child_forked_in_the_middle_of_products_works() -> None:
+    """OpenBLAS by itself hangs here: the child inherits the lock of a product that never ends."""
+    code = """
+        kernel()
+        stop = threading.Event()
+
+        def busy(call):
+            while not stop.is_set():
+                call()
+
+        threads = [threading.Thread(target=busy, args=(call,)) for call in (product, kernel, lambda: b.T @ a.T)]
+        [thread.start() for thread in threads]
+        statuses = []
+        for _ in range(25):
+            child = os.fork()
+            if child == 0:
+                os._exit(0 if same(product(), product_bits) and same(kernel(), kernel_bits) else 1)
+            statuses.append(os.waitpid(child, 0)[1])
+        stop.set()
+        [thread.join() for thread in threads]
+        print(statuses == [0] * 25, same(product(), product_bits))
+    """
+    assert run(code).split() == ["True", "True"]
+
+
+@needs_fork
+def test_a_pool_of_forked_processes_works() -> None:
+    code = """
+        import multiprocessing
+
+        def task(_):
+            return same(product(), product_bits) and same(kernel(), kernel_bits)
+
+        assert task(0)
+        with multiprocessing.get_context("fork").Pool(2) as pool:
+            print(all(pool.map(task, range(20))))
+        assert task(0)
+    """
+    assert run(code).split() == ["True"]
+
+
+# Showing
+
+
+def test_show_config_tells_what_is_there() -> None:
+    import numpy as np
+
+    config = fo.show_config()
+    assert config["fastopt"] == fo.__version__
+    assert config["numpy"] == np.__version__
+    assert config["isa"] == {"chosen": fo.isa(), "available": fo.available_isas()}
+    assert config["num_threads"] == fo.get_num_threads()
+    assert os.path.exists(config["openmp"]["path"])
+    found = [info for info in threadpoolctl.threadpool_info() if info["user_api"] == "blas"]
+    assert [blas["path"] for blas in config["blas"]] == [info["filepath"] for info in found]
+    assert [blas["version"] for blas in config["blas"]] == [info["version"] or "" for info in found]
+    for text in (fo.isa(), config["openmp"]["path"], *(blas["sharing"] for blas in config["blas"])):
+        assert text in str(config)
+
+
+def test_kernels_module_counts_the_threads_of_a_region() -> None:
+    with fo.threads(3):
+        assert len(set(kernels.team(3))) == 3
+        assert len(kernels.team(2)) == 2
+    assert len(kernels.team(1)) == 1
