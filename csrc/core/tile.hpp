@@ -27,10 +27,10 @@ template <class T, class Body> inline void each(std::size_t n, Body&& body) {
   using V = Vector<T>;
   using S = ShortVector<T>;
   std::size_t i = 0;
-  for (; i + width<V> <= n; i += width<V>) body(i, V{});
+  for (const std::size_t end = n - n % width<V>; i != end; i += width<V>) body(i, V{});
   if constexpr (width<S> < width<V>)
-    for (; i + width<S> <= n; i += width<S>) body(i, S{});
-  for (; i < n; ++i) body(i, T{});
+    for (const std::size_t end = n - n % width<S>; i != end; i += width<S>) body(i, S{});
+  for (; i != n; ++i) body(i, T{});
 }
 
 /// Stores V, past the caches if Streamed.
