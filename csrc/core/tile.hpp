@@ -159,25 +159,68 @@ inline void add_rows(Lanes<K>& lanes, std::size_t rows, std::size_t n, const Ter
   }
 }
 
-/// Adds `rows` rows to K sums of each of `columns` <= 64 columns: terms(row, column, V).  The columns are the lanes.
+/// Columns that are summed or mapped at once: enough for the processor to follow the rows, few enough for L1.
+inline constexpr std::size_t kColumns = 256;
+
+/// Rows that are worked on together.
+inline constexpr std::size_t kTogether = 4;
+
+/// Calls body(row, count), with Together or 1 as a constant count, for rows [begin, end).
+template <std::size_t Together, class Body> inline void for_few_rows(std::size_t begin, std::size_t end, Body&& body) {
+  for (; begin + Together <= end; begin += Together) body(begin, std::integral_constant<std::size_t, Together>{});
+  for (; begin < end; ++begin) body(begin, std::integral_constant<std::size_t, 1>{});
+}
+
+/// K sums of each of up to kColumns columns.
+template <std::size_t K> struct ColumnSums {
+  double of[K][kColumns] = {};
+};
+
+/// Adds `rows` rows to the sums of `columns` columns: terms(row, column, V).  A column adds up in the compute type over
+/// blocks of 16 rows, and blocks in order in double.  The sums of few columns stay in registers; those of many are in
+/// L1, so that memory is read row by row.
 template <std::size_t K, class T, class Terms>
-inline void add_columns(Lanes<K>& lanes, std::size_t rows, std::size_t columns, const Terms& terms) {
+inline void add_columns(ColumnSums<K>& sums, std::size_t rows, std::size_t columns, const Terms& terms) {
   using V = Vector<T>;
-  constexpr std::size_t kStep = detail::kAtOnce * width<V>;
   for (std::size_t first = 0; first < rows; first += kBlock) {
     const std::size_t count = std::min(kBlock, rows - first);
-    const auto row_terms = [&](std::size_t row, std::size_t, std::size_t column, auto number) {
-      return terms(first + row, column, number);
-    };
-    detail::Block<K, T> block;
-    if (columns != kLanes) block = {};
-    std::size_t column = 0;
-    for (; column + kStep <= columns; column += kStep)
-      detail::sum_tiles<V, detail::kAtOnce>(block, column, count, 1, row_terms);
-    each<T>(columns - column, [&](std::size_t i, auto number) {
-      detail::sum_tiles<decltype(number), 1>(block, column + i, count, 1, row_terms);
-    });
-    detail::add_block(lanes, block);
+    alignas(64) T block[K][kColumns];
+    if (columns <= kLanes) {
+      const auto sum = [&]<class U, std::size_t AtOnce>(U, std::size_t column,
+                                                        std::integral_constant<std::size_t, AtOnce>) {
+        std::array<std::array<U, AtOnce>, K> total = {};
+        for (std::size_t row = first; row < first + count; ++row)
+          detail::unroll<AtOnce>([&](auto u) {
+            const std::array<U, K> term = terms(row, column + u * width<U>, U{});
+            detail::unroll<K>([&](auto k) { total[k][u] += term[k]; });
+          });
+        detail::unroll<K>([&](auto k) {
+          detail::unroll<AtOnce>([&](auto u) { store(block[k] + column + u * width<U>, total[k][u]); });
+        });
+      };
+      constexpr std::integral_constant<std::size_t, detail::kAtOnce> kMany;
+      std::size_t column = 0;
+      for (; column + kMany * width<V> <= columns; column += kMany * width<V>) sum(V{}, column, kMany);
+      each<T>(columns - column,
+              [&](std::size_t i, auto number) { sum(number, column + i, std::integral_constant<std::size_t, 1>{}); });
+    } else {
+      for (std::size_t k = 0; k < K; ++k) std::fill_n(block[k], columns, T{});
+      for_few_rows<2>(first, first + count, [&](std::size_t row, auto few) {
+        each<T>(columns, [&, terms](std::size_t column, auto number) {
+          using U = decltype(number);
+          std::array<U, K> sum;
+          detail::unroll<K>([&](auto k) { sum[k] = load<U>(block[k] + column); });
+          detail::unroll<few>([&](auto r) {
+            const std::array<U, K> term = terms(row + r, column, number);
+            detail::unroll<K>([&](auto k) { sum[k] += term[k]; });
+          });
+          detail::unroll<K>([&](auto k) { store(block[k] + column, sum[k]); });
+        });
+      });
+    }
+    for (std::size_t k = 0; k < K; ++k)
+      for (std::size_t column = 0; column < columns; ++column)
+        sums.of[k][column] += static_cast<double>(block[k][column]);
   }
 }
 

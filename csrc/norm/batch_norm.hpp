@@ -91,20 +91,20 @@ inline Chunks column_chunks(const Channels& x) {
   return {x.rows.count(), std::max(kFewest, kElements / std::max<std::size_t>(x.count, 1) / kBlock * kBlock)};
 }
 
-/// Calls body(chunk, its rows, first column, columns) for tiles of columns of chunks of rows, in parallel.
-template <class T, class Body> void for_column_tiles(const Batch<T>& batch, double passes, const Body& body) {
+/// Calls body(chunk, its rows, first column, columns) for groups of columns of chunks of rows, in parallel.
+template <class T, class Body> void for_column_groups(const Batch<T>& batch, double passes, const Body& body) {
   const Chunks chunks = column_chunks(batch.in);
-  const std::size_t channels = batch.in.count, tiles = (channels + kLanes - 1) / kLanes;
+  const std::size_t channels = batch.in.count, groups = (channels + kColumns - 1) / kColumns;
   parallel(threads_for(cost<T>(batch.in, passes)), [&](int thread, int threads) {
-    const Range mine = share(chunks.count() * tiles, thread, threads);
+    const Range mine = share(chunks.count() * groups, thread, threads);
     std::vector<Place<T>> rows;
     for (std::size_t task = mine.begin; task < mine.end; ++task) {
-      const std::size_t chunk = task / tiles, column = task % tiles * kLanes;
+      const std::size_t chunk = task / groups, column = task % groups * kColumns;
       if (rows.empty() || column == 0) {
         rows.resize(chunks.size(chunk));
         for (std::size_t row = 0; row < rows.size(); ++row) rows[row] = batch.place(chunks.begin(chunk) + row, 0);
       }
-      body(chunk, rows, column, std::min(kLanes, channels - column));
+      body(chunk, rows, column, std::min(kColumns, channels - column));
     }
   });
 }
@@ -131,23 +131,25 @@ template <class T> Moments plane_moments(const std::vector<Place<T>>& planes, st
   return Moments::around(static_cast<double>(near), sum, squares, n);
 }
 
-/// The moments of every column: of each chunk, around its own mean, while it is in cache; then of all, merged in order
-/// as by Chan, Golub & LeVeque 1983.
+/// The moments of every column: of each chunk, in one pass around the mean of its first block (of which the squares
+/// cannot be more than chunk ÷ block times larger than those around its own); then of all, merged in order as by Chan,
+/// Golub & LeVeque 1983.
 template <class T> ChannelMoments column_moments(const Batch<T>& batch) {
   const Chunks chunks = column_chunks(batch.in);
   const std::size_t channels = batch.in.count;
   ChannelMoments parts(chunks.count() * channels), all(channels);
-  for_column_tiles(
+  for_column_groups(
       batch, 1, [&](std::size_t chunk, const std::vector<Place<T>>& rows, std::size_t column, std::size_t columns) {
         const Place<T>* row = rows.data();
         const auto n = static_cast<double>(rows.size());
-        Lanes<1> totals;
-        add_columns<1, T>(totals, rows.size(), columns, [=](std::size_t r, std::size_t i, auto number) {
+        const std::size_t some = std::min(kBlock, rows.size());
+        ColumnSums<1> totals;
+        add_columns<1, T>(totals, some, columns, [=](std::size_t r, std::size_t i, auto number) {
           return std::array{load<decltype(number)>(row[r].x + column + i)};
         });
-        alignas(64) T near[kLanes];
-        for (std::size_t i = 0; i < kLanes; ++i) near[i] = static_cast<T>(totals.of[0][i] / n);
-        Lanes<2> sums;
+        alignas(64) T near[kColumns];
+        for (std::size_t i = 0; i < columns; ++i) near[i] = static_cast<T>(totals.of[0][i] / static_cast<double>(some));
+        ColumnSums<2> sums;
         add_columns<2, T>(sums, rows.size(), columns, [=, near = &near[0]](std::size_t r, std::size_t i, auto number) {
           using V = decltype(number);
           const V d = load<V>(row[r].x + column + i) - load<V>(near + i);
@@ -240,31 +242,37 @@ void map_planes(const std::vector<Place<T>>& planes, std::size_t width, const Co
   });
 }
 
-/// Elementwise work on columns, in tiles of a chunk of rows, so that the constants stay in registers.
+/// Elementwise work on columns.  The constants of few columns stay in registers; those of many are in L1, so that
+/// memory is read and written row by row.
 template <class T, class Body>
 void map_columns(const Batch<T>& batch, double passes, const Constants<T>& constants, const Body& body) {
+  using V = Vector<T>;
   with_flag(batch.streamed(), [&](auto past_caches) {
-    for_column_tiles(batch, passes,
-                     [&](std::size_t, const std::vector<Place<T>>& rows, std::size_t column, std::size_t columns) {
-                       constexpr std::size_t kAtOnce = 4;
-                       using V = Vector<T>;
-                       const std::size_t end = column + columns;
-                       for (; column + kAtOnce * width<V> <= end; column += kAtOnce * width<V>) {
-                         std::array<Constant<V>, kAtOnce> c;
-                         unroll<kAtOnce>([&](auto u) { c[u] = Constant<V>::of(constants, column + u * width<V>); });
-                         for (const Place<T> row : rows)
-                           unroll<kAtOnce>([&](auto u) {
-                             const std::size_t i = column + u * width<V>;
-                             put<past_caches>(row.to + i, body(row, i, c[u], V{}));
-                           });
-                       }
-                       each<T>(end - column, [&](std::size_t i, auto number) {
-                         const auto c = Constant<decltype(number)>::of(constants, column + i);
-                         for (const Place<T> row : rows)
-                           put<past_caches>(row.to + column + i, body(row, column + i, c, number));
-                       });
-                       if constexpr (past_caches) stream_fence();
-                     });
+    for_column_groups(batch, passes,
+                      [&](std::size_t, const std::vector<Place<T>>& rows, std::size_t first, std::size_t columns) {
+                        const auto map_rows = [&](std::size_t column, std::size_t count) {
+                          for (const Place<T> row : rows)
+                            each<T>(count, [=, &constants](std::size_t i, auto number) {
+                              const auto c = Constant<decltype(number)>::of(constants, column + i);
+                              put<past_caches>(row.to + column + i, body(row, column + i, c, number));
+                            });
+                        };
+                        constexpr std::size_t kAtOnce = 4;
+                        std::size_t column = first;
+                        const std::size_t end = first + columns;
+                        if (columns <= kLanes)
+                          for (; column + kAtOnce * width<V> <= end; column += kAtOnce * width<V>) {
+                            std::array<Constant<V>, kAtOnce> c;
+                            unroll<kAtOnce>([&](auto u) { c[u] = Constant<V>::of(constants, column + u * width<V>); });
+                            for (const Place<T> row : rows)
+                              unroll<kAtOnce>([&](auto u) {
+                                const std::size_t i = column + u * width<V>;
+                                put<past_caches>(row.to + i, body(row, i, c[u], V{}));
+                              });
+                          }
+                        if (column < end) map_rows(column, end - column);
+                        if constexpr (past_caches) stream_fence();
+                      });
   });
 }
 
@@ -375,10 +383,10 @@ void batch_norm_backward(const T* dy, const Channels& dy_in, const T* x, const C
     const std::size_t channels = in.count, chunks = detail::column_chunks(in).count();
     std::vector<double> parts(2 * chunks * channels),
         sums(2 * channels);  // Σ dy, then Σ dy (x − high), of each chunk; of all
-    detail::for_column_tiles(
+    detail::for_column_groups(
         batch, 2, [&](std::size_t chunk, const auto& rows, std::size_t column, std::size_t columns) {
-          Lanes<2> lanes;
-          add_columns<2, T>(lanes, rows.size(), columns,
+          ColumnSums<2> of_chunk;
+          add_columns<2, T>(of_chunk, rows.size(), columns,
                             [=, high = constants.at(constants.high) + column, row = rows.data()](
                                 std::size_t r, std::size_t i, auto number) {
                               using V = decltype(number);
@@ -386,7 +394,7 @@ void batch_norm_backward(const T* dy, const Channels& dy_in, const T* x, const C
                                            load<V>(high + i));
                             });
           for (std::size_t k = 0; k < 2; ++k)
-            std::copy(lanes.of[k], lanes.of[k] + columns, parts.data() + (2 * chunk + k) * channels + column);
+            std::copy(of_chunk.of[k], of_chunk.of[k] + columns, parts.data() + (2 * chunk + k) * channels + column);
         });
     for (std::size_t chunk = 0; chunk < chunks; ++chunk)
       for (std::size_t i = 0; i < 2 * channels; ++i) sums[i] += parts[2 * chunk * channels + i];

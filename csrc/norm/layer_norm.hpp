@@ -16,15 +16,11 @@ namespace fastopt {
 
 namespace detail {
 
-/// Rows that are worked on together: the latency of one row's sums hides behind the others.  Wide rows go one by one,
-/// as together they would leave the cache.
-inline constexpr std::size_t kTogether = 4;
-
-/// Calls body(first row, number of rows), with kTogether or 1 as a constant, for rows [begin, end).
-template <class Body> void for_few_rows(std::size_t begin, std::size_t end, std::size_t row_bytes, Body&& body) {
+/// As for_few_rows, but wide rows go one by one, as together they would leave the cache.
+template <class Body>
+void for_few_rows_in_cache(std::size_t begin, std::size_t end, std::size_t row_bytes, Body&& body) {
   constexpr std::size_t kWide = 8 << 10;
-  if (row_bytes <= kWide)
-    for (; begin + kTogether <= end; begin += kTogether) body(begin, std::integral_constant<std::size_t, kTogether>{});
+  if (row_bytes <= kWide) return for_few_rows<kTogether>(begin, end, body);
   for (; begin < end; ++begin) body(begin, std::integral_constant<std::size_t, 1>{});
 }
 
@@ -80,7 +76,7 @@ void layer_norm(const T* x, const Rows& rows, const T* weight, const T* bias, do
   const double bytes = 2.0 * sizeof(T) * n * static_cast<double>(count);
   parallel(threads_for(bytes / 20), [&](int thread, int threads) {
     const Range mine = share(count, thread, threads);
-    detail::for_few_rows(mine.begin, mine.end, width * sizeof(T), few_rows);
+    detail::for_few_rows_in_cache(mine.begin, mine.end, width * sizeof(T), few_rows);
     if (streamed) stream_fence();
   });
 }
@@ -180,8 +176,8 @@ void layer_norm_backward(const T* dy, const Rows& dy_rows, const T* x, const Row
       for (std::size_t first = chunks.begin(chunk); first < end; first += kBlock) {
         std::fill(block.begin(), block.end(), T{});
         with_flag(weight != nullptr, [&](auto weighted) {
-          detail::for_few_rows(first, std::min(first + kBlock, end), width * sizeof(T),
-                               [&](std::size_t row, auto few) { few_rows(weighted, row, few, block.data()); });
+          detail::for_few_rows_in_cache(first, std::min(first + kBlock, end), width * sizeof(T),
+                                        [&](std::size_t row, auto few) { few_rows(weighted, row, few, block.data()); });
         });
         for (std::size_t i = 0; i < sums; ++i) total[i] += static_cast<double>(block[i]);
       }

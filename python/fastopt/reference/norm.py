@@ -150,8 +150,8 @@ class _Channels:
         mean = m2 = flushed(np.zeros(self.count))
         seen = np.float64(0)
         for chunk in self.chunks():
-            n = np.float64(len(x[chunk]))
-            near = (block_sums(x[chunk]) / n).to(x.dtype)
+            n, some = np.float64(len(x[chunk])), x[chunk][:BLOCK]
+            near = (block_sums(some) / np.float64(len(some))).to(x.dtype)
             d = x[chunk] - near
             part_mean, part_m2 = _moments(near, block_sums(d), block_sums(d * d), n)
             share = n / (seen + n)
