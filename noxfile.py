@@ -9,7 +9,7 @@ nox.options.default_venv_backend = "venv"
 @nox.session
 def lint(session: nox.Session) -> None:
     """Formatting, lint and types."""
-    session.install("ruff", "mypy", "clang-format", "numpy")
+    session.install("--group", "lint")
     session.run("ruff", "format", "--check", ".")
     session.run("ruff", "check", ".")
     session.run("mypy")

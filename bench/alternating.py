@@ -25,11 +25,12 @@ from collections.abc import Callable, Iterator
 Call = Callable[[], object]
 
 BLOCK = 0.04  # seconds
+SETTLE = 0.12  # seconds after which OpenBLAS's threads no longer spin
 
 
 def mean_time(call: Call) -> float:
     """Microseconds per call over one block, begun when all threads sleep, after a tenth of it to settle."""
-    time.sleep(BLOCK)
+    time.sleep(SETTLE)
     calls = 0
     begin = now = time.perf_counter()
     while now - begin < BLOCK / 10:
@@ -129,7 +130,6 @@ def main() -> None:
     with busy_core():
         loaded = medians(parts, args.rounds)
         fo.reclaim_threads()
-        time.sleep(0.1)
         native_loaded = medians({"product": product}, args.rounds)["product"]
     print("\nbeside a busy process, on the same cores")
     print(f"product on OpenBLAS's own threads {native_loaded:8.0f} us   suffers {native_loaded / native:5.2f}")
