@@ -132,3 +132,12 @@ def test_tables_are_complete() -> None:
 def test_table_tries_every_option(rule: str) -> None:
     options = {*RULES[rule].always, *RULES[rule].values}
     assert options == {*inspect.signature(RULES[rule].optimizer).parameters} - {"params"}
+
+
+def test_the_stub_names_what_the_kernels_have() -> None:
+    tree = ast.parse((PACKAGE / "_kernels.pyi").read_text())
+    stubbed = {node.name for node in tree.body if isinstance(node, ast.FunctionDef | ast.ClassDef)}
+    stubbed |= {
+        node.target.id for node in tree.body if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name)
+    }
+    assert stubbed == {name for name in dir(fastopt._core.kernels) if not name.startswith("_")}
