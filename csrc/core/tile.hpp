@@ -47,6 +47,15 @@ inline bool worth_streaming(const void* to, std::size_t row_bytes, std::size_t b
   return bytes > kCached && reinterpret_cast<std::uintptr_t>(to) % 16 == 0 && row_bytes % 16 == 0;
 }
 
+/// As each, but native vectors begin where the cache lines of `like` do: memory that is read and written beside it, row
+/// after row, usually begins there too.
+template <class T, class Body> inline void each_from_line(const T* like, std::size_t n, Body&& body) {
+  const std::size_t past_line = reinterpret_cast<std::uintptr_t>(like) % 64 / sizeof(T);
+  const std::size_t head = past_line == 0 ? 0 : std::min(64 / sizeof(T) - past_line, n);
+  each<T>(head, body);
+  each<T>(n - head, [&](std::size_t i, auto number) { body(head + i, number); });
+}
+
 /// Calls body with std::true_type or std::false_type: one copy of its loops for each, without the question inside.
 template <class Body> inline void with_flag(bool flag, Body&& body) {
   flag ? body(std::true_type{}) : body(std::false_type{});
@@ -180,7 +189,7 @@ template <std::size_t K> struct ColumnSums {
 /// blocks of 16 rows, and blocks in order in double.  The sums of few columns stay in registers; those of many are in
 /// L1, so that memory is read row by row.
 template <std::size_t K, class T, class Terms>
-inline void add_columns(ColumnSums<K>& sums, std::size_t rows, std::size_t columns, const Terms& terms) {
+inline void add_columns(ColumnSums<K>& sums, const T* like, std::size_t rows, std::size_t columns, const Terms& terms) {
   using V = Vector<T>;
   for (std::size_t first = 0; first < rows; first += kBlock) {
     const std::size_t count = std::min(kBlock, rows - first);
@@ -206,7 +215,7 @@ inline void add_columns(ColumnSums<K>& sums, std::size_t rows, std::size_t colum
     } else {
       for (std::size_t k = 0; k < K; ++k) std::fill_n(block[k], columns, T{});
       for_few_rows<2>(first, first + count, [&](std::size_t row, auto few) {
-        each<T>(columns, [&, terms](std::size_t column, auto number) {
+        each_from_line<T>(like, columns, [&, terms](std::size_t column, auto number) {
           using U = decltype(number);
           std::array<U, K> sum;
           detail::unroll<K>([&](auto k) { sum[k] = load<U>(block[k] + column); });

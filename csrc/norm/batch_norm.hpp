@@ -144,17 +144,18 @@ template <class T> ChannelMoments column_moments(const Batch<T>& batch) {
         const auto n = static_cast<double>(rows.size());
         const std::size_t some = std::min(kBlock, rows.size());
         ColumnSums<1> totals;
-        add_columns<1, T>(totals, some, columns, [=](std::size_t r, std::size_t i, auto number) {
+        add_columns<1, T>(totals, row[0].x + column, some, columns, [=](std::size_t r, std::size_t i, auto number) {
           return std::array{load<decltype(number)>(row[r].x + column + i)};
         });
         alignas(64) T near[kColumns];
         for (std::size_t i = 0; i < columns; ++i) near[i] = static_cast<T>(totals.of[0][i] / static_cast<double>(some));
         ColumnSums<2> sums;
-        add_columns<2, T>(sums, rows.size(), columns, [=, near = &near[0]](std::size_t r, std::size_t i, auto number) {
-          using V = decltype(number);
-          const V d = load<V>(row[r].x + column + i) - load<V>(near + i);
-          return std::array{d, d * d};
-        });
+        add_columns<2, T>(sums, row[0].x + column, rows.size(), columns,
+                          [=, near = &near[0]](std::size_t r, std::size_t i, auto number) {
+                            using V = decltype(number);
+                            const V d = load<V>(row[r].x + column + i) - load<V>(near + i);
+                            return std::array{d, d * d};
+                          });
         double *mean = parts.mean.data() + chunk * channels + column, *m2 = parts.m2.data() + chunk * channels + column;
         for (std::size_t i = 0; i < columns; ++i) {
           const Moments moments = Moments::around(static_cast<double>(near[i]), sums.of[0][i], sums.of[1][i], n);
@@ -252,7 +253,7 @@ void map_columns(const Batch<T>& batch, double passes, const Constants<T>& const
                       [&](std::size_t, const std::vector<Place<T>>& rows, std::size_t first, std::size_t columns) {
                         const auto map_rows = [&](std::size_t column, std::size_t count) {
                           for (const Place<T> row : rows)
-                            each<T>(count, [=, &constants](std::size_t i, auto number) {
+                            each_from_line<T>(row.to + column, count, [=, &constants](std::size_t i, auto number) {
                               const auto c = Constant<decltype(number)>::of(constants, column + i);
                               put<past_caches>(row.to + column + i, body(row, column + i, c, number));
                             });
@@ -386,7 +387,7 @@ void batch_norm_backward(const T* dy, const Channels& dy_in, const T* x, const C
     detail::for_column_groups(
         batch, 2, [&](std::size_t chunk, const auto& rows, std::size_t column, std::size_t columns) {
           ColumnSums<2> of_chunk;
-          add_columns<2, T>(of_chunk, rows.size(), columns,
+          add_columns<2, T>(of_chunk, rows[0].x + column, rows.size(), columns,
                             [=, high = constants.at(constants.high) + column, row = rows.data()](
                                 std::size_t r, std::size_t i, auto number) {
                               using V = decltype(number);
