@@ -1,0 +1,255 @@
+"""Arrays and metadata in one file in the safetensors format, which is replaced whole or not at all.
+
+What is written is an ordinary safetensors file.  Its metadata has one key, ``fastopt``, whose value is JSON: the format's
+version, a checksum of the whole file, and the caller's metadata.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import re
+import secrets
+import shutil
+import stat
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from hashlib import blake2b
+from importlib import import_module
+from io import BufferedRandom, BufferedReader
+from typing import Any, TypeAlias
+
+import numpy as np
+import safetensors
+from numpy.typing import NDArray
+from safetensors.numpy import save_file
+
+Array: TypeAlias = NDArray[Any]
+
+FORMAT = 1
+DTYPES = {"bfloat16", "float16", "float32", "float64", "bool"} | {
+    f"{s}int{n}" for s in ("", "u") for n in (8, 16, 32, 64)
+}
+CHUNK = 1 << 20  # bytes read at a time for the checksum
+MAX_HEADER = 100_000_000  # safetensors' own limit
+BLANK = b"0" * 32  # in the checksum's place while it is computed
+# Before the checksum.  A tensor's name cannot look like this: its quotes would be escaped.
+MARK = b'"__metadata__":{"fastopt":"{\\"format\\":%d,\\"checksum\\":\\"' % FORMAT
+
+_open_tensors: Callable[..., Any] = safetensors.safe_open  # has no types
+
+
+def save(path: str | os.PathLike[str], arrays: Mapping[str, Array], metadata: Mapping[str, Any]) -> None:
+    """Writes a file that is, whenever the process is killed, the old one or the new one.
+
+    A symbolic link stays, and the file that it points to is replaced.  A new file has the mode that the umask gives, one that
+    is replaced keeps its mode.  What an earlier ``save`` to the same path left behind when it was killed is removed.
+
+    Args:
+        path: Where.
+        arrays: Of floats (bfloat16 too), integers or bools, in any layout, which are only read.
+        metadata: What JSON can say; numbers come back exactly, infinities and NaN too, and tuples as lists.
+
+    Raises:
+        TypeError: An array's dtype is unknown, or metadata has something that JSON cannot say.
+        ValueError: ``path`` is something else than a file, or ``__metadata__`` is used as a name.
+        OSError: The file cannot be written.  Then there is the old one.
+    """
+    text = json.dumps(
+        {"format": FORMAT, "checksum": BLANK.decode(), "metadata": _checked("metadata", metadata)},
+        separators=(",", ":"),
+    )
+    tensors = {_name(name): _dense(name, array) for name, array in arrays.items()}
+    target = os.path.realpath(path)  # of a link, where it points to
+    mode = _mode(target)
+    if mode is not None and not stat.S_ISREG(mode):
+        raise ValueError(f"save: path must be a file, {os.fspath(path)} is something else")
+
+    with _workplace(target) as place:
+        written = os.path.join(place, "tensors")
+        try:
+            save_file(tensors, written, {"fastopt": text})
+        except safetensors.SafetensorError as error:  # a full disk, for example
+            raise OSError(f"save: {os.fspath(path)} cannot be written: {error}") from None
+        with open(written, "r+b") as file:
+            where, _, checksum = _checksum(file)
+            file.seek(where)
+            file.write(checksum)
+            file.flush()
+            # safetensors makes its files private; the directory beside it has the mode that the umask gives.
+            os.fchmod(file.fileno(), stat.S_IMODE(mode) if mode is not None else os.stat(place).st_mode & 0o666)
+            os.fsync(file.fileno())
+        os.replace(written, target)
+    _sync(os.path.dirname(target))
+    _sweep(target)
+
+
+def load(path: str | os.PathLike[str]) -> tuple[dict[str, Array], dict[str, Any]]:
+    """Reads what :func:`save` wrote, all of it or nothing.
+
+    Args:
+        path: Where.
+
+    Returns:
+        The arrays, new and writable, in the order of their names, and the metadata.
+
+    Raises:
+        ValueError: The file is truncated, damaged, not one of fastopt's, or one of a later version.
+        OSError: It cannot be read; ``FileNotFoundError`` if there is none.
+        ImportError: It has a bfloat16 array, and ml_dtypes is not installed.
+    """
+    try:
+        while True:
+            with open(path, "rb") as file:
+                metadata = _read_metadata(file)
+                with _open_tensors(os.fspath(path), framework="np") as tensors:
+                    if os.path.samestat(os.stat(path), os.fstat(file.fileno())):  # else somebody has saved meanwhile
+                        return {name: _tensor(tensors, name) for name in sorted(tensors.keys())}, metadata
+    except (ValueError, safetensors.SafetensorError) as error:
+        raise ValueError(f"load: {os.fspath(path)} {error}") from None
+
+
+def _name(name: Any) -> str:
+    if not isinstance(name, str):
+        raise TypeError(f"save: names of arrays must be strings, got {name!r}")
+    if name == "__metadata__":
+        raise ValueError("save: arrays has the name '__metadata__', which safetensors uses itself")
+    return name
+
+
+def _dense(name: str, array: Any) -> Array:
+    if not isinstance(array, np.ndarray) or array.dtype.name not in DTYPES:
+        what = f"dtype {array.dtype}" if isinstance(array, np.ndarray) else f"type {type(array).__name__}"
+        raise TypeError(f"save: arrays[{name!r}] has {what}, expected an array of floats, integers or bools")
+    return np.asarray(array, order="C")
+
+
+def _checked(label: str, value: Any) -> Any:
+    """The value, if JSON says it as it is; ``json.dumps`` would write keys that are numbers as strings."""
+    if isinstance(value, Mapping):
+        for key in value:
+            if not isinstance(key, str):
+                raise TypeError(f"save: {label} must have strings as keys, got {key!r}")
+        return {key: _checked(f"{label}[{key!r}]", one) for key, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [_checked(f"{label}[{i}]", one) for i, one in enumerate(value)]
+    if value is None or isinstance(value, str | bool | int | float):
+        return value
+    raise TypeError(f"save: {label} must be a number, string, bool, list, dict or None, got {value!r}")
+
+
+def _mode(path: str) -> int | None:
+    try:
+        return os.stat(path).st_mode
+    except FileNotFoundError:
+        return None
+
+
+def _checksum(file: BufferedReader | BufferedRandom) -> tuple[int, bytes, bytes]:
+    """Where in an open file its checksum stands, what stands there, and what should: the BLAKE2b of all bytes, blank there."""
+    header = _read_header(file)
+    where = header.find(MARK) + len(MARK)
+    if where < len(MARK):
+        raise ValueError("is damaged: it has no checksum")
+    digest = blake2b(header[:where] + BLANK + header[where + len(BLANK) :], digest_size=len(BLANK) // 2)
+    while chunk := file.read(CHUNK):
+        digest.update(chunk)
+    return where, header[where : where + len(BLANK)], digest.hexdigest().encode()
+
+
+def _read_header(file: BufferedReader | BufferedRandom) -> bytes:
+    """Its length and the JSON."""
+    file.seek(0)
+    length = file.read(8)
+    if not length:
+        raise ValueError("is empty")
+    size = int.from_bytes(length, "little")
+    if size > MAX_HEADER:
+        raise ValueError("is damaged, or not a safetensors file")
+    header = file.read(size)
+    if len(length) < 8 or len(header) < size:
+        raise ValueError("is truncated, or not a safetensors file")
+    return length + header
+
+
+def _read_metadata(file: BufferedReader) -> dict[str, Any]:
+    """What the caller of ``save`` gave, of a file whose checksum is right."""
+    try:
+        ours = json.loads(_read_header(file)[8:].decode())["__metadata__"]
+    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError):
+        raise ValueError("is damaged, or not a safetensors file") from None
+    except (KeyError, TypeError):
+        raise ValueError("is not a file of fastopt's: it has no metadata") from None
+    try:
+        ours = json.loads(ours["fastopt"])
+        version = ours["format"]
+    except (KeyError, TypeError, json.JSONDecodeError, RecursionError):
+        raise ValueError("is not a file of fastopt's: it has no metadata of that name") from None
+    if version != FORMAT:
+        raise ValueError(f"has format {version!r}, this version of fastopt reads {FORMAT}: a later one wrote it")
+    _, found, expected = _checksum(file)
+    if found != expected:
+        raise ValueError("is truncated or damaged: its checksum is wrong")
+    metadata: dict[str, Any] = ours["metadata"]
+    return metadata
+
+
+def _tensor(tensors: Any, name: str) -> Array:
+    if tensors.get_slice(name).get_dtype() == "BF16":
+        import_module("ml_dtypes")  # from then on NumPy knows it
+    array: Array = tensors.get_tensor(name)
+    return array
+
+
+@contextmanager
+def _workplace(target: str) -> Iterator[str]:
+    """A directory beside the target, locked for as long as this process lives, and then removed.
+
+    A directory, because safetensors writes to a temporary file with a name of its own, which would stay if we were killed.
+    """
+    directory, name = os.path.split(target)
+    while True:
+        place = os.path.join(directory, f".{name}.{secrets.token_hex(8)}.tmp")
+        os.mkdir(place)
+        lock = -1
+        try:
+            lock = os.open(place, os.O_RDONLY | os.O_DIRECTORY)
+            with suppress(OSError):  # some file systems have no locks; then nobody sweeps
+                fcntl.flock(lock, fcntl.LOCK_EX)
+            if os.path.isdir(place):
+                yield place
+                return
+        except FileNotFoundError:
+            if lock >= 0:
+                raise
+        finally:
+            shutil.rmtree(place, ignore_errors=True)
+            if lock >= 0:
+                os.close(lock)
+
+
+def _sweep(target: str) -> None:
+    """Removes the workplaces of processes that were killed: those that nobody has locked."""
+    directory, name = os.path.split(target)
+    workplace = re.compile(rf"\.{re.escape(name)}\.[0-9a-f]{{16}}\.tmp")
+    with suppress(OSError):
+        for entry in filter(workplace.fullmatch, os.listdir(directory)):
+            place = os.path.join(directory, entry)
+            with suppress(OSError), _opened(place) as left:
+                fcntl.flock(left, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                shutil.rmtree(place)
+
+
+def _sync(directory: str) -> None:
+    with _opened(directory) as opened:
+        os.fsync(opened)
+
+
+@contextmanager
+def _opened(directory: str) -> Iterator[int]:
+    opened = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        yield opened
+    finally:
+        os.close(opened)
