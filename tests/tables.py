@@ -1,6 +1,7 @@
 """What there is to test: one table of optimizers, one of normalizations.
 
-Every property test runs over a whole table, so whatever is new needs one entry here; ``test_house.py`` finds what is missing.
+Every property test runs over a whole table.  Optimizers get into theirs by themselves: their classes say what their
+hyperparameters and their states are.  A normalization needs one entry here; ``test_house.py`` finds what is missing.
 """
 
 from __future__ import annotations
@@ -8,8 +9,9 @@ from __future__ import annotations
 import inspect
 import itertools
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from types import ModuleType
 from typing import Any, TypeAlias
 
@@ -17,7 +19,7 @@ import numpy as np
 from numpy.random import Generator
 from numpy.typing import NDArray
 
-from fastopt import functional, nn, optim
+from fastopt import _core, functional, nn, optim
 
 Array: TypeAlias = NDArray[Any]
 Options: TypeAlias = dict[str, Any]
@@ -51,91 +53,307 @@ def mixed(rng: Generator, shape: int | Sequence[int], dtype: str) -> Array:
 
 # Optimizers
 
+# What hyperparameters are tried with, all combinations of them.  Every rule that has the name takes those that look like its
+# default and that it accepts; flags need no entry.  A new rule needs one only for a name that is not here.
+VALUES: dict[str, tuple[Any, ...]] = {
+    "lr": (0.7,),
+    "momentum": (0.9, 0.0),
+    "dampening": (0.0, 0.3),
+    "weight_decay": (0.0,),  # is of SURROUNDINGS
+    "betas": ((0.9, 0.99), (0.8, 0.9, 0.99)),
+    "eps": (1e-8, (None, 1e-3), (1e-5, 1e-2)),
+    "alpha": (0.9,),
+    "rho": (0.9,),
+    "lr_decay": (0.0, 0.1),
+    "initial_accumulator_value": (0.0, 0.1),
+    "momentum_decay": (4e-3,),
+    "lambd": (1e-2,),
+    "t0": (2.0, 1e6),
+    "etas": ((0.5, 1.2),),
+    "step_sizes": ((1e-6, 50.0), (0.1, 0.8)),
+    "trust_coefficient": (0.1,),
+    "alpha_warmup": (None, 3),
+    "beta3_warmup": (None, 3),
+    "warmup_steps": (0, 3),
+    "r": (0.0, 1.5),
+    "weight_lr_power": (2.0,),
+    "beta2_decay": (-0.8,),
+    "d": (1.0,),
+    "ns_coefficients": ((3.4445, -4.775, 2.0315), (1.5, -0.5, 0.0)),
+    "ns_steps": (5, 2),
+    "adjust_lr_fn": (None, "original", "match_rms_adamw"),
+}
+_EXACT = {"ns_coefficients"}  # which do not bear to be scaled
+
+# What surrounds every rule: each by itself for each rule, and at random together.
+SURROUNDINGS: dict[str, Options] = {
+    "weight_decay": {"weight_decay": 0.1},  # the rule's own way
+    "l2": {"weight_decay": 0.1, "decoupled_weight_decay": False},
+    "decoupled_weight_decay": {"weight_decay": 0.1, "decoupled_weight_decay": True},
+    "fixed_decay": {"weight_decay": 0.1, "decoupled_weight_decay": True, "fixed_decay": True},
+    "l1": {"l1": 0.03},
+    "proximal_l1": {"l1": 0.3, "proximal_l1": True},
+    "l2_init": {"l2_init": 0.1},
+    "l2_init_decoupled": {"l2_init": 0.1, "decoupled_weight_decay": True},
+    "noise": {"noise": 0.1, "seed": 3 * 2**48 + 12_345},
+    "temperature": {"temperature": 0.01},
+    "maximize": {"maximize": True},
+    "ema": {"ema_decay": 0.9},
+    "ema_warmup": {"ema_decay": 0.9, "ema_warmup": True},
+    "swa": {"swa_start": 2, "swa_freq": 2},
+}
+# And what a step may be asked for.
+STEPS: dict[str, Options] = {
+    "grad_scale": {"grad_scale": 3.0},
+    "clip_norm": {"clip_norm": 2.0},
+    "clip_norm_far_above": {"clip_norm": 1e6},
+    "clip_value": {"clip_value": 0.5},
+    "clip_param_norm": {"clip_param_norm": 1.5},
+    "clip_adaptive": {"clip_adaptive": 0.5},
+    "skip_nonfinite": {"skip_nonfinite": True},
+    "zero_grads": {"zero_grads": True},
+}
+OF_STEP = frozenset().union(*STEPS.values())
+
 
 @dataclass(frozen=True)
 class Rule:
-    """An optimizer: its function, its class, and the values of its options that are worth combining."""
+    """An optimizer that has a stateless function.  What tests need to know of it follows from its class."""
 
-    function: str
     optimizer: type[optim.Optimizer]
-    always: Options
-    values: dict[str, tuple[Any, ...]]
-    states: Callable[[Options], tuple[str, ...]]  # the keys of its state, in the order of the function's arguments
-    legal: Callable[[Options], bool] = lambda _: True
 
-    def grid(self) -> Iterator[Options]:
-        """Every legal combination of the values."""
-        for combination in itertools.product(*self.values.values()):
-            options = dict(zip(self.values, combination, strict=True))
-            if self.legal(options):
-                yield self.always | options
+    @cached_property
+    def function(self) -> str:
+        return self.optimizer.function or self.optimizer.__name__.lower()
 
-    def sample(self, rng: Generator) -> Options:
-        """A combination with numbers drawn at random."""
-        grid = list(self.grid())
-        options = dict(grid[rng.integers(len(grid))])
-        for name, value in options.items():
-            if isinstance(value, float):
-                options[name] = value * rng.uniform(0.5, 1)
-            if isinstance(value, tuple):
-                options[name] = tuple(value * rng.uniform(0.5, 1, len(value)))
-        return options
+    @cached_property
+    def own(self) -> dict[str, Any]:
+        """Its own hyperparameters and their defaults."""
+        parameters = inspect.signature(self.optimizer).parameters
+        return {name: one.default for name, one in parameters.items() if name not in ("params", "around")}
 
-    def new_states(self, options: Options, params: Sequence[Array]) -> list[list[Array]]:
-        return [[np.zeros_like(p) for p in params] for _ in self.states(options)]
+    @cached_property
+    def values(self) -> dict[str, tuple[Any, ...]]:
+        """What its own hyperparameters are tried with."""
 
-    def update(self, module: ModuleType, params: Any, grads: Any, states: Any, step: Any, options: Options) -> None:
-        """One stateless step; whether there is a maximum in ``states`` says what ``amsgrad`` says to the class."""
-        options = {name: value for name, value in options.items() if name != "amsgrad"}
-        getattr(module, self.function)(params, grads, *states, step=step, **options)
+        def like(default: Any) -> Callable[[Any], bool]:
+            length = len(default) if isinstance(default, tuple) else None
+            return lambda value: (len(value) if isinstance(value, tuple) else None) == length
+
+        unknown = [name for name, default in self.own.items() if not isinstance(default, bool) and name not in VALUES]
+        assert not unknown, f"tables.VALUES has nothing to try {self.optimizer.__name__}'s {', '.join(unknown)} with"
+        return {
+            name: (False, True) if isinstance(default, bool) else tuple(filter(like(default), VALUES[name]))
+            for name, default in self.own.items()
+        }
+
+    def accepts(self, options: Options) -> bool:
+        try:
+            self.optimizer([], **hyperparameters(options))
+        except (TypeError, ValueError):
+            return False
+        return True
+
+    @cached_property
+    def combinations(self) -> list[Options]:
+        """Every combination of the values that it accepts."""
+        every = (dict(zip(self.values, one, strict=True)) for one in itertools.product(*self.values.values()))
+        return [options for options in every if self.accepts(options)]
+
+    @cached_property
+    def surroundings(self) -> dict[str, Options]:
+        """What may surround it, and what a step of it may be asked for."""
+        every = {**SURROUNDINGS, **STEPS}
+        return {name: more for name, more in every.items() if self.accepts(self.plain | more)}
+
+    @cached_property
+    def plain(self) -> Options:
+        """The first of them."""
+        return self.combinations[0]
+
+    @cached_property
+    def fullest(self) -> Options:
+        """The first of those with the most state."""
+        states = {i: len(self.states(options)) for i, options in enumerate(self.combinations)}
+        return self.combinations[max(states, key=lambda i: (states[i], -i))]
+
+    def sample(
+        self, rng: Generator, *, around: bool = True, step: bool = False, without: Sequence[str] = ()
+    ) -> Options:
+        """A combination with numbers drawn at random, and with some of what surrounds every rule.
+
+        ``step``: also with options of the step.  ``without``: with none of these.
+        """
+        rng = np.random.default_rng([rng.integers(2**32), *self.function.encode()])  # so that rules differ
+        while True:
+            options = dict(self.combinations[rng.integers(len(self.combinations))])
+            others = {**(SURROUNDINGS if around else {}), **(STEPS if step else {})}
+            for name in rng.permutation(list(others)):
+                if rng.random() < 0.2 and not others[name].keys() & {*without}:
+                    options |= others[name]
+            options = {name: _scaled(rng, name, value) for name, value in options.items()}
+            if self.accepts(options) and sum(name.startswith("clip") for name in options) < 2:
+                return options
+
+    def make(self, params: Any, options: Options) -> optim.Optimizer:
+        return self.optimizer(params, **hyperparameters(options))
+
+    # Parameters
+
+    @cached_property
+    def matrices_only(self) -> bool:
+        try:
+            self.optimizer([np.ones(3)])
+        except ValueError:
+            return True
+        return False
+
+    def fit(self, shape: int | Sequence[int]) -> tuple[int, ...]:
+        """A shape of so many numbers that the rule takes: any, or a matrix."""
+        shape = (int(shape),) if isinstance(shape, int | np.integer) else tuple(shape)
+        if not self.matrices_only or len(shape) == 2:
+            return shape
+        size = math.prod(shape)
+        rows = max((n for n in range(1, math.isqrt(size) + 1) if size % n == 0), default=1)
+        return (size // rows, rows) if size % 3 == 0 else (rows, size // rows)
+
+    def arrays(self, rng: Generator, shapes: Sequence[Any], dtype: str, *, numbers: Any = ordinary) -> list[Array]:
+        return [numbers(rng, self.fit(shape), dtype) for shape in shapes]
+
+    # State
+
+    def states(self, options: Options) -> tuple[str, ...]:
+        """The names of its state, in the order of the function's arguments; of what surrounds the rule too."""
+        opt = self.make([np.ones((2, 2)), *([] if self.matrices_only else [np.ones(2)])], options)
+        names = {f"{name}s": name for one in opt.state for name in one}
+        return tuple(
+            names[name] for name in inspect.signature(getattr(functional, self.function)).parameters if name in names
+        )
+
+    @cached_property
+    def numbers(self) -> frozenset[str]:
+        """The names of the numbers that it keeps for each parameter."""
+        kernels = (_core.kernels.rules[kernel] for kernel in self.optimizer.kernels)
+        return frozenset(name for _, numbers, _ in kernels for name in numbers)
+
+    def new_states(self, options: Options, params: Sequence[Array]) -> dict[str, list[Array | None]]:
+        """The function's arguments that are state, as they are before the first step."""
+        state = self.make(params, options).state
+        arguments: dict[str, list[Array | None]] = {}
+        for name, parameter in inspect.signature(getattr(functional, self.function)).parameters.items():
+            of_params = [one.get(name[:-1]) if name.endswith("s") else None for one in state]
+            needed = parameter.default is parameter.empty and parameter.kind is parameter.POSITIONAL_OR_KEYWORD
+            if any(one is not None for one in of_params) or (needed and name not in ("params", "grads")):
+                arguments[name] = [None if one is None else one.copy() for one in of_params]
+        return arguments
+
+    # Properties
+
+    @cached_property
+    def uses_blas(self) -> bool:
+        """Whether there are matrix products in it, whose bits may depend on the number of BLAS's threads."""
+        return self.optimizer._engine is not optim.Optimizer._engine
+
+    @cached_property
+    def elementwise(self) -> bool:
+        """Whether each element is updated by itself: neither a matrix product nor a sum decides over it."""
+        if self.uses_blas:
+            return False
+        opt = self.make([np.ones((2, 2))], self.plain)
+        opt.step([np.ones((2, 2))])
+        return not any(opt._plan.engine.plan.measured())
+
+    @cached_property
+    def shapeless(self) -> bool:
+        """Whether an array of any shape means what a flat one means."""
+        shapes = (
+            array.shape
+            for one in self.new_states(self.fullest, [np.ones((2, 3))]).values()
+            for array in one
+            if array is not None
+        )
+        return not self.matrices_only and {*shapes} <= {(2, 3), ()}
+
+    # Steps
+
+    def update(
+        self, module: ModuleType, params: Any, grads: Any, states: Mapping[str, Any], step: Any, options: Options
+    ) -> Any:
+        """One stateless step."""
+        function = getattr(module, self.function)
+        known = inspect.signature(function).parameters
+        renamed = {name: f"{name.removesuffix('s')}_limits" for name in options if name in self.own}
+        arguments = {renamed[name] if renamed.get(name) in known else name: value for name, value in options.items()}
+        return function(params, grads, **states, step=step, **arguments)
 
     def run(
-        self, module: ModuleType, params: Any, grads: Any, options: Options, place: Place = np.copy
+        self,
+        module: ModuleType,
+        params: Any,
+        grads: Any,
+        options: Options,
+        place: Place = np.copy,
+        place_grad: Place | None = None,
+        taken: Sequence[int] = (),
     ) -> dict[str, Array]:
-        """Parameters and state after a step with each of the lists of gradients, in buffers that ``place`` chooses."""
-        params = [place(p) for p in params]
-        states = [[place(s) for s in state] for state in self.new_states(options, params)]
-        for step, some in enumerate(grads, 1):
-            self.update(module, params, [place(g) for g in some], states, step, options)
-        named = dict(zip(("params", *self.states(options)), (params, *states), strict=True))
-        return {f"{name}[{i}]": array for name, arrays in named.items() for i, array in enumerate(arrays)}
+        """Everything there is after a step with each of the lists of gradients, in buffers that ``place`` chooses.
+
+        That is what functions return, too, and the parameters after every step, as a NaN may have spread later.  ``taken``: how many steps the parameters have taken before.
+        """
+        states = {
+            name: [None if one is None else place(one) for one in some]
+            for name, some in self.new_states(options, params).items()
+        }
+        params, counts, results = [place(p) for p in params], np.array(taken or [0] * len(params)), {}
+        for step, some in enumerate(grads):
+            given = [None if g is None else (place_grad or place)(g) for g in some]
+            norm, skipped = self.update(module, params, given, states, list(map(int, counts + 1)), options)
+            counts += [g is not None and not skipped for g in given]
+            results[f"grad_norm at {step}"] = np.array(-1.0 if norm is None else norm)
+            results[f"skipped at {step}"] = np.array(float(skipped))
+            results |= {f"grads[{i}] at {step}": g for i, g in enumerate(given) if g is not None}
+            results |= {f"params[{i}] at {step}": p.copy() for i, p in enumerate(params) if step + 1 < len(grads)}
+        for name, arrays in {"params": params, **states}.items():
+            results |= {f"{name}[{i}]": array for i, array in enumerate(arrays) if array is not None}
+        return results
 
 
-def _sgd_states(options: Options) -> tuple[str, ...]:
-    return ("velocity" if options.get("velocity") else "momentum_buffer",) if options.get("momentum") else ()
+def _scaled(rng: Generator, name: str, value: Any) -> Any:
+    """A number somewhat closer to zero."""
+    if isinstance(value, tuple) and name not in _EXACT:
+        return tuple(_scaled(rng, name, one) for one in value)
+    return value * rng.uniform(0.5, 1) if isinstance(value, float) else value
 
 
-def _sgd_is_legal(options: Options) -> bool:
-    undampened = options["momentum"] and not options["dampening"]
-    return undampened or not (
-        options["nesterov"] or options["velocity"] or (options["dampening"] and not options["momentum"])
-    )
+def hyperparameters(options: Options) -> Options:
+    """Those of the options that are not of the step."""
+    return {name: value for name, value in options.items() if name not in OF_STEP}
 
 
-def _adam_states(options: Options) -> tuple[str, ...]:
-    return ("exp_avg", "exp_avg_sq", "max_exp_avg_sq") if options.get("amsgrad") else ("exp_avg", "exp_avg_sq")
+def of_step(options: Options) -> Options:
+    return {name: value for name, value in options.items() if name in OF_STEP}
 
-
-_lr = {"lr": 0.7}
-_moments = {"lr": 0.7, "betas": (0.9, 0.999), "eps": 1e-8}
-_around = {"weight_decay": (0.0, 0.1), "l1": (0.0, 0.01), "maximize": (False, True)}
-_sgd = {"momentum": (0.0, 0.9), "dampening": (0.0, 0.3), "nesterov": (False, True), "velocity": (False, True)}
-_adam = {"amsgrad": (False, True), "eps_hat": (False, True)}
 
 RULES = {
-    "sgd": Rule("sgd", optim.SGD, _lr, _sgd | _around, _sgd_states, _sgd_is_legal),
-    "adam": Rule("adam", optim.Adam, _moments, _adam | _around, _adam_states),
-    "adamw": Rule("adamw", optim.AdamW, _moments, _adam | _around, _adam_states),
+    rule.function: rule
+    for rule in (
+        Rule(one) for one in vars(optim).values() if isinstance(one, type) and issubclass(one, optim.Optimizer)
+    )
+    if rule.optimizer.kernels and rule.optimizer.function is not None
 }
 
 
 def rules_and_options() -> Iterator[tuple[str, Options]]:
-    return ((name, options) for name, rule in RULES.items() for options in rule.grid())
+    return ((name, options) for name, rule in RULES.items() for options in rule.combinations)
 
 
-def label(options: Options) -> str:
-    """Options for the name of a test."""
-    switched = {name: value for name, value in options.items() if value and name not in _moments}
+def rules_and_surroundings() -> Iterator[tuple[str, str, Options]]:
+    return ((name, what, more) for name, rule in RULES.items() for what, more in rule.surroundings.items())
+
+
+def label(options: Options, usual: Options | None = None) -> str:
+    """Options for the name of a test: those that are not as usual."""
+    switched = {name: value for name, value in options.items() if value != (usual or {}).get(name, False)}
     return "-".join(name if value is True else f"{name}={value}" for name, value in switched.items()) or "plain"
 
 

@@ -1,4 +1,7 @@
-"""One result, to the last bit: that of the reference, on every instruction set, any number of threads, any alignment."""
+"""One result, to the last bit: that of the reference, on every instruction set, any number of threads, any alignment.
+
+Muon is no exception, but where numbers of threads are compared: its matrix products are those of NumPy's BLAS.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +14,8 @@ from tables import (
     DTYPES,
     NORMS,
     RULES,
+    SURROUNDINGS,
+    Array,
     Call,
     Options,
     extreme,
@@ -19,6 +24,7 @@ from tables import (
     norms_and_options,
     ordinary,
     rules_and_options,
+    rules_and_surroundings,
 )
 from tools import assert_same_bits, differing, every_isa, shifted
 
@@ -27,8 +33,9 @@ from fastopt import functional as F
 from fastopt import reference
 
 THREADS = (1, 2, 3, 5, 8, 16)
-EDGES = (0, 1, 2, 15, 16, 17, 63, 64, 65, 127, 128, 129)  # of vectors and tiles
-LARGE_EDGES = (1023, 1024, 1025, 8191)
+EDGES = (0, 1, 2, 15, 16, 17, 63, 64, 65, 127, 128, 129, 255, 256, 257)  # of vectors, tiles, noise and pieces
+LARGE_EDGES = (1025, 8191, 16_383, 16_384, 16_385, 33_000)  # of chunks of sums
+MATRICES = ((1, 1), (2, 3), (3, 64), (63, 1), (64, 65), (65, 257), (129, 16), (2, 65, 3), (1, 300), (2, 9_000), (5, 0))
 WIDTHS = (1, 2, 3, 7, 8, 9, 15, 16, 17, 31, 32, 33, 47, 63, 64, 65, 100, 127, 128, 129, 191, 192, 193, 255, 256, 257)
 ROWS = (2, 3, 15, 16, 17, 31, 32, 33, 63, 64, 65, 130, 513)  # around blocks, chunks and the rows that go together
 
@@ -36,15 +43,43 @@ EMPTY = {"running_mean": None, "running_var": None}
 
 dtypes = pytest.mark.parametrize("dtype", DTYPES)
 rules = pytest.mark.parametrize("rule", RULES)
+without_blas = pytest.mark.parametrize("rule", [name for name, rule in RULES.items() if not rule.uses_blas])
 norms = pytest.mark.parametrize("norm", NORMS)
 every_rule = pytest.mark.parametrize(
     ("rule", "options"),
-    [pytest.param(rule, options, id=f"{rule}-{label(options)}") for rule, options in rules_and_options()],
+    [
+        pytest.param(rule, options, id=f"{rule}-{label(options, RULES[rule].plain)}")
+        for rule, options in rules_and_options()
+    ],
+)
+every_surrounding = pytest.mark.parametrize(
+    ("rule", "more"), [pytest.param(rule, more, id=f"{rule}-{what}") for rule, what, more in rules_and_surroundings()]
 )
 every_norm = pytest.mark.parametrize(
     ("norm", "options"),
     [pytest.param(norm, options, id=f"{norm}-{label(options)}") for norm, options in norms_and_options()],
 )
+
+
+def assert_rule_is_the_reference(
+    rule: str, params: list[Array], grads: list[list[Array | None]], options: Options
+) -> None:
+    expected = RULES[rule].run(reference, params, grads, options)
+    for _ in every_isa():
+        assert_same_bits(RULES[rule].run(F, params, grads, options), expected)
+
+
+def some_missing(rng: Generator, grads: list[Array]) -> list[Array | None]:
+    return [None if rng.random() < 0.3 else g for g in grads]
+
+
+def apart(x: Array) -> Array:
+    """The same numbers in rows that lie apart, where there are rows; between them there is what must not be touched."""
+    if x.ndim < 2:
+        return x.copy()
+    room = np.full((*x.shape[:-1], x.shape[-1] + 3), np.nan, x.dtype)
+    room[..., 1:-2] = x
+    return room[..., 1:-2]
 
 
 def assert_is_the_reference(call: Call) -> None:
@@ -59,72 +94,188 @@ def assert_is_the_reference(call: Call) -> None:
 @dtypes
 @every_rule
 def test_rule_is_the_reference(rule: str, options: Options, dtype: str, rng: Generator) -> None:
-    params = [ordinary(rng, n, dtype) for n in (1, 15, 63, 200)]
-    grads = [[mixed(rng, p.shape, dtype) for p in params] for _ in range(3)]
-    expected = RULES[rule].run(reference, params, grads, options)
-    for _ in every_isa():
-        assert_same_bits(RULES[rule].run(F, params, grads, options), expected)
+    """At first with ordinary numbers, then with those of every magnitude among them."""
+    shapes = (1, 15, (9, 8), 200)
+    params = RULES[rule].arrays(rng, shapes, dtype)
+    numbers = [ordinary] * 6 + [mixed] * 2
+    grads = [RULES[rule].arrays(rng, shapes, dtype, numbers=some) for some in numbers]
+    assert_rule_is_the_reference(rule, params, grads, options)
+
+
+@dtypes
+@every_surrounding
+def test_rule_is_the_reference_with_what_surrounds_it(rule: str, more: Options, dtype: str, rng: Generator) -> None:
+    shapes = ((5, 13), 130, (2, 3, 50))
+    params = RULES[rule].arrays(rng, shapes, dtype)
+    grads = [RULES[rule].arrays(rng, shapes, dtype) for _ in range(2)]
+    grads += [RULES[rule].arrays(rng, shapes, dtype, numbers=mixed), RULES[rule].arrays(rng, shapes, dtype)]
+    options = RULES[rule].sample(rng, around=False) | more
+    assert RULES[rule].accepts(options)
+    assert_rule_is_the_reference(rule, params, [grads[0], *(some_missing(rng, some) for some in grads[1:])], options)
 
 
 @dtypes
 @rules
 def test_rule_is_the_reference_at_every_size(rule: str, dtype: str, rng: Generator) -> None:
-    params = [mixed(rng, n, dtype) for n in (*EDGES, *LARGE_EDGES, 100_003)]
-    grads = [[mixed(rng, p.shape, dtype) for p in params] for _ in range(2)]
-    options = RULES[rule].sample(rng)
-    expected = RULES[rule].run(reference, params, grads, options)
-    for _ in every_isa():
-        assert_same_bits(RULES[rule].run(F, params, grads, options), expected)
+    shapes = (*EDGES, *LARGE_EDGES)
+    params = RULES[rule].arrays(rng, shapes, dtype)
+    grads = [RULES[rule].arrays(rng, shapes, dtype)]
+    surrounded = RULES[rule].sample(rng, step=True) | SURROUNDINGS["noise"] | {"skip_nonfinite": True}
+    for options in RULES[rule].sample(rng, around=False), surrounded:
+        assert_rule_is_the_reference(rule, params, grads, options)
 
 
-@pytest.mark.parametrize("seed", range(6))
 @dtypes
 @rules
-def test_rule_stays_the_reference_for_50_steps(rule: str, dtype: str, seed: int) -> None:
+def test_rule_is_the_reference_for_matrices(rule: str, dtype: str, rng: Generator) -> None:
+    params = RULES[rule].arrays(rng, MATRICES, dtype)
+    for more in {}, {"clip_adaptive": 0.1}:
+        grads = [RULES[rule].arrays(rng, MATRICES, dtype)]
+        assert_rule_is_the_reference(rule, params, grads, RULES[rule].sample(rng) | more)
+
+
+@pytest.mark.parametrize("seed", range(4))
+@dtypes
+@rules
+def test_rule_stays_the_reference_for_20_steps(rule: str, dtype: str, seed: int) -> None:
+    """With any options together, and with gradients that are missing here and there."""
     rng = np.random.default_rng(seed)
-    options = RULES[rule].sample(rng)
-    params = [ordinary(rng, n, dtype) for n in rng.integers(1, 300, 2)]
-    grads = [[(extreme if rng.random() < 0.05 else ordinary)(rng, p.shape, dtype) for p in params] for _ in range(50)]
+    options = RULES[rule].sample(rng, step=True)
+    shapes = [(rng.integers(1, 20), rng.integers(1, 20)), rng.integers(1, 300)]
+    params = RULES[rule].arrays(rng, shapes, dtype)
+    grads = [some_missing(rng, RULES[rule].arrays(rng, shapes, dtype)) for _ in range(18)]
+    grads += [RULES[rule].arrays(rng, shapes, dtype, numbers=mixed) for _ in range(2)]
     assert_same_bits(RULES[rule].run(F, params, grads, options), RULES[rule].run(reference, params, grads, options))
 
 
 @dtypes
 @rules
-def test_rule_has_the_same_bits_on_any_number_of_threads(rule: str, dtype: str, rng: Generator) -> None:
-    params = [mixed(rng, n, dtype) for n in (300_001, 5, 0, 77_777, 1_000)]
-    grads = [[mixed(rng, p.shape, dtype) for p in params] for _ in range(2)]
-    options = RULES[rule].sample(rng)
-    with fo.threads(1):
-        expected = RULES[rule].run(F, params, grads, options)
-    for threads in THREADS[1:]:
-        with fo.threads(threads):
-            assert_same_bits(RULES[rule].run(F, params, grads, options), expected)
+def test_rule_is_the_reference_at_late_steps(rule: str, dtype: str, rng: Generator) -> None:
+    """Powers of their numbers, and noise, beyond 32 bits too."""
+    shapes = [40] * 4
+    params, grads = RULES[rule].arrays(rng, shapes, dtype), [RULES[rule].arrays(rng, shapes, dtype) for _ in range(2)]
+    options = RULES[rule].sample(rng) | SURROUNDINGS["noise"]
+    taken = (7, 10**6, 2**32 + 5, 2**53 - 3)
+    ours, expected = (RULES[rule].run(module, params, grads, options, taken=taken) for module in (F, reference))
+    assert_same_bits(ours, expected)
 
 
-@pytest.mark.parametrize("apart", [0, 5])
 @dtypes
 @rules
-def test_rule_has_the_same_bits_at_any_alignment(rule: str, dtype: str, apart: int, rng: Generator) -> None:
-    params = [mixed(rng, n, dtype) for n in (1, 63, 200, 4_000)]
-    grads = [[mixed(rng, p.shape, dtype) for p in params]]
-    options = RULES[rule].sample(rng)
-    expected = RULES[rule].run(F, params, grads, options)
-    for by in range(1, 16):
-        assert_same_bits(RULES[rule].run(F, params, grads, options, shifted(by, apart)), expected)
+def test_rule_is_the_reference_when_the_rate_changes(rule: str, dtype: str, rng: Generator) -> None:
+    """Some rules remember the rates that they had."""
+    shapes = ((5, 8), 30)
+    params, options = RULES[rule].arrays(rng, shapes, dtype), RULES[rule].sample(rng)
+    grads = [RULES[rule].arrays(rng, shapes, dtype) for _ in range(6)]
+    rates = rng.uniform(0.1, 1, len(grads))
+    results = []
+    for module in F, reference:
+        results.append({"params": [p.copy() for p in params], **RULES[rule].new_states(options, params)})
+        states = {name: arrays for name, arrays in results[-1].items() if name != "params"}
+        for step, (some, lr) in enumerate(zip(grads, rates, strict=True), 1):
+            RULES[rule].update(module, results[-1]["params"], some, states, step, options | {"lr": float(lr)})
+    ours, expected = (
+        {f"{name}[{i}]": array for name, arrays in one.items() for i, array in enumerate(arrays) if array is not None}
+        for one in results
+    )
+    assert_same_bits(ours, expected)
+
+
+@pytest.mark.parametrize("seed", range(10))
+@dtypes
+def test_norm_of_many_gradients_is_the_reference(dtype: str, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    grads = [ordinary(rng, n, dtype) * np.dtype(dtype).type(10 ** rng.uniform(-2, 2)) for n in rng.integers(0, 40, 150)]
+    asked = {"step": 1, "lr": 0.0, "grad_scale": 3.0, "skip_nonfinite": True}
+    norms = [module.sgd([np.zeros_like(g) for g in grads], grads, **asked)[0] for module in (F, reference)]
+    assert norms[0] == norms[1]
+
+
+@dtypes
+@rules
+def test_rule_is_the_reference_for_extreme_numbers(rule: str, dtype: str, rng: Generator) -> None:
+    """Among the parameters too, and in the state that they leave."""
+    shapes = ((13, 7), 300)
+    for options in RULES[rule].plain, RULES[rule].fullest, RULES[rule].sample(rng, step=True):
+        params = RULES[rule].arrays(rng, shapes, dtype, numbers=mixed)
+        grads = [RULES[rule].arrays(rng, shapes, dtype, numbers=some) for some in (extreme, mixed, extreme)]
+        assert_rule_is_the_reference(rule, params, grads, options)
+
+
+@dtypes
+@rules
+def test_rule_is_the_reference_for_small_numbers(rule: str, dtype: str, rng: Generator) -> None:
+    """Squares, products and results are about to be subnormal, or already are."""
+    for exponent in (-12, -19, -22, -38, -44) if dtype == "float32" else (-100, -154, -160, -307, -322):
+        scale = np.dtype(dtype).type(10.0**exponent)
+        params = RULES[rule].arrays(rng, ((6, 11), 100), dtype)
+        params[1] *= scale
+        grads = [[g * scale for g in RULES[rule].arrays(rng, ((6, 11), 100), dtype)] for _ in range(2)]
+        assert_rule_is_the_reference(rule, params, grads, RULES[rule].sample(rng, step=True))
+
+
+@dtypes
+@rules
+def test_rule_is_the_reference_for_gradients_whose_rows_lie_apart(rule: str, dtype: str, rng: Generator) -> None:
+    shapes = ((5, 3), (70, 65), (2, 3, 100), (40, 1), (3, 5_600), 9)
+    params = RULES[rule].arrays(rng, shapes, dtype)
+    for more in {}, {"zero_grads": True, "clip_norm": 1.0}:
+        grads = [RULES[rule].arrays(rng, shapes, dtype)]
+        options = RULES[rule].sample(rng) | more
+        expected = RULES[rule].run(reference, params, grads, options)
+        for _ in every_isa():
+            placed: list[Array] = []
+
+            def remembered(g: Array, all_of_them: list[Array] = placed) -> Array:
+                all_of_them.append(apart(g))
+                return all_of_them[-1]
+
+            assert_same_bits(RULES[rule].run(F, params, grads, options, place_grad=remembered), expected)
+            rooms = [g.base for g in placed if g.base is not None]
+            assert len(rooms) >= 5
+            assert all(np.isnan(room[..., (0, -2, -1)]).all() for room in rooms)
+
+
+@dtypes
+@without_blas
+def test_rule_has_the_same_bits_on_any_number_of_threads(rule: str, dtype: str, rng: Generator) -> None:
+    shapes = (100_001, 5, 0, (100, 777), 1_000, (3, 25_000))
+    params = RULES[rule].arrays(rng, shapes, dtype)
+    clip = str(rng.choice(["clip_norm", "clip_param_norm", "clip_adaptive"]))
+    for options in RULES[rule].sample(rng, around=False), RULES[rule].sample(rng) | {clip: 0.5, "zero_grads": True}:
+        grads = [RULES[rule].arrays(rng, shapes, dtype)]
+        with fo.threads(1):
+            expected = RULES[rule].run(F, params, grads, options)
+        for threads in THREADS[1:]:
+            with fo.threads(threads):
+                assert_same_bits(RULES[rule].run(F, params, grads, options), expected)
+
+
+@pytest.mark.parametrize("between", [0, 5])
+@dtypes
+@rules
+def test_rule_has_the_same_bits_at_any_alignment(rule: str, dtype: str, between: int, rng: Generator) -> None:
+    shapes = (1, 63, (10, 20), 600)
+    params = RULES[rule].arrays(rng, shapes, dtype, numbers=mixed)
+    grads = [RULES[rule].arrays(rng, shapes, dtype, numbers=mixed)]
+    for options in RULES[rule].sample(rng, around=False), RULES[rule].sample(rng, step=True):
+        expected = RULES[rule].run(F, params, grads, options)
+        for by in range(1, 16):
+            assert_same_bits(RULES[rule].run(F, params, grads, options, shifted(by, between)), expected)
 
 
 @dtypes
 @rules
 def test_rule_takes_each_element_by_itself(rule: str, dtype: str, rng: Generator) -> None:
-    """What is not finite stays in its element."""
+    """What is not finite stays in its element; but for rules that take norms or products of whole arrays."""
     options = RULES[rule].sample(rng)
-    p, g = ordinary(rng, 300, dtype), ordinary(rng, 300, dtype)
+    (p,), (g,) = (RULES[rule].arrays(rng, [300], dtype) for _ in range(2))
     spoiled = g.copy()
-    spoiled[[0, 64, 299]] = np.inf, np.nan, -np.inf
-    good, bad = (RULES[rule].run(F, [p], [[one]], options)["params[0]"] for one in (g, spoiled))
-    changed = np.flatnonzero(good != bad)
-    assert set(changed) <= {0, 64, 299}
+    spoiled.flat[[0, 64, 299]] = np.inf, np.nan, -np.inf
+    good, bad = (RULES[rule].run(F, [p], [[one]], options)["params[0]"].ravel() for one in (g, spoiled))
+    changed = set(np.flatnonzero(good != bad))
     assert 64 in changed
+    assert (changed <= {0, 64, 299}) == RULES[rule].elementwise
 
 
 # Normalizations

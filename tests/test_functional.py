@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import copy
+
 import numpy as np
 import pytest
 from numpy.random import Generator
-from tables import DTYPES, NORMS, RULES, Array, ordinary
-from tools import assert_same_bits, differing
+from tables import DTYPES, NORMS, RULES, SURROUNDINGS, Array, ordinary
+from tools import differing
 
 from fastopt import functional as F
 
@@ -22,41 +24,74 @@ training = {norm: {"training": True} if "batch" in norm else {} for norm in NORM
 @dtypes
 @rules
 def test_each_parameter_may_take_a_step_of_its_own(rule: str, dtype: str, rng: Generator) -> None:
-    options = RULES[rule].sample(rng)
-    params, grads = ([ordinary(rng, 20, dtype) for _ in range(3)] for _ in range(2))
-    states = [[np.abs(ordinary(rng, 20, dtype)) for _ in range(3)] for _ in RULES[rule].states(options)]
-    steps = (1, 7, 1_000_000)
-    alone = [[p.copy() for p in params], [[s.copy() for s in state] for state in states]]
-    RULES[rule].update(F, params, grads, states, steps, options)
-    for i, step in enumerate(steps):
-        RULES[rule].update(F, [alone[0][i]], [grads[i]], [[state[i]] for state in alone[1]], step, options)
-    assert [differing(a, b) for a, b in zip(params, alone[0], strict=True)] == [0, 0, 0]
-    for state, other in zip(states, alone[1], strict=True):
-        assert [differing(a, b) for a, b in zip(state, other, strict=True)] == [0, 0, 0]
+    """And means what it means alone; but for noise, which depends on its number."""
+    for options in RULES[rule].fullest, RULES[rule].sample(rng, without=["noise", "temperature"]):
+        params, grads = (RULES[rule].arrays(rng, [20, (3, 4), 20], dtype) for _ in range(2))
+        states = RULES[rule].new_states(options, params)
+        for array in (array for of_params in states.values() for array in of_params if array is not None):
+            array[...] = np.abs(ordinary(rng, array.shape, array.dtype.name))
+        before = copy.deepcopy((params, states))
+        steps = (1, 7, 1_000_000)
+        RULES[rule].update(F, params, grads, states, steps, options)
+        for i, step in enumerate(steps):
+            p, alone = before[0][i], {name: [of_params[i]] for name, of_params in before[1].items()}
+            RULES[rule].update(F, [p], [grads[i]], alone, step, options)
+            assert differing(params[i], p) == 0
+            for name, (array,) in alone.items():
+                assert array is None or differing(states[name][i], array) == 0
 
 
 @rules
 def test_the_kinds_of_sequences_make_no_difference(rule: str, rng: Generator) -> None:
     options = RULES[rule].sample(rng)
-    p, g = ordinary(rng, 20, "float32"), ordinary(rng, 20, "float32")
+    (p,), (g,) = (RULES[rule].arrays(rng, [20], "float32") for _ in range(2))
     results = []
     for kind, step in (list, 3), (tuple, [3]), (list, (3,)), (tuple, np.int64(3)), (list, np.array([3])):
         params = kind([p.copy()])
-        states = [kind(np.abs(s) for s in state) for state in RULES[rule].new_states(options, params)]
+        states = {name: kind(one) for name, one in RULES[rule].new_states(options, params).items()}
         RULES[rule].update(F, params, kind([g]), states, step, options)
         results.append(params[0])
     assert not any(differing(results[0], other) for other in results[1:])
 
 
-@rules
+@pytest.mark.parametrize("rule", [name for name, rule in RULES.items() if rule.shapeless])
 def test_a_list_of_shapes_is_one_step_each(rule: str, rng: Generator) -> None:
     """Any shapes, 0-d ones too, mean what flat ones mean."""
-    options = RULES[rule].sample(rng)
+    options = RULES[rule].sample(rng, step=True, without=["clip_adaptive"])
     shapes = ((), (1,), (7, 3), (2, 3, 4, 5), (0,), (65,))
     params, grads = ([ordinary(rng, shape, "float64") for shape in shapes] for _ in range(2))
     shaped = RULES[rule].run(F, params, [grads], options)
     flat = RULES[rule].run(F, [p.ravel() for p in params], [[g.ravel() for g in grads]], options)
-    assert_same_bits({name: array.ravel() for name, array in shaped.items()}, flat)
+    for name, array in shaped.items():
+        assert differing(array.ravel(), flat[name].ravel()) == 0
+
+
+@rules
+def test_functions_take_nothing_as_it_comes(rule: str) -> None:
+    """No parameters, or no gradients, are nothing to do; norms are zero."""
+    options = RULES[rule].plain
+    none = {name: [] for name in RULES[rule].new_states(options, [np.ones((2, 2))])}
+    assert RULES[rule].update(F, [], [], none, 1, options) == (None, False)
+    assert RULES[rule].update(F, [], [], none, 1, options | {"clip_norm": 1.0}) == (0.0, False)
+    params = RULES[rule].arrays(np.random.default_rng(0), [3, (2, 2)], "float32")
+    states = RULES[rule].new_states(options, params)
+    before = [p.copy() for p in params]
+    outcome = RULES[rule].update(F, params, [None, None], states, 1, options | {"skip_nonfinite": True})
+    assert isinstance(outcome, F.Outcome)
+    assert outcome == (0.0, False)
+    assert [differing(a, b) for a, b in zip(params, before, strict=True)] == [0, 0]
+
+
+@rules
+def test_functions_say_what_arguments_they_miss(rule: str) -> None:
+    function = getattr(F, rule)
+    p = np.ones(RULES[rule].fit(3))
+    with pytest.raises(TypeError, match=rf"^{rule}: missing a required"):
+        function([p])
+    with pytest.raises(TypeError, match=rf"^{rule}: missing a required"):
+        function([p], [p.copy()], **RULES[rule].new_states(RULES[rule].plain, [p]), step=1)
+    with pytest.raises(TypeError, match=rf"^{rule}: got an unexpected keyword argument 'speed'$"):
+        function([p], [p.copy()], **RULES[rule].new_states(RULES[rule].plain, [p]), step=1, lr=0.1, speed=3)
 
 
 def test_sgd_without_momentum_needs_no_buffers(rng: Generator) -> None:
@@ -65,6 +100,24 @@ def test_sgd_without_momentum_needs_no_buffers(rng: Generator) -> None:
     expected = p - 0.1 * g
     F.sgd([p], [g], step=1, lr=0.1)
     np.testing.assert_allclose(p, expected, rtol=1e-15)
+
+
+def test_variants_need_their_own_buffers() -> None:
+    p, g, m = [np.ones(3)], [np.ones(3)], [np.zeros(3)]
+    for momentum, name in ({"momentum": 0.9}, "momentum"), ({"momentum": 0.9, "velocity": True}, "velocity"):
+        other = {"momentum": "velocity", "velocity": "momentum"}[name]
+        for given in {}, {f"{other}_buffers": m}:
+            with pytest.raises(TypeError, match=rf"^sgd: {name}_buffers must be a list of arrays, got NoneType$"):
+                F.sgd(p, g, **given, step=1, lr=0.1, **momentum)
+        F.sgd(p, g, **{f"{name}_buffers": m}, step=1, lr=0.1, **momentum)
+    for rule in F.adam, F.adamw:
+        with pytest.raises(TypeError, match=r"^adamw?: max_exp_avg_sqs must be a list of arrays, got NoneType$"):
+            rule(p, g, m, [np.zeros(3)], step=1, lr=0.1, amsgrad=True)
+    with pytest.raises(TypeError, match=r"^rmsprop: grad_avgs must be a list of arrays, got NoneType$"):
+        F.rmsprop(p, g, m, step=1, lr=0.1, centered=True)
+    for what, more in ("initial_params", {"l2_init": 0.1}), ("ema_params", {"ema_decay": 0.1}):
+        with pytest.raises(TypeError, match=rf"^sgd: {what} must be a list of arrays, got NoneType$"):
+            F.sgd(p, g, step=1, lr=0.1, **more)
 
 
 def test_the_first_step_of_sgd_does_not_read_the_buffer(rng: Generator) -> None:
@@ -86,7 +139,7 @@ def test_both_momenta_agree_at_a_constant_rate(nesterov: bool, dtype: str, rng: 
     v = RULES["sgd"].run(F, params, grads, options | {"velocity": True})
     tolerance = 1e-6 if dtype == "float32" else 1e-14
     np.testing.assert_allclose(v["params[0]"], b["params[0]"], rtol=0, atol=tolerance * 5)
-    np.testing.assert_allclose(v["velocity[0]"], -0.01 * b["momentum_buffer[0]"], rtol=0, atol=tolerance)
+    np.testing.assert_allclose(v["velocity_buffers[0]"], -0.01 * b["momentum_buffers[0]"], rtol=0, atol=tolerance)
 
 
 @pytest.mark.parametrize("rule", ["adam", "adamw"])
@@ -102,29 +155,47 @@ def test_eps_hat_joins_before_bias_correction(rule: str) -> None:
 
 @rules
 def test_maximize_is_minimizing_the_negative(rule: str, rng: Generator) -> None:
-    params, g = [ordinary(rng, 50, "float32")], ordinary(rng, 50, "float32")
-    options = RULES[rule].sample(rng)
+    params, (g,) = (RULES[rule].arrays(rng, [50], "float32") for _ in range(2))
+    options = RULES[rule].sample(rng, step=True)
     up = RULES[rule].run(F, params, [[g]], options | {"maximize": True})
     down = RULES[rule].run(F, params, [[-g]], options | {"maximize": False})
     assert differing(up["params[0]"], down["params[0]"]) == 0
 
 
-@rules
-def test_l1_pulls_towards_zero(rule: str) -> None:
-    p, zero = np.array([2.0, -2.0, 0.0]), [np.zeros(3)]
-    options = RULES[rule].always | {"l1": 0.5, "weight_decay": 0.0}
-    after = RULES[rule].run(F, [p], [zero], options)["params[0]"]
-    assert 0 < after[0] < 2
-    assert after[1] == -after[0]
-    assert after[2] == 0
+@pytest.mark.parametrize(
+    ("rule", "surrounding"),
+    [(rule, name) for rule in RULES for name in ("l1", "proximal_l1") if name in RULES[rule].surroundings],
+)
+def test_l1_pulls_towards_zero(rule: str, surrounding: str) -> None:
+    p = np.array([[2.0, 0.0], [0.0, -2.0]])
+    options = RULES[rule].plain | SURROUNDINGS[surrounding] | {"lr": 0.1, "l1": 0.5, "eps": RULES[rule].own.get("eps")}
+    options = {name: value for name, value in options.items() if value is not None}
+    after = RULES[rule].run(F, [p], [[np.zeros((2, 2))]], options)["params[0]"]
+    assert 0 < after[0, 0] < 2
+    assert after[1, 1] == -after[0, 0]
+    assert after[0, 1] == after[1, 0] == 0
 
 
-def test_decoupled_decay_does_not_touch_the_moments() -> None:
-    for rule, touched in ("adam", True), ("adamw", False):
-        options = RULES[rule].always | {"weight_decay": 0.5}
-        result = RULES[rule].run(F, [np.ones(3)], [[np.zeros(3)]], options)
-        assert np.any(result["exp_avg[0]"] != 0) == touched
-        assert np.all(result["params[0]"] < 1)
+@pytest.mark.parametrize("rule", [rule for rule in RULES if "decoupled_weight_decay" in RULES[rule].surroundings])
+def test_decoupled_decay_does_not_touch_the_gradient(rule: str, rng: Generator) -> None:
+    """It is (1 − lr·λ) p and nothing else; coupled decay is a part of the gradient."""
+    (p,), zero = RULES[rule].arrays(rng, [(3, 4)], "float64"), np.zeros((3, 4))
+    options = RULES[rule].plain | {"lr": 0.1, "decoupled_weight_decay": True}
+    for fixed, decay in (False, 0.05), (True, 0.5):
+        decayed, plain = p.copy(), p * (1 - decay)
+        states = [RULES[rule].new_states(options, [p]) for _ in range(2)]
+        RULES[rule].update(F, [decayed], [zero], states[0], 1, options | {"weight_decay": 0.5, "fixed_decay": fixed})
+        RULES[rule].update(F, [plain], [zero], states[1], 1, options)
+        assert differing(decayed, plain) == 0
+        assert all(
+            differing(states[0][name][0], states[1][name][0]) == 0
+            for name in states[0]
+            if states[0][name][0] is not None
+        )
+    options |= {"decoupled_weight_decay": False}
+    coupled = RULES[rule].run(F, [p], [[zero]], options | {"weight_decay": 0.5})
+    as_gradient = RULES[rule].run(F, [p], [[0.5 * p]], options)
+    assert differing(coupled["params[0]"], as_gradient["params[0]"]) == 0
 
 
 # Normalizations

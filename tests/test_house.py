@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import ast
 import inspect
+import io
 import re
 import sys
+import tokenize
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
-from tables import NORMS, RULES
+from tables import NORMS, RULES, STEPS, SURROUNDINGS, VALUES
 
 import fastopt
 from fastopt import functional, nn, optim, reference
+from fastopt._rules import AROUND
 
 ROOT = Path(__file__).parents[1]
 CSRC, PACKAGE = ROOT / "csrc", ROOT / "python" / "fastopt"
@@ -29,21 +33,32 @@ CPP_KNOWS = {
     "bind": {"core", "optim", "norm", "regularize"},
     "cpu.cpp": set(),
 }
-PUBLIC = {"functional", "nn", "optim", "reference", *fastopt.__all__}
+PUBLIC = {"functional", "nn", "optim", "reference", "schedules", *fastopt.__all__}
 PYTHON_KNOWS = {
     "_threads": {"__version__", "_core"},  # to report them
     "_core": {"_cpu", "_threads", "_kernels"},
     "_rules": {"_core"},
-    "functional": {"_core", "_rules"},
+    "functional": {"_core", "_rules", "optim"},  # whose classes it makes functions of
     "nn": {"_core", "_rules", "functional"},
-    "optim": {"_core", "_rules", "functional"},
+    "optim": {"_core", "_rules"},
     "reference": set(),
+    "schedules": set(),
     "torch": PUBLIC,
     "sklearn": PUBLIC,
     "distributed": PUBLIC,
     "cli": PUBLIC,
     "__init__": PUBLIC | {"_core", "_threads"},
     "__main__": {"cli"},
+}
+# Where an optimizer's name is to be found, beside its header and its class's own file, and nowhere else.
+BINDINGS = "csrc/bind/optim.cpp"
+EXPORTS = {"python/fastopt/optim/__init__.py", "python/fastopt/reference/__init__.py"}
+REFERENCE = "python/fastopt/reference/optim.py"
+USERS = {
+    "python/fastopt/optim/base.py": {"sgd"},  # adds gradients with it
+    "python/fastopt/optim/muon.py": {"sgd"},  # takes its step with it
+    "python/fastopt/optim/switch.py": {"adam", "sgd", "sgd_momentum"},  # goes from one to the other
+    "python/fastopt/torch.py": {"SGD", "Muon", "Adagrad"},  # whose state torch keeps in its own way
 }
 EXCEPTIONS = {"cli/bench/floors.py": {"_core"}}  # the kernel that computes nothing is for benchmarks only
 
@@ -112,7 +127,7 @@ def test_only_core_names_an_instruction_set(path: Path) -> None:
 
 def test_the_rules_above_notice() -> None:
     """The imports that they look at are really found."""
-    assert known(PACKAGE / "functional.py") == {"_core", "_rules"}
+    assert known(PACKAGE / "functional.py") == {"_core", "_rules", "optim"}
     assert known(PACKAGE / "optim" / "base.py") >= {"_core", "_rules"}
     assert "numpy" in set(imports(PACKAGE / "reference" / "norm.py"))
     assert len(CPP) > 10
@@ -122,16 +137,95 @@ def test_tables_are_complete() -> None:
     functions = (
         set(RULES) | {norm.norm for norm in NORMS.values()} | {f"{norm.norm}_backward" for norm in NORMS.values()}
     )
-    assert functions == set(functional.__all__) == set(reference.__all__)
-    classes = {name for name in optim.__all__ if isinstance(getattr(optim, name), type)}
-    assert {rule.optimizer.__name__ for rule in RULES.values()} == classes - {"Optimizer", "StepInfo"}
+    assert functions == set(functional.__all__) - {"Outcome"} == set(reference.__all__)
+    classes = {one for one in map(vars(optim).get, optim.__all__) if isinstance(one, type)}
+    assert {optim.Optimizer, optim.StepInfo} < classes
+    optimizers = {one for one in classes if issubclass(one, optim.Optimizer) and one is not optim.Optimizer}
+    assert {rule.optimizer for rule in RULES.values()} == {one for one in optimizers if one.function is not None}
     assert {norm.layer.__name__ for norm in NORMS.values()} == set(nn.__all__) - {"Layer"}
 
 
 @pytest.mark.parametrize("rule", RULES)
 def test_table_tries_every_option(rule: str) -> None:
-    options = {*RULES[rule].always, *RULES[rule].values}
-    assert options == {*inspect.signature(RULES[rule].optimizer).parameters} - {"params"}
+    """Whatever an optimizer's constructor, its step and its function take occurs with more than one value."""
+    step = {*inspect.signature(optim.Optimizer.step).parameters} - {"self", "grads"}
+    options = {*RULES[rule].own, *AROUND, *step}
+    refused = options - {*RULES[rule].own}.union(*RULES[rule].surroundings.values())
+    taken = {*inspect.signature(getattr(functional, rule)).parameters}
+    arrays = {f"{name}s" for name in RULES[rule].states(RULES[rule].fullest)}
+    assert not {name for name in options - taken if f"{name.removesuffix('s')}_limits" not in taken}
+    assert {*RULES[rule].optimizer([]).defaults} == options - step
+    assert arrays <= taken
+
+    rng = np.random.default_rng(0)
+    samples = [RULES[rule].sample(rng, step=True) for _ in range(300)]
+    assert not {name for name in options - refused if len({repr(one.get(name)) for one in samples}) < 2}
+
+
+def test_rules_bear_what_surrounds_them() -> None:
+    """All of it, but for those that say so."""
+    every = {*SURROUNDINGS, *STEPS}
+    refused = {name: some for name, rule in RULES.items() if (some := every - {*rule.surroundings})}
+    acting_on_y_only = {"decoupled_weight_decay", "fixed_decay", "proximal_l1", "l2_init_decoupled"}
+    assert refused == {"schedule_free_sgd": acting_on_y_only, "schedule_free_adamw": acting_on_y_only}
+
+
+def test_there_is_nothing_in_the_tables_that_no_rule_has() -> None:
+    """So that they stay as short as they are."""
+    assert set(VALUES) <= {name for rule in RULES.values() for name in rule.own}
+    assert {name for options in SURROUNDINGS.values() for name in options} == {"weight_decay", *AROUND}
+    for name, values in VALUES.items():
+        tried = [one[name] for rule in RULES.values() for one in rule.combinations if name in one]
+        assert all(value in tried for value in values)
+
+
+# The four places
+
+
+def words(path: Path) -> set[str]:
+    """All words of a file that are not in comments or docstrings."""
+    text = path.read_text()
+    if path.suffix != ".py":
+        return set(re.findall(r"\w+", re.sub(r"//[^\n]*", "", text)))
+    tree = ast.parse(text)
+    docstrings = {
+        node.body[0].lineno
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef) and ast.get_docstring(node) is not None
+    }
+    found: set[str] = set()
+    for token in tokenize.generate_tokens(io.StringIO(text).readline):
+        if token.type == tokenize.NAME or (token.type == tokenize.STRING and token.start[0] not in docstrings):
+            found.update(re.findall(r"\w+", token.string))
+    return found
+
+
+@pytest.fixture(scope="module")
+def places() -> dict[str, set[str]]:
+    """The words of every file but the command line, which is one more user."""
+    return {
+        name_of(path): words(path)
+        for path in [*CPP, *PYTHON]
+        if part_of(path, PACKAGE if path in PYTHON else CSRC) != "cli"
+    }
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_an_optimizer_is_in_four_places(rule: str, places: dict[str, set[str]]) -> None:
+    """Header and bindings; class; reference; each with its export, and no more."""
+    optimizer = RULES[rule].optimizer
+    its_file = f"python/{optimizer.__module__.replace('.', '/')}.py"
+
+    def files_with(names: set[str]) -> set[str]:
+        return {file for file, found in places.items() if found & names and not found & names <= USERS.get(file, set())}
+
+    named = files_with({rule, optimizer.__name__})
+    headers = {file for file in named if file.startswith("csrc/optim/")}
+    assert named - headers - {BINDINGS} == {its_file, REFERENCE, *EXPORTS}
+    of_kernels = files_with(set(optimizer.kernels)) - {REFERENCE, *EXPORTS}
+    assert of_kernels - {its_file} - {file for file in of_kernels if file.startswith("csrc/optim/")} == {BINDINGS}
+    assert "csrc/optim/step.hpp" not in named | of_kernels
+    assert len(headers) <= 2
 
 
 def test_the_stub_names_what_the_kernels_have() -> None:

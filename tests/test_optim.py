@@ -2,28 +2,33 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import pytest
 from numpy.random import Generator
-from tables import DTYPES, RULES, Array, Options, label, ordinary, rules_and_options
-from tools import differing, every_isa
+from tables import DTYPES, RULES, Array, Options, label, mixed, of_step, ordinary, rules_and_options
+from tools import assert_same_bits, differing, every_isa
 
 from fastopt import functional as F
 from fastopt import optim
+from fastopt._rules import AROUND
 
 rules = pytest.mark.parametrize("rule", RULES)
 every_rule = pytest.mark.parametrize(
     ("rule", "options"),
-    [pytest.param(rule, options, id=f"{rule}-{label(options)}") for rule, options in rules_and_options()],
+    [
+        pytest.param(rule, options, id=f"{rule}-{label(options, RULES[rule].plain)}")
+        for rule, options in rules_and_options()
+    ],
 )
 SHAPES = ((4, 3), (70,), (), (0, 2))
 
 
-def arrays(rng: Generator, dtype: str = "float32") -> list[Array]:
-    return [np.asarray(ordinary(rng, shape, dtype)) for shape in SHAPES]
+def arrays(rng: Generator, dtype: str = "float32", rule: str = "sgd") -> list[Array]:
+    return [np.asarray(a) for a in RULES[rule].arrays(rng, SHAPES, dtype)]
 
 
 def copies(some: list[Array]) -> list[Array]:
@@ -34,81 +39,169 @@ def all_differing(some: list[Array], others: list[Array]) -> int:
     return sum(differing(a, b) for a, b in zip(some, others, strict=True))
 
 
+def some_missing(step: int, grads: list[Array]) -> list[Array | None]:
+    return [None if (step + i) % 3 == 0 else g for i, g in enumerate(grads)]
+
+
 # The step
+
+
+def assert_steps_are_the_functions(
+    rule: str, params: list[Array], grads: list[list[Array | None]], options: Options
+) -> None:
+    """Bit for bit, with each parameter's own count where gradients are missing and steps are skipped."""
+    expected = RULES[rule].run(F, params, grads, options)
+    params = copies(params)
+    opt = RULES[rule].make(params, options)
+    counts, taken, results = [0] * len(params), 0, {}
+    for step, some in enumerate(grads):
+        given = [None if g is None else g.copy() for g in some]
+        info = opt.step(given, **of_step(options))
+        counts = [count + (g is not None and not info.skipped) for count, g in zip(counts, some, strict=True)]
+        taken += not info.skipped
+        assert info.step == taken
+        assert [one["step"] for one in opt.state] == counts
+        results[f"grad_norm at {step}"] = np.array(-1.0 if info.grad_norm is None else info.grad_norm)
+        results[f"skipped at {step}"] = np.array(float(info.skipped))
+        results |= {f"grads[{i}] at {step}": g for i, g in enumerate(given) if g is not None}
+        results |= {f"params[{i}] at {step}": p.copy() for i, p in enumerate(params) if step + 1 < len(grads)}
+    results |= {f"params[{i}]": p for i, p in enumerate(params)}
+    for i, one in enumerate(opt.state):
+        results |= {f"{name}s[{i}]": array for name, array in one.items() if name != "step"}
+    assert_same_bits(results, expected)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @every_rule
 def test_step_is_the_functions(rule: str, options: Options, dtype: str, rng: Generator) -> None:
-    """Bit for bit, with each parameter's own count where gradients are missing."""
-    params = arrays(rng, dtype)
-    plain = copies(params)
-    states = RULES[rule].new_states(options, plain)
-    opt = RULES[rule].optimizer(params, **options)
-    counts = [0] * len(params)
-    for step in range(5):
-        grads = [None if (step + i) % 3 == 0 else g for i, g in enumerate(arrays(rng, dtype))]
-        counts = [count + (g is not None) for count, g in zip(counts, grads, strict=True)]
-        assert opt.step(grads).step == step + 1
-        RULES[rule].update(F, plain, grads, states, [max(count, 1) for count in counts], options)
-    assert all_differing(params, plain) == 0
-    for i, one in enumerate(opt.state):
-        assert one["step"] == counts[i]
-        assert one.keys() == {"step", *RULES[rule].states(options)}
-        assert all_differing([one[name] for name in RULES[rule].states(options)], [state[i] for state in states]) == 0
+    grads = [some_missing(step, arrays(rng, dtype, rule)) for step in range(5)]
+    assert_steps_are_the_functions(rule, arrays(rng, dtype, rule), grads, options)
+
+
+@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("dtype", DTYPES)
+@rules
+def test_step_is_the_functions_with_what_surrounds_it(rule: str, dtype: str, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    options = RULES[rule].sample(rng, step=True)
+    grads = [some_missing(step, arrays(rng, dtype, rule)) for step in range(6)]
+    grads[3] = [mixed(rng, g.shape, dtype) for g in arrays(rng, dtype, rule)]
+    assert_steps_are_the_functions(rule, arrays(rng, dtype, rule), grads, options)
 
 
 @rules
 def test_step_has_the_same_bits_on_every_instruction_set(rule: str, rng: Generator) -> None:
-    params, grads = arrays(rng), [arrays(rng) for _ in range(3)]
+    params, grads = arrays(rng, rule=rule), [arrays(rng, rule=rule) for _ in range(3)]
+    options = RULES[rule].sample(rng, step=True, without=["zero_grads"])
     results = []
     for _ in every_isa():
         results.append(copies(params))
-        opt = RULES[rule].optimizer(results[-1], lr=0.1)
+        opt = RULES[rule].make(results[-1], options)
         for some in grads:
-            opt.step(some)
+            opt.step(some, **of_step(options))
     assert all(all_differing(results[0], other) == 0 for other in results)
 
 
 @rules
 def test_gradients_are_only_read(rule: str, rng: Generator) -> None:
-    grads = arrays(rng)
+    grads = arrays(rng, rule=rule)
     before = copies(grads)
     for g in grads:
         g.flags.writeable = False
-    RULES[rule].optimizer(arrays(rng), lr=0.1).step(grads)
+    options = RULES[rule].sample(rng, step=True, without=["zero_grads"])
+    RULES[rule].make(arrays(rng, rule=rule), options).step(grads, **of_step(options))
     assert all_differing(grads, before) == 0
 
 
 @rules
 def test_state_is_live_and_parameters_are_the_callers(rule: str, rng: Generator) -> None:
-    params = arrays(rng)
-    opt = RULES[rule].optimizer(params, lr=0.1, **({"momentum": 0.9} if rule == "sgd" else {}))
+    params = arrays(rng, rule=rule)
+    opt = RULES[rule].make(params, RULES[rule].fullest | {"lr": 0.1, "ema_decay": 0.5})
     assert all(a is b for a, b in zip(opt.param_groups[0]["params"], params, strict=True))
-    opt.step(arrays(rng))
+    opt.step(arrays(rng, rule=rule))
     held = dict(opt.state[0])
     before = {name: array.copy() for name, array in held.items()}
-    opt.step(arrays(rng))
+    opt.step(arrays(rng, rule=rule))
     assert all(opt.state[0][name] is held[name] for name in held)
-    assert all(np.any(held[name] != before[name]) for name in held)
+    assert all(np.any(held[name] != before[name]) for name in held if name not in RULES[rule].numbers)
     held["step"][...] = 41
-    opt.step(arrays(rng))
+    opt.step(arrays(rng, rule=rule))
     assert opt.state[0]["step"] == 42
 
 
 @rules
-def test_moments_may_be_set_from_outside(rule: str, rng: Generator) -> None:
+def test_state_may_be_set_from_outside(rule: str, rng: Generator) -> None:
     """What is written into the state is what the next step continues from."""
-    options = RULES[rule].always | ({"momentum": 0.9} if rule == "sgd" else {})
-    p, g = ordinary(rng, 9, "float64"), ordinary(rng, 9, "float64")
-    opt = RULES[rule].optimizer([p], **options)
-    plain, states = p.copy(), [np.abs(ordinary(rng, 9, "float64")) for _ in RULES[rule].states(options)]
-    for name, state in zip(RULES[rule].states(options), states, strict=True):
-        opt.state[0][name][...] = state
-    opt.state[0]["step"][...] = 6
-    opt.step([g])
-    RULES[rule].update(F, [plain], [g], [[state] for state in states], 7, options)
-    assert differing(p, plain) == 0
+    options = RULES[rule].fullest | {"ema_decay": 0.5, "l2_init": 0.1}
+    params, grads = (RULES[rule].arrays(rng, [9, (2, 5)], "float64") for _ in range(2))
+    opt = RULES[rule].make(params, options)
+    for one in opt.state:
+        for name in one:
+            one[name][...] = 6 if name == "step" else np.abs(ordinary(rng, one[name].shape, "float64"))
+    plain, states = copies(params), RULES[rule].new_states(options, params)
+    for name in states:
+        states[name] = [one[name[:-1]].copy() if name[:-1] in one else None for one in opt.state]
+    opt.step(grads)
+    RULES[rule].update(F, plain, grads, states, 7, options)
+    assert all_differing(params, plain) == 0
+    for name, of_params in states.items():
+        for one, array in zip(opt.state, of_params, strict=True):
+            assert array is None or differing(one[name[:-1]], array) == 0
+
+
+@rules
+def test_state_begins_as_the_function_says(rule: str, rng: Generator) -> None:
+    """Its documentation names the values before step 1."""
+    doc = getattr(F, rule).__doc__
+    for options in RULES[rule].combinations:
+        params = arrays(rng, "float64", rule)
+        opt = RULES[rule].make(params, options | {"l2_init": 0.1, "ema_decay": 0.5})
+        for p, one in zip(params, opt.state, strict=True):
+            assert one.pop("step") == 0
+            for name in "initial_param", "ema_param":
+                assert differing(one.pop(name), p) == 0
+            for name, array in one.items():
+                said = re.search(rf"^    {name}s: State ``{name}``, (.*) before step 1; ", doc, re.MULTILINE)
+                assert said
+                zero = options.get("initial_accumulator_value", 0.0)  # of Adagrad
+                value = {"0": zero, "1": 1.0, "lr": options["lr"], "the parameter": p}[said[1]]
+                assert np.array_equal(array, np.broadcast_to(value, array.shape))
+
+
+def test_norms_are_returned_where_they_are_asked_for(rng: Generator) -> None:
+    params, grads = arrays(rng), arrays(rng)
+    norm = np.sqrt(sum(np.sum(g.astype(float) ** 2) for g in grads))
+    opt = optim.SGD(params, lr=0.1)
+    assert opt.step(grads) == (1, None, False)
+    for asked in {"clip_norm": 3.0}, {"skip_nonfinite": True}, {"clip_norm": 100.0, "skip_nonfinite": True}:
+        info = opt.step(grads, grad_scale=2.0, **asked)  # type: ignore[arg-type]
+        np.testing.assert_allclose(info.grad_norm, norm / 2, rtol=1e-12)
+        assert not info.skipped
+    for other in {"clip_value": 3.0}, {"clip_param_norm": 3.0}, {"clip_adaptive": 3.0}, {"grad_scale": 3.0}:
+        assert opt.step(grads, **other).grad_norm is None  # type: ignore[arg-type]
+    assert opt.step([None] * 4, clip_norm=1.0) == (9, 0.0, False)
+
+
+@pytest.mark.parametrize("value", [np.inf, -np.inf, np.nan])
+@rules
+def test_a_skipped_step_counts_nowhere(rule: str, value: float, rng: Generator) -> None:
+    options = RULES[rule].fullest | {"ema_decay": 0.5, "noise": 0.1}
+    params, grads = arrays(rng, rule=rule), arrays(rng, rule=rule)
+    opt = RULES[rule].make(params, options)
+    opt.step(grads, skip_nonfinite=True)
+    before, state = copies(params), [{name: array.copy() for name, array in one.items()} for one in opt.state]
+    bad = copies(grads)
+    bad[1].flat[5] = value
+    info = opt.step(bad, skip_nonfinite=True, zero_grads=True)
+    assert (info.step, info.skipped, np.isfinite(info.grad_norm or 0)) == (1, True, False)
+    assert not any(np.any(g) for g in bad)
+    assert all_differing(params, before) == 0
+    for one, other in zip(opt.state, state, strict=True):
+        assert_same_bits(one, other)
+    again = RULES[rule].make(before, options)
+    again.load_state_dict({"state": dict(enumerate(state)), "param_groups": opt.state_dict()["param_groups"]})
+    assert opt.step(grads, skip_nonfinite=True)[2] is again.step(grads)[2] is False
+    assert all_differing(params, before) == 0
 
 
 # Structures
@@ -130,6 +223,18 @@ def named_groups(params: list[Array]) -> Any:
     return [{"params": named(params[:2])}, {"params": params[2:]}]
 
 
+def all_named_groups(params: list[Array]) -> Any:
+    return [{"params": {"a": params[0], "b": [params[1]]}}, {"params": {"c": {"d": params[2]}, "e": params[3]}}]
+
+
+def nested(params: list[Array]) -> Any:
+    return {"first": {"weight": params[0], "bias": params[1]}, "others": [params[2], (params[3],)]}
+
+
+def listed(params: list[Array]) -> Any:
+    return [(params[0], params[1]), {"c": params[2], "d": params[3]}]
+
+
 @pytest.mark.parametrize(
     ("structure", "grads_like"),
     [
@@ -143,13 +248,20 @@ def named_groups(params: list[Array]) -> Any:
         (groups, lambda g: g),
         (named_groups, lambda g: [named(g[:2]), g[2:]]),
         (named_groups, lambda g: g),
+        (all_named_groups, lambda g: [one["params"] for one in all_named_groups(g)]),
+        (all_named_groups, lambda g: g),
+        (all_named_groups, lambda g: {"e": g[3], "a": g[0], "c": {"d": g[2]}, "b": (g[1],)}),
+        (nested, nested),
+        (nested, lambda g: {"others": (g[2], [g[3]]), "first": nested(g)["first"]}),
+        (listed, listed),
+        (listed, lambda g: ([g[0], g[1]], {"d": g[3], "c": g[2]})),
     ],
 )
 @rules
 def test_structures_mean_the_same(
     rule: str, structure: Callable[[Any], Any], grads_like: Callable[[Any], Any], rng: Generator
 ) -> None:
-    params, grads = arrays(rng), [arrays(rng) for _ in range(3)]
+    params, grads = arrays(rng, rule=rule), [arrays(rng, rule=rule) for _ in range(3)]
     plain = copies(params)
     opt, ref = RULES[rule].optimizer(structure(params), lr=0.1), RULES[rule].optimizer(plain, lr=0.1)
     for some in grads:
@@ -159,12 +271,35 @@ def test_structures_mean_the_same(
 
 
 @pytest.mark.parametrize(
+    ("structure", "grads"),
+    [
+        (nested, {"first": None, "others": [None, [None]]}),
+        (nested, {"first": {"weight": None, "bias": None}, "others": None}),
+        (nested, {"first": None, "others": (None, None)}),
+        (listed, [None, None]),
+        (groups, [[None], [None, None, None]]),
+        (groups, [None] * 4),
+        (all_named_groups, {"a": None, "b": [None], "c": {"d": None}, "e": None}),
+        (all_named_groups, [{"a": None, "b": None}, {"c": None, "e": None}]),
+    ],
+)
+def test_none_stands_for_a_whole_part(structure: Callable[[Any], Any], grads: Any, rng: Generator) -> None:
+    params = arrays(rng)
+    before = copies(params)
+    opt = optim.SGD(structure(params), lr=0.1, momentum=0.9)
+    assert opt.step(grads).step == 1
+    assert all_differing(params, before) == 0
+    assert all(one["step"] == 0 for one in opt.state)
+
+
+@pytest.mark.parametrize(
     ("structure", "grads", "error", "message"),
     [
         (flat, [], ValueError, r"^SGD: grads has 0 entries, expected 4, one a parameter$"),
         (flat, [None] * 5, ValueError, r"^SGD: grads has 5 entries, expected 4"),
         (flat, {"p0": None}, TypeError, r"^SGD: grads must be a list as params, got dict$"),
-        (flat, None, TypeError, r"^SGD: grads must be a list as params, got NoneType$"),
+        (flat, None, ValueError, r"^SGD: grads is missing, and accumulate has gathered none$"),
+        (flat, [[None] * 4], ValueError, r"^SGD: grads has 1 entries, expected 4"),
         (named, [None] * 4, TypeError, r"^SGD: grads must be a dict as params, got list$"),
         (named, {"p0": None, "x": None}, ValueError, r"missing: 'p1', 'p2', 'p3', unknown: 'x'$"),
         (groups, [[None], [None]], ValueError, r"^SGD: grads has 1 entries, expected 3"),
@@ -176,6 +311,35 @@ def test_structures_mean_the_same(
             r"^SGD: grads must be a list, with one list for each group or flat, got dict$",
         ),
         (named_groups, [[None] * 2, [None] * 2], TypeError, r"^SGD: grads must be a dict as params, got list$"),
+        (named_groups, {"p0": None}, TypeError, r"^SGD: grads must be a list, with one list for each group or flat"),
+        (all_named_groups, {"a": None}, ValueError, r"missing: 'b', 'c', 'e', unknown: nothing$"),
+        (nested, [None, None], TypeError, r"^SGD: grads must be a dict as params, got list$"),
+        (nested, {"first": [None] * 2, "others": None}, TypeError, r"^SGD: grads\['first'\] must be a dict as params"),
+        (
+            nested,
+            {"first": None, "others": {}},
+            TypeError,
+            r"^SGD: grads\['others'\] must be a list as params, got dict$",
+        ),
+        (nested, {"first": None, "others": [None]}, ValueError, r"^SGD: grads\['others'\] has 1 entries, expected 2"),
+        (
+            nested,
+            {"first": {"weight": None}, "others": None},
+            ValueError,
+            r"^SGD: grads\['first'\] must have the keys of params; missing: 'bias', unknown: nothing$",
+        ),
+        (
+            nested,
+            {"first": None, "others": [None, 3]},
+            TypeError,
+            r"^SGD: grads\['others'\]\[1\] must be a list as params",
+        ),
+        (
+            nested,
+            {"first": None, "others": [3, None]},
+            TypeError,
+            r"^SGD: grads\['others'\]\[0\] must be a numpy array",
+        ),
     ],
 )
 def test_other_structures_are_errors(
@@ -187,7 +351,8 @@ def test_other_structures_are_errors(
     with pytest.raises(error, match=message):
         opt.step(grads)
     assert all_differing(params, before) == 0
-    assert opt.step([None] * 4 if structure is not named else dict.fromkeys(named(params))).step == 1
+    good = {named: dict.fromkeys(named(params)), nested: {"first": None, "others": None}}
+    assert opt.step(good.get(structure, [None] * 4)).step == 1
 
 
 def test_errors_name_parameters_as_the_caller_does(rng: Generator) -> None:
@@ -196,6 +361,12 @@ def test_errors_name_parameters_as_the_caller_does(rng: Generator) -> None:
         optim.SGD(named(arrays(rng))).step(named(bad))
     with pytest.raises(ValueError, match=r"^SGD: grads\[2\] has shape"):
         optim.SGD(groups(arrays(rng))).step([None, None, *bad[2:]])
+    with pytest.raises(ValueError, match=r"^SGD: grads\['others'\]\[1\]\[0\] has shape"):
+        optim.SGD(nested(arrays(rng))).step({"first": None, "others": [None, bad[:1]]})
+    with pytest.raises(TypeError, match=r"^SGD: params\['first'\]\['bias'\] must be a numpy array, got int$"):
+        optim.SGD(nested([*arrays(rng)[:1], 3, *arrays(rng)[2:]]))  # type: ignore[list-item]
+    with pytest.raises(TypeError, match=r"^SGD: params\['first'\] must have keys that are strings, got 1$"):
+        optim.SGD({"first": {1: np.ones(3)}})
 
 
 # Groups
@@ -203,17 +374,34 @@ def test_errors_name_parameters_as_the_caller_does(rng: Generator) -> None:
 
 @rules
 def test_groups_have_their_own_hyperparameters(rule: str, rng: Generator) -> None:
-    params, grads = arrays(rng), [arrays(rng) for _ in range(3)]
+    params, grads = arrays(rng, rule=rule), [arrays(rng, rule=rule) for _ in range(3)]
     plain = copies(params)
     opt = RULES[rule].optimizer(
-        [{"params": params[:1], "lr": 0.5}, {"params": params[1:], "weight_decay": 0.3}], lr=0.1
+        [{"params": params[:1], "lr": 0.5}, {"params": params[1:], "weight_decay": 0.3, "l1": 0.1}], lr=0.1
     )
     first = RULES[rule].optimizer(plain[:1], lr=0.5)
-    second = RULES[rule].optimizer(plain[1:], lr=0.1, weight_decay=0.3)
+    second = RULES[rule].optimizer(plain[1:], lr=0.1, weight_decay=0.3, l1=0.1)
     for some in grads:
         opt.step(some)
         first.step(some[:1])
         second.step(some[1:])
+    assert all_differing(params, plain) == 0
+
+
+@pytest.mark.parametrize("seed", range(3))
+@rules
+def test_groups_may_have_any_options(rule: str, seed: int) -> None:
+    """Each its own variant of the rule, and its own surroundings; but for noise, which depends on a parameter's number."""
+    rng = np.random.default_rng(seed)
+    params, grads = arrays(rng, rule=rule), [arrays(rng, rule=rule) for _ in range(3)]
+    plain = copies(params)
+    some, other = (RULES[rule].sample(rng, without=["noise", "temperature"]) for _ in range(2))
+    opt = RULES[rule].optimizer([{"params": params[:2], **some}, {"params": params[2:], **other}])
+    first, second = RULES[rule].make(plain[:2], some), RULES[rule].make(plain[2:], other)
+    for step in grads:
+        opt.step(step)
+        first.step(step[:2])
+        second.step(step[2:])
     assert all_differing(params, plain) == 0
 
 
@@ -240,8 +428,8 @@ def test_groups_may_follow_different_rules(rule: str, some: Options, other: Opti
 
 @rules
 def test_dtypes_may_be_mixed(rule: str, rng: Generator) -> None:
-    params = [ordinary(rng, 30, dtype) for dtype in ("float32", "float64", "float32")]
-    grads = [[ordinary(rng, 30, p.dtype.name) for p in params] for _ in range(3)]
+    params = [RULES[rule].arrays(rng, [30], dtype)[0] for dtype in ("float32", "float64", "float32")]
+    grads = [[ordinary(rng, p.shape, p.dtype.name) for p in params] for _ in range(3)]
     plain = copies(params)
     opt, alone = RULES[rule].optimizer(params, lr=0.1), [RULES[rule].optimizer([p], lr=0.1) for p in plain]
     for some in grads:
@@ -253,7 +441,7 @@ def test_dtypes_may_be_mixed(rule: str, rng: Generator) -> None:
 
 @rules
 def test_a_group_may_be_added_between_steps(rule: str, rng: Generator) -> None:
-    params, grads = arrays(rng), [arrays(rng) for _ in range(4)]
+    params, grads = arrays(rng, rule=rule), [arrays(rng, rule=rule) for _ in range(4)]
     plain = copies(params)
     opt = RULES[rule].optimizer(params[:2], lr=0.1)
     first, second = RULES[rule].optimizer(plain[:2], lr=0.1), RULES[rule].optimizer(plain[2:], lr=0.7)
@@ -306,31 +494,35 @@ def test_a_parameter_in_two_groups_is_an_error(rng: Generator) -> None:
 @pytest.mark.parametrize(
     ("rule", "before", "after"),
     [
-        ("sgd", {"lr": 0.1}, {"lr": 0.01}),
+        *((rule, {}, {"lr": 0.01, "weight_decay": 0.1}) for rule in RULES),
+        *((rule, {"l1": 0.1, "ema_decay": 0.9}, {"maximize": True, "l1": 0.0, "ema_decay": 0.3}) for rule in RULES),
         ("sgd", {"momentum": 0.9}, {"momentum": 0.5, "nesterov": True}),
         ("sgd", {"momentum": 0.9, "weight_decay": 0.0}, {"maximize": True, "weight_decay": 0.1, "l1": 0.01}),
         ("sgd", {"momentum": 0.9, "velocity": True}, {"lr": 0.01}),
         ("adam", {"betas": (0.9, 0.99)}, {"betas": (0.8, 0.9), "eps": 1e-3}),
         ("adam", {"eps_hat": False}, {"eps_hat": True}),
         ("adam", {"amsgrad": True}, {"amsgrad": False}),
+        ("adam", {"weight_decay": 0.1}, {"decoupled_weight_decay": True}),
         ("adamw", {"weight_decay": 0.0}, {"weight_decay": 0.5, "maximize": True}),
+        ("rmsprop", {"momentum": 0.9, "centered": True}, {"momentum": 0.0}),
+        ("lamb", {"weight_decay": 0.1}, {"decoupled_weight_decay": True}),
     ],
 )
 def test_changed_hyperparameters_hold_from_the_next_step(
     rule: str, before: Options, after: Options, rng: Generator
 ) -> None:
-    options = RULES[rule].always | before
-    p = ordinary(rng, 40, "float64")
+    options = RULES[rule].plain | before
+    (p,) = RULES[rule].arrays(rng, [40], "float64")
     plain = p.copy()
     states = RULES[rule].new_states(options, [plain])
-    opt = RULES[rule].optimizer([p], **options)
+    opt = RULES[rule].make([p], options)
     for step in range(1, 7):
         if step == 4:
             opt.param_groups[0].update(after)
             options |= after
-        g = ordinary(rng, 40, "float64")
+        g = ordinary(rng, p.shape, "float64")
         opt.step([g])
-        RULES[rule].update(F, [plain], [g], states[: len(RULES[rule].states(options))], step, options)
+        RULES[rule].update(F, [plain], [g], states, step, options)
     assert differing(p, plain) == 0
 
 
@@ -431,29 +623,35 @@ def test_a_parameter_that_has_become_read_only_is_an_error() -> None:
 
 
 @rules
-def test_repr_names_the_class_and_every_hyperparameter(rule: str) -> None:
-    opt = RULES[rule].optimizer([np.ones(3), np.ones(2)], lr=0.25)
+def test_repr_names_the_class_and_its_hyperparameters(rule: str) -> None:
+    """Its own, and of those that all rules have the ones that are not as usual."""
+    params = RULES[rule].arrays(np.random.default_rng(0), [3, 2], "float64")
+    opt = RULES[rule].optimizer(params, lr=0.25)
     assert repr(opt).startswith(f"{type(opt).__name__}(2 parameters, lr=0.25, ")
-    assert all(f"{name}=" in repr(opt) for name in opt.defaults)
+    assert all(f"{name}={opt.defaults[name]!r}" in repr(opt) for name in RULES[rule].own)
+    assert "l1=" not in repr(opt)
+    assert "l1=0.5" in repr(RULES[rule].optimizer(params, lr=0.25, l1=0.5))
 
 
 @rules
 def test_groups_hold_every_hyperparameter(rule: str) -> None:
-    opt = RULES[rule].optimizer({"w": np.ones(3)}, lr=0.25)
+    opt = RULES[rule].optimizer({"w": np.ones(RULES[rule].fit(3))}, lr=0.25)
     (group,) = opt.param_groups
     assert group["lr"] == 0.25
     assert group["param_names"] == ["w"]
-    assert opt.defaults.keys() == {*RULES[rule].always, *RULES[rule].values}
+    assert opt.defaults.keys() == {*RULES[rule].own, *AROUND}
     assert opt.defaults.keys() <= group.keys()
+    assert all(opt.defaults[name] == default for name, default in RULES[rule].own.items() if name != "lr")
 
 
 @rules
 def test_unknown_hyperparameters_are_errors(rule: str) -> None:
     make = RULES[rule].optimizer
-    with pytest.raises(TypeError, match="speed"):
-        make([np.ones(3)], speed=1)
+    p = np.ones(RULES[rule].fit(3))
+    with pytest.raises(TypeError, match=rf"^{make.__name__}: unknown hyperparameter 'speed'; it has lr, "):
+        make([p], speed=1)
     with pytest.raises(ValueError, match=rf"^{make.__name__}: unknown hyperparameter 'speed'; it has lr, "):
-        make([{"params": [np.ones(3)], "speed": 1}])
+        make([{"params": [p], "speed": 1}])
 
 
 def test_an_optimizer_keeps_its_parameters_alive() -> None:

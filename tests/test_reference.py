@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import copy
+import inspect
+
 import numpy as np
 import pytest
 from numpy.random import Generator
@@ -40,7 +43,7 @@ def test_sgd_has_both_classical_momenta(rng: Generator) -> None:
             expected_v = 0.9 * expected_v - lr * g
             expected = expected + expected_v
             reference.sgd([torch], [g], [b], step=step, lr=lr, momentum=0.9)
-            reference.sgd([velocity], [g], [v], step=step, lr=lr, momentum=0.9, velocity=True)
+            reference.sgd([velocity], [g], velocity_buffers=[v], step=step, lr=lr, momentum=0.9, velocity=True)
         np.testing.assert_allclose(velocity, expected, rtol=1e-12)
         assert np.allclose(torch, velocity, rtol=1e-10) == (len(set(rates)) == 1)
 
@@ -112,11 +115,20 @@ def test_reference_fills_out(norm: str, rng: Generator) -> None:
 
 @pytest.mark.parametrize("rule", RULES)
 def test_reference_leaves_a_parameter_without_gradient_alone(rule: str, rng: Generator) -> None:
-    params = [ordinary(rng, 5, "float32") for _ in range(2)]
+    params = RULES[rule].arrays(rng, [(5, 4), (4, 5)], "float32")
     options = RULES[rule].sample(rng)
     states = RULES[rule].new_states(options, params)
-    before = params[1].copy()
-    RULES[rule].update(reference, params, [np.ones(5, np.float32), None], states, 1, options)
-    assert differing(params[1], before) == 0
-    assert all(not state[1].any() for state in states)
-    assert differing(params[0], before) > 0
+    before = copy.deepcopy((params, states))
+    RULES[rule].update(reference, params, [np.ones((5, 4), np.float32), None], states, 1, options)
+    assert differing(params[1], before[0][1]) == 0
+    np.testing.assert_equal(
+        {name: one[1] for name, one in states.items()}, {name: one[1] for name, one in before[1].items()}
+    )
+    assert differing(params[0], before[0][0]) > 0
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_reference_takes_the_arguments_of_functional(rule: str) -> None:
+    ours, theirs = (inspect.signature(getattr(module, RULES[rule].function)) for module in (reference, F))
+    arguments = [[(x.name, x.kind, x.default) for x in one.parameters.values()] for one in (ours, theirs)]
+    assert arguments[0] == arguments[1]

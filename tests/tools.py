@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import sys
 from collections.abc import Iterator, Mapping
 from itertools import count
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -35,8 +37,13 @@ def using(isa: str) -> Iterator[None]:
     """Everything runs on the kernels for another instruction set."""
     kernels = _core.load(isa)
     with pytest.MonkeyPatch.context() as patch:
-        for module in "functional", "_rules", "optim.base":
-            patch.setattr(f"fastopt.{module}.kernels", kernels)
+        for name, module in list(sys.modules.items()):
+            if (
+                name.startswith("fastopt.")
+                and isinstance(vars(module).get("kernels"), ModuleType)
+                and module is not _core
+            ):
+                patch.setattr(module, "kernels", kernels)
         yield
 
 

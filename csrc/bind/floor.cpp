@@ -60,11 +60,13 @@ void run_floor(const Arrays& reads, const Arrays& updates, const Arrays& writes,
     return run(r, u, w, static_cast<std::size_t>(bytes) / 4, FloorStyle{ahead, streaming});
   };
   const bool done = attempt(run_if<1, 1, 0>) || attempt(run_if<1, 2, 0>) || attempt(run_if<1, 3, 0>) ||
-                    attempt(run_if<1, 4, 0>) || attempt(run_if<1, 0, 1>) || attempt(run_if<2, 0, 1>);
+                    attempt(run_if<1, 4, 0>) || attempt(run_if<1, 5, 0>) || attempt(run_if<0, 4, 0>) ||
+                    attempt(run_if<0, 5, 0>) || attempt(run_if<1, 0, 1>) || attempt(run_if<2, 0, 1>) ||
+                    attempt(run_if<1, 0, 0>) || attempt(run_if<2, 0, 0>) || attempt(run_if<4, 0, 0>);
   if (!done)
-    throw py::value_error("floor: must be 1 read and 1 to 4 updates, or 1 or 2 reads and 1 write, got " +
-                          std::to_string(r.size()) + ", " + std::to_string(u.size()) + " and " +
-                          std::to_string(w.size()));
+    throw py::value_error(
+        "floor: must be 1 read and 1 to 5 updates, 4 or 5 updates, 1 or 2 reads and 1 write, or 1, 2 or 4 reads, got " +
+        std::to_string(r.size()) + ", " + std::to_string(u.size()) + " and " + std::to_string(w.size()));
 }
 
 }  // namespace

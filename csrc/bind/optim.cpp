@@ -1,247 +1,468 @@
 /// Optimizer steps for Python: `Plan`, a checked list of parameters with their state, which is stepped with gradients.
 #include <pybind11/stl.h>
 
+#include <algorithm>
 #include <array>
-#include <memory>
+#include <cmath>
+#include <mutex>
+#include <optional>
 #include <string>
 #include <utility>
 #include <vector>
 
 #include "bind/arrays.hpp"
 #include "bind/module.hpp"
+#include "optim/adadelta.hpp"
+#include "optim/adafactor.hpp"
+#include "optim/adagrad.hpp"
 #include "optim/adam.hpp"
+#include "optim/adamax.hpp"
+#include "optim/adan.hpp"
+#include "optim/ademamix.hpp"
+#include "optim/asgd.hpp"
+#include "optim/factored.hpp"
+#include "optim/lion.hpp"
+#include "optim/muon.hpp"
+#include "optim/nadam.hpp"
+#include "optim/radam.hpp"
+#include "optim/rmsprop.hpp"
+#include "optim/rprop.hpp"
+#include "optim/schedule_free.hpp"
 #include "optim/sgd.hpp"
 #include "optim/step.hpp"
+#include "optim/trust.hpp"
 
 namespace fastopt {
 
 namespace {
 
 /// What Python calls the list of a state's arrays.
-std::string plural(const char* state) { return std::string(state) + "s"; }
+std::string plural(const std::string& state) { return state + "s"; }
 
-/// Hyperparameters, as Python hands them over: floats in a tuple.
-template <std::size_t N> std::array<double, N> numbers(const py::tuple& tuple, std::size_t from) {
-  std::array<double, N> values;
-  for (std::size_t i = 0; i < N; ++i) {
-    values[i] = PyFloat_AsDouble(PyTuple_GET_ITEM(tuple.ptr(), static_cast<Py_ssize_t>(from + i)));
-    if (values[i] == -1 && PyErr_Occurred()) throw py::error_already_set();
-  }
-  return values;
-}
-
-/// Parameters of one dtype that follow one rule.  They and their state are checked once; a step checks the gradients
-/// only.
-class Plan {
- public:
-  /// What the arguments of a plan have in common for all rules.
-  struct Arguments {
-    std::string function;             ///< for errors: "AdamW"
-    std::vector<std::string> labels;  ///< for errors, one a parameter: "[0]" or "['bias']"
-    py::list params;
-    std::vector<py::list> states;     ///< one list of arrays for each of the rule's states
-    py::array_t<std::int64_t> steps;  ///< how many steps each parameter has taken
-    std::vector<std::size_t> groups;  ///< which of the tuples of options each parameter follows
-  };
-
-  Plan() = default;
-  Plan(const Plan&) = delete;
-  Plan& operator=(const Plan&) = delete;
-  virtual ~Plan() = default;
-
-  virtual void check(const py::list& grads) const = 0;
-  virtual void expect_apart(const py::list& grads, const std::vector<std::string>& labels) const = 0;
-  virtual void step(const py::list& grads, const std::vector<py::tuple>& options) = 0;
-};
-
-template <class Rule, class T> class PlanOf final : public Plan {
-  static constexpr std::size_t S = Rule::state.size();
-
- public:
-  explicit PlanOf(Arguments arguments) : a_(std::move(arguments)) {
-    const std::size_t count = a_.params.size();
-    if (a_.labels.size() != count || a_.groups.size() != count || static_cast<std::size_t>(a_.steps.size()) != count)
-      throw py::value_error(a_.function + ": labels, groups and steps must have one entry a parameter");
-    if (a_.states.size() != S)
-      throw py::value_error(a_.function + ": expected " + std::to_string(S) + " lists of state");
-    for (std::size_t s = 0; s < S; ++s)
-      if (a_.states[s].size() != count)
-        throw py::value_error(a_.function + ": " + plural(Rule::state[s]) + " has " +
-                              std::to_string(a_.states[s].size()) + " entries, expected " + std::to_string(count) +
-                              ", one a parameter");
-    for (std::size_t i = 0; i < count; ++i) {
-      const Array param(a_.params[i], {a_.function, "params", a_.labels[i]});
-      auto& piece = params_.emplace_back();
-      piece.size = param.size();
-      piece.param = written(param, param, "params", i);
-      for (std::size_t s = 0; s < S; ++s) {
-        const std::string argument = plural(Rule::state[s]);
-        piece.state[s] = written(Array(a_.states[s][i], {a_.function, argument, a_.labels[i]}), param, argument, i);
-      }
-    }
-    written_.expect_disjoint(a_.function);
-  }
-
-  void check(const py::list& grads) const override { pieces(grads); }
-
-  void expect_apart(const py::list& grads, const std::vector<std::string>& labels) const override {
-    if (grads.size() != labels.size()) throw py::value_error(a_.function + ": labels must have one entry a gradient");
-    for (std::size_t i = 0; i < labels.size(); ++i) {
-      const py::handle object = grad_of(grads, i);
-      if (object.is_none()) continue;
-      const Name name{a_.function, "grads", labels[i]};
-      const Array grad(object, name);
-      if (grad.size() != 0) written_.expect_apart(grad, name);
-    }
-  }
-
-  void step(const py::list& grads, const std::vector<py::tuple>& options) override {
-    constexpr std::size_t kAround = Around<T>::options.size(), kRule = Rule::options.size();
-    std::vector<std::pair<std::array<double, kAround>, std::array<double, kRule>>> values;
-    for (const py::tuple& group : options) {
-      if (group.size() != kAround + kRule)
-        throw py::value_error(a_.function + ": expected " + std::to_string(kAround + kRule) + " options a group");
-      values.emplace_back(numbers<kAround>(group, 0), numbers<kRule>(group, kAround));
-    }
-    for (const std::size_t group : a_.groups)
-      if (group >= options.size())
-        throw py::value_error(a_.function + ": there are options for " + std::to_string(options.size()) +
-                              " groups only");
-
-    auto todo = pieces(grads);
-    std::vector<Setting<Rule, T>> settings;
-    std::int64_t* steps = a_.steps.mutable_data();
-    std::size_t group = 0;
-    std::int64_t number = 0;
-    auto piece = todo.begin();
-    for (std::size_t i = 0; i < params_.size(); ++i) {
-      if (grad_of(grads, i).is_none()) continue;
-      if (settings.empty() || steps[i] + 1 != number || a_.groups[i] != group) {
-        number = steps[i] + 1;
-        group = a_.groups[i];
-        settings.push_back({Rule(values[group].second, static_cast<double>(number)), Around<T>(values[group].first)});
-      }
-      ++steps[i];
-      for (; piece != todo.end() && piece->setting == i; ++piece) piece->setting = settings.size() - 1;
-    }
-    const py::gil_scoped_release release;
-    fastopt::step(settings, todo);
-  }
-
- private:
-  static py::handle grad_of(const py::list& grads, std::size_t i) {
-    return PyList_GET_ITEM(grads.ptr(), static_cast<Py_ssize_t>(i));
-  }
-
-  /// The memory of an array that steps will write.
-  T* written(const Array& array, const Array& param, std::string_view argument, std::size_t i) {
-    const Name name{a_.function, argument, a_.labels[i]};
-    expect_dtype(array, dtype_of<T>, name);
-    if (!array.has_shape_of(param)) expect_shape(array, param.shape(), name);
-    expect_contiguous(array, name);
-    expect_writeable(array, name);
-    written_.add(array, std::string(argument) + a_.labels[i], true);
-    return array.data<T>();
-  }
-
-  /// What there is to do, after all checks; `setting` is the number of the parameter for now.
-  std::vector<Piece<T, S>> pieces(const py::list& grads) const {
-    if (grads.size() != params_.size())
-      throw py::value_error(a_.function + ": grads has " + std::to_string(grads.size()) + " entries, expected " +
-                            std::to_string(params_.size()) + ", one a parameter");
-    std::vector<Piece<T, S>> todo;
-    todo.reserve(params_.size());
-    for (std::size_t i = 0; i < params_.size(); ++i) {
-      const py::handle object = grad_of(grads, i);
-      if (object.is_none()) continue;
-      const Array param(PyList_GET_ITEM(a_.params.ptr(), static_cast<Py_ssize_t>(i)),
-                        {a_.function, "params", a_.labels[i]});
-      if (param.data<T>() != params_[i].param || param.size() != params_[i].size)
-        throw py::value_error(a_.function + ": params" + a_.labels[i] +
-                              " has other memory than when it was handed over");
-      expect_writeable(param, {a_.function, "params", a_.labels[i]});
-      const Name name{a_.function, "grads", a_.labels[i]};
-      const Array grad(object, name);
-      expect_dtype(grad, dtype_of<T>, name);
-      if (!grad.has_shape_of(param)) expect_shape(grad, param.shape(), name);
-      if (param.size() == 0) continue;
-      written_.expect_apart(grad, name);
-
-      auto add = [&](std::size_t from, std::size_t size, std::size_t grad_from) {
-        auto& piece = todo.emplace_back(params_[i]);
-        piece.size = size;
-        piece.setting = i;
-        piece.param += from;
-        piece.grad = grad.data<T>() + grad_from;
-        for (T*& state : piece.state) state += from;
-      };
-      if (grad.contiguous()) {
-        add(0, param.size(), 0);
-      } else {  // a slice: row by row
-        const Rows rows = longest_rows_of(grad, name);
-        for (std::size_t row = 0, count = rows.count(); row < count; ++row)
-          add(row * rows.width, rows.width, rows.offset(row));
-      }
-    }
-    return todo;
-  }
-
-  Arguments a_;
-  std::vector<Piece<T, S>> params_;  // without gradients
-  Spans written_;
-};
-
-/// What Python needs to know of a rule, and how plans for it are made.
+/// What Python needs to know of a rule, and its kernels.
 struct Entry {
   const char* name;
-  std::vector<std::string> states, options;
-  std::unique_ptr<Plan> (*make)(Dtype, Plan::Arguments);
+  std::vector<std::string> states, numbers, options;
+  std::array<Kernel, 2> kernels;  ///< by dtype
 };
+
+template <template <class> class Rule, class T> Kernel kernel() {
+  if constexpr (requires { Rule<T>::factored; })
+    return factored_kernel<Rule<T>, T>();
+  else
+    return kernel_of<Rule<T>, T>();
+}
 
 template <template <class> class Rule> Entry entry(const char* name) {
   const auto strings = [](const auto& names) { return std::vector<std::string>(names.begin(), names.end()); };
-  std::vector<std::string> options = strings(Around<float>::options);
+  std::vector<std::string> numbers, options = strings(Around::options);
+  if constexpr (requires { Rule<float>::numbers; }) numbers = strings(Rule<float>::numbers);
   for (const char* option : Rule<float>::options) options.emplace_back(option);
-  return {name, strings(Rule<float>::state), options,
-          [](Dtype dtype, Plan::Arguments arguments) -> std::unique_ptr<Plan> {
-            if (dtype == Dtype::float32) return std::make_unique<PlanOf<Rule<float>, float>>(std::move(arguments));
-            return std::make_unique<PlanOf<Rule<double>, double>>(std::move(arguments));
-          }};
+  return {name, strings(Rule<float>::state), numbers, options, {kernel<Rule, float>(), kernel<Rule, double>()}};
 }
 
 /// Every rule there is: one line each.
 const std::vector<Entry>& rules() {
   static const std::vector<Entry> rules{
-      entry<SGD>("sgd"),   entry<SGDMomentum>("sgd_momentum"), entry<SGDVelocity>("sgd_velocity"),
-      entry<Adam>("adam"), entry<AMSGrad>("amsgrad"),
+      entry<SGD>("sgd"),
+      entry<SGDMomentum>("sgd_momentum"),
+      entry<SGDVelocity>("sgd_velocity"),
+      entry<Adam>("adam"),
+      entry<AdamProjected>("adam_projected"),
+      entry<AMSGrad>("amsgrad"),
+      entry<Adagrad>("adagrad"),
+      entry<RMSprop>("rmsprop"),
+      entry<RMSpropMomentum>("rmsprop_momentum"),
+      entry<RMSpropCentered>("rmsprop_centered"),
+      entry<RMSpropCenteredMomentum>("rmsprop_centered_momentum"),
+      entry<Adadelta>("adadelta"),
+      entry<Adamax>("adamax"),
+      entry<NAdam>("nadam"),
+      entry<RAdam>("radam"),
+      entry<ASGD>("asgd"),
+      entry<Rprop>("rprop"),
+      entry<Lion>("lion"),
+      entry<LAMB>("lamb"),
+      entry<LARS>("lars"),
+      entry<Adan>("adan"),
+      entry<AdEMAMix>("ademamix"),
+      entry<ScheduleFreeSGD>("schedule_free_sgd"),
+      entry<Adafactor>("adafactor"),
+      entry<AdafactorFactored>("adafactor_factored"),
+      entry<ScheduleFreeAdamW>("schedule_free_adamw"),
+      entry<MuonMomentum>("muon_momentum"),
   };
   return rules;
 }
 
-std::unique_ptr<Plan> make_plan(const std::string& rule, const std::string& function, const py::list& params,
-                                const std::vector<py::list>& states, const py::array_t<std::int64_t>& steps,
-                                const std::vector<std::size_t>& groups, const std::vector<std::string>& labels) {
-  if (params.empty() || labels.empty()) throw py::value_error(function + ": params is empty");
+const Entry& entry_of(const std::string& function, const std::string& rule) {
   for (const Entry& entry : rules())
-    if (rule == entry.name)
-      return entry.make(Array(params[0], {function, "params", labels[0]}).dtype(),
-                        {function, labels, params, states, steps, groups});
+    if (rule == entry.name) return entry;
   throw py::value_error(function + ": no rule is called " + rule);
 }
+
+/// A float out of a tuple.
+double number(const py::tuple& tuple, std::size_t i) {
+  const double value = PyFloat_AsDouble(PyTuple_GET_ITEM(tuple.ptr(), static_cast<Py_ssize_t>(i)));
+  if (value == -1 && PyErr_Occurred()) throw py::error_already_set();
+  return value;
+}
+
+py::handle item(const py::list& list, std::size_t i) { return PyList_GET_ITEM(list.ptr(), static_cast<Py_ssize_t>(i)); }
+
+/// Parameters with their rules and state.  They are checked once; a step checks the gradients only.
+class Plan {
+ public:
+  Plan(std::string function, const std::vector<std::string>& rules, std::vector<std::size_t> groups, py::list params,
+       std::vector<py::list> states, std::vector<py::list> numbers, py::list initials, py::list averages,
+       py::array_t<std::int64_t> steps, std::vector<std::string> labels)
+      : function_(std::move(function)),
+        labels_(std::move(labels)),
+        groups_(std::move(groups)),
+        params_(std::move(params)),
+        states_(std::move(states)),
+        numbers_(std::move(numbers)),
+        initials_(std::move(initials)),
+        averages_(std::move(averages)),
+        steps_(std::move(steps)) {
+    const std::size_t count = params_.size();
+    for (const std::size_t size : {rules.size(), labels_.size(), groups_.size(), states_.size(), numbers_.size(),
+                                   initials_.size(), averages_.size(), static_cast<std::size_t>(steps_.size())})
+      if (size != count) throw py::value_error(function_ + ": every list must have one entry a parameter");
+    for (const std::string& rule : rules) entries_.push_back(&entry_of(function_, rule));
+    members_.reserve(count);
+    for (std::size_t i = 0; i < count; ++i) add(i);
+    written_.expect_disjoint(function_);
+  }
+
+  /// The norm of all gradients, where it was needed, and whether the step was skipped.
+  std::pair<std::optional<double>, bool> step(const py::list& grads, const py::list& options,
+                                              const py::object& around_step) {
+    const Step wish(around_step, function_);
+    std::unique_lock<std::mutex> lock(stepping_, std::try_to_lock);
+    if (!lock) {  // another thread takes a step, and may need the interpreter to finish it
+      const py::gil_scoped_release release;
+      lock.lock();
+    }
+    if (!options.is(options_)) read(options);
+    collect(grads, wish);
+    std::optional<double> norm;
+    if (!clip(wish, norm)) {
+      if (wish.zero_grads) {
+        const py::gil_scoped_release release;
+        zero(todo_);
+      }
+      return {norm, true};
+    }
+    count_step();
+    const py::gil_scoped_release release;
+    factor(todo_, row_factors_);
+    if (measures_) {
+      const auto sums = measured(todo_);
+      measured_ = {};
+      for (std::size_t i = 0; i < todo_.size(); ++i) {
+        const Kernel& kernel = *todo_[i].kernel;
+        for (std::size_t k = 0; k < kernel.sums; ++k) measured_[k] += sums[i * kMostSums + k];
+        if (kernel.sums != 0)
+          kernel.conclude(const_cast<std::byte*>(todo_[i].setting->rule), &sums[i * kMostSums],
+                          static_cast<double>(todo_[i].size));
+      }
+    }
+    update(todo_);
+    return {norm, false};
+  }
+
+  /// The sums that rules measured in the last step, over all parameters.
+  std::array<double, kMostSums> last_measured() const { return measured_; }
+
+ private:
+  /// Takes new options over.  They are in tuples, so that the same list has the same ones until it is replaced.
+  void read(const py::list& options) {
+    options_ = py::none();
+    values_.resize(options.size());
+    for (std::size_t g = 0; g < options.size(); ++g) {
+      const auto tuple = py::cast<py::tuple>(item(options, g));
+      values_[g].resize(tuple.size());
+      for (std::size_t o = 0; o < tuple.size(); ++o) values_[g][o] = number(tuple, o);
+    }
+    for (std::size_t i = 0; i < members_.size(); ++i)
+      if (groups_[i] >= values_.size() || values_[groups_[i]].size() != entries_[i]->options.size())
+        throw py::value_error(name("params", i).text() + " must have a group with " +
+                              std::to_string(entries_[i]->options.size()) + " options");
+    options_ = options;
+  }
+
+  /// What was checked of a parameter.
+  struct Member {
+    const Kernel* kernel;
+    Dtype dtype;
+    std::size_t size;
+    void* param;
+    std::array<void*, kMostStates> state;
+    std::array<double*, kMostNumbers> numbers;
+    const void* initial;
+    void* average;
+  };
+
+  /// What a step is asked for beside the rule.
+  struct Step {
+    double grad_scale = 1, clip_norm = -1, clip_value = -1, clip_param_norm = -1, clip_adaptive = -1;
+    bool skip_nonfinite = false, zero_grads = false, plain = true;
+
+    Step(const py::object& object, const std::string& function) {
+      if (object.is_none()) return;
+      plain = false;
+      const auto tuple = py::cast<py::tuple>(object);
+      if (tuple.size() != 7) throw py::value_error(function + ": expected 7 options of the step");
+      double* const to[] = {&grad_scale, &clip_norm, &clip_value, &clip_param_norm, &clip_adaptive};
+      for (std::size_t i = 0; i < 5; ++i) *to[i] = number(tuple, i);
+      skip_nonfinite = number(tuple, 5) != 0;
+      zero_grads = number(tuple, 6) != 0;
+    }
+  };
+
+  Name name(std::string_view argument, std::size_t i) const { return {function_, argument, labels_[i]}; }
+
+  /// Checks parameter i with all that belongs to it.
+  void add(std::size_t i) {
+    const Entry& entry = *entries_[i];
+    const Array param(item(params_, i), name("params", i));
+    Member member{};
+    member.dtype = param.dtype();
+    member.kernel = &entry.kernels[param.dtype() == Dtype::float32 ? 0 : 1];
+    member.size = param.size();
+    member.param = written(param, param, param.shape(), "params", i);
+    if (states_[i].size() != entry.states.size() || numbers_[i].size() != entry.numbers.size())
+      throw py::value_error(name("params", i).text() + " has " +
+                            std::to_string(states_[i].size() + numbers_[i].size()) + " buffers of state, expected " +
+                            std::to_string(entry.states.size() + entry.numbers.size()));
+    for (std::size_t s = 0; s < entry.states.size(); ++s) {
+      const std::string argument = plural(entry.states[s]);
+      auto shape = param.shape();
+      if (member.kernel->sum_factors != nullptr) {  // of rows and of columns
+        if (shape.size() < 2) throw py::value_error(name("params", i).text() + " must have rows and columns");
+        shape[shape.size() - (s == 0 ? 1 : 2)] = 1;
+      }
+      member.state[s] = written(Array(item(states_[i], s), name(argument, i)), param, shape, argument, i);
+    }
+    for (std::size_t n = 0; n < entry.numbers.size(); ++n) {
+      const std::string argument = plural(entry.numbers[n]);
+      const Array array(item(numbers_[i], n), name(argument, i));
+      expect_dtype(array, Dtype::float64, name(argument, i));
+      expect_shape(array, {}, name(argument, i));
+      expect_writeable(array, name(argument, i));
+      written_.add(array, argument + labels_[i], true);
+      member.numbers[n] = array.data<double>();
+    }
+    if (!item(initials_, i).is_none()) {
+      const Array initial(item(initials_, i), name("initial_params", i));
+      expect_dtype(initial, param.dtype(), name("initial_params", i));
+      if (!initial.has_shape_of(param)) expect_shape(initial, param.shape(), name("initial_params", i));
+      expect_contiguous(initial, name("initial_params", i));
+      written_.add(initial, "initial_params" + labels_[i], true);  // which would be noticed too late otherwise
+      member.initial = initial.data<void>();
+    }
+    if (!item(averages_, i).is_none())
+      member.average = written(Array(item(averages_, i), name("ema_params", i)), param, param.shape(), "ema_params", i);
+    members_.push_back(member);
+  }
+
+  /// The memory of an array that steps will write.
+  void* written(const Array& array, const Array& param, const std::vector<std::ptrdiff_t>& shape,
+                std::string_view argument, std::size_t i) {
+    expect_dtype(array, param.dtype(), name(argument, i));
+    expect_shape(array, shape, name(argument, i));
+    expect_contiguous(array, name(argument, i));
+    expect_writeable(array, name(argument, i));
+    written_.add(array, std::string(argument) + labels_[i], true);
+    return array.data<void>();
+  }
+
+  /// What there is to do, after all checks: todo_, whose parameters' numbers are which_.
+  void collect(const py::list& grads, const Step& wish) {
+    if (grads.size() != members_.size())
+      throw py::value_error(function_ + ": grads has " + std::to_string(grads.size()) + " entries, expected " +
+                            std::to_string(members_.size()) + ", one a parameter");
+    todo_.clear();
+    which_.clear();
+    rows_.clear();
+    unit_scales_.clear();
+    rows_.reserve(members_.size());
+    std::vector<std::pair<Spans::Extent, std::size_t>> zeroed;
+    for (std::size_t i = 0; i < members_.size(); ++i) {
+      const py::handle object = item(grads, i);
+      if (object.is_none()) continue;
+      const Member& member = members_[i];
+      const Array param(item(params_, i), name("params", i));
+      if (param.data<void>() != member.param || param.size() != member.size)
+        throw py::value_error(name("params", i).text() + " has other memory than when it was handed over");
+      expect_writeable(param, name("params", i));
+      const Array grad(object, name("grads", i));
+      expect_dtype(grad, member.dtype, name("grads", i));
+      if (!grad.has_shape_of(param)) expect_shape(grad, param.shape(), name("grads", i));
+      which_.push_back(i);
+      Tensor& tensor = todo_.emplace_back();
+      tensor.kernel = member.kernel;
+      tensor.setting = nullptr;
+      tensor.size = member.size;
+      tensor.param = member.param;
+      tensor.grad = grad.data<void>();
+      tensor.state = member.state;
+      tensor.initial = member.initial;
+      tensor.average = member.average;
+      tensor.rows = nullptr;
+      tensor.scale = 1;
+      tensor.unit_scale = nullptr;
+      tensor.unit = param.ndim() < 2 || member.size == 0 ? std::max<std::size_t>(member.size, 1)
+                                                         : member.size / static_cast<std::size_t>(param.shape(0));
+      tensor.clip = wish.clip_value;
+      tensor.zero = wish.zero_grads;
+      tensor.member = static_cast<std::uint32_t>(i);
+      tensor.columns = param.ndim() < 1 ? 1 : static_cast<std::size_t>(param.shape(param.ndim() - 1));
+      tensor.matrix_rows = param.ndim() < 2 ? 1 : static_cast<std::size_t>(param.shape(param.ndim() - 2));
+      tensor.row_factor = nullptr;
+      if (member.size == 0) continue;
+      written_.expect_apart(grad, name("grads", i));
+      if (wish.zero_grads) {
+        if (!grad.writeable()) throw py::type_error(name("grads", i).text() + " is read-only, but would be zeroed");
+        zeroed.emplace_back(Spans::extent(grad), i);
+      }
+      if (!grad.contiguous()) tensor.rows = &rows_.emplace_back(longest_rows_of(grad, name("grads", i)));
+    }
+    std::sort(zeroed.begin(), zeroed.end(), [](const auto& a, const auto& b) { return a.first.begin < b.first.begin; });
+    for (std::size_t k = 1; k < zeroed.size(); ++k)
+      if (zeroed[k - 1].first.end > zeroed[k].first.begin)
+        throw py::value_error(name("grads", zeroed[k].second).text() + " would be zeroed, but overlaps grads" +
+                              labels_[zeroed[k - 1].second]);
+  }
+
+  /// Sets the scales of gradients; false where the step is to be skipped.
+  bool clip(const Step& wish, std::optional<double>& norm) {
+    if (wish.plain) return true;
+    const py::gil_scoped_release release;
+    std::vector<double> squares;
+    if (wish.clip_norm >= 0 || wish.clip_param_norm >= 0 || wish.skip_nonfinite) squares = squared_norms(todo_);
+    if (wish.clip_norm >= 0 || wish.skip_nonfinite) {
+      double sum = 0;
+      for (const double square : squares) sum += square;
+      norm = std::sqrt(sum) / std::abs(wish.grad_scale);
+      if (wish.skip_nonfinite && !std::isfinite(*norm))
+        for (std::size_t t = 0; t < todo_.size(); ++t)
+          if (!is_finite(todo_[t], squares[t])) return false;
+    }
+    const auto factor = [&](double of) {  // NaN stays NaN
+      const double ratio = wish.clip_norm >= 0 ? wish.clip_norm / (of + 1e-6) : wish.clip_param_norm / (of + 1e-6);
+      return ratio > 1 ? 1.0 : ratio;
+    };
+    for (std::size_t t = 0; t < todo_.size(); ++t) {
+      double scale = 1 / wish.grad_scale;
+      if (wish.clip_norm >= 0)
+        scale *= factor(*norm);
+      else if (wish.clip_param_norm >= 0)
+        scale *= factor(std::sqrt(squares[t]) / std::abs(wish.grad_scale));
+      todo_[t].scale = scale;
+    }
+    if (wish.clip_adaptive >= 0) {
+      const auto norms = squared_norms_of_units(todo_);
+      unit_scales_.resize(norms.size());
+      std::size_t unit = 0;
+      for (Tensor& tensor : todo_) {
+        tensor.unit_scale = unit_scales_.data() + unit;
+        for (std::size_t u = 0; u < tensor.size / tensor.unit; ++u, ++unit) {
+          const double grad = std::sqrt(norms[unit][0]) / std::abs(wish.grad_scale);
+          const double most = wish.clip_adaptive * std::max(std::sqrt(norms[unit][1]), 1e-3);
+          unit_scales_[unit] = grad < most ? 1.0 : most / std::max(grad, 1e-6);
+        }
+      }
+    }
+    return true;
+  }
+
+  /// Counts the step and gives every tensor its setting.
+  void count_step() {
+    settings_.clear();
+    settings_.reserve(todo_.size());
+    measures_ = false;
+    std::int64_t* steps = steps_.mutable_data();
+    std::int64_t step = 0;
+    std::size_t group = 0;
+    bool shared = false;  // whether others may use the last setting
+    for (std::size_t t = 0; t < todo_.size(); ++t) {
+      const std::size_t i = which_[t];
+      const Kernel& kernel = *todo_[t].kernel;
+      ++steps[i];
+      if (!shared || steps[i] != step || groups_[i] != group || todo_[t - 1].kernel != &kernel) {
+        step = steps[i];
+        group = groups_[i];
+        shared = kernel.numbers == 0 && kernel.sums == 0;
+        const double* options = values_[group].data();
+        Setting& setting = settings_.emplace_back(Setting{{}, Around(options, static_cast<double>(step))});
+        std::array<double, kMostNumbers> numbers{};
+        for (std::size_t n = 0; n < kernel.numbers; ++n) numbers[n] = *members_[i].numbers[n];
+        kernel.construct(setting.rule, options + Around::options.size(), static_cast<double>(step), numbers.data());
+        for (std::size_t n = 0; n < kernel.numbers; ++n) *members_[i].numbers[n] = numbers[n];
+      }
+      measures_ = measures_ || kernel.sums != 0;
+      todo_[t].setting = &settings_.back();
+      todo_[t].scale *= settings_.back().around.sign;
+    }
+  }
+
+  std::string function_;             // for errors: "AdamW"
+  std::vector<std::string> labels_;  // for errors, one a parameter: "[0]" or "['bias']"
+  std::vector<std::size_t> groups_;  // which of the tuples of options each parameter follows
+  py::list params_;
+  std::vector<py::list> states_, numbers_;  // of each parameter
+  py::list initials_, averages_;            // of each parameter, or None
+  py::array_t<std::int64_t> steps_;         // how many steps each parameter has taken
+  std::vector<const Entry*> entries_;       // of each parameter
+  std::vector<Member> members_;
+  Spans written_;
+  std::array<double, kMostSums> measured_{};
+
+  std::mutex stepping_;
+  py::object options_ = py::none();  // those of the last step, and what they say
+  std::vector<std::vector<double>> values_;
+
+  // Of the step that is being taken; kept to keep their memory.
+  std::vector<Tensor> todo_;
+  std::vector<std::size_t> which_;
+  std::vector<Rows> rows_;
+  std::vector<double> unit_scales_, row_factors_;
+  std::vector<Setting> settings_;
+  bool measures_ = false;
+};
 
 }  // namespace
 
 void bind_optim(py::module_& m) {
-  py::class_<Plan>(m, "Plan",
-                   "Parameters of one dtype that follow one rule, with their state: checked once, stepped often.")
-      .def(py::init(&make_plan), py::arg("rule"), py::arg("function"), py::arg("params"), py::arg("states"),
-           py::arg("steps").noconvert(), py::arg("groups"), py::arg("labels"))
-      .def("check", &Plan::check, py::arg("grads"), "Raises what is wrong with the gradients; changes nothing.")
-      .def("expect_apart", &Plan::expect_apart, py::arg("grads"), py::arg("labels"),
-           "Raises where one of these gradients, of other plans too, overlaps what this plan writes.")
-      .def("step", &Plan::step, py::arg("grads"), py::arg("options"),
+  py::class_<Plan>(m, "Plan", "Parameters with their rules and state: checked once, stepped often.")
+      .def(py::init<std::string, const std::vector<std::string>&, std::vector<std::size_t>, py::list,
+                    std::vector<py::list>, std::vector<py::list>, py::list, py::list, py::array_t<std::int64_t>,
+                    std::vector<std::string>>(),
+           py::arg("function"), py::arg("rules"), py::arg("groups"), py::arg("params"), py::arg("states"),
+           py::arg("numbers"), py::arg("initials"), py::arg("averages"), py::arg("steps").noconvert(),
+           py::arg("labels"))
+      .def("step", &Plan::step, py::arg("grads"), py::arg("options"), py::arg("around") = py::none(),
            "Checks the gradients, counts one step for every parameter that has one, and takes it.\n\n"
-           "options: for each group a tuple of floats, in the order that `rules` gives.");
+           "options: for each group a tuple of floats, in the order that `rules` gives.  around: (grad_scale, "
+           "clip_norm, "
+           "clip_value, clip_param_norm, clip_adaptive, skip_nonfinite, zero_grads); a negative clip is none.")
+      .def("measured", &Plan::last_measured, "The sums over all parameters that the rules took in the last step.");
+  m.def(
+      "square_sum",
+      [](const py::handle& object) {
+        const Array array(object, {"square_sum", "array"});
+        expect_contiguous(array, {"square_sum", "array"});
+        Tensor tensor{};
+        const Kernel of_float = kernel<SGD, float>(), of_double = kernel<SGD, double>();
+        tensor.kernel = array.dtype() == Dtype::float32 ? &of_float : &of_double;
+        tensor.size = array.size();
+        tensor.grad = array.data<void>();
+        const py::gil_scoped_release release;
+        return squared_norms({tensor})[0];
+      },
+      py::arg("array"), "The sum of the squares of an array's elements, in double.");
   m.def(
       "expect_disjoint",
       [](const std::string& function, const py::list& params, const std::vector<std::string>& labels) {
@@ -255,7 +476,7 @@ void bind_optim(py::module_& m) {
       py::arg("function"), py::arg("params"), py::arg("labels"), "Raises where two parameters share memory.");
   py::dict table;
   for (const Entry& entry : rules())
-    table[entry.name] = py::make_tuple(py::cast(entry.states), py::cast(entry.options));
+    table[entry.name] = py::make_tuple(py::cast(entry.states), py::cast(entry.numbers), py::cast(entry.options));
   m.attr("rules") = table;
 }
 

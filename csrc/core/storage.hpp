@@ -7,6 +7,7 @@
 #include <cmath>
 #include <cstddef>
 #include <cstring>
+#include <limits>
 #include <type_traits>
 
 #if defined(__SSE2__)
@@ -131,6 +132,26 @@ template <class V> inline V maximum(V a, V b) {
     return a >= b || a != a ? a : b;
   else
     return ((a >= b) | (a != a)) ? a : b;
+}
+
+/// x without its sign.
+template <class V> inline V absolute(V x) {
+  if constexpr (is_number<V>) {
+    return std::abs(x);
+  } else {
+    using Bits = decltype(x < x);
+    Bits bits;
+    std::memcpy(&bits, &x, sizeof x);
+    bits &= std::numeric_limits<std::remove_cvref_t<decltype(bits[0])>>::max();
+    std::memcpy(&x, &bits, sizeof x);
+    return x;
+  }
+}
+
+/// x, but at least `low` and at most `high`; NaN stays NaN.
+template <class V, class T> inline V clamp(V x, T low, T high) {
+  const V least = V{} + low, most = V{} + high;
+  return x < least ? least : (x > most ? most : x);
 }
 
 /// -1, 0 or 1; NaN for NaN, as numpy.sign.

@@ -3,6 +3,7 @@
 
 #include <array>
 #include <cmath>
+#include <utility>
 
 #include "core/storage.hpp"
 
@@ -35,12 +36,26 @@ template <class T> struct Adam {
     m = beta1 * m + rest1 * g;
     v = beta2 * v + rest2 * g * g;
   }
-  template <class V> void descend(V& p, V m, V v) const { p = p - alpha * m / (square_root(v) * nu + eps); }
+  template <class V> V direction(V m, V v) const { return alpha * m / (square_root(v) * nu + eps); }
 
   template <class V> void operator()(V& p, V g, V& m, V& v) const {
     moments(g, m, v);
-    descend(p, m, v);
+    p = p - direction(m, v);
   }
+};
+
+/// Adam that looks out for the rate at which SGD would go on as it does.  Keskar & Socher 2017, arXiv:1712.07628,
+/// algorithm 1: with Adam's step d, γ = dᵀd / dᵀg.  The two products are summed over all parameters.
+template <class T> struct AdamProjected : Adam<T> {
+  static constexpr std::size_t sums = 2;
+  using Adam<T>::Adam;
+
+  template <class V> std::array<std::pair<V, V>, 2> measure(V, V g, V m, V v) const {
+    this->moments(g, m, v);
+    const V d = this->direction(m, v);
+    return {std::pair{d, d}, std::pair{d, g}};
+  }
+  void conclude(const std::array<double, 2>&, double) {}
 };
 
 /// AMSGrad.  Reddi, Kale & Kumar 2018, arXiv:1904.09237, algorithm 2, with Adam's bias correction: the maximum is of
@@ -53,7 +68,7 @@ template <class T> struct AMSGrad : Adam<T> {
   template <class V> void operator()(V& p, V g, V& m, V& v, V& v_max) const {
     this->moments(g, m, v);
     v_max = maximum(v_max, v);
-    this->descend(p, m, v_max);
+    p = p - this->direction(m, v_max);
   }
 };
 

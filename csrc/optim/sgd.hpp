@@ -44,7 +44,7 @@ template <class T> struct SGDMomentum {
 ///   v ← μ v − η g      p ← p + v, with Nesterov p ← p + μ v − η g
 template <class T> struct SGDVelocity {
   static constexpr std::array options{"lr", "momentum", "nesterov"};
-  static constexpr std::array state{"velocity"};
+  static constexpr std::array state{"velocity_buffer"};
 
   T lr, momentum;
   bool nesterov;

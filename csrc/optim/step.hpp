@@ -1,151 +1,636 @@
-/// The one loop that applies an update rule to a list of tensors.
+/// The one loop that applies update rules to a list of tensors.
 ///
 /// A rule is the formula of one paper.  It is constructed from its hyperparameters and the number of the step, in
 /// double, and called with the parameter p, the gradient g and the state of some elements at once (a native vector or a
 /// single number):
 ///
 ///   template <class T> struct Rule {
-///     static constexpr std::array options{"lr", …};             // names of its hyperparameters, as in Python
-///     static constexpr std::array<const char*, S> state{…};     // names of its state buffers, as in torch
+///     static constexpr std::array options{"lr", …};           // names of its hyperparameters, as in Python
+///     static constexpr std::array<const char*, S> state{…};   // names of its state buffers, as in torch
 ///     Rule(const std::array<double, …>& options, double step);
 ///     template <class V> void operator()(V& p, V g, V& state0, …) const;
 ///   };
 ///
-/// What surrounds it is done here, for every rule, while the elements are in registers: the step is one trip over
-/// memory.
+/// A rule may keep numbers of its own for each parameter, in double, and bring them to the new step:
+///
+///     static constexpr std::array numbers{"mu_product"};
+///     Rule(const std::array<double, …>& options, double step, std::array<double, …>& numbers);
+///
+/// A rule that needs norms of a whole tensor says what products are to be summed, and hears the sums before it is
+/// called; the memory is read twice then:
+///
+///     static constexpr std::size_t sums = 2;
+///     template <class V> std::array<std::pair<V, V>, sums> measure(V p, V g, V state0, …) const;
+///     void conclude(const std::array<double, sums>& sums, double size);
+///
+/// What surrounds the rule is done here, for all of them, while the elements are in registers or L1: a step is one trip
+/// over memory, whatever is switched on.
 #pragma once
 
 #include <algorithm>
 #include <array>
+#include <cmath>
 #include <cstddef>
 #include <cstdint>
+#include <cstring>
+#include <new>
 #include <type_traits>
 #include <utility>
 #include <vector>
 
 #include "core/parallel.hpp"
+#include "core/random.hpp"
+#include "core/rows.hpp"
 #include "core/storage.hpp"
 #include "core/tile.hpp"
 
 namespace fastopt {
 
+inline constexpr std::size_t kMostStates = 4, kMostNumbers = 2, kMostSums = 2;
+inline constexpr std::size_t kPiece = 1024;  ///< elements that are worked on at once where there is more than the rule
+inline constexpr std::size_t kGrain = 256;   ///< elements by which threads share a tensor
+inline constexpr std::size_t kChunk = 1 << 14;           ///< elements whose sum is taken by one thread
+inline constexpr double kNanosecondsPerByte = 1.0 / 70;  ///< of one thread, from cache
+static_assert(kPiece % kRandomNormals == 0 && kChunk % kPiece == 0 && kPiece % kLanes == 0);
+
 /// What every rule understands beside its own hyperparameters.
-template <class T> struct Around {
-  static constexpr std::array options{"scale", "l2", "l1", "decay"};
+struct Around {
+  static constexpr std::array options{"maximize",   "l2",        "l1",      "l2_init", "decay",
+                                      "pull",       "threshold", "noise",   "seed",    "ema_decay",
+                                      "ema_warmup", "swa_start", "swa_freq"};
 
-  T scale;  ///< g ← scale·g first: −1 to maximize
-  T l2;     ///< then g ← g + l2·p
-  T l1;     ///< then g ← g + l1·sign(p)
-  T decay;  ///< p ← decay·p before the rule's own update: 1 − lr·λ
-  bool shapes_gradient;
+  double sign;       ///< −1 to maximize
+  double l2;         ///< g ← g + l2·p
+  double l1;         ///< g ← g + l1·sign(p)
+  double l2_init;    ///< g ← g + l2_init·(p − p₀)
+  double decay;      ///< p ← decay·p before the rule's own update
+  double pull;       ///< p ← p + pull·(p₀ − p) after it
+  double threshold;  ///< then |p| ← max(|p| − threshold, 0)
+  double noise;      ///< standard deviation of what is added to g
+  double average;    ///< a ← a + average·(p − a) at last; 0 leaves a alone
+  std::uint64_t seed;
+  std::uint32_t step;
 
-  explicit Around(const std::array<double, 4>& o)
-      : scale(static_cast<T>(o[0])),
-        l2(static_cast<T>(o[1])),
-        l1(static_cast<T>(o[2])),
-        decay(static_cast<T>(o[3])),
-        shapes_gradient(scale != 1 || l2 != 0 || l1 != 0) {}
-
-  template <class V> V gradient(V g, V p) const {
-    g = g * scale;
-    if (l2 != 0) g = g + l2 * p;
-    if (l1 != 0) g = g + l1 * sign(p);
-    return g;
+  Around(const double* o, double step)
+      : sign(o[0] != 0 ? -1 : 1),
+        l2(o[1]),
+        l1(o[2]),
+        l2_init(o[3]),
+        decay(o[4]),
+        pull(o[5]),
+        threshold(o[6]),
+        noise(o[7]),
+        average(0),
+        seed(static_cast<std::uint64_t>(o[8])),
+        step(static_cast<std::uint32_t>(static_cast<std::uint64_t>(step))) {
+    const double ema_decay = o[9], swa_start = o[11], swa_freq = o[12];
+    const bool warmup = o[10] != 0;
+    if (ema_decay >= 0) average = 1 - (warmup ? std::min(ema_decay, (1 + step) / (10 + step)) : ema_decay);
+    if (swa_start > 0 && step >= swa_start && std::fmod(step - swa_start, swa_freq) == 0)
+      average = 1 / ((step - swa_start) / swa_freq + 1);
   }
+
+  bool shapes_gradient() const { return l1 != 0 || l2_init != 0 || noise != 0; }  ///< beside l2
+  bool finishes() const { return pull != 0 || threshold != 0 || average != 0; }
 };
 
-/// A contiguous run of elements with one setting.
-template <class T, std::size_t S> struct Piece {
+struct Tensor;
+
+/// A rule for one dtype, as the driver knows it: without types.
+struct Kernel {
+  std::size_t states, numbers, sums;
+  std::size_t itemsize;
+  double bytes;  ///< that a step moves, for each element
+  void (*construct)(void* rule, const double* options, double step, double* numbers);
+  void (*conclude)(void* rule, const double* sums, double size);
+  void (*update)(const Tensor& tensor, Range range, bool far);
+  void (*measure)(const Tensor& tensor, Range range, double* sums);
+  void (*square)(const Tensor& tensor, Range range, bool of_param, double* sum);
+  void (*zero)(const Tensor& tensor, Range range);
+  void (*sum_factors)(const Tensor& tensor, std::size_t first, std::size_t rows, double* of_rows, double* of_columns);
+  void (*join_factors)(const Tensor& tensor, double* rows, const double* columns);
+};
+
+/// What parameters with the same hyperparameters and the same count of steps share.
+struct Setting {
+  static constexpr std::size_t kBytes = 128;
+
+  alignas(16) std::byte rule[kBytes];
+  Around around;
+};
+
+/// One parameter in one step.  Its memory has the type of its kernel.
+struct Tensor {
+  const Kernel* kernel;
+  const Setting* setting;
   std::size_t size;
-  std::size_t setting;
-  T* param;
-  const T* grad;
-  std::array<T*, S> state;
-};
+  void* param;
+  const void* grad;
+  std::array<void*, kMostStates> state;
+  const void* initial;       ///< p₀, where the setting needs it
+  void* average;             ///< a, likewise
+  const Rows* rows;          ///< where the gradient lies, if it is not contiguous
+  double scale;              ///< g ← scale·g first
+  const double* unit_scale;  ///< then, where it is not null, by another factor for each `unit` elements
+  std::size_t unit;
+  double clip;                       ///< then to [−clip, clip], if that is at least 0
+  bool zero;                         ///< the gradient is zero afterwards
+  std::uint32_t member;              ///< the number of its stream of noise
+  std::size_t columns, matrix_rows;  ///< of its last two axes
+  const double* row_factor;          ///< of each row, where the second moment is factored
 
-template <class Rule, class T> struct Setting {
-  Rule rule;
-  Around<T> around;
+  /// Whether there is more to do to the gradient than to scale it and to add l2·p.
+  bool shaped() const {
+    return rows != nullptr || unit_scale != nullptr || clip >= 0 || setting->around.shapes_gradient();
+  }
+  /// Whether there is something to do after the rule's update.
+  bool finished() const { return zero || setting->around.finishes(); }
 };
 
 namespace detail {
 
 inline constexpr std::size_t kAhead = 512;  // elements between a prefetch and the tile that is computed
 
-/// Elements [at, at + count) of a piece.  The setting is a copy, so that its numbers stay in registers: in memory, any
-/// store might have changed them.
-template <bool Shapes, class Rule, class T, std::size_t S, class Count>
-inline void update_tile(Setting<Rule, T> setting, Piece<T, S> piece, std::size_t at, Count count) {
+/// Elements [at, at + count) of a tensor, as they are to be computed with: the gradient may be in another place.
+template <class T, std::size_t S> struct Memory {
+  T* param;
+  const T* grad;
+  std::array<T*, S> state;
+
+  Memory(const Tensor& tensor, std::size_t at, const T* gradient)
+      : param(static_cast<T*>(tensor.param) + at), grad(gradient) {
+    for (std::size_t s = 0; s < S; ++s) state[s] = static_cast<T*>(tensor.state[s]) + at;
+  }
+};
+
+/// What elements are multiplied by.
+template <class T> struct Factors {
+  T scale;  ///< g ← scale·g
+  T l2;     ///< g ← g + l2·p
+  T decay;  ///< p ← decay·p
+};
+
+/// The rule's update of some elements from `at` on.  The rule and all numbers are copies, so that they stay in
+/// registers: in memory, any store might have changed them.
+template <class Rule, class T, std::size_t S, class Count, class Decays>
+inline void update_elements(Rule rule, Memory<T, S> memory, Factors<T> factor, std::size_t at, Count count,
+                            Decays decays) {
   each<T>(count, [=](std::size_t i, auto number) {
     using V = decltype(number);
     [&]<std::size_t... K>(std::index_sequence<K...>) {
-      V p = load<V>(piece.param + at + i), g = load<V>(piece.grad + at + i);
-      std::array<V, S> state{load<V>(piece.state[K] + at + i)...};
-      if constexpr (Shapes) g = setting.around.gradient(g, p);
-      p = p * setting.around.decay;
-      setting.rule(p, g, state[K]...);
-      store(piece.param + at + i, p);
-      (store(piece.state[K] + at + i, state[K]), ...);
+      V p = load<V>(memory.param + at + i), g = load<V>(memory.grad + at + i);
+      std::array<V, S> state{load<V>(memory.state[K] + at + i)...};
+      g = g * factor.scale;
+      if (decays) g = g + factor.l2 * p;
+      p = p * factor.decay;
+      rule(p, g, state[K]...);
+      store(memory.param + at + i, p);
+      (store(memory.state[K] + at + i, state[K]), ...);
     }(std::make_index_sequence<S>{});
   });
 }
 
-template <class T, std::size_t S> inline void prefetch_tile(const Piece<T, S>& piece, std::size_t at) {
-  for (std::size_t line = 0; line < kLanes; line += 64 / sizeof(T)) {
-    prefetch(piece.grad + at + line);
-    prefetch<true>(piece.param + at + line);
-    for (std::size_t s = 0; s < S; ++s) prefetch<true>(piece.state[s] + at + line);
+template <class Rule, class T, std::size_t S>
+[[gnu::noinline]] void update_few(const Rule& rule, const Memory<T, S>& memory, Factors<T> factor, std::size_t at,
+                                  std::size_t count) {
+  update_elements(rule, memory, factor, at, count, factor.l2 != 0);
+}
+
+template <class T> inline void prefetch_tile(const Tensor& tensor, std::size_t states, std::size_t at) {
+  for (std::size_t i = at; i < at + kLanes; i += 64 / sizeof(T)) {
+    prefetch(static_cast<const T*>(tensor.grad) + i);
+    prefetch<true>(static_cast<T*>(tensor.param) + i);
+    for (std::size_t s = 0; s < states; ++s) prefetch<true>(static_cast<T*>(tensor.state[s]) + i);
   }
 }
 
-template <bool Shapes, class Rule, class T, std::size_t S>
-void update(const Setting<Rule, T>& setting, const Piece<T, S>& piece, Range range, bool far) {
+/// Elements [begin, begin + count), whose gradients are at `gradient`.
+template <class Rule, class T>
+[[gnu::noinline]] void update_run(const Tensor& tensor, std::size_t begin, std::size_t count, const T* gradient,
+                                  Factors<T> factor, bool far) {
+  constexpr std::size_t S = Rule::state.size();
+  Rule rule = *std::launder(reinterpret_cast<const Rule*>(tensor.setting->rule));
+  const Memory<T, S> memory(tensor, begin, gradient);
   // Whole vectors begin where the parameter's cache lines do; state that is allocated with it begins there too.
-  const std::size_t past_line = reinterpret_cast<std::uintptr_t>(piece.param + range.begin) % 64 / sizeof(T);
-  std::size_t at = range.begin;
+  const std::size_t past_line = reinterpret_cast<std::uintptr_t>(memory.param) % 64 / sizeof(T);
+  std::size_t at = 0;
   if (past_line != 0) {
-    const std::size_t head = std::min(64 / sizeof(T) - past_line, range.end - at);
-    update_tile<Shapes>(setting, piece, at, head);
-    at += head;
+    at = std::min(64 / sizeof(T) - past_line, count);
+    update_few(rule, memory, factor, 0, at);
   }
-  for (; at + kLanes <= range.end; at += kLanes) {
-    if (far) prefetch_tile(piece, at + kAhead);
-    update_tile<Shapes>(setting, piece, at, std::integral_constant<std::size_t, kLanes>{});
+  with_flag(factor.l2 != 0, [&, rule, memory, factor](auto decays) {  // a question inside would cost a quarter
+    for (; at + kLanes <= count; at += kLanes) {
+      if (far) prefetch_tile<T>(tensor, S, begin + at + kAhead);
+      update_elements(rule, memory, factor, at, std::integral_constant<std::size_t, kLanes>{}, decays);
+    }
+  });
+  if (at < count) update_few(rule, memory, factor, at, count - at);
+}
+
+/// Calls body(from, count, to) for the contiguous runs of elements [at, at + n) of rows: `from` is where they lie.
+template <class Body> void for_runs(const Rows& rows, std::size_t at, std::size_t n, Body&& body) {
+  for (std::size_t done = 0; done < n;) {
+    const std::size_t row = (at + done) / rows.width, column = (at + done) % rows.width;
+    const std::size_t count = std::min(n - done, rows.width - column);
+    body(rows.offset(row) + column, count, done);
+    done += count;
   }
-  if (at < range.end) update_tile<Shapes>(setting, piece, at, range.end - at);
+}
+
+/// Calls body(i, V) for i in [0, n), with copies of what it has captured.
+template <class T, class Body> [[gnu::always_inline]] inline void map(std::size_t n, Body body) { each<T>(n, body); }
+
+/// What the rule is to see as the gradient of at most kPiece elements from `at` on, into `to`.
+template <class T> void shape_gradient(const Tensor& tensor, std::size_t at, std::size_t n, T* to) {
+  const Around& around = tensor.setting->around;
+  const T* grad = static_cast<const T*>(tensor.grad) + at;
+  const T* p = static_cast<const T*>(tensor.param) + at;
+  alignas(64) float normals[kPiece + kRandomNormals];
+  if (around.noise != 0)  // first, so that the memory arrives while it is computed
+    for (std::size_t i = 0, past = at % kRandomNormals; i < past + n; i += kRandomNormals) {
+      for (std::size_t tile = 0; tile < kRandomNormals; tile += kLanes)
+        prefetch_tile<T>(tensor, tensor.kernel->states, at + i + tile);
+      random_normals({around.seed, around.step, tensor.member}, (at + i) / kRandomNormals, normals + i);
+    }
+  if (tensor.rows != nullptr) {
+    for_runs(*tensor.rows, at, n, [&](std::size_t from, std::size_t count, std::size_t done) {
+      std::memcpy(to + done, static_cast<const T*>(tensor.grad) + from, count * sizeof(T));
+    });
+    grad = to;
+  }
+  const auto each_g = [&](auto change) {
+    map<T>(n, [=](std::size_t i, auto number) { store(to + i, change(load<decltype(number)>(grad + i), i)); });
+    grad = to;
+  };
+  each_g([scale = static_cast<T>(tensor.scale)](auto g, std::size_t) { return g * scale; });
+  if (tensor.unit_scale != nullptr)
+    for (std::size_t done = 0; done < n;) {
+      const std::size_t unit = (at + done) / tensor.unit,
+                        count = std::min(n - done, (unit + 1) * tensor.unit - at - done);
+      map<T>(count, [to = to + done, scale = static_cast<T>(tensor.unit_scale[unit])](std::size_t i, auto number) {
+        store(to + i, load<decltype(number)>(to + i) * scale);
+      });
+      done += count;
+    }
+  if (tensor.clip >= 0)
+    each_g([clip = static_cast<T>(tensor.clip)](auto g, std::size_t) { return clamp(g, -clip, clip); });
+  if (around.noise != 0) {
+    const T sigma = static_cast<T>(around.noise);
+    for (std::size_t i = 0; i < n; ++i) to[i] = to[i] + sigma * static_cast<T>(normals[at % kRandomNormals + i]);
+  }
+  if (around.l2 != 0)
+    each_g([p, l2 = static_cast<T>(around.l2)](auto g, std::size_t i) { return g + l2 * load<decltype(g)>(p + i); });
+  if (around.l2_init != 0)
+    each_g([p, initial = static_cast<const T*>(tensor.initial) + at, l2 = static_cast<T>(around.l2_init)](
+               auto g, std::size_t i) {
+      using V = decltype(g);
+      return g + l2 * (load<V>(p + i) - load<V>(initial + i));
+    });
+  if (around.l1 != 0)
+    each_g(
+        [p, l1 = static_cast<T>(around.l1)](auto g, std::size_t i) { return g + l1 * sign(load<decltype(g)>(p + i)); });
+}
+
+/// Sets a part of the gradient to zero.
+template <class T> void zero(const Tensor& tensor, Range range) {
+  T* grad = const_cast<T*>(static_cast<const T*>(tensor.grad));
+  if (tensor.rows == nullptr)
+    std::fill(grad + range.begin, grad + range.end, T{});
+  else
+    for_runs(*tensor.rows, range.begin, range.end - range.begin,
+             [&](std::size_t from, std::size_t count, std::size_t) { std::fill_n(grad + from, count, T{}); });
+}
+
+/// What is left to do after the rule's update of elements [at, at + n).
+template <class T> void finish(const Tensor& tensor, std::size_t at, std::size_t n) {
+  const Around& around = tensor.setting->around;
+  T* p = static_cast<T*>(tensor.param) + at;
+  if (around.pull != 0)
+    map<T>(n, [p, initial = static_cast<const T*>(tensor.initial) + at, pull = static_cast<T>(around.pull)](
+                  std::size_t i, auto number) {
+      using V = decltype(number);
+      const V here = load<V>(p + i);
+      store(p + i, here + pull * (load<V>(initial + i) - here));
+    });
+  if (around.threshold != 0)
+    map<T>(n, [p, threshold = static_cast<T>(around.threshold)](std::size_t i, auto number) {
+      using V = decltype(number);
+      const V here = load<V>(p + i), low = V{} - threshold, high = V{} + threshold;
+      store(p + i, here > high ? here - threshold : (here < low ? here + threshold : here - here));
+    });
+  if (around.average != 0)
+    map<T>(n, [p, a = static_cast<T*>(tensor.average) + at, weight = static_cast<T>(around.average)](std::size_t i,
+                                                                                                     auto number) {
+      using V = decltype(number);
+      const V average = load<V>(a + i);
+      store(a + i, average + weight * (load<V>(p + i) - average));
+    });
+  if (tensor.zero) zero<T>(tensor, {at, at + n});
+}
+
+template <class Rule, class T> void update(const Tensor& tensor, Range range, bool far) {
+  const Around& around = tensor.setting->around;
+  const T* grad = static_cast<const T*>(tensor.grad);
+  const T decay = static_cast<T>(around.decay);
+  const Factors<T> factor{static_cast<T>(tensor.scale), static_cast<T>(around.l2), decay};
+  const bool shaped = tensor.shaped();
+  if (!shaped && !tensor.finished()) {
+    update_run<Rule, T>(tensor, range.begin, range.end - range.begin, grad + range.begin, factor, far);
+    return;
+  }
+  alignas(64) T shape[kPiece];
+  for (std::size_t at = range.begin, n; at < range.end; at += n) {
+    // All pieces but the first one begin with a cache line of the parameter.
+    const auto past_line = reinterpret_cast<std::uintptr_t>(static_cast<T*>(tensor.param) + at) % 64 / sizeof(T);
+    n = std::min(kPiece - past_line, range.end - at);
+    if (shaped) {
+      shape_gradient(tensor, at, n, shape);
+      update_run<Rule, T>(tensor, at, n, shape, {T{1}, T{0}, decay}, far);
+    } else {
+      update_run<Rule, T>(tensor, at, n, grad + at, factor, far);
+    }
+    finish<T>(tensor, at, n);
+  }
+}
+
+/// 64 sums in double.
+struct DoubleLanes {
+  alignas(64) double of[kLanes] = {};
+
+  /// Adds a·b, exact for float32, to the lanes from `lane` on.
+  template <class V> void add(std::size_t lane, V a, V b) {
+    if constexpr (is_number<V>) {
+      of[lane] += static_cast<double>(a) * static_cast<double>(b);
+    } else {
+      using D = Vector<double>;
+      using Half = std::conditional_t<width<V> <= width<D>, V, typename VectorOf<float, width<D> * 4>::type>;
+      for (std::size_t i = 0; i < width<V>; i += width<Half>) {
+        Half x, y;
+        std::memcpy(&x, reinterpret_cast<const char*>(&a) + i * (sizeof(V) / width<V>), sizeof x);
+        std::memcpy(&y, reinterpret_cast<const char*>(&b) + i * (sizeof(V) / width<V>), sizeof y);
+        using Wide = typename VectorOf<double, width<Half> * 8>::type;
+        const Wide product = __builtin_convertvector(x, Wide) * __builtin_convertvector(y, Wide);
+        store(of + lane + i, load<Wide>(of + lane + i) + product);
+      }
+    }
+  }
+
+  double total() const {
+    Lanes<1> lanes;
+    std::copy_n(of, kLanes, lanes.of[0]);
+    lanes.empty = false;
+    return fold(lanes)[0];
+  }
+};
+
+/// Whether all of the gradient is finite.
+inline bool is_finite(const Tensor& tensor, const double* grad) {
+  const auto finite = [grad](std::size_t from, std::size_t count) {
+    return std::all_of(grad + from, grad + from + count, [](double g) { return std::isfinite(g); });
+  };
+  if (tensor.rows == nullptr) return finite(0, tensor.size);
+  bool all = true;
+  for_runs(*tensor.rows, 0, tensor.size,
+           [&](std::size_t from, std::size_t count, std::size_t) { all = all && finite(from, count); });
+  return all;
+}
+
+/// A native vector of doubles from as many numbers of T.
+template <class T> inline Vector<double> widened(const T* from) {
+  return __builtin_convertvector(load<typename VectorOf<T, width<Vector<double>> * sizeof(T)>::type>(from),
+                                 Vector<double>);
+}
+
+/// Σ of squares of the gradient or the parameter over elements [range) of at most a chunk.
+template <class T> void square(const Tensor& tensor, Range range, bool of_param, double* sum) {
+  DoubleLanes lanes;
+  const T* from = static_cast<const T*>(of_param ? tensor.param : tensor.grad);
+  const auto add = [&](const T* x, std::size_t n) {
+    each<T>(n, [&](std::size_t i, auto number) {
+      const auto value = load<decltype(number)>(x + i);
+      lanes.add(i, value, value);
+    });
+  };
+  if (of_param || tensor.rows == nullptr) {
+    std::size_t at = range.begin;
+    if constexpr (kVectorBytes == 64) {  // the lanes fit into registers
+      using D = Vector<double>;
+      constexpr std::size_t kVectors = kLanes / width<D>;
+      std::array<D, kVectors> sum{};
+      for (; at + kLanes <= range.end; at += kLanes)
+        unroll<kVectors>([&](auto k) {
+          const D x = widened(from + at + k * width<D>);
+          sum[k] += x * x;
+        });
+      for (std::size_t k = 0; k < kVectors; ++k) store(lanes.of + k * width<D>, sum[k]);
+    } else {
+      for (; at + kLanes <= range.end; at += kLanes) add(from + at, kLanes);
+    }
+    add(from + at, range.end - at);
+  } else {
+    T tile[kLanes];
+    for (std::size_t at = range.begin; at < range.end; at += kLanes) {
+      const std::size_t n = std::min(kLanes, range.end - at);
+      for_runs(*tensor.rows, at, n, [&](std::size_t begin, std::size_t count, std::size_t done) {
+        std::memcpy(tile + done, from + begin, count * sizeof(T));
+      });
+      add(tile, n);
+    }
+  }
+  *sum = lanes.total();
+}
+
+template <class Rule, class T> void measure(const Tensor& tensor, Range range, double* sums) {
+  constexpr std::size_t S = Rule::state.size();
+  const Rule rule = *std::launder(reinterpret_cast<const Rule*>(tensor.setting->rule));
+  const bool plain = !tensor.shaped() && tensor.setting->around.l2 == 0;
+  const T scale = plain ? static_cast<T>(tensor.scale) : T{1};
+  DoubleLanes lanes[Rule::sums];
+  alignas(64) T shaped[kPiece];
+  for (std::size_t at = range.begin; at < range.end; at += kPiece) {
+    const std::size_t n = std::min(kPiece, range.end - at);
+    if (!plain) shape_gradient(tensor, at, n, shaped);
+    const Memory<T, S> memory(tensor, at, plain ? static_cast<const T*>(tensor.grad) + at : shaped);
+    each<T>(n, [&, rule, memory, scale](std::size_t i, auto number) {
+      using V = decltype(number);
+      [&]<std::size_t... K>(std::index_sequence<K...>) {
+        const auto products =
+            rule.measure(load<V>(memory.param + i), load<V>(memory.grad + i) * scale, load<V>(memory.state[K] + i)...);
+        for (std::size_t k = 0; k < Rule::sums; ++k) lanes[k].add(i % kLanes, products[k].first, products[k].second);
+      }(std::make_index_sequence<S>{});
+    });
+  }
+  for (std::size_t k = 0; k < Rule::sums; ++k) sums[k] = lanes[k].total();
+}
+
+template <class Rule> constexpr std::size_t numbers_of() {
+  if constexpr (requires { Rule::numbers; })
+    return Rule::numbers.size();
+  else
+    return 0;
+}
+
+template <class Rule> constexpr std::size_t sums_of() {
+  if constexpr (requires { Rule::sums; })
+    return Rule::sums;
+  else
+    return 0;
 }
 
 }  // namespace detail
 
-/// One step over all pieces, in one parallel region.
-template <class Rule, class T, std::size_t S>
-void step(const std::vector<Setting<Rule, T>>& settings, const std::vector<Piece<T, S>>& pieces) {
-  std::size_t tiles = 0, elements = 0;
-  for (const auto& piece : pieces) {
-    tiles += (piece.size + kLanes - 1) / kLanes;
-    elements += piece.size;
+template <class Rule, class T> constexpr Kernel kernel_of() {
+  static_assert(sizeof(Rule) <= Setting::kBytes && alignof(Rule) <= 16 && std::is_trivially_copyable_v<Rule>);
+  static_assert(Rule::state.size() <= kMostStates && detail::numbers_of<Rule>() <= kMostNumbers &&
+                detail::sums_of<Rule>() <= kMostSums);
+  Kernel kernel{};
+  kernel.states = Rule::state.size();
+  kernel.numbers = detail::numbers_of<Rule>();
+  kernel.sums = detail::sums_of<Rule>();
+  kernel.itemsize = sizeof(T);
+  kernel.bytes = static_cast<double>((3 + 2 * Rule::state.size()) * sizeof(T));
+  kernel.construct = [](void* rule, const double* options, double step, double* numbers) {
+    std::array<double, Rule::options.size()> o;
+    std::copy_n(options, o.size(), o.begin());
+    if constexpr (detail::numbers_of<Rule>() != 0) {
+      std::array<double, Rule::numbers.size()> n;
+      std::copy_n(numbers, n.size(), n.begin());
+      new (rule) Rule(o, step, n);
+      std::copy_n(n.begin(), n.size(), numbers);
+    } else {
+      new (rule) Rule(o, step);
+    }
+  };
+  if constexpr (!requires { Rule::factored; }) kernel.update = &detail::update<Rule, T>;
+  kernel.square = &detail::square<T>;
+  kernel.zero = &detail::zero<T>;
+  if constexpr (detail::sums_of<Rule>() != 0) {
+    if constexpr (!requires { Rule::factored; }) kernel.measure = &detail::measure<Rule, T>;
+    kernel.conclude = [](void* rule, const double* sums, double size) {
+      std::array<double, Rule::sums> s;
+      std::copy_n(sums, s.size(), s.begin());
+      std::launder(static_cast<Rule*>(rule))->conclude(s, size);
+    };
   }
-  constexpr double kBytes = (3 + 2 * S) * sizeof(T);  // moved per element
-  constexpr double kNanosecondsPerByte = 1.0 / 70;    // of one thread, from cache
-  constexpr double kCached = 1 << 25;                 // moved bytes up to which caches hold what a step needs
-  const double bytes = kBytes * static_cast<double>(elements);
-  const bool far = bytes > kCached && prefetching_streams_pays();
+  return kernel;
+}
 
-  parallel(threads_for(bytes * kNanosecondsPerByte), [&](int thread, int threads) {
-    Range mine = share(tiles, thread, threads);
-    for (const auto& piece : pieces) {
+/// Work on tensors in parts of part(tensor) elements each, in one parallel region: body(tensor, range).  A thread's
+/// parts of one tensor come together.
+template <class Part, class Body>
+void for_parts(const std::vector<Tensor>& tensors, double nanoseconds, const Part& part, const Body& body) {
+  const auto parts_of = [&](const Tensor& tensor) { return (tensor.size + part(tensor) - 1) / part(tensor); };
+  std::size_t parts = 0;
+  for (const Tensor& tensor : tensors) parts += parts_of(tensor);
+  parallel(threads_for(nanoseconds), [&](int thread, int threads) {
+    Range mine = share(parts, thread, threads);
+    for (const Tensor& tensor : tensors) {
       if (mine.begin >= mine.end) break;
-      const std::size_t here = (piece.size + kLanes - 1) / kLanes;
-      if (mine.begin < here) {
-        const Range range{mine.begin * kLanes, std::min(mine.end * kLanes, piece.size)};
-        const auto& setting = settings[piece.setting];
-        with_flag(setting.around.shapes_gradient,
-                  [&](auto shapes) { detail::update<shapes>(setting, piece, range, far); });
-      }
+      const std::size_t here = parts_of(tensor), size = part(tensor);
+      if (mine.begin < here) body(tensor, Range{mine.begin * size, std::min(mine.end * size, tensor.size)});
       mine.begin -= std::min(mine.begin, here);
       mine.end -= std::min(mine.end, here);
     }
   });
+}
+
+/// K sums over each tensor, chunk by chunk and then in order: sums[K·i + k].  part(tensor, chunk, sums) takes those of
+/// a chunk.
+template <class Part>
+std::vector<double> sums_over(const std::vector<Tensor>& tensors, std::size_t k, double nanoseconds, Part&& part) {
+  std::vector<std::size_t> first;  // chunk of each tensor
+  std::size_t chunks = 0;
+  for (const Tensor& tensor : tensors) {
+    first.push_back(chunks);
+    chunks += (tensor.size + kChunk - 1) / kChunk;
+  }
+  std::vector<double> of_chunk(chunks * k), sums(tensors.size() * k);
+  for_parts(
+      tensors, nanoseconds, [](const Tensor&) { return kChunk; },
+      [&](const Tensor& tensor, Range range) {
+        const std::size_t base = first[static_cast<std::size_t>(&tensor - tensors.data())];
+        for (std::size_t at = range.begin; at < range.end; at += kChunk)
+          part(tensor, Range{at, std::min(at + kChunk, range.end)}, of_chunk.data() + (base + at / kChunk) * k);
+      });
+  for (std::size_t i = 0; i < tensors.size(); ++i)
+    for (std::size_t c = first[i]; c < (i + 1 < first.size() ? first[i + 1] : chunks); ++c)
+      for (std::size_t j = 0; j < k; ++j) sums[i * k + j] += of_chunk[c * k + j];
+  return sums;
+}
+
+/// Σg² of each tensor.
+inline std::vector<double> squared_norms(const std::vector<Tensor>& tensors) {
+  double bytes = 0;
+  for (const Tensor& tensor : tensors) bytes += static_cast<double>(tensor.size * tensor.kernel->itemsize);
+  return sums_over(tensors, 1, bytes * kNanosecondsPerByte, [](const Tensor& tensor, Range chunk, double* sum) {
+    tensor.kernel->square(tensor, chunk, false, sum);
+  });
+}
+
+/// Whether a gradient with this Σg² is finite.  The squares of float32 do not overflow in double; those of doubles may.
+inline bool is_finite(const Tensor& tensor, double square) {
+  if (std::isfinite(square)) return true;
+  return tensor.kernel->itemsize == sizeof(double) &&
+         detail::is_finite(tensor, static_cast<const double*>(tensor.grad));
+}
+
+/// Σg² and Σp² of each unit of all tensors, one after the other.
+inline std::vector<std::array<double, 2>> squared_norms_of_units(const std::vector<Tensor>& tensors) {
+  std::vector<std::size_t> first;  // unit of each tensor
+  std::size_t units = 0;
+  double bytes = 0;
+  for (const Tensor& tensor : tensors) {
+    first.push_back(units);
+    units += tensor.size / tensor.unit;
+    bytes += static_cast<double>(2 * tensor.size * tensor.kernel->itemsize);
+  }
+  std::vector<std::array<double, 2>> sums(units);
+  for_parts(
+      tensors, bytes * kNanosecondsPerByte, [](const Tensor& tensor) { return tensor.unit; },
+      [&](const Tensor& tensor, Range range) {
+        const std::size_t base = first[static_cast<std::size_t>(&tensor - tensors.data())];
+        for (std::size_t at = range.begin; at < range.end;) {
+          auto& sum = sums[base + at / tensor.unit];
+          for (const std::size_t end = at + tensor.unit; at < end; at = std::min(at + kChunk, end))
+            for (const bool of_param : {false, true}) {
+              double part;
+              tensor.kernel->square(tensor, {at, std::min(at + kChunk, end)}, of_param, &part);
+              sum[of_param] += part;
+            }
+        }
+      });
+  return sums;
+}
+
+/// The sums that rules have asked for: sums[kMostSums·i + k].
+inline std::vector<double> measured(const std::vector<Tensor>& tensors) {
+  double bytes = 0;
+  for (const Tensor& tensor : tensors)
+    if (tensor.kernel->sums != 0) bytes += static_cast<double>(tensor.size) * tensor.kernel->bytes;
+  return sums_over(tensors, kMostSums, bytes * kNanosecondsPerByte,
+                   [](const Tensor& tensor, Range chunk, double* sums) {
+                     if (tensor.kernel->sums != 0) tensor.kernel->measure(tensor, chunk, sums);
+                   });
+}
+
+/// The last part of a step: updates everything.
+inline void update(const std::vector<Tensor>& tensors) {
+  constexpr double kCached = 1 << 25;  // moved bytes up to which caches hold what a step needs
+  double bytes = 0;
+  for (const Tensor& tensor : tensors) bytes += static_cast<double>(tensor.size) * tensor.kernel->bytes;
+  const bool far = bytes > kCached && prefetching_streams_pays();
+  for_parts(
+      tensors, bytes * kNanosecondsPerByte, [](const Tensor&) { return kGrain; },
+      [far](const Tensor& tensor, Range range) { tensor.kernel->update(tensor, range, far); });
+}
+
+/// Sets all gradients to zero.
+inline void zero(const std::vector<Tensor>& tensors) {
+  double bytes = 0;
+  for (const Tensor& tensor : tensors) bytes += static_cast<double>(tensor.size * tensor.kernel->itemsize);
+  for_parts(
+      tensors, bytes * kNanosecondsPerByte, [](const Tensor&) { return kGrain; },
+      [](const Tensor& tensor, Range range) { tensor.kernel->zero(tensor, range); });
 }
 
 }  // namespace fastopt

@@ -1,6 +1,6 @@
 """Fast CPU training on plain NumPy arrays: whole optimizer steps and normalization passes, each in one trip over memory."""
 
-from . import functional, nn, optim, reference
+from . import functional, nn, optim, reference, schedules
 from ._core import available_isas, isa
 from ._threads import get_num_threads, lend_threads, reclaim_threads, set_num_threads, show_config, threads
 
@@ -17,6 +17,7 @@ __all__ = [
     "optim",
     "reclaim_threads",
     "reference",
+    "schedules",
     "set_num_threads",
     "show_config",
     "threads",

@@ -10,23 +10,28 @@ Array = NDArray[Any]
 Statistics = NDArray[float64]
 Options = tuple[float, ...]
 
-rules: dict[str, tuple[list[str], list[str]]]
+rules: dict[str, tuple[list[str], list[str], list[str]]]
 
 class Plan:
     def __init__(
         self,
-        rule: str,
         function: str,
+        rules: list[str],
+        groups: list[int],
         params: list[Array],
         states: list[list[Array]],
+        numbers: list[list[Array]],
+        initials: list[Array | None],
+        averages: list[Array | None],
         steps: NDArray[int64],
-        groups: list[int],
         labels: list[str],
     ) -> None: ...
-    def check(self, grads: list[Array | None]) -> None: ...
-    def expect_apart(self, grads: list[Array | None], labels: list[str]) -> None: ...
-    def step(self, grads: list[Array | None], options: list[Options]) -> None: ...
+    def step(
+        self, grads: list[Array | None], options: list[Options], around: Options | None = None
+    ) -> tuple[float | None, bool]: ...
+    def measured(self) -> list[float]: ...
 
+def square_sum(array: Array) -> float: ...
 def expect_disjoint(function: str, params: list[Array], labels: list[str]) -> None: ...
 def layer_norm(
     x: Array,

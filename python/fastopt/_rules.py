@@ -1,13 +1,10 @@
-"""What a rule's hyperparameters mean: checked, and as the numbers that its kernel takes.
-
-One function a rule, for :mod:`fastopt.functional` and :mod:`fastopt.optim` alike.
-"""
+"""What hyperparameters mean: checked, and as the numbers that kernels take."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from typing import Any, NamedTuple
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, NamedTuple, TypedDict
 
 import numpy as np
 
@@ -15,15 +12,67 @@ from ._core import kernels
 
 
 class Rule(NamedTuple):
-    """A kernel's name and the numbers it takes."""
+    """A kernel's name, the numbers it takes, and which of the parameter's companions it needs."""
 
     name: str
     options: tuple[float, ...]
+    initial: bool = False
+    average: bool = False
+    more: Any = None
+
+    def but(self, changes: Mapping[str, float]) -> Rule:
+        """The same rule with other numbers."""
+        names = kernels.rules[self.name][2]
+        return self._replace(
+            options=tuple(changes.get(name, value) for name, value in zip(names, self.options, strict=True))
+        )
 
     @property
     def states(self) -> list[str]:
         """The names of its state buffers."""
         return list(kernels.rules[self.name][0])
+
+    @property
+    def numbers(self) -> list[str]:
+        """The names of the numbers that it keeps for each parameter."""
+        return list(kernels.rules[self.name][1])
+
+
+class Around(TypedDict, total=False):
+    """Hyperparameters that every rule understands, see :class:`fastopt.optim.Optimizer`."""
+
+    maximize: bool
+    decoupled_weight_decay: bool | None
+    fixed_decay: bool
+    l1: float
+    proximal_l1: bool
+    l2_init: float
+    noise: float
+    temperature: float
+    seed: int
+    ema_decay: float | None
+    ema_warmup: bool
+    swa_start: int | None
+    swa_freq: int
+
+
+AROUND: dict[str, Any] = dict(
+    maximize=False,
+    decoupled_weight_decay=False,
+    fixed_decay=False,
+    l1=0.0,
+    proximal_l1=False,
+    l2_init=0.0,
+    noise=0.0,
+    temperature=0.0,
+    seed=0,
+    ema_decay=None,
+    ema_warmup=False,
+    swa_start=None,
+    swa_freq=1,
+)
+if TYPE_CHECKING:
+    assert AROUND.keys() == Around.__annotations__.keys()
 
 
 def number(
@@ -40,94 +89,124 @@ def number(
         raise TypeError(f"{function}: {name} must be a number, got {value!r}") from None
     if math.isfinite(number) and low <= number <= high and not (below and number == high):
         return number
-    if math.isinf(low):
+    if math.isinf(low) and math.isinf(high):
         constraint = "finite"
     elif math.isinf(high):
         constraint = f"finite and >= {low:g}"
+    elif math.isinf(low):
+        constraint = f"finite and <= {high:g}"
     else:
         constraint = f"in [{low:g}, {high:g}" + (")" if below else "]")
     raise ValueError(f"{function}: {name} must be {constraint}, got {value}")
 
 
-def _flag(function: str, name: str, value: Any) -> bool:
+def whole(function: str, name: str, value: Any, low: int = 0) -> int:
+    """An integer of at least ``low`` that a float64 can hold."""
+    if isinstance(value, bool | np.bool_) or not isinstance(value, int | np.integer):
+        raise TypeError(f"{function}: {name} must be an integer, got {value!r}")
+    if not low <= value < 1 << 53:
+        raise ValueError(f"{function}: {name} must be in [{low}, 2**53), got {value}")
+    return int(value)
+
+
+def flag(function: str, name: str, value: Any) -> bool:
+    """A bool."""
     if not isinstance(value, bool | np.bool_ | int):
         raise TypeError(f"{function}: {name} must be a bool, got {value!r}")
     return bool(value)
 
 
-def _make(name: str, **values: float) -> Rule:
-    return Rule(name, tuple(float(values[option]) for option in kernels.rules[name][1]))
+class Hyperparameters:
+    """The hyperparameters of a group, checked as they are read, and the rule that they make."""
 
+    def __init__(self, function: str, values: Mapping[str, Any]) -> None:
+        self.function = function
+        self.values = values
 
-def _around(function: str, lr: float, weight_decay: Any, l1: Any, maximize: bool, decoupled: bool) -> dict[str, float]:
-    """What every rule understands beside its own hyperparameters."""
-    decay = number(function, "weight_decay", weight_decay, 0)
-    return {
-        "scale": -1.0 if _flag(function, "maximize", maximize) else 1.0,
-        "l2": 0.0 if decoupled else decay,
-        "l1": number(function, "l1", l1, 0),
-        "decay": 1.0 - lr * decay if decoupled else 1.0,
-    }
+    def number(self, name: str, low: float = 0.0, high: float = math.inf, *, below: bool = False) -> float:
+        """A number, by default of at least 0."""
+        return number(self.function, name, self.values[name], low, high, below=below)
 
+    def whole(self, name: str, low: int = 0) -> int:
+        """An integer of at least ``low``."""
+        return whole(self.function, name, self.values[name], low)
 
-def sgd(
-    function: str,
-    *,
-    lr: float,
-    momentum: float,
-    dampening: float,
-    weight_decay: float,
-    nesterov: bool,
-    maximize: bool,
-    l1: float,
-    velocity: bool,
-) -> Rule:
-    """Gradient descent, with torch's momentum or as a velocity."""
-    lr = number(function, "lr", lr, 0)
-    momentum = number(function, "momentum", momentum, 0, 1)
-    dampening = number(function, "dampening", dampening)
-    nesterov, velocity = _flag(function, "nesterov", nesterov), _flag(function, "velocity", velocity)
-    around = _around(function, lr, weight_decay, l1, maximize, decoupled=False)
-    if nesterov and (momentum == 0 or dampening != 0):
-        raise ValueError(
-            f"{function}: nesterov needs momentum > 0 and dampening = 0, got {momentum:g} and {dampening:g}"
+    def flag(self, name: str) -> bool:
+        """A bool."""
+        return flag(self.function, name, self.values[name])
+
+    def several(self, name: str, count: int) -> tuple[Any, ...]:
+        """So many values, of any type."""
+        value = self.values[name]
+        words = {2: "two", 3: "three"}[count]
+        try:
+            several = tuple(value)
+            if isinstance(value, str) or len(several) != count:
+                raise TypeError
+        except TypeError:
+            raise TypeError(f"{self.function}: {name} must be {words} numbers, got {value!r}") from None
+        return several
+
+    def betas(self, count: int) -> dict[str, float]:
+        """beta1, beta2, ..., each in [0, 1)."""
+        return {
+            f"beta{i}": number(self.function, f"beta{i}", beta, 0, 1, below=True)
+            for i, beta in enumerate(self.several("betas", count), 1)
+        }
+
+    def rule(self, name: str, **values: float) -> Rule:
+        """The rule whose kernel is called ``name``, with its own values and with what surrounds every rule.
+
+        A kernel that takes ``weight_decay`` has its own way of decay, which the group follows unless it says otherwise.
+        """
+        options = kernels.rules[name][2]
+        own_decay = "weight_decay" in options
+        lr = values["lr"] if "lr" in values else self.number("lr")
+        around = self._around(lr, own_decay)
+        numbers = {"lr": lr, **values, **around}
+        return Rule(
+            name,
+            tuple(float(numbers[option]) for option in options),
+            initial=self.values["l2_init"] != 0,
+            average=around["ema_decay"] >= 0 or around["swa_start"] > 0,
         )
-    if velocity and dampening != 0:
-        raise ValueError(f"{function}: velocity has no dampening, got {dampening:g}")
-    if momentum == 0:
-        return _make("sgd", lr=lr, **around)
-    if velocity:
-        return _make("sgd_velocity", lr=lr, momentum=momentum, nesterov=nesterov, **around)
-    return _make("sgd_momentum", lr=lr, momentum=momentum, dampening=dampening, nesterov=nesterov, **around)
 
+    def _around(self, lr: float, own_decay: bool) -> dict[str, float]:
+        decoupled, fixed = self.values["decoupled_weight_decay"], self.flag("fixed_decay")
+        if decoupled is not None:
+            decoupled = self.flag("decoupled_weight_decay")
+        elif not own_decay:
+            raise TypeError(f"{self.function}: decoupled_weight_decay must be a bool, got None")
+        if fixed and not decoupled:
+            raise ValueError(f"{self.function}: fixed_decay needs decoupled_weight_decay")
+        per_step = 1.0 if fixed else lr
+        weight_decay, l2_init, l1 = self.number("weight_decay"), self.number("l2_init"), self.number("l1")
+        proximal = self.flag("proximal_l1")
 
-def adam(
-    function: str,
-    *,
-    lr: float,
-    betas: Sequence[float],
-    eps: float,
-    weight_decay: float,
-    amsgrad: bool,
-    maximize: bool,
-    l1: float,
-    eps_hat: bool,
-    decoupled: bool = False,
-) -> Rule:
-    """Adam and AMSGrad, with coupled or decoupled weight decay."""
-    lr = number(function, "lr", lr, 0)
-    try:
-        beta1, beta2 = betas
-        if isinstance(betas, str):
-            raise TypeError
-    except (TypeError, ValueError):
-        raise TypeError(f"{function}: betas must be two numbers, got {betas!r}") from None
-    return _make(
-        "amsgrad" if _flag(function, "amsgrad", amsgrad) else "adam",
-        lr=lr,
-        beta1=number(function, "beta1", beta1, 0, 1, below=True),
-        beta2=number(function, "beta2", beta2, 0, 1, below=True),
-        eps=number(function, "eps", eps, 0),
-        eps_hat=_flag(function, "eps_hat", eps_hat),
-        **_around(function, lr, weight_decay, l1, maximize, decoupled),
-    )
+        noise, temperature = self.number("noise"), self.number("temperature")
+        if temperature != 0:
+            if lr == 0:
+                raise ValueError(f"{self.function}: temperature needs lr > 0")
+            noise = math.hypot(noise, math.sqrt(2 * temperature / lr))
+
+        ema_decay, swa_start = self.values["ema_decay"], self.values["swa_start"]
+        if ema_decay is not None and swa_start is not None:
+            raise ValueError(f"{self.function}: ema_decay and swa_start exclude each other")
+        around = {
+            "maximize": self.flag("maximize"),
+            "l2": weight_decay if decoupled is False else 0.0,
+            "l1": 0.0 if proximal else l1,
+            "l2_init": 0.0 if decoupled else l2_init,
+            "decay": 1.0 - per_step * weight_decay if decoupled else 1.0,
+            "pull": per_step * l2_init if decoupled else 0.0,
+            "threshold": lr * l1 if proximal else 0.0,
+            "noise": noise,
+            "seed": self.whole("seed"),
+            "ema_decay": -1.0 if ema_decay is None else self.number("ema_decay", 0, 1),
+            "ema_warmup": self.flag("ema_warmup"),
+            "swa_start": 0.0 if swa_start is None else self.whole("swa_start", 1),
+            "swa_freq": self.whole("swa_freq", 1),
+        }
+        if own_decay:
+            around["weight_decay"] = weight_decay if decoupled is None else 0.0
+        return around

@@ -12,272 +12,24 @@ Subnormal numbers (below 1.2e-38 in float32) count as zero.
 
 from __future__ import annotations
 
+import inspect
 import operator
-from collections.abc import Sequence
-from typing import Any, TypeAlias
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
-from . import _rules
+from . import _rules, optim
 from ._core import kernels
+from ._rules import Hyperparameters
+from .optim.base import Companions, around_step, array_of
 
-__all__ = ["adam", "adamw", "batch_norm", "batch_norm_backward", "layer_norm", "layer_norm_backward", "sgd"]
+__all__ = ["Outcome", "batch_norm", "batch_norm_backward", "layer_norm", "layer_norm_backward"]
 
 Array: TypeAlias = NDArray[Any]
 Arrays: TypeAlias = Sequence[Array]
 Statistics: TypeAlias = NDArray[np.float64]
-
-
-def _steps(function: str, step: int | Sequence[int], count: int) -> NDArray[np.int64]:
-    """The number of the step that each of ``count`` parameters takes."""
-    try:
-        steps = (
-            [operator.index(one) for one in step]
-            if isinstance(step, Sequence | np.ndarray)
-            else [operator.index(step)] * count
-        )
-    except TypeError:
-        raise TypeError(f"{function}: step must be an integer, or one for each parameter, got {step!r}") from None
-    if len(steps) != count:
-        raise ValueError(f"{function}: step has {len(steps)} entries, expected {count}, one a parameter")
-    if any(not 1 <= one < 1 << 53 for one in steps):
-        raise ValueError(f"{function}: step must be in [1, 2**53), got {step}")
-    return np.array(steps, np.int64)
-
-
-def _listed(function: str, name: str, arrays: Any) -> list[Any]:
-    if not isinstance(arrays, list | tuple):
-        raise TypeError(f"{function}: {name} must be a list of arrays, got {type(arrays).__name__}")
-    return list(arrays)
-
-
-def _step(
-    function: str,
-    rule: _rules.Rule,
-    params: Arrays,
-    grads: Sequence[Array | None],
-    states: Sequence[Any],
-    step: int | Sequence[int],
-) -> None:
-    params, grads = _listed(function, "params", params), _listed(function, "grads", grads)
-    buffers = [_listed(function, f"{name}s", state) for name, state in zip(rule.states, states, strict=True)]
-    count = len(params)
-    steps = _steps(function, step, count) - 1
-    for name, arrays in (
-        ("grads", grads),
-        *((f"{name}s", buffer) for name, buffer in zip(rule.states, buffers, strict=True)),
-    ):
-        if len(arrays) != count:
-            raise ValueError(f"{function}: {name} has {len(arrays)} entries, expected {count}, one a parameter")
-    if count:
-        labels = [f"[{i}]" for i in range(count)]
-        kernels.Plan(rule.name, function, params, buffers, steps, [0] * count, labels).step(grads, [rule.options])
-
-
-def sgd(
-    params: Arrays,
-    grads: Sequence[Array | None],
-    momentum_buffers: Arrays | None = None,
-    *,
-    step: int | Sequence[int],
-    lr: float,
-    momentum: float = 0.0,
-    dampening: float = 0.0,
-    weight_decay: float = 0.0,
-    nesterov: bool = False,
-    maximize: bool = False,
-    l1: float = 0.0,
-    velocity: bool = False,
-) -> None:
-    """One step of stochastic gradient descent, in place.
-
-    .. code-block:: text
-
-        g ← g + weight_decay·p + l1·sign(p)
-        b ← g at the first step, momentum·b + (1 − dampening)·g later;   p ← p − lr·b, with nesterov p ← p − lr·(g + momentum·b)
-        velocity:  v ← momentum·v − lr·g;   p ← p + v, with nesterov p ← p + momentum·v − lr·g
-
-    The two forms of momentum give the same steps as long as lr and dampening = 0 are constant; b is a sum of gradients,
-    v a sum of updates.
-
-    Args:
-        params: Parameters, float32 or float64, any shapes; updated.
-        grads: Their gradients, of the same shapes and dtype; ``None`` leaves that parameter and its buffer alone.
-        momentum_buffers: b, or v, of the same shapes; updated.  Needed where ``momentum`` is not 0.
-        step: The step that is being taken, from 1: one number, or one for each parameter.  At step 1 b is not read.
-        lr: Learning rate η, at least 0.
-        momentum: μ, in [0, 1].
-        dampening: τ, how much of a new gradient is left out.
-        weight_decay: λ of L2 regularization (coupled), at least 0.
-        nesterov: Take the step from where the momentum leads.
-        maximize: Ascend: the gradient is negated before weight decay is added.
-        l1: Coefficient of L1 regularization, at least 0.
-        velocity: Keep a velocity (Keras, scikit-learn) in place of torch's buffer.
-
-    Raises:
-        TypeError: A dtype, memory layout or type of argument is wrong.
-        ValueError: A shape or range is wrong, or arrays overlap.
-
-    Example:
-        >>> import numpy as np
-        >>> from fastopt import functional as F
-        >>> p, b = np.ones(3, np.float32), np.zeros(3, np.float32)
-        >>> F.sgd([p], [np.full(3, 0.5, np.float32)], [b], step=1, lr=0.5, momentum=0.9)
-        >>> p
-        array([0.75, 0.75, 0.75], dtype=float32)
-
-    References:
-        Polyak 1964; Sutskever et al. 2013, "On the importance of initialization and momentum in deep learning", eq. 1-4.
-    """
-    rule = _rules.sgd(
-        "sgd",
-        lr=lr,
-        momentum=momentum,
-        dampening=dampening,
-        weight_decay=weight_decay,
-        nesterov=nesterov,
-        maximize=maximize,
-        l1=l1,
-        velocity=velocity,
-    )
-    _step("sgd", rule, params, grads, [momentum_buffers] if rule.states else [], step)
-
-
-def _adam(
-    function: str,
-    decoupled: bool,
-    params: Arrays,
-    grads: Sequence[Array | None],
-    exp_avgs: Arrays,
-    exp_avg_sqs: Arrays,
-    max_exp_avg_sqs: Arrays | None,
-    step: int | Sequence[int],
-    **hyperparameters: Any,
-) -> None:
-    rule = _rules.adam(function, amsgrad=max_exp_avg_sqs is not None, decoupled=decoupled, **hyperparameters)
-    states = [exp_avgs, exp_avg_sqs] if max_exp_avg_sqs is None else [exp_avgs, exp_avg_sqs, max_exp_avg_sqs]
-    _step(function, rule, params, grads, states, step)
-
-
-def adam(
-    params: Arrays,
-    grads: Sequence[Array | None],
-    exp_avgs: Arrays,
-    exp_avg_sqs: Arrays,
-    max_exp_avg_sqs: Arrays | None = None,
-    *,
-    step: int | Sequence[int],
-    lr: float,
-    betas: tuple[float, float] = (0.9, 0.999),
-    eps: float = 1e-8,
-    weight_decay: float = 0.0,
-    maximize: bool = False,
-    l1: float = 0.0,
-    eps_hat: bool = False,
-) -> None:
-    """One step of Adam, in place; of AMSGrad where ``max_exp_avg_sqs`` is given.
-
-    .. code-block:: text
-
-        g ← g + weight_decay·p + l1·sign(p)
-        m ← β₁ m + (1−β₁) g;   v ← β₂ v + (1−β₂) g²;   v̂ ← max(v̂, v)
-        p ← p − lr/(1−β₁ᵗ) · m / (√v̂/√(1−β₂ᵗ) + ε)
-        eps_hat:  p ← p − lr·√(1−β₂ᵗ)/(1−β₁ᵗ) · m / (√v̂ + ε̂)
-
-    Args:
-        params: Parameters, float32 or float64, any shapes; updated.
-        grads: Their gradients, of the same shapes and dtype; ``None`` leaves that parameter and its moments alone.
-        exp_avgs: m, of the same shapes, zero before step 1; updated.
-        exp_avg_sqs: v, likewise.
-        max_exp_avg_sqs: v̂ of AMSGrad, likewise.
-        step: t, the step that is being taken, from 1: one number, or one for each parameter.
-        lr: Learning rate, at least 0.
-        betas: β₁ and β₂, in [0, 1).
-        eps: ε, at least 0.
-        weight_decay: λ of L2 regularization (coupled: part of the gradient), at least 0.
-        maximize: Ascend: the gradient is negated before weight decay is added.
-        l1: Coefficient of L1 regularization, at least 0.
-        eps_hat: ε joins √v before bias correction, as in TensorFlow, Keras, scikit-learn and ONNX.
-
-    Raises:
-        TypeError: A dtype, memory layout or type of argument is wrong.
-        ValueError: A shape or range is wrong, or arrays overlap.
-
-    Example:
-        >>> import numpy as np
-        >>> from fastopt import functional as F
-        >>> p, m, v = np.ones(3), np.zeros(3), np.zeros(3)
-        >>> F.adam([p], [np.full(3, 0.5)], [m], [v], step=1, lr=0.1)
-        >>> p.round(6)
-        array([0.9, 0.9, 0.9])
-
-    References:
-        Kingma & Ba 2015, arXiv:1412.6980, algorithm 1; Reddi, Kale & Kumar 2018, arXiv:1904.09237, algorithm 2, here with
-        Adam's bias correction, and the maximum of the uncorrected v, as in torch.
-    """
-    hyperparameters = dict(
-        lr=lr, betas=betas, eps=eps, weight_decay=weight_decay, maximize=maximize, l1=l1, eps_hat=eps_hat
-    )
-    _adam("adam", False, params, grads, exp_avgs, exp_avg_sqs, max_exp_avg_sqs, step, **hyperparameters)
-
-
-def adamw(
-    params: Arrays,
-    grads: Sequence[Array | None],
-    exp_avgs: Arrays,
-    exp_avg_sqs: Arrays,
-    max_exp_avg_sqs: Arrays | None = None,
-    *,
-    step: int | Sequence[int],
-    lr: float,
-    betas: tuple[float, float] = (0.9, 0.999),
-    eps: float = 1e-8,
-    weight_decay: float = 1e-2,
-    maximize: bool = False,
-    l1: float = 0.0,
-    eps_hat: bool = False,
-) -> None:
-    """One step of AdamW, in place: Adam with decoupled weight decay.
-
-    .. code-block:: text
-
-        p ← (1 − lr·weight_decay) p, then Adam's step from the undecayed gradient
-
-    Args:
-        params: Parameters, float32 or float64, any shapes; updated.
-        grads: Their gradients, of the same shapes and dtype; ``None`` leaves that parameter and its moments alone.
-        exp_avgs: m, of the same shapes, zero before step 1; updated.
-        exp_avg_sqs: v, likewise.
-        max_exp_avg_sqs: v̂ of AMSGrad, likewise.
-        step: t, the step that is being taken, from 1: one number, or one for each parameter.
-        lr: Learning rate, at least 0.
-        betas: β₁ and β₂, in [0, 1).
-        eps: ε, at least 0.
-        weight_decay: λ of the decoupled decay, at least 0.
-        maximize: Ascend: the gradient is negated.
-        l1: Coefficient of L1 regularization, at least 0; part of the gradient.
-        eps_hat: ε joins √v before bias correction, see :func:`adam`.
-
-    Raises:
-        TypeError: A dtype, memory layout or type of argument is wrong.
-        ValueError: A shape or range is wrong, or arrays overlap.
-
-    Example:
-        >>> import numpy as np
-        >>> from fastopt import functional as F
-        >>> p, m, v = np.ones(3), np.zeros(3), np.zeros(3)
-        >>> F.adamw([p], [np.full(3, 0.5)], [m], [v], step=1, lr=0.1, weight_decay=0.5)
-        >>> p.round(6)
-        array([0.85, 0.85, 0.85])
-
-    References:
-        Loshchilov & Hutter 2019, arXiv:1711.05101, algorithm 2, where torch and we multiply the decay with lr.
-    """
-    hyperparameters = dict(
-        lr=lr, betas=betas, eps=eps, weight_decay=weight_decay, maximize=maximize, l1=l1, eps_hat=eps_hat
-    )
-    _adam("adamw", True, params, grads, exp_avgs, exp_avg_sqs, max_exp_avg_sqs, step, **hyperparameters)
 
 
 def layer_norm(
@@ -474,3 +226,238 @@ def batch_norm_backward(
         (array([0., 0., 0.]), array([3.]))
     """
     return kernels.batch_norm_backward(dy, x, mean, rstd, weight, training, channel_axis, out)
+
+
+class Outcome(NamedTuple):
+    """What an update did."""
+
+    grad_norm: float | None
+    """The norm of all gradients, unscaled and not yet clipped; ``None`` unless ``clip_norm`` or ``skip_nonfinite`` needed it."""
+    skipped: bool
+    """Whether nothing was updated, because a gradient was not finite."""
+
+
+def _steps(function: str, step: int | Sequence[int], count: int) -> NDArray[np.int64]:
+    """The number of the step that each of ``count`` parameters takes."""
+    try:
+        steps = (
+            [operator.index(one) for one in step]
+            if isinstance(step, Sequence | np.ndarray)
+            else [operator.index(step)] * count
+        )
+    except TypeError:
+        raise TypeError(f"{function}: step must be an integer, or one for each parameter, got {step!r}") from None
+    if len(steps) != count:
+        raise ValueError(f"{function}: step has {len(steps)} entries, expected {count}, one a parameter")
+    if any(not 1 <= one < 1 << 53 for one in steps):
+        raise ValueError(f"{function}: step must be in [1, 2**53), got {step}")
+    return np.array(steps, np.int64)
+
+
+def _listed(function: str, name: str, arrays: Any, count: int | None = None) -> list[Any]:
+    if not isinstance(arrays, list | tuple):
+        raise TypeError(f"{function}: {name} must be a list of arrays, got {type(arrays).__name__}")
+    if count is not None and len(arrays) != count:
+        raise ValueError(f"{function}: {name} has {len(arrays)} entries, expected {count}, one a parameter")
+    return list(arrays)
+
+
+_STEP: dict[str, Any] = dict(
+    grad_scale=1.0,
+    clip_norm=None,
+    clip_value=None,
+    clip_param_norm=None,
+    clip_adaptive=None,
+    skip_nonfinite=False,
+    zero_grads=False,
+)
+_RAISES = """Raises:
+    TypeError: A dtype, memory layout or type of argument is wrong.
+    ValueError: A shape or range is wrong, or arrays overlap.  Nothing has been changed then."""
+
+
+def _update(optimizer: type[optim.Optimizer]) -> Callable[..., Outcome]:
+    """The stateless function of an optimizer's class: its rule, with the state as arguments."""
+    name = optimizer.function or optimizer.__name__.lower()
+    buffers = _buffers(optimizer)
+    hyperparameters = {
+        key: one for key, one in inspect.signature(optimizer).parameters.items() if key not in ("params", "around")
+    }
+    renamed = {key: f"{key.removesuffix('s')}_limits" for key in hyperparameters if key in buffers}
+    defaults = {renamed.get(key, key): one.default for key, one in hyperparameters.items()}
+    made: optim.Optimizer = cast(Any, optimizer)([])
+    around = {key: made.defaults[key] for key in _rules.AROUND}
+    kind = inspect.Parameter
+    signature = inspect.Signature(
+        [
+            kind("params", kind.POSITIONAL_OR_KEYWORD),
+            kind("grads", kind.POSITIONAL_OR_KEYWORD),
+            *(
+                kind(key, kind.POSITIONAL_OR_KEYWORD, default=kind.empty if needed else None)
+                for key, (_, needed) in buffers.items()
+            ),
+            kind("step", kind.KEYWORD_ONLY),
+            *(
+                kind(key, kind.KEYWORD_ONLY, default=kind.empty if key == "lr" else default)
+                for key, default in defaults.items()
+            ),
+            *(kind(key, kind.KEYWORD_ONLY, default=default) for key, default in around.items()),
+            *(kind(key, kind.KEYWORD_ONLY, default=None) for key in ("initial_params", "ema_params")),
+            *(kind(key, kind.KEYWORD_ONLY, default=default) for key, default in _STEP.items()),
+        ]
+    )
+
+    def update(*args: Any, **kwargs: Any) -> Outcome:
+        try:
+            bound = signature.bind(*args, **kwargs)
+        except TypeError as error:
+            raise TypeError(f"{name}: {error}") from None
+        bound.apply_defaults()
+        given = bound.arguments
+        params = _listed(name, "params", given["params"])
+        count = len(params)
+        grads = _listed(name, "grads", given["grads"], count)
+        values = {key: given[renamed.get(key, key)] for key in hyperparameters} | {key: given[key] for key in around}
+        rule = optimizer._rule(Hyperparameters(name, values))
+        of_step = around_step(name, **{key: given[key] for key in _STEP})
+        steps = _steps(name, given["step"], count) - 1
+        labels = [f"[{i}]" for i in range(count)]
+        for param, label in zip(params, labels, strict=True):
+            array_of(name, param, label)
+        kernels.expect_disjoint(name, params, labels)
+        rules = [optimizer._rule_of(rule, param) for param in params]
+        state_of = {state: key for key, (state, _) in buffers.items()}
+
+        def companions(names: list[str]) -> list[Any]:
+            wanted = [state_of[one] for one in names if one not in optimizer.hidden]
+            return [_listed(name, key, given[key], count) for key in wanted]
+
+        lists = {one.name: (companions(one.states), companions(one.numbers)) for one in [rule, *rules][count > 0 :]}
+        initials: list[Any] = (
+            _listed(name, "initial_params", given["initial_params"], count) if rule.initial else [None] * count
+        )
+        averages: list[Any] = (
+            _listed(name, "ema_params", given["ema_params"], count) if rule.average else [None] * count
+        )
+        if not count:
+            return Outcome(0.0 if given["clip_norm"] is not None or given["skip_nonfinite"] else None, False)
+        engine = optimizer._engine(
+            Companions(
+                name,
+                [one.name for one in rules],
+                [0] * count,
+                params,
+                [[buffer[i] for buffer in lists[one.name][0]] for i, one in enumerate(rules)],
+                [[buffer[i] for buffer in lists[one.name][1]] for i, one in enumerate(rules)],
+                initials,
+                averages,
+                steps,
+                labels,
+            )
+        )
+        return Outcome(*engine.step(grads, optimizer._options([rule]), of_step))
+
+    update.__name__ = update.__qualname__ = name
+    update.__signature__ = signature  # type: ignore[attr-defined]
+    update.__doc__ = _documented(optimizer, name, buffers, renamed)
+    return update
+
+
+def _buffers(optimizer: type[optim.Optimizer]) -> dict[str, tuple[str, bool]]:
+    """The arguments that are state: their names in the plural, in the singular, and whether every variant needs them."""
+    every: dict[str, int] = {}
+    for group in 0, 1:
+        for kernel in optimizer.kernels:
+            for state in kernels.rules[kernel][group]:
+                if state not in optimizer.hidden:
+                    every[state] = every.get(state, 0) + 1
+    factored = "row_var" in every  # which of these a parameter needs depends on its shape
+    return {f"{state}s": (state, factored or n == len(optimizer.kernels)) for state, n in every.items()}
+
+
+def _documented(
+    optimizer: type[optim.Optimizer], name: str, buffers: Mapping[str, tuple[str, bool]], renamed: Mapping[str, str]
+) -> str:
+    """The class's documentation, as that of its function."""
+    text = inspect.getdoc(optimizer) or ""
+    head, _, rest = text.partition("Args:\n")
+    of_class, _, rest = rest.partition("\nExample:")
+    references = rest.partition("References:\n")[2]
+    own = [line for line in of_class.splitlines() if not line.startswith(("    params:", "    around:")) and line]
+    for key, new in renamed.items():
+        own = [line.replace(f"    {key}:", f"    {new}:") for line in own]
+    summary, _, formula = head.partition("\n")
+    about = {"step": "", "mu_product": "1", "eta": "lr", "mu": "1", "step_size": "lr", "z": "the parameter"}
+    numbers = {number for kernel in optimizer.kernels for number in kernels.rules[kernel][1]}
+    states = [
+        f"    {key}: State ``{state}``, {about.get(state, '0')} before step 1; "
+        + ("float64 arrays without axes; updated." if state in numbers else "updated.")
+        + ("" if needed else "  For the variant that has it.")
+        for key, (state, needed) in buffers.items()
+    ]
+    arrays = ", ".join(
+        f"[np.array({about.get(state, '0').replace('lr', '0.1')}.0)]"
+        if state in numbers and state not in ("eta",)
+        else "[np.array(0.1)]" if state == "eta"
+        else "[p.copy()]" if state == "z"
+        else "[np.full((2, 2), 0.1)]" if state == "step_size"
+        else "[None]" if state == "variance"
+        else "[np.zeros((2, 1))]" if state == "row_var"
+        else "[np.zeros((1, 2))]" if state == "col_var"
+        else "[np.zeros((2, 2))]"
+        for state, needed in buffers.values()
+        if needed
+    )  # fmt: skip
+    return "\n".join(
+        [
+            f"One step of {summary[0] + summary[1:]}"
+            if summary.startswith(optimizer.__name__)
+            else f"One step. {summary}",
+            "",
+            f"In place; the stateless form of :class:`fastopt.optim.{optimizer.__name__}`.",
+            formula.rstrip(),
+            "",
+            "Args:",
+            "    params: Parameters, float32 or float64, any shapes; updated.",
+            "    grads: Their gradients, of the same shapes and dtypes; ``None`` leaves that parameter and its state alone.",
+            *states,
+            "    step: t, the step that is being taken, from 1: one number, or one for each parameter.",
+            *own,
+            *(f"    {key}: See :class:`fastopt.optim.Optimizer`." for key in _rules.AROUND),
+            "    initial_params: p₀, of the same shapes, where ``l2_init`` needs them.",
+            "    ema_params: Averages of the parameters, of the same shapes, where they are to be kept; updated.",
+            *(f"    {key}: See :meth:`fastopt.optim.Optimizer.step`." for key in _STEP),
+            "",
+            "Returns:",
+            "    The norm of the gradients, where it was needed, and whether the step was skipped.",
+            "",
+            _RAISES,
+            "",
+            "Example:",
+            "    >>> import numpy as np",
+            "    >>> from fastopt import functional as F",
+            "    >>> p, g = np.ones((2, 2)), np.full((2, 2), 0.5)",
+            f"    >>> outcome = F.{name}([p], [g]{', ' * bool(arrays)}{arrays}, step=1, lr=0.1)",
+            "    >>> bool(np.all(p < 1))",
+            "    True",
+            "",
+            "References:",
+            references.rstrip(),
+        ]
+    )
+
+
+for _optimizer in (getattr(optim, _name) for _name in optim.__all__):
+    if (
+        isinstance(_optimizer, type)
+        and issubclass(_optimizer, optim.Optimizer)
+        and _optimizer.kernels
+        and _optimizer.function is not None
+    ):
+        _function = _update(_optimizer)
+        globals()[_function.__name__] = _function
+        __all__ += [_function.__name__]
+
+if TYPE_CHECKING:
+
+    def __getattr__(name: str) -> Callable[..., Outcome]: ...

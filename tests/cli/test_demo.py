@@ -22,7 +22,7 @@ pytest.importorskip("matplotlib", reason="the pictures are matplotlib's: pip ins
 pytest.importorskip("tensorboardX", reason="the records are tensorboardX's: pip install 'fastopt[demo]'")
 
 from fastopt import nn, optim
-from fastopt.cli.demo import digits, idiomatic, network, weight_decay
+from fastopt.cli.demo import digits, idiomatic, network, ravine, regularize, weight_decay
 
 SMALL = ["--hidden", "16", "16", "--epochs", "3", "--no-picture"]
 
@@ -199,6 +199,174 @@ def test_larger_decay_pulls_weights_to_zero() -> None:
     assert large.near_zero > small.near_zero
 
 
+# The ravine
+
+
+def surfaces() -> list[ravine.Surface]:
+    return [ravine.Ravine(np.random.default_rng(0)), ravine.Saddle(np.random.default_rng(0)), ravine.Beale()]
+
+
+def walks(name: str, steps: int = 200, seed: int = 0) -> list[ravine.Walk]:
+    """The walks of one method over the ravine, the saddle and Beale's function."""
+    (method,) = (method for method in ravine.METHODS if method.name == name)
+    return [ravine.walk(method, surface, steps, np.random.default_rng(seed)) for surface in surfaces()]
+
+
+each_surface = pytest.mark.parametrize("surface", surfaces(), ids=lambda surface: surface.name)
+each_method = pytest.mark.parametrize("name", [method.name for method in ravine.METHODS])
+
+
+@each_surface
+def test_gradients_are_the_surface_s(surface: ravine.Surface) -> None:
+    """That of all samples against central differences, and as the mean of those of single ones."""
+    for p in np.random.default_rng(0).normal(0.5, 1, (10, 2)):
+        whole = surface.gradient(p, np.arange(surface.samples))
+        slopes = [(surface.height(p + h) - surface.height(p - h)) / 2e-6 for h in 1e-6 * np.eye(2)]
+        np.testing.assert_allclose(whole, slopes, rtol=1e-6, atol=1e-6)
+        single = [surface.gradient(p, np.array([i])) for i in range(surface.samples)]
+        np.testing.assert_allclose(np.mean(single, axis=0), whole, rtol=1e-9, atol=1e-9)
+        assert np.ptp(single, axis=0).min() > 0.01
+
+
+@each_surface
+def test_minima_are_minima(surface: ravine.Surface) -> None:
+    around = np.random.default_rng(0).normal(0, 0.1, (100, 2))
+    for minimum in np.array(surface.minima):
+        assert surface.height(minimum) == 0
+        assert np.all(surface.height(minimum + around) > 0)
+
+
+@each_method
+def test_methods_begin_together_and_descend(name: str) -> None:
+    for walk, surface in zip(walks(name), surfaces(), strict=True):
+        assert walk.points.shape == (201, 2)
+        assert tuple(walk.points[0]) == surface.start
+        assert walk.points[1].tolist() != walk.points[0].tolist()
+        np.testing.assert_array_equal(walk.heights, surface.height(walk.points))
+        assert walk.heights[-1] < 0.1 * walk.heights[0]
+        assert walk.arrival is None or walk.heights[walk.arrival] <= ravine.NEAR < walk.heights[: walk.arrival].min()
+        left, right, bottom, top = surface.window  # nothing leaves the picture
+        assert np.all((walk.points > (left, bottom)) & (walk.points < (right, top)))
+
+
+def test_methods_do_what_the_courses_say() -> None:
+    descent, momentum, nesterov = walks("gradient descent"), walks("momentum"), walks("Nesterov")
+    valley, saddle = 0, 1
+
+    # Across the ravine, descent changes sides at every step, and it never passes the minimum; momentum does.
+    across = descent[valley].points @ [-np.sin(0.3), np.cos(0.3)]
+    assert np.all(across[1:20] * across[:19] < 0)
+    along = [walk[valley].points @ [np.cos(0.3), np.sin(0.3)] for walk in (descent, momentum, nesterov)]
+    assert along[0].max() <= 0 < along[2].max() < along[1].max()
+
+    # Samples make noise, the fewer the more; the loss of all samples only falls.
+    noise = [np.abs(walks(name)[saddle].heights[150:]).mean() for name in ("mini-batch SGD", "single-sample SGD")]
+    assert np.all(np.diff(descent[saddle].heights) < 1e-15) and descent[saddle].heights[-1] < 1e-4 < noise[0] < noise[1]
+
+    # Who has a rate for each weight has left the saddle, whose loss is 0.25, when descent is only about to arrive.
+    waits = np.flatnonzero(np.abs(descent[saddle].heights - 0.25) < 0.01)
+    assert len(waits) >= 15
+    for name in ("Adagrad", "RMSprop", "Adadelta", "Adam", "Adam, then SGD"):
+        assert walks(name)[saddle].points[waits[0], 1] > 0.5
+
+
+def test_switch_leaves_adam_s_way() -> None:
+    for adam, switched in zip(walks("Adam"), walks("Adam, then SGD"), strict=True):
+        assert adam.switch == 0 < switched.switch
+        last = switched.switch
+        np.testing.assert_array_equal(switched.points[: last + 1], adam.points[: last + 1])
+        assert np.any(switched.points[last + 1] != adam.points[last + 1])
+
+
+@pytest.mark.parametrize(("name", "random"), [("momentum", False), ("mini-batch SGD", True)])
+def test_only_samples_are_random(name: str, random: bool) -> None:
+    for one, again, other in zip(walks(name, 20), walks(name, 20), walks(name, 20, seed=1), strict=True):
+        np.testing.assert_array_equal(one.points, again.points)
+        assert bool(np.any(one.points != other.points)) == random
+
+
+def test_ravine(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    picture = tmp_path / "new" / "ravine.png"
+    assert main(["demo", "ravine", "--steps", "40", "--output", str(picture)]) == 0
+    out = capsys.readouterr().out
+    assert all(method.name in out for method in ravine.METHODS)
+    assert all(text in out for text in ("after 40 steps", "Ravine", "Saddle", "Beale", "–"))
+    assert picture.read_bytes().startswith(b"\x89PNG")
+
+
+# Penalties
+
+
+@pytest.fixture(scope="module")
+def sparse() -> regularize.Data:
+    return regularize.Data.draw(np.random.default_rng(0))
+
+
+@pytest.fixture(scope="module")
+def fits(sparse: regularize.Data) -> dict[str, regularize.Fit]:
+    return {penalty.name: regularize.fit(penalty, sparse, steps=3000) for penalty in regularize.PENALTIES}
+
+
+def moments(data: regularize.Data) -> tuple[network.Array, network.Array]:
+    """The gradient at w is w @ gram − moment."""
+    x, y = data.train
+    return x.T @ x / len(x), y @ x / len(x)
+
+
+def test_only_proximal_weights_are_zero(sparse: regularize.Data, fits: dict[str, regularize.Fit]) -> None:
+    real = sparse.weights != 0
+    zeros = {name: np.count_nonzero(fit.weights == 0, axis=1) for name, fit in fits.items()}
+    for name in ("L1, proximal", "elastic net"):
+        assert zeros[name][0] < 10 < zeros[name][fits[name].best] < zeros[name][-1] == regularize.FEATURES
+    for name in ("L1, subgradient", "L2 (Adam)", "decay (AdamW)"):
+        assert not zeros[name].any()
+        assert len(fits[name].recovers(real)) == 0
+    assert len(fits["L1, proximal"].recovers(real)) > 0
+
+
+def test_proximal_l1_is_the_lasso(sparse: regularize.Data, fits: dict[str, regularize.Fit]) -> None:
+    """The conditions of optimality: the gradient is −c·sign(w), or where w is zero within ±c."""
+    weights, (gram, moment) = fits["L1, proximal"].weights, moments(sparse)
+    grad, c = weights @ gram - moment, np.broadcast_to(regularize.COEFFICIENTS[:, None], weights.shape)
+    np.testing.assert_allclose(grad[weights != 0], (-c * np.sign(weights))[weights != 0], atol=1e-9)
+    assert np.all(np.abs(grad) <= c + 1e-9)
+
+
+def test_coupled_l2_is_ridge_regression(sparse: regularize.Data, fits: dict[str, regularize.Fit]) -> None:
+    gram, moment = moments(sparse)
+    ridge = [np.linalg.solve(gram + c * np.eye(len(gram)), moment) for c in regularize.COEFFICIENTS]
+    np.testing.assert_allclose(fits["L2 (Adam)"].weights, ridge, atol=0.01)
+
+
+def test_decoupled_decay_is_a_bound(sparse: regularize.Data, fits: dict[str, regularize.Fit]) -> None:
+    largest = np.max(np.abs(fits["decay (AdamW)"].weights), axis=1)
+    free = np.linalg.solve(*moments(sparse))
+    assert np.all(largest < 1.15 / regularize.COEFFICIENTS)
+    np.testing.assert_allclose(fits["decay (AdamW)"].weights[0], free, atol=0.01)
+    assert largest[regularize.COEFFICIENTS > 1] == pytest.approx(
+        1 / regularize.COEFFICIENTS[regularize.COEFFICIENTS > 1], rel=0.15
+    )
+
+
+def test_penalties_help(sparse: regularize.Data, fits: dict[str, regularize.Fit]) -> None:
+    unpenalized = float(sparse.test.error(np.linalg.lstsq(*sparse.train)[0]))
+    errors = {name: float(fit.test_error[fit.best]) for name, fit in fits.items()}
+    assert all(error < unpenalized for error in errors.values())
+    assert regularize.NOISE**2 < errors["L1, proximal"] < errors["elastic net"] < errors["L2 (Adam)"]
+
+
+def test_regularize(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    picture = tmp_path / "new" / "regularize.png"
+    assert main(["demo", "regularize", "--steps", "200", "--output", str(picture)]) == 0
+    out = capsys.readouterr().out
+    assert all(penalty.name in out for penalty in regularize.PENALTIES)
+    assert all(text in out for text in ("60 features, 8 of them real", "exact", "just the real", "never", "8 + 52"))
+    assert picture.read_bytes().startswith(b"\x89PNG")
+
+
+# What goes wrong
+
+
 @pytest.mark.parametrize(
     ("argv", "message"),
     [
@@ -209,6 +377,8 @@ def test_larger_decay_pulls_weights_to_zero() -> None:
         (["demo", "--output", "a.png", "--no-picture"], "argument --no-picture: not allowed with argument --output"),
         (["demo", "letters"], "argument experiment: invalid choice: 'letters'"),
         (["demo", "weight-decay", "--decays", "0.1"], "argument --decays: expected 2 arguments"),
+        (["demo", "ravine", "--steps", "0"], "argument --steps: must be at least 1, got 0"),
+        (["demo", "regularize", "--output", "a.gif"], "argument --output: must end in .pdf, .png or .svg, got a.gif"),
         (["demo", "--fast"], "unrecognized arguments: --fast"),
     ],
 )
@@ -232,6 +402,8 @@ def test_bad_batch_size(size: str) -> None:
         (["demo"], "rich", "rich"),
         (["demo", "weight-decay"], "tensorboardX", "tensorboardX"),
         (["demo", "weight-decay"], "matplotlib", "matplotlib"),
+        (["demo", "ravine"], "matplotlib", "matplotlib"),
+        (["demo", "regularize"], "rich", "rich"),
     ],
 )
 def test_missing_extra(argv: list[str], module: str, package: str) -> None:

@@ -1,7 +1,49 @@
-"""Optimizers: one class a rule.  Names, defaults and argument order are torch's."""
+"""Optimizers: one class a rule.  Names, defaults and argument order are torch's, where torch has the rule."""
 
+from ._no_decay import no_decay
+from .adadelta import Adadelta
+from .adafactor import Adafactor
+from .adagrad import Adagrad
 from .adam import Adam, AdamW
+from .adamax import Adamax
+from .adan import Adan
+from .ademamix import AdEMAMix
+from .asgd import ASGD
 from .base import Optimizer, StepInfo
+from .lion import Lion
+from .muon import Muon
+from .nadam import NAdam
+from .radam import RAdam
+from .rmsprop import RMSprop
+from .rprop import Rprop
+from .schedule_free import ScheduleFreeAdamW, ScheduleFreeSGD
 from .sgd import SGD
+from .switch import SwitchOptimizer
+from .trust import LAMB, LARS
 
-__all__ = ["SGD", "Adam", "AdamW", "Optimizer", "StepInfo"]
+__all__ = [
+    "ASGD",
+    "LAMB",
+    "LARS",
+    "SGD",
+    "AdEMAMix",
+    "Adadelta",
+    "Adafactor",
+    "Adagrad",
+    "Adam",
+    "AdamW",
+    "Adamax",
+    "Adan",
+    "Lion",
+    "Muon",
+    "NAdam",
+    "Optimizer",
+    "RAdam",
+    "RMSprop",
+    "Rprop",
+    "ScheduleFreeAdamW",
+    "ScheduleFreeSGD",
+    "StepInfo",
+    "SwitchOptimizer",
+    "no_decay",
+]

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
-from functools import partial
+from typing import TYPE_CHECKING
 
-from .. import _rules
+from .._rules import Hyperparameters, Rule
 from .base import Optimizer, Params
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+    from .._rules import Around
 
 
 class Adam(Optimizer):
@@ -13,7 +18,6 @@ class Adam(Optimizer):
 
     .. code-block:: text
 
-        g ← g + weight_decay·p + l1·sign(p)
         m ← β₁ m + (1−β₁) g;   v ← β₂ v + (1−β₂) g²;   amsgrad: v̂ ← max(v̂, v)
         p ← p − lr/(1−β₁ᵗ) · m / (√v̂/√(1−β₂ᵗ) + ε)
         eps_hat:  p ← p − lr·√(1−β₂ᵗ)/(1−β₁ᵗ) · m / (√v̂ + ε̂)
@@ -25,11 +29,10 @@ class Adam(Optimizer):
         lr: Learning rate, at least 0.
         betas: β₁ and β₂, in [0, 1).
         eps: ε, at least 0.
-        weight_decay: λ of L2 regularization (coupled: part of the gradient), at least 0.
+        weight_decay: λ, at least 0; coupled (L2) by default.
         amsgrad: Divide by the largest v so far.
-        maximize: Ascend: the gradient is negated before weight decay is added.
-        l1: Coefficient of L1 regularization, at least 0.
         eps_hat: ε joins √v before bias correction, as in TensorFlow, Keras, scikit-learn and ONNX.
+        around: What every rule has, see :class:`Optimizer`.
 
     Example:
         >>> import numpy as np, fastopt as fo
@@ -45,6 +48,8 @@ class Adam(Optimizer):
         Adam's bias correction, and the maximum of the uncorrected v, as in torch.
     """
 
+    kernels = ("adam", "amsgrad")
+
     def __init__(
         self,
         params: Params,
@@ -54,23 +59,24 @@ class Adam(Optimizer):
         weight_decay: float = 0.0,
         amsgrad: bool = False,
         *,
-        maximize: bool = False,
-        l1: float = 0.0,
         eps_hat: bool = False,
+        **around: Unpack[Around],
     ) -> None:
         super().__init__(
             params,
+            around,
             lr=lr,
             betas=betas,
             eps=eps,
             weight_decay=weight_decay,
             amsgrad=amsgrad,
-            maximize=maximize,
-            l1=l1,
             eps_hat=eps_hat,
         )
 
-    _rule = staticmethod(_rules.adam)
+    @classmethod
+    def _rule(cls, h: Hyperparameters) -> Rule:
+        name = "amsgrad" if h.flag("amsgrad") else "adam"
+        return h.rule(name, **h.betas(2), eps=h.number("eps"), eps_hat=h.flag("eps_hat"))
 
 
 class AdamW(Adam):
@@ -85,11 +91,10 @@ class AdamW(Adam):
         lr: Learning rate, at least 0.
         betas: β₁ and β₂, in [0, 1).
         eps: ε, at least 0.
-        weight_decay: λ of the decoupled decay, at least 0.
+        weight_decay: λ, at least 0; decoupled by default.
         amsgrad: Divide by the largest v so far.
-        maximize: Ascend: the gradient is negated.
-        l1: Coefficient of L1 regularization, at least 0; part of the gradient.
         eps_hat: ε joins √v before bias correction, see :class:`Adam`.
+        around: What every rule has, see :class:`Optimizer`.
 
     Example:
         >>> import numpy as np, fastopt as fo
@@ -112,10 +117,8 @@ class AdamW(Adam):
         weight_decay: float = 1e-2,
         amsgrad: bool = False,
         *,
-        maximize: bool = False,
-        l1: float = 0.0,
         eps_hat: bool = False,
+        **around: Unpack[Around],
     ) -> None:
-        super().__init__(params, lr, betas, eps, weight_decay, amsgrad, maximize=maximize, l1=l1, eps_hat=eps_hat)
-
-    _rule = staticmethod(partial(_rules.adam, decoupled=True))
+        around.setdefault("decoupled_weight_decay", True)
+        super().__init__(params, lr, betas, eps, weight_decay, amsgrad, eps_hat=eps_hat, **around)

@@ -2,8 +2,15 @@
 
 from __future__ import annotations
 
-from .. import _rules
+from typing import TYPE_CHECKING
+
+from .._rules import Hyperparameters, Rule
 from .base import Optimizer, Params
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+    from .._rules import Around
 
 
 class SGD(Optimizer):
@@ -11,7 +18,6 @@ class SGD(Optimizer):
 
     .. code-block:: text
 
-        g ← g + weight_decay·p + l1·sign(p)
         b ← g at the first step, momentum·b + (1 − dampening)·g later;   p ← p − lr·b, with nesterov p ← p − lr·(g + momentum·b)
         velocity:  v ← momentum·v − lr·g;   p ← p + v, with nesterov p ← p + momentum·v − lr·g
 
@@ -24,11 +30,10 @@ class SGD(Optimizer):
         lr: Learning rate, at least 0.
         momentum: μ, in [0, 1].
         dampening: τ, how much of a new gradient is left out.
-        weight_decay: λ of L2 regularization (coupled), at least 0.
+        weight_decay: λ, at least 0; coupled (L2) by default.
         nesterov: Take the step from where the momentum leads.
-        maximize: Ascend: the gradient is negated before weight decay is added.
-        l1: Coefficient of L1 regularization, at least 0.
         velocity: Keep a velocity in place of torch's buffer.
+        around: What every rule has, see :class:`Optimizer`.
 
     Example:
         >>> import numpy as np, fastopt as fo
@@ -43,6 +48,8 @@ class SGD(Optimizer):
         Polyak 1964; Sutskever et al. 2013, "On the importance of initialization and momentum in deep learning", eq. 1-4.
     """
 
+    kernels = ("sgd", "sgd_momentum", "sgd_velocity")
+
     def __init__(
         self,
         params: Params,
@@ -52,20 +59,29 @@ class SGD(Optimizer):
         weight_decay: float = 0.0,
         nesterov: bool = False,
         *,
-        maximize: bool = False,
-        l1: float = 0.0,
         velocity: bool = False,
+        **around: Unpack[Around],
     ) -> None:
         super().__init__(
             params,
+            around,
             lr=lr,
             momentum=momentum,
             dampening=dampening,
             weight_decay=weight_decay,
             nesterov=nesterov,
-            maximize=maximize,
-            l1=l1,
             velocity=velocity,
         )
 
-    _rule = staticmethod(_rules.sgd)
+    @classmethod
+    def _rule(cls, h: Hyperparameters) -> Rule:
+        momentum, nesterov, velocity = h.number("momentum", 0, 1), h.flag("nesterov"), h.flag("velocity")
+        dampening = h.number("dampening", -float("inf"))
+        if nesterov and (momentum == 0 or dampening != 0):
+            raise ValueError(
+                f"{h.function}: nesterov needs momentum > 0 and dampening = 0, got {momentum:g} and {dampening:g}"
+            )
+        if velocity and dampening != 0:
+            raise ValueError(f"{h.function}: velocity has no dampening, got {dampening:g}")
+        name = "sgd" if momentum == 0 else "sgd_velocity" if velocity else "sgd_momentum"
+        return h.rule(name, momentum=momentum, dampening=dampening, nesterov=nesterov)

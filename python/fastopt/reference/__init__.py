@@ -5,6 +5,52 @@ and as slow as they must.  They check nothing and import nothing of fastopt's.
 """
 
 from .norm import batch_norm, batch_norm_backward, layer_norm, layer_norm_backward
-from .optim import adam, adamw, sgd
+from .optim import (
+    adadelta,
+    adafactor,
+    adagrad,
+    adam,
+    adamax,
+    adamw,
+    adan,
+    ademamix,
+    asgd,
+    lamb,
+    lars,
+    lion,
+    muon,
+    nadam,
+    radam,
+    rmsprop,
+    rprop,
+    schedule_free_adamw,
+    schedule_free_sgd,
+    sgd,
+)
 
-__all__ = ["adam", "adamw", "batch_norm", "batch_norm_backward", "layer_norm", "layer_norm_backward", "sgd"]
+__all__ = [
+    "adadelta",
+    "adafactor",
+    "adagrad",
+    "adam",
+    "adamax",
+    "adamw",
+    "adan",
+    "ademamix",
+    "asgd",
+    "batch_norm",
+    "batch_norm_backward",
+    "lamb",
+    "lars",
+    "layer_norm",
+    "layer_norm_backward",
+    "lion",
+    "muon",
+    "nadam",
+    "radam",
+    "rmsprop",
+    "rprop",
+    "schedule_free_adamw",
+    "schedule_free_sgd",
+    "sgd",
+]

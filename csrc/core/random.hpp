@@ -1,0 +1,127 @@
+/// Counter-based random numbers: a function of a key and a position, the same on every thread and instruction set.
+///
+/// Philox4x32 with 7 rounds, the fewest that pass all of BigCrush: Salmon, Moraes, Dror & Shaw 2011, "Parallel random
+/// numbers: as easy as 1, 2, 3".  Word w of counter 16·k + j is word number 64·k + 16·w + j of the stream.
+#pragma once
+
+#include <array>
+#include <cstddef>
+#include <cstdint>
+
+#include "core/storage.hpp"
+
+namespace fastopt {
+
+/// What tells one stream of numbers from another.
+struct Stream {
+  std::uint64_t seed;
+  std::uint32_t step;    ///< the time at which it is drawn
+  std::uint32_t member;  ///< the array for which it is drawn
+};
+
+inline constexpr std::size_t kRandomWords = 64;     ///< words that are drawn at once
+inline constexpr std::size_t kRandomNormals = 128;  ///< normal deviates that are drawn at once
+
+namespace detail {
+
+typedef std::uint32_t Word __attribute__((vector_size(kVectorBytes)));
+typedef std::int32_t Integer __attribute__((vector_size(kVectorBytes)));
+typedef std::uint64_t Wide __attribute__((vector_size(kVectorBytes)));
+
+inline constexpr std::size_t kCounters = kRandomWords / 4;
+inline constexpr std::size_t kRounds = 7;
+
+/// The 64-bit products of the lower halves.
+inline Wide multiply_low_halves(Wide a, Wide b) {
+#if defined(__AVX512F__)
+  return reinterpret_cast<Wide>(
+      _mm512_maskz_mul_epu32(0xff, reinterpret_cast<__m512i>(a), reinterpret_cast<__m512i>(b)));
+#elif defined(__AVX2__)
+  return reinterpret_cast<Wide>(_mm256_mul_epu32(reinterpret_cast<__m256i>(a), reinterpret_cast<__m256i>(b)));
+#elif defined(__SSE2__)
+  return reinterpret_cast<Wide>(_mm_mul_epu32(reinterpret_cast<__m128i>(a), reinterpret_cast<__m128i>(b)));
+#else
+  return (a & 0xffffffff) * (b & 0xffffffff);
+#endif
+}
+
+/// The halves of the products of all words with one number.
+inline void multiply(Word a, std::uint32_t factor, Word& high, Word& low) {
+  constexpr std::uint64_t kLow = 0xffffffff;
+  const Wide all = reinterpret_cast<Wide>(a), by = Wide{} + factor;
+  const Wide even = multiply_low_halves(all, by), odd = multiply_low_halves(all >> 32, by);
+  low = reinterpret_cast<Word>((even & kLow) | (odd << 32));
+  high = reinterpret_cast<Word>((even >> 32) | (odd & ~kLow));
+}
+
+/// −2 ln x for normal numbers x in (0, 1]: x = 2ᵉ·m with m in [√½, √2), and a polynomial in m − 1, good to 2e-5.
+inline Vector<float> minus_twice_logarithm(Vector<float> x) {
+  using V = Vector<float>;
+  const Integer bits = reinterpret_cast<Integer>(x), e = (bits - 0x3f3504f3) >> 23;
+  const V f = reinterpret_cast<V>(bits - (e << 23)) - 1.0f;
+  const V p = ((((-0.35026127f * f + 0.54699758f) * f - 0.6746903f) * f + 0.99846715f) * f - 1.99983776f) * f;
+  return p - 1.38629436f * __builtin_convertvector(e, V);
+}
+
+/// Independent pairs from N(0, 1), out of one word each.  Box & Muller 1958: the radius √(−2 ln u) from the upper 16
+/// bits, so that none is beyond 4.86; the angle from the lower ones: two choose the quarter of the circle, and
+/// polynomials good to 1e-5 give sine and cosine within ±45°.
+inline void normals(Word words, Vector<float>& first, Vector<float>& second) {
+  using V = Vector<float>;
+  const Integer bits = reinterpret_cast<Integer>(words);
+  const V u = (__builtin_convertvector(reinterpret_cast<Integer>(words >> 16), V) + 0.5f) * 0x1p-16f;
+  const V radius = square_root(minus_twice_logarithm(u));
+  const V t = (__builtin_convertvector(bits & 0x3fff, V) - 8191.5f) * 0x1p-13f, z = t * t;
+  const V sine = ((0.00242711f * z - 0.080714f) * z + 0.78539423f) * t;
+  const V cosine = (0.01537182f * z - 0.3082451f) * z + 0.99999003f;
+  const Integer swapped = (bits & 0x4000) != 0, mirrored = (bits & 0x8000) != 0;
+  const V signed_radius = mirrored ? -radius : radius;
+  first = signed_radius * (swapped ? -sine : cosine);
+  second = signed_radius * (swapped ? cosine : sine);
+}
+
+}  // namespace detail
+
+/// Words [64·block, 64·block + 64) of the stream, in order.
+inline std::array<detail::Word, kRandomWords * 4 / kVectorBytes> random_words(const Stream& stream,
+                                                                              std::uint64_t block) {
+  using detail::Word;
+  constexpr std::size_t kWidth = kVectorBytes / 4, kVectors = detail::kCounters / kWidth;
+  std::array<Word, 4 * kVectors> words;
+  for (std::size_t k = 0; k < kVectors; ++k) {
+    const std::uint64_t first = block * detail::kCounters + k * kWidth;  // its upper half is that of the whole vector
+    Word c0{}, c1{}, c2{}, c3{};
+    for (std::size_t j = 0; j < kWidth; ++j) c0[j] = static_cast<std::uint32_t>(first + j);
+    c1 += static_cast<std::uint32_t>(first >> 32);
+    c2 += stream.step;
+    c3 += stream.member;
+    auto key0 = static_cast<std::uint32_t>(stream.seed), key1 = static_cast<std::uint32_t>(stream.seed >> 32);
+    for (std::size_t round = 0; round < detail::kRounds; ++round, key0 += 0x9E3779B9, key1 += 0xBB67AE85) {
+      Word high0, low0, high2, low2;
+      detail::multiply(c0, 0xD2511F53, high0, low0);
+      detail::multiply(c2, 0xCD9E8D57, high2, low2);
+      c0 = high2 ^ c1 ^ key0;
+      c1 = low2;
+      c2 = high0 ^ c3 ^ key1;
+      c3 = low0;
+    }
+    words[k] = c0, words[kVectors + k] = c1, words[2 * kVectors + k] = c2, words[3 * kVectors + k] = c3;
+  }
+  return words;
+}
+
+/// Numbers [128·block, 128·block + 128) from N(0, 1): word 64·block + 16·w + j gives those at 32·w + j and 32·w + 16 +
+/// j.
+inline void random_normals(const Stream& stream, std::uint64_t block, float* to) {
+  constexpr std::size_t kWidth = kVectorBytes / 4, kVectors = detail::kCounters / kWidth;
+  const auto words = random_words(stream, block);
+  for (std::size_t w = 0; w < 4; ++w)
+    for (std::size_t k = 0; k < kVectors; ++k) {
+      Vector<float> first, second;
+      detail::normals(words[w * kVectors + k], first, second);
+      store(to + 32 * w + k * kWidth, first);
+      store(to + 32 * w + 16 + k * kWidth, second);
+    }
+}
+
+}  // namespace fastopt

@@ -1,0 +1,217 @@
+/// Rules whose second moment is kept as one number for each row and each column of a matrix.
+///
+/// The gradients are read three times: for the sums of rows and columns, for the length of the direction, and for the
+/// update.  The state is small: it is read and written by one thread between the passes.
+#pragma once
+
+#include <algorithm>
+#include <array>
+#include <cstddef>
+#include <new>
+#include <vector>
+
+#include "optim/adafactor.hpp"
+#include "optim/step.hpp"
+
+namespace fastopt {
+
+namespace detail {
+
+inline constexpr std::size_t kFactorRows = 64;  // rows whose column sums are taken at once
+
+/// Calls body(at, n, gradients) for [range) in pieces that end with rows or earlier.
+template <class T, class Body> void for_row_pieces(const Tensor& tensor, Range range, Body&& body) {
+  const bool plain = !tensor.shaped() && tensor.setting->around.l2 == 0 && tensor.scale == 1;
+  alignas(64) T shaped[kPiece];
+  for (std::size_t at = range.begin, n; at < range.end; at += n) {
+    n = std::min({plain ? tensor.columns : kPiece, tensor.columns - at % tensor.columns, range.end - at});
+    if (!plain) shape_gradient(tensor, at, n, shaped);
+    body(at, n, plain ? static_cast<const T*>(tensor.grad) + at : shaped);
+  }
+}
+
+/// Adds the squares of n numbers to lanes, from the first lane on, and to as many columns.
+template <class T> void add_squares(const T* x, std::size_t n, DoubleLanes& lanes, double* columns) {
+  using D = Vector<double>;
+  constexpr std::size_t kVectors = kLanes / width<D>;
+  std::array<D, kVectors> sum;
+  unroll<kVectors>([&](auto k) { sum[k] = load<D>(lanes.of + k * width<D>); });
+  std::size_t at = 0;
+  for (; at + kLanes <= n; at += kLanes)
+    unroll<kVectors>([&](auto k) {
+      const std::size_t i = at + k * width<D>;
+      const D value = widened(x + i), square = value * value;
+      sum[k] += square;
+      store(columns + i, load<D>(columns + i) + square);
+    });
+  unroll<kVectors>([&](auto k) { store(lanes.of + k * width<D>, sum[k]); });
+  for (std::size_t lane = 0; at < n; ++at, ++lane) {
+    const double value = static_cast<double>(x[at]);
+    lanes.of[lane] += value * value;
+    columns[at] += value * value;
+  }
+}
+
+/// Σg² of some rows of a matrix, and of their columns.
+template <class T>
+void sum_factors(const Tensor& tensor, std::size_t first, std::size_t rows, double* of_rows, double* of_columns) {
+  for (std::size_t row = first; row < first + rows; ++row) {
+    DoubleLanes lanes;
+    const std::size_t begin = row * tensor.columns;
+    for_row_pieces<T>(tensor, {begin, begin + tensor.columns}, [&](std::size_t at, std::size_t n, const T* g) {
+      add_squares(g, n, lanes, of_columns + (at - begin));
+    });
+    of_rows[row] = lanes.total();
+  }
+}
+
+/// Brings row_var and col_var to the new step and replaces Σg² of each row by its factor: v = factor·col_var.
+template <class Rule, class T> void join_factors(const Tensor& tensor, double* rows, const double* columns) {
+  const Rule& rule = *std::launder(reinterpret_cast<const Rule*>(tensor.setting->rule));
+  const std::size_t chunks = (tensor.matrix_rows + kFactorRows - 1) / kFactorRows, width = tensor.columns;
+  const std::size_t matrices = tensor.size / (tensor.matrix_rows * width);
+  T* row_var = static_cast<T*>(tensor.state[0]);
+  T* column_var = static_cast<T*>(tensor.state[1]);
+  for (std::size_t m = 0; m < matrices; ++m, columns += chunks * width) {
+    for (std::size_t c = 0; c < width; ++c) {
+      double sum = 0;
+      for (std::size_t chunk = 0; chunk < chunks; ++chunk) sum += columns[chunk * width + c];
+      T& var = column_var[m * width + c];
+      var = rule.kept * var + rule.fresh * static_cast<T>(sum / static_cast<double>(tensor.matrix_rows));
+    }
+    double mean = 0;
+    for (std::size_t r = m * tensor.matrix_rows; r < (m + 1) * tensor.matrix_rows; ++r) {
+      row_var[r] = rule.kept * row_var[r] + rule.fresh * static_cast<T>(rows[r] / static_cast<double>(width));
+      mean += static_cast<double>(row_var[r]);
+    }
+    mean = std::max(mean / static_cast<double>(tensor.matrix_rows), rule.eps1);
+    for (std::size_t r = m * tensor.matrix_rows; r < (m + 1) * tensor.matrix_rows; ++r)
+      rows[r] = static_cast<double>(static_cast<T>(static_cast<double>(row_var[r]) / mean));
+  }
+}
+
+template <class T> struct FactorsAt {
+  T row;
+  const T* column;
+
+  FactorsAt(const Tensor& tensor, std::size_t at)
+      : row(static_cast<T>(tensor.row_factor[at / tensor.columns])),
+        column(static_cast<const T*>(tensor.state[1]) + at / (tensor.matrix_rows * tensor.columns) * tensor.columns +
+               at % tensor.columns) {}
+};
+
+template <class Rule, class T> void update_factored(const Tensor& tensor, Range range, bool) {
+  const Rule rule = *std::launder(reinterpret_cast<const Rule*>(tensor.setting->rule));
+  const T decay = static_cast<T>(tensor.setting->around.decay);
+  for_row_pieces<T>(tensor, range, [&](std::size_t at, std::size_t n, const T* g) {
+    const FactorsAt<T> factors(tensor, at);
+    T* param = static_cast<T*>(tensor.param) + at;
+    map<T>(n, [rule, decay, factors, param, g](std::size_t i, auto number) {
+      using V = decltype(number);
+      const V p = load<V>(param + i) * decay;
+      store(param + i, p - rule.rate * rule.direction(load<V>(g + i), factors.row, load<V>(factors.column + i)));
+    });
+    finish<T>(tensor, at, n);
+  });
+}
+
+template <class Rule, class T> void measure_factored(const Tensor& tensor, Range range, double* sums) {
+  const Rule rule = *std::launder(reinterpret_cast<const Rule*>(tensor.setting->rule));
+  DoubleLanes lanes[2];
+  alignas(64) T directions[kPiece];
+  for (std::size_t begin = range.begin; begin < range.end; begin += kPiece) {
+    const std::size_t count = std::min(kPiece, range.end - begin);
+    for_row_pieces<T>(tensor, {begin, begin + count}, [&](std::size_t at, std::size_t n, const T* g) {
+      map<T>(n,
+             [rule, factors = FactorsAt<T>(tensor, at), to = directions + (at - begin), g](std::size_t i, auto number) {
+               using V = decltype(number);
+               store(to + i, rule.direction(load<V>(g + i), factors.row, load<V>(factors.column + i)));
+             });
+    });
+    each<T>(count, [&, param = static_cast<const T*>(tensor.param) + begin](std::size_t i, auto number) {
+      using V = decltype(number);
+      const V p = load<V>(param + i), u = load<V>(directions + i);
+      lanes[0].add(i % kLanes, p, p);
+      lanes[1].add(i % kLanes, u, u);
+    });
+  }
+  for (std::size_t k = 0; k < 2; ++k) sums[k] = lanes[k].total();
+}
+
+}  // namespace detail
+
+/// Adafactor for matrices: algorithm 4.  With the means of g² over rows and columns in r and c,
+///   v_ij = r_i c_j / max(mean r, ε₁)
+template <class T> struct AdafactorFactored : Adafactor<T> {
+  static constexpr std::array state{"row_var", "col_var"};
+  static constexpr bool factored = true;
+  using Adafactor<T>::Adafactor;
+
+  template <class V> V direction(V g, T row, V column) const {
+    return g / square_root(maximum(row * column, V{} + this->least));
+  }
+};
+
+template <class Rule, class T> Kernel factored_kernel() {
+  Kernel kernel = kernel_of<Rule, T>();
+  kernel.bytes = 3 * sizeof(T);
+  kernel.sum_factors = &detail::sum_factors<T>;
+  kernel.join_factors = &detail::join_factors<Rule, T>;
+  kernel.update = &detail::update_factored<Rule, T>;
+  kernel.measure = &detail::measure_factored<Rule, T>;
+  return kernel;
+}
+
+/// Brings the factors of all tensors that have some to the new step.  `rows` is where tensors' row_factor are to point.
+inline void factor(std::vector<Tensor>& tensors, std::vector<double>& rows) {
+  struct Part {
+    const Tensor* tensor;
+    std::size_t first, rows;  // of the rows of all its matrices
+    double *of_rows, *of_columns;
+  };
+  std::size_t all_rows = 0, all_columns = 0;
+  double bytes = 0;
+  for (const Tensor& tensor : tensors)
+    if (tensor.kernel->sum_factors != nullptr && tensor.size != 0) {
+      const std::size_t chunks = (tensor.matrix_rows + detail::kFactorRows - 1) / detail::kFactorRows;
+      all_rows += tensor.size / tensor.columns;
+      all_columns += tensor.size / (tensor.matrix_rows * tensor.columns) * chunks * tensor.columns;
+      bytes += static_cast<double>(tensor.size * tensor.kernel->itemsize);
+    }
+  if (all_rows == 0) return;
+  rows.assign(all_rows, 0);
+  std::vector<double> columns(all_columns);
+  std::vector<Part> parts;
+  std::vector<std::pair<Tensor*, double*>> whole;  // with the sums of their columns
+  double* of_rows = rows.data();
+  double* of_columns = columns.data();
+  for (Tensor& tensor : tensors)
+    if (tensor.kernel->sum_factors != nullptr && tensor.size != 0) {
+      tensor.row_factor = of_rows;
+      whole.emplace_back(&tensor, of_columns);
+      const std::size_t total = tensor.size / tensor.columns;
+      for (std::size_t row = 0; row < total;) {
+        const std::size_t left = tensor.matrix_rows - row % tensor.matrix_rows,
+                          count = std::min(detail::kFactorRows, left);
+        parts.push_back({&tensor, row, count, of_rows, of_columns});
+        row += count;
+        of_columns += tensor.columns;
+      }
+      of_rows += total;
+    }
+  parallel(threads_for(bytes * kNanosecondsPerByte), [&](int thread, int threads) {
+    const Range mine = share(parts.size(), thread, threads);
+    for (std::size_t i = mine.begin; i < mine.end; ++i)
+      parts[i].tensor->kernel->sum_factors(*parts[i].tensor, parts[i].first, parts[i].rows, parts[i].of_rows,
+                                           parts[i].of_columns);
+  });
+  parallel(threads_for(bytes / 64 * kNanosecondsPerByte), [&](int thread, int threads) {
+    const Range mine = share(whole.size(), thread, threads);
+    for (std::size_t i = mine.begin; i < mine.end; ++i) {
+      const Tensor& tensor = *whole[i].first;
+      tensor.kernel->join_factors(tensor, const_cast<double*>(tensor.row_factor), whole[i].second);
+    }
+  });
+}
+
+}  // namespace fastopt

@@ -1,0 +1,70 @@
+/// RMSprop, plain, centered, and with momentum.
+#pragma once
+
+#include <array>
+
+#include "core/storage.hpp"
+
+namespace fastopt {
+
+/// RMSprop.  Tieleman & Hinton 2012, lecture 6.5 of "Neural networks for machine learning".
+///   v ← α v + (1−α) g²      p ← p − η g / (√v + ε)
+template <class T> struct RMSprop {
+  static constexpr std::array options{"lr", "alpha", "eps", "momentum"};
+  static constexpr std::array state{"square_avg"};
+
+  T lr, alpha, rest, eps, momentum;
+
+  RMSprop(const std::array<double, 4>& o, double)
+      : lr(static_cast<T>(o[0])),
+        alpha(static_cast<T>(o[1])),
+        rest(static_cast<T>(1 - o[1])),
+        eps(static_cast<T>(o[2])),
+        momentum(static_cast<T>(o[3])) {}
+
+  template <class V> V direction(V g, V& v) const {
+    v = alpha * v + rest * g * g;
+    return g / (square_root(v) + eps);
+  }
+  template <class V> void descend(V& p, V direction, V& b) const {
+    b = momentum * b + direction;
+    p = p - lr * b;
+  }
+
+  template <class V> void operator()(V& p, V g, V& v) const { p = p - lr * direction(g, v); }
+};
+
+/// With momentum: b ← μ b + g / (√v + ε)      p ← p − η b
+template <class T> struct RMSpropMomentum : RMSprop<T> {
+  static constexpr std::array state{"square_avg", "momentum_buffer"};
+  using RMSprop<T>::RMSprop;
+
+  template <class V> void operator()(V& p, V g, V& v, V& b) const { this->descend(p, this->direction(g, v), b); }
+};
+
+/// Centered: Graves 2013, arXiv:1308.0850, eq. 38-43.
+///   v as before      ḡ ← α ḡ + (1−α) g      p ← p − η g / (√(v − ḡ²) + ε)
+/// The variance is not allowed to become negative by rounding.
+template <class T> struct RMSpropCentered : RMSprop<T> {
+  static constexpr std::array state{"square_avg", "grad_avg"};
+  using RMSprop<T>::RMSprop;
+
+  template <class V> V centered(V g, V& v, V& mean) const {
+    v = this->alpha * v + this->rest * g * g;
+    mean = this->alpha * mean + this->rest * g;
+    return g / (square_root(maximum(v - mean * mean, V{})) + this->eps);
+  }
+
+  template <class V> void operator()(V& p, V g, V& v, V& mean) const { p = p - this->lr * centered(g, v, mean); }
+};
+
+template <class T> struct RMSpropCenteredMomentum : RMSpropCentered<T> {
+  static constexpr std::array state{"square_avg", "grad_avg", "momentum_buffer"};
+  using RMSpropCentered<T>::RMSpropCentered;
+
+  template <class V> void operator()(V& p, V g, V& v, V& mean, V& b) const {
+    this->descend(p, this->centered(g, v, mean), b);
+  }
+};
+
+}  // namespace fastopt

@@ -1,0 +1,77 @@
+"""Adagrad."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from .._rules import Hyperparameters, Rule
+from .base import Array, Optimizer, Params, zeros_like
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+    from .._rules import Around
+
+
+class Adagrad(Optimizer):
+    """Adagrad: each weight's rate falls with the sum of its squared gradients.
+
+    .. code-block:: text
+
+        s ← s + g²;   p ← p − lr/(1 + (t−1)·lr_decay) · g / (√s + ε)
+
+    Args:
+        params: A list or dict of arrays, or a list of groups.
+        lr: Learning rate, at least 0.
+        lr_decay: How fast the rate falls, at least 0.
+        weight_decay: λ, at least 0; coupled (L2) by default.
+        initial_accumulator_value: s before the first step, at least 0.
+        eps: ε, at least 0.
+        around: What every rule has, see :class:`Optimizer`.
+
+    Example:
+        >>> import numpy as np, fastopt as fo
+        >>> w = np.ones(2)
+        >>> opt = fo.optim.Adagrad([w], lr=0.1)
+        >>> opt.step([np.full(2, 0.5)]).step
+        1
+        >>> w.round(4)
+        array([0.9, 0.9])
+
+    References:
+        Duchi, Hazan & Singer 2011, JMLR 12, 2121-2159.
+    """
+
+    kernels = ("adagrad",)
+
+    def __init__(
+        self,
+        params: Params,
+        lr: float = 1e-2,
+        lr_decay: float = 0.0,
+        weight_decay: float = 0.0,
+        initial_accumulator_value: float = 0.0,
+        eps: float = 1e-10,
+        **around: Unpack[Around],
+    ) -> None:
+        super().__init__(
+            params,
+            around,
+            lr=lr,
+            lr_decay=lr_decay,
+            weight_decay=weight_decay,
+            initial_accumulator_value=initial_accumulator_value,
+            eps=eps,
+        )
+
+    @classmethod
+    def _rule(cls, h: Hyperparameters) -> Rule:
+        h.number("initial_accumulator_value")
+        return h.rule("adagrad", lr_decay=h.number("lr_decay"), eps=h.number("eps"))
+
+    @classmethod
+    def _initial(cls, name: str, param: Array, group: Mapping[str, Any]) -> Array:
+        buffer = zeros_like(param)
+        buffer[...] = group["initial_accumulator_value"]
+        return buffer

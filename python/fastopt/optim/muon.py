@@ -1,0 +1,182 @@
+"""Muon."""
+
+from __future__ import annotations
+
+import math
+from threading import Lock
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from .._core import kernels
+from .._rules import Hyperparameters, Rule, number
+from .base import Array, Companions, Optimizer, Params, zeros_like
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+    from .._rules import Around
+
+
+def _orthogonalized(u: Array, coefficients: tuple[float, ...], eps: float, steps: int) -> Array:
+    """The nearest semi-orthogonal matrix, roughly: singular values go to about 1 by Newton-Schulz iterations."""
+    a, b, c = (u.dtype.type(one) for one in coefficients)
+    norm = math.sqrt(kernels.square_sum(u))
+    with np.errstate(all="ignore"):  # what is not finite is the gradient's
+        x = u * u.dtype.type(norm if math.isnan(norm) else 1 / max(norm, eps))
+        tall = x.shape[0] > x.shape[1]
+        if tall:
+            x = np.ascontiguousarray(x.T)
+        for _ in range(steps):
+            gram = x @ x.T
+            x = a * x + (b * gram + c * (gram @ gram)) @ x
+    return np.ascontiguousarray(x.T) if tall else x
+
+
+class _Engine:
+    """Takes steps in three parts: the momentum, its orthogonalization by matrix products, and the update."""
+
+    def __init__(self, companions: Companions) -> None:
+        count = len(companions.params)
+        for param, label in zip(companions.params, companions.labels, strict=True):
+            if param.ndim != 2:
+                raise ValueError(f"{companions.function}: params{label} must be a matrix, got shape {param.shape}")
+        self._groups = companions.groups
+        self._steps = companions.steps
+        self._updates = [zeros_like(param) for param in companions.params]
+        self._counts = np.zeros(count, np.int64)
+        self._stepping = Lock()
+        states = [[*buffers, update] for buffers, update in zip(companions.states, self._updates, strict=True)]
+        self._momentum = kernels.Plan(*companions._replace(states=states))
+        self._descent = kernels.Plan(
+            *companions._replace(
+                rules=["sgd"] * count, groups=list(range(count)), states=[[]] * count, steps=self._counts
+            )
+        )
+
+    def step(
+        self, grads: list[Array | None], rules: list[Rule], around: tuple[float, ...] | None
+    ) -> tuple[float | None, bool]:
+        with self._stepping:
+            return self._step(grads, rules, around)
+
+    def _step(
+        self, grads: list[Array | None], rules: list[Rule], around: tuple[float, ...] | None
+    ) -> tuple[float | None, bool]:
+        norm, skipped = self._momentum.step(grads, [rule.options for rule in rules], around)
+        if skipped:
+            return norm, skipped
+        directions: list[Array | None] = []
+        options = []
+        at = kernels.rules["sgd"][2].index("lr")
+        for grad, update, group in zip(grads, self._updates, self._groups, strict=True):
+            coefficients, eps, steps, adjust, of_update = rules[group].more
+            directions.append(None if grad is None else _orthogonalized(update, coefficients, eps, steps))
+            options.append((*of_update[:at], of_update[at] * adjust(update.shape), *of_update[at + 1 :]))
+        self._counts[...] = self._steps - [grad is not None for grad in grads]
+        self._descent.step(directions, options, None)
+        return norm, skipped
+
+
+def _original(shape: tuple[int, ...]) -> float:
+    return math.sqrt(max(1.0, shape[0] / shape[1])) if shape[1] else 1.0
+
+
+def _match_rms_adamw(shape: tuple[int, ...]) -> float:
+    return 0.2 * math.sqrt(max(shape))
+
+
+_ADJUST = {None: _original, "original": _original, "match_rms_adamw": _match_rms_adamw}
+
+
+class Muon(Optimizer):
+    """Muon: momentum whose singular values are all made about 1; for the matrices of hidden layers.
+
+    .. code-block:: text
+
+        b ← μ b + (1−μ) g;   u = b, with nesterov (1−μ) g + μ b
+        X = u/‖u‖;   ns_steps times: A = X Xᵀ, X ← a X + (b A + c A²) X
+        p ← (1 − lr·weight_decay) p − lr·f·X
+
+    f is √max(1, rows/columns), or with ``adjust_lr_fn="match_rms_adamw"`` 0.2·√max(rows, columns).  The matrix products are
+    NumPy's, so that the result may depend on its BLAS and the number of its threads.
+
+    Args:
+        params: A list or dict of matrices, or a list of groups; other parameters need another optimizer.
+        lr: Learning rate, at least 0.
+        weight_decay: λ, at least 0; decoupled by default.
+        momentum: μ, in [0, 1).
+        nesterov: Take the step from where the momentum leads.
+        ns_coefficients: a, b and c.
+        eps: Least norm of u to divide by, above 0.
+        ns_steps: Iterations, below 100.
+        adjust_lr_fn: ``None``, ``"original"`` or ``"match_rms_adamw"``.
+        around: What every rule has, see :class:`Optimizer`.
+
+    Example:
+        >>> import numpy as np, fastopt as fo
+        >>> w = np.ones((2, 2))
+        >>> opt = fo.optim.Muon([w], lr=0.1, weight_decay=0.0)
+        >>> opt.step([np.eye(2)]).step
+        1
+        >>> bool(np.all(np.diag(w) < 0.95)), w[0, 1].round(6)
+        (True, np.float64(1.0))
+
+    References:
+        Jordan et al. 2024, https://kellerjordan.github.io/posts/muon/; Liu et al. 2025, arXiv:2502.16982.  In torch's form, but in
+        the parameters' own precision, where torch computes in bfloat16.
+    """
+
+    kernels = ("muon_momentum",)
+    hidden = ("update",)
+    _engine = _Engine
+
+    def __init__(
+        self,
+        params: Params,
+        lr: float = 1e-3,
+        weight_decay: float = 0.1,
+        momentum: float = 0.95,
+        nesterov: bool = True,
+        ns_coefficients: tuple[float, float, float] = (3.4445, -4.775, 2.0315),
+        eps: float = 1e-7,
+        ns_steps: int = 5,
+        adjust_lr_fn: str | None = None,
+        **around: Unpack[Around],
+    ) -> None:
+        around.setdefault("decoupled_weight_decay", True)
+        super().__init__(
+            params,
+            around,
+            lr=lr,
+            weight_decay=weight_decay,
+            momentum=momentum,
+            nesterov=nesterov,
+            ns_coefficients=ns_coefficients,
+            eps=eps,
+            ns_steps=ns_steps,
+            adjust_lr_fn=adjust_lr_fn,
+        )
+
+    @classmethod
+    def _rule(cls, h: Hyperparameters) -> Rule:
+        coefficients = tuple(number(h.function, "ns_coefficients", one) for one in h.several("ns_coefficients", 3))
+        eps, steps, adjust = h.number("eps"), h.whole("ns_steps"), h.values["adjust_lr_fn"]
+        if eps == 0:
+            raise ValueError(f"{h.function}: eps must be > 0, got 0")
+        if steps >= 100:
+            raise ValueError(f"{h.function}: ns_steps must be < 100, got {steps}")
+        if not (adjust is None or isinstance(adjust, str)) or adjust not in _ADJUST:
+            raise ValueError(
+                f"{h.function}: adjust_lr_fn must be None, 'original' or 'match_rms_adamw', got {adjust!r}"
+            )
+        momentum = h.rule("muon_momentum", momentum=h.number("momentum", 0, 1, below=True), nesterov=h.flag("nesterov"))
+        # The gradient is shaped before the momentum; what is done to the parameter is done with the update.
+        after = {"decay": 1.0, "pull": 0.0, "threshold": 0.0, "ema_decay": -1.0, "swa_start": 0.0}
+        before = {"maximize": 0.0, "l2": 0.0, "l1": 0.0, "l2_init": 0.0, "noise": 0.0}
+        more: tuple[Any, ...] = (coefficients, eps, steps, _ADJUST[adjust])
+        return momentum.but(after)._replace(more=(*more, h.rule("sgd").but(before).options))
+
+    @classmethod
+    def _options(cls, rules: list[Rule]) -> list[Any]:
+        return list(rules)

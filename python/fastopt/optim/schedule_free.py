@@ -1,0 +1,224 @@
+"""Schedule-free learning."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from .._rules import Hyperparameters, Rule
+from .base import Array, Optimizer, Params, StepInfo, copy_of, zeros_like
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+    from .._rules import Around
+
+
+class ScheduleFree(Optimizer):
+    """Parameters that have a view for training and one for evaluation."""
+
+    _training = True
+
+    @classmethod
+    def _beta(cls, group: Mapping[str, Any]) -> float:
+        """How much of the average there is in the view for training."""
+        raise NotImplementedError
+
+    def train(self) -> None:
+        """Lets the parameters be y, where gradients are to be taken."""
+        if not self._training:
+            self._move(lambda beta: 1 - beta)
+        self._training = True
+
+    def eval(self) -> None:
+        """Lets the parameters be x, the average, which is to be used."""
+        if self._training:
+            self._move(lambda beta: 1 - 1 / beta)
+        self._training = False
+
+    def _move(self, weight: Callable[[float], float]) -> None:
+        """Moves the parameters towards z."""
+        state = iter(self.state)
+        for group in self.param_groups:
+            of_beta = weight(self._beta(group))
+            for param in group["params"]:
+                one = next(state)
+                if one["step"] != 0:
+                    param += (one["z"] - param) * param.dtype.type(of_beta)
+
+    def _take(self, flat: list[Array | None], around: tuple[float, ...] | None) -> StepInfo:
+        if not self._training:
+            raise ValueError(f"{self._name}: the parameters are those for evaluation; train() first")
+        return super()._take(flat, around)
+
+    def _extra(self) -> dict[str, Any]:
+        return {"training": self._training}
+
+    def _restore(self, extra: Mapping[str, Any]) -> None:
+        self._training = bool(extra.get("training", True))
+
+    @classmethod
+    def _initial(cls, name: str, param: Array, group: Mapping[str, Any]) -> Array:
+        if name == "z":
+            return copy_of(param)
+        return np.zeros(()) if name in ("weight_sum", "lr_max") else zeros_like(param)
+
+
+def _weights(h: Hyperparameters) -> dict[str, float]:
+    if h.values["decoupled_weight_decay"] or h.flag("proximal_l1"):
+        raise ValueError(
+            f"{h.function}: decoupled_weight_decay and proximal_l1 would act on y only, and z bring all back"
+        )
+    return {
+        "warmup_steps": h.whole("warmup_steps"),
+        "r": h.number("r"),
+        "weight_lr_power": h.number("weight_lr_power"),
+    }
+
+
+class ScheduleFreeSGD(ScheduleFree):
+    """Schedule-free SGD.
+
+    .. code-block:: text
+
+        w_t = tʳ·(max lr)^weight_lr_power;   c = w_t / Σw
+        y ← y + c (z − y) + lr·(momentum·(1−c) − 1)·g;   z ← z − lr·g
+
+    While training the parameters are y, where gradients are to be taken; ``eval()`` turns them into the average x, and ``train()``
+    back.  A step in evaluation is an error.  Decoupled decay and ``proximal_l1`` would act on y only, and are errors.
+
+    Args:
+        params: A list or dict of arrays, or a list of groups.
+        lr: Learning rate, at least 0.
+        momentum: β, in (0, 1].
+        weight_decay: λ, at least 0; coupled (L2) by default.
+        warmup_steps: Steps in which the rate grows linearly.
+        r: Power of t in the weights of the average.
+        weight_lr_power: Power of the largest rate in the weights of the average.
+        around: What every rule has, see :class:`Optimizer`.
+
+    Example:
+        >>> import numpy as np, fastopt as fo
+        >>> w = np.ones(2)
+        >>> opt = fo.optim.ScheduleFreeSGD([w], lr=0.1)
+        >>> opt.step([np.full(2, 0.5)]).step
+        1
+        >>> w.round(4)
+        array([0.95, 0.95])
+
+    References:
+        Defazio et al. 2024, arXiv:2405.15682, in the form of the authors' package.
+    """
+
+    kernels = ("schedule_free_sgd",)
+    function = "schedule_free_sgd"
+
+    def __init__(
+        self,
+        params: Params,
+        lr: float = 1.0,
+        momentum: float = 0.9,
+        weight_decay: float = 0.0,
+        warmup_steps: int = 0,
+        r: float = 0.0,
+        weight_lr_power: float = 2.0,
+        **around: Unpack[Around],
+    ) -> None:
+        super().__init__(
+            params,
+            around,
+            lr=lr,
+            momentum=momentum,
+            weight_decay=weight_decay,
+            warmup_steps=warmup_steps,
+            r=r,
+            weight_lr_power=weight_lr_power,
+        )
+
+    @classmethod
+    def _rule(cls, h: Hyperparameters) -> Rule:
+        momentum = h.number("momentum", 0, 1)
+        if momentum == 0:
+            raise ValueError(f"{h.function}: momentum must be > 0, got 0")
+        return h.rule("schedule_free_sgd", momentum=momentum, **_weights(h))
+
+    @classmethod
+    def _beta(cls, group: Mapping[str, Any]) -> float:
+        return float(group["momentum"])
+
+
+class ScheduleFreeAdamW(ScheduleFree):
+    """Schedule-free AdamW.
+
+    .. code-block:: text
+
+        v ← β₂ v + (1−β₂) g²;   u = g / (√(v/(1−β₂ᵗ)) + ε) + λ y;   w_t = tʳ·(max lr)^weight_lr_power;   c = w_t / Σw
+        y ← y + c (z − y) + lr·(β₁(1−c) − 1)·u;   z ← z − lr·u
+
+    While training the parameters are y, where gradients are to be taken; ``eval()`` turns them into the average x, and ``train()``
+    back.  A step in evaluation is an error.  Decoupled decay and ``proximal_l1`` would act on y only, and are errors.
+
+    Args:
+        params: A list or dict of arrays, or a list of groups.
+        lr: Learning rate, at least 0.
+        betas: β₁ and β₂, in [0, 1).
+        eps: ε, at least 0.
+        weight_decay: λ, at least 0; the authors' λy by default.
+        warmup_steps: Steps in which the rate grows linearly.
+        r: Power of t in the weights of the average.
+        weight_lr_power: Power of the largest rate in the weights of the average.
+        around: What every rule has, see :class:`Optimizer`.
+
+    Example:
+        >>> import numpy as np, fastopt as fo
+        >>> w = np.ones(2)
+        >>> opt = fo.optim.ScheduleFreeAdamW([w], lr=0.1)
+        >>> opt.step([np.full(2, 0.5)]).step
+        1
+        >>> w.round(4)
+        array([0.9, 0.9])
+
+    References:
+        Defazio et al. 2024, arXiv:2405.15682, algorithm 1, in the form of the authors' package.
+    """
+
+    kernels = ("schedule_free_adamw",)
+    function = "schedule_free_adamw"
+
+    def __init__(
+        self,
+        params: Params,
+        lr: float = 2.5e-3,
+        betas: tuple[float, float] = (0.9, 0.999),
+        eps: float = 1e-8,
+        weight_decay: float = 0.0,
+        warmup_steps: int = 0,
+        r: float = 0.0,
+        weight_lr_power: float = 2.0,
+        **around: Unpack[Around],
+    ) -> None:
+        around.setdefault("decoupled_weight_decay", None)
+        super().__init__(
+            params,
+            around,
+            lr=lr,
+            betas=betas,
+            eps=eps,
+            weight_decay=weight_decay,
+            warmup_steps=warmup_steps,
+            r=r,
+            weight_lr_power=weight_lr_power,
+        )
+
+    @classmethod
+    def _rule(cls, h: Hyperparameters) -> Rule:
+        betas = h.betas(2)
+        if betas["beta1"] == 0:
+            raise ValueError(f"{h.function}: beta1 must be > 0, got 0")
+        return h.rule("schedule_free_adamw", **betas, eps=h.number("eps"), **_weights(h))
+
+    @classmethod
+    def _beta(cls, group: Mapping[str, Any]) -> float:
+        return float(group["betas"][0])

@@ -1,0 +1,259 @@
+"""What surrounds every update rule: the driver of the kernels, in NumPy."""
+
+from __future__ import annotations
+
+import inspect
+import math
+from collections.abc import Callable
+from inspect import Parameter
+from types import SimpleNamespace
+from typing import Any, TypeAlias
+
+import numpy as np
+
+from ._arithmetic import flushed
+from ._random import normals
+from ._sums import _tiles, fold, in_order
+
+Update: TypeAlias = Callable[..., tuple[float | None, bool]]
+
+CHUNK = 1 << 14  # elements whose sum is taken at once
+
+# What every function takes beside its own hyperparameters, in this order.
+COMMON: dict[str, Any] = dict(
+    maximize=False,
+    decoupled_weight_decay=False,
+    fixed_decay=False,
+    l1=0.0,
+    proximal_l1=False,
+    l2_init=0.0,
+    noise=0.0,
+    temperature=0.0,
+    seed=0,
+    ema_decay=None,
+    ema_warmup=False,
+    swa_start=None,
+    swa_freq=1,
+)
+COMPANIONS: dict[str, Any] = dict(initial_params=None, ema_params=None)
+STEP: dict[str, Any] = dict(
+    grad_scale=1.0,
+    clip_norm=None,
+    clip_value=None,
+    clip_param_norm=None,
+    clip_adaptive=None,
+    skip_nonfinite=False,
+    zero_grads=False,
+)
+
+
+# What formulas are made of
+
+
+def where(condition: Any, a: Any, b: Any) -> Any:
+    """One of two, as it is."""
+    return flushed(np.where(condition, a, b))
+
+
+def maximum(a: Any, b: Any) -> Any:
+    """The larger of two; NaN if one of them is."""
+    return where((a >= b) | (a != a), a, b)
+
+
+def clamp(x: Any, low: Any, high: Any) -> Any:
+    """x, but at least ``low`` and at most ``high``; NaN stays NaN."""
+    zero = flushed(x.dtype.type(0))
+    low, high = zero + low, zero + high
+    return where(x < low, low, where(x > high, high, x))
+
+
+def lane_sums(x: Any) -> Any:
+    """Σ over the last axis: number i goes to lane i mod 64; lanes add one number after the other."""
+    return fold(in_order(_tiles(x)))
+
+
+def dot(a: Any, b: Any) -> Any:
+    """Σ a·b over the last axis, in float64, chunk by chunk."""
+    products = a.to(np.float64) * b.to(np.float64)
+    chunks = [lane_sums(products[..., at : at + CHUNK]) for at in range(0, a.shape[-1], CHUNK)]
+    return in_order(np.reshape(chunks, (-1, *a.shape[:-1])))
+
+
+def squared_norm(x: Any) -> float:
+    """Σ x² of a whole tensor."""
+    x = flushed(x).ravel()
+    return float(dot(x, x))
+
+
+# The driver
+
+
+def _around(o: dict[str, Any], t: int) -> SimpleNamespace:
+    """The common hyperparameters as the numbers that a step works with, in double."""
+    lr, weight_decay, decoupled = o["lr"], o["weight_decay"], bool(o["decoupled_weight_decay"])
+    own = o["decoupled_weight_decay"] is None
+    per_step = 1.0 if o["fixed_decay"] else lr
+    noise, average = o["noise"], 0.0
+    if o["temperature"]:
+        noise = math.hypot(noise, math.sqrt(2 * o["temperature"] / lr))
+    if o["ema_decay"] is not None:
+        average = 1 - (min(o["ema_decay"], (1 + t) / (10 + t)) if o["ema_warmup"] else o["ema_decay"])
+    if o["swa_start"] is not None and t >= o["swa_start"] and (t - o["swa_start"]) % o["swa_freq"] == 0:
+        average = 1 / ((t - o["swa_start"]) / o["swa_freq"] + 1)
+    return SimpleNamespace(
+        own_decay=weight_decay if own else 0.0,
+        l2=0.0 if own or decoupled else weight_decay,  # g ← g + l2·p
+        l1=0.0 if o["proximal_l1"] else o["l1"],  # g ← g + l1·sign(p)
+        l2_init=0.0 if decoupled else o["l2_init"],  # g ← g + l2_init·(p − p₀)
+        noise=noise,  # g ← g + noise·N(0, 1)
+        decay=1.0 - per_step * weight_decay if decoupled else 1.0,  # p ← decay·p before the rule's own update
+        pull=per_step * o["l2_init"] if decoupled else 0.0,  # p ← p + pull·(p₀ − p) after it
+        threshold=lr * o["l1"] if o["proximal_l1"] else 0.0,  # |p| ← max(|p| − threshold, 0)
+        average=average,  # a ← a + average·(p − a)
+    )
+
+
+def _factor(most: float, norm: float) -> float:
+    """What makes a norm at most so large; NaN stays NaN."""
+    ratio = most / (norm + 1e-6)
+    return 1.0 if ratio > 1 else ratio
+
+
+def _unit_factors(p: Any, g: Any, clip: float, grad_scale: float) -> Any:
+    """What makes the gradient of each unit at most ``clip`` times as long as the unit.
+
+    Brock et al. 2021, arXiv:2102.06171, section 4.  A unit is what belongs to one index of the first axis; a vector is one.
+    """
+    shape = (len(p), *(1,) * (p.ndim - 1)) if p.ndim > 1 else (1,) * p.ndim
+    squares = [dot(x, x) for x in (g.reshape(math.prod(shape), -1), p.reshape(math.prod(shape), -1))]
+    factors = []
+    for of_g, of_p in zip(*squares, strict=True):
+        norm, most = math.sqrt(of_g) / abs(grad_scale), clip * max(math.sqrt(of_p), 1e-3)
+        factors.append(1.0 if norm < most else most / max(norm, 1e-6))
+    return flushed(np.array(factors)).to(p.dtype).reshape(shape)
+
+
+def _scaled(g: Any, p: Any, o: dict[str, Any], norm: Any) -> Any:
+    """The gradient divided by grad_scale, clipped, and negated to maximize."""
+    T, grad_scale = p.dtype.type, o["grad_scale"]
+    scale = 1 / grad_scale
+    if o["clip_norm"] is not None:
+        scale *= _factor(o["clip_norm"], norm)
+    elif o["clip_param_norm"] is not None:
+        scale *= _factor(o["clip_param_norm"], math.sqrt(squared_norm(g)) / abs(grad_scale))
+    scaled = g * T(-scale if o["maximize"] else scale)
+    if o["clip_adaptive"] is not None and p.size:
+        scaled = scaled * _unit_factors(p, g, o["clip_adaptive"], grad_scale)
+    if o["clip_value"] is not None:
+        scaled = clamp(scaled, -T(o["clip_value"]), T(o["clip_value"]))
+    return scaled
+
+
+def _shaped(g: Any, p: Any, initial: Any, around: SimpleNamespace, stream: tuple[int, int, int]) -> Any:
+    """What the rule sees as the gradient, after noise and regularization."""
+    T = p.dtype.type
+    if around.noise:
+        g = g + T(around.noise) * normals(*stream, p.size).astype(p.dtype).reshape(p.shape)
+    if around.l2:
+        g = g + T(around.l2) * p
+    if around.l2_init:
+        g = g + T(around.l2_init) * (p - initial)
+    if around.l1:
+        g = g + T(around.l1) * np.sign(p)
+    return g
+
+
+def _finished(p: Any, initial: Any, around: SimpleNamespace) -> Any:
+    """The parameter after what is left to do when the rule has updated it."""
+    T = p.dtype.type
+    if around.pull:
+        p = p + T(around.pull) * (initial - p)
+    if around.threshold:
+        threshold = T(around.threshold)
+        p = where(p > threshold, p - threshold, where(p < -threshold, p + threshold, p - p))
+    return p
+
+
+def rule(
+    *states: str,
+    optional: tuple[str, ...] = (),
+    numbers: tuple[str, ...] = (),
+    name: str | None = None,
+    decoupled_weight_decay: bool | None = False,
+    **own: Any,
+) -> Callable[[Callable[..., Any]], Update]:
+    """Makes a formula the function that updates lists of parameters with it.
+
+    The formula takes a parameter, already decayed, its gradient, already scaled, clipped and regularized, its states and
+    its numbers, and returns all but the gradient as they are to be.  By keyword it gets what it names of its own
+    hyperparameters and of lr, t, the step that is being taken, and ``before``, the parameter before its decay.
+
+    Args:
+        states: Names of its arrays for each parameter.
+        optional: Those that only some of its variants need.
+        numbers: Names of its float64 numbers for each parameter.
+        name: Of the function, where it is not the formula's.
+        decoupled_weight_decay: The default.  None means the formula's own decay: its ``weight_decay`` is 0 otherwise.
+        own: Its hyperparameters and their defaults.
+    """
+    arrays = [f"{state}s" for state in (*states, *optional)]
+    scalars = [f"{number}s" for number in numbers]
+    keywords = {**own, **COMMON, "decoupled_weight_decay": decoupled_weight_decay, **COMPANIONS, **STEP}
+    signature = inspect.Signature(
+        [
+            *(Parameter(x, Parameter.POSITIONAL_OR_KEYWORD) for x in ("params", "grads", *arrays[: len(states)])),
+            *(Parameter(x, Parameter.POSITIONAL_OR_KEYWORD, default=None) for x in arrays[len(states) :]),
+            *(Parameter(x, Parameter.POSITIONAL_OR_KEYWORD) for x in scalars),
+            *(Parameter(x, Parameter.KEYWORD_ONLY) for x in ("step", "lr")),
+            *(Parameter(x, Parameter.KEYWORD_ONLY, default=value) for x, value in keywords.items()),
+        ]
+    )
+
+    def make(formula: Callable[..., Any]) -> Update:
+        wanted = [x.name for x in inspect.signature(formula).parameters.values() if x.kind is x.KEYWORD_ONLY]
+
+        def update_one(o: dict[str, Any], i: int, norm: Any) -> None:
+            def of(name: str) -> Any:
+                array = None if o[name] is None else o[name][i]
+                return None if array is None else flushed(array)
+
+            p, g, initial, average = map(of, ("params", "grads", *COMPANIONS))
+            t = int(np.broadcast_to(o["step"], len(o["params"]))[i])
+            T, around = p.dtype.type, _around(o, t)
+            g = _shaped(_scaled(g, p, o, norm), p, initial, around, (o["seed"], t, i))
+            kept = [*map(of, arrays), *(float(o[x][i]) for x in scalars)]
+            values = {**o, "t": t, "before": p, "weight_decay": around.own_decay}
+            new_p, *new = formula(p * T(around.decay), g, *kept, **{x: values[x] for x in wanted})
+            p[...] = _finished(new_p, initial, around)
+            for name, value in zip((*arrays, *scalars), new, strict=True):
+                if (array := of(name)) is not None:
+                    array[...] = value
+            if around.average:
+                average[...] = average + T(around.average) * (p - average)
+
+        def update(*args: Any, **kwargs: Any) -> tuple[float | None, bool]:
+            bound = signature.bind(*args, **kwargs)
+            bound.apply_defaults()
+            o = bound.arguments
+            grads = {i: g for i, g in enumerate(o["grads"]) if g is not None}
+            norm = None
+            with np.errstate(all="ignore"):
+                if o["clip_norm"] is not None or o["skip_nonfinite"]:
+                    squares = np.array([squared_norm(g) for g in grads.values()])
+                    norm = math.sqrt(in_order(squares)) / abs(o["grad_scale"])
+                skipped = o["skip_nonfinite"] and not all(np.isfinite(g).all() for g in grads.values())
+                for i, g in grads.items():
+                    if not skipped:
+                        update_one(o, i, norm)
+                    if o["zero_grads"]:
+                        g[...] = 0
+            return norm, skipped
+
+        public: Any = update
+        public.__name__ = public.__qualname__ = name or formula.__name__
+        public.__module__ = formula.__module__
+        public.__doc__ = f"{formula.__doc__}\n\nSee :func:`fastopt.functional.{public.__name__}`."
+        public.__signature__ = signature
+        return update
+
+    return make
