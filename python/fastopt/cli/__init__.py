@@ -14,7 +14,7 @@ from collections.abc import Sequence
 COMMANDS = {
     "info": "what fastopt found on this machine and what is in force",
     "bench": "fastopt against NumPy and torch, kernel by kernel",
-    "demo": "train a network twice, with NumPy and with fastopt",
+    "demo": "a network trained twice; what optimizers and penalties do, in pictures",
 }
 
 # What the extra [demo] brings: the module and the name under which pip knows it.

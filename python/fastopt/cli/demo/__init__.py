@@ -1,4 +1,4 @@
-"""``fastopt demo``: the digits, trained with NumPy and with fastopt; ``fastopt demo weight-decay``: what decay does."""
+"""``fastopt demo``: the digits, trained with NumPy and with fastopt; and what optimizers and penalties do, in pictures."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Give ``parser`` the two experiments and their options."""
+    """Give ``parser`` the experiments and their options."""
     parser.description = "Experiments that show fastopt at work; without the name of one, it is the digits."
     experiments = parser.add_subparsers(dest="experiment", metavar="experiment", required=True)
 
@@ -33,6 +33,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--logdir", type=Path, default=Path("runs"), metavar="DIR", help="for TensorBoard (default: runs)")
     add("--log-every", type=positive, default=10, metavar="N", help="iterations between records (default: 10)")
     add_common_arguments(decay, picture="weight_decay.png")
+
+    ravine = experiments.add_parser("ravine", help="the paths of ten methods over contours, and their losses")
+    ravine.description = "Go down a ravine, a saddle and Beale's function from one start, in ten ways."
+    ravine.add_argument("--steps", type=positive, default=200, metavar="N", help="of each method (default: 200)")
+    add_common_arguments(ravine, picture="ravine.png")
+
+    regularize = experiments.add_parser("regularize", help="L1, L2, elastic net and decoupled decay, side by side")
+    regularize.description = "Sparse linear regression: how the weights go to zero as L1, L2 and weight decay grow."
+    regularize.add_argument("--steps", type=positive, default=3000, metavar="N", help="of each (default: 3000)")
+    add_common_arguments(regularize, picture="regularize.png")
 
 
 def add_common_arguments(parser: argparse.ArgumentParser, *, picture: str) -> None:
