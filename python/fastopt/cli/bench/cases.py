@@ -159,7 +159,7 @@ def optimizer(rule: str, size: int, data: Data) -> Race:
             found["torch"] = getattr(peers, f"torch_{name}")(params, grads, *state)
         return found | floor(grads, [params[0], *(arrays[0] for arrays in state)], [])
 
-    return Race(rule, _power(size), size * data.dtype.itemsize * (3 + 2 * states), calls)
+    return Race(rule, power(size), size * data.dtype.itemsize * (3 + 2 * states), calls)
 
 
 def _fastopt_step(params: list[Array], grads: list[Array]) -> Call:
@@ -238,7 +238,7 @@ def dead(size: int, steps: int, data: Data) -> Dead:
             grads[0].fill(0)
         return found
 
-    return Dead("dead", f"AdamW {_power(size)}", steps, calls)
+    return Dead("dead", f"AdamW {power(size)}", steps, calls)
 
 
 # Normalization --------------------------------------------------------------------------------------------------------
@@ -367,7 +367,7 @@ BATCHES = [
 ]
 
 
-def _power(size: int) -> str:
+def power(size: int) -> str:
     return f"2^{size.bit_length() - 1}" if size & (size - 1) == 0 else str(size)
 
 
@@ -387,6 +387,15 @@ def cases(data: Data, *, quick: bool = False, full: bool = False) -> Iterator[Ca
     yield from (layer_norm_backward(*shape, data) for shape in layers)
     yield from (batch_norm(*shape, data) for shape in batches)
     yield from (batch_norm_backward(*shape, data) for shape in batches)
+    from . import rules  # which knows the classes above
+
+    yield from (rules.rule(name, 1 << n, data) for n in ((22,) if quick else (16, 24)) for name in rules.rules())
+    yield from (rules.overhead(count, size, data) for count, size in ((1, 64), (10_000, 10)))
+    if full:
+        yield rules.whole("ResNet-50", data)
+        yield from (rules.around(name, data) for name in ("ResNet-50", "GPT-2 small"))
+        yield from (rules.option("GPT-2 small", option, data) for option in rules.OPTIONS)
+        yield from (rules.rule(name, 1 << 26, data) for name in rules.rules())
     yield dead(1 << 18, 1200, data) if quick else dead(1 << 20, 2000, data)
     yield alternating(optimizer("AdamW", 1 << 18, data), data)
     yield alternating(layer_norm(512, 768, data), data)

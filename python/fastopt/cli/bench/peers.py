@@ -221,6 +221,36 @@ def torch_step(params: Arrays, grads: Arrays, *, fused: bool) -> Call:
     return step
 
 
+def torch_variants(rule: str, param: Array, grad: Array, options: dict[str, Any]) -> dict[str, Call]:
+    """``torch.optim.<rule>([param]).step()`` in all the ways that torch has: a loop, lists, fused."""
+    optimizer = getattr(torch().optim, rule, None) if torch() else None
+    found: dict[str, Call] = {}
+    if optimizer is not None:
+        for flags in ({"foreach": False}, {"foreach": True}, {"fused": True}):
+            ((tensor, gradient),) = _tensors([param.copy(), grad])
+            tensor.grad = gradient
+            with contextlib.suppress(TypeError, RuntimeError):  # not every rule has every way
+                found[f"torch/{next(iter(flags))}={next(iter(flags.values()))}"] = optimizer(
+                    [tensor], **options, **flags
+                ).step
+    return found
+
+
+def torch_clipped_step(params: Arrays, grads: Arrays) -> Call:
+    """``clip_grad_norm_``, the fused step, and zeroing."""
+    tensors, gradients = _tensors([p.copy() for p in params], [g.copy() for g in grads])
+    for tensor, gradient in zip(tensors, gradients, strict=True):
+        tensor.grad = gradient
+    optimizer = torch().optim.AdamW(tensors, lr=HYPER.lr, weight_decay=HYPER.weight_decay, fused=True)
+
+    def step() -> None:
+        torch().nn.utils.clip_grad_norm_(tensors, 1.0)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=False)
+
+    return step
+
+
 def torch_layer_norm(x: Array, weight: Array, bias: Array) -> Call:
     _keep_heap()
     ((input, w, b),) = _tensors([x, weight, bias])
