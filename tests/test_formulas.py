@@ -170,7 +170,7 @@ TORCH: list[tuple[str, str, float, list[dict[str, Any]]]] = [
     (
         "adafactor",
         "Adafactor",
-        0.05,
+        0.3,
         [{}, {"weight_decay": 0.1, "beta2_decay": -0.5, "eps": (1e-2, 0.1), "d": 1.5}, {"d": 10.0, "maximize": True}],
     ),
 ]

@@ -91,7 +91,7 @@ template <std::size_t Reads, std::size_t Updates, std::size_t Writes> class Floo
   template <bool streaming, class Value> Value move(std::size_t i) const {
     Value read = {};
     for (const Word* array : reads) read ^= load<Value>(array + i);
-    for (Word* array : updates) store(array + i, load<Value>(array + i) ^ (read & nothing));
+    for (Word* array : updates) store(array + i, load<Value>(array + i) ^ (~read & nothing));
     for (Word* array : writes) {
       if constexpr (streaming)
         stream(array + i, read);

@@ -245,13 +245,6 @@ template <class T> void shape_gradient(const Tensor& tensor, std::size_t at, std
   const Around& around = tensor.setting->around;
   const T* grad = static_cast<const T*>(tensor.grad) + at;
   const T* p = static_cast<const T*>(tensor.param) + at;
-  alignas(64) float normals[kPiece + kRandomNormals];
-  if (around.noise != 0)  // first, so that the memory arrives while it is computed
-    for (std::size_t i = 0, past = at % kRandomNormals; i < past + n; i += kRandomNormals) {
-      for (std::size_t tile = 0; tile < kRandomNormals; tile += kLanes)
-        prefetch_tile<T>(tensor, tensor.kernel->states, at + i + tile);
-      random_normals({around.seed, around.step, tensor.member}, (at + i) / kRandomNormals, normals + i);
-    }
   if (tensor.rows != nullptr) {
     for_runs(*tensor.rows, at, n, [&](std::size_t from, std::size_t count, std::size_t done) {
       std::memcpy(to + done, static_cast<const T*>(tensor.grad) + from, count * sizeof(T));
@@ -275,8 +268,12 @@ template <class T> void shape_gradient(const Tensor& tensor, std::size_t at, std
   if (tensor.clip >= 0)
     each_g([clip = static_cast<T>(tensor.clip)](auto g, std::size_t) { return clamp(g, -clip, clip); });
   if (around.noise != 0) {
+    alignas(64) float normals[kPiece + kRandomNormals];
+    const std::size_t past = at % kRandomNormals;
+    for (std::size_t i = 0; i < past + n; i += kRandomNormals)
+      random_normals({around.seed, around.step, tensor.member}, (at + i) / kRandomNormals, normals + i);
     const T sigma = static_cast<T>(around.noise);
-    for (std::size_t i = 0; i < n; ++i) to[i] = to[i] + sigma * static_cast<T>(normals[at % kRandomNormals + i]);
+    for (std::size_t i = 0; i < n; ++i) to[i] = to[i] + sigma * static_cast<T>(normals[past + i]);
   }
   if (around.l2 != 0)
     each_g([p, l2 = static_cast<T>(around.l2)](auto g, std::size_t i) { return g + l2 * load<decltype(g)>(p + i); });

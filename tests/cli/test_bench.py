@@ -247,6 +247,8 @@ def test_floor_moves_and_changes_nothing(size: int, options: dict[str, Any]) -> 
         _core.kernels.floor([first, second], [], [copy], **options)
         assert (copy.view(np.uint32) == first.view(np.uint32) ^ second.view(np.uint32)).all()
         _core.kernels.floor([first], [second], [], **options)
+        _core.kernels.floor([first, second], [], [], **options)
+        _core.kernels.floor([], [first, second, copy, data.zeros(size)], [], **options)
         assert (first.tobytes(), second.tobytes()) == (kept[0].tobytes(), kept[1].tobytes())
 
 
@@ -258,7 +260,7 @@ def test_floor_rejects() -> None:
         ([a], [], [b], "writes must have as many bytes"),
         ([np.zeros((8, 2))[:, 0]], [], [a], "reads must be contiguous"),
         ([a], [frozen], [], "updates must be writeable"),
-        ([a], [], [], "must be 1 read and 1 to 4 updates"),
+        ([a] * 3, [], [], "must be 1 read and 1 to 5 updates"),
     ]:
         with pytest.raises(ValueError, match=complaint):
             _core.kernels.floor(reads, updates, writes)

@@ -76,7 +76,8 @@ class LARS(Optimizer):
 
         u = g + λ p;   r = lr·trust_coefficient·‖p‖/(‖u‖ + ε);   b ← μ b + r·u;   p ← p − b, with nesterov p ← p − (r·u + μ b)
 
-    The ratio ‖p‖/(‖u‖ + ε)·trust_coefficient is 1 where ‖p‖ or ‖u‖ is 0.
+    The ratio trust_coefficient·‖p‖/(‖u‖ + ε) is 1 where ‖p‖ or ‖u‖ is 0, as in optax: a bias that is still zero takes a
+    step of lr·u.
 
     Args:
         params: A list or dict of arrays, or a list of groups.

@@ -36,14 +36,14 @@ def fold(lanes: Any) -> Any:
     return lanes[..., 0]
 
 
-def _tiles(x: Any) -> Any:
+def in_tiles(x: Any) -> Any:
     """The last axis in tiles of 64 numbers, one for each lane; tiles come first."""
     return np.moveaxis(_padded(x, -1, LANES).reshape(*x.shape[:-1], -1, LANES), -2, 0)
 
 
 def row_sums(x: Any) -> Any:
     """Σ over the last axis: number i goes to lane i mod 64."""
-    return fold(block_sums(_tiles(x)))
+    return fold(block_sums(in_tiles(x)))
 
 
 def plane_sums(x: Any) -> Any:
@@ -53,8 +53,8 @@ def plane_sums(x: Any) -> Any:
     """
     rest = x.shape[-1] % LANES
     full, rests = (
-        _tiles(x[..., : x.shape[-1] - rest]),
-        _tiles(x[..., x.shape[-1] - rest :]),
+        in_tiles(x[..., : x.shape[-1] - rest]),
+        in_tiles(x[..., x.shape[-1] - rest :]),
     )  # (tile, plane, channel, lane)
     together = max(1, BLOCK // max(1, len(full) + len(rests)))
     blocks = []

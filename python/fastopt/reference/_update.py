@@ -13,7 +13,7 @@ import numpy as np
 
 from ._arithmetic import flushed
 from ._random import normals
-from ._sums import _tiles, fold, in_order
+from ._sums import fold, in_order, in_tiles
 
 Update: TypeAlias = Callable[..., tuple[float | None, bool]]
 
@@ -69,7 +69,7 @@ def clamp(x: Any, low: Any, high: Any) -> Any:
 
 def lane_sums(x: Any) -> Any:
     """Σ over the last axis: number i goes to lane i mod 64; lanes add one number after the other."""
-    return fold(in_order(_tiles(x)))
+    return fold(in_order(in_tiles(x)))
 
 
 def dot(a: Any, b: Any) -> Any:

@@ -391,10 +391,10 @@ def cases(data: Data, *, quick: bool = False, full: bool = False) -> Iterator[Ca
 
     yield from (rules.rule(name, 1 << n, data) for n in ((22,) if quick else (16, 24)) for name in rules.rules())
     yield from (rules.overhead(count, size, data) for count, size in ((1, 64), (10_000, 10)))
+    yield rules.whole("ResNet-50", data)
+    yield from (rules.around(name, data) for name in (["ResNet-50", "GPT-2 small"] if full else ["ResNet-50"]))
+    yield from (rules.option("GPT-2 small" if full else "ResNet-50", option, data) for option in rules.OPTIONS)
     if full:
-        yield rules.whole("ResNet-50", data)
-        yield from (rules.around(name, data) for name in ("ResNet-50", "GPT-2 small"))
-        yield from (rules.option("GPT-2 small", option, data) for option in rules.OPTIONS)
         yield from (rules.rule(name, 1 << 26, data) for name in rules.rules())
     yield dead(1 << 18, 1200, data) if quick else dead(1 << 20, 2000, data)
     yield alternating(optimizer("AdamW", 1 << 18, data), data)

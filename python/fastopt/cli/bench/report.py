@@ -16,7 +16,15 @@ from rich.table import Table
 
 from .cases import Result
 
-COLORS = {"fastopt": "#d9480f", "numpy": "#4dabf7", "torch": "#845ef7", "torch default": "#b197fc", "floor": "#495057"}
+COLORS = {
+    "fastopt": "#d9480f",
+    "numpy": "#4dabf7",
+    "torch": "#845ef7",
+    "torch default": "#b197fc",
+    "plain": "#868e96",
+    "one tensor": "#adb5bd",
+    "floor": "#495057",
+}
 
 
 DISTURBED = 200  # interruptions a second; a quiet machine has some 60

@@ -109,7 +109,7 @@ def option(name: str, option: str, data: Data) -> Race:
             "plain": partial(make().step, grads),
         }
 
-    return Race(f"AdamW on {name} with", option, size * data.dtype.itemsize * (7 + moved), calls)
+    return Race("AdamW with", f"{option}, {name}", size * data.dtype.itemsize * (7 + moved), calls)
 
 
 def overhead(count: int, size: int, data: Data) -> Race:
