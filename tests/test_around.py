@@ -738,6 +738,17 @@ def test_noise_is_added_to_the_clipped_gradient(name: str, rng: Generator) -> No
     assert_close(params, twins, 1e-11)
 
 
+def test_temperature_has_no_effect_without_a_rate() -> None:
+    """As at the first step of a warm-up from zero."""
+    p = np.ones(100)
+    opt = optim.SGD([p], lr=0.0, temperature=0.5)
+    opt.step([np.ones(100)])
+    assert np.all(p == 1)
+    opt.param_groups[0]["lr"] = 0.1
+    opt.step([np.zeros(100)])
+    assert p.std() > 0.1
+
+
 def test_temperature_is_langevin_dynamics() -> None:
     """p ← p − lr·g + √(2·lr·T)·ξ, beside other noise; in a harmonic potential T is what it measures."""
     lr, temperature = 0.01, 0.5
@@ -756,7 +767,6 @@ def test_temperature_is_langevin_dynamics() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"temperature": 0.1, "lr": 0.0}, "temperature needs lr > 0"),
         ({"temperature": -0.1}, "temperature must be"),
         ({"noise": -0.1}, "noise must be"),
         ({"noise": math.nan}, "noise must be"),

@@ -17,7 +17,7 @@ from tables import NORMS, RULES, STEPS, SURROUNDINGS, VALUES
 
 import fastopt
 from fastopt import functional, nn, optim, reference
-from fastopt._rules import AROUND
+from fastopt._rules import AROUND, Around
 
 ROOT = Path(__file__).parents[1]
 CSRC, PACKAGE = ROOT / "csrc", ROOT / "python" / "fastopt"
@@ -131,6 +131,10 @@ def test_the_rules_above_notice() -> None:
     assert known(PACKAGE / "optim" / "base.py") >= {"_core", "_rules"}
     assert "numpy" in set(imports(PACKAGE / "reference" / "norm.py"))
     assert len(CPP) > 10
+
+
+def test_the_types_of_what_every_rule_has_name_all_of_it() -> None:
+    assert AROUND.keys() == Around.__annotations__.keys()
 
 
 def test_tables_are_complete() -> None:

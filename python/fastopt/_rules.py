@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, NamedTuple, TypedDict
+from typing import Any, NamedTuple, TypedDict
 
 import numpy as np
 
@@ -71,8 +71,6 @@ AROUND: dict[str, Any] = dict(
     swa_start=None,
     swa_freq=1,
 )
-if TYPE_CHECKING:
-    assert AROUND.keys() == Around.__annotations__.keys()
 
 
 def number(
@@ -184,9 +182,7 @@ class Hyperparameters:
         proximal = self.flag("proximal_l1")
 
         noise, temperature = self.number("noise"), self.number("temperature")
-        if temperature != 0:
-            if lr == 0:
-                raise ValueError(f"{self.function}: temperature needs lr > 0")
+        if temperature != 0 and lr != 0:  # without a rate it has no effect
             noise = math.hypot(noise, math.sqrt(2 * temperature / lr))
 
         ema_decay, swa_start = self.values["ema_decay"], self.values["swa_start"]

@@ -136,7 +136,8 @@ class Optimizer:
     - ``l2_init``: as weight decay, but towards p₀, the weights as they are when it first is not 0 (L2-SP): added as
       l2_init·(p − p₀), or decoupled p ← p + lr·l2_init·(p₀ − p) after the update.
     - ``noise``: the standard deviation of normal noise that is added to the clipped gradient; ``temperature`` T adds that of
-      Langevin dynamics, √(2T/lr), which samples at that temperature with plain SGD.  It depends on ``seed``, the parameter's number, its count of steps and the position only.
+      Langevin dynamics, √(2T/lr), which samples at that temperature with plain SGD.  The numbers depend on ``seed``, the parameter's number, its
+      count of steps and the position only.
     - ``ema_decay``: d of the weights' moving average a ← d a + (1−d) p, in ``ema_params``; with ``ema_warmup`` min(d, (1+t)/(10+t)).
       ``swa_start`` and ``swa_freq``: the plain average of the weights after step swa_start and every swa_freq-th one from there.
     - ``maximize``: the gradient is negated before anything is added to it.

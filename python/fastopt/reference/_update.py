@@ -94,7 +94,7 @@ def _around(o: dict[str, Any], t: int) -> SimpleNamespace:
     own = o["decoupled_weight_decay"] is None
     per_step = 1.0 if o["fixed_decay"] else lr
     noise, average = o["noise"], 0.0
-    if o["temperature"]:
+    if o["temperature"] and lr:
         noise = math.hypot(noise, math.sqrt(2 * o["temperature"] / lr))
     if o["ema_decay"] is not None:
         average = 1 - (min(o["ema_decay"], (1 + t) / (10 + t)) if o["ema_warmup"] else o["ema_decay"])
