@@ -21,7 +21,7 @@ inline constexpr std::size_t kFactorRows = 64;  // rows whose column sums are ta
 
 /// Calls body(at, n, gradients) for [range) in pieces that end with rows or earlier.
 template <class T, class Body> void for_row_pieces(const Tensor& tensor, Range range, Body&& body) {
-  const bool plain = !tensor.shaped() && tensor.setting->around.l2 == 0 && tensor.scale == 1;
+  const bool plain = tensor.plain() && tensor.scale == 1;
   alignas(64) T shaped[kPiece];
   for (std::size_t at = range.begin, n; at < range.end; at += n) {
     n = std::min({plain ? tensor.columns : kPiece, tensor.columns - at % tensor.columns, range.end - at});

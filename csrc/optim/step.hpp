@@ -90,7 +90,7 @@ struct Around {
       average = 1 / ((step - swa_start) / swa_freq + 1);
   }
 
-  bool shapes_gradient() const { return l1 != 0 || l2_init != 0 || noise != 0; }  ///< beside l2
+  bool shapes_gradient() const { return l2_init != 0 || noise != 0; }  ///< beside l2 and l1
   bool finishes() const { return pull != 0 || threshold != 0 || average != 0; }
 };
 
@@ -139,10 +139,12 @@ struct Tensor {
   std::size_t columns, matrix_rows;  ///< of its last two axes
   const double* row_factor;          ///< of each row, where the second moment is factored
 
-  /// Whether there is more to do to the gradient than to scale it and to add l2·p.
+  /// Whether there is more to do to the gradient than to scale it and to add l2·p and l1·sign(p).
   bool shaped() const {
     return rows != nullptr || unit_scale != nullptr || clip >= 0 || setting->around.shapes_gradient();
   }
+  /// Whether there is nothing to do to it but to scale it.
+  bool plain() const { return !shaped() && setting->around.l2 == 0 && setting->around.l1 == 0; }
   /// Whether there is something to do after the rule's update.
   bool finished() const { return zero || setting->around.finishes(); }
 };
@@ -167,21 +169,29 @@ template <class T, std::size_t S> struct Memory {
 template <class T> struct Factors {
   T scale;  ///< g ← scale·g
   T l2;     ///< g ← g + l2·p
+  T l1;     ///< g ← g + l1·sign(p)
   T decay;  ///< p ← decay·p
 };
 
+/// What is added to the gradient: nothing, l2·p, l1·sign(p) and perhaps l2·p, or what is found at run time.
+enum class Added { nothing, l2, l1, any };
+
 /// The rule's update of some elements from `at` on.  The rule and all numbers are copies, so that they stay in
 /// registers: in memory, any store might have changed them.
-template <class Rule, class T, std::size_t S, class Count, class Decays>
-inline void update_elements(Rule rule, Memory<T, S> memory, Factors<T> factor, std::size_t at, Count count,
-                            Decays decays) {
+template <Added added, class Rule, class T, std::size_t S, class Count>
+inline void update_elements(Rule rule, Memory<T, S> memory, Factors<T> factor, std::size_t at, Count count) {
   each<T>(count, [=](std::size_t i, auto number) {
     using V = decltype(number);
     [&]<std::size_t... K>(std::index_sequence<K...>) {
       V p = load<V>(memory.param + at + i), g = load<V>(memory.grad + at + i);
       std::array<V, S> state{load<V>(memory.state[K] + at + i)...};
       g = g * factor.scale;
-      if (decays) g = g + factor.l2 * p;
+      if constexpr (added == Added::l2) g = g + factor.l2 * p;
+      if constexpr (added == Added::l1 || added == Added::any)
+        if (factor.l2 != 0) g = g + factor.l2 * p;
+      if constexpr (added == Added::l1) g = g + factor.l1 * sign(p);
+      if constexpr (added == Added::any)
+        if (factor.l1 != 0) g = g + factor.l1 * sign(p);
       p = p * factor.decay;
       rule(p, g, state[K]...);
       store(memory.param + at + i, p);
@@ -193,7 +203,7 @@ inline void update_elements(Rule rule, Memory<T, S> memory, Factors<T> factor, s
 template <class Rule, class T, std::size_t S>
 [[gnu::noinline]] void update_few(const Rule& rule, const Memory<T, S>& memory, Factors<T> factor, std::size_t at,
                                   std::size_t count) {
-  update_elements(rule, memory, factor, at, count, factor.l2 != 0);
+  update_elements<Added::any>(rule, memory, factor, at, count);
 }
 
 template <class T> inline void prefetch_tile(const Tensor& tensor, std::size_t states, std::size_t at) {
@@ -218,12 +228,18 @@ template <class Rule, class T>
     at = std::min(64 / sizeof(T) - past_line, count);
     update_few(rule, memory, factor, 0, at);
   }
-  with_flag(factor.l2 != 0, [&, rule, memory, factor](auto decays) {  // a question inside would cost a quarter
-    for (; at + kLanes <= count; at += kLanes) {
+  const auto tiles = [&, rule, memory, factor]<Added added>(std::integral_constant<Added, added>) {
+    for (; at + kLanes <= count; at += kLanes) {  // with a question inside it would take a quarter longer
       if (far) prefetch_tile<T>(tensor, S, begin + at + kAhead);
-      update_elements(rule, memory, factor, at, std::integral_constant<std::size_t, kLanes>{}, decays);
+      update_elements<added>(rule, memory, factor, at, std::integral_constant<std::size_t, kLanes>{});
     }
-  });
+  };
+  if (factor.l1 != 0)
+    tiles(std::integral_constant<Added, Added::l1>{});
+  else if (factor.l2 != 0)
+    tiles(std::integral_constant<Added, Added::l2>{});
+  else
+    tiles(std::integral_constant<Added, Added::nothing>{});
   if (at < count) update_few(rule, memory, factor, at, count - at);
 }
 
@@ -329,7 +345,7 @@ template <class Rule, class T> void update(const Tensor& tensor, Range range, bo
   const Around& around = tensor.setting->around;
   const T* grad = static_cast<const T*>(tensor.grad);
   const T decay = static_cast<T>(around.decay);
-  const Factors<T> factor{static_cast<T>(tensor.scale), static_cast<T>(around.l2), decay};
+  const Factors<T> factor{static_cast<T>(tensor.scale), static_cast<T>(around.l2), static_cast<T>(around.l1), decay};
   const bool shaped = tensor.shaped();
   if (!shaped && !tensor.finished()) {
     update_run<Rule, T>(tensor, range.begin, range.end - range.begin, grad + range.begin, factor, far);
@@ -342,7 +358,7 @@ template <class Rule, class T> void update(const Tensor& tensor, Range range, bo
     n = std::min(kPiece - past_line, range.end - at);
     if (shaped) {
       shape_gradient(tensor, at, n, shape);
-      update_run<Rule, T>(tensor, at, n, shape, {T{1}, T{0}, decay}, far);
+      update_run<Rule, T>(tensor, at, n, shape, {T{1}, T{0}, T{0}, decay}, far);
     } else {
       update_run<Rule, T>(tensor, at, n, grad + at, factor, far);
     }
@@ -440,7 +456,7 @@ template <class T> void square(const Tensor& tensor, Range range, bool of_param,
 template <class Rule, class T> void measure(const Tensor& tensor, Range range, double* sums) {
   constexpr std::size_t S = Rule::state.size();
   const Rule rule = *std::launder(reinterpret_cast<const Rule*>(tensor.setting->rule));
-  const bool plain = !tensor.shaped() && tensor.setting->around.l2 == 0;
+  const bool plain = tensor.plain();
   const T scale = plain ? static_cast<T>(tensor.scale) : T{1};
   DoubleLanes lanes[Rule::sums];
   alignas(64) T shaped[kPiece];
