@@ -4,7 +4,7 @@
 /// vector: element i of a row goes to lane i mod 64.  A lane adds up to 16 elements in the compute type (a block), and
 /// blocks in order in double; lanes are folded in one fixed tree.  So a sum has the same bits on every instruction set,
 /// and the error of a float32 sum stays that of 16 additions, however long the row is.  `fastopt.reference._sums` is
-/// the same in NumPy.
+/// the same in NumPy.  Norms of whole tensors are summed in double from the start, in the same lanes.
 #pragma once
 
 #include <algorithm>
@@ -253,6 +253,65 @@ inline std::array<double, K> row_sums(std::size_t n, const Terms& terms) {
   add_rows<K, T>(
       lanes, 1, n, [&](std::size_t, std::size_t i, auto number) { return terms(i, number); }, [](std::size_t) {});
   return fold(lanes);
+}
+
+/// 64 lanes of one sum of products that are taken in double, which has them exactly for float32: for norms of whole
+/// tensors, where a square must not overflow.
+struct DoubleLanes {
+  alignas(64) double of[kLanes] = {};
+
+  /// Adds a·b, exact for float32, to the lanes from `lane` on.
+  template <class V> void add(std::size_t lane, V a, V b) {
+    if constexpr (is_number<V>) {
+      of[lane] += static_cast<double>(a) * static_cast<double>(b);
+    } else {
+      using D = Vector<double>;
+      using Half = std::conditional_t<width<V> <= width<D>, V, typename detail::VectorOf<float, width<D> * 4>::type>;
+      for (std::size_t i = 0; i < width<V>; i += width<Half>) {
+        Half x, y;
+        std::memcpy(&x, reinterpret_cast<const char*>(&a) + i * (sizeof(V) / width<V>), sizeof x);
+        std::memcpy(&y, reinterpret_cast<const char*>(&b) + i * (sizeof(V) / width<V>), sizeof y);
+        using Wide = typename detail::VectorOf<double, width<Half> * 8>::type;
+        const Wide product = __builtin_convertvector(x, Wide) * __builtin_convertvector(y, Wide);
+        store(of + lane + i, load<Wide>(of + lane + i) + product);
+      }
+    }
+  }
+
+  double total() const {
+    Lanes<1> lanes;
+    std::copy_n(of, kLanes, lanes.of[0]);
+    lanes.empty = false;
+    return fold(lanes)[0];
+  }
+};
+
+/// A native vector of doubles from as many numbers of T.
+template <class T> inline Vector<double> widened(const T* from) {
+  return __builtin_convertvector(load<typename detail::VectorOf<T, width<Vector<double>> * sizeof(T)>::type>(from),
+                                 Vector<double>);
+}
+
+/// Adds the squares of n numbers to lanes, from the first lane on, and to as many columns.
+template <class T> void add_squares(const T* x, std::size_t n, DoubleLanes& lanes, double* columns) {
+  using D = Vector<double>;
+  constexpr std::size_t kVectors = kLanes / width<D>;
+  std::array<D, kVectors> sum;
+  detail::unroll<kVectors>([&](auto k) { sum[k] = load<D>(lanes.of + k * width<D>); });
+  std::size_t at = 0;
+  for (; at + kLanes <= n; at += kLanes)
+    detail::unroll<kVectors>([&](auto k) {
+      const std::size_t i = at + k * width<D>;
+      const D value = widened(x + i), square = value * value;
+      sum[k] += square;
+      store(columns + i, load<D>(columns + i) + square);
+    });
+  detail::unroll<kVectors>([&](auto k) { store(lanes.of + k * width<D>, sum[k]); });
+  for (std::size_t lane = 0; at < n; ++at, ++lane) {
+    const double value = static_cast<double>(x[at]);
+    lanes.of[lane] += value * value;
+    columns[at] += value * value;
+  }
 }
 
 }  // namespace fastopt

@@ -30,28 +30,6 @@ template <class T, class Body> void for_row_pieces(const Tensor& tensor, Range r
   }
 }
 
-/// Adds the squares of n numbers to lanes, from the first lane on, and to as many columns.
-template <class T> void add_squares(const T* x, std::size_t n, DoubleLanes& lanes, double* columns) {
-  using D = Vector<double>;
-  constexpr std::size_t kVectors = kLanes / width<D>;
-  std::array<D, kVectors> sum;
-  unroll<kVectors>([&](auto k) { sum[k] = load<D>(lanes.of + k * width<D>); });
-  std::size_t at = 0;
-  for (; at + kLanes <= n; at += kLanes)
-    unroll<kVectors>([&](auto k) {
-      const std::size_t i = at + k * width<D>;
-      const D value = widened(x + i), square = value * value;
-      sum[k] += square;
-      store(columns + i, load<D>(columns + i) + square);
-    });
-  unroll<kVectors>([&](auto k) { store(lanes.of + k * width<D>, sum[k]); });
-  for (std::size_t lane = 0; at < n; ++at, ++lane) {
-    const double value = static_cast<double>(x[at]);
-    lanes.of[lane] += value * value;
-    columns[at] += value * value;
-  }
-}
-
 /// Σg² of some rows of a matrix, and of their columns.
 template <class T>
 void sum_factors(const Tensor& tensor, std::size_t first, std::size_t rows, double* of_rows, double* of_columns) {

@@ -366,36 +366,6 @@ template <class Rule, class T> void update(const Tensor& tensor, Range range, bo
   }
 }
 
-/// 64 sums in double.
-struct DoubleLanes {
-  alignas(64) double of[kLanes] = {};
-
-  /// Adds a·b, exact for float32, to the lanes from `lane` on.
-  template <class V> void add(std::size_t lane, V a, V b) {
-    if constexpr (is_number<V>) {
-      of[lane] += static_cast<double>(a) * static_cast<double>(b);
-    } else {
-      using D = Vector<double>;
-      using Half = std::conditional_t<width<V> <= width<D>, V, typename VectorOf<float, width<D> * 4>::type>;
-      for (std::size_t i = 0; i < width<V>; i += width<Half>) {
-        Half x, y;
-        std::memcpy(&x, reinterpret_cast<const char*>(&a) + i * (sizeof(V) / width<V>), sizeof x);
-        std::memcpy(&y, reinterpret_cast<const char*>(&b) + i * (sizeof(V) / width<V>), sizeof y);
-        using Wide = typename VectorOf<double, width<Half> * 8>::type;
-        const Wide product = __builtin_convertvector(x, Wide) * __builtin_convertvector(y, Wide);
-        store(of + lane + i, load<Wide>(of + lane + i) + product);
-      }
-    }
-  }
-
-  double total() const {
-    Lanes<1> lanes;
-    std::copy_n(of, kLanes, lanes.of[0]);
-    lanes.empty = false;
-    return fold(lanes)[0];
-  }
-};
-
 /// Whether all of the gradient is finite.
 inline bool is_finite(const Tensor& tensor, const double* grad) {
   const auto finite = [grad](std::size_t from, std::size_t count) {
@@ -406,12 +376,6 @@ inline bool is_finite(const Tensor& tensor, const double* grad) {
   for_runs(*tensor.rows, 0, tensor.size,
            [&](std::size_t from, std::size_t count, std::size_t) { all = all && finite(from, count); });
   return all;
-}
-
-/// A native vector of doubles from as many numbers of T.
-template <class T> inline Vector<double> widened(const T* from) {
-  return __builtin_convertvector(load<typename VectorOf<T, width<Vector<double>> * sizeof(T)>::type>(from),
-                                 Vector<double>);
 }
 
 /// Σ of squares of the gradient or the parameter over elements [range) of at most a chunk.

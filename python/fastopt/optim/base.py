@@ -189,6 +189,7 @@ class Optimizer:
         self._count = 0
         self._swapped = False
         self._sums: list[Array] = []  # of accumulated gradients
+        self._adding: Any = None  # the kernel that adds to them
         self._gathered: list[bool] = []  # whether there was one
         self._micro_batches = 0
         self._plan = _Plan([], [], [], None, [])
@@ -426,23 +427,23 @@ class Optimizer:
         flat = self._flatten(grads)
         params = [param for group in self.param_groups for param in group["params"]]
         count = len(params)
+        rule = Hyperparameters(self._name, {**AROUND, "weight_decay": 0.0}).rule("sgd", lr=-1.0)  # p ← p + g
         if len(self._sums) != count:
             self._sums = [zeros_like(param) for param in params]
-        rule = Hyperparameters(self._name, {**AROUND, "weight_decay": 0.0}).rule("sgd", lr=-1.0)  # p ← p + g
-        nothing: list[None] = [None] * count
-        companions = Companions(
-            self._name,
-            [rule.name] * count,
-            [0] * count,
-            self._sums,
-            [[]] * count,
-            [[]] * count,
-            list(nothing),
-            list(nothing),
-            np.zeros(count, np.int64),
-            self._labels,
-        )
-        kernels.Plan(*companions).step(flat, [rule.options], None)
+            companions = Companions(
+                self._name,
+                [rule.name] * count,
+                [0] * count,
+                self._sums,
+                [[]] * count,
+                [[]] * count,
+                [None] * count,
+                [None] * count,
+                np.zeros(count, np.int64),
+                self._labels,
+            )
+            self._adding = kernels.Plan(*companions)
+        self._adding.step(flat, [rule.options], None)
         gathered = self._gathered if self._micro_batches else [False] * count
         self._gathered = [some or grad is not None for some, grad in zip(gathered, flat, strict=True)]
         self._micro_batches += 1
