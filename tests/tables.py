@@ -15,6 +15,7 @@ from functools import cached_property
 from types import ModuleType
 from typing import Any, TypeAlias
 
+import ml_dtypes
 import numpy as np
 from numpy.random import Generator
 from numpy.typing import NDArray
@@ -26,6 +27,7 @@ Options: TypeAlias = dict[str, Any]
 Place: TypeAlias = Callable[[Array], Array]
 
 DTYPES = ("float32", "float64")
+HALVES = ("float16", "bfloat16")
 
 
 # Numbers
@@ -38,11 +40,10 @@ def ordinary(rng: Generator, shape: int | Sequence[int], dtype: str) -> Array:
 
 def extreme(rng: Generator, shape: int | Sequence[int], dtype: str) -> Array:
     """Numbers of every magnitude, subnormal ones too, with zeros of both signs, infinities and NaN among them."""
-    low, high = (-45, 38) if dtype == "float32" else (-323, 308)
+    low, high = {"float32": (-45, 38), "float64": (-323, 308), "float16": (-8, 4.8), "bfloat16": (-41, 38)}[dtype]
     x = (rng.choice([-1.0, 1.0], shape) * 10.0 ** rng.uniform(low, high, shape)).astype(dtype)
-    special = np.array(
-        [0.0, -0.0, np.inf, -np.inf, np.nan, np.finfo(dtype).tiny, -np.finfo(dtype).smallest_subnormal], dtype
-    )
+    least = ml_dtypes.finfo(dtype)
+    special = np.array([0.0, -0.0, np.inf, -np.inf, np.nan, least.tiny, -least.smallest_subnormal], dtype)
     return np.where(rng.random(shape) < 0.2, rng.choice(special, shape), x)
 
 
@@ -115,6 +116,19 @@ STEPS: dict[str, Options] = {
 }
 OF_STEP = frozenset().union(*STEPS.values())
 
+# How numbers may be kept: the dtype of the parameters, and options.
+MOMENTS: dict[str, Options] = {
+    "bfloat16 moments": {"moments": "bfloat16"},
+    "nearest bfloat16 moments": {"moments": "bfloat16", "moment_rounding": "nearest"},
+    "8bit moments": {"moments": "8bit"},
+}
+WEIGHTS = ("stochastic", "nearest", "kahan", "master", "correction")
+FORMATS: dict[str, tuple[str, Options]] = {
+    **{name: ("float32", options) for name, options in MOMENTS.items()},
+    **{f"float16 {weights}": ("float16", {"weights": weights}) for weights in WEIGHTS[:-1]},
+    **{f"bfloat16 {weights}": ("bfloat16", {"weights": weights}) for weights in WEIGHTS},
+}
+
 
 @dataclass(frozen=True)
 class Rule:
@@ -167,6 +181,11 @@ class Rule:
         return {name: more for name, more in every.items() if self.accepts(self.plain | more)}
 
     @cached_property
+    def formats(self) -> dict[str, tuple[str, Options]]:
+        """How its numbers may be kept."""
+        return {name: one for name, one in FORMATS.items() if self.accepts(self.plain | one[1])}
+
+    @cached_property
     def plain(self) -> Options:
         """The first of them."""
         return self.combinations[0]
@@ -184,7 +203,7 @@ class Rule:
 
         ``step``: also with options of the step.  ``without``: with none of these.
         """
-        rng = np.random.default_rng([rng.integers(2**32), *self.function.encode()])  # so that rules differ
+        rng = self._own(rng)
         while True:
             options = dict(self.combinations[rng.integers(len(self.combinations))])
             others = {**(SURROUNDINGS if around else {}), **(STEPS if step else {})}
@@ -194,6 +213,21 @@ class Rule:
             options = {name: _scaled(rng, name, value) for name, value in options.items()}
             if self.accepts(options) and sum(name.startswith("clip") for name in options) < 2:
                 return options
+
+    def sample_moments(self, rng: Generator, options: Options) -> Options:
+        """The options with a random way to keep moments, if the rule has any."""
+        ways = [options, *(options | one for one in MOMENTS.values() if self.accepts(options | one))]
+        return ways[self._own(rng, options).integers(len(ways))]
+
+    def sample_format(self, rng: Generator, options: Options) -> tuple[str, Options]:
+        """A random dtype, and the options with a random way to keep parameters of it, and moments."""
+        ways = [("float32", {}), *(one for one in FORMATS.values() if "weights" in one[1])]
+        dtype, kept = ways[self._own(rng, options).integers(len(ways))]
+        return dtype, self.sample_moments(rng, options | kept)
+
+    def _own(self, rng: Generator, options: Options | None = None) -> Generator:
+        """Random numbers that differ between rules and options."""
+        return np.random.default_rng([rng.integers(2**32), *self.function.encode(), *repr(options or "").encode()])
 
     def make(self, params: Any, options: Options) -> optim.Optimizer:
         return self.optimizer(params, **hyperparameters(options))
@@ -224,7 +258,8 @@ class Rule:
 
     def states(self, options: Options) -> tuple[str, ...]:
         """The names of its state, in the order of the function's arguments; of what surrounds the rule too."""
-        opt = self.make([np.ones((2, 2)), *([] if self.matrices_only else [np.ones(2)])], options)
+        params = [np.ones(shape, np.float32) for shape in ((2, 2), *([] if self.matrices_only else [(2,)]))]
+        opt = self.make(params, options)
         names = {f"{name}s": name for one in opt.state for name in one}
         return tuple(
             names[name] for name in inspect.signature(getattr(functional, self.function)).parameters if name in names
@@ -234,7 +269,7 @@ class Rule:
     def numbers(self) -> frozenset[str]:
         """The names of the numbers that it keeps for each parameter."""
         kernels = (_core.kernels.rules[kernel] for kernel in self.optimizer.kernels)
-        return frozenset(name for _, numbers, _ in kernels for name in numbers)
+        return frozenset(name for kernel in kernels for name in kernel[1])
 
     def new_states(self, options: Options, params: Sequence[Array]) -> dict[str, list[Array | None]]:
         """The function's arguments that are state, as they are before the first step."""
@@ -349,6 +384,10 @@ def rules_and_options() -> Iterator[tuple[str, Options]]:
 
 def rules_and_surroundings() -> Iterator[tuple[str, str, Options]]:
     return ((name, what, more) for name, rule in RULES.items() for what, more in rule.surroundings.items())
+
+
+def rules_and_formats() -> Iterator[tuple[str, str]]:
+    return ((name, kept) for name, rule in RULES.items() for kept in rule.formats)
 
 
 def label(options: Options, usual: Options | None = None) -> str:

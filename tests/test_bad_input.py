@@ -105,6 +105,9 @@ BAD: dict[str, Sequence[Any]] = {
     "ema_decay": (NAN, INF, -0.1, 1.1, "0.9", [0.9], np.array([0.1, 0.2])),
     "swa_start": (0, -1, 1.5, "1", 3),  # excludes ema_decay
     "swa_freq": (*NO_INTEGER, 0, -1),
+    "weights": (None, "x", 3, ["master"], b"master", "bfloat16"),
+    "moments": ("x", 3, ["8bit"], b"8bit", "float32"),
+    "moment_rounding": (None, "x", 3, ["nearest"], b"nearest"),
     "grad_scale": (*NOT_POSITIVE, 0.0),
     "clip_norm": (NAN, INF, -1.0, 10**400, "1", [1.0], np.array([0.1, 0.2])),
     **dict.fromkeys(("clip_value", "clip_param_norm", "clip_adaptive"), (NAN, -1.0, "1", 1.0)),  # exclude clip_norm
@@ -424,9 +427,11 @@ WHERE_SHAPES_ARE_FIXED: dict[str, Callable[[Array], Any]] = {
 }
 
 
-def legal(good: Array, other: Any) -> bool:
-    """Whether an array may stand for another one, because what was done to it did nothing."""
-    same = isinstance(other, np.ndarray) and other.dtype == good.dtype and other.shape == good.shape
+def legal(path: Path, good: Array, other: Any) -> bool:
+    """Whether an array may stand for another one: what was done to it did nothing, or it is a parameter or a gradient of 16 bits."""
+    if not isinstance(other, np.ndarray) or other.shape != good.shape:
+        return False
+    same = other.dtype == good.dtype or (path[0] in ("params", "grads", "param_group") and other.dtype == np.float16)
     return same and other.flags.c_contiguous and other.flags.aligned and other.flags.writeable
 
 
@@ -447,7 +452,7 @@ def mistakes(name: str) -> Iterator[tuple[str, Path, Change]]:
         of_state = name in RULES and path[0] not in ("params", "grads")
         for kind in rng.permutation(list(kinds))[: 8 if of_state else some]:
             try:
-                harmless = legal(array, kinds[kind](array))
+                harmless = legal(path, array, kinds[kind](array))
             except (ValueError, IndexError):  # an array without axes cannot be made so
                 continue
             if not harmless:
@@ -623,7 +628,13 @@ CASES: list[tuple[str, Path, Any, type[Exception], str]] = [
     ("adamw", ("exp_avg_sqs",), [], ValueError, r"^adamw: exp_avg_sqs has 0 entries, expected 2, one a parameter$"),
     ("adamw", ("eps",), -1, ValueError, r"^adamw: eps must be finite and >= 0, got -1$"),
     ("Adam", ("betas",), (1.5, 0.9), ValueError, r"^Adam: beta1 must be in \[0, 1\), got 1.5$"),
-    ("Adam", ("params", 0), integers, TypeError, r"^Adam: params\[0\] has dtype int32, expected float32 or float64$"),
+    (
+        "Adam",
+        ("params", 0),
+        integers,
+        TypeError,
+        r"^Adam: params\[0\] has dtype int32, expected float32, float64, float16 or bfloat16$",
+    ),
     ("Adam", ("params",), lambda params: params[0], TypeError, r"^Adam: params must be a list or a dict of arrays"),
     ("Adam.step", ("grads",), [None], ValueError, r"^Adam: grads has 1 entries, expected 2, one a parameter$"),
     ("Adam.step", ("grads", 1), other_float, TypeError, r"^Adam: grads\[1\] has dtype float64, expected float32$"),

@@ -6,12 +6,15 @@ Muon is no exception, but where numbers of threads are compared: its matrix prod
 from __future__ import annotations
 
 from itertools import zip_longest
+from typing import Any
 
 import numpy as np
 import pytest
 from numpy.random import Generator
 from tables import (
     DTYPES,
+    FORMATS,
+    HALVES,
     NORMS,
     RULES,
     SURROUNDINGS,
@@ -23,6 +26,7 @@ from tables import (
     mixed,
     norms_and_options,
     ordinary,
+    rules_and_formats,
     rules_and_options,
     rules_and_surroundings,
 )
@@ -35,6 +39,19 @@ from fastopt import reference
 THREADS = (1, 2, 3, 5, 8, 16)
 EDGES = (0, 1, 2, 15, 16, 17, 63, 64, 65, 127, 128, 129, 255, 256, 257)  # of vectors, tiles, noise and pieces
 LARGE_EDGES = (1025, 8191, 16_383, 16_384, 16_385, 33_000)  # of chunks of sums
+SEGMENT_EDGES = (
+    1,
+    63,
+    64,
+    65,
+    127,
+    128,
+    129,
+    1023,
+    1024,
+    1025,
+    2049,
+)  # of blocks, parts and segments of packed numbers
 MATRICES = ((1, 1), (2, 3), (3, 64), (63, 1), (64, 65), (65, 257), (129, 16), (2, 65, 3), (1, 300), (2, 9_000), (5, 0))
 WIDTHS = (1, 2, 3, 7, 8, 9, 15, 16, 17, 31, 32, 33, 47, 63, 64, 65, 100, 127, 128, 129, 191, 192, 193, 255, 256, 257)
 ROWS = (2, 3, 15, 16, 17, 31, 32, 33, 63, 64, 65, 130, 513)  # around blocks, chunks and the rows that go together
@@ -55,6 +72,7 @@ every_rule = pytest.mark.parametrize(
 every_surrounding = pytest.mark.parametrize(
     ("rule", "more"), [pytest.param(rule, more, id=f"{rule}-{what}") for rule, what, more in rules_and_surroundings()]
 )
+every_format = pytest.mark.parametrize(("rule", "kept"), [*rules_and_formats()])
 every_norm = pytest.mark.parametrize(
     ("norm", "options"),
     [pytest.param(norm, options, id=f"{norm}-{label(options)}") for norm, options in norms_and_options()],
@@ -71,6 +89,11 @@ def assert_rule_is_the_reference(
 
 def some_missing(rng: Generator, grads: list[Array]) -> list[Array | None]:
     return [None if rng.random() < 0.3 else g for g in grads]
+
+
+def some_packed(rng: Generator, grads: list[Array], numbers: Any = ordinary) -> list[Array]:
+    """Gradients of any of the dtypes that a float32 parameter may have."""
+    return [numbers(rng, g.shape, str(rng.choice(["float32", *HALVES]))) for g in grads]
 
 
 def apart(x: Array) -> Array:
@@ -276,6 +299,126 @@ def test_rule_takes_each_element_by_itself(rule: str, dtype: str, rng: Generator
     changed = set(np.flatnonzero(good != bad))
     assert 64 in changed
     assert (changed <= {0, 64, 299}) == RULES[rule].elementwise
+
+
+# Formats
+
+
+@every_format
+def test_rule_is_the_reference_in_every_format(rule: str, kept: str, rng: Generator) -> None:
+    """At first with ordinary numbers, then with those of every magnitude among them."""
+    dtype, options = FORMATS[kept]
+    options = RULES[rule].sample(rng, step=True) | options
+    if dtype in HALVES:
+        options = RULES[rule].sample_moments(rng, options)
+    params = RULES[rule].arrays(rng, (*SEGMENT_EDGES, (5, 13), (2, 3, 50)), dtype)
+    grads = [some_missing(rng, some_packed(rng, params, numbers)) for numbers in (ordinary, ordinary, mixed, ordinary)]
+    assert_rule_is_the_reference(rule, params, grads, options)
+
+
+@every_surrounding
+def test_packed_rule_is_the_reference_with_what_surrounds_it(rule: str, more: Options, rng: Generator) -> None:
+    dtype, options = RULES[rule].sample_format(rng, RULES[rule].sample(rng, around=False) | more)
+    params = RULES[rule].arrays(rng, ((5, 13), 130, (2, 3, 50)), dtype)
+    grads = [some_packed(rng, params), *(some_missing(rng, some_packed(rng, params)) for _ in range(2))]
+    assert_rule_is_the_reference(rule, params, grads, options)
+
+
+@pytest.mark.parametrize("seed", range(2))
+@rules
+def test_packed_rule_is_the_reference_at_every_size(rule: str, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    dtype, options = RULES[rule].sample_format(rng, RULES[rule].sample(rng, step=True) | {"skip_nonfinite": True})
+    params = RULES[rule].arrays(rng, (*EDGES, *LARGE_EDGES), dtype)
+    assert_rule_is_the_reference(rule, params, [some_packed(rng, params)], options)
+
+
+@rules
+def test_packed_rule_is_the_reference_for_matrices(rule: str, rng: Generator) -> None:
+    for more in {}, {"clip_adaptive": 0.1}:
+        dtype, options = RULES[rule].sample_format(rng, RULES[rule].sample(rng) | more)
+        params = RULES[rule].arrays(rng, MATRICES, dtype)
+        assert_rule_is_the_reference(rule, params, [some_packed(rng, params)], options)
+
+
+@rules
+def test_packed_rule_is_the_reference_at_late_steps(rule: str, rng: Generator) -> None:
+    """Thresholds are a function of the step, beyond 32 bits too, and of the seed."""
+    for seed in 0, 3 * 2**48 + 12_345:
+        dtype, options = RULES[rule].sample_format(rng, RULES[rule].sample(rng) | {"seed": seed})
+        params = RULES[rule].arrays(rng, [40] * 4, dtype)
+        grads, taken = [some_packed(rng, params) for _ in range(2)], (7, 10**6, 2**32 + 5, 2**53 - 3)
+        ours, expected = (RULES[rule].run(module, params, grads, options, taken=taken) for module in (F, reference))
+        assert_same_bits(ours, expected)
+
+
+@rules
+def test_packed_rule_is_the_reference_for_extreme_numbers(rule: str, rng: Generator) -> None:
+    """Among the parameters too, and in the state that they leave."""
+    for numbers in (extreme, mixed), (mixed, extreme), (extreme, ordinary):
+        dtype, options = RULES[rule].sample_format(rng, RULES[rule].sample(rng, step=True, without=["skip_nonfinite"]))
+        params = RULES[rule].arrays(rng, ((13, 7), 300), dtype, numbers=mixed)
+        assert_rule_is_the_reference(rule, params, [some_packed(rng, params, some) for some in numbers], options)
+
+
+@rules
+def test_packed_rule_is_the_reference_for_small_numbers(rule: str, rng: Generator) -> None:
+    """Squares, products and results are about to be subnormal, or already are; in float16 much earlier."""
+    for exponent in -5, -7, -12, -19, -22, -38, -41:
+        dtype, options = RULES[rule].sample_format(rng, RULES[rule].sample(rng, step=True))
+        params = RULES[rule].arrays(rng, ((6, 11), 100), dtype)
+        params[1] *= np.dtype(dtype).type(10.0**exponent)
+        grads = [[(g * 10.0**exponent).astype(g.dtype) for g in some_packed(rng, params)] for _ in range(2)]
+        assert_rule_is_the_reference(rule, params, grads, options)
+
+
+@rules
+def test_packed_rule_is_the_reference_for_gradients_whose_rows_lie_apart(rule: str, rng: Generator) -> None:
+    shapes = ((5, 3), (70, 65), (2, 3, 100), (40, 1), (3, 5_600), 9)
+    for more in {}, {"zero_grads": True, "clip_norm": 1.0}:
+        dtype, options = RULES[rule].sample_format(rng, RULES[rule].sample(rng) | more)
+        params = RULES[rule].arrays(rng, shapes, dtype)
+        grads = [some_packed(rng, params)]
+        expected = RULES[rule].run(reference, params, grads, options)
+        for _ in every_isa():
+            placed: list[Array] = []
+
+            def remembered(g: Array, all_of_them: list[Array] = placed) -> Array:
+                all_of_them.append(apart(g))
+                return all_of_them[-1]
+
+            assert_same_bits(RULES[rule].run(F, params, grads, options, place_grad=remembered), expected)
+            rooms = [g.base for g in placed if g.base is not None]
+            assert len(rooms) >= 5
+            assert all(np.isnan(room[..., (0, -2, -1)]).all() for room in rooms)
+
+
+@pytest.mark.parametrize("seed", range(2))
+@without_blas
+def test_packed_rule_has_the_same_bits_on_any_number_of_threads(rule: str, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    clip = str(rng.choice(["clip_norm", "clip_param_norm", "clip_adaptive"]))
+    for more in {}, {clip: 0.5, "zero_grads": True}:
+        dtype, options = RULES[rule].sample_format(rng, RULES[rule].sample(rng, around=bool(more)) | more)
+        params = RULES[rule].arrays(rng, (100_001, 5, 0, (100, 777), 1_000, (3, 25_000)), dtype)
+        grads = [some_packed(rng, params)]
+        with fo.threads(1):
+            expected = RULES[rule].run(F, params, grads, options)
+        for threads in THREADS[1:]:
+            with fo.threads(threads):
+                assert_same_bits(RULES[rule].run(F, params, grads, options), expected)
+
+
+@pytest.mark.parametrize("between", [0, 5])
+@rules
+def test_packed_rule_has_the_same_bits_at_any_alignment(rule: str, between: int, rng: Generator) -> None:
+    for step in False, True:
+        dtype, options = RULES[rule].sample_format(rng, RULES[rule].sample(rng, around=step, step=step))
+        params = RULES[rule].arrays(rng, (1, 63, (10, 20), 600), dtype, numbers=mixed)
+        grads = [some_packed(rng, params, mixed)]
+        expected = RULES[rule].run(F, params, grads, options)
+        for by in range(1, 16):
+            assert_same_bits(RULES[rule].run(F, params, grads, options, shifted(by, between)), expected)
 
 
 # Normalizations

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from tables import NORMS, RULES, STEPS, SURROUNDINGS, VALUES
+from tables import FORMATS, NORMS, RULES, STEPS, SURROUNDINGS, VALUES
 
 import fastopt
 from fastopt import functional, nn, optim, reference
@@ -177,7 +177,8 @@ def test_rules_bear_what_surrounds_them() -> None:
 def test_there_is_nothing_in_the_tables_that_no_rule_has() -> None:
     """So that they stay as short as they are."""
     assert set(VALUES) <= {name for rule in RULES.values() for name in rule.own}
-    assert {name for options in SURROUNDINGS.values() for name in options} == {"weight_decay", *AROUND}
+    around = [*SURROUNDINGS.values(), *(options for _, options in FORMATS.values())]
+    assert {name for options in around for name in options} == {"weight_decay", *AROUND}
     for name, values in VALUES.items():
         tried = [one[name] for rule in RULES.values() for one in rule.combinations if name in one]
         assert all(value in tried for value in values)

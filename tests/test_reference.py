@@ -132,3 +132,21 @@ def test_reference_takes_the_arguments_of_functional(rule: str) -> None:
     ours, theirs = (inspect.signature(getattr(module, RULES[rule].function)) for module in (reference, F))
     arguments = [[(x.name, x.kind, x.default) for x in one.parameters.values()] for one in (ours, theirs)]
     assert arguments[0] == arguments[1]
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_reference_and_kernels_agree_on_what_states_are(rule: str) -> None:
+    """In every variant, and on their order, which decides over the thresholds that they are rounded by."""
+    states = getattr(reference, rule).states
+    for options in RULES[rule].combinations:
+        params = [np.ones(shape, np.float32) for shape in ((2, 2), (2,))[: 1 if RULES[rule].matrices_only else 2]]
+        opt = RULES[rule].make(params, options)
+        for p, one in zip(params, opt.state, strict=True):
+            kernel = opt._rule_of(opt._plan.rules[0], p)
+            expected = {
+                name: kind
+                for name, kind in zip(kernel.states, kernel.kinds, strict=True)
+                if name not in RULES[rule].optimizer.hidden
+            }
+            ours = {state.name: state.kind_in(options) for state in states if state.name in one}
+            assert [*ours.items()] == [*expected.items()]

@@ -24,7 +24,8 @@ def differing(a: Array, b: Array) -> int:
     assert a.dtype == b.dtype and a.shape == b.shape
     bits = np.dtype(f"u{a.dtype.itemsize}")
     same = np.ascontiguousarray(a).view(bits) == np.ascontiguousarray(b).view(bits)
-    return int(a.size - np.count_nonzero(same | ((a != a) & (b != b))))
+    with np.errstate(invalid="ignore"):  # of ml_dtypes
+        return int(a.size - np.count_nonzero(same | ((a != a) & (b != b))))
 
 
 def assert_same_bits(actual: Mapping[str, Array], expected: Mapping[str, Array]) -> None:

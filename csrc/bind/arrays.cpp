@@ -2,27 +2,64 @@
 
 #include <algorithm>
 #include <numeric>
+#include <optional>
 
 namespace fastopt {
 
 namespace {
 
+constexpr int kNumberOfFloat16 = 23, kFirstOfUsers = 256;  // as numpy/ndarraytypes.h has them
+
 std::string text_of_type(py::handle object) { return py::str(py::type::handle_of(object).attr("__name__")); }
+
+/// NumPy's number of ml_dtypes' bfloat16, which it has only once somebody has imported that; -1 before.
+int number_of_bfloat16() {
+  static int number = -1;
+  if (number < 0) {
+    PyObject* module = PyDict_GetItemString(PyImport_GetModuleDict(), "ml_dtypes");
+    if (module != nullptr)
+      number = py::detail::array_descriptor_proxy(
+                   py::dtype::from_args(py::reinterpret_borrow<py::object>(module).attr("bfloat16")).ptr())
+                   ->type_num;
+  }
+  return number;
+}
+
+std::optional<Dtype> dtype_of_number(int number, Accepted accepted) {
+  using api = py::detail::npy_api;
+  if (number == api::NPY_FLOAT_) return Dtype::float32;
+  if (number == api::NPY_DOUBLE_) return Dtype::float64;
+  if (accepted == Accepted::computed) return {};
+  if (number == kNumberOfFloat16) return Dtype::float16;
+  if (number >= kFirstOfUsers && number == number_of_bfloat16()) return Dtype::bfloat16;
+  if (accepted == Accepted::floats) return {};
+  if (number == api::NPY_BYTE_) return Dtype::int8;
+  if (number == api::NPY_UBYTE_) return Dtype::uint8;
+  return {};
+}
 
 }  // namespace
 
-Array::Array(py::handle object, const Name& name) : proxy_(py::detail::array_proxy(object.ptr())) {
+const char* name_of(Dtype dtype) {
+  constexpr const char* names[] = {"float32", "float64", "float16", "bfloat16", "int8", "uint8"};
+  return names[static_cast<int>(dtype)];
+}
+
+std::size_t itemsize_of(Dtype dtype) {
+  constexpr std::size_t sizes[] = {4, 8, 2, 2, 1, 1};
+  return sizes[static_cast<int>(dtype)];
+}
+
+Array::Array(py::handle object, const Name& name, Accepted accepted) : proxy_(py::detail::array_proxy(object.ptr())) {
   if (!py::detail::npy_api::get().PyArray_Check_(object.ptr()))
     throw py::type_error(name.text() + " must be a numpy array, got " + text_of_type(object));
   const auto* descr = py::detail::array_descriptor_proxy(proxy_->descr);
-  const int number = descr->type_num;
-  if (number == py::detail::npy_api::NPY_FLOAT_)
-    dtype_ = Dtype::float32;
-  else if (number == py::detail::npy_api::NPY_DOUBLE_)
-    dtype_ = Dtype::float64;
+  if (const auto dtype = dtype_of_number(descr->type_num, accepted))
+    dtype_ = *dtype;
   else
-    throw py::type_error(name.text() + " has dtype " + std::string(py::str(object.attr("dtype"))) +
-                         ", expected float32 or float64");
+    throw py::type_error(
+        name.text() + " has dtype " + std::string(py::str(object.attr("dtype"))) + ", expected " +
+        (accepted == Accepted::computed ? "float32 or float64" : "float32, float64, float16 or bfloat16"));
   if (descr->byteorder != '=' && descr->byteorder != '|')
     throw py::type_error(name.text() + " has swapped byte order (dtype " +
                          std::string(py::str(object.attr("dtype").attr("str"))) + "), expected the machine's own");

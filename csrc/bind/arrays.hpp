@@ -15,10 +15,13 @@ namespace fastopt {
 
 namespace py = pybind11;
 
-enum class Dtype { float32, float64 };
+enum class Dtype { float32, float64, float16, bfloat16, int8, uint8 };
 
 template <class T> inline constexpr Dtype dtype_of = sizeof(T) == 4 ? Dtype::float32 : Dtype::float64;
-inline const char* name_of(Dtype dtype) { return dtype == Dtype::float32 ? "float32" : "float64"; }
+const char* name_of(Dtype dtype);
+std::size_t itemsize_of(Dtype dtype);
+inline bool is_computed(Dtype dtype) { return dtype == Dtype::float32 || dtype == Dtype::float64; }
+inline bool is_half(Dtype dtype) { return dtype == Dtype::float16 || dtype == Dtype::bfloat16; }
 
 /// What an argument is called in an error: "layer_norm: weight", "AdamW: grads['bias']".  Costs nothing until there is
 /// one.
@@ -27,12 +30,15 @@ struct Name {
   std::string text() const { return std::string(function).append(": ").append(argument).append(item); }
 };
 
-/// A view of one NumPy array that has been found to be one of ours: float32 or float64, aligned, in native byte order.
-/// Holds no reference: the caller's arguments keep the array alive.
+/// Which dtypes are meant: those that are computed with, those that parameters and gradients may have, or all.
+enum class Accepted { computed, floats, all };
+
+/// A view of one NumPy array that has been found to be one of ours: of an accepted dtype, aligned, in native byte
+/// order. Holds no reference: the caller's arguments keep the array alive.
 class Array {
  public:
   /// TypeError where `object` is not such an array.
-  Array(py::handle object, const Name& name);
+  Array(py::handle object, const Name& name, Accepted accepted = Accepted::computed);
 
   Dtype dtype() const { return dtype_; }
   std::ptrdiff_t ndim() const { return proxy_->nd; }
@@ -41,7 +47,7 @@ class Array {
   std::vector<std::ptrdiff_t> shape() const { return {proxy_->dimensions, proxy_->dimensions + proxy_->nd}; }
   bool has_shape_of(const Array& other) const;
   std::size_t size() const;
-  std::size_t itemsize() const { return dtype_ == Dtype::float32 ? 4 : 8; }
+  std::size_t itemsize() const { return itemsize_of(dtype_); }
   bool contiguous() const { return (proxy_->flags & py::detail::npy_api::NPY_ARRAY_C_CONTIGUOUS_) != 0; }
   bool writeable() const { return (proxy_->flags & py::detail::npy_api::NPY_ARRAY_WRITEABLE_) != 0; }
   template <class T> T* data() const { return reinterpret_cast<T*>(proxy_->data); }

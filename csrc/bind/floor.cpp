@@ -6,6 +6,7 @@
 #include <pybind11/stl.h>
 
 #include <algorithm>
+#include <array>
 #include <cstddef>
 #include <string>
 #include <vector>
@@ -18,7 +19,7 @@ namespace {
 using Arrays = std::vector<py::array>;
 using Addresses = std::vector<std::uint32_t*>;
 
-/// The memory of the arrays, after checking that each has `bytes` bytes in one piece.
+/// The memory of the arrays, after checking that each has a multiple of `bytes` bytes in one piece.
 Addresses addresses_of(const std::string& name, const Arrays& arrays, py::ssize_t bytes, bool writes) {
   Addresses addresses;
   for (const auto& array : arrays) {
@@ -27,9 +28,9 @@ Addresses addresses_of(const std::string& name, const Arrays& arrays, py::ssize_
     };
     require((array.flags() & (py::array::c_style | py::array::f_style)) != 0, "be contiguous");
     require(!writes || array.writeable(), "be writeable");
-    require(array.nbytes() == bytes && bytes % 4 == 0, "have as many bytes as the other arrays (" +
-                                                           std::to_string(bytes) + ") and a multiple of 4, got " +
-                                                           std::to_string(array.nbytes()));
+    require(bytes == 0 ? array.nbytes() == 0 : array.nbytes() % bytes == 0 && bytes % 4 == 0,
+            "have a whole multiple of the smallest array's bytes (" + std::to_string(bytes) +
+                ") and these a multiple of 4, got " + std::to_string(array.nbytes()));
     addresses.push_back(static_cast<std::uint32_t*>(const_cast<void*>(array.data())));
   }
   return addresses;
@@ -50,23 +51,40 @@ bool run_if(const Addresses& reads, const Addresses& updates, const Addresses& w
   return true;
 }
 
+void run_uneven(const std::array<Arrays, 3>& arrays, const std::array<Addresses, 3>& addresses, py::ssize_t bytes,
+                FloorStyle style) {
+  using enum UnevenFloor::Way;
+  volatile std::uint32_t nothing = 0;
+  UnevenFloor floor{{}, static_cast<std::size_t>(bytes) / 4, nothing};
+  for (std::size_t kind = 0; kind < 3; ++kind)
+    for (std::size_t k = 0; k < arrays[kind].size(); ++k)
+      floor.arrays.push_back({std::array{read, update, write}[kind], addresses[kind][k],
+                              static_cast<std::size_t>(arrays[kind][k].nbytes() / bytes)});
+  const py::gil_scoped_release without_gil;
+  floor.run(style);
+}
+
 void run_floor(const Arrays& reads, const Arrays& updates, const Arrays& writes, bool streaming, std::size_t ahead) {
-  const auto* first = !reads.empty() ? &reads : !updates.empty() ? &updates : &writes;
-  const py::ssize_t bytes = first->empty() ? 0 : first->front().nbytes();
-  const auto r = addresses_of("reads", reads, bytes, false);
-  const auto u = addresses_of("updates", updates, bytes, true);
-  const auto w = addresses_of("writes", writes, bytes, true);
-  const auto attempt = [&](auto run) {
-    return run(r, u, w, static_cast<std::size_t>(bytes) / 4, FloorStyle{ahead, streaming});
-  };
-  const bool done = attempt(run_if<1, 1, 0>) || attempt(run_if<1, 2, 0>) || attempt(run_if<1, 3, 0>) ||
-                    attempt(run_if<1, 4, 0>) || attempt(run_if<1, 5, 0>) || attempt(run_if<0, 4, 0>) ||
-                    attempt(run_if<0, 5, 0>) || attempt(run_if<1, 0, 1>) || attempt(run_if<2, 0, 1>) ||
-                    attempt(run_if<1, 0, 0>) || attempt(run_if<2, 0, 0>) || attempt(run_if<4, 0, 0>);
-  if (!done)
-    throw py::value_error(
-        "floor: must be 1 read and 1 to 5 updates, 4 or 5 updates, 1 or 2 reads and 1 write, or 1, 2 or 4 reads, got " +
-        std::to_string(r.size()) + ", " + std::to_string(u.size()) + " and " + std::to_string(w.size()));
+  const std::array<Arrays, 3> all{reads, updates, writes};
+  std::vector<py::ssize_t> sizes;
+  for (const Arrays& some : all)
+    for (const py::array& array : some) sizes.push_back(array.nbytes());
+  if (sizes.empty()) throw py::value_error("floor: there must be an array");
+  const auto [least, most] = std::minmax_element(sizes.begin(), sizes.end());
+  const py::ssize_t bytes = *least;
+  const std::array<Addresses, 3> found{addresses_of("reads", reads, bytes, false),
+                                       addresses_of("updates", updates, bytes, true),
+                                       addresses_of("writes", writes, bytes, true)};
+  const auto& [r, u, w] = found;
+  const FloorStyle style{ahead, streaming};
+  const auto attempt = [&](auto run) { return run(r, u, w, static_cast<std::size_t>(bytes) / 4, style); };
+  if (bytes == 0) return;
+  const bool even = *least == *most;
+  const bool done = even && (attempt(run_if<1, 1, 0>) || attempt(run_if<1, 2, 0>) || attempt(run_if<1, 3, 0>) ||
+                             attempt(run_if<1, 4, 0>) || attempt(run_if<1, 5, 0>) || attempt(run_if<0, 4, 0>) ||
+                             attempt(run_if<0, 5, 0>) || attempt(run_if<1, 0, 1>) || attempt(run_if<2, 0, 1>) ||
+                             attempt(run_if<1, 0, 0>) || attempt(run_if<2, 0, 0>) || attempt(run_if<4, 0, 0>));
+  if (!done) run_uneven(all, found, bytes, style);
 }
 
 }  // namespace
@@ -76,7 +94,9 @@ void bind_floor(py::module_& m) {
         py::arg("ahead") = 0,
         "Moves the bytes of a kernel and computes nothing: loads the reads, loads and stores the updates (their values "
         "stay),\n"
-        "stores the exclusive or of the reads in the writes.  Arrays of any dtype, all with the same number of bytes.\n"
+        "stores what it has read in the writes: one array, or the exclusive or of two, of the same number of bytes.  "
+        "Arrays of any dtype,\n"
+        "each with a whole multiple of the bytes of the smallest one.\n"
         "``streaming`` stores the writes past the caches; ``ahead`` is how many bytes ahead to prefetch (0: not at "
         "all).");
 }

@@ -7,4 +7,5 @@ PYBIND11_MODULE(FASTOPT_MODULE, m) {
   fastopt::bind_norm(m);
   fastopt::bind_threads(m);
   fastopt::bind_floor(m);
+  fastopt::bind_formats(m);
 }

@@ -9,5 +9,6 @@ void bind_optim(pybind11::module_& m);
 void bind_norm(pybind11::module_& m);
 void bind_threads(pybind11::module_& m);
 void bind_floor(pybind11::module_& m);
+void bind_formats(pybind11::module_& m);
 
 }  // namespace fastopt

@@ -19,6 +19,7 @@
 #include "optim/adamax.hpp"
 #include "optim/adan.hpp"
 #include "optim/ademamix.hpp"
+#include "optim/apply.hpp"
 #include "optim/asgd.hpp"
 #include "optim/factored.hpp"
 #include "optim/lion.hpp"
@@ -39,10 +40,21 @@ namespace {
 /// What Python calls the list of a state's arrays.
 std::string plural(const std::string& state) { return state + "s"; }
 
+/// How a parameter's numbers are kept: what becomes of the bits that 16 do not hold, for parameters that have 16; in
+/// what format moments are, and how they are rounded.  Empty: as they are computed with.
+struct Formats {
+  std::string weights, moments, moment_rounding;
+};
+
+Format format_of(Dtype dtype) {
+  return dtype == Dtype::float16 ? Format::float16 : dtype == Dtype::bfloat16 ? Format::bfloat16 : Format::exact;
+}
+
 /// What Python needs to know of a rule, and its kernels.
 struct Entry {
   const char* name;
-  std::vector<std::string> states, numbers, options;
+  std::vector<State> states;
+  std::vector<std::string> numbers, options;
   std::array<Kernel, 2> kernels;  ///< by dtype
 };
 
@@ -58,7 +70,8 @@ template <template <class> class Rule> Entry entry(const char* name) {
   std::vector<std::string> numbers, options = strings(Around::options);
   if constexpr (requires { Rule<float>::numbers; }) numbers = strings(Rule<float>::numbers);
   for (const char* option : Rule<float>::options) options.emplace_back(option);
-  return {name, strings(Rule<float>::state), numbers, options, {kernel<Rule, float>(), kernel<Rule, double>()}};
+  const auto& state = Rule<float>::state;
+  return {name, {state.begin(), state.end()}, numbers, options, {kernel<Rule, float>(), kernel<Rule, double>()}};
 }
 
 /// Every rule there is: one line each.
@@ -114,24 +127,28 @@ py::handle item(const py::list& list, std::size_t i) { return PyList_GET_ITEM(li
 class Plan {
  public:
   Plan(std::string function, const std::vector<std::string>& rules, std::vector<std::size_t> groups, py::list params,
-       std::vector<py::list> states, std::vector<py::list> numbers, py::list initials, py::list averages,
+       std::vector<py::list> states, std::vector<py::list> scales, std::vector<py::list> numbers, py::list rests,
+       py::list initials, py::list averages, const std::vector<std::array<std::string, 3>>& formats,
        py::array_t<std::int64_t> steps, std::vector<std::string> labels)
       : function_(std::move(function)),
         labels_(std::move(labels)),
         groups_(std::move(groups)),
         params_(std::move(params)),
         states_(std::move(states)),
+        scales_(std::move(scales)),
         numbers_(std::move(numbers)),
+        rests_(std::move(rests)),
         initials_(std::move(initials)),
         averages_(std::move(averages)),
         steps_(std::move(steps)) {
     const std::size_t count = params_.size();
-    for (const std::size_t size : {rules.size(), labels_.size(), groups_.size(), states_.size(), numbers_.size(),
-                                   initials_.size(), averages_.size(), static_cast<std::size_t>(steps_.size())})
+    for (const std::size_t size :
+         {rules.size(), labels_.size(), groups_.size(), states_.size(), scales_.size(), numbers_.size(), rests_.size(),
+          initials_.size(), averages_.size(), formats.size(), static_cast<std::size_t>(steps_.size())})
       if (size != count) throw py::value_error(function_ + ": every list must have one entry a parameter");
     for (const std::string& rule : rules) entries_.push_back(&entry_of(function_, rule));
     members_.reserve(count);
-    for (std::size_t i = 0; i < count; ++i) add(i);
+    for (std::size_t i = 0; i < count; ++i) add(i, {formats[i][0], formats[i][1], formats[i][2]});
     written_.expect_disjoint(function_);
   }
 
@@ -195,7 +212,9 @@ class Plan {
   /// What was checked of a parameter.
   struct Member {
     const Kernel* kernel;
-    Dtype dtype;
+    Dtype dtype;  ///< that is computed with
+    Storage storage;
+    bool packed;  ///< whether it is needed
     std::size_t size;
     void* param;
     std::array<void*, kMostStates> state;
@@ -224,27 +243,25 @@ class Plan {
   Name name(std::string_view argument, std::size_t i) const { return {function_, argument, labels_[i]}; }
 
   /// Checks parameter i with all that belongs to it.
-  void add(std::size_t i) {
+  void add(std::size_t i, const Formats& formats) {
     const Entry& entry = *entries_[i];
-    const Array param(item(params_, i), name("params", i));
+    const Array param(item(params_, i), name("params", i), Accepted::floats);
     Member member{};
-    member.dtype = param.dtype();
-    member.kernel = &entry.kernels[param.dtype() == Dtype::float32 ? 0 : 1];
+    member.dtype = is_half(param.dtype()) ? Dtype::float32 : param.dtype();
+    member.kernel = &entry.kernels[member.dtype == Dtype::float32 ? 0 : 1];
     member.size = param.size();
-    member.param = written(param, param, param.shape(), "params", i);
-    if (states_[i].size() != entry.states.size() || numbers_[i].size() != entry.numbers.size())
+    member.param = written(param, param.dtype(), param.shape(), "params", i);
+    if (is_half(param.dtype())) add_weights(member, param, formats.weights, i);
+    if (!formats.moments.empty() && member.dtype == Dtype::float64)
+      throw py::type_error(name("params", i).text() + " has dtype float64, whose moments are float64");
+    if (states_[i].size() != entry.states.size() || scales_[i].size() != entry.states.size() ||
+        numbers_[i].size() != entry.numbers.size())
       throw py::value_error(name("params", i).text() + " has " +
-                            std::to_string(states_[i].size() + numbers_[i].size()) + " buffers of state, expected " +
+                            std::to_string(states_[i].size() + numbers_[i].size()) + " buffers of state and " +
+                            std::to_string(scales_[i].size()) + " scales, expected " +
                             std::to_string(entry.states.size() + entry.numbers.size()));
-    for (std::size_t s = 0; s < entry.states.size(); ++s) {
-      const std::string argument = plural(entry.states[s]);
-      auto shape = param.shape();
-      if (member.kernel->sum_factors != nullptr) {  // of rows and of columns
-        if (shape.size() < 2) throw py::value_error(name("params", i).text() + " must have rows and columns");
-        shape[shape.size() - (s == 0 ? 1 : 2)] = 1;
-      }
-      member.state[s] = written(Array(item(states_[i], s), name(argument, i)), param, shape, argument, i);
-    }
+    for (std::size_t s = 0; s < entry.states.size(); ++s) add_state(member, param, s, formats.moments, i);
+    member.storage.random_state = formats.moment_rounding != "nearest";
     for (std::size_t n = 0; n < entry.numbers.size(); ++n) {
       const std::string argument = plural(entry.numbers[n]);
       const Array array(item(numbers_[i], n), name(argument, i));
@@ -256,21 +273,74 @@ class Plan {
     }
     if (!item(initials_, i).is_none()) {
       const Array initial(item(initials_, i), name("initial_params", i));
-      expect_dtype(initial, param.dtype(), name("initial_params", i));
+      expect_dtype(initial, member.dtype, name("initial_params", i));
       if (!initial.has_shape_of(param)) expect_shape(initial, param.shape(), name("initial_params", i));
       expect_contiguous(initial, name("initial_params", i));
       written_.add(initial, "initial_params" + labels_[i], true);  // which would be noticed too late otherwise
       member.initial = initial.data<void>();
     }
     if (!item(averages_, i).is_none())
-      member.average = written(Array(item(averages_, i), name("ema_params", i)), param, param.shape(), "ema_params", i);
+      member.average =
+          written(Array(item(averages_, i), name("ema_params", i)), member.dtype, param.shape(), "ema_params", i);
     members_.push_back(member);
   }
 
+  /// Checks what belongs to a parameter of 16 bits.
+  void add_weights(Member& member, const Array& param, const std::string& weights, std::size_t i) {
+    Storage& storage = member.storage;
+    storage.param = {format_of(param.dtype()), member.param};
+    storage.random_param = weights != "nearest";
+    member.packed = true;
+    const auto rest = [&](Rest kind, Dtype dtype, std::string_view argument) {
+      if (item(rests_, i).is_none()) throw py::type_error(name(argument, i).text() + " is missing");
+      const Array array(item(rests_, i), name(argument, i), Accepted::all);
+      storage.param.rest = kind;
+      storage.param.more = written(array, dtype, param.shape(), argument, i);
+      if (kind == Rest::master) storage.master = array.data<float>();
+    };
+    if (weights == "master")
+      rest(Rest::master, Dtype::float32, "master_params");
+    else if (weights == "kahan")
+      rest(Rest::compensation, param.dtype(), "compensations");
+    else if (weights == "correction")
+      rest(Rest::correction, Dtype::int8, "corrections");
+    else if (weights != "nearest" && weights != "stochastic")
+      throw py::value_error(function_ + ": no weights are called " + weights);
+    if (storage.param.rest == Rest::correction && param.dtype() != Dtype::bfloat16)
+      throw py::type_error(name("params", i).text() + " has dtype float16; weights='correction' is for bfloat16");
+  }
+
+  /// Checks state s of parameter i.
+  void add_state(Member& member, const Array& param, std::size_t s, const std::string& moments, std::size_t i) {
+    const State& state = entries_[i]->states[s];
+    const std::string argument = plural(state.name);
+    auto shape = param.shape();
+    if (member.kernel->sum_factors != nullptr) {  // of rows and of columns
+      if (shape.size() < 2) throw py::value_error(name("params", i).text() + " must have rows and columns");
+      shape[shape.size() - (s == 0 ? 1 : 2)] = 1;
+    }
+    const bool packed = state.kind != State::exact && !moments.empty(), in_blocks = packed && moments == "8bit";
+    const Dtype dtype = in_blocks ? Dtype::uint8 : packed ? Dtype::bfloat16 : member.dtype;
+    const Array array(item(states_[i], s), name(argument, i), packed ? Accepted::all : Accepted::computed);
+    member.state[s] = written(array, dtype, shape, argument, i);
+    if (!packed) return;
+    if (!in_blocks && moments != "bfloat16") throw py::value_error(function_ + ": no moments are called " + moments);
+    member.packed = true;
+    Kept& kept = member.storage.state[s];
+    kept.numbers = member.state[s];
+    kept.format = !in_blocks ? Format::bfloat16 : state.kind == State::square ? Format::square8 : Format::moment8;
+    if (!in_blocks) return;
+    const std::string scale = std::string(state.name) + "_scales";
+    if (item(scales_[i], s).is_none()) throw py::type_error(name(scale, i).text() + " is missing");
+    const auto blocks = static_cast<std::ptrdiff_t>((param.size() + kShare - 1) / kShare);
+    kept.scales = static_cast<std::uint8_t*>(
+        written(Array(item(scales_[i], s), name(scale, i), Accepted::all), Dtype::uint8, {blocks}, scale, i));
+  }
+
   /// The memory of an array that steps will write.
-  void* written(const Array& array, const Array& param, const std::vector<std::ptrdiff_t>& shape,
-                std::string_view argument, std::size_t i) {
-    expect_dtype(array, param.dtype(), name(argument, i));
+  void* written(const Array& array, Dtype dtype, const std::vector<std::ptrdiff_t>& shape, std::string_view argument,
+                std::size_t i) {
+    expect_dtype(array, dtype, name(argument, i));
     expect_shape(array, shape, name(argument, i));
     expect_contiguous(array, name(argument, i));
     expect_writeable(array, name(argument, i));
@@ -293,12 +363,12 @@ class Plan {
       const py::handle object = item(grads, i);
       if (object.is_none()) continue;
       const Member& member = members_[i];
-      const Array param(item(params_, i), name("params", i));
+      const Array param(item(params_, i), name("params", i), Accepted::floats);
       if (param.data<void>() != member.param || param.size() != member.size)
         throw py::value_error(name("params", i).text() + " has other memory than when it was handed over");
       expect_writeable(param, name("params", i));
-      const Array grad(object, name("grads", i));
-      expect_dtype(grad, member.dtype, name("grads", i));
+      const Array grad(object, name("grads", i), Accepted::floats);
+      if (member.dtype != Dtype::float32 || !is_half(grad.dtype())) expect_dtype(grad, member.dtype, name("grads", i));
       if (!grad.has_shape_of(param)) expect_shape(grad, param.shape(), name("grads", i));
       which_.push_back(i);
       Tensor& tensor = todo_.emplace_back();
@@ -321,6 +391,8 @@ class Plan {
       tensor.columns = param.ndim() < 1 ? 1 : static_cast<std::size_t>(param.shape(param.ndim() - 1));
       tensor.matrix_rows = param.ndim() < 2 ? 1 : static_cast<std::size_t>(param.shape(param.ndim() - 2));
       tensor.row_factor = nullptr;
+      tensor.storage = member.packed ? &member.storage : nullptr;
+      tensor.grad_format = format_of(grad.dtype());
       if (member.size == 0) continue;
       written_.expect_apart(grad, name("grads", i));
       if (wish.zero_grads) {
@@ -412,10 +484,10 @@ class Plan {
   std::vector<std::string> labels_;  // for errors, one a parameter: "[0]" or "['bias']"
   std::vector<std::size_t> groups_;  // which of the tuples of options each parameter follows
   py::list params_;
-  std::vector<py::list> states_, numbers_;  // of each parameter
-  py::list initials_, averages_;            // of each parameter, or None
-  py::array_t<std::int64_t> steps_;         // how many steps each parameter has taken
-  std::vector<const Entry*> entries_;       // of each parameter
+  std::vector<py::list> states_, scales_, numbers_;  // of each parameter
+  py::list rests_, initials_, averages_;             // of each parameter, or None
+  py::array_t<std::int64_t> steps_;                  // how many steps each parameter has taken
+  std::vector<const Entry*> entries_;                // of each parameter
   std::vector<Member> members_;
   Spans written_;
   std::array<double, kMostSums> measured_{};
@@ -438,11 +510,12 @@ class Plan {
 void bind_optim(py::module_& m) {
   py::class_<Plan>(m, "Plan", "Parameters with their rules and state: checked once, stepped often.")
       .def(py::init<std::string, const std::vector<std::string>&, std::vector<std::size_t>, py::list,
-                    std::vector<py::list>, std::vector<py::list>, py::list, py::list, py::array_t<std::int64_t>,
+                    std::vector<py::list>, std::vector<py::list>, std::vector<py::list>, py::list, py::list, py::list,
+                    const std::vector<std::array<std::string, 3>>&, py::array_t<std::int64_t>,
                     std::vector<std::string>>(),
            py::arg("function"), py::arg("rules"), py::arg("groups"), py::arg("params"), py::arg("states"),
-           py::arg("numbers"), py::arg("initials"), py::arg("averages"), py::arg("steps").noconvert(),
-           py::arg("labels"))
+           py::arg("scales"), py::arg("numbers"), py::arg("rests"), py::arg("initials"), py::arg("averages"),
+           py::arg("formats"), py::arg("steps").noconvert(), py::arg("labels"))
       .def("step", &Plan::step, py::arg("grads"), py::arg("options"), py::arg("around") = py::none(),
            "Checks the gradients, counts one step for every parameter that has one, and takes it.\n\n"
            "options: for each group a tuple of floats, in the order that `rules` gives.  around: (grad_scale, "
@@ -470,13 +543,20 @@ void bind_optim(py::module_& m) {
           throw py::value_error(function + ": labels must have one entry a parameter");
         Spans spans;
         for (std::size_t i = 0; i < labels.size(); ++i)
-          spans.add(Array(params[i], {function, "params", labels[i]}), "params" + labels[i], true);
+          spans.add(Array(params[i], {function, "params", labels[i]}, Accepted::floats), "params" + labels[i], true);
         spans.expect_disjoint(function);
       },
       py::arg("function"), py::arg("params"), py::arg("labels"), "Raises where two parameters share memory.");
   py::dict table;
-  for (const Entry& entry : rules())
-    table[entry.name] = py::make_tuple(py::cast(entry.states), py::cast(entry.numbers), py::cast(entry.options));
+  for (const Entry& entry : rules()) {
+    std::vector<std::string> states, kinds;
+    for (const State& state : entry.states) {
+      states.emplace_back(state.name);
+      kinds.emplace_back(state.kind == State::exact ? "exact" : state.kind == State::moment ? "moment" : "square");
+    }
+    table[entry.name] =
+        py::make_tuple(py::cast(states), py::cast(entry.numbers), py::cast(entry.options), py::cast(kinds));
+  }
   m.attr("rules") = table;
 }
 

@@ -4,6 +4,7 @@
 #include <array>
 
 #include "core/storage.hpp"
+#include "optim/state.hpp"
 
 namespace fastopt {
 
@@ -11,7 +12,7 @@ namespace fastopt {
 ///   v ← ρ v + (1−ρ) g²      Δ = √(u + ε) / √(v + ε) · g      u ← ρ u + (1−ρ) Δ²      p ← p − η Δ
 template <class T> struct Adadelta {
   static constexpr std::array options{"lr", "rho", "eps"};
-  static constexpr std::array state{"square_avg", "acc_delta"};
+  static constexpr std::array state{square("square_avg"), square("acc_delta")};
 
   T lr, rho, rest, eps;
 

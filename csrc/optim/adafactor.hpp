@@ -8,6 +8,7 @@
 #include <utility>
 
 #include "core/storage.hpp"
+#include "optim/state.hpp"
 
 namespace fastopt {
 
@@ -17,7 +18,7 @@ namespace fastopt {
 ///   p ← p − max(ε₂, ‖p‖/√n) ρ / max(1, ‖u‖/(√n·d)) · u
 template <class T> struct Adafactor {
   static constexpr std::array options{"lr", "beta2_decay", "eps1", "eps2", "d"};
-  static constexpr std::array state{"variance"};
+  static constexpr std::array state{exact("variance")};
   static constexpr std::size_t sums = 2;
 
   double rho, eps1, eps2, d;

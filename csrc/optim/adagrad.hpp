@@ -4,6 +4,7 @@
 #include <array>
 
 #include "core/storage.hpp"
+#include "optim/state.hpp"
 
 namespace fastopt {
 
@@ -11,7 +12,7 @@ namespace fastopt {
 ///   s ← s + g²      p ← p − η/(1 + (t−1)·lr_decay) · g / (√s + ε)
 template <class T> struct Adagrad {
   static constexpr std::array options{"lr", "lr_decay", "eps"};
-  static constexpr std::array state{"sum"};
+  static constexpr std::array state{square("sum")};
 
   T rate, eps;
 

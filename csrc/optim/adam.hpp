@@ -6,6 +6,7 @@
 #include <utility>
 
 #include "core/storage.hpp"
+#include "optim/state.hpp"
 
 namespace fastopt {
 
@@ -16,7 +17,7 @@ namespace fastopt {
 /// eps_hat is the paper's "more efficient" order, with ε̂ beside the uncorrected √v: α = η √(1−β₂ᵗ)/(1−β₁ᵗ), ν = 1.
 template <class T> struct Adam {
   static constexpr std::array options{"lr", "beta1", "beta2", "eps", "eps_hat"};
-  static constexpr std::array state{"exp_avg", "exp_avg_sq"};
+  static constexpr std::array state{moment("exp_avg"), square("exp_avg_sq")};
 
   T beta1, rest1, beta2, rest2, alpha, nu, eps;
 
@@ -62,7 +63,7 @@ template <class T> struct AdamProjected : Adam<T> {
 /// the uncorrected v, as in torch and Keras.
 ///   m, v as Adam      v̂ ← max(v̂, v)      p ← p − α m / (√v̂·ν + ε)
 template <class T> struct AMSGrad : Adam<T> {
-  static constexpr std::array state{"exp_avg", "exp_avg_sq", "max_exp_avg_sq"};
+  static constexpr std::array state{moment("exp_avg"), square("exp_avg_sq"), square("max_exp_avg_sq")};
   using Adam<T>::Adam;
 
   template <class V> void operator()(V& p, V g, V& m, V& v, V& v_max) const {

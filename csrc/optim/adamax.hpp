@@ -5,6 +5,7 @@
 #include <cmath>
 
 #include "core/storage.hpp"
+#include "optim/state.hpp"
 
 namespace fastopt {
 
@@ -12,7 +13,7 @@ namespace fastopt {
 ///   m ← β₁ m + (1−β₁) g      u ← max(β₂ u, |g| + ε)      p ← p − η/(1−β₁ᵗ) · m / u
 template <class T> struct Adamax {
   static constexpr std::array options{"lr", "beta1", "beta2", "eps"};
-  static constexpr std::array state{"exp_avg", "exp_inf"};
+  static constexpr std::array state{moment("exp_avg"), square("exp_inf")};
 
   T beta1, rest1, beta2, eps, alpha;
 

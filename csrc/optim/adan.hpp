@@ -5,6 +5,7 @@
 #include <cmath>
 
 #include "core/storage.hpp"
+#include "optim/state.hpp"
 
 namespace fastopt {
 
@@ -14,7 +15,8 @@ namespace fastopt {
 ///   p ← (p − η (m/(1−β₁ᵗ) + β₂ v/(1−β₂ᵗ)) / (√n/√(1−β₃ᵗ) + ε)) / (1 + ηλ)
 template <class T> struct Adan {
   static constexpr std::array options{"lr", "beta1", "beta2", "beta3", "eps", "weight_decay"};
-  static constexpr std::array state{"exp_avg", "exp_avg_diff", "exp_avg_sq", "neg_pre_grad"};
+  static constexpr std::array state{moment("exp_avg"), moment("exp_avg_diff"), square("exp_avg_sq"),
+                                    exact("neg_pre_grad")};
 
   T beta1, rest1, beta2, rest2, beta3, rest3, eps, alpha, alpha_diff, nu, shrink;
   bool first;

@@ -5,6 +5,7 @@
 #include <cmath>
 
 #include "core/storage.hpp"
+#include "optim/state.hpp"
 
 namespace fastopt {
 
@@ -15,7 +16,7 @@ namespace fastopt {
 template <class T> struct AdEMAMix {
   static constexpr std::array options{"lr",  "beta1",        "beta2",        "beta3",       "alpha",
                                       "eps", "alpha_warmup", "beta3_warmup", "weight_decay"};
-  static constexpr std::array state{"exp_avg_fast", "exp_avg_slow", "exp_avg_sq"};
+  static constexpr std::array state{moment("exp_avg_fast"), moment("exp_avg_slow"), square("exp_avg_sq")};
 
   T lr, beta1, rest1, beta2, rest2, beta3, rest3, alpha, eps, correction, nu, weight_decay;
 

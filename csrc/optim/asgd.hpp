@@ -6,6 +6,7 @@
 #include <cmath>
 
 #include "core/storage.hpp"
+#include "optim/state.hpp"
 
 namespace fastopt {
 
@@ -14,7 +15,7 @@ namespace fastopt {
 ///   η₁ = η, η_{t+1} = η/(1 + ληt)^α      μ₁ = 1, μ_{t+1} = 1/max(1, t − t₀)
 template <class T> struct ASGD {
   static constexpr std::array options{"lr", "lambd", "alpha", "t0"};
-  static constexpr std::array state{"ax"};
+  static constexpr std::array state{exact("ax")};
   static constexpr std::array numbers{"eta", "mu"};
 
   T shrink, eta, mu;

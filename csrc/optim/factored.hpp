@@ -11,6 +11,8 @@
 #include <vector>
 
 #include "optim/adafactor.hpp"
+#include "optim/packed.hpp"
+#include "optim/state.hpp"
 #include "optim/step.hpp"
 
 namespace fastopt {
@@ -30,17 +32,14 @@ template <class T, class Body> void for_row_pieces(const Tensor& tensor, Range r
   }
 }
 
-/// Σg² of some rows of a matrix, and of their columns.
-template <class T>
-void sum_factors(const Tensor& tensor, std::size_t first, std::size_t rows, double* of_rows, double* of_columns) {
-  for (std::size_t row = first; row < first + rows; ++row) {
-    DoubleLanes lanes;
-    const std::size_t begin = row * tensor.columns;
-    for_row_pieces<T>(tensor, {begin, begin + tensor.columns}, [&](std::size_t at, std::size_t n, const T* g) {
-      add_squares(g, n, lanes, of_columns + (at - begin));
-    });
-    of_rows[row] = lanes.total();
-  }
+/// Σg² of a row of a matrix, which is also added to its columns.
+template <class T> void sum_factors(const Tensor& tensor, std::size_t row, double* of_rows, double* of_columns) {
+  DoubleLanes lanes;
+  const std::size_t begin = row * tensor.columns;
+  for_row_pieces<T>(tensor, {begin, begin + tensor.columns}, [&](std::size_t at, std::size_t n, const T* g) {
+    add_squares(g, n, lanes, of_columns + (at - begin));
+  });
+  of_rows[row] = lanes.total();
 }
 
 /// Brings row_var and col_var to the new step and replaces Σg² of each row by its factor: v = factor·col_var.
@@ -121,7 +120,7 @@ template <class Rule, class T> void measure_factored(const Tensor& tensor, Range
 /// Adafactor for matrices: algorithm 4.  With the means of g² over rows and columns in r and c,
 ///   v_ij = r_i c_j / max(mean r, ε₁)
 template <class T> struct AdafactorFactored : Adafactor<T> {
-  static constexpr std::array state{"row_var", "col_var"};
+  static constexpr std::array state{exact("row_var"), exact("col_var")};
   static constexpr bool factored = true;
   using Adafactor<T>::Adafactor;
 
@@ -179,9 +178,14 @@ inline void factor(std::vector<Tensor>& tensors, std::vector<double>& rows) {
     }
   parallel(threads_for(bytes * kNanosecondsPerByte), [&](int thread, int threads) {
     const Range mine = share(parts.size(), thread, threads);
-    for (std::size_t i = mine.begin; i < mine.end; ++i)
-      parts[i].tensor->kernel->sum_factors(*parts[i].tensor, parts[i].first, parts[i].rows, parts[i].of_rows,
-                                           parts[i].of_columns);
+    for (std::size_t i = mine.begin; i < mine.end; ++i) {
+      const Part& part = parts[i];
+      const Tensor& tensor = *part.tensor;
+      UnpackedRanges unpacked(tensor, tensor.columns);
+      for (std::size_t row = part.first; row < part.first + part.rows; ++row)
+        tensor.kernel->sum_factors(unpacked.read({row * tensor.columns, (row + 1) * tensor.columns}), row, part.of_rows,
+                                   part.of_columns);
+    }
   });
   parallel(threads_for(bytes / 64 * kNanosecondsPerByte), [&](int thread, int threads) {
     const Range mine = share(whole.size(), thread, threads);

@@ -4,6 +4,7 @@
 #include <array>
 
 #include "core/storage.hpp"
+#include "optim/state.hpp"
 
 namespace fastopt {
 
@@ -11,7 +12,7 @@ namespace fastopt {
 ///   p ← p − η sign(β₁ m + (1−β₁) g)      m ← β₂ m + (1−β₂) g
 template <class T> struct Lion {
   static constexpr std::array options{"lr", "beta1", "beta2"};
-  static constexpr std::array state{"exp_avg"};
+  static constexpr std::array state{moment("exp_avg")};
 
   T lr, beta1, rest1, beta2, rest2;
 

@@ -4,6 +4,7 @@
 #include <array>
 
 #include "core/storage.hpp"
+#include "optim/state.hpp"
 
 namespace fastopt {
 
@@ -12,7 +13,7 @@ namespace fastopt {
 /// What is to be orthogonalized goes to u; the parameter waits.
 template <class T> struct MuonMomentum {
   static constexpr std::array options{"momentum", "nesterov"};
-  static constexpr std::array state{"momentum_buffer", "update"};
+  static constexpr std::array state{moment("momentum_buffer"), exact("update")};
 
   T momentum, rest;
   bool nesterov;

@@ -5,6 +5,7 @@
 #include <cmath>
 
 #include "core/storage.hpp"
+#include "optim/state.hpp"
 
 namespace fastopt {
 
@@ -13,7 +14,7 @@ namespace fastopt {
 ///   p ← p − η ((1−μ_t)/(1−Π_t)·g + μ_{t+1}/(1−Π_t·μ_{t+1})·m) / (√v/√(1−β₂ᵗ) + ε)
 template <class T> struct NAdam {
   static constexpr std::array options{"lr", "beta1", "beta2", "eps", "momentum_decay"};
-  static constexpr std::array state{"exp_avg", "exp_avg_sq"};
+  static constexpr std::array state{moment("exp_avg"), square("exp_avg_sq")};
   static constexpr std::array numbers{"mu_product"};
 
   T beta1, rest1, beta2, rest2, eps, nu, of_grad, of_average;

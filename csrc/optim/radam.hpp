@@ -5,6 +5,7 @@
 #include <cmath>
 
 #include "core/storage.hpp"
+#include "optim/state.hpp"
 
 namespace fastopt {
 
@@ -15,7 +16,7 @@ namespace fastopt {
 ///   otherwise:      p ← p − η/(1−β₁ᵗ) · m
 template <class T> struct RAdam {
   static constexpr std::array options{"lr", "beta1", "beta2", "eps"};
-  static constexpr std::array state{"exp_avg", "exp_avg_sq"};
+  static constexpr std::array state{moment("exp_avg"), square("exp_avg_sq")};
 
   T beta1, rest1, beta2, rest2, eps, alpha;
   bool rectified;

@@ -4,6 +4,7 @@
 #include <array>
 
 #include "core/storage.hpp"
+#include "optim/state.hpp"
 
 namespace fastopt {
 
@@ -11,7 +12,7 @@ namespace fastopt {
 ///   v ← α v + (1−α) g²      p ← p − η g / (√v + ε)
 template <class T> struct RMSprop {
   static constexpr std::array options{"lr", "alpha", "eps", "momentum"};
-  static constexpr std::array state{"square_avg"};
+  static constexpr std::array state{square("square_avg")};
 
   T lr, alpha, rest, eps, momentum;
 
@@ -36,7 +37,7 @@ template <class T> struct RMSprop {
 
 /// With momentum: b ← μ b + g / (√v + ε)      p ← p − η b
 template <class T> struct RMSpropMomentum : RMSprop<T> {
-  static constexpr std::array state{"square_avg", "momentum_buffer"};
+  static constexpr std::array state{square("square_avg"), moment("momentum_buffer")};
   using RMSprop<T>::RMSprop;
 
   template <class V> void operator()(V& p, V g, V& v, V& b) const { this->descend(p, this->direction(g, v), b); }
@@ -46,7 +47,7 @@ template <class T> struct RMSpropMomentum : RMSprop<T> {
 ///   v as before      ḡ ← α ḡ + (1−α) g      p ← p − η g / (√(v − ḡ²) + ε)
 /// The variance is not allowed to become negative by rounding.
 template <class T> struct RMSpropCentered : RMSprop<T> {
-  static constexpr std::array state{"square_avg", "grad_avg"};
+  static constexpr std::array state{exact("square_avg"), exact("grad_avg")};
   using RMSprop<T>::RMSprop;
 
   template <class V> V centered(V g, V& v, V& mean) const {
@@ -59,7 +60,7 @@ template <class T> struct RMSpropCentered : RMSprop<T> {
 };
 
 template <class T> struct RMSpropCenteredMomentum : RMSpropCentered<T> {
-  static constexpr std::array state{"square_avg", "grad_avg", "momentum_buffer"};
+  static constexpr std::array state{exact("square_avg"), exact("grad_avg"), moment("momentum_buffer")};
   using RMSpropCentered<T>::RMSpropCentered;
 
   template <class V> void operator()(V& p, V g, V& v, V& mean, V& b) const {

@@ -4,6 +4,7 @@
 #include <array>
 
 #include "core/storage.hpp"
+#include "optim/state.hpp"
 
 namespace fastopt {
 
@@ -15,7 +16,7 @@ namespace fastopt {
 /// Signs are compared, not multiplied gradients, which may underflow.
 template <class T> struct Rprop {
   static constexpr std::array options{"lr", "etaminus", "etaplus", "step_size_min", "step_size_max"};
-  static constexpr std::array state{"prev", "step_size"};
+  static constexpr std::array state{exact("prev"), exact("step_size")};
 
   T lr, etaminus, etaplus, least, most;
   bool first;

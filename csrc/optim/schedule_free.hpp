@@ -11,6 +11,7 @@
 #include <cmath>
 
 #include "core/storage.hpp"
+#include "optim/state.hpp"
 
 namespace fastopt {
 
@@ -36,7 +37,7 @@ struct ScheduleFreeStep {
 /// u = g
 template <class T> struct ScheduleFreeSGD {
   static constexpr std::array options{"lr", "momentum", "warmup_steps", "r", "weight_lr_power"};
-  static constexpr std::array state{"z"};
+  static constexpr std::array state{exact("z")};
   static constexpr std::array numbers{"weight_sum", "lr_max"};
 
   T lr, c, rate;
@@ -60,7 +61,7 @@ template <class T> struct ScheduleFreeSGD {
 template <class T> struct ScheduleFreeAdamW {
   static constexpr std::array options{"lr",           "beta1", "beta2",           "eps",
                                       "warmup_steps", "r",     "weight_lr_power", "weight_decay"};
-  static constexpr std::array state{"z", "exp_avg_sq"};
+  static constexpr std::array state{exact("z"), square("exp_avg_sq")};
   static constexpr std::array numbers{"weight_sum", "lr_max"};
 
   T lr, c, rate, beta2, rest2, eps, nu, weight_decay;

@@ -3,13 +3,15 @@
 
 #include <array>
 
+#include "optim/state.hpp"
+
 namespace fastopt {
 
 /// Gradient descent.  Robbins & Monro 1951.
 ///   p ← p − η g
 template <class T> struct SGD {
   static constexpr std::array options{"lr"};
-  static constexpr std::array<const char*, 0> state{};
+  static constexpr std::array<State, 0> state{};
 
   T lr;
 
@@ -22,7 +24,7 @@ template <class T> struct SGD {
 ///   b ← g at the first step, μ b + (1−τ) g later      p ← p − η b, with Nesterov p ← p − η (g + μ b)
 template <class T> struct SGDMomentum {
   static constexpr std::array options{"lr", "momentum", "dampening", "nesterov"};
-  static constexpr std::array state{"momentum_buffer"};
+  static constexpr std::array state{moment("momentum_buffer")};
 
   T lr, momentum, undampened;
   bool nesterov, first;
@@ -44,7 +46,7 @@ template <class T> struct SGDMomentum {
 ///   v ← μ v − η g      p ← p + v, with Nesterov p ← p + μ v − η g
 template <class T> struct SGDVelocity {
   static constexpr std::array options{"lr", "momentum", "nesterov"};
-  static constexpr std::array state{"velocity_buffer"};
+  static constexpr std::array state{moment("velocity_buffer")};
 
   T lr, momentum;
   bool nesterov;

@@ -1,12 +1,12 @@
-/// The one loop that applies update rules to a list of tensors.
+/// The one loop that applies update rules to tensors.
 ///
 /// A rule is the formula of one paper.  It is constructed from its hyperparameters and the number of the step, in
 /// double, and called with the parameter p, the gradient g and the state of some elements at once (a native vector or a
 /// single number):
 ///
 ///   template <class T> struct Rule {
-///     static constexpr std::array options{"lr", …};           // names of its hyperparameters, as in Python
-///     static constexpr std::array<const char*, S> state{…};   // names of its state buffers, as in torch
+///     static constexpr std::array options{"lr", …};          // names of its hyperparameters, as in Python
+///     static constexpr std::array<State, S> state{…};        // its state buffers, named as in torch
 ///     Rule(const std::array<double, …>& options, double step);
 ///     template <class V> void operator()(V& p, V g, V& state0, …) const;
 ///   };
@@ -38,11 +38,13 @@
 #include <utility>
 #include <vector>
 
+#include "core/formats.hpp"
 #include "core/parallel.hpp"
 #include "core/random.hpp"
 #include "core/rows.hpp"
 #include "core/storage.hpp"
 #include "core/tile.hpp"
+#include "optim/state.hpp"
 
 namespace fastopt {
 
@@ -96,6 +98,18 @@ struct Around {
 
 struct Tensor;
 
+/// A tensor's memory where it is not all as it is computed with.
+struct Storage {
+  Kept param;
+  float* master = nullptr;   ///< of which the parameter is a copy
+  bool random_param = true;  ///< rounded at random
+  std::array<Kept, kMostStates> state;
+  bool random_state = true;
+};
+
+/// How moments that are kept with fewer bits are, where it matters for speed that a rule's loop is made for it.
+enum class Packing : std::uint8_t { bfloat16, blocks };
+
 /// A rule for one dtype, as the driver knows it: without types.
 struct Kernel {
   std::size_t states, numbers, sums;
@@ -104,10 +118,12 @@ struct Kernel {
   void (*construct)(void* rule, const double* options, double step, double* numbers);
   void (*conclude)(void* rule, const double* sums, double size);
   void (*update)(const Tensor& tensor, Range range, bool far);
+  /// The rule alone, for whole blocks of one segment, with moments that are packed and rounded at random; by packing.
+  std::array<void (*)(const Tensor&, Range, const Storage&, const Thresholds&), 2> update_blocks;
   void (*measure)(const Tensor& tensor, Range range, double* sums);
   void (*square)(const Tensor& tensor, Range range, bool of_param, double* sum);
   void (*zero)(const Tensor& tensor, Range range);
-  void (*sum_factors)(const Tensor& tensor, std::size_t first, std::size_t rows, double* of_rows, double* of_columns);
+  void (*sum_factors)(const Tensor& tensor, std::size_t row, double* of_rows, double* of_columns);
   void (*join_factors)(const Tensor& tensor, double* rows, const double* columns);
 };
 
@@ -138,6 +154,8 @@ struct Tensor {
   std::uint32_t member;              ///< the number of its stream of noise
   std::size_t columns, matrix_rows;  ///< of its last two axes
   const double* row_factor;          ///< of each row, where the second moment is factored
+  const Storage* storage;            ///< how it is kept, where that is not as it is computed with
+  Format grad_format;                ///< and the gradient
 
   /// Whether there is more to do to the gradient than to scale it and to add l2·p and l1·sign(p).
   bool shaped() const {
@@ -145,13 +163,16 @@ struct Tensor {
   }
   /// Whether there is nothing to do to it but to scale it.
   bool plain() const { return !shaped() && setting->around.l2 == 0 && setting->around.l1 == 0; }
+  /// Whether kernels need it unpacked.
+  bool packed() const { return storage != nullptr || grad_format != Format::exact; }
   /// Whether there is something to do after the rule's update.
   bool finished() const { return zero || setting->around.finishes(); }
 };
 
 namespace detail {
 
-inline constexpr std::size_t kAhead = 512;  // elements between a prefetch and the tile that is computed
+inline constexpr std::size_t kAhead = 512;        // elements between a prefetch and the tile that is computed
+inline constexpr std::size_t kBlocksAhead = 256;  // and where blocks are unpacked
 
 /// Elements [at, at + count) of a tensor, as they are to be computed with: the gradient may be in another place.
 template <class T, std::size_t S> struct Memory {
@@ -176,28 +197,33 @@ template <class T> struct Factors {
 /// What is added to the gradient: nothing, l2·p, l1·sign(p) and perhaps l2·p, or what is found at run time.
 enum class Added { nothing, l2, l1, any };
 
+/// The rule's update of the elements V at i.
+template <Added added, class V, class Rule, class T, std::size_t S>
+[[gnu::always_inline]] inline void update_vector(const Rule& rule, const Memory<T, S>& memory, const Factors<T>& factor,
+                                                 std::size_t i) {
+  [&]<std::size_t... K>(std::index_sequence<K...>) {
+    V p = load<V>(memory.param + i), g = load<V>(memory.grad + i);
+    std::array<V, S> state{load<V>(memory.state[K] + i)...};
+    g = g * factor.scale;
+    if constexpr (added == Added::l2) g = g + factor.l2 * p;
+    if constexpr (added == Added::l1 || added == Added::any)
+      if (factor.l2 != 0) g = g + factor.l2 * p;
+    if constexpr (added == Added::l1) g = g + factor.l1 * sign(p);
+    if constexpr (added == Added::any)
+      if (factor.l1 != 0) g = g + factor.l1 * sign(p);
+    p = p * factor.decay;
+    rule(p, g, state[K]...);
+    store(memory.param + i, p);
+    (store(memory.state[K] + i, state[K]), ...);
+  }(std::make_index_sequence<S>{});
+}
+
 /// The rule's update of some elements from `at` on.  The rule and all numbers are copies, so that they stay in
 /// registers: in memory, any store might have changed them.
 template <Added added, class Rule, class T, std::size_t S, class Count>
 inline void update_elements(Rule rule, Memory<T, S> memory, Factors<T> factor, std::size_t at, Count count) {
-  each<T>(count, [=](std::size_t i, auto number) {
-    using V = decltype(number);
-    [&]<std::size_t... K>(std::index_sequence<K...>) {
-      V p = load<V>(memory.param + at + i), g = load<V>(memory.grad + at + i);
-      std::array<V, S> state{load<V>(memory.state[K] + at + i)...};
-      g = g * factor.scale;
-      if constexpr (added == Added::l2) g = g + factor.l2 * p;
-      if constexpr (added == Added::l1 || added == Added::any)
-        if (factor.l2 != 0) g = g + factor.l2 * p;
-      if constexpr (added == Added::l1) g = g + factor.l1 * sign(p);
-      if constexpr (added == Added::any)
-        if (factor.l1 != 0) g = g + factor.l1 * sign(p);
-      p = p * factor.decay;
-      rule(p, g, state[K]...);
-      store(memory.param + at + i, p);
-      (store(memory.state[K] + at + i, state[K]), ...);
-    }(std::make_index_sequence<S>{});
-  });
+  each<T>(count,
+          [=](std::size_t i, auto number) { update_vector<added, decltype(number)>(rule, memory, factor, at + i); });
 }
 
 template <class Rule, class T, std::size_t S>
@@ -241,6 +267,89 @@ template <class Rule, class T>
   else
     tiles(std::integral_constant<Added, Added::nothing>{});
   if (at < count) update_few(rule, memory, factor, at, count - at);
+}
+
+template <class T> Factors<T> factors_of(const Tensor& tensor) {
+  const Around& around = tensor.setting->around;
+  return {static_cast<T>(tensor.scale), static_cast<T>(around.l2), static_cast<T>(around.l1),
+          static_cast<T>(around.decay)};
+}
+
+/// A block of elements from `at` on, with its moments unpacked and packed again on the way.
+template <Added added, class Rule, std::size_t S, class Unpack, class Pack>
+[[gnu::always_inline]] inline void update_block(Rule rule, Memory<float, S> memory, Factors<float> factor,
+                                                std::size_t at, Unpack unpack, Pack pack) {
+  alignas(64) float moments[S == 0 ? 1 : S][kShare];
+  memory.param += at;
+  memory.grad += at;
+  unroll<S>([&](auto s) {
+    if constexpr (Rule::state[s].kind == State::exact) {
+      memory.state[s] += at;
+    } else {
+      unpack(s, at, moments[s]);
+      memory.state[s] = moments[s];
+    }
+  });
+  for (std::size_t i = 0; i < kShare; i += width<Vector<float>>)
+    update_vector<added, Vector<float>>(rule, memory, factor, i);
+  unroll<S>([&](auto s) {
+    if constexpr (Rule::state[s].kind != State::exact) pack(s, at, moments[s]);
+  });
+}
+
+template <Packing packing, class Rule>
+void update_blocks(const Tensor& tensor, Range range, const Storage& storage, const Thresholds& thresholds) {
+  constexpr std::size_t S = Rule::state.size();
+  const Rule rule = *std::launder(reinterpret_cast<const Rule*>(tensor.setting->rule));
+  const Memory<float, S> memory(tensor, 0, static_cast<const float*>(tensor.grad));
+  const Factors<float> factor = factors_of<float>(tensor);
+  const auto layout = [](auto s) {
+    if constexpr (packing == Packing::bfloat16)
+      return InHalves<Bfloat16>{};
+    else if constexpr (Rule::state[s].kind == State::square)
+      return InBlocks<Square8>{};
+    else
+      return InBlocks<Moment8>{};
+  };
+  std::array<Kept, S> kept;
+  std::array<Random, S> random;
+  for (std::size_t s = 0; s < S; ++s) {
+    kept[s] = storage.state[s];
+    random[s] = thresholds.from(range.begin, s / 2);
+  }
+  // A block fills the processor, so that it does not see what comes after it.
+  const auto prefetch_block = [&](std::size_t at) {
+    const auto lines = [&]<class T>(const T* from) {
+      for (std::size_t i = 0; i < kShare; i += 64 / sizeof(T)) prefetch<true>(from + i);
+    };
+    lines(memory.param + at);
+    lines(memory.grad + at);
+    unroll<S>([&](auto s) {
+      if constexpr (Rule::state[s].kind == State::exact)
+        lines(memory.state[s] + at);
+      else if constexpr (packing == Packing::bfloat16)
+        lines(static_cast<const std::uint16_t*>(kept[s].numbers) + at);
+      else
+        lines(static_cast<const std::uint8_t*>(kept[s].numbers) + at);
+    });
+  };
+  const auto blocks = [&]<Added added>(std::integral_constant<Added, added>) {
+    for (std::size_t at = range.begin; at < range.end; at += kShare) {
+      prefetch_block(at + kBlocksAhead);
+      update_block<added>(
+          rule, memory, factor, at,
+          [&](auto s, std::size_t from, float* to) { decltype(layout(s))::decode(kept[s], from, kShare, to); },
+          [&](auto s, std::size_t to, const float* from) {
+            using How = std::conditional_t<s % 2 == 0, High, Low>;
+            const Random here{random[s].table + (to - range.begin), random[s].offset};
+            decltype(layout(s))::encode(kept[s], to, kShare, from, How(here));
+          });
+    }
+  };
+  if (factor.l1 == 0 && factor.l2 == 0)
+    blocks(std::integral_constant<Added, Added::nothing>{});
+  else
+    blocks(std::integral_constant<Added, Added::any>{});
 }
 
 /// Calls body(from, count, to) for the contiguous runs of elements [at, at + n) of rows: `from` is where they lie.
@@ -342,10 +451,8 @@ template <class T> void finish(const Tensor& tensor, std::size_t at, std::size_t
 }
 
 template <class Rule, class T> void update(const Tensor& tensor, Range range, bool far) {
-  const Around& around = tensor.setting->around;
   const T* grad = static_cast<const T*>(tensor.grad);
-  const T decay = static_cast<T>(around.decay);
-  const Factors<T> factor{static_cast<T>(tensor.scale), static_cast<T>(around.l2), static_cast<T>(around.l1), decay};
+  const Factors<T> factor = factors_of<T>(tensor);
   const bool shaped = tensor.shaped();
   if (!shaped && !tensor.finished()) {
     update_run<Rule, T>(tensor, range.begin, range.end - range.begin, grad + range.begin, factor, far);
@@ -358,7 +465,7 @@ template <class Rule, class T> void update(const Tensor& tensor, Range range, bo
     n = std::min(kPiece - past_line, range.end - at);
     if (shaped) {
       shape_gradient(tensor, at, n, shape);
-      update_run<Rule, T>(tensor, at, n, shape, {T{1}, T{0}, T{0}, decay}, far);
+      update_run<Rule, T>(tensor, at, n, shape, {T{1}, T{0}, T{0}, factor.decay}, far);
     } else {
       update_run<Rule, T>(tensor, at, n, grad + at, factor, far);
     }
@@ -447,6 +554,12 @@ template <class Rule> constexpr std::size_t numbers_of() {
     return 0;
 }
 
+template <class Rule> constexpr bool has_moments() {
+  for (const State& state : Rule::state)
+    if (state.kind != State::exact) return true;
+  return false;
+}
+
 template <class Rule> constexpr std::size_t sums_of() {
   if constexpr (requires { Rule::sums; })
     return Rule::sums;
@@ -478,7 +591,12 @@ template <class Rule, class T> constexpr Kernel kernel_of() {
       new (rule) Rule(o, step);
     }
   };
-  if constexpr (!requires { Rule::factored; }) kernel.update = &detail::update<Rule, T>;
+  if constexpr (!requires { Rule::factored; }) {
+    kernel.update = &detail::update<Rule, T>;
+    if constexpr (std::is_same_v<T, float> && detail::has_moments<Rule>())
+      kernel.update_blocks = {&detail::update_blocks<Packing::bfloat16, Rule>,
+                              &detail::update_blocks<Packing::blocks, Rule>};
+  }
   kernel.square = &detail::square<T>;
   kernel.zero = &detail::zero<T>;
   if constexpr (detail::sums_of<Rule>() != 0) {
@@ -490,124 +608,6 @@ template <class Rule, class T> constexpr Kernel kernel_of() {
     };
   }
   return kernel;
-}
-
-/// Work on tensors in parts of part(tensor) elements each, in one parallel region: body(tensor, range).  A thread's
-/// parts of one tensor come together.
-template <class Part, class Body>
-void for_parts(const std::vector<Tensor>& tensors, double nanoseconds, const Part& part, const Body& body) {
-  const auto parts_of = [&](const Tensor& tensor) { return (tensor.size + part(tensor) - 1) / part(tensor); };
-  std::size_t parts = 0;
-  for (const Tensor& tensor : tensors) parts += parts_of(tensor);
-  parallel(threads_for(nanoseconds), [&](int thread, int threads) {
-    Range mine = share(parts, thread, threads);
-    for (const Tensor& tensor : tensors) {
-      if (mine.begin >= mine.end) break;
-      const std::size_t here = parts_of(tensor), size = part(tensor);
-      if (mine.begin < here) body(tensor, Range{mine.begin * size, std::min(mine.end * size, tensor.size)});
-      mine.begin -= std::min(mine.begin, here);
-      mine.end -= std::min(mine.end, here);
-    }
-  });
-}
-
-/// K sums over each tensor, chunk by chunk and then in order: sums[K·i + k].  part(tensor, chunk, sums) takes those of
-/// a chunk.
-template <class Part>
-std::vector<double> sums_over(const std::vector<Tensor>& tensors, std::size_t k, double nanoseconds, Part&& part) {
-  std::vector<std::size_t> first;  // chunk of each tensor
-  std::size_t chunks = 0;
-  for (const Tensor& tensor : tensors) {
-    first.push_back(chunks);
-    chunks += (tensor.size + kChunk - 1) / kChunk;
-  }
-  std::vector<double> of_chunk(chunks * k), sums(tensors.size() * k);
-  for_parts(
-      tensors, nanoseconds, [](const Tensor&) { return kChunk; },
-      [&](const Tensor& tensor, Range range) {
-        const std::size_t base = first[static_cast<std::size_t>(&tensor - tensors.data())];
-        for (std::size_t at = range.begin; at < range.end; at += kChunk)
-          part(tensor, Range{at, std::min(at + kChunk, range.end)}, of_chunk.data() + (base + at / kChunk) * k);
-      });
-  for (std::size_t i = 0; i < tensors.size(); ++i)
-    for (std::size_t c = first[i]; c < (i + 1 < first.size() ? first[i + 1] : chunks); ++c)
-      for (std::size_t j = 0; j < k; ++j) sums[i * k + j] += of_chunk[c * k + j];
-  return sums;
-}
-
-/// Σg² of each tensor.
-inline std::vector<double> squared_norms(const std::vector<Tensor>& tensors) {
-  double bytes = 0;
-  for (const Tensor& tensor : tensors) bytes += static_cast<double>(tensor.size * tensor.kernel->itemsize);
-  return sums_over(tensors, 1, bytes * kNanosecondsPerByte, [](const Tensor& tensor, Range chunk, double* sum) {
-    tensor.kernel->square(tensor, chunk, false, sum);
-  });
-}
-
-/// Whether a gradient with this Σg² is finite.  The squares of float32 do not overflow in double; those of doubles may.
-inline bool is_finite(const Tensor& tensor, double square) {
-  if (std::isfinite(square)) return true;
-  return tensor.kernel->itemsize == sizeof(double) &&
-         detail::is_finite(tensor, static_cast<const double*>(tensor.grad));
-}
-
-/// Σg² and Σp² of each unit of all tensors, one after the other.
-inline std::vector<std::array<double, 2>> squared_norms_of_units(const std::vector<Tensor>& tensors) {
-  std::vector<std::size_t> first;  // unit of each tensor
-  std::size_t units = 0;
-  double bytes = 0;
-  for (const Tensor& tensor : tensors) {
-    first.push_back(units);
-    units += tensor.size / tensor.unit;
-    bytes += static_cast<double>(2 * tensor.size * tensor.kernel->itemsize);
-  }
-  std::vector<std::array<double, 2>> sums(units);
-  for_parts(
-      tensors, bytes * kNanosecondsPerByte, [](const Tensor& tensor) { return tensor.unit; },
-      [&](const Tensor& tensor, Range range) {
-        const std::size_t base = first[static_cast<std::size_t>(&tensor - tensors.data())];
-        for (std::size_t at = range.begin; at < range.end;) {
-          auto& sum = sums[base + at / tensor.unit];
-          for (const std::size_t end = at + tensor.unit; at < end; at = std::min(at + kChunk, end))
-            for (const bool of_param : {false, true}) {
-              double part;
-              tensor.kernel->square(tensor, {at, std::min(at + kChunk, end)}, of_param, &part);
-              sum[of_param] += part;
-            }
-        }
-      });
-  return sums;
-}
-
-/// The sums that rules have asked for: sums[kMostSums·i + k].
-inline std::vector<double> measured(const std::vector<Tensor>& tensors) {
-  double bytes = 0;
-  for (const Tensor& tensor : tensors)
-    if (tensor.kernel->sums != 0) bytes += static_cast<double>(tensor.size) * tensor.kernel->bytes;
-  return sums_over(tensors, kMostSums, bytes * kNanosecondsPerByte,
-                   [](const Tensor& tensor, Range chunk, double* sums) {
-                     if (tensor.kernel->sums != 0) tensor.kernel->measure(tensor, chunk, sums);
-                   });
-}
-
-/// The last part of a step: updates everything.
-inline void update(const std::vector<Tensor>& tensors) {
-  constexpr double kCached = 1 << 25;  // moved bytes up to which caches hold what a step needs
-  double bytes = 0;
-  for (const Tensor& tensor : tensors) bytes += static_cast<double>(tensor.size) * tensor.kernel->bytes;
-  const bool far = bytes > kCached && prefetching_streams_pays();
-  for_parts(
-      tensors, bytes * kNanosecondsPerByte, [](const Tensor&) { return kGrain; },
-      [far](const Tensor& tensor, Range range) { tensor.kernel->update(tensor, range, far); });
-}
-
-/// Sets all gradients to zero.
-inline void zero(const std::vector<Tensor>& tensors) {
-  double bytes = 0;
-  for (const Tensor& tensor : tensors) bytes += static_cast<double>(tensor.size * tensor.kernel->itemsize);
-  for_parts(
-      tensors, bytes * kNanosecondsPerByte, [](const Tensor&) { return kGrain; },
-      [](const Tensor& tensor, Range range) { tensor.kernel->zero(tensor, range); });
 }
 
 }  // namespace fastopt

@@ -7,6 +7,7 @@
 
 #include "core/storage.hpp"
 #include "optim/adam.hpp"
+#include "optim/state.hpp"
 
 namespace fastopt {
 
@@ -24,7 +25,7 @@ inline double trust_ratio(const std::array<double, 2>& squares, double coefficie
 ///   m, v as Adam      u = m̂ / (√v̂ + ε) + λ p      p ← p − η ‖p‖/‖u‖ u
 template <class T> struct LAMB {
   static constexpr std::array options{"lr", "beta1", "beta2", "eps", "weight_decay"};
-  static constexpr std::array state{"exp_avg", "exp_avg_sq"};
+  static constexpr std::array state{moment("exp_avg"), square("exp_avg_sq")};
   static constexpr std::size_t sums = 2;
 
   T beta1, rest1, beta2, rest2, eps, correction, nu, weight_decay, rate;
@@ -63,7 +64,7 @@ template <class T> struct LAMB {
 ///   u = g + λ p      b ← μ b + η·c·‖p‖/(‖u‖ + ε)·u      p ← p − b, with Nesterov p ← p − (η·c·‖p‖/(‖u‖ + ε)·u + μ b)
 template <class T> struct LARS {
   static constexpr std::array options{"lr", "momentum", "weight_decay", "trust_coefficient", "eps", "nesterov"};
-  static constexpr std::array state{"momentum_buffer"};
+  static constexpr std::array state{moment("momentum_buffer")};
   static constexpr std::size_t sums = 2;
 
   T momentum, weight_decay, rate;

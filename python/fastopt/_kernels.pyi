@@ -10,7 +10,8 @@ Array = NDArray[Any]
 Statistics = NDArray[float64]
 Options = tuple[float, ...]
 
-rules: dict[str, tuple[list[str], list[str], list[str]]]
+rules: dict[str, tuple[list[str], list[str], list[str], list[str]]]
+SHARE: int
 
 class Plan:
     def __init__(
@@ -20,9 +21,12 @@ class Plan:
         groups: list[int],
         params: list[Array],
         states: list[list[Array]],
+        scales: list[list[Array | None]],
         numbers: list[list[Array]],
+        rests: list[Array | None],
         initials: list[Array | None],
         averages: list[Array | None],
+        formats: list[tuple[str, str, str]],
         steps: NDArray[int64],
         labels: list[str],
     ) -> None: ...
@@ -33,6 +37,10 @@ class Plan:
 
 def square_sum(array: Array) -> float: ...
 def expect_disjoint(function: str, params: list[Array], labels: list[str]) -> None: ...
+def unpack(numbers: Array, kind: str, scales: Array | None = None) -> Array: ...
+def pack(values: Array, kind: str, numbers: Array, scales: Array | None = None) -> None: ...
+def unpack_weights(numbers: Array, rest: Array | None = None) -> Array: ...
+def pack_weights(values: Array, numbers: Array, rest: Array | None = None) -> None: ...
 def layer_norm(
     x: Array,
     normalized_shape: int | Sequence[int],

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple, TypedDict
 
 import numpy as np
@@ -18,6 +18,7 @@ class Rule(NamedTuple):
     options: tuple[float, ...]
     initial: bool = False
     average: bool = False
+    formats: tuple[str, str, str] = ("", "", "")  # of weights, of moments, and how moments are rounded
     more: Any = None
 
     def but(self, changes: Mapping[str, float]) -> Rule:
@@ -31,6 +32,11 @@ class Rule(NamedTuple):
     def states(self) -> list[str]:
         """The names of its state buffers."""
         return list(kernels.rules[self.name][0])
+
+    @property
+    def kinds(self) -> list[str]:
+        """What is in them: "moment", "square" or "exact"."""
+        return list(kernels.rules[self.name][3])
 
     @property
     def numbers(self) -> list[str]:
@@ -54,6 +60,9 @@ class Around(TypedDict, total=False):
     ema_warmup: bool
     swa_start: int | None
     swa_freq: int
+    weights: str
+    moments: str | None
+    moment_rounding: str
 
 
 AROUND: dict[str, Any] = dict(
@@ -70,6 +79,9 @@ AROUND: dict[str, Any] = dict(
     ema_warmup=False,
     swa_start=None,
     swa_freq=1,
+    weights="stochastic",
+    moments=None,
+    moment_rounding="stochastic",
 )
 
 
@@ -112,6 +124,16 @@ def flag(function: str, name: str, value: Any) -> bool:
     if not isinstance(value, bool | np.bool_ | int):
         raise TypeError(f"{function}: {name} must be a bool, got {value!r}")
     return bool(value)
+
+
+def choice(function: str, name: str, value: Any, choices: Iterable[str]) -> str:
+    """One of some strings."""
+    if not isinstance(value, str):
+        raise TypeError(f"{function}: {name} must be a string, got {value!r}")
+    if value not in choices:
+        *others, last = map(repr, choices)
+        raise ValueError(f"{function}: {name} must be {', '.join(others)} or {last}, got {value!r}")
+    return value
 
 
 class Hyperparameters:
@@ -167,7 +189,28 @@ class Hyperparameters:
             tuple(float(numbers[option]) for option in options),
             initial=self.values["l2_init"] != 0,
             average=around["ema_decay"] >= 0 or around["swa_start"] > 0,
+            formats=self._formats(kernels.rules[name][0], kernels.rules[name][3]),
         )
+
+    def _formats(self, states: list[str], kinds: list[str]) -> tuple[str, str, str]:
+        """How weights and moments are kept, and how moments are rounded; empty where that makes no difference."""
+        weights = choice(
+            self.function, "weights", self.values["weights"], ("stochastic", "nearest", "kahan", "correction", "master")
+        )
+        rounding = choice(self.function, "moment_rounding", self.values["moment_rounding"], ("stochastic", "nearest"))
+        moments = self.values["moments"]
+        if moments is None:
+            return weights, "", ""
+        choice(self.function, "moments", moments, ("bfloat16", "8bit"))
+        if states and not {*kinds} & {"moment", "square"}:
+            raise ValueError(
+                f"{self.function}: moments must be None, got {moments!r}: {' and '.join(states)} must be kept exactly"
+            )
+        if moments == "8bit" and rounding == "nearest":
+            raise ValueError(
+                f"{self.function}: moments='8bit' needs moment_rounding='stochastic': rounded to the nearest, means of squares stand still"
+            )
+        return weights, moments, rounding
 
     def _around(self, lr: float, own_decay: bool) -> dict[str, float]:
         decoupled, fixed = self.values["decoupled_weight_decay"], self.flag("fixed_decay")

@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from . import _rules, optim
 from ._core import kernels
 from ._rules import Hyperparameters
+from .optim._formats import RESTS, formats_of
 from .optim.base import Companions, around_step, array_of
 
 __all__ = ["Outcome", "batch_norm", "batch_norm_backward", "layer_norm", "layer_norm_backward"]
@@ -283,6 +284,7 @@ def _update(optimizer: type[optim.Optimizer]) -> Callable[..., Outcome]:
     hyperparameters = {
         key: one for key, one in inspect.signature(optimizer).parameters.items() if key not in ("params", "around")
     }
+    scales = _scales(optimizer)
     renamed = {key: f"{key.removesuffix('s')}_limits" for key in hyperparameters if key in buffers}
     defaults = {renamed.get(key, key): one.default for key, one in hyperparameters.items()}
     made: optim.Optimizer = cast(Any, optimizer)([])
@@ -302,7 +304,10 @@ def _update(optimizer: type[optim.Optimizer]) -> Callable[..., Outcome]:
                 for key, default in defaults.items()
             ),
             *(kind(key, kind.KEYWORD_ONLY, default=default) for key, default in around.items()),
-            *(kind(key, kind.KEYWORD_ONLY, default=None) for key in ("initial_params", "ema_params")),
+            *(
+                kind(key, kind.KEYWORD_ONLY, default=None)
+                for key in (*scales.values(), *_RESTS, "initial_params", "ema_params")
+            ),
             *(kind(key, kind.KEYWORD_ONLY, default=default) for key, default in _STEP.items()),
         ]
     )
@@ -332,7 +337,24 @@ def _update(optimizer: type[optim.Optimizer]) -> Callable[..., Outcome]:
             wanted = [state_of[one] for one in names if one not in optimizer.hidden]
             return [_listed(name, key, given[key], count) for key in wanted]
 
-        lists = {one.name: (companions(one.states), companions(one.numbers)) for one in [rule, *rules][count > 0 :]}
+        def scales_of(names: list[str]) -> list[Any]:
+            nothing = [None] * count
+            return [
+                nothing
+                if given.get(scales.get(one, "")) is None
+                else _listed(name, scales[one], given[scales[one]], count)
+                for one in names
+                if one not in optimizer.hidden
+            ]
+
+        lists = {
+            one.name: (companions(one.states), companions(one.numbers), scales_of(one.states))
+            for one in [rule, *rules][count > 0 :]
+        }
+        rests: list[Any] = [None] * count
+        rest = f"{RESTS.get(rule.formats[0], '')}s"
+        if given.get(rest) is not None:
+            rests = _listed(name, rest, given[rest], count)
         initials: list[Any] = (
             _listed(name, "initial_params", given["initial_params"], count) if rule.initial else [None] * count
         )
@@ -348,9 +370,12 @@ def _update(optimizer: type[optim.Optimizer]) -> Callable[..., Outcome]:
                 [0] * count,
                 params,
                 [[buffer[i] for buffer in lists[one.name][0]] for i, one in enumerate(rules)],
+                [[buffer[i] for buffer in lists[one.name][2]] for i, one in enumerate(rules)],
                 [[buffer[i] for buffer in lists[one.name][1]] for i, one in enumerate(rules)],
+                rests,
                 initials,
                 averages,
+                [formats_of(one, param) for one, param in zip(rules, params, strict=True)],
                 steps,
                 labels,
             )
@@ -373,6 +398,18 @@ def _buffers(optimizer: type[optim.Optimizer]) -> dict[str, tuple[str, bool]]:
                     every[state] = every.get(state, 0) + 1
     factored = "row_var" in every  # which of these a parameter needs depends on its shape
     return {f"{state}s": (state, factored or n == len(optimizer.kernels)) for state, n in every.items()}
+
+
+def _scales(optimizer: type[optim.Optimizer]) -> dict[str, str]:
+    """The states that may be kept in 8 bits, and the arguments that are their scales."""
+    every: dict[str, str] = {}
+    for kernel in optimizer.kernels:
+        states, *_, kinds = kernels.rules[kernel]
+        every |= {state: f"{state}_scales" for state, kind in zip(states, kinds, strict=True) if kind != "exact"}
+    return every
+
+
+_RESTS = tuple(f"{rest}s" for rest in RESTS.values())
 
 
 def _documented(
@@ -418,12 +455,20 @@ def _documented(
             formula.rstrip(),
             "",
             "Args:",
-            "    params: Parameters, float32 or float64, any shapes; updated.",
-            "    grads: Their gradients, of the same shapes and dtypes; ``None`` leaves that parameter and its state alone.",
+            "    params: Parameters, float32, float64, float16 or bfloat16, any shapes; updated.",
+            "    grads: Their gradients, of the same shapes and dtypes, for all but float64 also of 16 bits; ``None`` leaves that",
+            "        parameter and its state alone.",
             *states,
             "    step: t, the step that is being taken, from 1: one number, or one for each parameter.",
             *own,
             *(f"    {key}: See :class:`fastopt.optim.Optimizer`." for key in _rules.AROUND),
+            *(
+                f'    {key}: With ``moments="8bit"``, the exponents of ``{key[:-7]}s``: uint8, one for 64 elements; updated.'
+                for key in _scales(optimizer).values()
+            ),
+            '    master_params: With ``weights="master"``, the float32 weights of parameters of 16 bits, of the same shapes; updated.',
+            '    compensations: With ``weights="kahan"``, what is to be added to these, of the same dtypes; 0 before step 1; updated.',
+            '    corrections: With ``weights="correction"``, the next 8 bits of these, int8; 0 before step 1; updated.',
             "    initial_params: p₀, of the same shapes, where ``l2_init`` needs them.",
             "    ema_params: Averages of the parameters, of the same shapes, where they are to be kept; updated.",
             *(f"    {key}: See :meth:`fastopt.optim.Optimizer.step`." for key in _STEP),

@@ -15,7 +15,7 @@ import fastopt as fo
 from fastopt import _core
 from fastopt import functional as F
 from fastopt.cli import main
-from fastopt.cli.bench import peers
+from fastopt.cli.bench import formats, peers
 from fastopt.cli.bench.cases import (
     MODELS,
     RULES,
@@ -118,6 +118,52 @@ def test_missing_extra(module: str, monkeypatch: pytest.MonkeyPatch, capsys: pyt
     assert f"{module} is missing" in capsys.readouterr().err
 
 
+# Formats
+
+
+@pytest.mark.usefixtures("needs_rich")
+def test_formats_are_beside_float32(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    file = tmp_path / "bench.json"
+    names = ["format moments 8bit 2^22", "format bfloat16, stochastic, moments bfloat16 2^22"]
+    assert main([*BRIEF, "--only", *names, "--json", str(file)]) == 0
+    printed = capsys.readouterr().out
+    for text in ("moments 8bit 2^22", "float32", "bytes ×", "1.74×", "2.00×"):
+        assert text in printed
+    for result in json.loads(file.read_text())["results"]:
+        assert result["columns"]["float32"]["bytes"] == 28 * 2**22
+        assert {"fastopt", "float32", "floor"} <= set(result["columns"])
+
+
+BYTES = {  # read, and twice what is read and written, and written
+    "moments bfloat16": 4 + 2 * (4 + 2 + 2),
+    "moments 8bit": 4 + 2 * (4 + 1 + 1 + 2 / 64),
+    "gradients bfloat16": 2 + 2 * (4 + 4 + 4),
+    "bfloat16, stochastic": 2 + 2 * (2 + 4 + 4),
+    "bfloat16, nearest, moments bfloat16": 2 + 2 * (2 + 2 + 2),
+    "bfloat16, stochastic, moments bfloat16": 2 + 2 * (2 + 2 + 2),
+    "bfloat16, stochastic, moments 8bit": 2 + 2 * (2 + 1 + 1 + 2 / 64),
+    "bfloat16, kahan, moments bfloat16": 2 + 2 * (2 + 2 + 2 + 2),
+    "bfloat16, correction, moments 8bit": 2 + 2 * (2 + 1 + 1 + 1 + 2 / 64),
+    "bfloat16, master": 2 + 2 * (4 + 4 + 4) + 2,
+    "bfloat16, master, moments bfloat16": 2 + 2 * (4 + 2 + 2) + 2,
+    "bfloat16, master, moments 8bit": 2 + 2 * (4 + 1 + 1 + 2 / 64) + 2,
+    "float16, master": 2 + 2 * (4 + 4 + 4) + 2,
+}
+
+
+@pytest.mark.parametrize("name", formats.FORMATS)
+def test_floors_move_the_bytes_of_the_format(name: str, data: Data) -> None:
+    size = 1 << 12
+    race = formats.adamw(name, size, data)
+    assert race.bytes == BYTES[name] * size
+    (reads, updates, writes), variants = (calls := race.calls())["floor/plain"].args, set(calls)
+    moved = [sum(array.nbytes for array in arrays) for arrays in (reads, updates, writes)]
+    assert moved[0] + 2 * moved[1] + moved[2] == race.bytes
+    assert ("torch" in variants) == (formats.FORMATS[name].as_torch and peers.torch() is not None)
+    for call in calls.values():
+        call()
+
+
 # The list
 
 
@@ -198,6 +244,20 @@ def test_torch_step(data: Data) -> None:
         agree(theirs, ours)
 
 
+def test_torch_in_bfloat16(data: Data) -> None:
+    """torch's step, all of it in bfloat16, is fastopt's but for what they round."""
+    state = [[data.normal(1000, scale=scale, dtype="bfloat16")] for scale in (1, 1e-2, 1e-2, 1e-2)]
+    state[3][0] *= state[3][0]
+    ours = [[array.copy() for array in arrays] for arrays in state]
+    step = peer("torch_adamw")(*state)
+    options = {**RULES["AdamW"], "lr": peers.HYPER.lr}
+    step()
+    kept = {"weights": "nearest", "moments": "bfloat16", "moment_rounding": "nearest"}
+    F.adamw(*ours, step=peers.HYPER.step, **options, **kept)
+    for theirs, own in zip(state, ours, strict=True):
+        np.testing.assert_allclose(theirs[0].astype(np.float32), own[0].astype(np.float32), rtol=0.02)
+
+
 def test_layer_norm(data: Data) -> None:
     x, dy, weight, bias = data.normal(5, 7, mean=1), data.normal(7, 5).reshape(5, 7), data.normal(7), data.zeros(7)
     y, mean, rstd = F.layer_norm(x, (7,), weight, bias, peers.NORM_EPS)
@@ -252,15 +312,37 @@ def test_floor_moves_and_changes_nothing(size: int, options: dict[str, Any]) -> 
         assert (first.tobytes(), second.tobytes()) == (kept[0].tobytes(), kept[1].tobytes())
 
 
+@pytest.mark.parametrize("size", [0, 1, 63, 64, 65, 1000, 100_003])
+@pytest.mark.parametrize("options", [{}, {"ahead": 2048}, {"streaming": True}])
+def test_floor_moves_arrays_of_different_sizes(size: int, options: dict[str, Any]) -> None:
+    """Updates keep their values, writes are overwritten, and nothing beyond either is touched."""
+    for offset in (0, 1, 4):
+        data = Data("float32", offset)
+        read, *others = (data.normal(times * size + 16) for times in (3, 2, 256, 1, 2))
+        parts = [array[:-16] for array in others]
+        kept = [array.copy() for array in others]
+        written = parts[2:]
+        for array in written:
+            array.view(np.uint32)[...] = 0xFFFFFFFF
+        _core.kernels.floor([read[:-16]], parts[:2], written, **options)
+        for array, before in zip(others[:2], kept[:2], strict=True):
+            assert array.tobytes() == before.tobytes()
+        for array, before in zip(others[2:], kept[2:], strict=True):
+            assert array[-16:].tobytes() == before[-16:].tobytes()
+            assert not np.any(array[:-16].view(np.uint32) == 0xFFFFFFFF)
+
+
 def test_floor_rejects() -> None:
     a, b = np.zeros(8), np.zeros(9)
     frozen = np.zeros(8)
     frozen.flags.writeable = False
     for reads, updates, writes, complaint in [
-        ([a], [], [b], "writes must have as many bytes"),
+        ([a], [], [b], r"writes must have a whole multiple of the smallest array's bytes \(64\)"),
+        ([np.zeros(3, np.uint8)], [], [], "these a multiple of 4, got 3"),
+        ([a], [np.zeros(0)], [], r"reads must have a whole multiple of the smallest array's bytes \(0\)"),
         ([np.zeros((8, 2))[:, 0]], [], [a], "reads must be contiguous"),
         ([a], [frozen], [], "updates must be writeable"),
-        ([a] * 3, [], [], "must be 1 read and 1 to 5 updates"),
+        ([], [], [], "there must be an array"),
     ]:
         with pytest.raises(ValueError, match=complaint):
             _core.kernels.floor(reads, updates, writes)

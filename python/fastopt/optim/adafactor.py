@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from .._rules import Hyperparameters, Rule, number
-from .base import Array, Optimizer, Params, zeros_like
+from ._formats import computed, zeros_like
+from .base import Array, Optimizer, Params
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -95,7 +96,7 @@ class Adafactor(Optimizer):
     @classmethod
     def _initial(cls, name: str, param: Array, group: Mapping[str, Any]) -> Array:
         if name == "row_var":
-            return np.zeros((*param.shape[:-1], 1), param.dtype)
+            return np.zeros((*param.shape[:-1], 1), computed(param))
         if name == "col_var":
-            return np.zeros((*param.shape[:-2], 1, param.shape[-1]), param.dtype)
+            return np.zeros((*param.shape[:-2], 1, param.shape[-1]), computed(param))
         return zeros_like(param)

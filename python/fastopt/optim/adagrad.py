@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from .._rules import Hyperparameters, Rule
-from .base import Array, Optimizer, Params, zeros_like
+from ._formats import zeros_like
+from .base import Array, Optimizer, Params
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack

@@ -15,6 +15,21 @@ from numpy.typing import NDArray
 from .._core import kernels
 from .._rules import AROUND, Hyperparameters, Rule, flag, number, whole
 from . import _files
+from ._formats import (
+    FORMATS,
+    RESTS,
+    computed,
+    copy_of,
+    formats_of,
+    is_half,
+    keep_rest,
+    keep_state,
+    rest_dtype,
+    rest_of,
+    stored_dtypes,
+    weights_of,
+    zeros_like,
+)
 from ._structure import SplitGroups, Structure
 
 Array: TypeAlias = NDArray[Any]
@@ -46,11 +61,35 @@ class Companions(NamedTuple):
     groups: list[int]
     params: list[Array]
     states: list[list[Array]]
+    scales: list[list[Array | None]]
     numbers: list[list[Array]]
+    rests: list[Array | None]
     initials: list[Array | None]
     averages: list[Array | None]
+    formats: list[tuple[str, str, str]]
     steps: NDArray[np.int64]
     labels: list[str]
+
+    @classmethod
+    def of_sums(cls, function: str, rule: Rule, params: list[Array], labels: list[str]) -> Companions:
+        """Those of parameters that have no state."""
+        count = len(params)
+        nothing: list[list[Any]] = [[]] * count
+        return cls(
+            function,
+            [rule.name] * count,
+            [0] * count,
+            params,
+            nothing,
+            nothing,
+            nothing,
+            [None] * count,
+            [None] * count,
+            [None] * count,
+            [rule.formats] * count,
+            np.zeros(count, np.int64),
+            labels,
+        )
 
 
 class Engine:
@@ -69,20 +108,6 @@ class _Plan(NamedTuple):
     options: list[tuple[float, ...]]
     engine: Any
     state: list[State]
-
-
-def zeros_like(param: Array) -> Array:
-    """Zeros that begin as far into a cache line as the parameter does, so that whole vectors of both can begin with one."""
-    space = np.zeros(param.nbytes + 64, np.uint8)
-    first = (param.ctypes.data - space.ctypes.data) % 64
-    return space[first : first + param.nbytes].view(param.dtype).reshape(param.shape)
-
-
-def copy_of(param: Array, like: Array | None = None) -> Array:
-    """A copy that begins as far into a cache line as ``like`` does, by default the array itself."""
-    new = zeros_like(param if like is None else like)
-    new[...] = param
-    return new
 
 
 def around_step(
@@ -141,6 +166,14 @@ class Optimizer:
     - ``ema_decay``: d of the weights' moving average a ← d a + (1−d) p, in ``ema_params``; with ``ema_warmup`` min(d, (1+t)/(10+t)).
       ``swa_start`` and ``swa_freq``: the plain average of the weights after step swa_start and every swa_freq-th one from there.
     - ``maximize``: the gradient is negated before anything is added to it.
+    - ``moments``: how means of gradients and of their squares are kept: ``None`` as they are computed, ``"bfloat16"``, or
+      ``"8bit"`` in blocks of 64.  ``moment_rounding``: ``"stochastic"``, or for bfloat16 ``"nearest"``.
+    - ``weights``: for parameters of 16 bits, what becomes of the bits that these do not hold.  ``"stochastic"`` and
+      ``"nearest"`` round them off; ``"kahan"`` keeps 16 more, ``"correction"`` 8 more (bfloat16 only), and ``"master"`` a
+      float32 weight of which the parameter is a copy.
+
+    Parameters may be float32, float64, float16 or ml_dtypes' bfloat16.  Those of 16 bits are computed with in float32, and so are
+    their averages kept.  Gradients of these and of float32 parameters may be float32, float16 or bfloat16.
 
     References:
         Elastic net: Zou & Hastie 2005.  L2-SP: Li, Grandvalet & Davoine 2018, arXiv:1802.01483.  Noise: Neelakantan et al. 2015,
@@ -188,6 +221,7 @@ class Optimizer:
         self._values = itemgetter(*self.defaults)
         self._count = 0
         self._swapped = False
+        self._held: list[Array] = []  # averages, while parameters of 16 bits are swapped for them
         self._sums: list[Array] = []  # of accumulated gradients
         self._adding: Any = None  # the kernel that adds to them
         self._gathered: list[bool] = []  # whether there was one
@@ -265,8 +299,8 @@ class Optimizer:
         rules = [self._rule(Hyperparameters(self._name, group)) for group in groups]
         values = [self._values(group) for group in groups]
         options = self._options(rules)
-        if state is None and [rule[2:4] + rule[:1] for rule in rules] == [
-            rule[2:4] + rule[:1] for rule in self._plan.rules
+        if state is None and [rule[2:5] + rule[:1] for rule in rules] == [
+            rule[2:5] + rule[:1] for rule in self._plan.rules
         ]:
             return self._plan._replace(values=values, rules=rules, options=options)
 
@@ -286,16 +320,17 @@ class Optimizer:
             one, names = state[i], [name for name in rule.states if name not in self.hidden]
             # A rule whose state is new has taken no step.
             steps[i] = 0 if names and not one.keys() & set(names) else int(one.get("step", 0))
-            for name in names:
-                if name not in one:
-                    one[name] = self._initial(name, param, groups[index])
+            for name, kind in zip(rule.states, rule.kinds, strict=True):
+                if name in names:
+                    new = None if name in one else self._initial(name, param, groups[index])
+                    keep_state(one, name, kind, rule.formats[1], param, new)
             for name in rule.numbers:
                 if name not in one:
                     one[name] = np.array(self._initial(name, param, groups[index]), np.float64)
-            if rule.initial:
-                one.setdefault("initial_param", copy_of(param))
-            if rule.average:
-                one.setdefault("ema_param", copy_of(param))
+            keep_rest(one, rest_of(rule, param), param)
+            for name, wanted in ("initial_param", rule.initial), ("ema_param", rule.average):
+                if wanted and name not in one:
+                    one[name] = copy_of(weights_of(one, param), param, computed(param))
             one["step"] = steps[i : i + 1].reshape(())
         both = list(zip(state, members, strict=True))
         engine = self._engine(
@@ -305,9 +340,15 @@ class Optimizer:
                 [index for _, index, _ in members],
                 params,
                 [[one[name] for name in rule.states if name not in self.hidden] for one, (*_, rule) in both],
+                [
+                    [one.get(f"{name}_scale") for name in rule.states if name not in self.hidden]
+                    for one, (*_, rule) in both
+                ],
                 [[one[name] for name in rule.numbers] for one, (*_, rule) in both],
+                [one.get(rest_of(rule, param) or "") for one, (param, _, rule) in both],
                 [one["initial_param"] if rule.initial else None for one, (*_, rule) in both],
                 [one["ema_param"] if rule.average else None for one, (*_, rule) in both],
+                [formats_of(rule, param) for param, _, rule in members],
                 steps,
                 labels,
             )
@@ -430,19 +471,7 @@ class Optimizer:
         rule = Hyperparameters(self._name, {**AROUND, "weight_decay": 0.0}).rule("sgd", lr=-1.0)  # p ← p + g
         if len(self._sums) != count:
             self._sums = [zeros_like(param) for param in params]
-            companions = Companions(
-                self._name,
-                [rule.name] * count,
-                [0] * count,
-                self._sums,
-                [[]] * count,
-                [[]] * count,
-                [None] * count,
-                [None] * count,
-                np.zeros(count, np.int64),
-                self._labels,
-            )
-            self._adding = kernels.Plan(*companions)
+            self._adding = kernels.Plan(*Companions.of_sums(self._name, rule, self._sums, self._labels))
         self._adding.step(flat, [rule.options], None)
         gathered = self._gathered if self._micro_batches else [False] * count
         self._gathered = [some or grad is not None for some, grad in zip(gathered, flat, strict=True)]
@@ -511,11 +540,15 @@ class Optimizer:
         params = [param for group in self.param_groups for param in group["params"]]
         if not any("ema_param" in one for one in self.state):
             raise ValueError(f"{self._name}: there are no averages; set ema_decay or swa_start")
+        averages, self._held = self._held, []
         for param, one in zip(params, self.state, strict=True):
             if "ema_param" in one:
+                average = one["ema_param"]
                 held = param.copy()
-                param[...] = one["ema_param"]
-                one["ema_param"][...] = held
+                if is_half(param.dtype) and not self._swapped:
+                    self._held.append(average.copy())  # which the parameter cannot hold
+                param[...] = average
+                average[...] = averages.pop(0) if is_half(param.dtype) and self._swapped else held
         self._swapped = not self._swapped
 
     def _expect_unswapped(self) -> None:
@@ -577,7 +610,8 @@ class Optimizer:
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
         """Takes the state of another optimizer of the same class with the same parameters; one of torch's will do.
 
-        The arrays are copied.  Hyperparameters are restored too; those that the state does not have stay as they are.
+        The arrays are copied.  Hyperparameters are restored too; those that the state does not have stay as they are.  So do
+        ``weights``, ``moments`` and ``moment_rounding``: state that is in other formats is converted.
 
         Args:
             state_dict: What :meth:`state_dict` returned, here or in torch.
@@ -603,7 +637,8 @@ class Optimizer:
             ]
             plan = self._planned(groups, self._labels, state)
             for one, now, label in zip(state, plan.state, self._labels, strict=True):
-                missing = sorted(now.keys() - one.keys()) if int(one.get("step", 0)) else []
+                converted = {*RESTS.values(), *(key for key in now if key.endswith("_scale"))}
+                missing = sorted(now.keys() - one.keys() - converted) if int(one.get("step", 0)) else []
                 if missing:
                     raise ValueError(f"{name}: state_dict has no {', '.join(missing)} of params{label}")
         except BaseException:
@@ -649,17 +684,31 @@ class Optimizer:
                     f"{name}: group {index} of state_dict has an unknown hyperparameter {', '.join(sorted(map(repr, unknown)))}"
                 )
             ids += params
-            taken = {key: _plain(saved[key]) for key in saved if key in self.defaults or key in _KEPT}
+            known = (self.defaults.keys() | _KEPT) - {*FORMATS}
+            taken = {key: _plain(saved[key]) for key in saved if key in known}
             groups.append({**group, **taken})
         strangers = [key for key in saved_state if key not in ids]
         if strangers:
             raise ValueError(f"{name}: state_dict has state of parameters {strangers}, which are in no group")
         return groups, ids, saved_state, dict(extra)
 
+    @classmethod
+    def _kinds(cls) -> dict[str, str]:
+        """The states of all its rules, and what is in them; "exact" only if that is so for all of them."""
+        kinds: dict[str, str] = {}
+        for kernel in cls.kernels:
+            states, _, _, of_states = kernels.rules[kernel]
+            for state, kind in zip(states, of_states, strict=True):
+                if state not in cls.hidden and kinds.get(state, "exact") == "exact":
+                    kinds[state] = kind
+        return kinds
+
     def _loaded(self, param: Array, saved: Mapping[str, Any], label: str) -> State:
         """One parameter's state, copied."""
-        arrays = {state for kernel in self.kernels for state in kernels.rules[kernel][0]} - set(self.hidden)
+        kinds = self._kinds()
+        scales = {f"{state}_scale" for state in kinds}
         companions = {"initial_param", "ema_param"}
+        rests = {*RESTS.values()} if is_half(param.dtype) else set()
         numbers = {state for kernel in self.kernels for state in kernels.rules[kernel][1]} | {"step"}
         if not isinstance(saved, Mapping):
             raise TypeError(
@@ -670,9 +719,9 @@ class Optimizer:
             if value is None:
                 continue
             what = f"{self._name}: {key} of params{label} in state_dict"
-            if key not in arrays | companions | numbers:
+            if key not in kinds.keys() | scales | companions | rests | numbers:
                 raise ValueError(f"{self._name}: state_dict has an unknown {key!r} of params{label}")
-            array = np.asarray(value)
+            array = _as_array(value)
             if key in numbers:
                 if array.size != 1 or array.dtype.kind not in "iuf" or not np.isfinite(array).all():
                     raise ValueError(f"{what} must be one number, got {value!r}")
@@ -681,12 +730,29 @@ class Optimizer:
                     raise ValueError(f"{what} must be a whole number of at least 0, got {value!r}")
                 loaded[key] = np.array(one, np.int64 if key == "step" else np.float64)
                 continue
-            expected = param.shape if key in companions else self._initial(key, param, self.param_groups[0]).shape
+            if key in scales:
+                expected: tuple[int, ...] = (-(-param.size // kernels.SHARE),)
+                dtypes = [np.dtype(np.uint8)]
+            elif key in rests:
+                expected, dtypes = param.shape, [rest_dtype(key, param)]
+            else:
+                expected = param.shape if key in companions else self._initial(key, param, self.param_groups[0]).shape
+                dtypes = stored_dtypes(key, kinds, param)
             if array.shape != expected:
                 raise ValueError(f"{what} has shape {array.shape}, expected {expected}")
-            if array.dtype != param.dtype:
-                raise TypeError(f"{what} has dtype {array.dtype}, expected {param.dtype}")
-            loaded[key] = copy_of(array, param) if expected == param.shape else array.copy()
+            if array.dtype not in dtypes:
+                raise TypeError(f"{what} has dtype {array.dtype}, expected {dtypes[0]}")
+            loaded[key] = copy_of(array, param, array.dtype) if expected == param.shape else array.copy()
+        for key in list(loaded):
+            if loaded[key].dtype == np.uint8 and key in kinds and f"{key}_scale" not in loaded:
+                raise ValueError(f"{self._name}: state_dict has no {key}_scale of params{label}")
+            if (
+                key in scales
+                and loaded.get(key.removesuffix("_scale"), loaded[key][:0].view(np.int8)).dtype != np.uint8
+            ):
+                raise ValueError(f"{self._name}: state_dict has a {key} of params{label}, but no codes")
+            if key in companions | rests and is_half(loaded[key].dtype) and key != "compensation":
+                loaded[key] = copy_of(loaded[key].astype(np.float32), param, np.float32)
         if loaded and "step" not in loaded:  # torch's SGD does not count
             loaded["step"] = np.array(1, np.int64)
         return loaded
@@ -750,6 +816,14 @@ class Optimizer:
 
     def __getstate__(self) -> Any:
         raise TypeError(f"{self._name} cannot be pickled or copied; use state_dict() or save()")
+
+
+def _as_array(value: Any) -> Array:
+    """An array, also of torch's tensor of bfloat16, which NumPy does not take."""
+    try:
+        return np.asarray(value)
+    except TypeError:
+        return np.asarray(value.float())
 
 
 def _plain(value: Any) -> Any:

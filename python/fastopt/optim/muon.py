@@ -10,7 +10,8 @@ import numpy as np
 
 from .._core import kernels
 from .._rules import Hyperparameters, Rule, number
-from .base import Array, Companions, Optimizer, Params, zeros_like
+from ._formats import zeros_like
+from .base import Array, Companions, Optimizer, Params
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -47,10 +48,15 @@ class _Engine:
         self._counts = np.zeros(count, np.int64)
         self._stepping = Lock()
         states = [[*buffers, update] for buffers, update in zip(companions.states, self._updates, strict=True)]
-        self._momentum = kernels.Plan(*companions._replace(states=states))
+        scales = [[*some, None] for some in companions.scales]
+        self._momentum = kernels.Plan(*companions._replace(states=states, scales=scales))
         self._descent = kernels.Plan(
             *companions._replace(
-                rules=["sgd"] * count, groups=list(range(count)), states=[[]] * count, steps=self._counts
+                rules=["sgd"] * count,
+                groups=list(range(count)),
+                states=[[]] * count,
+                scales=[[]] * count,
+                steps=self._counts,
             )
         )
 

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from .._rules import Hyperparameters, Rule
-from .base import Array, Optimizer, Params, StepInfo, copy_of, zeros_like
+from ._formats import copy_of, move_to, weights_of, zeros_like
+from .base import Array, Optimizer, Params, StepInfo
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -46,7 +47,8 @@ class ScheduleFree(Optimizer):
             for param in group["params"]:
                 one = next(state)
                 if one["step"] != 0:
-                    param += (one["z"] - param) * param.dtype.type(of_beta)
+                    weights = weights_of(one, param)
+                    move_to(one, param, weights + (one["z"] - weights) * one["z"].dtype.type(of_beta))
 
     def _take(self, flat: list[Array | None], around: tuple[float, ...] | None) -> StepInfo:
         if not self._training:

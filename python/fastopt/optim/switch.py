@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from .._rules import Hyperparameters, Rule, flag, number, whole
+from ._formats import copy_of, numbers_of
 from .base import Array, Optimizer, Params, StepInfo
 
 if TYPE_CHECKING:
@@ -123,10 +124,13 @@ class SwitchOptimizer(Optimizer):
             beta1 = float(group["betas"][0])
             for param in group["params"]:
                 one = dict(next(members))
-                m, _, step = one.pop("exp_avg"), one.pop("exp_avg_sq"), int(one["step"])
+                m, step = numbers_of(one, "exp_avg", "moment"), int(one["step"])
+                for name in "exp_avg", "exp_avg_sq":
+                    one.pop(name)
+                    one.pop(f"{name}_scale", None)
                 if step:
-                    m *= param.dtype.type(1 / ((1 - beta1**step) * (1 - beta1)))
-                one["momentum_buffer"] = m
+                    m = m * m.dtype.type(1 / ((1 - beta1**step) * (1 - beta1)))
+                one["momentum_buffer"] = copy_of(m, param)
                 state.append(one)
         self._switched = True
         self._plan = self._planned(groups, self._labels, state)

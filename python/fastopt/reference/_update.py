@@ -7,11 +7,12 @@ import math
 from collections.abc import Callable
 from inspect import Parameter
 from types import SimpleNamespace
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 
 from ._arithmetic import flushed
+from ._formats import is_half, nearest, read, read_weights, thresholds, write, write_weights
 from ._random import normals
 from ._sums import fold, in_order, in_tiles
 
@@ -34,8 +35,12 @@ COMMON: dict[str, Any] = dict(
     ema_warmup=False,
     swa_start=None,
     swa_freq=1,
+    weights="stochastic",
+    moments=None,
+    moment_rounding="stochastic",
 )
-COMPANIONS: dict[str, Any] = dict(initial_params=None, ema_params=None)
+RESTS = {"master": "master_params", "kahan": "compensations", "correction": "corrections"}
+COMPANIONS: dict[str, Any] = dict.fromkeys([*RESTS.values(), "initial_params", "ema_params"])
 STEP: dict[str, Any] = dict(
     grad_scale=1.0,
     clip_norm=None,
@@ -174,9 +179,36 @@ def _finished(p: Any, initial: Any, around: SimpleNamespace) -> Any:
     return p
 
 
+class State(NamedTuple):
+    """An array that a rule keeps for each parameter.  What it is decides in what formats it may be kept."""
+
+    name: str
+    kind: str
+    unless: str = ""
+
+    def kind_in(self, o: dict[str, Any]) -> str:
+        """What it is, given the hyperparameters."""
+        return "exact" if o.get(self.unless) else self.kind
+
+
+def moment(name: str) -> State:
+    """A running mean of gradients, or the like."""
+    return State(name, "moment")
+
+
+def square(name: str, unless: str = "") -> State:
+    """A running mean of what is never negative; unless there is this flag, with which it must be exact."""
+    return State(name, "square", unless)
+
+
+def exact(name: str) -> State:
+    """What must be kept as it is computed with."""
+    return State(name, "exact")
+
+
 def rule(
-    *states: str,
-    optional: tuple[str, ...] = (),
+    *states: State,
+    optional: tuple[State, ...] = (),
     numbers: tuple[str, ...] = (),
     name: str | None = None,
     decoupled_weight_decay: bool | None = False,
@@ -189,16 +221,25 @@ def rule(
     hyperparameters and of lr, t, the step that is being taken, and ``before``, the parameter before its decay.
 
     Args:
-        states: Names of its arrays for each parameter.
-        optional: Those that only some of its variants need.
+        states: Its arrays for each parameter.
+        optional: Those that only some of its variants need, in the order of the kernels'; None for the others.
         numbers: Names of its float64 numbers for each parameter.
         name: Of the function, where it is not the formula's.
         decoupled_weight_decay: The default.  None means the formula's own decay: its ``weight_decay`` is 0 otherwise.
         own: Its hyperparameters and their defaults.
     """
-    arrays = [f"{state}s" for state in (*states, *optional)]
+    kept = {f"{state.name}s": state for state in (*states, *optional)}
+    arrays = list(kept)
+    scales = {array: f"{state.name}_scales" for array, state in kept.items() if state.kind != "exact"}
     scalars = [f"{number}s" for number in numbers]
-    keywords = {**own, **COMMON, "decoupled_weight_decay": decoupled_weight_decay, **COMPANIONS, **STEP}
+    keywords = {
+        **own,
+        **COMMON,
+        "decoupled_weight_decay": decoupled_weight_decay,
+        **dict.fromkeys(scales.values()),
+        **COMPANIONS,
+        **STEP,
+    }
     signature = inspect.Signature(
         [
             *(Parameter(x, Parameter.POSITIONAL_OR_KEYWORD) for x in ("params", "grads", *arrays[: len(states)])),
@@ -214,22 +255,35 @@ def rule(
 
         def update_one(o: dict[str, Any], i: int, norm: Any) -> None:
             def of(name: str) -> Any:
-                array = None if o[name] is None else o[name][i]
-                return None if array is None else flushed(array)
+                return None if o.get(name) is None else o[name][i]
 
-            p, g, initial, average = map(of, ("params", "grads", *COMPANIONS))
+            param, rest = o["params"][i], of(RESTS.get(o["weights"], ""))
+            present = {name: state.kind_in(o) for name, state in kept.items() if of(name) is not None}
+            state = {name: flushed(read(of(name), kind, of(scales.get(name, "")))) for name, kind in present.items()}
+            p, g = flushed(read_weights(param, o["weights"], rest)), flushed(read(o["grads"][i]))
+            initial, average = of("initial_params"), of("ema_params")
+
             t = int(np.broadcast_to(o["step"], len(o["params"]))[i])
-            T, around = p.dtype.type, _around(o, t)
-            g = _shaped(_scaled(g, p, o, norm), p, initial, around, (o["seed"], t, i))
-            kept = [*map(of, arrays), *(float(o[x][i]) for x in scalars)]
+            T, around, stream = p.dtype.type, _around(o, t), (o["seed"], t, i)
+            g = _shaped(_scaled(g, p, o, norm), p, initial, around, stream)
+            given = [*(state.get(name) for name in arrays), *(float(o[x][i]) for x in scalars)]
             values = {**o, "t": t, "before": p, "weight_decay": around.own_decay}
-            new_p, *new = formula(p * T(around.decay), g, *kept, **{x: values[x] for x in wanted})
-            p[...] = _finished(new_p, initial, around)
-            for name, value in zip((*arrays, *scalars), new, strict=True):
-                if (array := of(name)) is not None:
-                    array[...] = value
+            new_p, *new = formula(p * T(around.decay), g, *given, **{x: values[x] for x in wanted})
+            new_p = _finished(new_p, initial, around)
             if around.average:
-                average[...] = average + T(around.average) * (p - average)
+                average[...] = average + T(around.average) * (new_p - average)
+
+            if is_half(param):
+                write_weights(np.asarray(new_p), param, o["weights"], rest, thresholds(stream, p.size, 4))
+            else:
+                param[...] = new_p
+            new_state = dict(zip((*arrays, *scalars), new, strict=True))
+            for number, (name, kind) in enumerate(present.items()):
+                random = o["moment_rounding"] == "stochastic"
+                rounding = thresholds(stream, p.size, number) if random else nearest
+                write(np.asarray(new_state[name]), of(name), kind, of(scales.get(name, "")), rounding)
+            for name in scalars:
+                o[name][i][...] = new_state[name]
 
         def update(*args: Any, **kwargs: Any) -> tuple[float | None, bool]:
             bound = signature.bind(*args, **kwargs)
@@ -239,9 +293,9 @@ def rule(
             norm = None
             with np.errstate(all="ignore"):
                 if o["clip_norm"] is not None or o["skip_nonfinite"]:
-                    squares = np.array([squared_norm(g) for g in grads.values()])
+                    squares = np.array([squared_norm(read(g)) for g in grads.values()])
                     norm = math.sqrt(in_order(squares)) / abs(o["grad_scale"])
-                skipped = o["skip_nonfinite"] and not all(np.isfinite(g).all() for g in grads.values())
+                skipped = o["skip_nonfinite"] and not all(np.isfinite(read(g)).all() for g in grads.values())
                 for i, g in grads.items():
                     if not skipped:
                         update_one(o, i, norm)
@@ -250,6 +304,7 @@ def rule(
             return norm, skipped
 
         public: Any = update
+        public.states = tuple(kept.values())
         public.__name__ = public.__qualname__ = name or formula.__name__
         public.__module__ = formula.__module__
         public.__doc__ = f"{formula.__doc__}\n\nSee :func:`fastopt.functional.{public.__name__}`."

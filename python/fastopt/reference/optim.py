@@ -13,11 +13,11 @@ import numpy as np
 
 from ._arithmetic import flushed
 from ._sums import in_order
-from ._update import clamp, lane_sums, maximum, rule, squared_norm, where
+from ._update import clamp, exact, lane_sums, maximum, moment, rule, square, squared_norm, where
 
 
 @rule(
-    optional=("momentum_buffer", "velocity_buffer"),
+    optional=(moment("momentum_buffer"), moment("velocity_buffer")),
     momentum=0.0,
     dampening=0.0,
     weight_decay=0.0,
@@ -75,9 +75,9 @@ def _adam(
 
 
 adam = rule(
-    "exp_avg",
-    "exp_avg_sq",
-    optional=("max_exp_avg_sq",),
+    moment("exp_avg"),
+    square("exp_avg_sq"),
+    optional=(square("max_exp_avg_sq"),),
     name="adam",
     betas=(0.9, 0.999),
     eps=1e-8,
@@ -87,9 +87,9 @@ adam = rule(
 )(_adam)
 
 adamw = rule(
-    "exp_avg",
-    "exp_avg_sq",
-    optional=("max_exp_avg_sq",),
+    moment("exp_avg"),
+    square("exp_avg_sq"),
+    optional=(square("max_exp_avg_sq"),),
     name="adamw",
     betas=(0.9, 0.999),
     eps=1e-8,
@@ -100,7 +100,7 @@ adamw = rule(
 )(_adam)
 
 
-@rule("sum", lr_decay=0.0, weight_decay=0.0, initial_accumulator_value=0.0, eps=1e-10)
+@rule(square("sum"), lr_decay=0.0, weight_decay=0.0, initial_accumulator_value=0.0, eps=1e-10)
 def adagrad(p: Any, g: Any, s: Any, *, t: int, lr: float, lr_decay: float, eps: float) -> Any:
     """Adagrad."""
     T = p.dtype.type
@@ -109,8 +109,8 @@ def adagrad(p: Any, g: Any, s: Any, *, t: int, lr: float, lr_decay: float, eps: 
 
 
 @rule(
-    "square_avg",
-    optional=("grad_avg", "momentum_buffer"),
+    square("square_avg", unless="centered"),  # which is a difference of means
+    optional=(exact("grad_avg"), moment("momentum_buffer")),
     alpha=0.99,
     eps=1e-8,
     weight_decay=0.0,
@@ -133,7 +133,7 @@ def rmsprop(
     return p - T(lr) * u, v, mean, b
 
 
-@rule("square_avg", "acc_delta", rho=0.9, eps=1e-6, weight_decay=0.0)
+@rule(square("square_avg"), square("acc_delta"), rho=0.9, eps=1e-6, weight_decay=0.0)
 def adadelta(p: Any, g: Any, v: Any, u: Any, *, lr: float, rho: float, eps: float) -> Any:
     """Adadelta."""
     T = p.dtype.type
@@ -143,7 +143,7 @@ def adadelta(p: Any, g: Any, v: Any, u: Any, *, lr: float, rho: float, eps: floa
     return p - T(lr) * delta, v, u
 
 
-@rule("exp_avg", "exp_inf", betas=(0.9, 0.999), eps=1e-8, weight_decay=0.0)
+@rule(moment("exp_avg"), square("exp_inf"), betas=(0.9, 0.999), eps=1e-8, weight_decay=0.0)
 def adamax(p: Any, g: Any, m: Any, u: Any, *, t: int, lr: float, betas: tuple[float, float], eps: float) -> Any:
     """Adamax."""
     T, (beta1, beta2) = p.dtype.type, betas
@@ -153,8 +153,8 @@ def adamax(p: Any, g: Any, m: Any, u: Any, *, t: int, lr: float, betas: tuple[fl
 
 
 @rule(
-    "exp_avg",
-    "exp_avg_sq",
+    moment("exp_avg"),
+    square("exp_avg_sq"),
     numbers=("mu_product",),
     betas=(0.9, 0.999),
     eps=1e-8,
@@ -185,7 +185,7 @@ def nadam(
     return p, m, v, mu_product
 
 
-@rule("exp_avg", "exp_avg_sq", betas=(0.9, 0.999), eps=1e-8, weight_decay=0.0)
+@rule(moment("exp_avg"), square("exp_avg_sq"), betas=(0.9, 0.999), eps=1e-8, weight_decay=0.0)
 def radam(p: Any, g: Any, m: Any, v: Any, *, t: int, lr: float, betas: tuple[float, float], eps: float) -> Any:
     """RAdam."""
     T, (beta1, beta2) = p.dtype.type, betas
@@ -201,7 +201,7 @@ def radam(p: Any, g: Any, m: Any, v: Any, *, t: int, lr: float, betas: tuple[flo
     return p - T(alpha) * m / (np.sqrt(v) + T(eps)), m, v
 
 
-@rule("ax", numbers=("eta", "mu"), lambd=1e-4, alpha=0.75, t0=1e6, weight_decay=0.0)
+@rule(exact("ax"), numbers=("eta", "mu"), lambd=1e-4, alpha=0.75, t0=1e6, weight_decay=0.0)
 def asgd(
     p: Any, g: Any, a: Any, eta: float, mu: float, *, t: int, lr: float, lambd: float, alpha: float, t0: float
 ) -> Any:
@@ -214,7 +214,7 @@ def asgd(
     return p, a, lr / (1 + lambd * lr * t) ** alpha, 1 / max(1.0, t - t0)
 
 
-@rule("prev", "step_size", etas=(0.5, 1.2), step_size_limits=(1e-6, 50.0), weight_decay=0.0)
+@rule(exact("prev"), exact("step_size"), etas=(0.5, 1.2), step_size_limits=(1e-6, 50.0), weight_decay=0.0)
 def rprop(
     p: Any,
     g: Any,
@@ -235,7 +235,7 @@ def rprop(
     return p - np.sign(previous) * size, previous, size
 
 
-@rule("exp_avg", betas=(0.9, 0.99), weight_decay=0.0, decoupled_weight_decay=True)
+@rule(moment("exp_avg"), betas=(0.9, 0.99), weight_decay=0.0, decoupled_weight_decay=True)
 def lion(p: Any, g: Any, m: Any, *, lr: float, betas: tuple[float, float]) -> Any:
     """Lion."""
     T, (beta1, beta2) = p.dtype.type, betas
@@ -249,7 +249,9 @@ def _trust_ratio(p: Any, u: Any, coefficient: float = 1.0, eps: float = 0.0) -> 
     return 1.0 if of_p == 0 or of_u == 0 else coefficient * math.sqrt(of_p) / (math.sqrt(of_u) + eps)
 
 
-@rule("exp_avg", "exp_avg_sq", betas=(0.9, 0.999), eps=1e-6, weight_decay=0.0, decoupled_weight_decay=None)
+@rule(
+    moment("exp_avg"), square("exp_avg_sq"), betas=(0.9, 0.999), eps=1e-6, weight_decay=0.0, decoupled_weight_decay=None
+)
 def lamb(
     p: Any,
     g: Any,
@@ -273,7 +275,7 @@ def lamb(
 
 
 @rule(
-    "momentum_buffer",
+    moment("momentum_buffer"),
     momentum=0.9,
     weight_decay=0.0,
     trust_coefficient=1e-3,
@@ -303,10 +305,10 @@ def lars(
 
 
 @rule(
-    "exp_avg",
-    "exp_avg_diff",
-    "exp_avg_sq",
-    "neg_pre_grad",
+    moment("exp_avg"),
+    moment("exp_avg_diff"),
+    square("exp_avg_sq"),
+    exact("neg_pre_grad"),
     betas=(0.98, 0.92, 0.99),
     eps=1e-8,
     weight_decay=0.0,
@@ -339,9 +341,9 @@ def adan(
 
 
 @rule(
-    "exp_avg_fast",
-    "exp_avg_slow",
-    "exp_avg_sq",
+    moment("exp_avg_fast"),
+    moment("exp_avg_slow"),
+    square("exp_avg_sq"),
     betas=(0.9, 0.999, 0.9999),
     alpha=2.0,
     eps=1e-8,
@@ -408,7 +410,7 @@ def _averaged(
 
 
 @rule(
-    "z",
+    exact("z"),
     numbers=("weight_sum", "lr_max"),
     momentum=0.9,
     weight_decay=0.0,
@@ -435,8 +437,8 @@ def schedule_free_sgd(
 
 
 @rule(
-    "z",
-    "exp_avg_sq",
+    exact("z"),
+    square("exp_avg_sq"),
     numbers=("weight_sum", "lr_max"),
     betas=(0.9, 0.999),
     eps=1e-8,
@@ -482,9 +484,9 @@ def _mean_squares(g: Any) -> tuple[Any, Any]:
 
 
 @rule(
-    "row_var",
-    "col_var",
-    "variance",
+    exact("row_var"),
+    exact("col_var"),
+    exact("variance"),
     beta2_decay=-0.8,
     eps=(None, 1e-3),
     d=1.0,
@@ -544,7 +546,7 @@ def _orthogonalized(u: Any, coefficients: tuple[float, float, float], eps: float
 
 
 @rule(
-    "momentum_buffer",
+    moment("momentum_buffer"),
     weight_decay=0.1,
     momentum=0.95,
     nesterov=True,

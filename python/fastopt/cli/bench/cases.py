@@ -57,6 +57,11 @@ class Result:
         """How many times as long as fastopt the candidate took: the median over the rounds that they shared."""
         return self.columns.get(candidate, {}).get("ratio")
 
+    def ratio_of_bytes(self, candidate: str) -> float | None:
+        """How many times as many bytes the candidate moves, where it has to move others than fastopt."""
+        moved = self.columns.get(candidate, {}).get("bytes")
+        return moved / self.bytes if moved else None
+
 
 @dataclass(frozen=True)
 class Case(ABC):
@@ -79,6 +84,7 @@ class Race(Case):
 
     bytes: int
     calls: Callable[[], Calls]
+    bytes_of: Mapping[str, int] = field(default_factory=dict)  # the candidates that have to move others
 
     def measure(self, effort: Effort) -> Result:
         samples, interruptions = race(self.calls(), effort)
@@ -89,6 +95,8 @@ class Race(Case):
         for candidate, call in fastest.items():
             ratio = median(theirs / own for theirs, own in zip(samples[call], ours, strict=True))
             columns[candidate] = {"seconds": effort.of(samples[call]), "ratio": ratio}
+            if candidate in self.bytes_of:
+                columns[candidate]["bytes"] = self.bytes_of[candidate]
         variants = {candidate: call.partition("/")[2] for candidate, call in fastest.items() if "/" in call}
         return Result(self.group, self.label, columns, self.bytes, len(ours), interruptions, variants)
 
@@ -387,7 +395,7 @@ def cases(data: Data, *, quick: bool = False, full: bool = False) -> Iterator[Ca
     yield from (layer_norm_backward(*shape, data) for shape in layers)
     yield from (batch_norm(*shape, data) for shape in batches)
     yield from (batch_norm_backward(*shape, data) for shape in batches)
-    from . import rules  # which knows the classes above
+    from . import formats, rules  # which know the classes above
 
     yield from (rules.rule(name, 1 << n, data) for n in ((22,) if quick else (16, 24)) for name in rules.rules())
     yield from (rules.overhead(count, size, data) for count, size in ((1, 64), (10_000, 10)))
@@ -396,6 +404,8 @@ def cases(data: Data, *, quick: bool = False, full: bool = False) -> Iterator[Ca
     yield from (rules.option("GPT-2 small" if full else "ResNet-50", option, data) for option in rules.OPTIONS)
     if full:
         yield from (rules.rule(name, 1 << 26, data) for name in rules.rules())
+    kept = formats.QUICK if quick else formats.FORMATS
+    yield from (formats.adamw(name, 1 << n, data) for n in ((22,) if quick else (16, 24, 26)) for name in kept)
     yield dead(1 << 18, 1200, data) if quick else dead(1 << 20, 2000, data)
     yield alternating(optimizer("AdamW", 1 << 18, data), data)
     yield alternating(layer_norm(512, 768, data), data)

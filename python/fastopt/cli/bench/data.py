@@ -30,23 +30,24 @@ class Data:
 
     def __init__(self, dtype: str = "float32", offset: int = 0, seed: int = 0) -> None:
         self.dtype = np.dtype(dtype)
-        self._offset = offset * self.dtype.itemsize % _LINE
+        self._offset = offset
         self._draws = np.random.default_rng(seed).standard_normal(1 << 20).astype(self.dtype)
 
-    def empty(self, *shape: int) -> Array:
+    def empty(self, *shape: int, dtype: Any = None) -> Array:
         """An array of this shape; what is in it is undefined."""
-        size = math.prod(shape) * self.dtype.itemsize
+        wanted = self.dtype if dtype is None else np.dtype(dtype)
+        size = math.prod(shape) * wanted.itemsize
         memory = _memory(size + 2 * _LINE)
-        start = -memory.ctypes.data % _LINE + self._offset
-        return memory[start : start + size].view(self.dtype).reshape(shape)
+        start = -memory.ctypes.data % _LINE + self._offset * wanted.itemsize % _LINE
+        return memory[start : start + size].view(wanted).reshape(shape)
 
-    def normal(self, *shape: int, mean: float = 0.0, scale: float = 1.0) -> Array:
+    def normal(self, *shape: int, mean: float = 0.0, scale: float = 1.0, dtype: Any = None) -> Array:
         """Normal numbers (that repeat after a million)."""
-        array = self.empty(*shape)
+        array = self.empty(*shape, dtype=dtype)
         flat = array.reshape(-1)
         for start in range(0, flat.size, self._draws.size):
             part = flat[start : start + self._draws.size]
-            np.multiply(self._draws[: part.size], scale, out=part)
+            part[...] = self._draws[: part.size] * scale
         array += mean
         return array
 

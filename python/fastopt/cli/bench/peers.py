@@ -184,8 +184,15 @@ def _keep_heap() -> None:
         mallopt(trim_threshold, 2**31 - 1)
 
 
+def _tensor(array: Array) -> Any:
+    """torch's view of the array."""
+    if array.dtype.name == "bfloat16":  # NumPy's comes from a package that torch does not know
+        return torch().from_numpy(array.view(np.int16)).view(torch().bfloat16)
+    return torch().from_numpy(array)
+
+
 def _tensors(*lists: Arrays) -> list[list[Any]]:
-    return [[torch().from_numpy(array) for array in arrays] for arrays in lists]
+    return [[_tensor(array) for array in arrays] for arrays in lists]
 
 
 def torch_sgd(params: Arrays, grads: Arrays, buffers: Arrays) -> Call:

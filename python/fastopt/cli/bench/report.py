@@ -18,6 +18,7 @@ from .cases import Result
 
 COLORS = {
     "fastopt": "#d9480f",
+    "float32": "#f59f00",
     "numpy": "#4dabf7",
     "torch": "#845ef7",
     "torch default": "#b197fc",
@@ -32,6 +33,7 @@ DISTURBED = 200  # interruptions a second; a quiet machine has some 60
 TITLES = {
     "AdamW.step()": "AdamW, step() of whole models",
     "alternating": "A NumPy product 256×512×512 and a kernel, alone and in turn",
+    "format": "AdamW in fewer bytes, beside the step in float32",
     "dead": "AdamW after the gradients have died: the first hundred steps and the last",
 }
 
@@ -73,13 +75,16 @@ def _table(*headings: str) -> Table:
 def _race_table(results: Sequence[Result]) -> Table:
     found = {candidate for result in results for candidate in result.columns}
     others = [candidate for candidate in COLORS if candidate in found - {"fastopt", "floor"}]
-    versus = [heading for other in others for heading in (other, "×")]
+    moving_others = {other for other in others if any(result.ratio_of_bytes(other) for result in results)}
+    versus = [heading for other in others for heading in (other, "×", *["bytes ×"] * (other in moving_others))]
     table = _table("", "fastopt", "GB/s", "floor", "reached", *versus)
     for result in results:
         cells = [_microseconds(result.seconds("fastopt")), f"{_gigabytes(result, 'fastopt'):.1f}"]
         cells += [_microseconds(result.seconds("floor")), _percent(result.ratio("floor"))]
         for other in others:
             cells += [_microseconds(result.seconds(other)), _times(result.ratio(other))]
+            if other in moving_others:
+                cells.append(_times(result.ratio_of_bytes(other)))
         table.add_row(result.label, *cells)
     return table
 
@@ -148,7 +153,7 @@ def _gigabytes(result: Result, candidate: str) -> float:
 
 
 def _is_by_size(results: Sequence[Result]) -> bool:
-    return all("2^" in result.label for result in results)
+    return all(result.label.startswith("2^") for result in results)
 
 
 def _draw_lines(axes: Any, results: Sequence[Result], candidates: Sequence[str]) -> None:

@@ -44,6 +44,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     regularize.add_argument("--steps", type=positive, default=3000, metavar="N", help="of each (default: 3000)")
     add_common_arguments(regularize, picture="regularize.png")
 
+    formats = experiments.add_parser("formats", help="8-bit and bfloat16 moments and weights, beside float32")
+    formats.description = "Train the digits' network and a transformer with fewer bytes a parameter, beside float32."
+    add = formats.add_argument
+    add("--epochs", type=positive, default=30, metavar="N", help="of the digits (default: 30)")
+    add("--steps", type=positive, default=1200, metavar="N", help="of the transformer (default: 1200)")
+    add("--seeds", type=positive, default=1, metavar="N", help="how many, from --seed on (default: 1)")
+    add_common_arguments(formats, picture="formats.png")
+
 
 def add_common_arguments(parser: argparse.ArgumentParser, *, picture: str) -> None:
     """The options that every experiment has."""

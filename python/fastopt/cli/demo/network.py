@@ -126,11 +126,12 @@ class Network:
             lap(self.parts[i])
         return x
 
-    def backward(self, dy: Array, lap: Lap = untimed) -> None:
-        """Overwrite ``grads``, given the gradient of the last output."""
+    def backward(self, dy: Array, lap: Lap = untimed) -> Array:
+        """Overwrite ``grads``, given the gradient of the last output; that of the input."""
         for i in reversed(range(len(self.layers))):
             dy = self._input_grads[i] = self.layers[i].backward(dy, out=self._input_grads[i])
             lap(self.parts[i])
+        return dy
 
     def train(self) -> None:
         """Normalize with the statistics of the batch, and remember them."""

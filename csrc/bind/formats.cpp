@@ -1,0 +1,139 @@
+/// Arrays that keep fewer bits, for Python: to float32 and back.
+#include "core/formats.hpp"
+
+#include <pybind11/numpy.h>
+
+#include <algorithm>
+#include <cstddef>
+#include <string>
+
+#include "bind/arrays.hpp"
+#include "bind/module.hpp"
+#include "core/parallel.hpp"
+
+namespace fastopt {
+
+namespace {
+
+/// Arrays of one function, after the checks that all of them need.
+struct Arguments {
+  std::string function;
+
+  Array array(py::handle object, const char* argument, bool written) const {
+    const Array found(object, {function, argument}, Accepted::all);
+    expect_contiguous(found, {function, argument});
+    if (written) expect_writeable(found, {function, argument});
+    return found;
+  }
+
+  Kept kept(const Array& numbers, const std::string& kind, py::handle scales, bool written) const {
+    if (kind != "moment" && kind != "square")
+      throw py::value_error(function + ": kind must be 'moment' or 'square', got '" + kind + "'");
+    Kept kept{Format::exact, numbers.data<void>()};
+    if (numbers.dtype() == Dtype::float16) kept.format = Format::float16;
+    if (numbers.dtype() == Dtype::bfloat16) kept.format = Format::bfloat16;
+    if (numbers.dtype() == Dtype::uint8) {
+      const Array exponents = array(scales, "scales", written);
+      expect_dtype(exponents, Dtype::uint8, {function, "scales"});
+      expect_shape(exponents, {static_cast<std::ptrdiff_t>((numbers.size() + kShare - 1) / kShare)},
+                   {function, "scales"});
+      kept.format = kind == "square" ? Format::square8 : Format::moment8;
+      kept.scales = exponents.data<std::uint8_t>();
+    } else if (kept.format == Format::exact) {
+      expect_dtype(numbers, Dtype::float32, {function, "numbers"});
+    }
+    return kept;
+  }
+
+  /// Numbers of 16 bits with their rest.
+  Kept weights(const Array& halves, py::handle object, bool written) const {
+    if (!is_half(halves.dtype()))
+      throw py::type_error(function + ": numbers has dtype " + name_of(halves.dtype()) +
+                           ", expected float16 or bfloat16");
+    Kept kept{halves.dtype() == Dtype::float16 ? Format::float16 : Format::bfloat16, halves.data<void>()};
+    if (object.is_none()) return kept;
+    const Array beside = array(object, "rest", written);
+    expect_shape(beside, halves.shape(), {function, "rest"});
+    kept.more = beside.data<void>();
+    if (beside.dtype() == halves.dtype())
+      kept.rest = Rest::compensation;
+    else if (beside.dtype() == Dtype::int8 && halves.dtype() == Dtype::bfloat16)
+      kept.rest = Rest::correction;
+    else
+      throw py::type_error(function + ": rest has dtype " + name_of(beside.dtype()) + ", which is none of " +
+                           name_of(halves.dtype()) + "'s");
+    return kept;
+  }
+};
+
+/// Calls body(at, n) for all segments, by all threads.
+template <class Body> void for_segments(std::size_t n, const Body& body) {
+  const py::gil_scoped_release release;
+  parallel(threads_for(static_cast<double>(n)), [&](int thread, int threads) {
+    const Range mine = share((n + kSegment - 1) / kSegment, thread, threads);
+    for (std::size_t segment = mine.begin; segment < mine.end; ++segment)
+      body(segment * kSegment, std::min(kSegment, n - segment * kSegment));
+  });
+}
+
+py::array unpacked(const Array& like, const Kept& kept) {
+  py::array_t<float> result(like.shape());
+  float* to = result.mutable_data();
+  const Codec codec(kept, Rounding::nearest);
+  for_segments(like.size(), [&](std::size_t at, std::size_t n) {
+    alignas(64) float part[kSegment];
+    codec.decode(at, n, part);
+    std::copy_n(part, n, to + at);
+  });
+  return result;
+}
+
+void pack_into(const Arguments& arguments, py::handle values, const Array& numbers, const Kept& kept) {
+  const Array from = arguments.array(values, "values", false);
+  expect_dtype(from, Dtype::float32, {arguments.function, "values"});
+  expect_shape(numbers, from.shape(), {arguments.function, "numbers"});
+  const float* data = from.data<float>();
+  const Codec codec(kept, Rounding::nearest);
+  for_segments(from.size(), [&](std::size_t at, std::size_t n) { codec.encode(at, n, data + at, {}); });
+}
+
+py::array unpack(py::handle numbers, const std::string& kind, py::handle scales) {
+  const Arguments arguments{"unpack"};
+  const Array array = arguments.array(numbers, "numbers", false);
+  return unpacked(array, arguments.kept(array, kind, scales, false));
+}
+
+void pack(py::handle values, const std::string& kind, py::handle numbers, py::handle scales) {
+  const Arguments arguments{"pack"};
+  const Array array = arguments.array(numbers, "numbers", true);
+  pack_into(arguments, values, array, arguments.kept(array, kind, scales, true));
+}
+
+py::array unpack_weights(py::handle numbers, py::handle rest) {
+  const Arguments arguments{"unpack_weights"};
+  const Array array = arguments.array(numbers, "numbers", false);
+  return unpacked(array, arguments.weights(array, rest, false));
+}
+
+void pack_weights(py::handle values, py::handle numbers, py::handle rest) {
+  const Arguments arguments{"pack_weights"};
+  const Array array = arguments.array(numbers, "numbers", true);
+  pack_into(arguments, values, array, arguments.weights(array, rest, true));
+}
+
+}  // namespace
+
+void bind_formats(py::module_& m) {
+  m.attr("SHARE") = kShare;
+  m.def("unpack", &unpack, py::arg("numbers"), py::arg("kind"), py::arg("scales") = py::none(),
+        "The float32 numbers in an array of float16, bfloat16 or 8-bit codes with their scales; kind is 'moment' or "
+        "'square'.");
+  m.def("pack", &pack, py::arg("values"), py::arg("kind"), py::arg("numbers"), py::arg("scales") = py::none(),
+        "Fills numbers, and scales where they are 8-bit codes, with float32 values, rounded to the nearest.");
+  m.def("unpack_weights", &unpack_weights, py::arg("numbers"), py::arg("rest") = py::none(),
+        "The float32 weights in 16 bits and their compensations or corrections.");
+  m.def("pack_weights", &pack_weights, py::arg("values"), py::arg("numbers"), py::arg("rest") = py::none(),
+        "Fills numbers of 16 bits, and their compensations or corrections, with float32 values.");
+}
+
+}  // namespace fastopt

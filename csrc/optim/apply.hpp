@@ -1,0 +1,143 @@
+/// What is done to a list of tensors, by all threads together.
+#pragma once
+
+#include <algorithm>
+#include <array>
+#include <cmath>
+#include <cstddef>
+#include <vector>
+
+#include "core/parallel.hpp"
+#include "optim/packed.hpp"
+#include "optim/step.hpp"
+
+namespace fastopt {
+
+/// Work on tensors in parts of part(tensor) elements each, in one parallel region: body(tensor, range).  A thread's
+/// parts of one tensor come together.
+template <class Part, class Body>
+void for_parts(const std::vector<Tensor>& tensors, double nanoseconds, const Part& part, const Body& body) {
+  const auto parts_of = [&](const Tensor& tensor) { return (tensor.size + part(tensor) - 1) / part(tensor); };
+  std::size_t parts = 0;
+  for (const Tensor& tensor : tensors) parts += parts_of(tensor);
+  parallel(threads_for(nanoseconds), [&](int thread, int threads) {
+    Range mine = share(parts, thread, threads);
+    for (const Tensor& tensor : tensors) {
+      if (mine.begin >= mine.end) break;
+      const std::size_t here = parts_of(tensor), size = part(tensor);
+      if (mine.begin < here) body(tensor, Range{mine.begin * size, std::min(mine.end * size, tensor.size)});
+      mine.begin -= std::min(mine.begin, here);
+      mine.end -= std::min(mine.end, here);
+    }
+  });
+}
+
+/// K sums over each tensor, chunk by chunk and then in order: sums[K·i + k].  part(tensor, chunk, sums) takes those of
+/// a chunk.
+template <class Part>
+std::vector<double> sums_over(const std::vector<Tensor>& tensors, std::size_t k, double nanoseconds, Part&& part) {
+  std::vector<std::size_t> first;  // chunk of each tensor
+  std::size_t chunks = 0;
+  for (const Tensor& tensor : tensors) {
+    first.push_back(chunks);
+    chunks += (tensor.size + kChunk - 1) / kChunk;
+  }
+  std::vector<double> of_chunk(chunks * k), sums(tensors.size() * k);
+  for_parts(
+      tensors, nanoseconds, [](const Tensor&) { return kChunk; },
+      [&](const Tensor& tensor, Range range) {
+        const std::size_t base = first[static_cast<std::size_t>(&tensor - tensors.data())];
+        for (std::size_t at = range.begin; at < range.end; at += kChunk)
+          part(tensor, Range{at, std::min(at + kChunk, range.end)}, of_chunk.data() + (base + at / kChunk) * k);
+      });
+  for (std::size_t i = 0; i < tensors.size(); ++i)
+    for (std::size_t c = first[i]; c < (i + 1 < first.size() ? first[i + 1] : chunks); ++c)
+      for (std::size_t j = 0; j < k; ++j) sums[i * k + j] += of_chunk[c * k + j];
+  return sums;
+}
+
+/// Σg² of each tensor.
+inline std::vector<double> squared_norms(const std::vector<Tensor>& tensors) {
+  double bytes = 0;
+  for (const Tensor& tensor : tensors) bytes += static_cast<double>(tensor.size * tensor.kernel->itemsize);
+  return sums_over(tensors, 1, bytes * kNanosecondsPerByte, [](const Tensor& tensor, Range chunk, double* sum) {
+    tensor.kernel->square(UnpackedRanges(tensor, kChunk).read(chunk), chunk, false, sum);
+  });
+}
+
+/// Whether a gradient with this Σg² is finite.  The squares of float32 do not overflow in double; those of doubles may.
+inline bool is_finite(const Tensor& tensor, double square) {
+  if (std::isfinite(square)) return true;
+  return tensor.kernel->itemsize == sizeof(double) &&
+         detail::is_finite(tensor, static_cast<const double*>(tensor.grad));
+}
+
+/// Σg² and Σp² of each unit of all tensors, one after the other.
+inline std::vector<std::array<double, 2>> squared_norms_of_units(const std::vector<Tensor>& tensors) {
+  std::vector<std::size_t> first;  // unit of each tensor
+  std::size_t units = 0;
+  double bytes = 0;
+  for (const Tensor& tensor : tensors) {
+    first.push_back(units);
+    units += tensor.size / tensor.unit;
+    bytes += static_cast<double>(2 * tensor.size * tensor.kernel->itemsize);
+  }
+  std::vector<std::array<double, 2>> sums(units);
+  for_parts(
+      tensors, bytes * kNanosecondsPerByte, [](const Tensor& tensor) { return tensor.unit; },
+      [&](const Tensor& tensor, Range range) {
+        const std::size_t base = first[static_cast<std::size_t>(&tensor - tensors.data())];
+        UnpackedRanges unpacked(tensor, std::min(kChunk, tensor.unit));
+        for (std::size_t at = range.begin; at < range.end;) {
+          auto& sum = sums[base + at / tensor.unit];
+          for (const std::size_t end = at + tensor.unit; at < end; at = std::min(at + kChunk, end)) {
+            const Range chunk{at, std::min(at + kChunk, end)};
+            const Tensor& seen = unpacked.read(chunk);
+            for (const bool of_param : {false, true}) {
+              double part;
+              tensor.kernel->square(seen, chunk, of_param, &part);
+              sum[of_param] += part;
+            }
+          }
+        }
+      });
+  return sums;
+}
+
+/// The sums that rules have asked for: sums[kMostSums·i + k].
+inline std::vector<double> measured(const std::vector<Tensor>& tensors) {
+  double bytes = 0;
+  for (const Tensor& tensor : tensors)
+    if (tensor.kernel->sums != 0) bytes += static_cast<double>(tensor.size) * tensor.kernel->bytes;
+  return sums_over(tensors, kMostSums, bytes * kNanosecondsPerByte,
+                   [](const Tensor& tensor, Range chunk, double* sums) {
+                     if (tensor.kernel->sums != 0)
+                       tensor.kernel->measure(UnpackedRanges(tensor, kChunk).read_all(chunk), chunk, sums);
+                   });
+}
+
+/// The last part of a step: updates everything.
+inline void update(const std::vector<Tensor>& tensors) {
+  constexpr double kCached = 1 << 25;  // moved bytes up to which caches hold what a step needs
+  double bytes = 0;
+  for (const Tensor& tensor : tensors) bytes += static_cast<double>(tensor.size) * tensor.kernel->bytes;
+  const bool far = bytes > kCached && prefetching_streams_pays();
+  for_parts(
+      tensors, bytes * kNanosecondsPerByte, [](const Tensor& tensor) { return tensor.packed() ? kSegment : kGrain; },
+      [far](const Tensor& tensor, Range range) {
+        tensor.packed() ? update_packed(tensor, range) : tensor.kernel->update(tensor, range, far);
+      });
+}
+
+/// Sets all gradients to zero.
+inline void zero(const std::vector<Tensor>& tensors) {
+  double bytes = 0;
+  for (const Tensor& tensor : tensors) bytes += static_cast<double>(tensor.size * tensor.kernel->itemsize);
+  for_parts(
+      tensors, bytes * kNanosecondsPerByte, [](const Tensor&) { return kGrain; },
+      [](const Tensor& tensor, Range range) {
+        tensor.grad_format != Format::exact ? detail::zero_halves(tensor, range) : tensor.kernel->zero(tensor, range);
+      });
+}
+
+}  // namespace fastopt

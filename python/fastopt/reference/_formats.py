@@ -1,0 +1,204 @@
+"""Numbers that are kept with fewer bits than the float32 that they are computed with: 16 bits, or 8 in blocks.
+
+Whatever the format, encoding adds something to the bits of a number before it cuts off the last ones: half of a unit, or a
+threshold that is random, so that the number is rounded up as often as its distance says.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import cache
+from typing import Any, NamedTuple, TypeAlias
+
+import numpy as np
+
+from ._arithmetic import flushed
+from ._random import words
+
+# What is added to whole numbers, of which the last bits are to be cut off: rounding(numbers, how many bits).
+Rounding: TypeAlias = Callable[[Any, int], Any]
+
+SHARE = 64  # elements that share an exponent
+SEGMENT = 1024  # elements whose thresholds have a random number in common
+GOLDEN = 0x9E39E377  # the golden ratio times 2³², and its last 20 bits the ratio times 2²⁰
+INFINITY, LARGEST = 0x7F800000, 0x7F7FFFFF
+
+
+def bits_of(x: Any) -> Any:
+    """The bits of float32 numbers, as whole numbers that do not overflow."""
+    return np.asarray(x).view(np.uint32).astype(np.int64)
+
+
+def float_of(bits: Any) -> Any:
+    return bits.astype(np.uint32).view(np.float32)
+
+
+# Rounding
+
+
+def nearest(numbers: Any, dropped: int) -> Any:
+    """Half a unit, and at a tie what leads to the even number."""
+    return (1 << dropped - 1) - 1 + (numbers >> dropped & 1)
+
+
+@cache
+def _table() -> Any:
+    return words(2**64 - 1, 0, 0, SEGMENT // 64).ravel().astype(np.int64)
+
+
+def thresholds(stream: tuple[int, int, int], size: int, number: int) -> Rounding:
+    """Random thresholds for the elements of one array.
+
+    Over the steps those of an element are a sequence with the golden ratio (Weyl 1916), so that a number that drifts slowly
+    moves at regular intervals.  Two arrays share the words of 32 bits.
+
+    Args:
+        stream: Seed, step and the parameter's number.
+        size: How many elements there are.
+        number: The array's among those of the parameter: its place in the kernel's state, or 4 for the parameter itself.
+    """
+    seed, step, member = stream
+    role, low = divmod(number, 2)
+
+    def threshold(numbers: Any, dropped: int) -> Any:
+        element = np.arange(size)
+        key = words(seed, 0, member, -(-size // SEGMENT))[:, 0, role].astype(np.int64)
+        word = _table()[element % SEGMENT] + key[element // SEGMENT] + step * GOLDEN % 2**32 & 0xFFFFFFFF
+        return ((word & 0xFFFFF) >> 20 - dropped if low else word >> 32 - dropped).reshape(numbers.shape)
+
+    return threshold
+
+
+# 16 bits
+
+
+def is_half(array: Any) -> bool:
+    return bool(array.dtype == np.float16 or array.dtype.name == "bfloat16")
+
+
+def from_16_bits(array: Any) -> Any:
+    """float32 of the same value."""
+    if array.dtype == np.float16:
+        return array.astype(np.float32)
+    return float_of(array.view(np.uint16).astype(np.int64) << 16)
+
+
+def to_16_bits(x: Any, like: Any, rounding: Rounding) -> Any:
+    """float32 as numbers of the type of ``like``.  Beyond the largest one they become infinite."""
+    if like.dtype == np.float16:
+        return _to_float16(x, rounding)
+    bits = bits_of(x)
+    kept = bits + rounding(bits, 16) >> 16
+    return np.where(np.isnan(x), 0x7FC0, kept).astype(np.uint16).view(like.dtype)
+
+
+def _to_float16(x: Any, rounding: Rounding) -> Any:
+    if rounding is nearest:
+        return x.astype(np.float16)
+    smallest = 113 << 23  # normal number
+    sign, magnitude = bits_of(x) & 1 << 31, bits_of(abs(x))
+    # Units of 2⁻¹³ of the last place, which is 2⁻²⁴ where numbers are subnormal.
+    subnormal = (np.minimum(abs(x), np.float32(2.0**-14)) * 2.0**37).astype(np.int64)
+    units = np.where(magnitude < smallest, subnormal, magnitude - (112 << 23))
+    code = np.minimum(units + rounding(units, 13) >> 13, 0x7C00)
+    return (sign >> 16 | np.where(np.isnan(x), 0x7E00, code)).astype(np.uint16).view(np.float16)
+
+
+# 16 bits and what there is beside them
+
+
+def read_weights(param: Any, weights: str, rest: Any) -> Any:
+    """The numbers of a parameter, as they are computed with."""
+    if not is_half(param):
+        return param
+    if weights == "master":
+        return rest
+    if weights == "kahan":
+        return np.asarray(flushed(from_16_bits(param)) + flushed(from_16_bits(rest)))
+    if weights == "correction":
+        return float_of(bits_of(from_16_bits(param)) + rest.astype(np.int64) * 2**8)
+    return from_16_bits(param)
+
+
+def write_weights(x: Any, param: Any, weights: str, rest: Any, random: Rounding) -> None:
+    """Stores float32 numbers in a parameter of 16 bits and what there is beside it.
+
+    - ``"stochastic"``, ``"nearest"``: nothing.
+    - ``"master"``: the numbers themselves, of which the parameter is a copy.
+    - ``"kahan"``: of the same type, what has been rounded off.  Kahan 1965.
+    - ``"correction"``: the next 8 bits of a bfloat16, as what is to be added to its bits, from −128 to 127 units.
+    """
+    if weights == "correction":
+        bits = bits_of(x)
+        bits = np.where(np.isnan(x), 0x7FC00000, bits + np.where(np.isinf(x), 0, random(bits, 8))) >> 8
+        param[...] = (bits + 2**7 >> 8).astype(np.uint16).view(param.dtype)
+        rest[...] = bits.astype(np.uint8).view(np.int8)
+        return
+    param[...] = near = to_16_bits(x, param, random if weights == "stochastic" else nearest)
+    if weights == "master":
+        rest[...] = x
+    if weights == "kahan":
+        lost = np.asarray(flushed(x) - flushed(from_16_bits(near)))
+        rest[...] = to_16_bits(np.where(np.isfinite(from_16_bits(near)), lost, np.float32(0)), rest, nearest)
+
+
+# 8 bits, with an exponent b for each block
+
+
+class Code(NamedTuple):
+    """float32 with the bits b·2²³ + c·2²⁰, where c is the code."""
+
+    signed: bool  # a sign in the first bit of the code, and 0, which has none, where the others are 0
+    below: int  # exponents below that of the largest number
+    most: int  # the largest code
+
+
+CODES = {"moment": Code(True, 15, 127), "square": Code(False, 31, 255)}
+
+
+def from_8_bits(codes: Any, scales: Any, kind: str) -> Any:
+    code = CODES[kind]
+    c, b = codes.ravel().astype(np.int64), np.repeat(scales.astype(np.int64), SHARE)[: codes.size]
+    magnitude = c & code.most
+    x = float_of((b << 23) + (magnitude << 20))
+    if code.signed:
+        x = np.where(magnitude == 0, np.float32(0), np.where(c > code.most, -x, x))
+    return x.reshape(codes.shape)
+
+
+def to_8_bits(x: Any, kind: str, rounding: Rounding) -> tuple[Any, Any]:
+    """The codes and the exponents of float32 numbers: b is as small as the largest finite one of its block allows.
+
+    Infinities and NaN, which has no sign, become the largest numbers there are.  A number that is too small becomes 0, or the smallest square.
+    """
+    code, flat = CODES[kind], x.ravel()
+    bits = bits_of(abs(flat))
+    finite = np.where(bits < INFINITY, bits, 0)
+    largest = np.pad(finite, (0, -flat.size % SHARE)).reshape(-1, SHARE).max(axis=1)
+    top = np.minimum(largest >> 16, 0x7F40) + 0x20 >> 7  # that of 2 for what may be rounded up to it, from 1.75 on
+    scales = np.maximum(top - code.below, 0)
+    least = np.repeat(scales, SHARE)[: flat.size] << 23
+    bits = np.minimum(bits, LARGEST)
+    bits = bits + rounding(bits, 20)
+    c = np.minimum(np.maximum(bits - least, 0) >> 20, code.most)
+    if code.signed:
+        c = np.where(np.signbit(flat) & ~np.isnan(flat), c | 0x80, c)
+    return c.reshape(x.shape).astype(np.uint8), scales.astype(np.uint8)
+
+
+# State
+
+
+def read(array: Any, kind: str = "exact", scales: Any = None) -> Any:
+    """Numbers as they are computed with; the array itself where it keeps them so."""
+    if array.dtype == np.uint8:
+        return from_8_bits(array, scales, kind)
+    return from_16_bits(array) if is_half(array) else array
+
+
+def write(x: Any, array: Any, kind: str, scales: Any, rounding: Rounding) -> None:
+    """Stores numbers as the array keeps them."""
+    if array.dtype == np.uint8:
+        array[...], scales[...] = to_8_bits(x, kind, rounding)
+    else:
+        array[...] = to_16_bits(x, array, rounding) if is_half(array) else x

@@ -1,0 +1,63 @@
+"""``docs/formats.md``: its examples run, and its bytes are those of real optimizers."""
+
+from __future__ import annotations
+
+import doctest
+import importlib.util
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from tables import FORMATS
+
+import fastopt as fo
+
+PAGE = (Path(__file__).parents[1] / "docs" / "formats.md").read_text(encoding="utf-8")
+EXAMPLES = re.findall(r"^```python\n(.*?)^```", PAGE, re.MULTILINE | re.DOTALL)
+
+
+def rows(heading: str) -> list[list[str]]:
+    """The cells of the table below the heading, without code marks."""
+    table = re.search(rf"^## {heading}\n.*?^\|[-|]+\|\n(.*?)^$", PAGE, re.MULTILINE | re.DOTALL)
+    assert table
+    return [[cell.strip(' `"') for cell in line.strip("|").split("|")] for line in table[1].splitlines()]
+
+
+def test_examples_run() -> None:
+    """All of them, one after the other."""
+    known: dict[str, Any] = {}
+    for example in EXAMPLES:
+        if "import torch" in example and importlib.util.find_spec("torch") is None:
+            continue
+        if ">>>" in example:
+            test = doctest.DocTestParser().get_doctest(example, known, "formats.md", None, None)
+            assert doctest.DocTestRunner().run(test, clear_globs=False).failed == 0
+        else:
+            exec(example, known)
+    assert len(EXAMPLES) >= 8
+
+
+@pytest.mark.parametrize("row", rows("Bytes"), ids=lambda row: " ".join(row[:2]))
+def test_bytes(row: list[str]) -> None:
+    """Of all arrays of AdamW, in every format."""
+    dtype, weights, beside, *bytes_of_moments = row
+    for moments, written in zip((None, "bfloat16", "8bit"), bytes_of_moments, strict=True):
+        param = np.zeros((10, 640), dtype)
+        options: dict[str, Any] = {"weights": weights} if weights else {}
+        if not written:
+            with pytest.raises(TypeError, match="has dtype float64, whose moments are float64"):
+                fo.optim.AdamW([param], moments=moments, **options)
+            continue
+        (state,) = fo.optim.AdamW([param], moments=moments, **options).state
+        arrays = {name: array for name, array in state.items() if name != "step"}
+        assert written == f"{(param.nbytes + sum(array.nbytes for array in arrays.values())) / param.size:.3g}"
+        name, _, its_dtype = beside.replace("`", "").partition(", ")
+        more = {key: array.dtype.name for key, array in arrays.items() if not key.startswith("exp_avg")}
+        assert more == ({name: its_dtype} if name else {})
+
+
+def test_every_format_has_its_bytes() -> None:
+    known = {(dtype, options.get("weights", "")) for dtype, options in FORMATS.values()}
+    assert {(row[0], row[1]) for row in rows("Bytes")} == known | {("float64", "")}
