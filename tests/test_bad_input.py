@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, TypeAlias
 
+import ml_dtypes
 import numpy as np
 import pytest
 from numpy.random import Generator
@@ -181,6 +182,26 @@ def update(rule: str) -> Invocation:
     return Invocation(function, arguments, ("params", *(name for name in states if name != "initial_params")), bad)
 
 
+def formats(weights: str, moments: str) -> Invocation:
+    """An update of parameters of 16 bits, whose moments are not float32 either."""
+    options: dict[str, Any] = dict(weights=weights, moments=moments, moment_rounding="stochastic")
+    params = [array.astype(ml_dtypes.bfloat16) for array in arrays()]
+    states = RULES["adamw"].new_states(RULES["adamw"].plain | options, params)
+    grads = [array.astype(np.float16) for array in arrays()]
+    arguments = dict(params=params, grads=grads, **states, step=[3, 4], lr=0.1, **options, **OPTIONS_OF_STEP)
+    others = ({"stochastic", "nearest", "kahan", "correction", "master"} - {weights}) & {
+        "kahan",
+        "correction",
+        "master",
+    }
+    bad = {
+        "weights": (*BAD["weights"], *others),
+        "moments": (None, *{"bfloat16", "8bit"} - {moments}),
+        "moment_rounding": (*BAD["moment_rounding"], *["nearest"] * (moments == "8bit")),
+    }
+    return Invocation(F.adamw, arguments, ("params", *states), bad | dict.fromkeys(states, NO_LIST))
+
+
 def constructor(rule: str) -> Invocation:
     options = busy(rule)
     bad: dict[str, Sequence[Any]] = {name: bad_values(name, value) for name, value in options.items()}
@@ -293,6 +314,11 @@ INVOCATIONS: dict[str, Callable[[], Invocation]] = {
         for make in (add_param_group, accumulate)
     },
     **{f"nested.{name}": partial(nested, name) for name in ("constructor", "step", "accumulate")},
+    **{
+        f"adamw {weights} {moments}": partial(formats, weights, moments)
+        for weights in ("stochastic", "kahan", "correction", "master")
+        for moments in ("bfloat16", "8bit")
+    },
     "layer_norm": lambda: forward("layer_norm"),
     "layer_norm_backward": lambda: backward("layer_norm"),
     "batch_norm": lambda: forward("batch_norm NC", training=True, momentum=0.1),
@@ -431,7 +457,8 @@ def legal(path: Path, good: Array, other: Any) -> bool:
     """Whether an array may stand for another one: what was done to it did nothing, or it is a parameter or a gradient of 16 bits."""
     if not isinstance(other, np.ndarray) or other.shape != good.shape:
         return False
-    same = other.dtype == good.dtype or (path[0] in ("params", "grads", "param_group") and other.dtype == np.float16)
+    other_will_do = (np.float16,) if good.dtype.itemsize > 2 else (np.float16, np.float32)
+    same = other.dtype == good.dtype or (path[0] in ("params", "grads", "param_group") and other.dtype in other_will_do)
     return same and other.flags.c_contiguous and other.flags.aligned and other.flags.writeable
 
 
@@ -453,7 +480,7 @@ def mistakes(name: str) -> Iterator[tuple[str, Path, Change]]:
         for kind in rng.permutation(list(kinds))[: 8 if of_state else some]:
             try:
                 harmless = legal(path, array, kinds[kind](array))
-            except (ValueError, IndexError):  # an array without axes cannot be made so
+            except (ValueError, IndexError, TypeError):  # one without axes or of bfloat16 cannot be made so
                 continue
             if not harmless:
                 yield str(kind), path, lambda call, path=path, make=kinds[kind]: make(call.get(path))
@@ -522,6 +549,46 @@ CASES: list[tuple[str, Path, Any, type[Exception], str]] = [
     ("sgd", ("momentum",), 1.5, ValueError, r"^sgd: momentum must be in \[0, 1\], got 1.5$"),
     ("sgd", ("dampening",), 0.1, ValueError, r"^sgd: nesterov needs momentum > 0 and dampening = 0, got 0.9 and 0.1$"),
     ("sgd", ("nesterov",), "yes", TypeError, r"^sgd: nesterov must be a bool, got 'yes'$"),
+    ("sgd", ("weights",), "x", ValueError, r"^sgd: weights must be 'stochastic', .* or 'master', got 'x'$"),
+    ("sgd", ("moments",), "float16", ValueError, r"^sgd: moments must be 'bfloat16' or '8bit', got 'float16'$"),
+    ("sgd", ("moment_rounding",), None, TypeError, r"^sgd: moment_rounding must be a string, got None$"),
+    ("sgd", ("grads", 0), other_float, TypeError, r"^sgd: grads\[0\] has dtype float64, expected float32$"),
+    ("rprop", ("moments",), "8bit", ValueError, r"^rprop: moments must be None, got '8bit': prev and step_size must"),
+    (
+        "adamw correction 8bit",
+        ("moment_rounding",),
+        "nearest",
+        ValueError,
+        r"^adamw: moments='8bit' needs moment_rounding='stochastic'",
+    ),
+    (
+        "adamw correction 8bit",
+        ("params", 0),
+        lambda a: a.astype(np.float16),
+        TypeError,
+        r"^adamw: params\[0\] has dtype float16; weights='correction' is for bfloat16$",
+    ),
+    (
+        "adamw master bfloat16",
+        ("master_params", 1),
+        None,
+        TypeError,
+        r"^adamw: master_params\[1\] is missing$",
+    ),
+    (
+        "adamw kahan 8bit",
+        ("exp_avg_sq_scales", 0),
+        longer,
+        ValueError,
+        r"^adamw: exp_avg_sq_scales\[0\] has shape \(2,\), expected \(1,\)$",
+    ),
+    (
+        "adamw kahan 8bit",
+        ("exp_avgs", 1),
+        lambda a: a.astype(np.float32),
+        TypeError,
+        r"^adamw: exp_avgs\[1\] has dtype float32, expected uint8$",
+    ),
     ("sgd", ("velocity",), True, TypeError, r"^sgd: velocity_buffers must be a list of arrays, got NoneType$"),
     ("sgd", ("momentum_buffers",), None, TypeError, r"^sgd: momentum_buffers must be a list of arrays, got NoneType$"),
     ("sgd", ("params", 0), read_only, TypeError, r"^sgd: params\[0\] is read-only, but would be written$"),

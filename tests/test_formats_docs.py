@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from optimizers import CLASSES
 from tables import FORMATS
 
 import fastopt as fo
@@ -56,6 +57,17 @@ def test_bytes(row: list[str]) -> None:
         name, _, its_dtype = beside.replace("`", "").partition(", ")
         more = {key: array.dtype.name for key, array in arrays.items() if not key.startswith("exp_avg")}
         assert more == ({name: its_dtype} if name else {})
+
+
+def test_rules_without_moments_are_named() -> None:
+    refused = set()
+    for name, optimizer in CLASSES.items():
+        try:
+            optimizer([np.zeros((4, 4), np.float32)], moments="bfloat16")
+        except ValueError:
+            refused.add(name)
+    (row,) = (row for row in rows("What is refused, and why") if "Rprop" in row[0])
+    assert set(re.findall(r"`(\w+)", row[0])) == refused
 
 
 def test_every_format_has_its_bytes() -> None:

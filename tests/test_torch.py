@@ -16,6 +16,7 @@ import textwrap
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+import ml_dtypes
 import numpy as np
 import pytest
 from numpy.random import Generator
@@ -562,6 +563,25 @@ def test_converted_state_is_built_as_torchs(name: str, rng: Generator) -> None:
         forced = {"decoupled_weight_decay"} if name == "AdamW" else set()
         assert group.keys() == theirs_.keys() - flags - forced
         assert {key: theirs_[key] for key in group} == group
+
+
+@pytest.mark.parametrize("moments", ["bfloat16", "8bit"])
+@pytest.mark.parametrize("weights", ["stochastic", "correction", "master"])
+def test_state_in_fewer_bits_becomes_torchs(weights: str, moments: str, rng: Generator) -> None:
+    """As float32, which torch rounds to what its parameters are; what there is beside weights stays here."""
+    p = rng.standard_normal((3, 50)).astype(ml_dtypes.bfloat16)
+    opt = optim.AdamW([p], weights=weights, moments=moments)
+    opt.step([rng.standard_normal(p.shape).astype(ml_dtypes.bfloat16)])
+    exact = optim.AdamW([p.astype(np.float32)])
+    exact.load_state_dict(opt.state_dict())
+    for dtype in torch.float32, torch.bfloat16:
+        theirs = torch.optim.AdamW([torch.nn.Parameter(torch.zeros(p.shape, dtype=dtype))])
+        theirs.load_state_dict(converter.to_torch(opt.state_dict()))
+        (state,) = theirs.state_dict()["state"].values()
+        assert state.keys() == {"step", "exp_avg", "exp_avg_sq"}
+        for name in "exp_avg", "exp_avg_sq":
+            expected = torch.from_numpy(exact.state[0][name]).to(dtype)
+            assert torch.equal(state[name], expected)
 
 
 def test_converted_tensors_are_copies(rng: Generator) -> None:

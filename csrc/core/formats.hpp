@@ -73,12 +73,14 @@ template <class V> inline V larger(V a, V b) { return a > b ? a : b; }
 // Most of the work is done on the upper halves of words, on twice as many at once.  Shuffles are written as such,
 // because the compilers split conversions of vectors.
 
-/// The upper halves of two vectors of words.
-inline Halves upper(Word a, Word b) {
+/// The halves of two vectors of words: the upper ones, or the lower.
+template <std::size_t Which> inline Halves halves_of(Word a, Word b) {
   return [&]<std::size_t... I>(std::index_sequence<I...>) {
-    return __builtin_shufflevector(reinterpret_cast<Halves>(a), reinterpret_cast<Halves>(b), (2 * I + 1)...);
+    return __builtin_shufflevector(reinterpret_cast<Halves>(a), reinterpret_cast<Halves>(b), (2 * I + Which)...);
   }(std::make_index_sequence<kPair>{});
 }
+inline Halves upper(Word a, Word b) { return halves_of<1>(a, b); }
+inline Halves lower(Word a, Word b) { return halves_of<0>(a, b); }
 
 /// Words with these upper halves, from number From on, and zeros below.
 template <std::size_t From> inline Word spread(Halves x) {
@@ -200,6 +202,12 @@ struct Bfloat16 {
   static Pair decode(Halves x) { return {float_of(spread<0>(x)), float_of(spread<kWidth>(x))}; }
 
   template <class How> static Halves encode(const Pair& x, std::size_t i, How how) {
+    if constexpr (std::is_same_v<How, Nearest>) {
+      const Word first = bits_of(x[0]), second = bits_of(x[1]);
+      const Halves high = upper(first, second), low = lower(first, second);
+      const auto up = low > 0x8000 - (high & 1) && (high & 0x7fff) <= 0x7f80;  // but for NaN
+      return up ? high + 1 : high;
+    }
     return upper(rounded(x[0], i, how), rounded(x[1], i + kWidth, how));
   }
 
@@ -374,7 +382,7 @@ inline const std::uint32_t* threshold_table() {
 }  // namespace detail
 
 /// The thresholds of a segment.  Each is uniform over elements; over steps it is a sequence with the golden ratio (Weyl
-/// 1916), so that a number that drifts slowly moves by one unit just as often as it should.
+/// 1916), as even as a sequence can be: a number that drifts at a constant rate moves by one unit at equal distances.
 class Thresholds {
  public:
   static constexpr std::size_t kRoles = 3;  ///< of which each has thresholds for two arrays

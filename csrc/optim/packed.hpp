@@ -149,14 +149,13 @@ class Unpacked {
   std::array<Part, kMostStates> states_;
 };
 
-/// The same with memory of its own, for any ranges of elements, to be read only.
+/// The same for any ranges of elements, to be read only, in memory that the thread keeps: there is one at a time.
 class UnpackedRanges {
  public:
   UnpackedRanges(const Tensor& tensor, std::size_t most)
       : tensor_(tensor),
         most_((most + kShare - 1) / kShare * kShare),
-        room_(tensor.packed() ? std::make_unique_for_overwrite<float[]>(Unpacked::kArrays * most_) : nullptr),
-        unpacked_(tensor, most_, room_.get()) {}
+        unpacked_(tensor, most_, tensor.packed() ? room(Unpacked::kArrays * most_) : nullptr) {}
 
   const Tensor& read(Range range) {
     if (!tensor_.packed()) return tensor_;
@@ -172,9 +171,19 @@ class UnpackedRanges {
   }
 
  private:
+  static float* room(std::size_t numbers) {
+    thread_local std::unique_ptr<float[]> room;
+    thread_local std::size_t size = 0;
+    if (size < numbers) {
+      room.reset();
+      room = std::make_unique_for_overwrite<float[]>(numbers);
+      size = numbers;
+    }
+    return room.get();
+  }
+
   const Tensor& tensor_;
   std::size_t most_;
-  std::unique_ptr<float[]> room_;
   Unpacked unpacked_;
 };
 

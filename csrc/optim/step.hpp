@@ -319,8 +319,9 @@ void update_blocks(const Tensor& tensor, Range range, const Storage& storage, co
   }
   // A block fills the processor, so that it does not see what comes after it.
   const auto prefetch_block = [&](std::size_t at) {
-    const auto lines = [&]<class T>(const T* from) {
-      for (std::size_t i = 0; i < kShare; i += 64 / sizeof(T)) prefetch<true>(from + i);
+    const auto lines = [](auto* from) {
+      using T = std::remove_pointer_t<decltype(from)>;
+      for (std::size_t i = 0; i < kShare; i += 64 / sizeof(T)) prefetch<!std::is_const_v<T>>(from + i);
     };
     lines(memory.param + at);
     lines(memory.grad + at);
@@ -328,9 +329,9 @@ void update_blocks(const Tensor& tensor, Range range, const Storage& storage, co
       if constexpr (Rule::state[s].kind == State::exact)
         lines(memory.state[s] + at);
       else if constexpr (packing == Packing::bfloat16)
-        lines(static_cast<const std::uint16_t*>(kept[s].numbers) + at);
+        lines(static_cast<std::uint16_t*>(kept[s].numbers) + at);
       else
-        lines(static_cast<const std::uint8_t*>(kept[s].numbers) + at);
+        lines(static_cast<std::uint8_t*>(kept[s].numbers) + at);
     });
   };
   const auto blocks = [&]<Added added>(std::integral_constant<Added, added>) {

@@ -16,7 +16,6 @@ from fastopt.cli import main
 pytest.importorskip("sklearn", reason="the digits are scikit-learn's: pip install 'fastopt[demo]'")
 pytest.importorskip("rich", reason="the tables are rich's: pip install 'fastopt[demo]'")
 pytest.importorskip("matplotlib", reason="the pictures are matplotlib's: pip install 'fastopt[demo]'")
-pytest.importorskip("ml_dtypes", reason="bfloat16 is ml_dtypes's: pip install 'fastopt[demo]'")
 
 from fastopt.cli.demo import formats, transformer
 from fastopt.cli.demo.network import Network, cross_entropy
@@ -255,9 +254,7 @@ def test_bad_options(argv: list[str], message: str, capsys: pytest.CaptureFixtur
     assert message in capsys.readouterr().err
 
 
-@pytest.mark.parametrize(
-    ("module", "package"), [("ml_dtypes", "ml_dtypes"), ("sklearn", "scikit-learn"), ("rich", "rich")]
-)
+@pytest.mark.parametrize(("module", "package"), [("sklearn", "scikit-learn"), ("rich", "rich")])
 def test_missing_extra(module: str, package: str) -> None:
     """In a process of its own, where importing the module fails as if it were not there."""
     code = (

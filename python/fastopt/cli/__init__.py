@@ -18,13 +18,7 @@ COMMANDS = {
 }
 
 # What the extra [demo] brings: the module and the name under which pip knows it.
-EXTRA = {
-    "matplotlib": "matplotlib",
-    "ml_dtypes": "ml_dtypes",
-    "rich": "rich",
-    "sklearn": "scikit-learn",
-    "tensorboardX": "tensorboardX",
-}
+EXTRA = {"matplotlib": "matplotlib", "rich": "rich", "sklearn": "scikit-learn", "tensorboardX": "tensorboardX"}
 
 
 def main(argv: Sequence[str] | None = None) -> int:

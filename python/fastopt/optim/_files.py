@@ -97,7 +97,6 @@ def load(path: str | os.PathLike[str]) -> tuple[dict[str, Array], dict[str, Any]
     Raises:
         ValueError: The file is truncated, damaged, not one of fastopt's, or one of a later version.
         OSError: It cannot be read; ``FileNotFoundError`` if there is none.
-        ImportError: It has a bfloat16 array, and ml_dtypes is not installed.
     """
     try:
         while True:

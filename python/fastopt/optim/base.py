@@ -71,7 +71,7 @@ class Companions(NamedTuple):
     labels: list[str]
 
     @classmethod
-    def of_sums(cls, function: str, rule: Rule, params: list[Array], labels: list[str]) -> Companions:
+    def without_state(cls, function: str, rule: Rule, params: list[Array], labels: list[str]) -> Companions:
         """Those of parameters that have no state."""
         count = len(params)
         nothing: list[list[Any]] = [[]] * count
@@ -384,8 +384,9 @@ class Optimizer:
         Args:
             grads: The gradients, in the structure that ``params`` had: a list, a dict with the same keys, or for groups a list
                 with one of these for each group; a flat list in the order of all parameters will do too.  A gradient has its
-                parameter's shape and dtype and is only read; ``None`` leaves the parameter and its state alone.  Without
-                ``grads``: the mean of what ``accumulate`` has gathered.
+                parameter's shape and is only read; its dtype is the parameter's, or for all but float64 float32, float16 or
+                bfloat16.  ``None`` leaves the parameter and its state alone.  Without ``grads``: the mean of what
+                ``accumulate`` has gathered.
             grad_scale: The factor that the loss had been multiplied by, above 0.
             clip_norm: Largest norm of all gradients together: they are multiplied by min(1, clip_norm / (norm + 1e-6)).
             clip_value: Largest absolute value of an element.
@@ -471,7 +472,7 @@ class Optimizer:
         rule = Hyperparameters(self._name, {**AROUND, "weight_decay": 0.0}).rule("sgd", lr=-1.0)  # p ← p + g
         if len(self._sums) != count:
             self._sums = [zeros_like(param) for param in params]
-            self._adding = kernels.Plan(*Companions.of_sums(self._name, rule, self._sums, self._labels))
+            self._adding = kernels.Plan(*Companions.without_state(self._name, rule, self._sums, self._labels))
         self._adding.step(flat, [rule.options], None)
         gathered = self._gathered if self._micro_batches else [False] * count
         self._gathered = [some or grad is not None for some, grad in zip(gathered, flat, strict=True)]
@@ -708,7 +709,7 @@ class Optimizer:
         kinds = self._kinds()
         scales = {f"{state}_scale" for state in kinds}
         companions = {"initial_param", "ema_param"}
-        rests = {*RESTS.values()} if is_half(param.dtype) else set()
+        rests = {*RESTS.values()}
         numbers = {state for kernel in self.kernels for state in kernels.rules[kernel][1]} | {"step"}
         if not isinstance(saved, Mapping):
             raise TypeError(
@@ -716,7 +717,7 @@ class Optimizer:
             )
         loaded: State = {}
         for key, value in saved.items():
-            if value is None:
+            if value is None or (key in rests and not is_half(param.dtype)):  # which only 16 bits need
                 continue
             what = f"{self._name}: {key} of params{label} in state_dict"
             if key not in kinds.keys() | scales | companions | rests | numbers:
@@ -743,16 +744,13 @@ class Optimizer:
             if array.dtype not in dtypes:
                 raise TypeError(f"{what} has dtype {array.dtype}, expected {dtypes[0]}")
             loaded[key] = copy_of(array, param, array.dtype) if expected == param.shape else array.copy()
-        for key in list(loaded):
-            if loaded[key].dtype == np.uint8 and key in kinds and f"{key}_scale" not in loaded:
-                raise ValueError(f"{self._name}: state_dict has no {key}_scale of params{label}")
-            if (
-                key in scales
-                and loaded.get(key.removesuffix("_scale"), loaded[key][:0].view(np.int8)).dtype != np.uint8
-            ):
-                raise ValueError(f"{self._name}: state_dict has a {key} of params{label}, but no codes")
-            if key in companions | rests and is_half(loaded[key].dtype) and key != "compensation":
-                loaded[key] = copy_of(loaded[key].astype(np.float32), param, np.float32)
+            if key in companions and is_half(array.dtype):
+                loaded[key] = copy_of(loaded[key], param)
+        for state in kinds:
+            codes = state in loaded and loaded[state].dtype == np.uint8
+            if codes != (f"{state}_scale" in loaded):
+                lacking = f"{state}_scale" if codes else f"codes of 8 bits in {state}"
+                raise ValueError(f"{self._name}: state_dict has no {lacking} of params{label}")
         if loaded and "step" not in loaded:  # torch's SGD does not count
             loaded["step"] = np.array(1, np.int64)
         return loaded

@@ -130,7 +130,7 @@ class Muon(Optimizer):
 
     References:
         Jordan et al. 2024, https://kellerjordan.github.io/posts/muon/; Liu et al. 2025, arXiv:2502.16982.  In torch's form, but in
-        the parameters' own precision, where torch computes in bfloat16.
+        the parameters' own precision (of 16 bits: float32), where torch computes in bfloat16.
     """
 
     kernels = ("muon_momentum",)

@@ -23,7 +23,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add("--list", action="store_true", help="print the names of the cases and stop")
     add("--threads", metavar="N", type=int, help="threads for fastopt and torch (default: fastopt's)")
-    add("--dtype", choices=("float32", "float64"), default="float32")
+    add("--dtype", choices=("float32", "float64"), default="float32", help="of all but the cases of 'format'")
     add(
         "--offset",
         metavar="N",

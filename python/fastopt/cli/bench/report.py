@@ -33,7 +33,7 @@ DISTURBED = 200  # interruptions a second; a quiet machine has some 60
 TITLES = {
     "AdamW.step()": "AdamW, step() of whole models",
     "alternating": "A NumPy product 256×512×512 and a kernel, alone and in turn",
-    "format": "AdamW in fewer bytes, beside the step in float32",
+    "format": "AdamW in fewer bytes",
     "dead": "AdamW after the gradients have died: the first hundred steps and the last",
 }
 
