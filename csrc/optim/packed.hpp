@@ -25,7 +25,6 @@ class Unpacked {
   /// Ranges have at most `most` elements, a multiple of kShare; `room` is for kArrays times as many numbers.
   Unpacked(const Tensor& tensor, std::size_t most, float* room)
       : tensor_(tensor), seen_(tensor), room_(room), most_(most) {
-    seen_.storage = nullptr;
     seen_.grad_format = Format::exact;
     if (tensor.grad_format != Format::exact) {
       grad_ = {Codec({tensor.grad_format, const_cast<void*>(tensor.grad)}, Rounding::nearest), buffer()};
@@ -59,15 +58,24 @@ class Unpacked {
     return seen_;
   }
 
+  /// Whether the parameter and its gradient are bfloat16, without more than a master.
+  bool halves() const {
+    if (tensor_.storage == nullptr || tensor_.rows != nullptr) return false;
+    const Kept& param = tensor_.storage->param;
+    return tensor_.grad_format == Format::bfloat16 && param.format == Format::bfloat16 &&
+           (param.rest == Rest::none || param.rest == Rest::master);
+  }
+
   /// The kernel's function for packed moments, if there is nothing to do but what that does.
-  auto update_blocks() const -> decltype(Kernel::update_blocks)::value_type {
+  auto update_blocks() const -> decltype(Kernel::update_blocks)::value_type::value_type {
     if (tensor_.storage == nullptr || !tensor_.storage->random_state || seen_.shaped() ||
         tensor_.setting->around.finishes())
       return nullptr;
     for (const Kept& kept : tensor_.storage->state)
-      if (kept.format != Format::exact)
-        return tensor_.kernel->update_blocks[static_cast<std::size_t>(
-            kept.format == Format::bfloat16 ? Packing::bfloat16 : Packing::blocks)];
+      if (kept.format != Format::exact) {
+        const Packing packing = kept.format == Format::bfloat16 ? Packing::bfloat16 : Packing::blocks;
+        return tensor_.kernel->update_blocks[static_cast<std::size_t>(packing)][halves()];
+      }
     return nullptr;
   }
 
@@ -200,19 +208,26 @@ inline void update_packed(const Tensor& tensor, Range range) {
   const Around& around = tensor.setting->around;
   Unpacked unpacked(tensor, kSegment, room);
   const auto in_blocks = unpacked.update_blocks();
+  const bool halves = unpacked.halves();
   for (std::size_t begin = range.begin; begin < range.end; begin += kSegment) {
     const Range segment{begin, std::min(begin + kSegment, range.end)};
     const Thresholds thresholds({around.seed, around.step, tensor.member}, begin / kSegment);
     const Tensor& seen = unpacked.at(begin);
     std::size_t at = begin;
-    if (in_blocks != nullptr)
-      for (std::size_t n; (n = std::min(Unpacked::kFew, (segment.end - at) / kShare * kShare)) != 0; at += n) {
+    const std::size_t whole = begin + (segment.end - begin) / kShare * kShare;
+    if (in_blocks != nullptr && halves && whole != begin) {
+      in_blocks(tensor, {begin, whole}, thresholds);
+      at = whole;
+    } else if (in_blocks != nullptr) {
+      for (std::size_t n; at < whole; at += n) {
+        n = std::min(Unpacked::kFew, whole - at);
         unpacked.prefetch(at + Unpacked::kFew);
         unpacked.read(at, n);
-        in_blocks(seen, {at, at + n}, *tensor.storage, thresholds);
+        in_blocks(seen, {at, at + n}, thresholds);
         unpacked.write_param(at, n, thresholds);
         if (seen.zero) tensor.kernel->zero(seen, {at, at + n});
       }
+    }
     for (std::size_t n; at < segment.end; at += n) {
       n = std::min(Unpacked::kFew, segment.end - at);
       unpacked.read_all(at, n);

@@ -118,8 +118,9 @@ struct Kernel {
   void (*construct)(void* rule, const double* options, double step, double* numbers);
   void (*conclude)(void* rule, const double* sums, double size);
   void (*update)(const Tensor& tensor, Range range, bool far);
-  /// The rule alone, for whole blocks of one segment, with moments that are packed and rounded at random; by packing.
-  std::array<void (*)(const Tensor&, Range, const Storage&, const Thresholds&), 2> update_blocks;
+  /// The rule alone for whole blocks of one segment, with moments that are packed and rounded at random; by packing,
+  /// and whether the parameter and its gradient are bfloat16 too.
+  std::array<std::array<void (*)(const Tensor&, Range, const Thresholds&), 2>, 2> update_blocks;
   void (*measure)(const Tensor& tensor, Range range, double* sums);
   void (*square)(const Tensor& tensor, Range range, bool of_param, double* sum);
   void (*zero)(const Tensor& tensor, Range range);
@@ -275,34 +276,21 @@ template <class T> Factors<T> factors_of(const Tensor& tensor) {
           static_cast<T>(around.decay)};
 }
 
-/// A block of elements from `at` on, with its moments unpacked and packed again on the way.
-template <Added added, class Rule, std::size_t S, class Unpack, class Pack>
-[[gnu::always_inline]] inline void update_block(Rule rule, Memory<float, S> memory, Factors<float> factor,
-                                                std::size_t at, Unpack unpack, Pack pack) {
-  alignas(64) float moments[S == 0 ? 1 : S][kShare];
-  memory.param += at;
-  memory.grad += at;
-  unroll<S>([&](auto s) {
-    if constexpr (Rule::state[s].kind == State::exact) {
-      memory.state[s] += at;
-    } else {
-      unpack(s, at, moments[s]);
-      memory.state[s] = moments[s];
-    }
-  });
-  for (std::size_t i = 0; i < kShare; i += width<Vector<float>>)
-    update_vector<added, Vector<float>>(rule, memory, factor, i);
-  unroll<S>([&](auto s) {
-    if constexpr (Rule::state[s].kind != State::exact) pack(s, at, moments[s]);
-  });
-}
-
-template <Packing packing, class Rule>
-void update_blocks(const Tensor& tensor, Range range, const Storage& storage, const Thresholds& thresholds) {
+/// The rule alone for whole blocks of one segment, whose moments are packed and rounded at random, and with Halves the
+/// parameter and its gradient are bfloat16 too, but for a master perhaps.
+template <Packing packing, bool Halves, class Rule>
+void update_blocks(const Tensor& tensor, Range range, const Thresholds& thresholds) {
   constexpr std::size_t S = Rule::state.size();
   const Rule rule = *std::launder(reinterpret_cast<const Rule*>(tensor.setting->rule));
-  const Memory<float, S> memory(tensor, 0, static_cast<const float*>(tensor.grad));
   const Factors<float> factor = factors_of<float>(tensor);
+  const Storage& storage = *tensor.storage;
+  const Memory<float, S> memory(tensor, 0, static_cast<const float*>(tensor.grad));
+  float* const master = storage.master;
+  const Kept halves_of_grad{Format::bfloat16, const_cast<void*>(tensor.grad)};
+  const Random random_param = thresholds.from(range.begin, 2);
+  const bool rounded_at_random = storage.random_param && master == nullptr;
+  std::array<Random, S> random;
+  for (std::size_t s = 0; s < S; ++s) random[s] = thresholds.from(range.begin, s / 2);
   const auto layout = [](auto s) {
     if constexpr (packing == Packing::bfloat16)
       return InHalves<Bfloat16>{};
@@ -311,40 +299,67 @@ void update_blocks(const Tensor& tensor, Range range, const Storage& storage, co
     else
       return InBlocks<Moment8>{};
   };
-  std::array<Kept, S> kept;
-  std::array<Random, S> random;
-  for (std::size_t s = 0; s < S; ++s) {
-    kept[s] = storage.state[s];
-    random[s] = thresholds.from(range.begin, s / 2);
-  }
   // A block fills the processor, so that it does not see what comes after it.
   const auto prefetch_block = [&](std::size_t at) {
-    const auto lines = [](auto* from) {
+    const auto lines = [at](auto* from) {
       using T = std::remove_pointer_t<decltype(from)>;
-      for (std::size_t i = 0; i < kShare; i += 64 / sizeof(T)) prefetch<!std::is_const_v<T>>(from + i);
+      for (std::size_t i = 0; i < kShare; i += 64 / sizeof(T)) prefetch<!std::is_const_v<T>>(from + at + i);
     };
-    lines(memory.param + at);
-    lines(memory.grad + at);
+    if constexpr (Halves) {
+      lines(static_cast<const std::uint16_t*>(tensor.grad));
+      lines(static_cast<std::uint16_t*>(tensor.param));
+      if (master != nullptr) lines(master);
+    } else {
+      lines(memory.grad);
+      lines(memory.param);
+    }
     unroll<S>([&](auto s) {
       if constexpr (Rule::state[s].kind == State::exact)
-        lines(memory.state[s] + at);
+        lines(memory.state[s]);
       else if constexpr (packing == Packing::bfloat16)
-        lines(static_cast<std::uint16_t*>(kept[s].numbers) + at);
+        lines(static_cast<std::uint16_t*>(storage.state[s].numbers));
       else
-        lines(static_cast<std::uint8_t*>(kept[s].numbers) + at);
+        lines(static_cast<std::uint8_t*>(storage.state[s].numbers));
     });
   };
-  const auto blocks = [&]<Added added>(std::integral_constant<Added, added>) {
+  const auto from_block = [&](const Random& of_range, std::size_t at) {
+    return Random{of_range.table + (at - range.begin), of_range.offset};
+  };
+  const auto blocks = [&, rule, memory, factor]<Added added>(std::integral_constant<Added, added>) {
+    alignas(64) float moments[S][kShare], gradient[kShare], weights[kShare];
     for (std::size_t at = range.begin; at < range.end; at += kShare) {
       prefetch_block(at + kBlocksAhead);
-      update_block<added>(
-          rule, memory, factor, at,
-          [&](auto s, std::size_t from, float* to) { decltype(layout(s))::decode(kept[s], from, kShare, to); },
-          [&](auto s, std::size_t to, const float* from) {
-            using How = std::conditional_t<s % 2 == 0, High, Low>;
-            const Random here{random[s].table + (to - range.begin), random[s].offset};
-            decltype(layout(s))::encode(kept[s], to, kShare, from, How(here));
-          });
+      Memory<float, S> block = memory;
+      if constexpr (Halves) {
+        InHalves<Bfloat16>::decode(halves_of_grad, at, kShare, gradient);
+        block.grad = gradient;
+        block.param = master != nullptr ? master + at : weights;
+        if (master == nullptr) InHalves<Bfloat16>::decode(storage.param, at, kShare, weights);
+      } else {
+        block.grad += at;
+        block.param += at;
+      }
+      unroll<S>([&](auto s) {
+        if constexpr (Rule::state[s].kind == State::exact) {
+          block.state[s] += at;
+        } else {
+          decltype(layout(s))::decode(storage.state[s], at, kShare, moments[s]);
+          block.state[s] = moments[s];
+        }
+      });
+      for (std::size_t i = 0; i < kShare; i += width<Vector<float>>)
+        update_vector<added, Vector<float>>(rule, block, factor, i);
+      unroll<S>([&](auto s) {
+        using How = std::conditional_t<s % 2 == 0, High, Low>;
+        if constexpr (Rule::state[s].kind != State::exact)
+          decltype(layout(s))::encode(storage.state[s], at, kShare, moments[s], How(from_block(random[s], at)));
+      });
+      if constexpr (Halves) {
+        if (rounded_at_random)
+          InHalves<Bfloat16>::encode(storage.param, at, kShare, block.param, High(from_block(random_param, at)));
+        else
+          InHalves<Bfloat16>::encode(storage.param, at, kShare, block.param, Nearest({}));
+      }
     }
   };
   if (factor.l1 == 0 && factor.l2 == 0)
@@ -595,8 +610,10 @@ template <class Rule, class T> constexpr Kernel kernel_of() {
   if constexpr (!requires { Rule::factored; }) {
     kernel.update = &detail::update<Rule, T>;
     if constexpr (std::is_same_v<T, float> && detail::has_moments<Rule>())
-      kernel.update_blocks = {&detail::update_blocks<Packing::bfloat16, Rule>,
-                              &detail::update_blocks<Packing::blocks, Rule>};
+      kernel.update_blocks = {{{&detail::update_blocks<Packing::bfloat16, false, Rule>,
+                                &detail::update_blocks<Packing::bfloat16, true, Rule>},
+                               {&detail::update_blocks<Packing::blocks, false, Rule>,
+                                &detail::update_blocks<Packing::blocks, true, Rule>}}};
   }
   kernel.square = &detail::square<T>;
   kernel.zero = &detail::zero<T>;

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -109,22 +109,26 @@ def numbers_of(one: Mapping[str, Array], name: str, kind: str) -> Array:
     return array
 
 
-def keep_state(one: State, name: str, kind: str, moments: str, param: Array, initial: Array | None) -> None:
+def keep_state(one: State, name: str, kind: str, moments: str, param: Array, initial: Callable[[], Array]) -> None:
     """Makes a state be kept as it should: out of what there is, or where there is none, of its initial values."""
     dtype = _dtype(kind, moments, param)
-    scale = f"{name}_scale"
-    if initial is not None:
-        one[name] = initial
-    if one[name].dtype == dtype:
+    if name in one and one[name].dtype == dtype:
         return
-    array = numbers_of(one, name, kind)
-    packed = copy_of(array, param, dtype) if dtype == array.dtype else zeros_like(array, dtype)
-    one.pop(scale, None)
-    if dtype == np.uint8:
-        one[scale] = np.zeros(-(-param.size // kernels.SHARE), np.uint8)
-    if dtype != array.dtype and array.any():
-        kernels.pack(np.ascontiguousarray(array, np.float32), kind, packed, one.get(scale))
+    if dtype == computed(param):
+        new = numbers_of(one, name, kind) if name in one else initial()
+        one[name] = copy_of(new, param, dtype) if name in one and new.shape == param.shape else new
+        one.pop(f"{name}_scale", None)
+        return
+    # What stays comes before what is freed: between arrays of less than 32 MB malloc would keep the holes.
+    packed = zeros_like(param, dtype)
+    scale = np.zeros(-(-param.size // kernels.SHARE), np.uint8) if dtype == np.uint8 else None
+    array = numbers_of(one, name, kind) if name in one else initial()
+    if array.any():
+        kernels.pack(np.ascontiguousarray(array, np.float32), kind, packed, scale)
     one[name] = packed
+    one.pop(f"{name}_scale", None)
+    if scale is not None:
+        one[f"{name}_scale"] = scale
 
 
 def keep_rest(one: State, wanted: str | None, param: Array) -> None:
@@ -135,13 +139,18 @@ def keep_rest(one: State, wanted: str | None, param: Array) -> None:
     old = None if found is None else one.pop(found)
     if wanted is None:
         return
-    weights = weights_of({} if found is None or old is None else {found: old}, param)
+    if old is None:
+        one[wanted] = (
+            copy_of(param, param, np.float32)
+            if wanted == "master_param"
+            else zeros_like(param, rest_dtype(wanted, param))
+        )
+        return
+    weights = weights_of({str(found): old}, param)
     if wanted == "master_param":
         one[wanted] = copy_of(weights, param, np.float32)
         return
     one[wanted] = zeros_like(param, rest_dtype(wanted, param))
-    if old is None:
-        return
     if wanted == "compensation":  # of the parameter as it is, which may have been rounded otherwise
         one[wanted][...] = weights - param.astype(np.float32)
     else:

@@ -6,6 +6,7 @@ import copy as _copy
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from operator import itemgetter
 from typing import Any, ClassVar, NamedTuple, TypeAlias
 
@@ -322,7 +323,7 @@ class Optimizer:
             steps[i] = 0 if names and not one.keys() & set(names) else int(one.get("step", 0))
             for name, kind in zip(rule.states, rule.kinds, strict=True):
                 if name in names:
-                    new = None if name in one else self._initial(name, param, groups[index])
+                    new = partial(self._initial, name, param, groups[index])
                     keep_state(one, name, kind, rule.formats[1], param, new)
             for name in rule.numbers:
                 if name not in one:
