@@ -436,7 +436,8 @@ template <class Code> struct Compensated {
     }
   }
 
-  template <class How> static void encode(const Kept& kept, std::size_t at, std::size_t n, const float* from, How) {
+  template <class How>
+  [[gnu::always_inline]] static void encode(const Kept& kept, std::size_t at, std::size_t n, const float* from, How) {
     auto* to = static_cast<std::uint16_t*>(kept.numbers) + at;
     auto* more = static_cast<std::uint16_t*>(kept.more) + at;
     const Nearest nearest{{}};

@@ -58,12 +58,10 @@ class Unpacked {
     return seen_;
   }
 
-  /// Whether the parameter and its gradient are bfloat16, without more than a master.
+  /// Whether the parameter and its gradient are bfloat16.
   bool halves() const {
-    if (tensor_.storage == nullptr || tensor_.rows != nullptr) return false;
-    const Kept& param = tensor_.storage->param;
-    return tensor_.grad_format == Format::bfloat16 && param.format == Format::bfloat16 &&
-           (param.rest == Rest::none || param.rest == Rest::master);
+    return tensor_.storage != nullptr && tensor_.storage->param.format == Format::bfloat16 &&
+           tensor_.grad_format == Format::bfloat16 && tensor_.rows == nullptr;
   }
 
   /// The kernel's function for packed moments, if there is nothing to do but what that does.

@@ -277,7 +277,7 @@ template <class T> Factors<T> factors_of(const Tensor& tensor) {
 }
 
 /// The rule alone for whole blocks of one segment, whose moments are packed and rounded at random, and with Halves the
-/// parameter and its gradient are bfloat16 too, but for a master perhaps.
+/// parameter and its gradient are bfloat16 too.
 template <Packing packing, bool Halves, class Rule>
 void update_blocks(const Tensor& tensor, Range range, const Thresholds& thresholds) {
   constexpr std::size_t S = Rule::state.size();
@@ -289,6 +289,7 @@ void update_blocks(const Tensor& tensor, Range range, const Thresholds& threshol
   const Kept halves_of_grad{Format::bfloat16, const_cast<void*>(tensor.grad)};
   const Random random_param = thresholds.from(range.begin, 2);
   const bool rounded_at_random = storage.random_param && master == nullptr;
+  const Rest rest = storage.param.rest;
   std::array<Random, S> random;
   for (std::size_t s = 0; s < S; ++s) random[s] = thresholds.from(range.begin, s / 2);
   const auto layout = [](auto s) {
@@ -334,7 +335,12 @@ void update_blocks(const Tensor& tensor, Range range, const Thresholds& threshol
         InHalves<Bfloat16>::decode(halves_of_grad, at, kShare, gradient);
         block.grad = gradient;
         block.param = master != nullptr ? master + at : weights;
-        if (master == nullptr) InHalves<Bfloat16>::decode(storage.param, at, kShare, weights);
+        if (rest == Rest::compensation)
+          Compensated<Bfloat16>::decode(storage.param, at, kShare, weights);
+        else if (rest == Rest::correction)
+          Corrected::decode(storage.param, at, kShare, weights);
+        else if (rest == Rest::none)
+          InHalves<Bfloat16>::decode(storage.param, at, kShare, weights);
       } else {
         block.grad += at;
         block.param += at;
@@ -355,7 +361,11 @@ void update_blocks(const Tensor& tensor, Range range, const Thresholds& threshol
           decltype(layout(s))::encode(storage.state[s], at, kShare, moments[s], How(from_block(random[s], at)));
       });
       if constexpr (Halves) {
-        if (rounded_at_random)
+        if (rest == Rest::compensation)
+          Compensated<Bfloat16>::encode(storage.param, at, kShare, weights, Nearest({}));
+        else if (rest == Rest::correction)
+          Corrected::encode(storage.param, at, kShare, weights, High(from_block(random_param, at)));
+        else if (rounded_at_random)
           InHalves<Bfloat16>::encode(storage.param, at, kShare, block.param, High(from_block(random_param, at)));
         else
           InHalves<Bfloat16>::encode(storage.param, at, kShare, block.param, Nearest({}));
