@@ -723,3 +723,20 @@ def test_torchs_state_of_bfloat16_is_taken(moments: Options, weights: str) -> No
     w.grad = torch.from_numpy(before.astype(np.float32)).bfloat16()
     theirs.step()
     np.testing.assert_allclose(p.astype(np.float32), w.detach().float().numpy(), atol=0.03)
+
+
+@pytest.mark.parametrize("moments", [None, "bfloat16", "8bit"])
+@pytest.mark.parametrize("weights", WEIGHTS)
+def test_unpacked_state_is_what_float32_loads(weights: str, moments: str | None, rng: Generator) -> None:
+    p = rng.standard_normal((3, 50)).astype(ml_dtypes.bfloat16)
+    opt = fo.optim.AdamW([p], weights=weights, moments=moments)
+    opt.step([rng.standard_normal(p.shape).astype(np.float32)])
+    exact = fo.optim.AdamW([p.astype(np.float32)])
+    exact.load_state_dict(opt.state_dict())
+    state = fo.optim.unpacked(opt.state_dict())
+    assert state["state"][0].keys() == {"step", "exp_avg", "exp_avg_sq"}
+    for name, array in state["state"][0].items():
+        assert array.dtype == exact.state[0][name].dtype
+        np.testing.assert_array_equal(array, exact.state[0][name])
+    with pytest.raises(TypeError, match=r"^unpacked: state_dict must be what .*, got list$"):
+        fo.optim.unpacked([])  # type: ignore[arg-type]

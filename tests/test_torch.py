@@ -660,7 +660,9 @@ def test_averages_of_the_past_are_left_out(rng: Generator) -> None:
     assert converter.to_torch(opt.state_dict())["state"][0].keys() == {"momentum_buffer"}
 
 
-@pytest.mark.parametrize("name", sorted({*optim.__all__} - {"Muon", *OPTIONS} - {"Optimizer", "StepInfo", "no_decay"}))
+@pytest.mark.parametrize(
+    "name", sorted({*optim.__all__} - {"Muon", *OPTIONS} - {"Optimizer", "StepInfo", "no_decay", "unpacked"})
+)
 def test_optimizers_that_torch_does_not_have_are_errors(name: str) -> None:
     with pytest.raises(ValueError, match=f"^to_torch: torch has no {name}$"):
         converter.to_torch(getattr(optim, name)([np.ones((2, 2))]).state_dict())

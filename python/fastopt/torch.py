@@ -35,13 +35,13 @@ from typing import Any
 import numpy as np
 
 from . import optim
-from .optim._formats import FORMATS, RESTS, numbers_of
 
 __all__ = ["to_torch"]
 
 _WITHOUT_STEP = {"SGD", "Muon"}  # torch's do not count
 _ALWAYS_THERE = {"Adagrad"}  # torch's has its state before the first step, others make it then
-_NOT_TORCHS = {"ema_param", "initial_param", "velocity_buffer", *RESTS.values()}
+_NOT_TORCHS = {"ema_param", "initial_param", "velocity_buffer"}
+_STORAGE = {"weights", "moments", "moment_rounding"}  # which torch has in its own way
 # What a hyperparameter needs to have an effect, beside a value that is not the default.
 _NEEDS = {
     "decoupled_weight_decay": "weight_decay",
@@ -86,21 +86,17 @@ def to_torch(state_dict: Mapping[str, Any]) -> dict[str, Any]:
     if theirs is None:
         raise ValueError(f"to_torch: torch has no {name}")
     known = inspect.signature(theirs).parameters.keys()
-    kinds = getattr(optim, name)([])._kinds()
     of_step = torch.float64 if torch.get_default_dtype() == torch.float64 else torch.float32  # as torch has it
 
-    def tensor(key: str, one: Mapping[str, Any]) -> Any:
-        if key == "step":
-            return torch.tensor(float(one[key]), dtype=of_step)
-        return torch.from_numpy(np.array(numbers_of(one, key, kinds.get(key, "exact"))))
+    def tensor(key: str, array: Any) -> Any:
+        return torch.tensor(float(array), dtype=of_step) if key == "step" else torch.from_numpy(np.array(array))
 
     state = {}
-    for number, one in state_dict["state"].items():
+    for number, one in optim.unpacked(state_dict)["state"].items():
         if not (int(one["step"]) or name in _ALWAYS_THERE):  # a loaded buffer would not be a first step
             continue
         left_out = _NOT_TORCHS | ({"step"} if name in _WITHOUT_STEP else set())
-        left_out |= {key for key in one if key.endswith("_scale")}
-        if kept := {key: tensor(key, one) for key in one if key not in left_out}:
+        if kept := {key: tensor(key, array) for key, array in one.items() if key not in left_out}:
             state[number] = kept
     return {"state": state, "param_groups": [_group(name, group, known) for group in state_dict["param_groups"]]}
 
@@ -112,7 +108,7 @@ def _group(name: str, group: Mapping[str, Any], known: Any) -> dict[str, Any]:
     for key, value in group.items():
         if key in known or key not in defaults:
             taken[key] = value.item() if isinstance(value, np.generic) else value
-        elif key in FORMATS:
+        elif key in _STORAGE:
             continue
         elif value != defaults[key] and (key not in _NEEDS or group[_NEEDS[key]] not in (0, None)):
             raise ValueError(f"to_torch: torch's {name} has no {key}, which is {value!r}")

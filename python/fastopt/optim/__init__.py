@@ -1,6 +1,7 @@
 """Optimizers: one class a rule.  Names, defaults and argument order are torch's, where torch has the rule."""
 
 from ._no_decay import no_decay
+from ._unpacked import unpacked
 from .adadelta import Adadelta
 from .adafactor import Adafactor
 from .adagrad import Adagrad
@@ -46,4 +47,5 @@ __all__ = [
     "StepInfo",
     "SwitchOptimizer",
     "no_decay",
+    "unpacked",
 ]
