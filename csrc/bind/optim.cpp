@@ -253,7 +253,8 @@ class Plan {
     member.param = written(param, param.dtype(), param.shape(), "params", i);
     if (is_half(param.dtype())) add_weights(member, param, formats.weights, i);
     if (!formats.moments.empty() && member.dtype == Dtype::float64)
-      throw py::type_error(name("params", i).text() + " has dtype float64, whose moments are float64");
+      throw py::type_error(name("params", i).text() + " has dtype float64; moments='" + formats.moments +
+                           "' is for float32 and 16 bits");
     if (states_[i].size() != entry.states.size() || scales_[i].size() != entry.states.size() ||
         numbers_[i].size() != entry.numbers.size())
       throw py::value_error(name("params", i).text() + " has " +
