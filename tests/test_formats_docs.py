@@ -48,7 +48,7 @@ def test_bytes(row: list[str]) -> None:
         param = np.zeros((10, 640), dtype)
         options: dict[str, Any] = {"weights": weights} if weights else {}
         if not written:
-            with pytest.raises(TypeError, match="has dtype float64; moments=.* is for float32 and 16 bits"):
+            with pytest.raises(TypeError, match=r"has dtype float64; moments=.* is for float32 and 16 bits"):
                 fo.optim.AdamW([param], moments=moments, **options)
             continue
         (state,) = fo.optim.AdamW([param], moments=moments, **options).state
