@@ -105,6 +105,24 @@ def apart(x: Array) -> Array:
     return room[..., 1:-2]
 
 
+def assert_is_the_reference_in_rows_apart(
+    rule: str, params: list[Array], grads: list[list[Array]], options: Options
+) -> None:
+    """With gradients whose rows lie apart; between them nothing is touched."""
+    expected = RULES[rule].run(reference, params, grads, options)
+    for _ in every_isa():
+        placed: list[Array] = []
+
+        def remembered(g: Array, all_of_them: list[Array] = placed) -> Array:
+            all_of_them.append(apart(g))
+            return all_of_them[-1]
+
+        assert_same_bits(RULES[rule].run(F, params, grads, options, place_grad=remembered), expected)
+        rooms = [g.base for g in placed if g.base is not None]
+        assert len(rooms) >= 5
+        assert all(np.isnan(room[..., (0, -2, -1)]).all() for room in rooms)
+
+
 def assert_is_the_reference(call: Call) -> None:
     expected = call.run(reference)
     for _ in every_isa():
@@ -245,18 +263,7 @@ def test_rule_is_the_reference_for_gradients_whose_rows_lie_apart(rule: str, dty
     for more in {}, {"zero_grads": True, "clip_norm": 1.0}:
         grads = [RULES[rule].arrays(rng, shapes, dtype)]
         options = RULES[rule].sample(rng) | more
-        expected = RULES[rule].run(reference, params, grads, options)
-        for _ in every_isa():
-            placed: list[Array] = []
-
-            def remembered(g: Array, all_of_them: list[Array] = placed) -> Array:
-                all_of_them.append(apart(g))
-                return all_of_them[-1]
-
-            assert_same_bits(RULES[rule].run(F, params, grads, options, place_grad=remembered), expected)
-            rooms = [g.base for g in placed if g.base is not None]
-            assert len(rooms) >= 5
-            assert all(np.isnan(room[..., (0, -2, -1)]).all() for room in rooms)
+        assert_is_the_reference_in_rows_apart(rule, params, grads, options)
 
 
 @dtypes
@@ -379,18 +386,7 @@ def test_packed_rule_is_the_reference_for_gradients_whose_rows_lie_apart(rule: s
         dtype, options = RULES[rule].sample_format(rng, RULES[rule].sample(rng) | more)
         params = RULES[rule].arrays(rng, shapes, dtype)
         grads = [some_packed(rng, params)]
-        expected = RULES[rule].run(reference, params, grads, options)
-        for _ in every_isa():
-            placed: list[Array] = []
-
-            def remembered(g: Array, all_of_them: list[Array] = placed) -> Array:
-                all_of_them.append(apart(g))
-                return all_of_them[-1]
-
-            assert_same_bits(RULES[rule].run(F, params, grads, options, place_grad=remembered), expected)
-            rooms = [g.base for g in placed if g.base is not None]
-            assert len(rooms) >= 5
-            assert all(np.isnan(room[..., (0, -2, -1)]).all() for room in rooms)
+        assert_is_the_reference_in_rows_apart(rule, params, grads, options)
 
 
 @pytest.mark.parametrize("seed", range(2))

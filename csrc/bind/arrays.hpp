@@ -20,7 +20,6 @@ enum class Dtype { float32, float64, float16, bfloat16, int8, uint8 };
 template <class T> inline constexpr Dtype dtype_of = sizeof(T) == 4 ? Dtype::float32 : Dtype::float64;
 const char* name_of(Dtype dtype);
 std::size_t itemsize_of(Dtype dtype);
-inline bool is_computed(Dtype dtype) { return dtype == Dtype::float32 || dtype == Dtype::float64; }
 inline bool is_half(Dtype dtype) { return dtype == Dtype::float16 || dtype == Dtype::bfloat16; }
 
 /// What an argument is called in an error: "layer_norm: weight", "AdamW: grads['bias']".  Costs nothing until there is

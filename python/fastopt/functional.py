@@ -402,11 +402,7 @@ def _buffers(optimizer: type[optim.Optimizer]) -> dict[str, tuple[str, bool]]:
 
 def _scales(optimizer: type[optim.Optimizer]) -> dict[str, str]:
     """The states that may be kept in 8 bits, and the arguments that are their scales."""
-    every: dict[str, str] = {}
-    for kernel in optimizer.kernels:
-        states, *_, kinds = kernels.rules[kernel]
-        every |= {state: f"{state}_scales" for state, kind in zip(states, kinds, strict=True) if kind != "exact"}
-    return every
+    return {state: f"{state}_scales" for state, kind in optimizer._kinds().items() if kind != "exact"}
 
 
 _RESTS = tuple(f"{rest}s" for rest in RESTS.values())

@@ -56,11 +56,16 @@ def copy_of(param: Array, like: Array | None = None, dtype: Any = None) -> Array
     return new
 
 
+def _rest_in(one: State) -> str | None:
+    """The name of what there is beside a parameter in its state."""
+    return next((name for name in RESTS.values() if name in one), None)
+
+
 def weights_of(one: State, param: Array) -> Array:
     """A parameter's numbers with what there is beside them."""
     if not is_half(param.dtype):
         return param
-    rest = next((one[name] for name in RESTS.values() if name in one), None)
+    rest = one.get(_rest_in(one) or "")
     if rest is not None and rest.dtype == np.float32:
         return rest
     return kernels.unpack_weights(np.ascontiguousarray(param), rest)
@@ -71,7 +76,7 @@ def move_to(one: State, param: Array, weights: Array) -> None:
     if not is_half(param.dtype):
         param[...] = weights
         return
-    rest = next((one[name] for name in RESTS.values() if name in one), None)
+    rest = one.get(_rest_in(one) or "")
     if rest is not None and rest.dtype == np.float32:
         rest[...] = weights
         rest = None
@@ -133,7 +138,7 @@ def keep_state(one: State, name: str, kind: str, moments: str, param: Array, ini
 
 def keep_rest(one: State, wanted: str | None, param: Array) -> None:
     """Makes there be what should be beside a parameter of 16 bits: out of what there is, or of the parameter."""
-    found = next((name for name in RESTS.values() if name in one), None)
+    found = _rest_in(one)
     if found == wanted:
         return
     old = None if found is None else one.pop(found)
