@@ -45,15 +45,6 @@ inline Wide multiply_low_halves(Wide a, Wide b) {
 #endif
 }
 
-/// The halves of the products of all words with one number.
-inline void multiply(Word a, std::uint32_t factor, Word& high, Word& low) {
-  constexpr std::uint64_t kLow = 0xffffffff;
-  const Wide all = reinterpret_cast<Wide>(a), by = Wide{} + factor;
-  const Wide even = multiply_low_halves(all, by), odd = multiply_low_halves(all >> 32, by);
-  low = reinterpret_cast<Word>((even & kLow) | (odd << 32));
-  high = reinterpret_cast<Word>((even >> 32) | (odd & ~kLow));
-}
-
 /// −2 ln x for normal numbers x in (0, 1]: x = 2ᵉ·m with m in [√½, √2), and a polynomial in m − 1, good to 2e-5.
 inline Vector<float> minus_twice_logarithm(Vector<float> x) {
   using V = Vector<float>;
@@ -83,29 +74,37 @@ inline void normals(Word words, Vector<float>& first, Vector<float>& second) {
 }  // namespace detail
 
 /// Words [64·block, 64·block + 64) of the stream, in order.
+///
+/// Even and odd counters are apart, so that each word is the lower half of 64 bits, as multiplications want it; what is
+/// in the upper half does not matter until the end.
 inline std::array<detail::Word, kRandomWords * 4 / kVectorBytes> random_words(const Stream& stream,
                                                                               std::uint64_t block) {
-  using detail::Word;
+  using detail::Wide;
   constexpr std::size_t kWidth = kVectorBytes / 4, kVectors = detail::kCounters / kWidth;
-  std::array<Word, 4 * kVectors> words;
+  constexpr std::uint64_t kLow = 0xffffffff;
+  const auto times = [](Wide a, std::uint64_t factor) { return detail::multiply_low_halves(a, Wide{} + factor); };
+  std::array<detail::Word, 4 * kVectors> words;
   for (std::size_t k = 0; k < kVectors; ++k) {
     const std::uint64_t first = block * detail::kCounters + k * kWidth;  // its upper half is that of the whole vector
-    Word c0{}, c1{}, c2{}, c3{};
-    for (std::size_t j = 0; j < kWidth; ++j) c0[j] = static_cast<std::uint32_t>(first + j);
-    c1 += static_cast<std::uint32_t>(first >> 32);
-    c2 += stream.step;
-    c3 += stream.member;
-    auto key0 = static_cast<std::uint32_t>(stream.seed), key1 = static_cast<std::uint32_t>(stream.seed >> 32);
-    for (std::size_t round = 0; round < detail::kRounds; ++round, key0 += 0x9E3779B9, key1 += 0xBB67AE85) {
-      Word high0, low0, high2, low2;
-      detail::multiply(c0, 0xD2511F53, high0, low0);
-      detail::multiply(c2, 0xCD9E8D57, high2, low2);
-      c0 = high2 ^ c1 ^ key0;
-      c1 = low2;
-      c2 = high0 ^ c3 ^ key1;
-      c3 = low0;
+    Wide c0[2], c1[2], c2[2], c3[2];
+    for (std::size_t odd = 0; odd < 2; ++odd) {
+      Wide counters{};
+      for (std::size_t j = 0; j < kWidth / 2; ++j) counters[j] = first + 2 * j + odd;
+      c0[odd] = counters, c1[odd] = Wide{} + (first >> 32), c2[odd] = Wide{} + stream.step,
+      c3[odd] = Wide{} + stream.member;
     }
-    words[k] = c0, words[kVectors + k] = c1, words[2 * kVectors + k] = c2, words[3 * kVectors + k] = c3;
+    auto key0 = static_cast<std::uint32_t>(stream.seed), key1 = static_cast<std::uint32_t>(stream.seed >> 32);
+    for (std::size_t round = 0; round < detail::kRounds; ++round, key0 += 0x9E3779B9, key1 += 0xBB67AE85)
+      for (std::size_t odd = 0; odd < 2; ++odd) {
+        const Wide product0 = times(c0[odd], 0xD2511F53), product2 = times(c2[odd], 0xCD9E8D57);
+        c0[odd] = (product2 >> 32) ^ c1[odd] ^ key0;
+        c1[odd] = product2;
+        c2[odd] = (product0 >> 32) ^ c3[odd] ^ key1;
+        c3[odd] = product0;
+      }
+    const auto joined = [](const Wide(&c)[2]) { return reinterpret_cast<detail::Word>((c[0] & kLow) | (c[1] << 32)); };
+    words[k] = joined(c0), words[kVectors + k] = joined(c1);
+    words[2 * kVectors + k] = joined(c2), words[3 * kVectors + k] = joined(c3);
   }
   return words;
 }
