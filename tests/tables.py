@@ -9,8 +9,8 @@ from __future__ import annotations
 import inspect
 import itertools
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from types import ModuleType
 from typing import Any, TypeAlias
@@ -20,7 +20,7 @@ import numpy as np
 from numpy.random import Generator
 from numpy.typing import NDArray
 
-from fastopt import _core, functional, nn, optim
+from fastopt import _core, functional, optim
 
 Array: TypeAlias = NDArray[Any]
 Options: TypeAlias = dict[str, Any]
@@ -398,6 +398,35 @@ def label(options: Options, usual: Options | None = None) -> str:
 
 # Normalizations
 
+# What the functions of a forward pass and of its backward pass return, beside y and dx.
+_RESULTS = {
+    "layer_norm": ("mean rstd", "dweight dbias"),
+    "add_layer_norm": ("sum mean rstd", "dweight dbias"),
+    "rms_norm": ("rstd", "dweight"),
+    "add_rms_norm": ("sum rstd", "dweight"),
+    "cosine_norm": ("rnorm", ""),
+    "batch_norm": ("mean rstd", "dweight dbias"),
+    "batch_norm_relu": ("mean rstd", "dweight dbias"),
+    "batch_norm_add_relu": ("mean rstd", "dresidual dweight dbias"),
+    "batch_renorm": ("mean rstd r d", "dweight dbias"),
+    "batch_norm_apply": ("mean rstd", ""),
+    "group_norm": ("mean rstd", "dweight dbias"),
+    "instance_norm": ("mean rstd", "dweight dbias"),
+    "weight_norm": ("rnorm", "dg"),
+}
+RESULTS = {norm: (("y", *one.split()), ("dx", *other.split())) for norm, (one, other) in _RESULTS.items()}
+LIKE_X = {"y", "sum", "dx", "dresidual"}
+LIKE_WEIGHT = {"dweight", "dbias", "dg", "running_mean", "running_var"}  # the others are statistics
+
+
+def computed(dtype: str) -> str:
+    """What numbers of a dtype are computed with; weights and running statistics have it, too."""
+    return "float32" if dtype in HALVES else dtype
+
+
+def parameters(function: str) -> list[str]:
+    return [*inspect.signature(getattr(functional, function)).parameters]
+
 
 @dataclass
 class Call:
@@ -406,28 +435,42 @@ class Call:
     norm: str
     x: Array
     dy: Array
-    arguments: Options = field(default_factory=dict)  # of forward, beside x
+    arguments: Options = field(default_factory=dict)  # of both, beside x and dy
+
+    @property
+    def functions(self) -> tuple[str, str]:
+        return self.norm, f"{self.norm}_backward"
 
     def placed(self, place: Place) -> Call:
         """The same call with other buffers."""
         arguments = {
             name: place(value) if isinstance(value, np.ndarray) else value for name, value in self.arguments.items()
         }
-        return Call(self.norm, place(self.x), place(self.dy), arguments)
+        return replace(self, x=place(self.x), dy=place(self.dy), arguments=arguments)
+
+    def forward_arguments(self, module: ModuleType) -> Options:
+        first, *names = parameters(self.functions[0])
+        return {first: self.x} | {name: self.arguments[name] for name in names if name in self.arguments}
+
+    def backward_arguments(self, module: ModuleType, results: Sequence[Any]) -> Options:
+        """``results``: what forward returned."""
+        first, *names = parameters(self.functions[1])
+        known = self.arguments | {"x": self.x, "v": self.x}
+        known |= dict(zip(RESULTS[self.norm][0], results, strict=True))
+        return {first: self.dy} | {name: known[name] for name in names if name in known}
 
     def forward(self, module: ModuleType, **more: Any) -> tuple[Array, ...]:
-        results: tuple[Array, ...] = getattr(module, self.norm)(self.x, **self.arguments, **more)
+        """The results that ``RESULTS`` names."""
+        results: tuple[Array, ...] = getattr(module, self.functions[0])(**self.forward_arguments(module), **more)
         return results
 
-    def backward_arguments(self, mean: Array, rstd: Array) -> Options:
-        known = {**self.arguments, "dy": self.dy, "x": self.x, "mean": mean, "rstd": rstd}
-        wanted = inspect.signature(getattr(functional, f"{self.norm}_backward")).parameters
-        return {name: known[name] for name in wanted if name in known}
-
-    def backward(self, module: ModuleType, mean: Array, rstd: Array, **more: Any) -> tuple[Array, ...]:
-        arguments = self.backward_arguments(mean, rstd)
-        results: tuple[Array, ...] = getattr(module, f"{self.norm}_backward")(**arguments, **more)
-        return results
+    def backward(self, module: ModuleType, results: Sequence[Any], **more: Any) -> tuple[Array, ...]:
+        """The results that ``RESULTS`` names; a tuple, as ``out`` is one here, also where there is a single one."""
+        single = len(RESULTS[self.norm][1]) == 1
+        if single and more.get("out") is not None:
+            (more["out"],) = more["out"]
+        gradients: Any = getattr(module, self.functions[1])(**self.backward_arguments(module, results), **more)
+        return (gradients,) if single else gradients
 
     def run(self, module: ModuleType) -> dict[str, Array]:
         """All results of both passes, and what they have updated; the call itself stays as it is."""
@@ -436,11 +479,46 @@ class Call:
             for name, value in self.arguments.items()
             if name.startswith("running") and value is not None
         }
-        fresh = Call(self.norm, self.x, self.dy, self.arguments | running)
-        y, mean, rstd = fresh.forward(module)
-        dx, dweight, dbias = fresh.backward(module, mean, rstd)
-        results = {"y": y, "mean": mean, "rstd": rstd, "dx": dx, "dweight": dweight, "dbias": dbias, **running}
-        return {name: array for name, array in results.items() if array is not None}
+        fresh = replace(self, arguments=self.arguments | running)
+        forward = fresh.forward(module)
+        results = dict(zip(RESULTS[self.norm][0], forward, strict=True))
+        results |= dict(zip(RESULTS[self.norm][1], fresh.backward(module, forward), strict=True))
+        return {name: array for name, array in (results | running).items() if array is not None}
+
+    def sets(self, array: Array) -> Array:
+        """An array like x as (set, number): sets are what is normalized, in the order of the statistics."""
+        axis: Any = self.arguments.get("channel_axis", self.arguments.get("dim"))
+        if self.norm in ("group_norm", "instance_norm"):
+            moved = np.moveaxis(array, axis, 1)
+            return moved.reshape(len(array) * self.arguments.get("num_groups", moved.shape[1]), -1)
+        if axis is not None:
+            return np.moveaxis(array, axis, 0).reshape(array.shape[axis], -1)
+        shape = array.shape if "dim" in self.arguments else self.arguments.get("normalized_shape", array.shape[-1:])
+        return array.reshape(-1, math.prod(shape))
+
+
+class InHalves(Call):
+    """BatchNorm in the halves between which the statistics of a batch in parts are put together."""
+
+    @property
+    def functions(self) -> tuple[str, str]:
+        return "batch_norm_apply", "batch_norm_backward_apply"
+
+    def forward_arguments(self, module: ModuleType) -> Options:
+        stats = module.batch_norm_stats(self.x, channel_axis=self.arguments["channel_axis"])
+        return super().forward_arguments(module) | {"stats": stats}
+
+    def backward_arguments(self, module: ModuleType, results: Sequence[Any]) -> Options:
+        axis = self.arguments["channel_axis"]
+        sums = module.batch_norm_backward_stats(self.dy, self.x, *results[1:], channel_axis=axis)
+        known = {"count": self.x.size // max(self.x.shape[axis], 1), "sum_dy": sums[0], "sum_dy_xhat": sums[1]}
+        return super().backward_arguments(module, results) | known
+
+    def run(self, module: ModuleType) -> dict[str, Array]:
+        results = super().run(module)
+        forward = self.forward_arguments(module)
+        sums = self.backward_arguments(module, [results[name] for name in ("y", "mean", "rstd")])
+        return results | {"m2": forward["stats"][2], **{name: sums[name] for name in ("sum_dy", "sum_dy_xhat")}}
 
 
 @dataclass(frozen=True)
@@ -448,7 +526,6 @@ class Norm:
     """A normalization in one layout of ``rows`` times ``width`` numbers: ``width`` weights, sums over ``rows``."""
 
     norm: str
-    layer: type[nn.Layer]
     view: Callable[[Array], Array]  # of (rows, width): x in that layout
     options: tuple[Options, ...]
     keywords: Callable[[Array], Options]  # the arguments that say what is normalized
@@ -456,17 +533,26 @@ class Norm:
     def call(
         self, rng: Generator, dtype: str, rows: int, width: int, *, numbers: Any = ordinary, **options: Any
     ) -> Call:
-        """A call with random numbers; weight, bias, running: whether they are given."""
-        weight, bias, running = (options.pop(name, True) for name in ("weight", "bias", "running"))
+        """A call with random numbers, in training.  weight, bias, running, dsum: whether they are given."""
+        given = {name: options.pop(name, True) for name in ("weight", "bias", "running", "dsum")}
         x, dy = (self.view(numbers(rng, (rows, width), dtype)) for _ in range(2))
-        arguments = self.keywords(x) | options
-        shape = arguments.get("normalized_shape", width)
-        arguments["weight"] = ordinary(rng, shape, dtype) if weight else None
-        arguments["bias"] = ordinary(rng, shape, dtype) if bias else None
-        if self.norm == "batch_norm":
-            arguments["running_mean"] = ordinary(rng, width, dtype) if running else None
-            arguments["running_var"] = ordinary(rng, width, dtype) ** 2 if running else None
-        return Call(self.norm, x, dy, arguments)
+        call = (InHalves if self.norm == "batch_norm_apply" else Call)(self.norm, x, dy, self.keywords(x))
+        names = {name for function in call.functions for name in parameters(function)}
+        if "training" in names:
+            call.arguments["training"] = True
+        call.arguments |= options
+        shape = call.arguments.get("normalized_shape", width)
+        for name in sorted(names & {"weight", "bias", "running_mean", "running_var"}):
+            values = ordinary(rng, shape, computed(dtype))
+            values = values * values if name == "running_var" else values
+            call.arguments[name] = values if given[name.partition("_")[0]] else None
+        for name in sorted(names & {"residual", "dsum"}):
+            call.arguments[name] = self.view(numbers(rng, (rows, width), dtype)) if given.get(name, True) else None
+        if "g" in names:
+            dim = call.arguments["dim"]
+            axes = () if dim is None else [n if axis == dim % x.ndim else 1 for axis, n in enumerate(x.shape)]
+            call.arguments["g"] = np.asarray(ordinary(rng, axes, computed(dtype)))
+        return call
 
 
 def _gapped(x: Array) -> Array:
@@ -483,7 +569,7 @@ def _parts(rows: int) -> tuple[int, int, int, int]:
     return factors[0], factors[1], factors[2], rows
 
 
-def _samples(x: Array) -> Array:
+def _places_last(x: Array) -> Array:
     return x.reshape(*_parts(len(x)), x.shape[1])
 
 
@@ -505,37 +591,149 @@ def _gapped_planes(x: Array) -> Array:
     return room[:, :-1, : x.shape[2]]
 
 
-def _layer_norm(view: Callable[[Array], Array] = lambda x: x, axes: int = 1) -> Norm:
-    options = tuple({"weight": weight, "bias": bias} for weight in (True, False) for bias in (True, False))
-    return Norm("layer_norm", nn.LayerNorm, view, options, lambda x: {"normalized_shape": x.shape[x.ndim - axes :]})
+def _samples(x: Array) -> Array:
+    """(N, H, W, C) with at least two places a sample."""
+    count = max(n for n in (1, 2, 3, 4) if len(x) % n == 0 and len(x) >= 2 * n)
+    height = math.gcd(len(x) // count, 6)
+    return x.reshape(count, height, -1, x.shape[1])
 
 
-def _batch_norm(view: Callable[[Array], Array] = lambda x: x, channel_axis: int = 1) -> Norm:
-    options = (
-        {"training": True},
-        {"training": True, "weight": False, "running": False, "momentum": 0.3},
-        {"training": True, "bias": False, "momentum": 1.0, "eps": 1e-3},
-        {"training": False},
-        {"training": False, "weight": False, "bias": False, "eps": 1e-3},
-    )
-    return Norm("batch_norm", nn.BatchNorm, view, options, lambda _: {"channel_axis": channel_axis})
+def _sample_planes(axis: int) -> Callable[[Array], Array]:
+    """The same with C as that axis, contiguous."""
+    return lambda x: np.ascontiguousarray(np.moveaxis(_samples(x), -1, axis))
 
 
-NORMS = {
-    "layer_norm": _layer_norm(),
-    "layer_norm of two axes": _layer_norm(lambda x: x.reshape(len(x), math.gcd(x.shape[1], 6), -1), 2),
-    "layer_norm with two axes of rows": _layer_norm(lambda x: x.reshape(math.gcd(len(x), 4), -1, x.shape[1])),
-    "layer_norm of a slice": _layer_norm(_gapped),
-    "batch_norm NC": _batch_norm(),
-    "batch_norm NCL": _batch_norm(_planes(1)),
-    "batch_norm NCHW": _batch_norm(_planes(2)),
-    "batch_norm NCDHW": _batch_norm(_planes(3)),
-    "batch_norm NHWC": _batch_norm(_samples, -1),
-    "batch_norm NHWC seen as NCHW": _batch_norm(lambda x: np.moveaxis(_samples(x), -1, 1)),
-    "batch_norm CL": _batch_norm(lambda x: np.ascontiguousarray(x.T), 0),
-    "batch_norm NC of a slice": _batch_norm(_gapped),
-    "batch_norm NCL of a slice": _batch_norm(lambda x: _gapped_planes(_planes(1)(x))),
+def _lines(x: Array) -> Array:
+    samples = _sample_planes(1)(x)
+    return samples.reshape(*samples.shape[:2], -1)
+
+
+def _divisor(n: int) -> int:
+    """The largest one up to the root."""
+    return max(k for k in range(1, math.isqrt(n) + 1) if n % k == 0)
+
+
+View: TypeAlias = Callable[[Array], Array]
+# Views of (rows, width), and the axis of width.
+CHANNELS: dict[str, tuple[View, int]] = {
+    "NC": (lambda x: x, 1),
+    "NCL": (_planes(1), 1),
+    "NCHW": (_planes(2), 1),
+    "NCDHW": (_planes(3), 1),
+    "NHWC": (_places_last, -1),
+    "NHWC seen as NCHW": (lambda x: np.moveaxis(_places_last(x), -1, 1), 1),
+    "CL": (lambda x: np.ascontiguousarray(x.T), 0),
+    "NC of a slice": (_gapped, 1),
+    "NCL of a slice": (lambda x: _gapped_planes(_planes(1)(x)), 1),
 }
+SAMPLES: dict[str, tuple[View, int]] = {
+    "NCL": (_lines, 1),
+    "NCHW": (_sample_planes(1), 1),
+    "NTCL": (_sample_planes(2), 2),
+    "NHWC": (_samples, -1),
+    "NHWC seen as NCHW": (lambda x: np.moveaxis(_samples(x), -1, 1), 1),
+    "NHWC of a slice": (lambda x: _gapped(_samples(x)), -1),
+    "NCL of a slice": (lambda x: _gapped_planes(_lines(x)), 1),
+}
+ROWS: dict[str, tuple[View, int]] = {  # and how many axes are normalized
+    "": (lambda x: x, 1),
+    " of two axes": (lambda x: x.reshape(len(x), math.gcd(x.shape[1], 6), -1), 2),
+    " with two axes of rows": (lambda x: x.reshape(math.gcd(len(x), 4), -1, x.shape[1]), 1),
+    " of a slice": (_gapped, 1),
+}
+OUTPUTS: dict[str, tuple[View, int | None]] = {
+    "of outputs first": (lambda x: np.ascontiguousarray(x.T), 0),
+    "of outputs last": (lambda x: x, -1),
+    "OIHW": (lambda x: np.ascontiguousarray(np.moveaxis(_places_last(x), -1, 0)), 0),
+    "IOHW": (_planes(2), 1),
+    "of one axis": (lambda x: x.ravel(), 0),
+    "of everything": (lambda x: x, None),
+    "of a slice": (_gapped, 1),
+    "IOH of a slice": (lambda x: _gapped_planes(_planes(1)(x)), 1),
+}
+
+
+# Those that are tried with them: all for one normalization of a kind, some for those that differ from it in other things.
+_SOME_CHANNELS = ("NC", "NCHW", "NHWC", "NHWC seen as NCHW", "NCL of a slice")
+_SOME_ROWS = ("", " of a slice")
+
+_OF_ROWS: tuple[Options, ...] = ({}, {"bias": False}, {"weight": False}, {"weight": False, "bias": False, "eps": 1e-3})
+_OF_SUMS: tuple[Options, ...] = (
+    {},
+    {"dsum": False},
+    {"weight": False, "bias": False, "eps": 1e-3},
+    {"bias": False, "dsum": False},
+)
+_OF_CHANNELS = (
+    {"training": True},
+    {"training": True, "weight": False, "running": False, "momentum": 0.3},
+    {"training": True, "bias": False, "momentum": 1.0, "eps": 1e-3},
+    {"training": False},
+    {"training": False, "weight": False, "bias": False, "eps": 1e-3},
+)
+_OF_RENORM = (
+    {"training": True},
+    {"training": True, "weight": False, "momentum": 0.3, "r_max": 1.2, "d_max": 0.1},
+    {"training": True, "bias": False, "eps": 1e-3, "r_max": 1.0, "d_max": 0.0},
+    {"training": False},
+    {"training": False, "weight": False, "bias": False, "eps": 1e-3},
+)
+_OF_PARTS: tuple[Options, ...] = (
+    {},
+    {"weight": False, "running": False},
+    {"bias": False, "momentum": 1.0, "eps": 1e-3},
+)
+_OF_GROUPS: tuple[Options, ...] = ({}, {"weight": False}, {"bias": False, "eps": 1e-3}, {"num_groups": 1})
+_OF_INSTANCES = (
+    *_OF_PARTS,
+    {"use_input_stats": False},
+    {"use_input_stats": False, "weight": False, "bias": False, "eps": 1e-3},
+)
+
+
+def _row_norm(norm: str, options: tuple[Options, ...], views: Iterable[str]) -> dict[str, Norm]:
+    def keywords(axes: int) -> Callable[[Array], Options]:
+        return lambda x: {} if norm == "cosine_norm" else {"normalized_shape": x.shape[x.ndim - axes :]}
+
+    return {f"{norm}{view}": Norm(norm, ROWS[view][0], options, keywords(ROWS[view][1])) for view in views}
+
+
+def _channel_norm(
+    norm: str, options: tuple[Options, ...], views: Mapping[str, tuple[View, int | None]], **more: Any
+) -> dict[str, Norm]:
+    """``more``: functions of how many channels there are."""
+    name = "dim" if norm == "weight_norm" else "channel_axis"
+
+    def keywords(axis: int | None) -> Callable[[Array], Options]:
+        return lambda x: {name: axis} | {key: value(x.shape[axis or 0]) for key, value in more.items()}
+
+    return {f"{norm} {layout}": Norm(norm, view, options, keywords(axis)) for layout, (view, axis) in views.items()}
+
+
+_SOME = {layout: CHANNELS[layout] for layout in _SOME_CHANNELS}
+NORMS = {
+    **_row_norm("layer_norm", _OF_ROWS, ROWS),
+    **_row_norm("add_layer_norm", _OF_SUMS, _SOME_ROWS),
+    **_row_norm("rms_norm", ({}, {"weight": False}, {"eps": 1e-3}), ROWS),
+    **_row_norm("add_rms_norm", _OF_SUMS, _SOME_ROWS),
+    **_row_norm("cosine_norm", ({}, {"eps": 1e-3}), _SOME_ROWS),
+    **_channel_norm("batch_norm", _OF_CHANNELS, CHANNELS),
+    **_channel_norm("batch_norm_relu", _OF_CHANNELS, _SOME),
+    **_channel_norm("batch_norm_add_relu", _OF_CHANNELS, _SOME),
+    **_channel_norm("batch_renorm", _OF_RENORM, _SOME),
+    **_channel_norm("batch_norm_apply", _OF_PARTS, _SOME),
+    **_channel_norm("group_norm", _OF_GROUPS, SAMPLES | {"NC": CHANNELS["NC"]}, num_groups=_divisor),
+    **_channel_norm("instance_norm", _OF_INSTANCES, SAMPLES),
+    **_channel_norm("weight_norm", ({},), OUTPUTS),
+}
+
+
+def far_at_first(x: Array, sets: Array, away: float) -> Array:
+    """x with the first 16 numbers, or a third, of each of the sets far away; these are indices of the flat array."""
+    far = np.copy(x, order="K")
+    first = sets[:, : min(16, sets.shape[1] // 3)].ravel()
+    far.flat[first] = far.flat[first] + np.asarray(away, x.dtype)
+    return far
 
 
 def norms_and_options() -> Iterator[tuple[str, Options]]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import inspect
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, TypeAlias
 
@@ -17,7 +17,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 from numpy.random import Generator
-from tables import NORMS, RULES, Array, Call, ordinary
+from tables import LIKE_WEIGHT, LIKE_X, NORMS, RULES, Array, Call, ordinary
 from tools import differing
 
 from fastopt import functional as F
@@ -42,6 +42,7 @@ class Invocation:
     bad: Mapping[str, Sequence[Any]]  # values that an argument must not have
     reach: Any = None  # what else it could change
     fixed: bool = True  # whether the arrays' shapes and dtypes follow from each other
+    loose: Mapping[str, Sequence[str]] = field(default_factory=dict)  # what is no mistake in an argument
 
     def __call__(self) -> Any:
         return self.call(**self.arguments)
@@ -128,16 +129,26 @@ def bad_values(name: str, good: Any) -> Sequence[Any]:
     return (*NO_INTEGER, -1, 2**53) if isinstance(good, int) else NOT_POSITIVE
 
 
+NO_OUT: tuple[Any, ...] = ([None] * 3, (), (None,), (None,) * 5, "out", 3, {})
 BAD_NORM: dict[str, Sequence[Any]] = {
-    **dict.fromkeys(("x", "dy", "mean", "rstd"), (None,)),
+    **dict.fromkeys(("x", "residual", "dy", "y", "sum", "v", "g", "dw", "sum_dy", "sum_dy_xhat"), (None,)),
+    **dict.fromkeys(("mean", "rstd", "rnorm", "r", "d"), (None,)),
     "eps": NOT_POSITIVE,
     "momentum": (NAN, -0.1, 1.1, 10**400, *NO_NUMBER),
-    "training": NO_FLAG,
+    "r_max": (*NOT_POSITIVE, 0.0, 0.99),
+    "d_max": NOT_POSITIVE,
+    **dict.fromkeys(("training", "use_input_stats"), NO_FLAG),
     "normalized_shape": ((), 0, -1, 5, (6, 5), (1, 6, 4), 10**30, [4, "a"], *NO_INTEGER),
     "channel_axis": (2, -3, 10**30, [1], *NO_INTEGER),
-    "out": ([None] * 3, (), (None,), (None,) * 4, "out", 3, {}),
+    "output_axis": (2, -3, 10**30, [1], *NO_INTEGER),
+    "dim": (2, -3, 10**30, [1], *NO_INTEGER),  # without one, g has another shape
+    "num_groups": (0, -1, 3, 5, 8, 10**30, *NO_INTEGER),
+    "count": (-1, 2**53, 10**30, *NO_INTEGER),
+    "stats": (None, 3, "abc", (), (6,), [6, 6], (6, None, None), [(-1, 1, 1)], {}),
+    "out": NO_OUT,
 }
-BAD_PASS: dict[str, Sequence[Any]] = {"x": (None,), "dy": (None,), "out": (3, "out", (None,))}
+NO_PAIR = (3, "out", (None,), (None,) * 3, [None, None])
+BAD_PASS: dict[str, Sequence[Any]] = {**dict.fromkeys(("x", "residual", "dy"), (None,)), "out": (3, "out", (None,))}
 
 SURROUNDED = dict(weight_decay=0.1, l1=0.1, l2_init=0.1, ema_decay=0.9)
 OPTIONS_OF_STEP = dict(
@@ -272,30 +283,150 @@ def add_param_group(rule: str) -> Invocation:
     )
 
 
-def call_of(norm: str, **options: Any) -> Call:
-    return NORMS[norm].call(np.random.default_rng(2), "float32", 6, 4, **options)
+def call_of(norm: str, dtype: str = "float32", **options: Any) -> Call:
+    return NORMS[norm].call(np.random.default_rng(2), dtype, 6, 4, **options)
 
 
-def forward(norm: str, **options: Any) -> Invocation:
+def forward(norm: str, bad: Mapping[str, Sequence[Any]] | None = None, **options: Any) -> Invocation:
     call = call_of(norm, **options)
-    arguments = dict(x=call.x, **call.arguments, eps=1e-5, out=tuple(map(np.zeros_like, call.forward(F))))
-    written = ("out", "running_mean", "running_var") if call.arguments.get("training") else ("out",)
-    return Invocation(getattr(F, call.norm), arguments, written, BAD_NORM)
-
-
-def backward(norm: str, **options: Any) -> Invocation:
-    call = call_of(norm, **options)
-    arguments = call.backward_arguments(*call.forward(F)[1:])
-    arguments["out"] = (np.zeros_like(call.x), np.zeros_like(arguments["weight"]), np.zeros_like(arguments["weight"]))
-    return Invocation(getattr(F, f"{call.norm}_backward"), arguments, ("out",), BAD_NORM)
-
-
-def layer_pass(layer: nn.Layer, name: str) -> Invocation:
-    x = arrays()[0]
-    layer(x)  # type: ignore[operator]
+    function = getattr(F, call.functions[0])
+    arguments = call.forward_arguments(F)
+    results = call_of(norm, **options).forward(F)
+    if "eps" in inspect.signature(function).parameters:
+        arguments |= {"eps": 1e-5}
+    updated = arguments.get("training", True) and arguments.get("use_input_stats", True)
+    written = ("out", "running_mean", "running_var") if updated else ("out",)
     return Invocation(
-        getattr(layer, name), {"dy" if name == "backward" else "x": x + 1, "out": x * 0}, ("out",), BAD_PASS, layer
+        function, arguments | {"out": tuple(map(np.zeros_like, results))}, written, BAD_NORM | (bad or {})
     )
+
+
+def backward(norm: str, bad: Mapping[str, Sequence[Any]] | None = None, **options: Any) -> Invocation:
+    call = call_of(norm, **options)
+    arguments = call.backward_arguments(F, call.forward(F))
+    out: Any = tuple(None if one is None else np.zeros_like(one) for one in call.backward(F, call.forward(F)))
+    if len(out) == 1:
+        (out,) = out
+        bad = {"out": ((None,), (), "out", 3, {}), **(bad or {})}
+    arguments["out"] = out
+    return Invocation(getattr(F, call.functions[1]), arguments, ("out",), BAD_NORM | (bad or {}))
+
+
+ANY_LAYOUT = ("strided", "backwards", "rows backwards", "unaligned")
+ANY_FLOAT = ("half", "other float")
+
+
+def part_of_a_batch(name: str) -> Invocation:
+    """The functions without results in ``out``."""
+    call = call_of("batch_norm_apply NC")
+    stats = F.batch_norm_stats(call.x)
+    more: dict[str, Sequence[str]] = {}
+    if name == "batch_norm_stats":
+        arguments: dict[str, Any] = {"x": call.x, "around": stats[1], "channel_axis": 1}
+        more = {"x": (*ANY_FLOAT, "longer", "shorter", "empty")}
+    elif name == "batch_norm_backward_stats":
+        rstd = np.ones_like(stats[1])
+        arguments = {"dy": call.dy, "x": call.x, "mean": stats[1], "rstd": rstd, "channel_axis": 1}
+    else:
+        arguments = {"stats": [stats, F.batch_norm_stats(call.dy)]}
+        more = {"stats": ANY_LAYOUT}
+    return Invocation(getattr(F, name), arguments, (), BAD_NORM, loose=more)
+
+
+def fold() -> Invocation:
+    rng = np.random.default_rng(2)
+    names = ("bias", "running_mean", "running_var", "bn_weight", "bn_bias")
+    arrays = {name: ordinary(rng, 3, "float32") ** 2 for name in names}
+    arguments = {"weight": ordinary(rng, (3, 4), "float32"), **arrays, "eps": 1e-5, "output_axis": 0}
+    bad = {**BAD_NORM, **dict.fromkeys(("weight", "running_mean", "running_var"), (None,))}
+    loose = dict.fromkeys(("weight", *names), (*ANY_LAYOUT, *ANY_FLOAT))
+    return Invocation(F.fold_batch_norm, arguments, (), bad, loose=loose)
+
+
+def layer_pass(layer: Any, name: str) -> Invocation:
+    x = arrays()[0]
+    if isinstance(layer, nn.InstanceNorm):
+        x = x.reshape(1, 4, 3)
+    two = "residual" in inspect.signature(type(layer).__call__).parameters
+    given = {"x": x, "residual": x + 2} if two else {"x": x}
+    outputs = layer(*given.values())
+    if name == "backward":
+        given = dict(
+            zip(("dy", "dsum"), map(np.ones_like, outputs if isinstance(outputs, tuple) else (outputs,)), strict=False)
+        )
+    results = getattr(layer, name)(*given.values())
+    out: Any = tuple(map(np.zeros_like, results)) if isinstance(results, tuple) else np.zeros_like(results)
+    bad = BAD_PASS | {"out": NO_PAIR if isinstance(out, tuple) else BAD_PASS["out"]}
+    given = {name: array.copy() for name, array in given.items()}
+    linear = isinstance(layer, (nn.CosineLinear, nn.WeightNormLinear))
+    loose = dict.fromkeys(given, ANY_LAYOUT if linear else ())
+    return Invocation(getattr(layer, name), given | {"out": out}, ("out",), bad, layer, loose=loose)
+
+
+PASSES: dict[str, Callable[[], nn.Layer]] = {
+    "LayerNorm": lambda: nn.LayerNorm(4),
+    "AddLayerNorm": lambda: nn.AddLayerNorm(4),
+    "RMSNorm": lambda: nn.RMSNorm(4),
+    "AddRMSNorm": lambda: nn.AddRMSNorm(4),
+    "BatchNorm": lambda: nn.BatchNorm(4),
+    "BatchNormReLU": lambda: nn.BatchNormReLU(4),
+    "BatchNormAddReLU": lambda: nn.BatchNormAddReLU(4),
+    "BatchRenorm": lambda: nn.BatchRenorm(4),
+    "GroupNorm": lambda: nn.GroupNorm(2, 4),
+    "InstanceNorm": lambda: nn.InstanceNorm(4, affine=True, track_running_stats=True),
+    "CosineLinear": lambda: nn.CosineLinear(4, 3, seed=1),
+    "WeightNormLinear": lambda: nn.WeightNormLinear(4, 3, seed=1),
+}
+OF_PLANES = {"channel_axis": (3, -4, 0, -3, 10**30, [1], *NO_INTEGER)}  # of three axes; not that of the samples
+OF_COLUMNS = {"channel_axis": (2, -3, 0, -2, 10**30, [1], *NO_INTEGER)}
+DEFAULT_EPS = {"eps": tuple(one for one in NOT_POSITIVE if one is not None)}
+NORM_CALLS: dict[str, Callable[[], Invocation]] = {
+    "layer_norm": lambda: forward("layer_norm"),
+    "layer_norm_backward": lambda: backward("layer_norm"),
+    "layer_norm of float16": lambda: forward("layer_norm", dtype="float16"),
+    "layer_norm_backward of bfloat16": lambda: backward("layer_norm", dtype="bfloat16"),
+    "add_layer_norm": lambda: forward("add_layer_norm"),
+    "add_layer_norm_backward": lambda: backward("add_layer_norm"),
+    "rms_norm": lambda: forward("rms_norm", DEFAULT_EPS),
+    "rms_norm_backward": lambda: backward("rms_norm"),
+    "add_rms_norm": lambda: forward("add_rms_norm", DEFAULT_EPS),
+    "add_rms_norm_backward": lambda: backward("add_rms_norm"),
+    "cosine_norm": lambda: forward("cosine_norm"),
+    "cosine_norm_backward": lambda: backward("cosine_norm"),
+    "batch_norm": lambda: forward("batch_norm NC", momentum=0.1),
+    "batch_norm in evaluation": lambda: forward("batch_norm NC", training=False, momentum=0.1),
+    "batch_norm_backward": lambda: backward("batch_norm NC"),
+    "batch_norm of bfloat16": lambda: forward("batch_norm NC", dtype="bfloat16", momentum=0.1),
+    "batch_norm_relu": lambda: forward("batch_norm_relu NC", momentum=0.1),
+    "batch_norm_relu_backward": lambda: backward("batch_norm_relu NC"),
+    "batch_norm_add_relu": lambda: forward("batch_norm_add_relu NC", momentum=0.1),
+    "batch_norm_add_relu_backward": lambda: backward("batch_norm_add_relu NC"),
+    "batch_renorm": lambda: forward(
+        "batch_renorm NC",
+        {**dict.fromkeys(("running_mean", "running_var"), (None,)), "out": (*NO_OUT[:3], (None,) * 4, *NO_OUT[4:])},
+        momentum=0.1,
+        r_max=2.0,
+        d_max=1.0,
+    ),
+    "batch_renorm_backward": lambda: backward("batch_renorm NC"),
+    "group_norm": lambda: forward("group_norm NCL", OF_PLANES),
+    "group_norm of columns": lambda: forward("group_norm NC", OF_COLUMNS),
+    "group_norm_backward": lambda: backward("group_norm NCL", OF_PLANES),
+    "instance_norm": lambda: forward("instance_norm NCL", OF_PLANES, momentum=0.1, use_input_stats=True),
+    "instance_norm in evaluation": lambda: forward("instance_norm NCL", OF_PLANES, use_input_stats=False),
+    "instance_norm_backward": lambda: backward("instance_norm NCL", OF_PLANES, use_input_stats=True),
+    "weight_norm": lambda: forward("weight_norm of outputs first"),
+    "weight_norm_backward": lambda: backward("weight_norm of outputs first"),
+    "weight_norm of everything": lambda: forward("weight_norm of everything", {"dim": (0, 1, 2, "a", 0.5)}),
+    "weight_norm_backward of everything": lambda: backward("weight_norm of everything", {"dim": (0, 1, 2, "a", 0.5)}),
+    "batch_norm_apply": lambda: forward("batch_norm_apply NC", momentum=0.1),
+    "batch_norm_backward_apply": lambda: backward("batch_norm_apply NC"),
+    **{
+        name: partial(part_of_a_batch, name)
+        for name in ("batch_norm_stats", "batch_norm_backward_stats", "combine_stats")
+    },
+    "fold_batch_norm": fold,
+}
 
 
 THOROUGHLY = (
@@ -319,15 +450,9 @@ INVOCATIONS: dict[str, Callable[[], Invocation]] = {
         for weights in ("stochastic", "kahan", "correction", "master")
         for moments in ("bfloat16", "8bit")
     },
-    "layer_norm": lambda: forward("layer_norm"),
-    "layer_norm_backward": lambda: backward("layer_norm"),
-    "batch_norm": lambda: forward("batch_norm NC", training=True, momentum=0.1),
-    "batch_norm in evaluation": lambda: forward("batch_norm NC", training=False, momentum=0.1),
-    "batch_norm_backward": lambda: backward("batch_norm NC", training=True),
-    "nn.LayerNorm": lambda: layer_pass(nn.LayerNorm(4), "__call__"),
-    "nn.LayerNorm.backward": lambda: layer_pass(nn.LayerNorm(4), "backward"),
-    "nn.BatchNorm": lambda: layer_pass(nn.BatchNorm(4), "__call__"),
-    "nn.BatchNorm.backward": lambda: layer_pass(nn.BatchNorm(4), "backward"),
+    **NORM_CALLS,
+    **{f"nn.{name}": lambda name=name: layer_pass(PASSES[name](), "__call__") for name in PASSES},
+    **{f"nn.{name}.backward": lambda name=name: layer_pass(PASSES[name](), "backward") for name in PASSES},
 }
 
 
@@ -415,6 +540,10 @@ def integers(a: Array) -> Array:
     return a.astype(np.int32)
 
 
+def half(a: Array) -> Array:
+    return a.astype(np.float16)
+
+
 def longer(a: Array) -> Array:
     return np.concatenate([a, a])
 
@@ -427,7 +556,7 @@ def shared(a: Array, b: Array) -> Array:
 ANYWHERE: dict[str, Callable[[Array], Any]] = {
     "integers": integers,
     "booleans": lambda a: a.astype(bool),
-    "half": lambda a: a.astype(np.float16),
+    "half": half,
     "long double": lambda a: a.astype(np.longdouble),
     "complex": lambda a: a.astype(np.complex64),
     "objects": lambda a: a.astype(object),
@@ -475,6 +604,8 @@ def mistakes(name: str) -> Iterator[tuple[str, Path, Change]]:
         kinds = ANYWHERE | (WHERE_SHAPES_ARE_FIXED if invocation.fixed else {})
         if path[0] in invocation.written:
             kinds["read-only"] = read_only
+        for kind in invocation.loose.get(path[0], ()):
+            kinds.pop(kind, None)
         some = 10 if rule in RULES and rule not in THOROUGHLY else None
         of_state = name in RULES and path[0] not in ("params", "grads")
         for kind in rng.permutation(list(kinds))[: 8 if of_state else some]:
@@ -770,6 +901,439 @@ CASES: list[tuple[str, Path, Any, type[Exception], str]] = [
         TypeError,
         r"^batch_norm: running_var is read-only, but would be written$",
     ),
+    ("rms_norm", ("eps",), -1.0, ValueError, r"^rms_norm: eps must be finite and >= 0, got -1.0$"),
+    ("rms_norm", ("x",), lambda x: x[..., :0], ValueError, r"^rms_norm: x has shape \(6, 0\), expected it to end with"),
+    ("rms_norm", ("weight",), other_float, TypeError, r"^rms_norm: weight has dtype float64, expected float32$"),
+    ("rms_norm", ("out",), (None,), TypeError, r"^rms_norm: out must be a tuple of 2, with None for"),
+    (
+        "rms_norm_backward",
+        ("rstd",),
+        longer,
+        ValueError,
+        r"^rms_norm_backward: rstd has shape \(12,\), expected \(6,\)$",
+    ),
+    (
+        "rms_norm_backward",
+        ("weight",),
+        None,
+        ValueError,
+        r"^rms_norm_backward: out\[1\] is given, but there is no weight$",
+    ),
+    (
+        "layer_norm of float16",
+        ("weight",),
+        half,
+        TypeError,
+        r"^layer_norm: weight has dtype float16, expected float32$",
+    ),
+    (
+        "layer_norm of float16",
+        ("bias",),
+        other_float,
+        TypeError,
+        r"^layer_norm: bias has dtype float64, expected float32$",
+    ),
+    (
+        "layer_norm of float16",
+        ("out", 0),
+        lambda out: out.astype(np.float32),
+        TypeError,
+        r"^layer_norm: out\[0\] has dtype float32, expected float16$",
+    ),
+    (
+        "layer_norm_backward of bfloat16",
+        ("dy",),
+        half,
+        TypeError,
+        r"^layer_norm_backward: dy has dtype float16, expected bfloat16$",
+    ),
+    (
+        "layer_norm_backward of bfloat16",
+        ("out", 1),
+        half,
+        TypeError,
+        r"^layer_norm_backward: out\[1\] has dtype float16, expected float32$",
+    ),
+    (
+        "batch_norm of bfloat16",
+        ("running_mean",),
+        half,
+        TypeError,
+        r"^batch_norm: running_mean has dtype float16, expected float32$",
+    ),
+    (
+        "layer_norm",
+        ("x",),
+        integers,
+        TypeError,
+        r"^layer_norm: x has dtype int32, expected float32, float64, float16 or",
+    ),
+    (
+        "cosine_norm",
+        ("x",),
+        lambda x: x[0, 0, ...],
+        ValueError,
+        r"^cosine_norm: x has shape \(\), expected at least",
+    ),
+    (
+        "cosine_norm_backward",
+        ("rnorm",),
+        None,
+        TypeError,
+        r"^cosine_norm_backward: rnorm must be a numpy array, got None$",
+    ),
+    ("cosine_norm_backward", ("out",), integers, TypeError, r"^cosine_norm_backward: out has dtype int32"),
+    (
+        "cosine_norm_backward",
+        ("out",),
+        read_only,
+        TypeError,
+        r"^cosine_norm_backward: out is read-only, but would be written$",
+    ),
+    (
+        "add_layer_norm",
+        ("residual",),
+        longer,
+        ValueError,
+        r"^add_layer_norm: residual has shape \(12, 4\), expected \(6, 4\)$",
+    ),
+    (
+        "add_layer_norm",
+        ("residual",),
+        None,
+        TypeError,
+        r"^add_layer_norm: residual must be a numpy array, got NoneType$",
+    ),
+    ("add_layer_norm", ("residual",), other_float, TypeError, r"^add_layer_norm: residual has dtype float64, expected"),
+    ("add_layer_norm", ("out",), (None,) * 3, TypeError, r"^add_layer_norm: out must be a tuple of 4"),
+    ("add_rms_norm", ("out", 1), read_only, TypeError, r"^add_rms_norm: out\[1\] is read-only, but would be written$"),
+    ("add_layer_norm_backward", ("dsum",), other_float, TypeError, r"^add_layer_norm_backward: dsum has dtype float64"),
+    (
+        "add_rms_norm_backward",
+        ("sum",),
+        longer,
+        ValueError,
+        r"^add_rms_norm_backward: dy has shape \(6, 4\), expected \(12, 4\)$",
+    ),
+    (
+        "add_rms_norm_backward",
+        ("sum",),
+        strided,
+        TypeError,
+        r"^add_rms_norm_backward: sum must be contiguous along its last",
+    ),
+    ("batch_norm_relu", ("bias",), longer, ValueError, r"^batch_norm_relu: bias has shape \(8,\), expected \(4,\)$"),
+    ("batch_norm_relu", ("training",), "no", TypeError, r"^batch_norm_relu: training must be a bool, got 'no'$"),
+    (
+        "batch_norm_relu_backward",
+        ("bias",),
+        other_float,
+        TypeError,
+        r"^batch_norm_relu_backward: bias has dtype float64",
+    ),
+    (
+        "batch_norm_add_relu",
+        ("residual",),
+        np.asfortranarray,
+        TypeError,
+        r"^batch_norm_add_relu: residual must be contiguous",
+    ),
+    (
+        "batch_norm_add_relu_backward",
+        ("y",),
+        longer,
+        ValueError,
+        r"^batch_norm_add_relu_backward: y has shape \(12, 4\), expected \(6, 4\)$",
+    ),
+    ("batch_renorm", ("r_max",), 0.5, ValueError, r"^batch_renorm: r_max must be finite and >= 1, got 0.5$"),
+    ("batch_renorm", ("d_max",), -1, ValueError, r"^batch_renorm: d_max must be finite and >= 0, got -1$"),
+    ("batch_renorm", ("d_max",), "x", TypeError, r"^batch_renorm: d_max must be a number, got 'x'$"),
+    ("batch_renorm", ("running_var",), None, TypeError, r"^batch_renorm: running_var is None, but the other"),
+    (
+        "batch_renorm_backward",
+        ("d",),
+        other_float,
+        TypeError,
+        r"^batch_renorm_backward: d has dtype float32, expected float64$",
+    ),
+    (
+        "batch_renorm_backward",
+        ("r",),
+        longer,
+        ValueError,
+        r"^batch_renorm_backward: r has shape \(8,\), expected \(4,\)$",
+    ),
+    ("group_norm", ("num_groups",), 3, ValueError, r"^group_norm: num_groups must divide the 4 channels of x, got 3$"),
+    ("group_norm", ("num_groups",), 0, ValueError, r"^group_norm: num_groups must divide the 4 channels of x, got 0$"),
+    (
+        "group_norm",
+        ("num_groups",),
+        -2,
+        ValueError,
+        r"^group_norm: num_groups must divide the 4 channels of x, got -2$",
+    ),
+    ("group_norm", ("num_groups",), 2.0, TypeError, r"^group_norm: num_groups must be an integer, got 2.0$"),
+    (
+        "group_norm",
+        ("channel_axis",),
+        0,
+        ValueError,
+        r"^group_norm: channel_axis must not be 0, the axis of the samples, got 0$",
+    ),
+    (
+        "group_norm",
+        ("channel_axis",),
+        -3,
+        ValueError,
+        r"^group_norm: channel_axis must not be 0, the axis of the samples, got -3$",
+    ),
+    (
+        "group_norm_backward",
+        ("num_groups",),
+        4,
+        ValueError,
+        r"^group_norm_backward: mean has shape \(3, 2\), expected \(3, 4\)$",
+    ),
+    (
+        "instance_norm",
+        ("use_input_stats",),
+        None,
+        TypeError,
+        r"^instance_norm: use_input_stats must be a bool, got None$",
+    ),
+    (
+        "instance_norm",
+        ("x",),
+        lambda x: x[..., :1].copy(),
+        ValueError,
+        r"^instance_norm: x has shape \(3, 4, 1\), expected more than 1 value per sample and channel",
+    ),
+    ("instance_norm", ("running_mean",), None, TypeError, r"^instance_norm: running_mean is None, but the other"),
+    (
+        "instance_norm in evaluation",
+        ("running_var",),
+        longer,
+        ValueError,
+        r"^instance_norm: running_var has shape \(8,\), expected \(4,\)$",
+    ),
+    (
+        "instance_norm_backward",
+        ("mean",),
+        lambda mean: mean[0].copy(),
+        ValueError,
+        r"^instance_norm_backward: mean has shape \(4,\), expected \(3, 4\)$",
+    ),
+    ("weight_norm", ("dim",), 2, ValueError, r"^weight_norm: dim must name an axis of v, which has 2, got 2$"),
+    ("weight_norm", ("dim",), 0.5, TypeError, r"^weight_norm: dim must be an integer, got 0.5$"),
+    ("weight_norm", ("dim",), 1, ValueError, r"^weight_norm: g has shape \(4, 1\), expected \(1, 6\)$"),
+    ("weight_norm", ("dim",), None, ValueError, r"^weight_norm: g has shape \(4, 1\), expected \(\)$"),
+    ("weight_norm", ("g",), other_float, TypeError, r"^weight_norm: g has dtype float64, expected float32$"),
+    ("weight_norm", ("g",), None, TypeError, r"^weight_norm: g must be a numpy array, got None$"),
+    ("weight_norm of everything", ("v",), strided, TypeError, r"^weight_norm: v must be C-contiguous$"),
+    (
+        "weight_norm of everything",
+        ("g",),
+        lambda _: 1.0,
+        TypeError,
+        r"^weight_norm: g must be a numpy array, got float$",
+    ),
+    (
+        "weight_norm of everything",
+        ("out", 0),
+        longer,
+        ValueError,
+        r"^weight_norm: out\[0\] has shape \(12, 4\), expected",
+    ),
+    (
+        "weight_norm of everything",
+        ("out", 1),
+        other_float,
+        TypeError,
+        r"^weight_norm: out\[1\] has dtype float32, expected",
+    ),
+    ("weight_norm of everything", ("out",), (None,), TypeError, r"^weight_norm: out must be a tuple of 2"),
+    (
+        "weight_norm_backward of everything",
+        ("dw",),
+        longer,
+        ValueError,
+        r"^weight_norm_backward: dw has shape \(12, 4\), expected \(6, 4\)$",
+    ),
+    (
+        "weight_norm_backward",
+        ("dw",),
+        other_float,
+        TypeError,
+        r"^weight_norm_backward: dw has dtype float64, expected float32$",
+    ),
+    (
+        "weight_norm_backward",
+        ("rnorm",),
+        longer,
+        ValueError,
+        r"^weight_norm_backward: rnorm has shape \(8,\), expected \(4,\)$",
+    ),
+    (
+        "batch_norm_stats",
+        ("around",),
+        longer,
+        ValueError,
+        r"^batch_norm_stats: around has shape \(8,\), expected \(4,\)$",
+    ),
+    (
+        "batch_norm_stats",
+        ("around",),
+        other_float,
+        TypeError,
+        r"^batch_norm_stats: around has dtype float32, expected float64$",
+    ),
+    (
+        "batch_norm_stats",
+        ("channel_axis",),
+        2,
+        ValueError,
+        r"^batch_norm_stats: channel_axis must name an axis of x, which",
+    ),
+    (
+        "combine_stats",
+        ("stats",),
+        None,
+        TypeError,
+        r"^combine_stats: stats must be a list of \(count, mean, m2\), got NoneType$",
+    ),
+    ("combine_stats", ("stats",), [], ValueError, r"^combine_stats: stats must have at least one entry, got \[\]$"),
+    (
+        "combine_stats",
+        ("stats", 0),
+        (3, 4),
+        TypeError,
+        r"^combine_stats: stats\[0\] must be \(count, mean, m2\), got 2 values$",
+    ),
+    (
+        "combine_stats",
+        ("stats", 1),
+        None,
+        TypeError,
+        r"^combine_stats: stats\[1\] must be \(count, mean, m2\), got NoneType$",
+    ),
+    (
+        "combine_stats",
+        ("stats", 1, 0),
+        -1,
+        ValueError,
+        r"^combine_stats: count of stats\[1\] must be in \[0, 2\*\*53\), got -1$",
+    ),
+    (
+        "combine_stats",
+        ("stats", 1, 0),
+        1.0,
+        TypeError,
+        r"^combine_stats: count of stats\[1\] must be an integer, got 1.0$",
+    ),
+    (
+        "combine_stats",
+        ("stats", 1, 1),
+        longer,
+        ValueError,
+        r"^combine_stats: m2 of stats\[1\] has shape \(4,\), expected \(8,\)$",
+    ),
+    (
+        "combine_stats",
+        ("stats", 1),
+        lambda one: (one[0], longer(one[1]), longer(one[2])),
+        ValueError,
+        r"^combine_stats: mean of stats\[1\] has shape \(8,\), expected \(4,\)$",
+    ),
+    (
+        "combine_stats",
+        ("stats", 0, 2),
+        other_float,
+        TypeError,
+        r"^combine_stats: m2 of stats\[0\] has dtype float32, expected",
+    ),
+    ("batch_norm_apply", ("stats",), 3, TypeError, r"^batch_norm_apply: stats must be \(count, mean, m2\), got int$"),
+    ("batch_norm_apply", ("stats", 0), 1, ValueError, r"^batch_norm_apply: count of stats must be more than 1, got 1$"),
+    (
+        "batch_norm_apply",
+        ("stats", 0),
+        0.5,
+        TypeError,
+        r"^batch_norm_apply: count of stats must be an integer, got 0.5$",
+    ),
+    (
+        "batch_norm_apply",
+        ("stats",),
+        lambda stats: (stats[0], longer(stats[1]), longer(stats[2])),
+        ValueError,
+        r"^batch_norm_apply: mean has shape \(8,\), expected \(4,\)$",
+    ),
+    ("batch_norm_apply", ("running_var",), None, TypeError, r"^batch_norm_apply: running_var is None, but the other"),
+    ("batch_norm_apply", ("momentum",), 2, ValueError, r"^batch_norm_apply: momentum must be in \[0, 1\], got 2$"),
+    (
+        "batch_norm_backward_stats",
+        ("rstd",),
+        other_float,
+        TypeError,
+        r"^batch_norm_backward_stats: rstd has dtype float32, expected float64$",
+    ),
+    (
+        "batch_norm_backward_apply",
+        ("count",),
+        -1,
+        ValueError,
+        r"^batch_norm_backward_apply: count must be in \[0, 2\*\*53\), got -1$",
+    ),
+    (
+        "batch_norm_backward_apply",
+        ("count",),
+        1.5,
+        TypeError,
+        r"^batch_norm_backward_apply: count must be an integer, got 1.5$",
+    ),
+    (
+        "batch_norm_backward_apply",
+        ("sum_dy",),
+        None,
+        TypeError,
+        r"^batch_norm_backward_apply: sum_dy must be a numpy array, got None$",
+    ),
+    (
+        "batch_norm_backward_apply",
+        ("sum_dy_xhat",),
+        longer,
+        ValueError,
+        r"^batch_norm_backward_apply: sum_dy_xhat has shape \(8,\), expected \(4,\)$",
+    ),
+    ("fold_batch_norm", ("bias",), longer, ValueError, r"^fold_batch_norm: bias has shape \(6,\), expected \(3,\)$"),
+    (
+        "fold_batch_norm",
+        ("weight",),
+        integers,
+        TypeError,
+        r"^fold_batch_norm: weight has dtype int32, expected float32, float64",
+    ),
+    (
+        "fold_batch_norm",
+        ("running_mean",),
+        None,
+        TypeError,
+        r"^fold_batch_norm: running_mean must be a numpy array, got None$",
+    ),
+    (
+        "fold_batch_norm",
+        ("output_axis",),
+        2,
+        ValueError,
+        r"^fold_batch_norm: output_axis must name an axis of weight, which has 2, got 2$",
+    ),
+    (
+        "fold_batch_norm",
+        ("output_axis",),
+        1,
+        ValueError,
+        r"^fold_batch_norm: running_mean has shape \(3,\), expected \(4,\)$",
+    ),
+    ("fold_batch_norm", ("eps",), -1, ValueError, r"^fold_batch_norm: eps must be finite and >= 0, got -1$"),
     (
         "batch_norm_backward",
         ("x",),
@@ -778,6 +1342,65 @@ CASES: list[tuple[str, Path, Any, type[Exception], str]] = [
         r"^batch_norm_backward: dy has shape \(6, 4\), expected \(12, 4\)$",
     ),
     ("nn.LayerNorm", ("x",), other_float, TypeError, r"^layer_norm: weight has dtype float32, expected float64$"),
+    (
+        "nn.AddLayerNorm",
+        ("out",),
+        (None,),
+        TypeError,
+        r"^AddLayerNorm: out must be a tuple of 2, with None for results",
+    ),
+    (
+        "nn.BatchNormAddReLU",
+        ("residual",),
+        longer,
+        ValueError,
+        r"^batch_norm_add_relu: residual has shape \(6, 4\), expected",
+    ),
+    (
+        "nn.BatchNormAddReLU.backward",
+        ("out",),
+        [None, None],
+        TypeError,
+        r"^BatchNormAddReLU: out must be a tuple of 2, with None for results that are wanted new$",
+    ),
+    (
+        "nn.CosineLinear",
+        ("x",),
+        other_float,
+        TypeError,
+        r"^CosineLinear: x has dtype float64, expected float32, float16 or",
+    ),
+    (
+        "nn.CosineLinear",
+        ("x",),
+        lambda x: x[:, 1:],
+        ValueError,
+        r"^CosineLinear: x has shape \(3, 3\), expected it to end with 4$",
+    ),
+    ("nn.WeightNormLinear", ("x",), None, TypeError, r"^WeightNormLinear: x must be a numpy array, got None$"),
+    (
+        "nn.WeightNormLinear",
+        ("out",),
+        read_only,
+        TypeError,
+        r"^WeightNormLinear: out is read-only, but would be written$",
+    ),
+    ("nn.WeightNormLinear", ("out",), half, TypeError, r"^WeightNormLinear: out has dtype float16, expected float32$"),
+    ("nn.CosineLinear.backward", ("dy",), half, TypeError, r"^CosineLinear: dy has dtype float16, expected float32$"),
+    (
+        "nn.CosineLinear.backward",
+        ("dy",),
+        longer,
+        ValueError,
+        r"^CosineLinear: dy has shape \(6, 3\), expected \(3, 3\)$",
+    ),
+    (
+        "nn.WeightNormLinear.backward",
+        ("out",),
+        lambda out: np.zeros((3, 8), np.float32)[:, ::2],
+        TypeError,
+        r"^WeightNormLinear: out must be C-contiguous$",
+    ),
 ]
 
 
@@ -787,6 +1410,34 @@ CASES: list[tuple[str, Path, Any, type[Exception], str]] = [
 )
 def test_error_says_what_is_wrong(name: str, path: Path, change: Any, error: type[Exception], message: str) -> None:
     assert_raises(name, {path: lambda call: change(call.get(path)) if callable(change) else change}, error, message)
+
+
+@pytest.mark.parametrize(
+    ("name", "path", "other", "message"),
+    [
+        ("cosine_norm_backward", ("out",), ("x",), "out would be written, but overlaps x"),
+        ("add_layer_norm", ("out", 1), ("residual",), r"out\[1\] would be written, but overlaps residual"),
+        ("add_rms_norm_backward", ("out", 0), ("dsum",), r"out\[0\] would be written, but overlaps dsum"),
+        (
+            "batch_norm_add_relu_backward",
+            ("out", 1),
+            ("out", 0),
+            r"out\[[01]\] would be written, but overlaps out\[[01]\]",
+        ),
+        ("batch_renorm", ("running_mean",), ("bias",), "running_mean would be written, but overlaps bias"),
+        ("group_norm", ("out", 0), ("x",), r"out\[0\] would be written, but overlaps x"),
+        ("weight_norm", ("out", 0), ("v",), r"out\[0\] would be written, but overlaps v"),
+        ("weight_norm of everything", ("out", 0), ("v",), r"out\[0\] would be written, but overlaps v"),
+        ("batch_norm_apply", ("running_var",), ("weight",), "running_var would be written, but overlaps weight"),
+        ("batch_norm_backward_apply", ("out",), ("dy",), "out would be written, but overlaps dy"),
+        ("nn.CosineLinear", ("out",), ("x",), "out would be written, but overlaps another array"),
+    ],
+)
+def test_overlap_of_results_says_which_arrays(name: str, path: Path, other: Path, message: str) -> None:
+    function = INVOCATIONS[name]().call
+    named = type(function.__self__).__name__ if hasattr(function, "__self__") else function.__name__
+    change = {path: partial(move_into, path, other)}
+    assert_raises(name, change, ValueError, rf"^{named}: {message}$")
 
 
 @pytest.mark.parametrize("rule", RULES)
@@ -861,13 +1512,38 @@ def test_overlap_over_groups_is_found() -> None:
         assert snapshot(optimizer) == before
 
 
-@pytest.mark.parametrize("make", [nn.LayerNorm, nn.BatchNorm])
+@pytest.mark.parametrize("name", PASSES)
 @pytest.mark.parametrize(
     "keywords", [{"eps": -1.0}, {"eps": NAN}, {"eps": "x"}, {"dtype": int}, {"dtype": np.float16}, {"dtype": ">f4"}]
 )
-def test_layers_refuse_what_their_functions_would(make: Callable[..., nn.Layer], keywords: dict[str, Any]) -> None:
-    with pytest.raises((TypeError, ValueError), match=rf"^{make.__name__}: {next(iter(keywords))} must be"):
-        make(4, **keywords)
+def test_layers_refuse_what_their_functions_would(name: str, keywords: dict[str, Any]) -> None:
+    make = getattr(nn, name)
+    counts = (2, 4) if name == "GroupNorm" or "Linear" in name else (4,)
+    if keywords.keys() <= inspect.signature(make).parameters.keys():
+        with pytest.raises((TypeError, ValueError), match=rf"^{name}: {next(iter(keywords))} must be"):
+            make(*counts, **keywords)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: nn.BatchNorm(4, momentum=1.1), r"^BatchNorm: momentum must be in \[0, 1\], got 1.1$"),
+        (lambda: nn.BatchNormReLU(4, momentum="x"), r"^BatchNormReLU: momentum must be a number, got 'x'$"),
+        (lambda: nn.BatchNorm(4, frozen="no"), r"^BatchNorm: frozen must be a bool, got 'no'$"),
+        (
+            lambda: nn.BatchNormAddReLU(4, frozen=True, track_running_stats=False),
+            r"^BatchNormAddReLU: frozen needs track_running_stats$",
+        ),
+        (lambda: nn.BatchRenorm(4, r_max=0.5), r"^BatchRenorm: r_max must be finite and >= 1, got 0.5$"),
+        (lambda: nn.BatchRenorm(4, d_max=-1), r"^BatchRenorm: d_max must be finite and >= 0, got -1$"),
+        (lambda: nn.InstanceNorm(4, momentum=None), r"^InstanceNorm: momentum must be a number, got None$"),  # type: ignore[arg-type]
+        (lambda: nn.GroupNorm(4, 6), r"^GroupNorm: num_groups must divide the 6 channels, got 4$"),
+        (lambda: nn.GroupNorm(0, 6), r"^GroupNorm: num_groups must divide the 6 channels, got 0$"),
+    ],
+)
+def test_layers_say_what_is_wrong(make: Callable[[], Any], message: str) -> None:
+    with pytest.raises((TypeError, ValueError), match=message):
+        make()
 
 
 # What is legal
@@ -924,10 +1600,18 @@ def test_empty_parameters_are_legal(rule: str, rng: Generator) -> None:
 @pytest.mark.parametrize("norm", NORMS)
 def test_inputs_may_be_read_only(norm: str) -> None:
     call = call_of(norm)
-    locked = Call(call.norm, call.x.view(), call.dy.view(), call.arguments)
-    for array in locked.x, locked.dy:
-        array.flags.writeable = False
-    assert snapshot(locked.run(F)) == snapshot(call.run(F))
+
+    def locked(a: Array) -> Array:
+        a = a.view()
+        a.flags.writeable = False
+        return a
+
+    arguments = {
+        name: locked(one) if isinstance(one, np.ndarray) and not name.startswith("running") else one
+        for name, one in call.arguments.items()
+    }
+    read = replace(call, x=locked(call.x), dy=locked(call.dy), arguments=arguments)
+    assert snapshot(read.run(F)) == snapshot(call.run(F))
 
 
 @pytest.mark.parametrize("training", [True, False])
@@ -962,6 +1646,60 @@ def test_zero_size_batches_are_legal() -> None:
             assert np.all(dbias == 0)
             assert np.all(channels[0] == 2)
             assert np.all(channels[1] == 3)
+
+
+@pytest.mark.parametrize("dtype", ["float64", "bfloat16"])
+@pytest.mark.parametrize("norm", [name for name, norm in NORMS.items() if norm.norm != "weight_norm"])
+def test_no_values_are_legal(norm: str, dtype: str) -> None:
+    """No samples, rows or places: results without values, a gradient of zero for the bias, running statistics as they were."""
+    call = NORMS[norm].call(np.random.default_rng(2), dtype, 24, 4)
+    axes = {*range(call.x.ndim)} - {call.arguments.get("channel_axis", -1) % call.x.ndim}
+    if "normalized_shape" in call.arguments:
+        axes = {*range(call.x.ndim - len(call.arguments["normalized_shape"]))}
+    for emptied in axes:
+        index = tuple(slice(0) if axis == emptied else slice(None) for axis in range(call.x.ndim))
+        like_x = {"residual", "dsum"} & call.arguments.keys()
+        empty = replace(
+            call,
+            x=call.x[index],
+            dy=call.dy[index],
+            arguments=call.arguments | {name: call.arguments[name][index] for name in like_x},
+        )
+        results = empty.run(F)
+        for name in LIKE_X & results.keys():
+            assert results[name].shape == empty.x.shape
+        for name in LIKE_WEIGHT & results.keys():
+            assert differing(results[name], call.arguments.get(name, np.zeros_like(results[name]))) == 0
+
+
+def test_empty_weights_and_empty_shards_are_legal() -> None:
+    for shape, axes in ((0, 3), (0, 1)), ((3, 0), (3, 1)):
+        w, rnorm = F.weight_norm(np.ones(shape), np.ones(axes))
+        dv, dg = F.weight_norm_backward(w, np.ones(shape), np.ones(axes), np.ones(shape[0]))
+        assert (w.shape, rnorm.shape, dv.shape, dg.shape) == (shape, shape[:1], shape, axes)
+    for shape in (0, 3), (0, 3, 5), (4, 3, 0):
+        count, mean, m2 = F.batch_norm_stats(np.ones(shape))
+        assert (count, mean.tolist(), m2.tolist()) == (0, [0] * 3, [0] * 3)
+        full = F.batch_norm_stats(np.random.default_rng(0).random((5, 3)))
+        for parts in [(count, mean, m2), full], [full, (count, mean, m2)]:
+            assert snapshot(F.combine_stats(parts)) == snapshot(full)
+        assert F.combine_stats([(count, mean, m2)])[0] == 0
+        y, mean, rstd = F.batch_norm_apply(np.ones(shape), full)
+        assert y.shape == shape
+        sums = F.batch_norm_backward_stats(y, np.ones(shape), mean, rstd)
+        assert not np.any(sums)
+        assert F.batch_norm_backward_apply(y, np.ones(shape), mean, rstd, 5, *sums).shape == shape
+
+
+def test_one_value_an_instance_is_torchs_error_but_for_running_statistics() -> None:
+    for shape in (4, 3), (4, 3, 1), (4, 3, 1, 1):
+        layer = nn.InstanceNorm(3, track_running_stats=True)
+        before = snapshot(layer)
+        with pytest.raises(ValueError, match="expected more than 1 value per sample and channel"):
+            layer(np.ones(shape, np.float32))
+        assert snapshot(layer) == before
+        layer.eval()(np.ones(shape, np.float32))
+    nn.InstanceNorm(3)(np.ones((1, 3, 2), np.float32))
 
 
 def test_a_batch_of_one_is_torchs_error_in_training_only() -> None:

@@ -5,6 +5,7 @@ Muon is no exception, but where numbers of threads are compared: its matrix prod
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import zip_longest
 from typing import Any
 
@@ -21,7 +22,9 @@ from tables import (
     Array,
     Call,
     Options,
+    computed,
     extreme,
+    far_at_first,
     label,
     mixed,
     norms_and_options,
@@ -56,9 +59,22 @@ MATRICES = ((1, 1), (2, 3), (3, 64), (63, 1), (64, 65), (65, 257), (129, 16), (2
 WIDTHS = (1, 2, 3, 7, 8, 9, 15, 16, 17, 31, 32, 33, 47, 63, 64, 65, 100, 127, 128, 129, 191, 192, 193, 255, 256, 257)
 ROWS = (2, 3, 15, 16, 17, 31, 32, 33, 63, 64, 65, 130, 513)  # around blocks, chunks and the rows that go together
 
+WIDE = (
+    "layer_norm",
+    "add_rms_norm",
+    "cosine_norm",
+    "batch_norm NC",
+    "batch_norm_add_relu NHWC",
+    "batch_norm_apply NHWC",
+    "instance_norm NHWC",
+    "weight_norm of outputs last",
+)
+LONG = ("batch_norm NCL", "group_norm NCHW", "group_norm NHWC", "instance_norm NCL", "weight_norm of outputs first")
+
 EMPTY = {"running_mean": None, "running_var": None}
 
 dtypes = pytest.mark.parametrize("dtype", DTYPES)
+every_dtype = pytest.mark.parametrize("dtype", [*DTYPES, *HALVES])
 rules = pytest.mark.parametrize("rule", RULES)
 without_blas = pytest.mark.parametrize("rule", [name for name, rule in RULES.items() if not rule.uses_blas])
 norms = pytest.mark.parametrize("norm", NORMS)
@@ -420,14 +436,14 @@ def test_packed_rule_has_the_same_bits_at_any_alignment(rule: str, between: int,
 # Normalizations
 
 
-@dtypes
+@every_dtype
 @every_norm
 def test_norm_is_the_reference(norm: str, options: Options, dtype: str, rng: Generator) -> None:
     for rows, width in (2, 1), (48, 35), (130, 66):
         assert_is_the_reference(NORMS[norm].call(rng, dtype, rows, width, **options))
 
 
-@dtypes
+@every_dtype
 @norms
 def test_norm_is_the_reference_at_every_size(norm: str, dtype: str, rng: Generator) -> None:
     every = zip_longest(rng.permutation(WIDTHS), ROWS, fillvalue=0)
@@ -435,44 +451,66 @@ def test_norm_is_the_reference_at_every_size(norm: str, dtype: str, rng: Generat
         assert_is_the_reference(NORMS[norm].call(rng, dtype, rows or int(rng.choice(ROWS[:-2])), int(width)))
 
 
-@pytest.mark.parametrize(("rows", "width"), [(3, 100_003), (2_051, 3), (1_050, 20)])
-@pytest.mark.parametrize("norm", ["layer_norm", "batch_norm NC", "batch_norm NCL"])
-def test_norm_is_the_reference_when_long_or_wide(norm: str, rows: int, width: int, rng: Generator) -> None:
-    assert_is_the_reference(NORMS[norm].call(rng, "float32", rows, width))
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize(
+    ("norm", "rows", "width"),
+    [
+        *((norm, 3, 100_003) for norm in WIDE),
+        *((norm, 100_003, 3) for norm in LONG),
+        *((norm, *size) for norm in WIDE + LONG for size in ((2_051, 3), (1_050, 20))),
+    ],
+)
+def test_norm_is_the_reference_when_long_or_wide(norm: str, rows: int, width: int, dtype: str, rng: Generator) -> None:
+    assert_is_the_reference(NORMS[norm].call(rng, dtype, rows, width))
 
 
-@dtypes
+@every_dtype
 def test_planes_are_the_reference_for_any_number_and_size(dtype: str, rng: Generator) -> None:
     """Short planes share the blocks of their sums."""
-    for samples in 1, 2, 3, 5, 8, 15, 16, 17, 33:
+    for count in 1, 2, 3, 5, 8, 15, 16, 17, 33:
         for size in rng.choice(
             (2, 3, 15, 16, 49, 63, 64, 65, 127, 128, 200, 500, 1000, 1023, 1024, 1025), 3, replace=False
         ):
-            x, dy = ordinary(rng, (2, samples, 3, size), dtype)
-            weight = {"weight": ordinary(rng, 3, dtype), "bias": ordinary(rng, 3, dtype)}
-            assert_is_the_reference(Call("batch_norm", x, dy, {**EMPTY, **weight, "training": True}))
+            x, dy = ordinary(rng, (2, count, 3, size), dtype)
+            weight = {name: ordinary(rng, 3, computed(dtype)) for name in ("weight", "bias")}
+            assert_is_the_reference(Call("batch_norm", x, dy, {**EMPTY, **weight, "training": True, "channel_axis": 1}))
+            x, dy = (a.reshape(1, 3 * count, size) for a in (x, dy))
+            assert_is_the_reference(Call("group_norm", x, dy, {"num_groups": 3, "channel_axis": 1}))
 
 
-@dtypes
+@every_dtype
 @norms
 def test_norm_is_the_reference_for_extreme_numbers(norm: str, dtype: str, rng: Generator) -> None:
     for numbers in extreme, mixed:
         assert_is_the_reference(NORMS[norm].call(rng, dtype, 24, 70, numbers=numbers))
 
 
-@dtypes
+@every_dtype
 @norms
 def test_norm_is_the_reference_for_small_numbers(norm: str, dtype: str, rng: Generator) -> None:
-    """Squares, products and results are about to be subnormal, or already are."""
-    for exponent in (-12, -19, -22, -38, -44) if dtype == "float32" else (-100, -154, -160, -307, -322):
-        call = NORMS[norm].call(rng, dtype, 24, 70)
-        call.x, call.dy = (
-            np.multiply(a, 10.0**exponent, out=np.empty_like(a), casting="same_kind") for a in (call.x, call.dy)
-        )
-        assert_is_the_reference(call)
+    """Squares, products and results are about to be subnormal, or already are; in float16 much earlier."""
+    exponents = {"float64": (-100, -154, -160, -307, -322), "float16": (-3, -5, -7)}
+    for exponent in exponents.get(dtype, (-12, -19, -22, -38, -44)):
+
+        def small(rng: Generator, shape: Any, dtype: str, scale: float = 10.0**exponent) -> Array:
+            return (ordinary(rng, shape, "float64") * scale).astype(dtype)
+
+        assert_is_the_reference(NORMS[norm].call(rng, dtype, 24, 70, numbers=small))
 
 
-@dtypes
+@pytest.mark.parametrize("away", [30.0, 1e4])
+@every_dtype
+@norms
+def test_norm_is_the_reference_when_sets_begin_far_from_the_rest(
+    norm: str, dtype: str, away: float, rng: Generator
+) -> None:
+    """Some are summed up a second time then, and others are not."""
+    call = NORMS[norm].call(rng, dtype, 60, 70)
+    sets = call.sets(np.arange(call.x.size).reshape(call.x.shape))
+    assert_is_the_reference(replace(call, x=far_at_first(call.x, sets[::2], away)))
+
+
+@every_dtype
 @every_norm
 def test_norm_has_the_same_bits_on_any_number_of_threads(
     norm: str, options: Options, dtype: str, rng: Generator
@@ -490,6 +528,8 @@ def test_norm_has_the_same_bits_on_any_number_of_threads(
 def test_subnormal_numbers_are_zero_on_every_thread(norm: str, dtype: str, rng: Generator) -> None:
     call = NORMS[norm].call(rng, dtype, 1_200, 150)
     call.dy *= 4 * np.finfo(dtype).tiny
+    if "dsum" in call.arguments:
+        call.arguments["dsum"] = None
     with fo.threads(1):
         expected = call.run(F)
     assert not np.any((expected["dx"] != 0) & (np.abs(expected["dx"]) < np.finfo(dtype).tiny))
@@ -499,7 +539,7 @@ def test_subnormal_numbers_are_zero_on_every_thread(norm: str, dtype: str, rng: 
 
 
 @pytest.mark.parametrize("apart", [0, 5])
-@dtypes
+@every_dtype
 @norms
 def test_norm_has_the_same_bits_at_any_alignment(norm: str, dtype: str, apart: int, rng: Generator) -> None:
     call = NORMS[norm].call(rng, dtype, 40, 77)
@@ -508,29 +548,24 @@ def test_norm_has_the_same_bits_at_any_alignment(norm: str, dtype: str, apart: i
         assert_same_bits(call.placed(shifted(by, apart)).run(F), expected)
 
 
-@dtypes
+@every_dtype
 @norms
 def test_norm_takes_each_set_by_itself(norm: str, dtype: str, rng: Generator) -> None:
-    """What is not finite stays in the row or channel that is normalized."""
-    call = (
-        NORMS[norm].call(rng, dtype, 24, 70, training=True) if "batch" in norm else NORMS[norm].call(rng, dtype, 24, 70)
-    )
-    good = call.run(F)
-    sets = good["mean"].size
+    """What is not finite stays in the row, channel or group that is normalized."""
+    call = NORMS[norm].call(rng, dtype, 24, 70)
+    where = call.sets(np.arange(call.x.size).reshape(call.x.shape))
+    good, sets = call.run(F), len(where)
     for set_, value in (0, np.nan), (sets // 2, np.inf), (sets - 1, -np.inf):
         x = np.copy(call.x, order="K")
-        axis = call.arguments.get("channel_axis", None)
-        one = np.moveaxis(x, axis, 0)[set_] if axis is not None else x.reshape(sets, -1)[set_]
-        one[(0,) * one.ndim] = value
-        bad = Call(call.norm, x, call.dy, call.arguments).run(F)
+        x.flat[where[set_, 0]] = value
+        bad = replace(call, x=x).run(F)
         others = np.arange(sets) != set_
         for name in "y", "dx":
-            a, b = (
-                np.moveaxis(r[name], axis, 0) if axis is not None else r[name].reshape(sets, -1) for r in (good, bad)
-            )
+            a, b = call.sets(good[name]), call.sets(bad[name])
             assert differing(a[others], b[others]) == 0
             assert np.isnan(b[set_]).any()
-        assert differing(good["mean"].ravel()[others], bad["mean"].ravel()[others]) == 0
+        for name in {"mean", "rstd", "rnorm", "r", "d"} & good.keys():
+            assert differing(good[name].ravel()[others], bad[name].ravel()[others]) == 0
 
 
 # Around the kernels

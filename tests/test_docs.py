@@ -8,11 +8,12 @@ import inspect
 import pkgutil
 import re
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import pytest
-from tables import RULES
+from tables import NORMS, RULES
 
 import fastopt
 from fastopt import functional, nn, optim, reference, schedules
@@ -127,3 +128,34 @@ def test_reference_has_the_same_signature(name: str) -> None:
 @pytest.mark.parametrize("name", sorted(set(functional.__all__) - {"Outcome"}))
 def test_reference_says_what_it_is_the_reference_of(name: str) -> None:
     assert f":func:`fastopt.functional.{name}`" in (getattr(reference, name).__doc__ or "")
+
+
+# Pages
+
+DOCS = Path(__file__).parents[1] / "docs"
+
+
+@pytest.mark.parametrize("page", ["normalization.md"])
+def test_code_of_pages_runs(page: str) -> None:
+    """All of a page, one block after the other."""
+    blocks = re.findall(r"^```python\n(.*?)^```", (DOCS / page).read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
+    known: dict[str, Any] = {}
+    for block in blocks:
+        exec(block, known)
+    assert len(blocks) >= 5
+
+
+def test_every_normalization_is_in_the_table() -> None:
+    """With its layer."""
+    text = (DOCS / "normalization.md").read_text(encoding="utf-8")
+    rows = dict(re.findall(r"^\| `(\w+)` \| `(\w+)` \|", text, re.MULTILINE))
+    assert set(rows) == {norm.norm for norm in NORMS.values()} - {"batch_norm_apply"}
+    assert set(rows.values()) == set(nn.__all__) - {
+        "Layer",
+        "update_bn",
+        "Dropout",
+        "GaussianDropout",
+        "ChannelDropout",
+    }
+    others = {"batch_norm_apply", "batch_norm_stats", "combine_stats", "fold_batch_norm", "batch_norm_backward_stats"}
+    assert all(f"F.{name}(" in text or f"`F.{name}`" in text for name in others)

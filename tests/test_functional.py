@@ -3,11 +3,26 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable, Iterable
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from numpy.random import Generator
-from tables import DTYPES, NORMS, RULES, SURROUNDINGS, Array, ordinary
+from tables import (
+    DTYPES,
+    HALVES,
+    LIKE_WEIGHT,
+    LIKE_X,
+    NORMS,
+    RESULTS,
+    RULES,
+    SURROUNDINGS,
+    Array,
+    Call,
+    computed,
+    ordinary,
+)
 from tools import differing
 
 from fastopt import functional as F
@@ -15,7 +30,7 @@ from fastopt import functional as F
 dtypes = pytest.mark.parametrize("dtype", DTYPES)
 rules = pytest.mark.parametrize("rule", RULES)
 norms = pytest.mark.parametrize("norm", NORMS)
-training = {norm: {"training": True} if "batch" in norm else {} for norm in NORMS}
+every_dtype = pytest.mark.parametrize("dtype", [*DTYPES, *HALVES])
 
 
 # Optimizers
@@ -201,33 +216,61 @@ def test_decoupled_decay_does_not_touch_the_gradient(rule: str, rng: Generator) 
 # Normalizations
 
 
-@dtypes
+def fresh(call: Call) -> Call:
+    """The same call with running statistics of its own."""
+    running = {
+        name: np.copy(one) for name, one in call.arguments.items() if name.startswith("running") and one is not None
+    }
+    return replace(call, arguments=call.arguments | running)
+
+
+def memory_order(array: Array) -> list[int]:
+    """Its axes, innermost first, but for those of one."""
+    axes = [axis for axis in range(array.ndim) if array.shape[axis] > 1]
+    return sorted(axes, key=lambda axis: array.strides[axis])
+
+
+@every_dtype
 @norms
 def test_results_are_like_their_inputs(norm: str, dtype: str, rng: Generator) -> None:
-    call = NORMS[norm].call(rng, dtype, 24, 70, **training[norm])
+    call = NORMS[norm].call(rng, dtype, 24, 70)
     results = call.run(F)
     for name, array in results.items():
-        assert array.dtype == (np.float64 if name in ("mean", "rstd") else dtype)
-    assert results["y"].shape == results["dx"].shape == call.x.shape
-    assert results["dweight"].shape == results["dbias"].shape == call.arguments["weight"].shape
-    assert results["mean"].shape == results["rstd"].shape
-    assert results["mean"].size == (70 if "batch" in norm else 24)
-    for like_x in results["y"], results["dx"]:
-        assert np.argsort(like_x.strides, kind="stable").tolist() == np.argsort(call.x.strides, kind="stable").tolist()
+        expected = dtype if name in LIKE_X else computed(dtype) if name in LIKE_WEIGHT else "float64"
+        assert array.dtype.name == expected
+    sets = len(call.sets(call.x))
+    for name, array in results.items():
+        if name in LIKE_X:
+            assert array.shape == call.x.shape
+            if "channel_axis" in call.arguments or "dim" in call.arguments:
+                assert memory_order(array) == memory_order(call.x)
+            else:
+                assert array.flags.c_contiguous
+        elif name in LIKE_WEIGHT:
+            assert array.shape == call.arguments.get("g", call.arguments.get("weight")).shape
+        else:
+            assert array.size == sets or name not in RESULTS[call.norm][0]
 
 
-@dtypes
+@every_dtype
 @norms
 def test_out_receives_what_would_be_returned(norm: str, dtype: str, rng: Generator) -> None:
-    call = NORMS[norm].call(rng, dtype, 24, 70, **training[norm])
-    _, mean, rstd = call.forward(F)
-    for make in call.forward, lambda module, **more: call.backward(module, mean, rstd, **more):
+    call = NORMS[norm].call(rng, dtype, 24, 70)
+    results = fresh(call).forward(F)
+    for make in (
+        lambda module, **more: fresh(call).forward(module, **more),
+        lambda module, **more: call.backward(module, results, **more),
+    ):
         expected = make(F)
-        for chosen in (True, True, True), (True, False, False), (False, True, True):
+        for chosen in (
+            [True] * len(expected),
+            [i == 0 for i in range(len(expected))],
+            [i > 0 for i in range(len(expected))],
+        ):
             out = tuple(np.full_like(e, np.nan) if yes else None for e, yes in zip(expected, chosen, strict=True))
-            results = make(F, out=out)
-            assert [r is o for r, o in zip(results, out, strict=True)] == list(chosen)
-            assert [differing(r, e) for r, e in zip(results, expected, strict=True)] == [0, 0, 0]
+            filled = make(F, out=out)
+            assert [r is o for r, o in zip(filled, out, strict=True)] == list(chosen)
+            assert [differing(r, e) for r, e in zip(filled, expected, strict=True)] == [0] * len(expected)
 
 
 @norms
@@ -238,20 +281,23 @@ def test_new_results_are_new_every_time(norm: str, rng: Generator) -> None:
     assert not any(np.shares_memory(first[name], array) for name in ("y", "dx") for array in (call.x, call.dy))
 
 
-@norms
+@pytest.mark.parametrize("norm", [name for name, norm in NORMS.items() if "dweight" in RESULTS[norm.norm][1]])
 def test_without_a_weight_its_gradients_are_none(norm: str, rng: Generator) -> None:
-    call = NORMS[norm].call(rng, "float32", 6, 4, weight=False, bias=False)
-    _, mean, rstd = call.forward(F)
-    assert call.backward(F, mean, rstd)[1:] == (None, None)
+    call = NORMS[norm].call(rng, "float32", 24, 6, weight=False, bias=False)
+    gradients = dict(zip(RESULTS[call.norm][1], call.backward(F, call.forward(F)), strict=True))
+    assert {name for name, gradient in gradients.items() if gradient is None} == {*gradients} & {"dweight", "dbias"}
 
 
-@norms
+@pytest.mark.parametrize(
+    "norm", [name for name, norm in NORMS.items() if norm.norm not in ("cosine_norm", "weight_norm")]
+)
 def test_a_weight_of_ones_and_a_bias_of_zeros_change_nothing(norm: str, rng: Generator) -> None:
-    call = NORMS[norm].call(rng, "float64", 24, 70, **training[norm])
+    call = NORMS[norm].call(rng, "float64", 24, 70)
     call.arguments["weight"][...] = 1
-    call.arguments["bias"][...] = 0
+    if "bias" in call.arguments:
+        call.arguments["bias"][...] = 0
     with_them = call.run(F)
-    call.arguments |= {"weight": None, "bias": None}
+    call.arguments |= {"weight": None, "bias": None} if "bias" in call.arguments else {"weight": None}
     without = call.run(F)
     for name in without:
         assert np.array_equal(with_them[name], without[name])
@@ -300,16 +346,72 @@ def test_evaluation_uses_and_keeps_the_running_statistics(rng: Generator) -> Non
     assert np.array_equal(before[1], running_var)
 
 
-@norms
+@pytest.mark.parametrize("norm", [name for name, norm in NORMS.items() if norm.norm != "batch_norm_apply"])
 def test_backward_is_the_derivative_of_forward(norm: str, rng: Generator) -> None:
     """By central differences, along a random direction."""
-    call = NORMS[norm].call(rng, "float64", 12, 10, running=False, **training[norm])
+    call = NORMS[norm].call(rng, "float64", 12, 10, dsum=False, running="renorm" in norm)
+    if "renorm" in norm:  # r and d are constants where they are at their limits
+        call.arguments["running_mean"][...], call.arguments["running_var"][...] = 100.0, 1e-4
     results = call.run(F)
     along, h = np.empty_like(call.x), 1e-6
     along[...] = ordinary(rng, call.x.shape, "float64")
-    x = call.x
-    values = []
-    for sign in 1, -1:
-        call.x = x + sign * h * along
-        values.append(np.sum(call.forward(F)[0] * call.dy))
+    values = [np.sum(replace(fresh(call), x=call.x + sign * h * along).forward(F)[0] * call.dy) for sign in (1, -1)]
     np.testing.assert_allclose((values[0] - values[1]) / (2 * h), np.sum(results["dx"] * along), rtol=1e-6, atol=1e-7)
+
+
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("affine", [True, False])
+@every_dtype
+def test_fused_forms_are_their_steps(dtype: str, affine: bool, training: bool, rng: Generator) -> None:
+    """To the last bit, as far as nothing in between is rounded to 16 bits."""
+    x, residual, dy = (ordinary(rng, (4, 6, 5), dtype) for _ in range(3))
+    weight, bias = ordinary(rng, (2, 6), computed(dtype)) if affine else (None, None)
+    running = ordinary(rng, 6, computed(dtype)), ordinary(rng, 6, computed(dtype)) ** 2
+
+    def norm(function: Callable[..., tuple[Array, ...]], *inputs: Array) -> tuple[Array, ...]:
+        return function(*inputs, *map(np.copy, running), weight, bias, training)
+
+    def backward(dy: Array, mean: Array, rstd: Array) -> tuple[Array, ...]:
+        return F.batch_norm_backward(dy, x, mean, rstd, weight, training=training)
+
+    def assert_same(results: Iterable[Array], others: Iterable[Array]) -> None:
+        for a, b in zip(results, others, strict=True):
+            assert (a is None and b is None) or np.array_equal(a, b)
+
+    t, mean, rstd = norm(F.batch_norm, x)
+    assert_same(norm(F.batch_norm_relu, x), (np.maximum(t, 0), mean, rstd))
+    fused = F.batch_norm_relu_backward(dy, x, mean, rstd, weight, bias, training=training)
+    if dtype in DTYPES:  # what is rounded to 0 in 16 bits may not have been 0
+        assert_same(fused, backward(np.where(t > 0, dy, 0), mean, rstd))
+        y = np.maximum(t + residual, 0)
+        assert_same(norm(F.batch_norm_add_relu, x, residual), (y, mean, rstd))
+    y, *_ = norm(F.batch_norm_add_relu, x, residual)
+    dresidual = np.where(y > 0, dy, np.zeros_like(dy))
+    dx, *gradients = backward(dresidual, mean, rstd)
+    fused = F.batch_norm_add_relu_backward(dy, y, x, mean, rstd, weight, training=training)
+    assert_same(fused, (dx, dresidual, *gradients))
+
+
+@every_dtype
+def test_fused_additions_are_their_steps(dtype: str, rng: Generator) -> None:
+    x, residual, dy, dsum = (ordinary(rng, (5, 70), dtype) for _ in range(4))
+    weight, bias = ordinary(rng, (2, 70), computed(dtype))
+    total = x + residual
+    y, *used = F.layer_norm(total, 70, weight, bias)
+    results = F.add_layer_norm(x, residual, 70, weight, bias)
+    assert [differing(a, b) for a, b in zip(results, (y, total, *used), strict=True)] == [0] * 4
+    plain = F.layer_norm_backward(dy, total, 70, *used, weight)
+    for also in None, dsum:
+        fused = F.add_layer_norm_backward(dy, also, total, 70, *used, weight)
+        if also is None or dtype in DTYPES:
+            assert differing(fused[0], plain[0] if also is None else plain[0] + also) == 0
+        assert [differing(a, b) for a, b in zip(fused[1:], plain[1:], strict=True)] == [0, 0]
+    y, *used = F.rms_norm(total, 70, weight)
+    results = F.add_rms_norm(x, residual, 70, weight)
+    assert [differing(a, b) for a, b in zip(results, (y, total, *used), strict=True)] == [0] * 3
+    plain = F.rms_norm_backward(dy, total, 70, *used, weight)
+    for also in None, dsum:
+        fused = F.add_rms_norm_backward(dy, also, total, 70, *used, weight)
+        if also is None or dtype in DTYPES:
+            assert differing(fused[0], plain[0] if also is None else plain[0] + also) == 0
+        assert differing(fused[1], plain[1]) == 0

@@ -60,6 +60,9 @@ USERS = {
     "python/fastopt/optim/switch.py": {"adam", "sgd", "sgd_momentum"},  # goes from one to the other
     "python/fastopt/torch.py": {"SGD", "Muon", "Adagrad"},  # whose state torch keeps in its own way
 }
+# Functions that are tested beside those of the tables, and layers that are not called as their function is.
+OTHERS = {"batch_norm_stats", "batch_norm_backward_stats", "combine_stats", "fold_batch_norm"}
+LINEAR = {"CosineLinear": "CosineNorm", "WeightNormLinear": "WeightNorm"}
 EXCEPTIONS = {"cli/bench/floors.py": {"_core"}}  # the kernel that computes nothing is for benchmarks only
 
 pytestmark = pytest.mark.skipif(not CSRC.is_dir(), reason="needs the sources")
@@ -127,9 +130,9 @@ def test_only_core_names_an_instruction_set(path: Path) -> None:
 
 def test_the_rules_above_notice() -> None:
     """The imports that they look at are really found."""
-    assert known(PACKAGE / "functional.py") == {"_core", "_rules", "optim"}
+    assert known(PACKAGE / "functional" / "_updates.py") == {"_core", "_rules", "optim"}
     assert known(PACKAGE / "optim" / "base.py") >= {"_core", "_rules"}
-    assert "numpy" in set(imports(PACKAGE / "reference" / "norm.py"))
+    assert "numpy" in set(imports(PACKAGE / "reference" / "rows.py"))
     assert len(CPP) > 10
 
 
@@ -138,15 +141,35 @@ def test_the_types_of_what_every_rule_has_name_all_of_it() -> None:
 
 
 def test_tables_are_complete() -> None:
-    functions = (
-        set(RULES) | {norm.norm for norm in NORMS.values()} | {f"{norm.norm}_backward" for norm in NORMS.values()}
-    )
+    calls = [norm.call(np.random.default_rng(0), "float32", 2, 2) for norm in NORMS.values()]
+    dropouts = {name for name in functional.__all__ if name.endswith("dropout")}  # in test_dropout.py
+    functions = {*RULES, *OTHERS, *dropouts, *(f"{name}_backward" for name in dropouts)}
+    functions = functions.union(*(call.functions for call in calls))
     assert functions == set(functional.__all__) - {"Outcome"} == set(reference.__all__)
     classes = {one for one in map(vars(optim).get, optim.__all__) if isinstance(one, type)}
     assert {optim.Optimizer, optim.StepInfo} < classes
     optimizers = {one for one in classes if issubclass(one, optim.Optimizer) and one is not optim.Optimizer}
     assert {rule.optimizer for rule in RULES.values()} == {one for one in optimizers if one.function is not None}
-    assert {norm.layer.__name__ for norm in NORMS.values()} == set(nn.__all__) - {"Layer"}
+    layers = {LINEAR.get(name, name) for name in nn.__all__} - {"Layer", "update_bn"}
+    of_layers = {call.norm for call in calls} - {"batch_norm_apply"} | dropouts
+    assert {name.lower() for name in layers} == {name.replace("_", "") for name in of_layers}
+
+
+@pytest.mark.parametrize("norm", {norm.norm for norm in NORMS.values()})
+def test_table_tries_every_option_of_a_norm(norm: str) -> None:
+    """Whatever a function takes, beside arrays that it needs, occurs with more than one value."""
+    every = [one for one in NORMS.values() if one.norm == norm]
+    calls = [
+        one.call(np.random.default_rng(0), "float32", 12, 6, **options) for one in every for options in one.options
+    ]
+    for function in calls[0].functions:
+        for name, one in inspect.signature(getattr(functional, function)).parameters.items():
+            if name != "out" and one.default is not one.empty:
+                tried = {
+                    "given" if isinstance(value, np.ndarray) else repr(value)
+                    for value in (call.arguments.get(name, one.default) for call in calls)
+                }
+                assert len(tried) > 1, name
 
 
 @pytest.mark.parametrize("rule", RULES)

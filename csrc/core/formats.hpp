@@ -253,7 +253,6 @@ struct Float16 {
     return upper(to_word(x[0], i, how), to_word(x[1], i + kWidth, how));
   }
 
- private:
   /// From and to the upper half of a word.
   static Floats from_word(Word word) {
     const Word magnitude = (word & 0x7fff0000) >> 3, normal = magnitude + (112u << 23);

@@ -61,6 +61,17 @@ template <class V, class T> inline V load(const T* from) {
 
 template <class V, class T> inline void store(T* to, V value) { std::memcpy(to, &value, sizeof value); }
 
+/// A native vector of doubles from as many numbers of T.
+template <class T> inline Vector<double> widened(const T* from) {
+#if defined(__AVX512F__)  // which GCC would convert in halves
+  if constexpr (sizeof(T) == 4) return _mm512_maskz_cvtps_pd(0xff, load<__m256>(from));
+#elif defined(__AVX__)
+  if constexpr (sizeof(T) == 4) return _mm256_cvtps_pd(load<__m128>(from));
+#endif
+  return __builtin_convertvector(load<typename detail::VectorOf<T, width<Vector<double>> * sizeof(T)>::type>(from),
+                                 Vector<double>);
+}
+
 /// Stores past the caches: for results that would have been evicted before anybody reads them.  `to` must be aligned to
 /// 16 bytes; a line that is written in pieces one after the other leaves in one.
 template <class V, class T> inline void stream(T* to, V value) {

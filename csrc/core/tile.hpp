@@ -1,10 +1,11 @@
 /// The only element loops and the only reductions.
 ///
 /// Elementwise work runs over native vectors and then single numbers.  Sums run in 64 lanes, whatever the width of a
-/// vector: element i of a row goes to lane i mod 64.  A lane adds up to 16 elements in the compute type (a block), and
-/// blocks in order in double; lanes are folded in one fixed tree.  So a sum has the same bits on every instruction set,
-/// and the error of a float32 sum stays that of 16 additions, however long the row is.  `fastopt.reference._sums` is
-/// the same in NumPy.  Norms of whole tensors are summed in double from the start, in the same lanes.
+/// vector: element i of a row goes to lane i mod 64.  A lane adds up to 16 elements in the compute type (a block),
+/// which then become 16 sums of four lanes each; blocks are added in order in double, and the 16 sums folded in one
+/// fixed tree.  So a sum has the same bits on every instruction set, and the error of a float32 sum stays that of 18
+/// additions, however long the row is.  `fastopt.reference._sums` is the same in NumPy.  Norms of whole tensors are
+/// summed in double from the start, in the same lanes.
 #pragma once
 
 #include <algorithm>
@@ -15,12 +16,14 @@
 #include <type_traits>
 #include <utility>
 
+#include "core/halves.hpp"
 #include "core/storage.hpp"
 
 namespace fastopt {
 
 inline constexpr std::size_t kLanes = 64;  ///< elements in a tile
 inline constexpr std::size_t kBlock = 16;  ///< tiles that are summed in the compute type
+inline constexpr std::size_t kFolds = 16;  ///< sums of four lanes each
 
 /// Calls body(i, V) for i in [0, n): V is a native vector, a short one and a single number for the tail.
 template <class T, class Body> inline void each(std::size_t n, Body&& body) {
@@ -34,26 +37,18 @@ template <class T, class Body> inline void each(std::size_t n, Body&& body) {
 }
 
 /// Stores V, past the caches if Streamed.
-template <bool Streamed, class V, class T> inline void put(T* to, V value) {
+template <bool Streamed, class V, class S> inline void put(S* to, V value) {
   if constexpr (Streamed)
     stream(to, value);
   else
     store(to, value);
 }
 
-/// Whether results of so many bytes at `to`, in rows of so many, are better stored past the caches.
+/// Whether results at `to`, in rows of so many bytes, are better stored past the caches: where there are too many of
+/// them (`bytes`) to be read from there again.
 inline bool worth_streaming(const void* to, std::size_t row_bytes, std::size_t bytes) {
   constexpr std::size_t kCached = 8 << 20;
   return bytes > kCached && reinterpret_cast<std::uintptr_t>(to) % 16 == 0 && row_bytes % 16 == 0;
-}
-
-/// As each, but native vectors begin where the cache lines of `like` do: memory that is read and written beside it, row
-/// after row, usually begins there too.
-template <class T, class Body> inline void each_from_line(const T* like, std::size_t n, Body&& body) {
-  const std::size_t past_line = reinterpret_cast<std::uintptr_t>(like) % 64 / sizeof(T);
-  const std::size_t head = past_line == 0 ? 0 : std::min(64 / sizeof(T) - past_line, n);
-  each<T>(head, body);
-  each<T>(n - head, [&](std::size_t i, auto number) { body(head + i, number); });
 }
 
 /// Calls body with std::true_type or std::false_type: one copy of its loops for each, without the question inside.
@@ -61,10 +56,18 @@ template <class Body> inline void with_flag(bool flag, Body&& body) {
   flag ? body(std::true_type{}) : body(std::false_type{});
 }
 
-/// The lanes of K sums, in double.
+/// As with_flag, of whether results are stored past the caches; only for float32 and bfloat16, so that there are not
+/// twice as many kernels for types in which much is rarely computed.
+template <class S, class Body> inline void with_streaming(bool streamed, Body&& body) {
+  if constexpr (std::is_same_v<S, float> || std::is_same_v<S, bfloat16>)
+    with_flag(streamed, body);
+  else
+    body(std::false_type{});
+}
+
+/// K sums in double, of four lanes each.
 template <std::size_t K> struct alignas(64) Lanes {
-  double of[K][kLanes];
-  bool empty = true;
+  double of[K][kFolds] = {};
 };
 
 namespace detail {
@@ -85,23 +88,33 @@ template <class V, std::size_t AtOnce, std::size_t K, class T, class Terms>
 [[gnu::always_inline]] inline void sum_tiles(Block<K, T>& block, std::size_t lane, std::size_t rows, std::size_t tiles,
                                              const Terms& terms) {
   std::array<std::array<V, AtOnce>, K> sum = {};
-  for (std::size_t row = 0; row < rows; ++row)
+  for (std::size_t row = 0; row < rows; ++row) {
+    const auto of_row = terms(row);
     for (std::size_t tile = 0; tile < tiles; ++tile)
       unroll<AtOnce>([&](auto u) {
-        const std::array<V, K> term = terms(row, tile, lane + u * width<V>, V{});
+        const std::array<V, K> term = of_row(tile * kLanes + lane + u * width<V>, V{});
         unroll<K>([&](auto k) { sum[k][u] += term[k]; });
       });
+  }
   unroll<K>([&](auto k) { unroll<AtOnce>([&](auto u) { store(block.of[k] + lane + u * width<V>, sum[k][u]); }); });
 }
 
-/// Adds a block to the lanes, which begin at +0.
-template <std::size_t K, class T> inline void add_block(Lanes<K>& lanes, const Block<K, T>& block) {
-  for (std::size_t k = 0; k < K; ++k)
-    if (lanes.empty)
-      for (std::size_t i = 0; i < kLanes; ++i) lanes.of[k][i] = 0.0 + static_cast<double>(block.of[k][i]);
-    else
-      for (std::size_t i = 0; i < kLanes; ++i) lanes.of[k][i] += static_cast<double>(block.of[k][i]);
-  lanes.empty = false;
+/// Adds a block to the sums: of its lanes first those 32 apart, then those 16 apart.
+template <std::size_t K, class T>
+[[gnu::always_inline]] inline void add_block(Lanes<K>& lanes, const Block<K, T>& block) {
+  using V = Vector<T>;
+  using D = Vector<double>;
+  unroll<K>([&](auto k) {
+    alignas(64) T sums[kFolds];
+    unroll<kFolds / width<V>>([&](auto u) {
+      const auto at = [&](std::size_t lane) { return load<V>(block.of[k] + lane + u * width<V>); };
+      store(sums + u * width<V>, (at(0) + at(32)) + (at(16) + at(48)));
+    });
+    unroll<kFolds / width<D>>([&](auto u) {
+      double* const to = lanes.of[k] + u * width<D>;
+      store(to, load<D>(to) + widened(sums + u * width<D>));
+    });
+  });
 }
 
 /// Vectors of lanes at once: enough independent sums to hide the latency of an addition.
@@ -112,18 +125,18 @@ template <std::size_t N> struct Doubles {
 };
 
 /// Σ of N numbers in a vector: the upper half onto the lower one, until one is left.
-template <std::size_t N> inline double fold_vector(typename Doubles<N>::type v) {
+template <std::size_t N> [[gnu::always_inline]] inline double fold_vector(typename Doubles<N>::type v) {
   if constexpr (N == 2) {
     return v[0] + v[1];
   } else {
-    typename Doubles<N / 2>::type low, high;
-    std::memcpy(&low, &v, sizeof low);
-    std::memcpy(&high, reinterpret_cast<const char*>(&v) + sizeof low, sizeof high);
+    const auto [low, high] = [&]<std::size_t... I>(std::index_sequence<I...>) {
+      return std::pair(__builtin_shufflevector(v, v, I...), __builtin_shufflevector(v, v, (I + N / 2)...));
+    }(std::make_index_sequence<N / 2>{});
     return fold_vector<N / 2>(low + high);
   }
 }
 
-template <std::size_t N, class V> inline double fold_vectors(const std::array<V, N>& v) {
+template <std::size_t N, class V> [[gnu::always_inline]] inline double fold_vectors(const std::array<V, N>& v) {
   if constexpr (N == 1) {
     return fold_vector<width<V>>(v[0]);
   } else {
@@ -133,9 +146,17 @@ template <std::size_t N, class V> inline double fold_vectors(const std::array<V,
   }
 }
 
+/// Σ of N numbers: N/2 apart, then N/4, …, 1.
+template <std::size_t N> [[gnu::always_inline]] inline double fold_doubles(const double* from) {
+  using V = Vector<double>;
+  std::array<V, N / width<V>> v;
+  unroll<N / width<V>>([&](auto i) { v[i] = load<V>(from + i * width<V>); });
+  return fold_vectors(v);
+}
+
 }  // namespace detail
 
-/// Adds `rows` rows of n contiguous elements to K sums in lanes: terms(row, i, V) is what element(s) i add to each.
+/// Adds `rows` rows of n contiguous elements to K sums in lanes: terms(row)(i, V) is what element(s) i add to each.
 /// Short rows share a block: it has first the full tiles of each of them, then the rests.  ahead(row) is called in time
 /// to prefetch a row.
 template <std::size_t K, class T, class Terms, class Ahead>
@@ -152,15 +173,16 @@ inline void add_rows(Lanes<K>& lanes, std::size_t rows, std::size_t n, const Ter
       const std::size_t last = std::min(first + kBlock, tiles), full = last - first;
       detail::Block<K, T> block;
       for (std::size_t lane = 0; lane < kLanes; lane += kStep)
-        detail::sum_tiles<V, detail::kAtOnce>(block, lane, count, full,
-                                              [&](std::size_t r, std::size_t tile, std::size_t at, auto number) {
-                                                return terms(row + r, (first + tile) * kLanes + at, number);
-                                              });
+        detail::sum_tiles<V, detail::kAtOnce>(block, lane, count, full, [&](std::size_t r) {
+          return [of_row = terms(row + r), skipped = first * kLanes](std::size_t i, auto number) {
+            return of_row(skipped + i, number);
+          };
+        });
       if (rest != 0 && full < kBlock)
         for (std::size_t r = 0; r < count; ++r)
-          each<T>(rest, [&](std::size_t lane, auto number) {
+          each<T>(rest, [&block, of_row = terms(row + r), skipped = tiles * kLanes](std::size_t lane, auto number) {
             using U = decltype(number);
-            const std::array<U, K> term = terms(row + r, tiles * kLanes + lane, number);
+            const std::array<U, K> term = of_row(skipped + lane, number);
             for (std::size_t k = 0; k < K; ++k) store(block.of[k] + lane, load<U>(block.of[k] + lane) + term[k]);
           });
       detail::add_block(lanes, block);
@@ -185,74 +207,95 @@ template <std::size_t K> struct ColumnSums {
   double of[K][kColumns] = {};
 };
 
-/// Adds `rows` rows to the sums of `columns` columns: terms(row, column, V).  A column adds up in the compute type over
-/// blocks of 16 rows, and blocks in order in double.  The sums of few columns stay in registers; those of many are in
-/// L1, so that memory is read row by row.
-template <std::size_t K, class T, class Terms>
-inline void add_columns(ColumnSums<K>& sums, const T* like, std::size_t rows, std::size_t columns, const Terms& terms) {
+/// Calls body(column, V, count) for strips of `count` (a constant) vectors of columns.  Most of them begin where the
+/// cache lines of `like` do: memory that is read and written beside it, row after row, usually begins there too.
+template <class T, class S, class Body> inline void for_strips(const S* like, std::size_t columns, const Body& body) {
   using V = Vector<T>;
+  constexpr std::integral_constant<std::size_t, 1> kOne;
+  constexpr std::integral_constant<std::size_t, detail::kAtOnce> kMany;
+  const std::size_t past_line = reinterpret_cast<std::uintptr_t>(like) % 64 / sizeof(S);
+  std::size_t column = past_line == 0 ? 0 : std::min(64 / sizeof(S) - past_line, columns);
+  each<T>(column, [&](std::size_t i, auto number) { body(i, number, kOne); });
+  for (; column + kMany * width<V> <= columns; column += kMany * width<V>) body(column, V{}, kMany);
+  each<T>(columns - column, [&](std::size_t i, auto number) { body(column + i, number, kOne); });
+}
+
+/// Adds `rows` rows to the sums of `columns` columns: terms(row)(column, V).  A column adds up in the compute type over
+/// blocks of 16 rows, and blocks in order in double.  The sums of a strip of columns stay in registers, and the 16 rows
+/// in L1.
+template <std::size_t K, class T, class S, class Terms>
+inline void add_columns(ColumnSums<K>& sums, const S* like, std::size_t rows, std::size_t columns, const Terms& terms) {
   for (std::size_t first = 0; first < rows; first += kBlock) {
     const std::size_t count = std::min(kBlock, rows - first);
     alignas(64) T block[K][kColumns];
-    if (columns <= kLanes) {
-      const auto sum = [&]<class U, std::size_t AtOnce>(U, std::size_t column,
-                                                        std::integral_constant<std::size_t, AtOnce>) {
-        std::array<std::array<U, AtOnce>, K> total = {};
-        for (std::size_t row = first; row < first + count; ++row)
-          detail::unroll<AtOnce>([&](auto u) {
-            const std::array<U, K> term = terms(row, column + u * width<U>, U{});
-            detail::unroll<K>([&](auto k) { total[k][u] += term[k]; });
-          });
-        detail::unroll<K>([&](auto k) {
-          detail::unroll<AtOnce>([&](auto u) { store(block[k] + column + u * width<U>, total[k][u]); });
-        });
-      };
-      constexpr std::integral_constant<std::size_t, detail::kAtOnce> kMany;
-      std::size_t column = 0;
-      for (; column + kMany * width<V> <= columns; column += kMany * width<V>) sum(V{}, column, kMany);
-      each<T>(columns - column,
-              [&](std::size_t i, auto number) { sum(number, column + i, std::integral_constant<std::size_t, 1>{}); });
-    } else {
-      for (std::size_t k = 0; k < K; ++k) std::fill_n(block[k], columns, T{});
-      for_few_rows<2>(first, first + count, [&](std::size_t row, auto few) {
-        each_from_line<T>(like, columns, [&, terms](std::size_t column, auto number) {
-          using U = decltype(number);
-          std::array<U, K> sum;
-          detail::unroll<K>([&](auto k) { sum[k] = load<U>(block[k] + column); });
-          detail::unroll<few>([&](auto r) {
-            const std::array<U, K> term = terms(row + r, column, number);
-            detail::unroll<K>([&](auto k) { sum[k] += term[k]; });
-          });
-          detail::unroll<K>([&](auto k) { store(block[k] + column, sum[k]); });
-        });
-      });
-    }
+    for_strips<T>(like, columns,
+                  [&]<class U, std::size_t AtOnce>(std::size_t column, U, std::integral_constant<std::size_t, AtOnce>) {
+                    std::array<std::array<U, AtOnce>, K> total = {};
+                    for (std::size_t row = first; row < first + count; ++row)
+                      detail::unroll<AtOnce>([&, of_row = terms(row)](auto u) {
+                        const std::array<U, K> term = of_row(column + u * width<U>, U{});
+                        detail::unroll<K>([&](auto k) { total[k][u] += term[k]; });
+                      });
+                    detail::unroll<K>([&](auto k) {
+                      detail::unroll<AtOnce>([&](auto u) { store(block[k] + column + u * width<U>, total[k][u]); });
+                    });
+                  });
     for (std::size_t k = 0; k < K; ++k)
       for (std::size_t column = 0; column < columns; ++column)
         sums.of[k][column] += static_cast<double>(block[k][column]);
   }
 }
 
-/// The K sums: lane i and lane i + 32, then 16, 8, 4, 2, 1 apart.  Without any numbers, 0.
-template <std::size_t K> inline std::array<double, K> fold(const Lanes<K>& lanes) {
-  using V = Vector<double>;
-  std::array<double, K> sums = {};
-  if (!lanes.empty)
-    for (std::size_t k = 0; k < K; ++k) {
-      std::array<V, kLanes / width<V>> v;
-      detail::unroll<kLanes / width<V>>([&](auto i) { v[i] = load<V>(lanes.of[k] + i * width<V>); });
-      sums[k] = detail::fold_vectors(v);
-    }
+/// The K sums: 8, 4, 2, 1 apart.
+template <std::size_t K> [[gnu::always_inline]] inline std::array<double, K> fold(const Lanes<K>& lanes) {
+  std::array<double, K> sums;
+  detail::unroll<K>([&](auto k) { sums[k] = detail::fold_doubles<kFolds>(lanes.of[k]); });
   return sums;
 }
 
-/// K sums over n contiguous elements.
+namespace detail {
+
+/// What some full tiles of a row and the numbers behind them add to each lane.
 template <std::size_t K, class T, class Terms>
-inline std::array<double, K> row_sums(std::size_t n, const Terms& terms) {
+[[gnu::always_inline]] inline void sum_block(Block<K, T>& block, std::size_t first, std::size_t tiles, std::size_t rest,
+                                             const Terms& terms) {
+  using V = Vector<T>;
+  constexpr std::size_t kStep = kAtOnce * width<V>;
+  for (std::size_t lane = 0; lane < kLanes; lane += kStep)
+    sum_tiles<V, kAtOnce>(block, lane, 1, tiles, [&](std::size_t) {
+      return [&terms, first](std::size_t i, auto number) { return terms(first + i, number); };
+    });
+  each<T>(rest, [&](std::size_t lane, auto number) {
+    using U = decltype(number);
+    const std::array<U, K> term = terms(first + tiles * kLanes + lane, number);
+    for (std::size_t k = 0; k < K; ++k) store(block.of[k] + lane, load<U>(block.of[k] + lane) + term[k]);
+  });
+}
+
+}  // namespace detail
+
+/// K sums over n contiguous elements: terms(i, V) is what element(s) i add to each.
+template <std::size_t K, class T, class Terms>
+[[gnu::always_inline]] inline std::array<double, K> row_sums(std::size_t n, const Terms& terms) {
   Lanes<K> lanes;
-  add_rows<K, T>(
-      lanes, 1, n, [&](std::size_t, std::size_t i, auto number) { return terms(i, number); }, [](std::size_t) {});
+  for (std::size_t first = 0; first < n; first += kBlock * kLanes) {
+    const std::size_t some = std::min(kBlock * kLanes, n - first);
+    detail::Block<K, T> block;
+    detail::sum_block(block, first, some / kLanes, some % kLanes, terms);
+    detail::add_block(lanes, block);
+  }
   return fold(lanes);
+}
+
+/// The sum of the first `count` numbers, at most 16, of which at(i, V) are number(s) i.
+template <class T, class At> [[gnu::always_inline]] inline double sum_of_few(std::size_t count, const At& at) {
+  constexpr std::size_t kFew = 16;
+  using D = Vector<double>;
+  alignas(64) T few[kFew] = {};
+  each<T>(count, [&](std::size_t i, auto number) { store(few + i, at(i, number)); });
+  std::array<D, kFew / width<D>> v;
+  detail::unroll<kFew / width<D>>([&](auto i) { v[i] = widened(few + i * width<D>); });
+  return detail::fold_vectors(v);
 }
 
 /// 64 lanes of one sum of products that are taken in double, which has them exactly for float32: for norms of whole
@@ -278,19 +321,8 @@ struct DoubleLanes {
     }
   }
 
-  double total() const {
-    Lanes<1> lanes;
-    std::copy_n(of, kLanes, lanes.of[0]);
-    lanes.empty = false;
-    return fold(lanes)[0];
-  }
+  double total() const { return detail::fold_doubles<kLanes>(of); }
 };
-
-/// A native vector of doubles from as many numbers of T.
-template <class T> inline Vector<double> widened(const T* from) {
-  return __builtin_convertvector(load<typename detail::VectorOf<T, width<Vector<double>> * sizeof(T)>::type>(from),
-                                 Vector<double>);
-}
 
 /// Adds the squares of n numbers to lanes, from the first lane on, and to as many columns.
 template <class T> void add_squares(const T* x, std::size_t n, DoubleLanes& lanes, double* columns) {

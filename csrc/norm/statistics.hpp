@@ -5,6 +5,7 @@
 #include <array>
 #include <cmath>
 #include <cstddef>
+#include <utility>
 
 #include "core/tile.hpp"
 
@@ -27,12 +28,34 @@ struct Moments {
 
   /// From the sums of d = x − centre and of d², where centre is close to the mean.
   static Moments around(double centre, double sum, double squares, double n) {
+    if (n == 0) return {0, 0};
     const double shift = sum / n, m2 = squares - sum * shift;
     return {centre + shift, m2 < 0 ? 0 : m2};
   }
+
+  /// From these sums around `near`; where that is so far from the mean that it could cost digits, from those that
+  /// again(nearer) returns.
+  template <class T, class Again>
+  static Moments around_or_again(T near, const std::array<double, 2>& sums, double n, const Again& again) {
+    const Moments moments = around(static_cast<double>(near), sums[0], sums[1], n);
+    if (!(sums[1] > 4 * moments.m2)) [[likely]]
+      return moments;
+    const auto nearer = static_cast<T>(moments.mean);
+    const std::array<double, 2> closer = again(nearer);
+    return around(static_cast<double>(nearer), closer[0], closer[1], n);
+  }
 };
 
-inline double rstd_of(double m2, double n, double eps) { return 1 / std::sqrt(m2 / n + eps); }
+/// The mean of the first few of so many numbers, of which at(i, V) are number(s) i: close to the mean of all, usually.
+template <class T, class At> [[gnu::always_inline]] inline T near_mean(std::size_t count, const At& at) {
+  constexpr std::size_t kFew = 16;
+  if (count == 0) return 0;
+  if (count >= kFew) return static_cast<T>(sum_of_few<T>(kFew, at) * (1.0 / kFew));
+  return static_cast<T>(sum_of_few<T>(count, at) / static_cast<double>(count));
+}
+
+/// Without numbers, as if their variance was 0: then nothing that is computed with it becomes NaN.
+inline double rstd_of(double m2, double n, double eps) { return 1 / std::sqrt((n == 0 ? 0 : m2 / n) + eps); }
 
 /// How M rows are cut for sums over rows: into chunks of whole blocks, the last one shorter, and their number depends
 /// on M only.

@@ -58,6 +58,61 @@ def layer_norm_backward(
     weight: Array | None,
     out: tuple[Array | None, Array | None, Array | None] | None,
 ) -> tuple[Array, Array | None, Array | None]: ...
+def rms_norm(
+    x: Array,
+    normalized_shape: int | Sequence[int],
+    weight: Array | None,
+    eps: float,
+    out: tuple[Array | None, Statistics | None] | None,
+) -> tuple[Array, Statistics]: ...
+def rms_norm_backward(
+    dy: Array,
+    x: Array,
+    normalized_shape: int | Sequence[int],
+    rstd: Statistics,
+    weight: Array | None,
+    out: tuple[Array | None, Array | None] | None,
+) -> tuple[Array, Array | None]: ...
+def cosine_norm(
+    x: Array, eps: float, out: tuple[Array | None, Statistics | None] | None
+) -> tuple[Array, Statistics]: ...
+def cosine_norm_backward(dy: Array, x: Array, rnorm: Statistics, out: Array | None) -> Array: ...
+def add_layer_norm(
+    x: Array,
+    residual: Array,
+    normalized_shape: int | Sequence[int],
+    weight: Array | None,
+    bias: Array | None,
+    eps: float,
+    out: tuple[Array | None, Array | None, Statistics | None, Statistics | None] | None,
+) -> tuple[Array, Array, Statistics, Statistics]: ...
+def add_layer_norm_backward(
+    dy: Array,
+    dsum: Array | None,
+    sum: Array,
+    normalized_shape: int | Sequence[int],
+    mean: Statistics,
+    rstd: Statistics,
+    weight: Array | None,
+    out: tuple[Array | None, Array | None, Array | None] | None,
+) -> tuple[Array, Array | None, Array | None]: ...
+def add_rms_norm(
+    x: Array,
+    residual: Array,
+    normalized_shape: int | Sequence[int],
+    weight: Array | None,
+    eps: float,
+    out: tuple[Array | None, Array | None, Statistics | None] | None,
+) -> tuple[Array, Array, Statistics]: ...
+def add_rms_norm_backward(
+    dy: Array,
+    dsum: Array | None,
+    sum: Array,
+    normalized_shape: int | Sequence[int],
+    rstd: Statistics,
+    weight: Array | None,
+    out: tuple[Array | None, Array | None] | None,
+) -> tuple[Array, Array | None]: ...
 def batch_norm(
     x: Array,
     running_mean: Array | None,
@@ -80,6 +135,168 @@ def batch_norm_backward(
     channel_axis: int,
     out: tuple[Array | None, Array | None, Array | None] | None,
 ) -> tuple[Array, Array | None, Array | None]: ...
+def batch_norm_relu(
+    x: Array,
+    running_mean: Array | None,
+    running_var: Array | None,
+    weight: Array | None,
+    bias: Array | None,
+    training: bool,
+    momentum: float,
+    eps: float,
+    channel_axis: int,
+    out: tuple[Array | None, Statistics | None, Statistics | None] | None,
+) -> tuple[Array, Statistics, Statistics]: ...
+def batch_norm_relu_backward(
+    dy: Array,
+    x: Array,
+    mean: Statistics,
+    rstd: Statistics,
+    weight: Array | None,
+    bias: Array | None,
+    training: bool,
+    channel_axis: int,
+    out: tuple[Array | None, Array | None, Array | None] | None,
+) -> tuple[Array, Array | None, Array | None]: ...
+def batch_norm_add_relu(
+    x: Array,
+    residual: Array,
+    running_mean: Array | None,
+    running_var: Array | None,
+    weight: Array | None,
+    bias: Array | None,
+    training: bool,
+    momentum: float,
+    eps: float,
+    channel_axis: int,
+    out: tuple[Array | None, Statistics | None, Statistics | None] | None,
+) -> tuple[Array, Statistics, Statistics]: ...
+def batch_norm_add_relu_backward(
+    dy: Array,
+    y: Array,
+    x: Array,
+    mean: Statistics,
+    rstd: Statistics,
+    weight: Array | None,
+    training: bool,
+    channel_axis: int,
+    out: tuple[Array | None, Array | None, Array | None, Array | None] | None,
+) -> tuple[Array, Array, Array | None, Array | None]: ...
+def batch_renorm(
+    x: Array,
+    running_mean: Array,
+    running_var: Array,
+    weight: Array | None,
+    bias: Array | None,
+    training: bool,
+    momentum: float,
+    eps: float,
+    r_max: float,
+    d_max: float,
+    channel_axis: int,
+    out: tuple[Array | None, Statistics | None, Statistics | None, Statistics | None, Statistics | None] | None,
+) -> tuple[Array, Statistics, Statistics, Statistics, Statistics]: ...
+def batch_renorm_backward(
+    dy: Array,
+    x: Array,
+    mean: Statistics,
+    rstd: Statistics,
+    r: Statistics,
+    d: Statistics,
+    weight: Array | None,
+    training: bool,
+    channel_axis: int,
+    out: tuple[Array | None, Array | None, Array | None] | None,
+) -> tuple[Array, Array | None, Array | None]: ...
+def group_norm(
+    x: Array,
+    num_groups: int,
+    weight: Array | None,
+    bias: Array | None,
+    eps: float,
+    channel_axis: int,
+    out: tuple[Array | None, Statistics | None, Statistics | None] | None,
+) -> tuple[Array, Statistics, Statistics]: ...
+def group_norm_backward(
+    dy: Array,
+    x: Array,
+    num_groups: int,
+    mean: Statistics,
+    rstd: Statistics,
+    weight: Array | None,
+    channel_axis: int,
+    out: tuple[Array | None, Array | None, Array | None] | None,
+) -> tuple[Array, Array | None, Array | None]: ...
+def instance_norm(
+    x: Array,
+    running_mean: Array | None,
+    running_var: Array | None,
+    weight: Array | None,
+    bias: Array | None,
+    use_input_stats: bool,
+    momentum: float,
+    eps: float,
+    channel_axis: int,
+    out: tuple[Array | None, Statistics | None, Statistics | None] | None,
+) -> tuple[Array, Statistics, Statistics]: ...
+def instance_norm_backward(
+    dy: Array,
+    x: Array,
+    mean: Statistics,
+    rstd: Statistics,
+    weight: Array | None,
+    use_input_stats: bool,
+    channel_axis: int,
+    out: tuple[Array | None, Array | None, Array | None] | None,
+) -> tuple[Array, Array | None, Array | None]: ...
+def batch_norm_stats(x: Array, around: Statistics | None, channel_axis: int) -> tuple[int, Statistics, Statistics]: ...
+def batch_norm_apply(
+    x: Array,
+    count: int,
+    mean: Statistics,
+    m2: Statistics,
+    running_mean: Array | None,
+    running_var: Array | None,
+    weight: Array | None,
+    bias: Array | None,
+    momentum: float,
+    eps: float,
+    channel_axis: int,
+    out: tuple[Array | None, Statistics | None, Statistics | None] | None,
+) -> tuple[Array, Statistics, Statistics]: ...
+def batch_norm_backward_stats(
+    dy: Array, x: Array, mean: Statistics, rstd: Statistics, channel_axis: int
+) -> tuple[Statistics, Statistics]: ...
+def batch_norm_backward_apply(
+    dy: Array,
+    x: Array,
+    mean: Statistics,
+    rstd: Statistics,
+    count: int,
+    sum_dy: Statistics,
+    sum_dy_xhat: Statistics,
+    weight: Array | None,
+    channel_axis: int,
+    out: Array | None,
+) -> Array: ...
+def weight_norm(
+    v: Array, g: Array, dim: int, out: tuple[Array | None, Statistics | None] | None
+) -> tuple[Array, Statistics]: ...
+def weight_norm_backward(
+    dw: Array, v: Array, g: Array, rnorm: Statistics, dim: int, out: tuple[Array | None, Array | None] | None
+) -> tuple[Array, Array]: ...
+def dropout(x: Array, p: float, training: bool, seed: int, step: int, out: Array | None) -> Array: ...
+def dropout_backward(dy: Array, p: float, training: bool, seed: int, step: int, out: Array | None) -> Array: ...
+def gaussian_dropout(x: Array, p: float, training: bool, seed: int, step: int, out: Array | None) -> Array: ...
+def gaussian_dropout_backward(
+    dy: Array, p: float, training: bool, seed: int, step: int, out: Array | None
+) -> Array: ...
+def channel_dropout(
+    x: Array, p: float, training: bool, seed: int, step: int, channel_axis: int, out: Array | None
+) -> Array: ...
+def channel_dropout_backward(
+    dy: Array, p: float, training: bool, seed: int, step: int, channel_axis: int, out: Array | None
+) -> Array: ...
 def floor(
     reads: Sequence[Array], updates: Sequence[Array], writes: Sequence[Array], streaming: bool = False, ahead: int = 0
 ) -> None: ...

@@ -4,7 +4,35 @@ The same functions as in :mod:`fastopt.functional`, with the same arguments and 
 and as slow as they must.  They check nothing and import nothing of fastopt's.
 """
 
-from .norm import batch_norm, batch_norm_backward, layer_norm, layer_norm_backward
+from .channels import (
+    batch_norm,
+    batch_norm_add_relu,
+    batch_norm_add_relu_backward,
+    batch_norm_apply,
+    batch_norm_backward,
+    batch_norm_backward_apply,
+    batch_norm_backward_stats,
+    batch_norm_relu,
+    batch_norm_relu_backward,
+    batch_norm_stats,
+    batch_renorm,
+    batch_renorm_backward,
+    combine_stats,
+)
+from .dropout import (
+    channel_dropout,
+    channel_dropout_backward,
+    dropout,
+    dropout_backward,
+    gaussian_dropout,
+    gaussian_dropout_backward,
+)
+from .groups import (
+    group_norm,
+    group_norm_backward,
+    instance_norm,
+    instance_norm_backward,
+)
 from .optim import (
     adadelta,
     adafactor,
@@ -27,6 +55,23 @@ from .optim import (
     schedule_free_sgd,
     sgd,
 )
+from .rows import (
+    add_layer_norm,
+    add_layer_norm_backward,
+    add_rms_norm,
+    add_rms_norm_backward,
+    cosine_norm,
+    cosine_norm_backward,
+    layer_norm,
+    layer_norm_backward,
+    rms_norm,
+    rms_norm_backward,
+)
+from .weights import (
+    fold_batch_norm,
+    weight_norm,
+    weight_norm_backward,
+)
 
 __all__ = [
     "adadelta",
@@ -36,10 +81,38 @@ __all__ = [
     "adamax",
     "adamw",
     "adan",
+    "add_layer_norm",
+    "add_layer_norm_backward",
+    "add_rms_norm",
+    "add_rms_norm_backward",
     "ademamix",
     "asgd",
     "batch_norm",
+    "batch_norm_add_relu",
+    "batch_norm_add_relu_backward",
+    "batch_norm_apply",
     "batch_norm_backward",
+    "batch_norm_backward_apply",
+    "batch_norm_backward_stats",
+    "batch_norm_relu",
+    "batch_norm_relu_backward",
+    "batch_norm_stats",
+    "batch_renorm",
+    "batch_renorm_backward",
+    "channel_dropout",
+    "channel_dropout_backward",
+    "combine_stats",
+    "cosine_norm",
+    "cosine_norm_backward",
+    "dropout",
+    "dropout_backward",
+    "fold_batch_norm",
+    "gaussian_dropout",
+    "gaussian_dropout_backward",
+    "group_norm",
+    "group_norm_backward",
+    "instance_norm",
+    "instance_norm_backward",
     "lamb",
     "lars",
     "layer_norm",
@@ -48,9 +121,13 @@ __all__ = [
     "muon",
     "nadam",
     "radam",
+    "rms_norm",
+    "rms_norm_backward",
     "rmsprop",
     "rprop",
     "schedule_free_adamw",
     "schedule_free_sgd",
     "sgd",
+    "weight_norm",
+    "weight_norm_backward",
 ]

@@ -8,7 +8,7 @@ import numpy as np
 
 from ._arithmetic import flushed
 
-LANES, BLOCK = 64, 16
+LANES, BLOCK, FOLDS = 64, 16, 16
 
 
 def _padded(x: Any, axis: int, multiple: int) -> Any:
@@ -18,38 +18,48 @@ def _padded(x: Any, axis: int, multiple: int) -> Any:
     return np.pad(np.asarray(x), pad)
 
 
-def block_sums(x: Any) -> Any:
-    """Σ over the first axis: blocks of 16 in x's own type, and blocks in order in float64."""
-    total = flushed(np.zeros(x.shape[1:]))
+def blocks_of(x: Any) -> list[Any]:
+    """Σ over the first axis in blocks of 16, in x's own type."""
+    blocks = []
     for first in range(0, len(x), BLOCK):
         block = flushed(np.zeros(x.shape[1:], x.dtype))
         for row in x[first : first + BLOCK]:
             block = block + row
+        blocks.append(block)
+    return blocks
+
+
+def block_sums(x: Any) -> Any:
+    """Σ over the first axis: blocks of 16 in x's own type, and blocks in order in float64."""
+    total = flushed(np.zeros(x.shape[1:]))
+    for block in blocks_of(x):
         total = total + block.to(np.float64)
     return total
 
 
-def fold(lanes: Any) -> Any:
-    """Σ over the 64 lanes of the last axis: 32 apart, then 16, 8, 4, 2, 1."""
-    while (half := lanes.shape[-1] // 2) > 0:
+def fold(lanes: Any, to: int = 1) -> Any:
+    """Σ over the lanes of the last axis, half of them apart, then half of that, until so many are left."""
+    while (half := lanes.shape[-1] // 2) >= to:
         lanes = lanes[..., :half] + lanes[..., half:]
-    return lanes[..., 0]
+    return lanes if to > 1 else lanes[..., 0]
 
 
 def in_tiles(x: Any) -> Any:
     """The last axis in tiles of 64 numbers, one for each lane; tiles come first."""
-    return np.moveaxis(_padded(x, -1, LANES).reshape(*x.shape[:-1], -1, LANES), -2, 0)
+    x = _padded(x, -1, LANES)
+    return np.moveaxis(x.reshape(*x.shape[:-1], x.shape[-1] // LANES, LANES), -2, 0)
 
 
 def row_sums(x: Any) -> Any:
-    """Σ over the last axis: number i goes to lane i mod 64."""
-    return fold(block_sums(in_tiles(x)))
+    """Σ over the last axis, which is one plane."""
+    return plane_sums(x[None])
 
 
 def plane_sums(x: Any) -> Any:
     """Σ over the first and the last axis: planes one after the other.
 
-    Planes of fewer than 16 tiles share a block: it has first the full tiles of each of them, then the rests.
+    Number i of a plane goes to lane i mod 64.  A block is 16 tiles: planes of fewer share one, which has first the full tiles of
+    each of them, then the rests.  Its lanes are folded to 16, which are added to those of the other blocks in float64.
     """
     rest = x.shape[-1] % LANES
     full, rests = (
@@ -61,8 +71,8 @@ def plane_sums(x: Any) -> Any:
     for plane in range(0, len(x), together):
         group = slice(plane, plane + together)
         tiles = [tile for part in (full, rests) for of_plane in np.moveaxis(part[:, group], 1, 0) for tile in of_plane]
-        blocks += [block_sums(flushed(tiles[first : first + BLOCK])) for first in range(0, len(tiles), BLOCK)]
-    return fold(in_order(np.reshape(blocks, (-1, *x.shape[1:-1], LANES))))
+        blocks += [fold(block, FOLDS).to(np.float64) for block in blocks_of(flushed(tiles))]
+    return fold(in_order(flushed(np.reshape(blocks, (len(blocks), *x.shape[1:-1], FOLDS)))))
 
 
 def in_order(parts: Any) -> Any:

@@ -1,232 +1,22 @@
-"""The stateless layer: arrays in, arrays out.
-
-Optimizer steps update their arrays in place.  Normalizations return new arrays, or fill those that ``out`` gives.
-
-Every function raises before it writes anything: TypeError for dtype and memory layout, ValueError for shape, range and
-overlap, with the name of the argument.  What is written must be C-contiguous (a normalization's result may also have the
-memory order of ``x``); inputs and gradients may be slices, as long as their innermost axis is contiguous.  All of them release
-the GIL.  :mod:`fastopt.reference` has the same functions in NumPy, with the same results to the last bit.
-
-Subnormal numbers (below 1.2e-38 in float32) count as zero.
-"""
+"""The optimizers' rules without state: an update for every class that says what it needs."""
 
 from __future__ import annotations
 
 import inspect
 import operator
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias, cast
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
-from . import _rules, optim
-from ._core import kernels
-from ._rules import Hyperparameters
-from .optim._formats import RESTS, formats_of
-from .optim.base import Companions, around_step, array_of
+from .. import _rules, optim
+from .._core import kernels
+from .._rules import Hyperparameters
+from ..optim._formats import RESTS, formats_of
+from ..optim.base import Companions, around_step, array_of
 
-__all__ = ["Outcome", "batch_norm", "batch_norm_backward", "layer_norm", "layer_norm_backward"]
-
-Array: TypeAlias = NDArray[Any]
-Arrays: TypeAlias = Sequence[Array]
-Statistics: TypeAlias = NDArray[np.float64]
-
-
-def layer_norm(
-    x: Array,
-    normalized_shape: int | Sequence[int],
-    weight: Array | None = None,
-    bias: Array | None = None,
-    eps: float = 1e-5,
-    *,
-    out: tuple[Array | None, Statistics | None, Statistics | None] | None = None,
-) -> tuple[Array, Statistics, Statistics]:
-    """Layer normalization over the last axes.
-
-    .. code-block:: text
-
-        y = (x − mean)·rstd·weight + bias,   rstd = 1/√(var + eps),  mean and biased var over the normalized axes
-
-    Results are as precise at a mean of a million as at zero.
-
-    Args:
-        x: Shape ``(*, *normalized_shape)``, float32 or float64.
-        normalized_shape: The shape of the last axes, which are normalized together; an integer for one axis.
-        weight: Shape ``normalized_shape``, dtype of x.
-        bias: Shape ``normalized_shape``, dtype of x.
-        eps: Added to the variance, at least 0.
-        out: Arrays for ``(y, mean, rstd)``, ``None`` for those that are wanted new.  None may overlap an argument.
-
-    Returns:
-        y, like x, C-contiguous; mean and rstd, float64, of the shape of the axes that are not normalized.
-
-    Raises:
-        TypeError: A dtype or memory layout is wrong.
-        ValueError: A shape or range is wrong, or arrays overlap.
-
-    Example:
-        >>> import numpy as np
-        >>> from fastopt import functional as F
-        >>> y, mean, rstd = F.layer_norm(np.array([[1.0, 3.0], [5.0, 9.0]]), 2, eps=0.0)
-        >>> y, mean, rstd
-        (array([[-1.,  1.],
-               [-1.,  1.]]), array([2., 7.]), array([1. , 0.5]))
-
-    References:
-        Ba, Kiros & Hinton 2016, arXiv:1607.06450, eq. 4.
-    """
-    return kernels.layer_norm(x, normalized_shape, weight, bias, eps, out)
-
-
-def layer_norm_backward(
-    dy: Array,
-    x: Array,
-    normalized_shape: int | Sequence[int],
-    mean: Statistics,
-    rstd: Statistics,
-    weight: Array | None = None,
-    *,
-    out: tuple[Array | None, Array | None, Array | None] | None = None,
-) -> tuple[Array, Array | None, Array | None]:
-    """The gradients of :func:`layer_norm`.
-
-    .. code-block:: text
-
-        g = dy·weight,   x̂ = (x − mean)·rstd
-        dx = rstd·(g − Σg/n − x̂·Σ(g x̂)/n)   with Σ over the n normalized numbers;   dweight = Σ dy·x̂,  dbias = Σ dy   over rows
-
-    Args:
-        dy: The gradient with respect to y, shape and dtype of x.
-        x: The input of forward.
-        normalized_shape: As in forward.
-        mean: As forward returned it, float64.
-        rstd: As forward returned it, float64.
-        weight: As in forward.
-        out: Arrays for ``(dx, dweight, dbias)``, ``None`` for those that are wanted new.  None may overlap an argument.
-
-    Returns:
-        dx, like x, C-contiguous; dweight and dbias, like weight, ``None`` without a weight.
-
-    Raises:
-        TypeError: A dtype or memory layout is wrong.
-        ValueError: A shape is wrong, or arrays overlap.
-
-    Example:
-        >>> import numpy as np
-        >>> from fastopt import functional as F
-        >>> x, w = np.array([[1.0, 3.0, 8.0]]), np.ones(3)
-        >>> y, mean, rstd = F.layer_norm(x, 3, w)
-        >>> dx, dweight, dbias = F.layer_norm_backward(np.ones((1, 3)), x, 3, mean, rstd, w)
-        >>> dx.round(6), dbias
-        (array([[0., 0., 0.]]), array([1., 1., 1.]))
-    """
-    return kernels.layer_norm_backward(dy, x, normalized_shape, mean, rstd, weight, out)
-
-
-def batch_norm(
-    x: Array,
-    running_mean: Array | None,
-    running_var: Array | None,
-    weight: Array | None = None,
-    bias: Array | None = None,
-    training: bool = False,
-    momentum: float = 0.1,
-    eps: float = 1e-5,
-    *,
-    channel_axis: int = 1,
-    out: tuple[Array | None, Statistics | None, Statistics | None] | None = None,
-) -> tuple[Array, Statistics, Statistics]:
-    """Batch normalization: each channel over all other axes.
-
-    .. code-block:: text
-
-        y = (x − mean)·rstd·weight + bias,   rstd = 1/√(var + eps)
-        training:    mean and biased var of this batch;  running ← (1 − momentum)·running + momentum·statistic, the variance unbiased
-        evaluation:  the running statistics
-
-    Fast where the channels come before contiguous axes (N, C, H, W) or are innermost in memory: (N, C), (N, H, W, C) with
-    ``channel_axis=-1``, and a transposed view of such an array.
-
-    Args:
-        x: At least two axes, float32 or float64.
-        running_mean: Shape ``(C,)``, dtype of x; updated in training, where it may be ``None``.
-        running_var: Likewise.
-        weight: Shape ``(C,)``, dtype of x.
-        bias: Shape ``(C,)``, dtype of x.
-        training: Use and record the statistics of this batch.
-        momentum: How much of the running statistics is replaced, in [0, 1].
-        eps: Added to the variance, at least 0.
-        channel_axis: The axis of the C channels.
-        out: Arrays for ``(y, mean, rstd)``, ``None`` for those that are wanted new.  None may overlap an argument.
-
-    Returns:
-        y, like x, in its memory order; mean and rstd, float64, shape ``(C,)``: what was used.
-
-    Raises:
-        TypeError: A dtype or memory layout is wrong, or evaluation has no running statistics.
-        ValueError: A shape or range is wrong, arrays overlap, or a batch in training has a single value a channel.
-
-    Example:
-        >>> import numpy as np
-        >>> from fastopt import functional as F
-        >>> running_mean, running_var = np.zeros(1), np.ones(1)
-        >>> y, mean, rstd = F.batch_norm(np.array([[1.0], [3.0]]), running_mean, running_var, training=True, eps=0.0)
-        >>> y.ravel(), running_mean.round(6), running_var.round(6)
-        (array([-1.,  1.]), array([0.2]), array([1.1]))
-
-    References:
-        Ioffe & Szegedy 2015, arXiv:1502.03167, algorithms 1 and 2.
-    """
-    return kernels.batch_norm(x, running_mean, running_var, weight, bias, training, momentum, eps, channel_axis, out)
-
-
-def batch_norm_backward(
-    dy: Array,
-    x: Array,
-    mean: Statistics,
-    rstd: Statistics,
-    weight: Array | None = None,
-    *,
-    training: bool = True,
-    channel_axis: int = 1,
-    out: tuple[Array | None, Array | None, Array | None] | None = None,
-) -> tuple[Array, Array | None, Array | None]:
-    """The gradients of :func:`batch_norm`.
-
-    .. code-block:: text
-
-        x̂ = (x − mean)·rstd;   dweight = Σ dy·x̂,  dbias = Σ dy   over the m values of a channel
-        training:    dx = rstd·weight·(dy − Σdy/m − x̂·Σ(dy x̂)/m)
-        evaluation:  dx = rstd·weight·dy
-
-    Args:
-        dy: The gradient with respect to y, shape, dtype and memory order of x.
-        x: The input of forward.
-        mean: As forward returned it, float64, shape ``(C,)``.
-        rstd: As forward returned it, float64, shape ``(C,)``.
-        weight: As in forward.
-        training: As in forward.
-        channel_axis: As in forward.
-        out: Arrays for ``(dx, dweight, dbias)``, ``None`` for those that are wanted new.  None may overlap an argument.
-
-    Returns:
-        dx, like x, in its memory order; dweight and dbias, shape ``(C,)``, ``None`` without a weight.
-
-    Raises:
-        TypeError: A dtype or memory layout is wrong.
-        ValueError: A shape is wrong, or arrays overlap.
-
-    Example:
-        >>> import numpy as np
-        >>> from fastopt import functional as F
-        >>> x, w = np.array([[1.0], [3.0], [8.0]]), np.ones(1)
-        >>> y, mean, rstd = F.batch_norm(x, None, None, w, training=True)
-        >>> dx, dweight, dbias = F.batch_norm_backward(np.ones((3, 1)), x, mean, rstd, w)
-        >>> dx.ravel().round(6), dbias
-        (array([0., 0., 0.]), array([3.]))
-    """
-    return kernels.batch_norm_backward(dy, x, mean, rstd, weight, training, channel_axis, out)
+__all__ = ["Outcome"]
 
 
 class Outcome(NamedTuple):
@@ -498,7 +288,3 @@ for _optimizer in (getattr(optim, _name) for _name in optim.__all__):
         _function = _update(_optimizer)
         globals()[_function.__name__] = _function
         __all__ += [_function.__name__]
-
-if TYPE_CHECKING:
-
-    def __getattr__(name: str) -> Callable[..., Outcome]: ...

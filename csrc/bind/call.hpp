@@ -1,0 +1,86 @@
+/// The arguments of one call of a function of arrays: finds what is wrong with them before anything is written.
+#pragma once
+
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "bind/arrays.hpp"
+#include "core/halves.hpp"
+
+namespace fastopt {
+
+using Shape = std::vector<std::ptrdiff_t>;
+
+/// The dtype that numbers of a dtype are computed with.
+inline Dtype computed_with(Dtype dtype) { return dtype == Dtype::float64 ? Dtype::float64 : Dtype::float32; }
+
+/// Calls body(S{}) with the type that numbers of a dtype are stored as.
+template <class Body> auto with_storage(Dtype dtype, Body&& body) {
+  switch (dtype) {
+    case Dtype::float64:
+      return body(double{});
+    case Dtype::float16:
+      return body(float16{});
+    case Dtype::bfloat16:
+      return body(bfloat16{});
+    default:
+      return body(float{});
+  }
+}
+
+/// One call.  Arguments are asked for one by one; expect_disjoint() is the last check.
+class Call {
+ public:
+  explicit Call(const char* function) : function_(function) {}
+
+  Name name(std::string_view argument) const { return {function_, argument}; }
+  std::string text(std::string_view argument) const { return name(argument).text(); }
+
+  /// An array that is only read, of any layout.
+  Array read(py::handle object, const char* argument);
+  /// Such an array of a dtype and shape.
+  Array read(py::handle object, const char* argument, Dtype dtype, const Shape& shape);
+
+  /// A contiguous array of one dtype and shape, or nothing.
+  std::optional<Array> optional(py::handle object, const char* argument, Dtype dtype, const Shape& shape,
+                                bool written = false);
+  Array required(py::handle object, const char* argument, Dtype dtype, const Shape& shape, bool written = false);
+
+  /// A number in [low, high].
+  double number(py::handle object, const char* argument, double low, double high, const char* constraint) const;
+  double eps(py::handle object) const;
+  std::ptrdiff_t integer(py::handle object, const char* argument) const;
+  bool flag(py::handle object, const char* argument) const;
+
+  /// The results, of which `out` may bring some: an array where there is one, otherwise a tuple.
+  void results(py::handle out, std::size_t count);
+  /// Result number i: the one that is given, or what `make` makes.
+  template <class Make> py::object result(std::size_t i, Dtype dtype, const Shape& shape, const Make& make) {
+    return given_[i].is_none() ? make() : given(i, dtype, shape);
+  }
+  py::object contiguous_result(std::size_t i, Dtype dtype, const Shape& shape);
+  /// As contiguous_result if it is wanted; otherwise it must not be given.
+  py::object result_if(bool wanted, std::size_t i, Dtype dtype, const Shape& shape, const char* why_not);
+  Name result_name(std::size_t i) const { return name(result_names_[i]); }
+
+  void expect_disjoint() { spans_.expect_disjoint(function_); }
+
+ private:
+  py::object given(std::size_t i, Dtype dtype, const Shape& shape);
+
+  const char* function_;
+  std::vector<py::object> given_;
+  std::vector<std::string> result_names_;
+  Spans spans_;
+};
+
+/// A new array, with the strides of C order if none are given.
+py::object fresh(Dtype dtype, const Shape& shape, const Shape& strides = {});
+
+template <class T> T* data_of(const std::optional<Array>& array) { return array ? array->data<T>() : nullptr; }
+template <class T> T* data_of(const py::object& array) {
+  return array.is_none() ? nullptr : reinterpret_cast<T*>(py::detail::array_proxy(array.ptr())->data);
+}
+
+}  // namespace fastopt

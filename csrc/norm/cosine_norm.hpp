@@ -1,0 +1,14 @@
+/// Rows of unit length, as cosine normalization takes them: Luo et al. 2017, arXiv:1702.05870.
+///   y = x·rnorm,  rnorm = 1/√(Σx² + ε)                                 over each row of x, (rows, width)
+///   dx = rnorm·(dy − y·Σ(dy y))
+#pragma once
+
+#include "norm/row_norm.hpp"
+
+namespace fastopt {
+
+struct CosineNorm {
+  static constexpr bool centred = false, averaged = false, weighted = false;
+};
+
+}  // namespace fastopt

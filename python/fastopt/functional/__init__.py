@@ -1,0 +1,112 @@
+"""The stateless layer: arrays in, arrays out.
+
+Optimizer steps update their arrays in place.  Normalizations and dropout return new arrays, or fill those that ``out`` gives.
+
+Every function raises before it writes anything: TypeError for dtype and memory layout, ValueError for shape, range and
+overlap, with the name of the argument.  What is written must be C-contiguous (a normalization's result may also have the
+memory order of ``x``); inputs and gradients may be slices, as long as their innermost axis is contiguous.  All of them release
+the GIL.  :mod:`fastopt.reference` has the same functions in NumPy, with the same results to the last bit.
+
+Normalizations compute in float32, and in float64 where x is float64; their statistics come as float64.  Numbers of 16 bits go
+with weights, biases and running statistics in float32; each result is rounded once, to the nearest.
+
+Subnormal numbers (below 1.2e-38 in float32) count as zero, except those of float16, which float32 can hold.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from . import _updates
+from ._channels import (
+    batch_norm,
+    batch_norm_add_relu,
+    batch_norm_add_relu_backward,
+    batch_norm_backward,
+    batch_norm_relu,
+    batch_norm_relu_backward,
+    batch_renorm,
+    batch_renorm_backward,
+    group_norm,
+    group_norm_backward,
+    instance_norm,
+    instance_norm_backward,
+)
+from ._dropout import (
+    channel_dropout,
+    channel_dropout_backward,
+    dropout,
+    dropout_backward,
+    gaussian_dropout,
+    gaussian_dropout_backward,
+)
+from ._rows import (
+    add_layer_norm,
+    add_layer_norm_backward,
+    add_rms_norm,
+    add_rms_norm_backward,
+    cosine_norm,
+    cosine_norm_backward,
+    layer_norm,
+    layer_norm_backward,
+    rms_norm,
+    rms_norm_backward,
+)
+from ._shards import (
+    batch_norm_apply,
+    batch_norm_backward_apply,
+    batch_norm_backward_stats,
+    batch_norm_stats,
+    combine_stats,
+)
+from ._updates import Outcome
+from ._weights import fold_batch_norm, weight_norm, weight_norm_backward
+
+__all__ = [
+    "Outcome",
+    "add_layer_norm",
+    "add_layer_norm_backward",
+    "add_rms_norm",
+    "add_rms_norm_backward",
+    "batch_norm",
+    "batch_norm_add_relu",
+    "batch_norm_add_relu_backward",
+    "batch_norm_apply",
+    "batch_norm_backward",
+    "batch_norm_backward_apply",
+    "batch_norm_backward_stats",
+    "batch_norm_relu",
+    "batch_norm_relu_backward",
+    "batch_norm_stats",
+    "batch_renorm",
+    "batch_renorm_backward",
+    "channel_dropout",
+    "channel_dropout_backward",
+    "combine_stats",
+    "cosine_norm",
+    "cosine_norm_backward",
+    "dropout",
+    "dropout_backward",
+    "fold_batch_norm",
+    "gaussian_dropout",
+    "gaussian_dropout_backward",
+    "group_norm",
+    "group_norm_backward",
+    "instance_norm",
+    "instance_norm_backward",
+    "layer_norm",
+    "layer_norm_backward",
+    "rms_norm",
+    "rms_norm_backward",
+    "weight_norm",
+    "weight_norm_backward",
+]
+
+for _name in _updates.__all__:
+    globals()[_name] = getattr(_updates, _name)
+__all__ += [_name for _name in _updates.__all__ if _name not in __all__]
+
+if TYPE_CHECKING:
+
+    def __getattr__(name: str) -> Callable[..., Outcome]: ...

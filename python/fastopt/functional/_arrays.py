@@ -1,0 +1,48 @@
+"""What the normalizations' modules call arrays, and the checks of those that need no kernel."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+__all__ = ["Array", "Statistics", "array_of", "results_of"]
+
+Array: TypeAlias = NDArray[Any]
+Statistics: TypeAlias = NDArray[np.float64]
+
+FLOATS = ("float32", "float64", "float16", "bfloat16")
+
+
+def array_of(
+    function: str,
+    name: str,
+    array: Any,
+    shape: tuple[int, ...] | None = None,
+    dtypes: Sequence[str] = FLOATS,
+    *,
+    contiguous: bool = False,
+) -> Array:
+    """The array, if it is one of the shape and of one of the dtypes."""
+    if not isinstance(array, np.ndarray):
+        got = "None" if array is None else type(array).__name__
+        raise TypeError(f"{function}: {name} must be a numpy array, got {got}")
+    if array.dtype.name not in dtypes or not array.dtype.isnative:
+        expected = " or ".join(filter(None, (", ".join(dtypes[:-1]), dtypes[-1])))
+        raise TypeError(f"{function}: {name} has dtype {array.dtype}, expected {expected}")
+    if shape is not None and array.shape != shape:
+        raise ValueError(f"{function}: {name} has shape {array.shape}, expected {shape}")
+    if contiguous and not array.flags.c_contiguous:
+        raise TypeError(f"{function}: {name} must be C-contiguous")
+    return array
+
+
+def results_of(function: str, out: Any, count: int) -> tuple[Any, ...]:
+    """What ``out`` gives for the results."""
+    if out is None:
+        return (None,) * count
+    if not isinstance(out, tuple) or len(out) != count:
+        raise TypeError(f"{function}: out must be a tuple of {count}, with None for results that are wanted new")
+    return out

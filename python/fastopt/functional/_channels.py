@@ -1,0 +1,652 @@
+"""Normalizations of channels: over all other axes, or those of a sample."""
+
+from __future__ import annotations
+
+from .._core import kernels
+from ._arrays import Array, Statistics
+
+__all__ = [
+    "batch_norm",
+    "batch_norm_add_relu",
+    "batch_norm_add_relu_backward",
+    "batch_norm_backward",
+    "batch_norm_relu",
+    "batch_norm_relu_backward",
+    "batch_renorm",
+    "batch_renorm_backward",
+    "group_norm",
+    "group_norm_backward",
+    "instance_norm",
+    "instance_norm_backward",
+]
+
+
+def batch_norm(
+    x: Array,
+    running_mean: Array | None,
+    running_var: Array | None,
+    weight: Array | None = None,
+    bias: Array | None = None,
+    training: bool = False,
+    momentum: float = 0.1,
+    eps: float = 1e-5,
+    *,
+    channel_axis: int = 1,
+    out: tuple[Array | None, Statistics | None, Statistics | None] | None = None,
+) -> tuple[Array, Statistics, Statistics]:
+    """Batch normalization: each channel over all other axes.
+
+    .. code-block:: text
+
+        y = (x − mean)·rstd·weight + bias,   rstd = 1/√(var + eps)
+        training:    mean and biased var of this batch;  running ← (1 − momentum)·running + momentum·statistic, the variance unbiased
+        evaluation:  the running statistics
+
+    Fast where the channels come before contiguous axes (N, C, H, W) or are innermost in memory: (N, C), (N, H, W, C) with
+    ``channel_axis=-1``, and a transposed view of such an array.
+
+    Args:
+        x: At least two axes, float32, float64, float16 or bfloat16.
+        running_mean: Shape ``(C,)``, dtype of x; float32 where x has 16 bits; updated in training, where it may be ``None``.
+        running_var: Likewise.
+        weight: Shape ``(C,)``, dtype of x; float32 where x has 16 bits.
+        bias: Shape ``(C,)``, dtype of x; float32 where x has 16 bits.
+        training: Use and record the statistics of this batch.
+        momentum: How much of the running statistics is replaced, in [0, 1].
+        eps: Added to the variance, at least 0.
+        channel_axis: The axis of the C channels.
+        out: Arrays for ``(y, mean, rstd)``, ``None`` for those that are wanted new.  None may overlap an argument.
+
+    Returns:
+        y, like x, in its memory order; mean and rstd, float64, shape ``(C,)``: what was used.
+
+    Raises:
+        TypeError: A dtype or memory layout is wrong, or evaluation has no running statistics.
+        ValueError: A shape or range is wrong, arrays overlap, or a batch in training has a single value a channel.
+
+    Example:
+        >>> import numpy as np
+        >>> from fastopt import functional as F
+        >>> running_mean, running_var = np.zeros(1), np.ones(1)
+        >>> y, mean, rstd = F.batch_norm(np.array([[1.0], [3.0]]), running_mean, running_var, training=True, eps=0.0)
+        >>> y.ravel(), running_mean.round(6), running_var.round(6)
+        (array([-1.,  1.]), array([0.2]), array([1.1]))
+
+    References:
+        Ioffe & Szegedy 2015, arXiv:1502.03167, algorithms 1 and 2.
+    """
+    return kernels.batch_norm(x, running_mean, running_var, weight, bias, training, momentum, eps, channel_axis, out)
+
+
+def batch_norm_backward(
+    dy: Array,
+    x: Array,
+    mean: Statistics,
+    rstd: Statistics,
+    weight: Array | None = None,
+    *,
+    training: bool = True,
+    channel_axis: int = 1,
+    out: tuple[Array | None, Array | None, Array | None] | None = None,
+) -> tuple[Array, Array | None, Array | None]:
+    """The gradients of :func:`batch_norm`.
+
+    .. code-block:: text
+
+        x̂ = (x − mean)·rstd;   dweight = Σ dy·x̂,  dbias = Σ dy   over the m values of a channel
+        training:    dx = rstd·weight·(dy − Σdy/m − x̂·Σ(dy x̂)/m)
+        evaluation:  dx = rstd·weight·dy
+
+    Args:
+        dy: The gradient with respect to y, shape, dtype and memory order of x.
+        x: The input of forward.
+        mean: As forward returned it, float64, shape ``(C,)``.
+        rstd: As forward returned it, float64, shape ``(C,)``.
+        weight: As in forward.
+        training: As in forward.
+        channel_axis: As in forward.
+        out: Arrays for ``(dx, dweight, dbias)``, ``None`` for those that are wanted new.  None may overlap an argument.
+
+    Returns:
+        dx, like x, in its memory order; dweight and dbias, shape ``(C,)``, ``None`` without a weight.
+
+    Raises:
+        TypeError: A dtype or memory layout is wrong.
+        ValueError: A shape is wrong, or arrays overlap.
+
+    Example:
+        >>> import numpy as np
+        >>> from fastopt import functional as F
+        >>> x, w = np.array([[1.0], [3.0], [8.0]]), np.ones(1)
+        >>> y, mean, rstd = F.batch_norm(x, None, None, w, training=True)
+        >>> dx, dweight, dbias = F.batch_norm_backward(np.ones((3, 1)), x, mean, rstd, w)
+        >>> dx.ravel().round(6), dbias
+        (array([0., 0., 0.]), array([3.]))
+    """
+    return kernels.batch_norm_backward(dy, x, mean, rstd, weight, training, channel_axis, out)
+
+
+def batch_norm_relu(
+    x: Array,
+    running_mean: Array | None,
+    running_var: Array | None,
+    weight: Array | None = None,
+    bias: Array | None = None,
+    training: bool = False,
+    momentum: float = 0.1,
+    eps: float = 1e-5,
+    *,
+    channel_axis: int = 1,
+    out: tuple[Array | None, Statistics | None, Statistics | None] | None = None,
+) -> tuple[Array, Statistics, Statistics]:
+    """Batch normalization and ReLU in one pass.
+
+    .. code-block:: text
+
+        y = max(t, 0),   t = (x − mean)·rstd·weight + bias   as in batch_norm
+
+    Args:
+        x: At least two axes, float32, float64, float16 or bfloat16.
+        running_mean: As in :func:`batch_norm`.
+        running_var: As in :func:`batch_norm`.
+        weight: Shape ``(C,)``, dtype of x; float32 where x has 16 bits.
+        bias: Shape ``(C,)``, dtype of x; float32 where x has 16 bits.
+        training: Use and record the statistics of this batch.
+        momentum: How much of the running statistics is replaced, in [0, 1].
+        eps: Added to the variance, at least 0.
+        channel_axis: The axis of the C channels.
+        out: Arrays for ``(y, mean, rstd)``, ``None`` for those that are wanted new.  None may overlap an argument.
+
+    Returns:
+        y, like x, in its memory order, NaN where t is; mean and rstd, float64, shape ``(C,)``: what was used.
+
+    Raises:
+        TypeError: A dtype or memory layout is wrong, or evaluation has no running statistics.
+        ValueError: A shape or range is wrong, arrays overlap, or a batch in training has a single value a channel.
+
+    Example:
+        >>> import numpy as np
+        >>> from fastopt import functional as F
+        >>> y, mean, rstd = F.batch_norm_relu(np.array([[1.0], [3.0]]), None, None, training=True, eps=0.0)
+        >>> y.ravel()
+        array([0., 1.])
+
+    References:
+        Ioffe & Szegedy 2015, arXiv:1502.03167, algorithms 1 and 2; in front of the nonlinearity as in section 3.2.
+    """
+    return kernels.batch_norm_relu(
+        x, running_mean, running_var, weight, bias, training, momentum, eps, channel_axis, out
+    )
+
+
+def batch_norm_relu_backward(
+    dy: Array,
+    x: Array,
+    mean: Statistics,
+    rstd: Statistics,
+    weight: Array | None = None,
+    bias: Array | None = None,
+    *,
+    training: bool = True,
+    channel_axis: int = 1,
+    out: tuple[Array | None, Array | None, Array | None] | None = None,
+) -> tuple[Array, Array | None, Array | None]:
+    """The gradients of :func:`batch_norm_relu`.
+
+    .. code-block:: text
+
+        dt = 0 where t ≤ 0, dy elsewhere, with t computed anew from x;   then as batch_norm_backward with dt for dy
+
+    y is not needed, so that it may be overwritten.
+
+    Args:
+        dy: The gradient with respect to y, shape, dtype and memory order of x.
+        x: The input of forward.
+        mean: As forward returned it, float64, shape ``(C,)``.
+        rstd: As forward returned it, float64, shape ``(C,)``.
+        weight: As in forward.
+        bias: As in forward.
+        training: As in forward.
+        channel_axis: As in forward.
+        out: Arrays for ``(dx, dweight, dbias)``, ``None`` for those that are wanted new.  None may overlap an argument.
+
+    Returns:
+        dx, like x, in its memory order; dweight and dbias, shape ``(C,)``, ``None`` without a weight.
+
+    Raises:
+        TypeError: A dtype or memory layout is wrong.
+        ValueError: A shape is wrong, or arrays overlap.
+
+    Example:
+        >>> import numpy as np
+        >>> from fastopt import functional as F
+        >>> x, w, b = np.array([[1.0], [3.0]]), np.ones(1), np.zeros(1)
+        >>> y, mean, rstd = F.batch_norm_relu(x, None, None, w, b, training=True)
+        >>> F.batch_norm_relu_backward(np.ones((2, 1)), x, mean, rstd, w, b)[2]
+        array([1.])
+    """
+    return kernels.batch_norm_relu_backward(dy, x, mean, rstd, weight, bias, training, channel_axis, out)
+
+
+def batch_norm_add_relu(
+    x: Array,
+    residual: Array,
+    running_mean: Array | None,
+    running_var: Array | None,
+    weight: Array | None = None,
+    bias: Array | None = None,
+    training: bool = False,
+    momentum: float = 0.1,
+    eps: float = 1e-5,
+    *,
+    channel_axis: int = 1,
+    out: tuple[Array | None, Statistics | None, Statistics | None] | None = None,
+) -> tuple[Array, Statistics, Statistics]:
+    """Batch normalization, an addition and ReLU in one pass: the end of a residual block.
+
+    .. code-block:: text
+
+        y = max(u, 0),   u = (x − mean)·rstd·weight + bias + residual   as in batch_norm
+
+    Args:
+        x: At least two axes, float32, float64, float16 or bfloat16.
+        residual: Shape, dtype and memory order of x.
+        running_mean: As in :func:`batch_norm`.
+        running_var: As in :func:`batch_norm`.
+        weight: Shape ``(C,)``, dtype of x; float32 where x has 16 bits.
+        bias: Shape ``(C,)``, dtype of x; float32 where x has 16 bits.
+        training: Use and record the statistics of this batch.
+        momentum: How much of the running statistics is replaced, in [0, 1].
+        eps: Added to the variance, at least 0.
+        channel_axis: The axis of the C channels.
+        out: Arrays for ``(y, mean, rstd)``, ``None`` for those that are wanted new.  None may overlap an argument.
+
+    Returns:
+        y, like x, in its memory order, NaN where u is; mean and rstd, float64, shape ``(C,)``: what was used.
+
+    Raises:
+        TypeError: A dtype or memory layout is wrong, or evaluation has no running statistics.
+        ValueError: A shape or range is wrong, arrays overlap, or a batch in training has a single value a channel.
+
+    Example:
+        >>> import numpy as np
+        >>> from fastopt import functional as F
+        >>> x, residual = np.array([[1.0], [3.0]]), np.array([[4.0], [-4.0]])
+        >>> y, mean, rstd = F.batch_norm_add_relu(x, residual, None, None, training=True, eps=0.0)
+        >>> y.ravel()
+        array([3., 0.])
+
+    References:
+        Ioffe & Szegedy 2015, arXiv:1502.03167, algorithms 1 and 2; He et al. 2015, arXiv:1512.03385, eq. 1, with ReLU after the addition.
+    """
+    return kernels.batch_norm_add_relu(
+        x, residual, running_mean, running_var, weight, bias, training, momentum, eps, channel_axis, out
+    )
+
+
+def batch_norm_add_relu_backward(
+    dy: Array,
+    y: Array,
+    x: Array,
+    mean: Statistics,
+    rstd: Statistics,
+    weight: Array | None = None,
+    *,
+    training: bool = True,
+    channel_axis: int = 1,
+    out: tuple[Array | None, Array | None, Array | None, Array | None] | None = None,
+) -> tuple[Array, Array, Array | None, Array | None]:
+    """The gradients of :func:`batch_norm_add_relu`.
+
+    .. code-block:: text
+
+        dresidual = 0 where y ≤ 0, dy elsewhere;   then as batch_norm_backward with dresidual for dy
+
+    Args:
+        dy: The gradient with respect to y, shape, dtype and memory order of x.
+        y: As forward returned it.
+        x: The input of forward.
+        mean: As forward returned it, float64, shape ``(C,)``.
+        rstd: As forward returned it, float64, shape ``(C,)``.
+        weight: As in forward.
+        training: As in forward.
+        channel_axis: As in forward.
+        out: Arrays for ``(dx, dresidual, dweight, dbias)``, ``None`` for those that are wanted new.  None may overlap an argument.
+
+    Returns:
+        dx and dresidual, like x, in its memory order; dweight and dbias, shape ``(C,)``, ``None`` without a weight.
+
+    Raises:
+        TypeError: A dtype or memory layout is wrong.
+        ValueError: A shape is wrong, or arrays overlap.
+
+    Example:
+        >>> import numpy as np
+        >>> from fastopt import functional as F
+        >>> x, residual = np.array([[1.0], [3.0]]), np.array([[4.0], [-4.0]])
+        >>> y, mean, rstd = F.batch_norm_add_relu(x, residual, None, None, training=True)
+        >>> dx, dresidual, _, _ = F.batch_norm_add_relu_backward(np.ones((2, 1)), y, x, mean, rstd)
+        >>> dresidual.ravel()
+        array([1., 0.])
+    """
+    return kernels.batch_norm_add_relu_backward(dy, y, x, mean, rstd, weight, training, channel_axis, out)
+
+
+def batch_renorm(
+    x: Array,
+    running_mean: Array,
+    running_var: Array,
+    weight: Array | None = None,
+    bias: Array | None = None,
+    training: bool = False,
+    momentum: float = 0.1,
+    eps: float = 1e-5,
+    r_max: float = 3.0,
+    d_max: float = 5.0,
+    *,
+    channel_axis: int = 1,
+    out: tuple[Array | None, Statistics | None, Statistics | None, Statistics | None, Statistics | None] | None = None,
+) -> tuple[Array, Statistics, Statistics, Statistics, Statistics]:
+    """Batch renormalization: training sees, but for limits, what evaluation will see.
+
+    .. code-block:: text
+
+        y = ((x − mean)·rstd·r + d)·weight + bias,   rstd = 1/√(var + eps)
+        training:    mean and biased var of this batch,  σ = √(running_var + eps)
+                     r = clip(1/(rstd·σ), 1/r_max, r_max),  d = clip((mean − running_mean)/σ, −d_max, d_max)
+                     then running ← (1 − momentum)·running + momentum·statistic, the variance unbiased
+        evaluation:  the running statistics, r = 1, d = 0
+
+    With r_max = 1 and d_max = 0 it is :func:`batch_norm`; training starts with these and raises them.
+
+    Args:
+        x: At least two axes, float32, float64, float16 or bfloat16.
+        running_mean: Shape ``(C,)``, dtype of x; float32 where x has 16 bits; updated in training.
+        running_var: Likewise.
+        weight: Shape ``(C,)``, dtype of x; float32 where x has 16 bits.
+        bias: Shape ``(C,)``, dtype of x; float32 where x has 16 bits.
+        training: Use and record the statistics of this batch.
+        momentum: How much of the running statistics is replaced, in [0, 1].
+        eps: Added to the variance, at least 0.
+        r_max: The limit of r, at least 1.
+        d_max: The limit of d, at least 0.
+        channel_axis: The axis of the C channels.
+        out: Arrays for ``(y, mean, rstd, r, d)``, ``None`` for those that are wanted new.  None may overlap an argument.
+
+    Returns:
+        y, like x, in its memory order; mean, rstd, r and d, float64, shape ``(C,)``: what was used.
+
+    Raises:
+        TypeError: A dtype or memory layout is wrong.
+        ValueError: A shape or range is wrong, arrays overlap, or a batch in training has a single value a channel.
+
+    Example:
+        >>> import numpy as np
+        >>> from fastopt import functional as F
+        >>> running_mean, running_var = np.zeros(1), np.ones(1)
+        >>> y, _, _, r, d = F.batch_renorm(np.array([[1.0], [3.0]]), running_mean, running_var, training=True, eps=0.0)
+        >>> y.ravel(), r, d
+        (array([1., 3.]), array([1.]), array([2.]))
+
+    References:
+        Ioffe 2017, arXiv:1702.03275, algorithm 1.  The running variance, unbiased, is kept here as in :func:`batch_norm`, not σ.
+    """
+    return kernels.batch_renorm(
+        x, running_mean, running_var, weight, bias, training, momentum, eps, r_max, d_max, channel_axis, out
+    )
+
+
+def batch_renorm_backward(
+    dy: Array,
+    x: Array,
+    mean: Statistics,
+    rstd: Statistics,
+    r: Statistics,
+    d: Statistics,
+    weight: Array | None = None,
+    *,
+    training: bool = True,
+    channel_axis: int = 1,
+    out: tuple[Array | None, Array | None, Array | None] | None = None,
+) -> tuple[Array, Array | None, Array | None]:
+    """The gradients of :func:`batch_renorm`, where r and d are constants.
+
+    .. code-block:: text
+
+        x̂ = (x − mean)·rstd;   dweight = Σ dy·(x̂·r + d),  dbias = Σ dy   over the m values of a channel
+        training:    dx = r·rstd·weight·(dy − Σdy/m − x̂·Σ(dy x̂)/m)
+        evaluation:  dx = rstd·weight·dy
+
+    Args:
+        dy: The gradient with respect to y, shape, dtype and memory order of x.
+        x: The input of forward.
+        mean: As forward returned it, float64, shape ``(C,)``.
+        rstd: As forward returned it, float64, shape ``(C,)``.
+        r: As forward returned it, float64, shape ``(C,)``.
+        d: As forward returned it, float64, shape ``(C,)``.
+        weight: As in forward.
+        training: As in forward.
+        channel_axis: As in forward.
+        out: Arrays for ``(dx, dweight, dbias)``, ``None`` for those that are wanted new.  None may overlap an argument.
+
+    Returns:
+        dx, like x, in its memory order; dweight and dbias, shape ``(C,)``, ``None`` without a weight.
+
+    Raises:
+        TypeError: A dtype or memory layout is wrong.
+        ValueError: A shape is wrong, or arrays overlap.
+
+    Example:
+        >>> import numpy as np
+        >>> from fastopt import functional as F
+        >>> x, w = np.array([[1.0], [3.0]]), np.ones(1)
+        >>> y, *used = F.batch_renorm(x, np.zeros(1), np.ones(1), w, training=True, eps=0.0)
+        >>> dx, dweight, dbias = F.batch_renorm_backward(np.ones((2, 1)), x, *used, w)
+        >>> dx.ravel(), dweight, dbias
+        (array([0., 0.]), array([4.]), array([2.]))
+
+    References:
+        Ioffe 2017, arXiv:1702.03275, section 3.
+    """
+    return kernels.batch_renorm_backward(dy, x, mean, rstd, r, d, weight, training, channel_axis, out)
+
+
+def group_norm(
+    x: Array,
+    num_groups: int,
+    weight: Array | None = None,
+    bias: Array | None = None,
+    eps: float = 1e-5,
+    *,
+    channel_axis: int = 1,
+    out: tuple[Array | None, Statistics | None, Statistics | None] | None = None,
+) -> tuple[Array, Statistics, Statistics]:
+    """Group normalization: each sample's channels in groups.
+
+    .. code-block:: text
+
+        y = (x − mean)·rstd·weight + bias,   rstd = 1/√(var + eps)
+        mean and biased var of each sample and group, over its channels and all other axes
+
+    One group normalizes each sample as a whole; as many groups as channels are :func:`instance_norm`.
+
+    Args:
+        x: At least two axes, the first one that of the N samples, float32, float64, float16 or bfloat16.
+        num_groups: How many groups of equal size the channels make.
+        weight: Shape ``(C,)``, dtype of x; float32 where x has 16 bits.
+        bias: Shape ``(C,)``, dtype of x; float32 where x has 16 bits.
+        eps: Added to the variance, at least 0.
+        channel_axis: The axis of the C channels, not the first one.
+        out: Arrays for ``(y, mean, rstd)``, ``None`` for those that are wanted new.  None may overlap an argument.
+
+    Returns:
+        y, like x, in its memory order; mean and rstd, float64, shape ``(N, num_groups)``.
+
+    Raises:
+        TypeError: A dtype or memory layout is wrong.
+        ValueError: A shape or range is wrong, or arrays overlap.
+
+    Example:
+        >>> import numpy as np
+        >>> from fastopt import functional as F
+        >>> y, mean, rstd = F.group_norm(np.array([[1.0, 3.0, 5.0, 9.0]]), 2, eps=0.0)
+        >>> y, mean, rstd
+        (array([[-1.,  1., -1.,  1.]]), array([[2., 7.]]), array([[1. , 0.5]]))
+
+    References:
+        Wu & He 2018, arXiv:1803.08494, eq. 7.
+    """
+    return kernels.group_norm(x, num_groups, weight, bias, eps, channel_axis, out)
+
+
+def group_norm_backward(
+    dy: Array,
+    x: Array,
+    num_groups: int,
+    mean: Statistics,
+    rstd: Statistics,
+    weight: Array | None = None,
+    *,
+    channel_axis: int = 1,
+    out: tuple[Array | None, Array | None, Array | None] | None = None,
+) -> tuple[Array, Array | None, Array | None]:
+    """The gradients of :func:`group_norm`.
+
+    .. code-block:: text
+
+        g = dy·weight,   x̂ = (x − mean)·rstd
+        dx = rstd·(g − Σg/m − x̂·Σ(g x̂)/m)   with Σ over the m values of a sample's group
+        dweight = Σ dy·x̂,  dbias = Σ dy   over the samples and all other axes
+
+    Args:
+        dy: The gradient with respect to y, shape, dtype and memory order of x.
+        x: The input of forward.
+        num_groups: As in forward.
+        mean: As forward returned it, float64, shape ``(N, num_groups)``.
+        rstd: As forward returned it, float64, shape ``(N, num_groups)``.
+        weight: As in forward.
+        channel_axis: As in forward.
+        out: Arrays for ``(dx, dweight, dbias)``, ``None`` for those that are wanted new.  None may overlap an argument.
+
+    Returns:
+        dx, like x, in its memory order; dweight and dbias, shape ``(C,)``, ``None`` without a weight.
+
+    Raises:
+        TypeError: A dtype or memory layout is wrong.
+        ValueError: A shape or range is wrong, or arrays overlap.
+
+    Example:
+        >>> import numpy as np
+        >>> from fastopt import functional as F
+        >>> x, w = np.array([[1.0, 3.0, 5.0, 9.0]]), np.ones(4)
+        >>> y, mean, rstd = F.group_norm(x, 2, w)
+        >>> dx, dweight, dbias = F.group_norm_backward(np.ones((1, 4)), x, 2, mean, rstd, w)
+        >>> dx.round(6), dbias
+        (array([[0., 0., 0., 0.]]), array([1., 1., 1., 1.]))
+    """
+    return kernels.group_norm_backward(dy, x, num_groups, mean, rstd, weight, channel_axis, out)
+
+
+def instance_norm(
+    x: Array,
+    running_mean: Array | None = None,
+    running_var: Array | None = None,
+    weight: Array | None = None,
+    bias: Array | None = None,
+    use_input_stats: bool = True,
+    momentum: float = 0.1,
+    eps: float = 1e-5,
+    *,
+    channel_axis: int = 1,
+    out: tuple[Array | None, Statistics | None, Statistics | None] | None = None,
+) -> tuple[Array, Statistics, Statistics]:
+    """Instance normalization: each channel of each sample.
+
+    .. code-block:: text
+
+        y = (x − mean)·rstd·weight + bias,   rstd = 1/√(var + eps)
+        with input statistics:  mean and biased var of each sample and channel, over all other axes
+                                running ← (1 − momentum)·running + momentum·(their average over samples, of unbiased variances)
+        without:                the running statistics
+
+    Args:
+        x: At least two axes, the first one that of the N samples, float32, float64, float16 or bfloat16.
+        running_mean: Shape ``(C,)``, dtype of x; float32 where x has 16 bits; updated with input statistics, where it may be ``None``.
+        running_var: Likewise.
+        weight: Shape ``(C,)``, dtype of x; float32 where x has 16 bits.
+        bias: Shape ``(C,)``, dtype of x; float32 where x has 16 bits.
+        use_input_stats: Use and record the statistics of this input.
+        momentum: How much of the running statistics is replaced, in [0, 1].
+        eps: Added to the variance, at least 0.
+        channel_axis: The axis of the C channels, not the first one.
+        out: Arrays for ``(y, mean, rstd)``, ``None`` for those that are wanted new.  None may overlap an argument.
+
+    Returns:
+        y, like x, in its memory order; mean and rstd, float64, shape ``(N, C)``: what was used.
+
+    Raises:
+        TypeError: A dtype or memory layout is wrong, or there are neither input nor running statistics.
+        ValueError: A shape or range is wrong, arrays overlap, or there is a single value a sample and channel.
+
+    Example:
+        >>> import numpy as np
+        >>> from fastopt import functional as F
+        >>> y, mean, rstd = F.instance_norm(np.array([[[1.0, 3.0], [5.0, 9.0]]]), eps=0.0)
+        >>> y, mean, rstd
+        (array([[[-1.,  1.],
+                [-1.,  1.]]]), array([[2., 7.]]), array([[1. , 0.5]]))
+
+    References:
+        Ulyanov, Vedaldi & Lempitsky 2016, arXiv:1607.08022, eq. 3.  Running statistics are torch's addition.
+    """
+    return kernels.instance_norm(
+        x, running_mean, running_var, weight, bias, use_input_stats, momentum, eps, channel_axis, out
+    )
+
+
+def instance_norm_backward(
+    dy: Array,
+    x: Array,
+    mean: Statistics,
+    rstd: Statistics,
+    weight: Array | None = None,
+    *,
+    use_input_stats: bool = True,
+    channel_axis: int = 1,
+    out: tuple[Array | None, Array | None, Array | None] | None = None,
+) -> tuple[Array, Array | None, Array | None]:
+    """The gradients of :func:`instance_norm`.
+
+    .. code-block:: text
+
+        x̂ = (x − mean)·rstd;   dweight = Σ dy·x̂,  dbias = Σ dy   over the samples and all other axes
+        with input statistics:  dx = rstd·weight·(dy − Σdy/m − x̂·Σ(dy x̂)/m)   with Σ over the m values of a sample's channel
+        without:                dx = rstd·weight·dy
+
+    Args:
+        dy: The gradient with respect to y, shape, dtype and memory order of x.
+        x: The input of forward.
+        mean: As forward returned it, float64, shape ``(N, C)``.
+        rstd: As forward returned it, float64, shape ``(N, C)``.
+        weight: As in forward.
+        use_input_stats: As in forward.
+        channel_axis: As in forward.
+        out: Arrays for ``(dx, dweight, dbias)``, ``None`` for those that are wanted new.  None may overlap an argument.
+
+    Returns:
+        dx, like x, in its memory order; dweight and dbias, shape ``(C,)``, ``None`` without a weight.
+
+    Raises:
+        TypeError: A dtype or memory layout is wrong.
+        ValueError: A shape is wrong, or arrays overlap.
+
+    Example:
+        >>> import numpy as np
+        >>> from fastopt import functional as F
+        >>> x, w = np.array([[[1.0, 3.0], [5.0, 9.0]]]), np.ones(2)
+        >>> y, mean, rstd = F.instance_norm(x, weight=w)
+        >>> dx, dweight, dbias = F.instance_norm_backward(np.ones((1, 2, 2)), x, mean, rstd, w)
+        >>> dx.ravel().round(6), dbias
+        (array([0., 0., 0., 0.]), array([2., 2.]))
+    """
+    return kernels.instance_norm_backward(dy, x, mean, rstd, weight, use_input_stats, channel_axis, out)

@@ -1,0 +1,246 @@
+"""Dropout and its kin, with random numbers that are a function of a seed, a step and a position."""
+
+from __future__ import annotations
+
+from .._core import kernels
+from ._arrays import Array
+
+__all__ = [
+    "channel_dropout",
+    "channel_dropout_backward",
+    "dropout",
+    "dropout_backward",
+    "gaussian_dropout",
+    "gaussian_dropout_backward",
+]
+
+
+def dropout(
+    x: Array, p: float = 0.5, training: bool = True, *, seed: int, step: int = 0, out: Array | None = None
+) -> Array:
+    """Zeros in random places; the rest grows, so that the mean stays.
+
+    .. code-block:: text
+
+        y = x/(1 − p) with probability 1 − p, otherwise 0;   without training y = x
+
+    What is dropped depends on seed, step and the element's position in memory alone: not on x, the number of threads or the
+    instruction set.  So there is no mask to keep, and a run that is resumed at a step goes on as it would have.  Elements are
+    counted as memory has them: in C order of the axes sorted by their strides, for a slice too.
+
+    Dropped elements are +0, even where x is NaN or infinite.  The probability is p to 2⁻³³.
+
+    Args:
+        x: Any shape, float32, float64, float16 or bfloat16; its innermost axis must be contiguous.
+        p: The probability to be dropped, in [0, 1].
+        training: Drop; otherwise y is a copy of x.
+        seed: Of the random numbers, in [0, 2⁶⁴): one for each layer.
+        step: Of the training, in [0, 2³²): another one draws other numbers.
+        out: An array for y, in x's memory order and without gaps: x itself, or one that does not overlap it.
+
+    Returns:
+        y, like x, in x's memory order without gaps.
+
+    Raises:
+        TypeError: A dtype or memory layout is wrong.
+        ValueError: A shape or range is wrong, or arrays overlap.
+
+    Example:
+        >>> import numpy as np
+        >>> from fastopt import functional as F
+        >>> x = np.arange(1.0, 9.0)
+        >>> F.dropout(x, 0.5, seed=1)
+        array([ 2.,  0.,  6.,  8.,  0.,  0.,  0., 16.])
+        >>> F.dropout_backward(np.ones(8), 0.5, seed=1)
+        array([2., 0., 2., 2., 0., 0., 0., 2.])
+
+    References:
+        Srivastava, Hinton, Krizhevsky, Sutskever & Salakhutdinov 2014, "Dropout: a simple way to prevent neural networks from
+        overfitting", JMLR 15.  There it is the weights that shrink after training; here it is what is kept that grows, as in all
+        libraries.
+    """
+    return kernels.dropout(x, p, training, seed, step, out)
+
+
+def dropout_backward(
+    dy: Array, p: float = 0.5, training: bool = True, *, seed: int, step: int = 0, out: Array | None = None
+) -> Array:
+    """The gradient of :func:`dropout`, which is the same function of dy.
+
+    Args:
+        dy: The gradient with respect to y, shape, dtype and memory order of x.
+        p: As in forward.
+        training: As in forward.
+        seed: As in forward.
+        step: As in forward.
+        out: An array for dx, in dy's memory order and without gaps: dy itself, or one that does not overlap it.
+
+    Returns:
+        dx, like dy, in dy's memory order without gaps.
+
+    Raises:
+        TypeError: A dtype or memory layout is wrong.
+        ValueError: A shape or range is wrong, or arrays overlap.
+
+    Example:
+        >>> import numpy as np
+        >>> from fastopt import functional as F
+        >>> F.dropout_backward(np.arange(1.0, 9.0), 0.5, seed=1)
+        array([ 2.,  0.,  6.,  8.,  0.,  0.,  0., 16.])
+    """
+    return kernels.dropout_backward(dy, p, training, seed, step, out)
+
+
+def gaussian_dropout(
+    x: Array, p: float = 0.5, training: bool = True, *, seed: int, step: int = 0, out: Array | None = None
+) -> Array:
+    """Noise that multiplies, with the mean 1 and the variance that dropout's has.
+
+    .. code-block:: text
+
+        y = x·(1 + √(p/(1 − p))·n),   n ~ N(0, 1);   without training y = x
+
+    The noise depends on seed, step and the element's position in memory alone, as with :func:`dropout`.  It is drawn in float32,
+    also for float64.
+
+    Args:
+        x: Any shape, float32, float64, float16 or bfloat16; its innermost axis must be contiguous.
+        p: In [0, 1): the probability of the dropout that is as strong.
+        training: Multiply; otherwise y is a copy of x.
+        seed: Of the random numbers, in [0, 2⁶⁴): one for each layer.
+        step: Of the training, in [0, 2³²): another one draws other numbers.
+        out: An array for y, in x's memory order and without gaps: x itself, or one that does not overlap it.
+
+    Returns:
+        y, like x, in x's memory order without gaps.
+
+    Raises:
+        TypeError: A dtype or memory layout is wrong.
+        ValueError: A shape or range is wrong, or arrays overlap.
+
+    Example:
+        >>> import numpy as np
+        >>> from fastopt import functional as F
+        >>> F.gaussian_dropout(np.ones(4), 0.1, seed=1).round(3)
+        array([1.108, 1.297, 0.636, 0.91 ])
+
+    References:
+        Srivastava et al. 2014, "Dropout: a simple way to prevent neural networks from overfitting", JMLR 15, section 10.
+    """
+    return kernels.gaussian_dropout(x, p, training, seed, step, out)
+
+
+def gaussian_dropout_backward(
+    dy: Array, p: float = 0.5, training: bool = True, *, seed: int, step: int = 0, out: Array | None = None
+) -> Array:
+    """The gradient of :func:`gaussian_dropout`, which is the same function of dy.
+
+    Args:
+        dy: The gradient with respect to y, shape, dtype and memory order of x.
+        p: As in forward.
+        training: As in forward.
+        seed: As in forward.
+        step: As in forward.
+        out: An array for dx, in dy's memory order and without gaps: dy itself, or one that does not overlap it.
+
+    Returns:
+        dx, like dy, in dy's memory order without gaps.
+
+    Raises:
+        TypeError: A dtype or memory layout is wrong.
+        ValueError: A shape or range is wrong, or arrays overlap.
+
+    Example:
+        >>> import numpy as np
+        >>> from fastopt import functional as F
+        >>> F.gaussian_dropout_backward(np.ones(4), 0.1, seed=1).round(3)
+        array([1.108, 1.297, 0.636, 0.91 ])
+    """
+    return kernels.gaussian_dropout_backward(dy, p, training, seed, step, out)
+
+
+def channel_dropout(
+    x: Array,
+    p: float = 0.5,
+    training: bool = True,
+    *,
+    seed: int,
+    step: int = 0,
+    channel_axis: int = 1,
+    out: Array | None = None,
+) -> Array:
+    """Dropout of whole channels of a sample, as torch's dropout1d, dropout2d and dropout3d.
+
+    .. code-block:: text
+
+        y[n, c] = x[n, c]/(1 − p) with probability 1 − p, otherwise 0;   without training y = x
+
+    Neighbouring places of an image are alike, so that dropping single ones hides little.  What is dropped depends on seed, step,
+    n and c alone, whatever the memory order.
+
+    Args:
+        x: At least two axes, of which the first is that of the samples; float32, float64, float16 or bfloat16; its innermost
+            axis must be contiguous.
+        p: The probability to be dropped, in [0, 1].
+        training: Drop; otherwise y is a copy of x.
+        seed: Of the random numbers, in [0, 2⁶⁴): one for each layer.
+        step: Of the training, in [0, 2³²): another one draws other numbers.
+        channel_axis: The axis of the channels, not the first.
+        out: An array for y, in x's memory order and without gaps: x itself, or one that does not overlap it.
+
+    Returns:
+        y, like x, in x's memory order without gaps.
+
+    Raises:
+        TypeError: A dtype or memory layout is wrong.
+        ValueError: A shape or range is wrong, or arrays overlap.
+
+    Example:
+        >>> import numpy as np
+        >>> from fastopt import functional as F
+        >>> F.channel_dropout(np.ones((2, 3, 4)), 0.5, seed=1)[:, :, 0]
+        array([[2., 0., 2.],
+               [2., 2., 0.]])
+
+    References:
+        Tompson, Goroshin, Jain, LeCun & Bregler 2015, arXiv:1411.4280, section 3.2.
+    """
+    return kernels.channel_dropout(x, p, training, seed, step, channel_axis, out)
+
+
+def channel_dropout_backward(
+    dy: Array,
+    p: float = 0.5,
+    training: bool = True,
+    *,
+    seed: int,
+    step: int = 0,
+    channel_axis: int = 1,
+    out: Array | None = None,
+) -> Array:
+    """The gradient of :func:`channel_dropout`, which is the same function of dy.
+
+    Args:
+        dy: The gradient with respect to y, shape and dtype of x.
+        p: As in forward.
+        training: As in forward.
+        seed: As in forward.
+        step: As in forward.
+        channel_axis: As in forward.
+        out: An array for dx, in dy's memory order and without gaps: dy itself, or one that does not overlap it.
+
+    Returns:
+        dx, like dy, in dy's memory order without gaps.
+
+    Raises:
+        TypeError: A dtype or memory layout is wrong.
+        ValueError: A shape or range is wrong, or arrays overlap.
+
+    Example:
+        >>> import numpy as np
+        >>> from fastopt import functional as F
+        >>> F.channel_dropout_backward(np.ones((2, 3, 4)), 0.5, seed=1)[:, :, 0]
+        array([[2., 0., 2.],
+               [2., 2., 0.]])
+    """
+    return kernels.channel_dropout_backward(dy, p, training, seed, step, channel_axis, out)

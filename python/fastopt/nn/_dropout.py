@@ -1,0 +1,151 @@
+"""Dropout and its kin: layers that count their passes in training, and draw other numbers in each."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from .. import functional as F
+from .._rules import number
+from ._layer import Array, Layer
+
+__all__ = ["ChannelDropout", "Dropout", "GaussianDropout"]
+
+
+def _axes(x: Array) -> list[int]:
+    """The axes in the order of memory, in which dropout counts elements."""
+    axes = [axis for axis in range(x.ndim) if x.shape[axis] > 1]
+    return axes if 0 in [x.strides[axis] for axis in axes] else sorted(axes, key=lambda axis: -x.strides[axis])
+
+
+class _Dropout(Layer):
+    """What they share: all but the functions."""
+
+    _forward: Callable[..., Array]
+    _backward: Callable[..., Array]
+    _counts_in_memory = True  # so that the gradient must lie as the input did
+
+    def __init__(self, p: float, seed: int | None, *, below_one: bool = False) -> None:
+        super().__init__()
+        layer = type(self).__name__
+        self.p = number(layer, "p", p, 0, 1, below=below_one)
+        if seed is None:
+            seed = int(np.random.SeedSequence().generate_state(1, np.uint64)[0])
+        try:
+            self.seed = operator.index(seed)
+        except TypeError:
+            raise TypeError(f"{layer}: seed must be an integer, got {seed!r}") from None
+        if not 0 <= self.seed < 1 << 64:
+            raise ValueError(f"{layer}: seed must be in [0, 2**64), got {seed}")
+        self.step = 0
+
+    def _options(self) -> dict[str, Any]:
+        """What both functions are given beside the array."""
+        return {"p": self.p, "training": self.training, "seed": self.seed, "step": self.step}
+
+    def __call__(self, x: Array, *, out: Array | None = None) -> Array:
+        """``x`` with what is dropped, in ``out`` if that is given; without training, or with p = 0, ``x`` itself."""
+        options = self._options()
+        nothing = not (self.training and self.p)
+        y = x if nothing and out is None else type(self)._forward(x, **options, out=out)
+        self._keep((), nothing, options, x.shape, _axes(x))
+        self.step += self.training
+        return y
+
+    def backward(self, dy: Array, *, out: Array | None = None) -> Array:
+        """The gradient with respect to the last input, from ``dy``, in ``out`` if given; ``dy`` itself where nothing was dropped."""
+        nothing, options, shape, axes = self._last()
+        if nothing and out is None:
+            return dy
+        layer = type(self).__name__
+        if isinstance(dy, np.ndarray) and not nothing:
+            if dy.shape != shape:
+                raise ValueError(f"{layer}: dy has shape {dy.shape}, expected {shape}")
+            if self._counts_in_memory and _axes(dy) != axes:
+                raise TypeError(f"{layer}: dy must lie in memory as the input did")
+        return type(self)._backward(dy, **options, out=out)
+
+
+class Dropout(_Dropout):
+    """Dropout in training, nothing in evaluation, see :func:`fastopt.functional.dropout`.
+
+    Random numbers depend on ``layer.seed``, on ``layer.step``, the number of passes in training, and on positions: to resume a
+    run, set both to what they were.  They and ``layer.p`` may be changed between steps.
+
+    Args:
+        p: The probability to be dropped, in [0, 1].
+        seed: In [0, 2⁶⁴), another one for each layer; ``None`` for one of the system's.
+
+    Example:
+        >>> import numpy as np
+        >>> from fastopt import nn
+        >>> layer = nn.Dropout(0.5, seed=1)
+        >>> x = np.arange(1.0, 9.0)
+        >>> layer(x)
+        array([ 2.,  0.,  6.,  8.,  0.,  0.,  0., 16.])
+        >>> layer.backward(np.ones(8))
+        array([2., 0., 2., 2., 0., 0., 0., 2.])
+        >>> layer.step, layer.eval()(x) is x
+        (1, True)
+    """
+
+    _forward, _backward = staticmethod(F.dropout), staticmethod(F.dropout_backward)
+
+    def __init__(self, p: float = 0.5, seed: int | None = None) -> None:
+        super().__init__(p, seed)
+
+
+class GaussianDropout(_Dropout):
+    """Noise that multiplies in training, nothing in evaluation, see :func:`fastopt.functional.gaussian_dropout`.
+
+    Random numbers, ``layer.seed`` and ``layer.step`` as with :class:`Dropout`.
+
+    Args:
+        p: The probability of the dropout that is as strong, in [0, 1).
+        seed: In [0, 2⁶⁴), another one for each layer; ``None`` for one of the system's.
+
+    Example:
+        >>> import numpy as np
+        >>> from fastopt import nn
+        >>> layer = nn.GaussianDropout(0.1, seed=1)
+        >>> layer(np.ones(4)).round(3)
+        array([1.108, 1.297, 0.636, 0.91 ])
+    """
+
+    _forward, _backward = staticmethod(F.gaussian_dropout), staticmethod(F.gaussian_dropout_backward)
+
+    def __init__(self, p: float = 0.5, seed: int | None = None) -> None:
+        super().__init__(p, seed, below_one=True)
+
+
+class ChannelDropout(_Dropout):
+    """Dropout of whole channels in training, nothing in evaluation, see :func:`fastopt.functional.channel_dropout`.
+
+    Random numbers, ``layer.seed`` and ``layer.step`` as with :class:`Dropout`.
+
+    Args:
+        p: The probability to be dropped, in [0, 1].
+        seed: In [0, 2⁶⁴), another one for each layer; ``None`` for one of the system's.
+        channel_axis: The axis of the channels, not the first, which is that of the samples.
+
+    Example:
+        >>> import numpy as np
+        >>> from fastopt import nn
+        >>> layer = nn.ChannelDropout(0.5, seed=1)
+        >>> layer(np.ones((2, 3, 4)))[:, :, 0]
+        array([[2., 0., 2.],
+               [2., 2., 0.]])
+    """
+
+    _forward, _backward = staticmethod(F.channel_dropout), staticmethod(F.channel_dropout_backward)
+    _counts_in_memory = False
+
+    def __init__(self, p: float = 0.5, seed: int | None = None, *, channel_axis: int = 1) -> None:
+        super().__init__(p, seed)
+        self.channel_axis = operator.index(channel_axis)
+
+    def _options(self) -> dict[str, Any]:
+        return super()._options() | {"channel_axis": self.channel_axis}

@@ -1,0 +1,198 @@
+"""Linear layers whose weights are normalized; the products are NumPy's."""
+
+from __future__ import annotations
+
+import math
+import operator
+from typing import Any
+
+import numpy as np
+from numpy.typing import DTypeLike
+
+from .. import functional as F
+from .._rules import number
+from ..functional._arrays import array_of
+from ._layer import Array, Layer, Shapes
+
+__all__ = ["CosineLinear", "WeightNormLinear"]
+
+
+class _Linear(Layer):
+    """What both need: rows in the parameters' dtype, and checks of what NumPy would take silently."""
+
+    def __init__(
+        self,
+        in_features: int,
+        out_features: int,
+        shapes: Shapes,
+        dtype: DTypeLike,
+    ) -> None:
+        self.in_features, self.out_features = in_features, out_features
+        super().__init__(shapes, dtype)
+        self._dtype = next(iter(self.params.values())).dtype
+
+    def _initial(self, seed: int | np.random.Generator | None, *names: str) -> None:
+        """Weights and bias as torch's linear layers have them at first: uniform in ±1/√in_features."""
+        rng = np.random.default_rng(seed)
+        bound = 1 / math.sqrt(max(self.in_features, 1))
+        for name in names:
+            self.params[name][...] = rng.uniform(-bound, bound, self.params[name].shape)
+
+    def _rows(self, name: str, x: Any, width: int, shape: tuple[int, ...] | None = None, dtype: Any = None) -> Array:
+        """An array as rows of the dtype that is computed with; of a shape, or any that ends with the width."""
+        layer, computed = type(self).__name__, self._dtype.name
+        legal = [dtype.name] if dtype else [computed, "float16", "bfloat16"] if computed == "float32" else [computed]
+        array_of(layer, name, x, shape, legal)
+        if x.shape[-1:] != (width,):
+            raise ValueError(f"{layer}: {name} has shape {x.shape}, expected it to end with {width}")
+        return np.ascontiguousarray(x, self._dtype).reshape(math.prod(x.shape[:-1]), width)
+
+    def _check_out(self, out: Any, shape: tuple[int, ...], dtype: Any, *read: Array) -> None:
+        """That the result can be written there."""
+        if out is None:
+            return
+        layer = type(self).__name__
+        self._rows("out", out, shape[-1], shape, dtype)
+        if not out.flags.c_contiguous:
+            raise TypeError(f"{layer}: out must be C-contiguous")
+        if not out.flags.writeable:
+            raise TypeError(f"{layer}: out is read-only, but would be written")
+        if any(np.may_share_memory(out, array) for array in (*read, *self.params.values(), *self.grads.values())):
+            raise ValueError(f"{layer}: out would be written, but overlaps another array")
+
+    @staticmethod
+    def _stored(result: Array, x: Array, out: Array | None) -> Array:
+        """A result in ``out``, or new in the dtype of x."""
+        with np.errstate(over="ignore"):
+            if out is None:
+                return result.astype(x.dtype, copy=False)
+            out[...] = result
+        return out
+
+
+class CosineLinear(_Linear):
+    """A linear layer of cosines, see :func:`fastopt.functional.cosine_norm`.
+
+    .. code-block:: text
+
+        yᵢⱼ = cos(xᵢ, wⱼ),   each length as √(Σx² + eps)
+
+    Args:
+        in_features: The length of the last axis of inputs.
+        out_features: The length of the last axis of outputs, the number of weights.
+        eps: Added to squared lengths.
+        seed: Of the initial weights, uniform in ±1/√in_features: an integer or a NumPy generator; ``None`` for others every time.
+        dtype: float32 or float64: that of the parameters.
+
+    Example:
+        >>> import numpy as np
+        >>> from fastopt import nn
+        >>> layer = nn.CosineLinear(2, 3, dtype=np.float64)
+        >>> layer.params["weight"][...] = [[0, 5], [9, 0], [1, 1]]
+        >>> layer(np.array([[3.0, 4.0]])).round(4)
+        array([[0.8   , 0.6   , 0.9899]])
+        >>> layer.backward(np.array([[1.0, 0.0, 0.0]])).round(4)
+        array([[-0.096,  0.072]])
+
+    References:
+        Luo, Zhan, Wang & Yang 2017, arXiv:1702.05870.
+    """
+
+    def __init__(
+        self,
+        in_features: int,
+        out_features: int,
+        eps: float = 1e-12,
+        *,
+        seed: int | np.random.Generator | None = None,
+        dtype: DTypeLike = np.float32,
+    ) -> None:
+        inputs, outputs = operator.index(in_features), operator.index(out_features)
+        super().__init__(inputs, outputs, {"weight": ((outputs, inputs), 0.0)}, dtype)
+        self.eps = number("CosineLinear", "eps", eps, 0)
+        self._initial(seed, "weight")
+
+    def __call__(self, x: Array, *, out: Array | None = None) -> Array:
+        """The cosines of ``x`` with each weight, in ``out`` if that is given."""
+        rows = self._rows("x", x, self.in_features)
+        self._check_out(out, (*x.shape[:-1], self.out_features), x.dtype, x)
+        directions, rnorm = F.cosine_norm(rows, self.eps)
+        weights, weight_rnorm = F.cosine_norm(self.params["weight"], self.eps)
+        self._keep((), x, rows, directions, rnorm, weights, weight_rnorm)
+        return self._stored((directions @ weights.T).reshape(*x.shape[:-1], self.out_features), x, out)
+
+    def backward(self, dy: Array, *, out: Array | None = None) -> Array:
+        """The gradient with respect to the last input, from ``dy``, that of its output; in ``out`` if given; fills ``grads``."""
+        x, rows, directions, rnorm, weights, weight_rnorm = self._last()
+        g = self._rows("dy", dy, self.out_features, (*x.shape[:-1], self.out_features), x.dtype)
+        self._check_out(out, x.shape, x.dtype, x, dy)
+        F.cosine_norm_backward(g.T @ directions, self.params["weight"], weight_rnorm, out=self.grads["weight"])
+        return self._stored(F.cosine_norm_backward(g @ weights, rows, rnorm).reshape(x.shape), x, out)
+
+
+class WeightNormLinear(_Linear):
+    """A linear layer whose weights have a length of their own, see :func:`fastopt.functional.weight_norm`.
+
+    .. code-block:: text
+
+        y = x·wᵀ + bias,   wⱼ = gⱼ·vⱼ/‖vⱼ‖
+
+    Args:
+        in_features: The length of the last axis of inputs.
+        out_features: The length of the last axis of outputs.
+        bias: Have a bias.
+        seed: Of the initial weights and biases, uniform in ±1/√in_features: an integer or a NumPy generator; ``None`` for others every
+            time.
+        dtype: float32 or float64: that of the parameters, ``weight_g`` (g), ``weight_v`` (v) and ``bias``.
+
+    Example:
+        >>> import numpy as np
+        >>> from fastopt import nn
+        >>> layer = nn.WeightNormLinear(2, 1, bias=False, dtype=np.float64)
+        >>> layer.params["weight_v"][...], layer.params["weight_g"][...] = [[3, 4]], 10
+        >>> layer(np.array([[1.0, 0.0]])).round(4)
+        array([[6.]])
+        >>> layer.backward(np.ones((1, 1))).round(4), layer.grads["weight_g"].round(4)
+        (array([[6., 8.]]), array([[0.6]]))
+
+    References:
+        Salimans & Kingma 2016, arXiv:1602.07868, eq. 2.
+    """
+
+    def __init__(
+        self,
+        in_features: int,
+        out_features: int,
+        bias: bool = True,
+        *,
+        seed: int | np.random.Generator | None = None,
+        dtype: DTypeLike = np.float32,
+    ) -> None:
+        inputs, outputs = operator.index(in_features), operator.index(out_features)
+        shapes: Shapes = {"weight_g": ((outputs, 1), 0.0), "weight_v": ((outputs, inputs), 0.0)}
+        shapes = {"bias": ((outputs,), 0.0), **shapes} if bias else shapes
+        super().__init__(inputs, outputs, shapes, dtype)
+        self._initial(seed, "weight_v", *["bias"] * bool(bias))
+        self.params["weight_g"][...] = np.linalg.norm(self.params["weight_v"], axis=1, keepdims=True)
+
+    def __call__(self, x: Array, *, out: Array | None = None) -> Array:
+        """The products of ``x`` with each weight, in ``out`` if that is given."""
+        rows = self._rows("x", x, self.in_features)
+        self._check_out(out, (*x.shape[:-1], self.out_features), x.dtype, x)
+        weights, rnorm = F.weight_norm(self.params["weight_v"], self.params["weight_g"])
+        products = rows @ weights.T
+        if "bias" in self.params:
+            products += self.params["bias"]
+        self._keep((), x, rows, weights, rnorm)
+        return self._stored(products.reshape(*x.shape[:-1], self.out_features), x, out)
+
+    def backward(self, dy: Array, *, out: Array | None = None) -> Array:
+        """The gradient with respect to the last input, from ``dy``, that of its output; in ``out`` if given; fills ``grads``."""
+        x, rows, weights, rnorm = self._last()
+        g = self._rows("dy", dy, self.out_features, (*x.shape[:-1], self.out_features), x.dtype)
+        self._check_out(out, x.shape, x.dtype, x, dy)
+        v, length = self.params["weight_v"], self.params["weight_g"]
+        F.weight_norm_backward(g.T @ rows, v, length, rnorm, out=(self.grads["weight_v"], self.grads["weight_g"]))
+        if "bias" in self.grads:
+            np.sum(g, 0, out=self.grads["bias"])
+        return self._stored((g @ weights).reshape(x.shape), x, out)

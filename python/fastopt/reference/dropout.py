@@ -1,0 +1,122 @@
+"""Dropout and its kin in NumPy, to the last bit as the kernels compute them."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+
+from ._norm import numbers, stored
+from ._random import normals, words
+
+# The members of the streams that dropout draws.
+UPPER_HALVES, DEVIATES, CHANNEL_NUMBERS, LOWER_HALVES = range(0x80000000, 0x80000004)
+
+
+def _memory_order(x: Any) -> Any:
+    """The axes, outermost first: by their strides; as they are numbered if elements share memory."""
+    shared = any(stride == 0 and count > 1 for stride, count in zip(x.strides, x.shape, strict=True))
+    return np.argsort([0 if shared else -stride for stride in x.strides], kind="stable")
+
+
+def _into(out: Any, result: Any, x: Any, order: Any) -> Any:
+    """The result, in x's memory order, in the array that ``out`` gives for it."""
+    if out is None:
+        out = np.empty([x.shape[axis] for axis in order], x.dtype).transpose(np.argsort(order))
+    out[...] = result
+    return out
+
+
+def _threshold(p: float) -> int:
+    return round(p * 2**32)
+
+
+def _drop(x: Any, dropped: Any, p: float) -> Any:
+    scale = numbers(x).dtype.type(1 / (1 - p)) if p < 1 else 0
+    return np.where(dropped, 0, stored(numbers(x) * scale, x)).astype(x.dtype)
+
+
+def _dropped(count: int, p: float, seed: int, step: int) -> Any:
+    """Which of the first elements are dropped: those whose number of 32 bits is below p·2³².
+
+    A word has a half of the numbers of two elements that are 64 apart; upper and lower halves are two streams.
+    """
+
+    def halves(member: int) -> Any:
+        word = words(seed, step, member, -(-count // 128)).reshape(-1, 1, 64).astype(np.int64)
+        return np.concatenate([word & 0xFFFF, word >> 16], axis=1).ravel()[:count]
+
+    return (halves(UPPER_HALVES) << 16) + halves(LOWER_HALVES) < _threshold(p)
+
+
+def dropout(x: Any, p: float = 0.5, training: bool = True, *, seed: int, step: int = 0, out: Any = None) -> Any:
+    """See :func:`fastopt.functional.dropout`."""
+    order = _memory_order(x)
+    if not training or p == 0:
+        return _into(out, x, x, order)
+    in_order = x.transpose(order)
+    y = _drop(in_order, _dropped(x.size, p, seed, step).reshape(in_order.shape), p)
+    return _into(out, y.transpose(np.argsort(order)), x, order)
+
+
+def gaussian_dropout(
+    x: Any, p: float = 0.5, training: bool = True, *, seed: int, step: int = 0, out: Any = None
+) -> Any:
+    """See :func:`fastopt.functional.gaussian_dropout`."""
+    order = _memory_order(x)
+    if not training or p == 0:
+        return _into(out, x, x, order)
+    in_order = numbers(x.transpose(order))
+    deviation = in_order.dtype.type(math.sqrt(p / (1 - p)))
+    deviates = normals(seed, step, DEVIATES, x.size).astype(in_order.dtype).reshape(in_order.shape)
+    y = stored(in_order * (1 + deviation * deviates), x)
+    return _into(out, y.transpose(np.argsort(order)), x, order)
+
+
+def channel_dropout(
+    x: Any,
+    p: float = 0.5,
+    training: bool = True,
+    *,
+    seed: int,
+    step: int = 0,
+    channel_axis: int = 1,
+    out: Any = None,
+) -> Any:
+    """See :func:`fastopt.functional.channel_dropout`."""
+    order = _memory_order(x)
+    if not training or p == 0:
+        return _into(out, x, x, order)
+    sets = np.ones(x.ndim, int)
+    sets[[0, channel_axis]] = x.shape[0], x.shape[channel_axis]
+    word = words(seed, step, CHANNEL_NUMBERS, -(-math.prod(sets) // 64)).ravel()[: math.prod(sets)]
+    return _into(out, _drop(x, (word.astype(np.int64) < _threshold(p)).reshape(sets), p), x, order)
+
+
+def dropout_backward(
+    dy: Any, p: float = 0.5, training: bool = True, *, seed: int, step: int = 0, out: Any = None
+) -> Any:
+    """See :func:`fastopt.functional.dropout_backward`."""
+    return dropout(dy, p, training, seed=seed, step=step, out=out)
+
+
+def gaussian_dropout_backward(
+    dy: Any, p: float = 0.5, training: bool = True, *, seed: int, step: int = 0, out: Any = None
+) -> Any:
+    """See :func:`fastopt.functional.gaussian_dropout_backward`."""
+    return gaussian_dropout(dy, p, training, seed=seed, step=step, out=out)
+
+
+def channel_dropout_backward(
+    dy: Any,
+    p: float = 0.5,
+    training: bool = True,
+    *,
+    seed: int,
+    step: int = 0,
+    channel_axis: int = 1,
+    out: Any = None,
+) -> Any:
+    """See :func:`fastopt.functional.channel_dropout_backward`."""
+    return channel_dropout(dy, p, training, seed=seed, step=step, channel_axis=channel_axis, out=out)
