@@ -11,7 +11,7 @@ from fastopt.cli.bench.cases import Alternating, Calls, Case, Dead, Race, cases
 from fastopt.cli.bench.data import Data
 from fastopt.cli.bench.peers import Call
 
-CANDIDATES = ("fastopt", "numpy", "torch", "floor")
+CANDIDATES = ("fastopt", "numpy", "torch", "onednn", "separate", "floor", "moved")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -22,8 +22,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_configure(config: pytest.Config) -> None:
     import fastopt as fo
 
-    if peers.torch():
-        peers.torch().set_num_threads(fo.get_num_threads())
+    for peer in filter(None, (peers.torch(), peers.onednn())):
+        peer.set_num_threads(fo.get_num_threads())
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:

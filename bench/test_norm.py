@@ -1,4 +1,4 @@
-"""Normalization layers, forward and backward."""
+"""Normalization layers, what is fused with them, and dropout; forward and backward."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pytest_benchmark.fixture import BenchmarkFixture
 from fastopt.cli.bench.cases import Race
 from fastopt.cli.bench.peers import Call
 
-GROUPS = ("LayerNorm", "BatchNorm")
+GROUPS = ("LayerNorm", "RMSNorm", "BatchNorm", "GroupNorm", "InstanceNorm", "WeightNorm", "fused", "Dropout")
 
 
 def test_norm(benchmark: BenchmarkFixture, race: Race, call: Call) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -15,23 +16,23 @@ import fastopt as fo
 from fastopt import _core
 from fastopt import functional as F
 from fastopt.cli import main
-from fastopt.cli.bench import formats, peers
+from fastopt.cli.bench import dropouts, formats, fused, norm_peers, norms, peers
 from fastopt.cli.bench.cases import (
     MODELS,
     RULES,
     Alternating,
     Dead,
     Race,
+    Result,
     alternating,
-    as_memory,
     cases,
     dead,
-    in_layout,
     matching,
     optimizer,
 )
 from fastopt.cli.bench.data import Data
 from fastopt.cli.bench.measure import Effort, alternate, march, race
+from fastopt.cli.bench.norms import as_memory, in_layout
 
 BRIEF = ["bench", "--quick", "--seconds", "0.001"]
 
@@ -164,6 +165,71 @@ def test_floors_move_the_bytes_of_the_format(name: str, data: Data) -> None:
         call()
 
 
+# Normalization
+
+
+def result(group: str, **columns: dict[str, float]) -> Result:
+    return Result(group, "row", {"fastopt": {"seconds": 1.0, "ratio": 1.0}, **columns}, bytes=6)
+
+
+@pytest.mark.usefixtures("needs_rich")
+def test_norms_against_the_fastest_peer(capsys: pytest.CaptureFixture[str]) -> None:
+    from rich.console import Console
+
+    from fastopt.cli.bench import report
+
+    races = [
+        result("LayerNorm forward", numpy={"ratio": 9.0}, torch={"ratio": 8.0}, floor={"ratio": 0.5}),
+        result("BatchNorm backward", torch={"ratio": 3.0}, onednn={"ratio": 0.5}, moved={"ratio": 0.8}),
+        result("RMSNorm forward"),
+        result("AdamW", torch={"ratio": 100.0}),
+    ]
+    assert report.against_the_best(races) == [8.0, 0.5]
+    report.print_tables(Console(width=120), races)
+    printed = capsys.readouterr().out
+    for text in ("2 normalizations, geometric mean against the fastest peer: 2.00×", "moved", "80%"):
+        assert text in printed
+    assert "onednn was faster in: BatchNorm backward row (0.50×)" in printed
+
+
+@pytest.mark.usefixtures("needs_rich")
+def test_what_fusing_gains(capsys: pytest.CaptureFixture[str]) -> None:
+    """Half of the bytes promise half of the time, and 40 % less of it is 80 % of that."""
+    from rich.console import Console
+
+    from fastopt.cli.bench import report
+
+    race = result("fused", separate={"seconds": 1 / 0.6, "ratio": 1 / 0.6, "bytes": 12.0})
+    assert report.gained(race) == pytest.approx(0.8)
+    assert report.gained(result("fused")) is None
+    report.print_tables(Console(width=120), [race])
+    printed = capsys.readouterr().out
+    for text in ("Fused with a normalization", "separate", "bytes ×", "gained", "80%"):
+        assert text in printed
+
+
+def test_a_candidate_that_is_not_there(monkeypatch: pytest.MonkeyPatch, data: Data) -> None:
+    for library in ("torch", "onednn"):
+        for module in (peers, norms, norm_peers, fused, dropouts):
+            if hasattr(module, library):
+                monkeypatch.setattr(module, library, lambda: None)
+    for make in SAME_WORK.values():
+        candidates = {key.partition("/")[0] for key in make(data).calls()}
+        assert candidates - {"moved"} in ({"fastopt", "numpy", "floor"}, {"fastopt", "separate", "floor"})
+    assert {key.partition("/")[0] for key in dropouts.dropout(8, 8, data).calls()} == {"fastopt", "numpy", "floor"}
+
+
+@pytest.mark.parametrize("make", [norms.rms_norm, norms.rms_norm_backward, dropouts.dropout])
+def test_compiled_if_wanted(make: Callable[..., Race], monkeypatch: pytest.MonkeyPatch, data: Data) -> None:
+    torch = pytest.importorskip("torch")
+    assert "torch/compiled" not in make(4, 5, data).calls()
+    monkeypatch.setattr(norm_peers.SETTINGS, "compile", True)
+    monkeypatch.setattr(torch, "compile", lambda function: function)
+    compiled: Any = make(4, 5, data).calls()["torch/compiled"]
+    for _ in range(2):
+        compiled()
+
+
 # The list
 
 
@@ -172,7 +238,7 @@ def test_every_kind_of_case_is_there(data: Data) -> None:
     assert {case.group for case in quick} == {case.group for case in everything}
     assert {type(case) for case in quick} == {Race, Alternating, Dead}
     names = [case.name for case in everything]
-    assert len(set(names)) == len(names)
+    assert len(set(names)) == len(names) == len(set(everything))  # bench/conftest.py caches by case
     assert len(quick) < len(everything)
 
 
@@ -212,7 +278,7 @@ def peer(name: str) -> Any:
     """What makes the calls of a competitor."""
     if name.startswith("torch"):
         pytest.importorskip("torch")
-    return getattr(peers, name)
+    return getattr(peers, name, None) or getattr(norm_peers, name)
 
 
 def agree(theirs: Any, ours: Any) -> None:
@@ -233,10 +299,10 @@ def test_optimizers(library: str, rule: str, data: Data) -> None:
 
 
 def test_torch_step(data: Data) -> None:
-    for fused in (False, True):
+    for as_one in (False, True):
         theirs, grads = [data.normal(10, 10)], [data.normal(10, 10, scale=1e-3)]
         ours = [theirs[0].copy()]
-        step = peer("torch_step")(theirs, grads, fused=fused)
+        step = peer("torch_step")(theirs, grads, fused=as_one)
         ours_optimizer = fo.optim.AdamW(ours, **RULES["AdamW"])
         for _ in range(3):
             step()
@@ -258,38 +324,133 @@ def test_torch_in_bfloat16(data: Data) -> None:
         np.testing.assert_allclose(theirs[0].astype(np.float32), own[0].astype(np.float32), rtol=0.02)
 
 
-def test_layer_norm(data: Data) -> None:
-    x, dy, weight, bias = data.normal(5, 7, mean=1), data.normal(7, 5).reshape(5, 7), data.normal(7), data.zeros(7)
-    y, mean, rstd = F.layer_norm(x, (7,), weight, bias, peers.NORM_EPS)
-    gradients = F.layer_norm_backward(dy, x, (7,), mean, rstd, weight)
-    out, dx = np.empty_like(x), np.empty_like(x)
-    peers.numpy_layer_norm(x, weight, bias, out)()
-    agree([out], [y])
-    dweight, dbias = peers.numpy_layer_norm_backward(dy, x, weight, dx)()
-    agree([dx, dweight, dbias], gradients)
-    agree(peer("torch_layer_norm")(x, weight, bias)(), [y, mean, rstd])
-    agree(peer("torch_layer_norm_backward")(dy, x, weight, bias)(), gradients)
+SMALL = (3, 4, 5, 2)
+SAME_WORK: dict[str, Callable[[Data], Race]] = {
+    "layer_norm": lambda data: norms.layer_norm(5, 7, data),
+    "layer_norm_backward": lambda data: norms.layer_norm_backward(5, 7, data),
+    "rms_norm": lambda data: norms.rms_norm(5, 7, data),
+    "rms_norm_backward": lambda data: norms.rms_norm_backward(5, 7, data),
+    "weight_norm": lambda data: norms.weight_norm(5, 7, data),
+    "weight_norm_backward": lambda data: norms.weight_norm_backward(5, 7, data),
+    "batch_norm": lambda data: norms.batch_norm((9, 3), "", data),
+    "batch_norm_backward": lambda data: norms.batch_norm_backward((9, 3), "", data),
+    "fused add_layer_norm": lambda data: fused.add_norm("layer", 5, 7, data),
+    "fused add_layer_norm_backward": lambda data: fused.add_norm_backward("layer", 5, 7, data),
+    "fused add_rms_norm": lambda data: fused.add_norm("rms", 5, 7, data),
+    "fused add_rms_norm_backward": lambda data: fused.add_norm_backward("rms", 5, 7, data),
+}
+for layout in ("NCHW", "NHWC"):
+    for function in (norms.batch_norm, norms.batch_norm_backward):
+        SAME_WORK[f"{function.__name__} {layout}"] = partial(function, SMALL, layout)
+    for function in (norms.group_norm, norms.group_norm_backward):
+        SAME_WORK[f"{function.__name__} {layout}"] = partial(function, SMALL, layout, groups=2)
+        SAME_WORK[f"{function.__name__} {layout} of channels"] = partial(function, SMALL, layout, groups=4)
+    for function in (fused.batch_norm, fused.batch_norm_backward):
+        SAME_WORK[f"fused {function.__name__} {layout}"] = partial(function, SMALL, layout)
+        SAME_WORK[f"fused {function.__name__} with add {layout}"] = partial(function, SMALL, layout, add=True)
 
 
-@pytest.mark.parametrize(("shape", "layout"), [((4, 3, 5, 2), "NCHW"), ((4, 3, 5, 2), "NHWC"), ((9, 3), "")])
-def test_batch_norm(shape: tuple[int, ...], layout: str, data: Data) -> None:
-    x, dx = in_layout(partial(data.normal, mean=1), shape, layout), in_layout(data.empty, shape, layout)
-    dy = in_layout(lambda *shape: data.normal(*shape)[..., ::-1].copy(), shape, layout)
-    weight, bias, running = data.normal(3), data.normal(3), [data.zeros(3), data.zeros(3) + 1]
-    of_numpy, of_torch = ([array.copy() for array in running] for _ in range(2))
-    y, mean, rstd = F.batch_norm(x, running[0], running[1], weight, bias, True, peers.NORM_MOMENTUM, peers.NORM_EPS)
-    gradients = F.batch_norm_backward(dy, x, mean, rstd, weight)
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("name", SAME_WORK)
+def test_normalizations_do_the_same_work(name: str, dtype: str) -> None:
+    """What comes first, y or dx, is the same for all; and so is what backward passes return after it."""
+    tolerance = 1e-5 if dtype == "float32" else 1e-12
 
-    plain_x, axes, broadcast = as_memory(x)
-    plain_dy, plain_dx = as_memory(dy)[0], as_memory(dx)[0]
-    running_mean, running_var, w, b = (array.reshape(broadcast) for array in (*of_numpy, weight, bias))
-    peers.numpy_batch_norm(plain_x, running_mean, running_var, w, b, plain_dx, axes)()
-    agree([dx, *of_numpy], [y, *running])
-    dweight, dbias = peers.numpy_batch_norm_backward(plain_dy, plain_x, w, plain_dx, axes)()
-    agree([dx, dweight, dbias], gradients)
-    agree(peer("torch_batch_norm")(x, *of_torch, weight, bias, dx)(), [y, mean, rstd])
-    agree(of_torch, running)
-    agree(peer("torch_batch_norm_backward")(dy, x, weight, bias)(), gradients)
+    def check(theirs: Any, ours: Any, candidate: str) -> None:
+        theirs = np.asarray(theirs).reshape(np.shape(ours))
+        np.testing.assert_allclose(theirs, ours, rtol=0, atol=tolerance * np.abs(ours).max(), err_msg=candidate)
+
+    calls: dict[str, Any] = dict(SAME_WORK[name](Data(dtype)).calls())
+    result, *gradients = calls["fastopt"]()
+    expected = result.copy()
+    candidates = [key for key in calls if not key.startswith(("floor", "moved"))]
+    assert len(candidates) > 1
+    for candidate in candidates:
+        result.fill(np.nan)
+        returned = calls[candidate]()
+        rest = list(returned) if candidate == "numpy" and returned else []
+        if candidate.startswith("torch"):
+            result[...], *rest = returned if isinstance(returned, (tuple, list)) else [returned]
+        check(result, expected, candidate)
+        if "backward" in name and rest:
+            for theirs, ours in zip(rest, gradients[-len(rest) :], strict=True):
+                check(theirs, ours, candidate)
+
+
+@pytest.mark.parametrize("name", SAME_WORK)
+def test_floors_move_the_bytes_of_the_race(name: str, data: Data) -> None:
+    race = SAME_WORK[name](data)
+    calls: dict[str, Any] = dict(race.calls())
+    assert sum(array.nbytes for arrays in calls["floor/plain"].args for array in arrays) == race.bytes
+    columns = name.endswith(("NHWC", "NHWC of channels")) or name in ("batch_norm", "batch_norm_backward")
+    assert {key for key in calls if key.startswith("moved")} == (
+        {"moved/plain", "moved/ahead", "moved/streaming"} if columns else set()
+    )
+    for key in filter(lambda key: key.startswith(("floor", "moved")), calls):
+        calls[key]()
+
+
+@pytest.mark.parametrize("layout", ["NCHW", "NHWC", ""])
+def test_batch_norms_keep_the_same_running_statistics(layout: str, data: Data) -> None:
+    x = in_layout(partial(data.normal, mean=1), SMALL if layout else (9, 4), layout)
+    y = in_layout(data.empty, x.shape, layout)
+    weight, bias = data.normal(4), data.normal(4)
+    ours, of_numpy, of_torch = ([np.zeros(4), np.ones(4)] for _ in range(3))
+    F.batch_norm(x, *ours, weight, bias, True, peers.NORM_MOMENTUM, peers.NORM_EPS)
+    (plain_x, axes, broadcast), plain_y = as_memory(x), as_memory(y)[0]
+    others = (array.reshape(broadcast) for array in (*of_numpy, weight, bias))
+    norm_peers.numpy_batch_norm(plain_x, *others, plain_y, axes)()
+    agree(of_numpy, ours)
+    peer("torch_batch_norm")(x, *of_torch, weight, bias, y)()
+    agree(of_torch, ours)
+
+
+@pytest.mark.parametrize("make", [norms.layer_norm, norms.layer_norm_backward, norms.rms_norm, norms.rms_norm_backward])
+def test_rows_in_bfloat16(make: Callable[..., Race], data: Data) -> None:
+    in_bfloat16(make(5, 8, data, formats.BFLOAT16))
+
+
+@pytest.mark.parametrize("layout", ["NCHW", "NHWC"])
+@pytest.mark.parametrize("make", [norms.batch_norm, norms.batch_norm_backward])
+def test_channels_in_bfloat16(make: Callable[..., Race], layout: str, data: Data) -> None:
+    in_bfloat16(make((3, 4, 6, 2), layout, data, formats.BFLOAT16))
+
+
+def in_bfloat16(race: Race) -> None:
+    """torch, and nobody but torch and oneDNN, does the same work on bfloat16."""
+    calls: dict[str, Any] = dict(race.calls())
+    result, *_ = calls["fastopt"]()
+    expected = result.astype(np.float32)
+    assert "numpy" not in calls
+    assert sum(array.nbytes for arrays in calls["floor/plain"].args for array in arrays) == race.bytes
+    for key in filter(lambda key: key.startswith(("torch", "onednn")), calls):
+        returned = calls[key]()
+        if returned is not None:
+            (theirs,) = [returned[0] if isinstance(returned, (tuple, list)) else returned]
+            result[...] = theirs.float().numpy()
+        np.testing.assert_allclose(result.astype(np.float32), expected, rtol=0.02, atol=0.02 * np.abs(expected).max())
+
+
+def test_dropouts_do_the_same_work(data: Data) -> None:
+    """But for what is dropped."""
+    forward: dict[str, Any] = dict(dropouts.dropout(100, 80, data).calls())
+    (x, *_), y = forward["fastopt"].args, forward["fastopt"].keywords["out"]
+    for key in filter(lambda key: not key.startswith("floor"), forward):
+        returned = forward[key]()
+        if key.startswith("torch"):
+            y[...] = returned[0] if isinstance(returned, tuple) else returned
+        assert np.mean(y == 0) == pytest.approx(dropouts.P, abs=0.02)
+        np.testing.assert_allclose(y[y != 0], x[y != 0] / (1 - dropouts.P))
+
+
+def test_gradients_of_dropout_have_the_mask_of_forward(data: Data) -> None:
+    backward: dict[str, Any] = dict(dropouts.dropout_backward(100, 80, data).calls())
+    dx = backward["fastopt"]()
+    assert np.mean(dx == 0) == pytest.approx(dropouts.P, abs=0.02)
+    backward["numpy"]()
+    assert np.mean(dx == 0) == pytest.approx(dropouts.P, abs=0.02)
+    if "torch" in backward:
+        agree([backward["torch"]()], [dx])
 
 
 # The floor

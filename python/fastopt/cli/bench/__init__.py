@@ -12,7 +12,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare what ``fastopt bench`` understands."""
     parser.description = __doc__
     add = parser.add_argument
-    add("--quick", action="store_true", help="a few cases of each kind, in about a minute")
+    add("--quick", action="store_true", help="a few cases of each kind, in about two minutes")
     add("--full", action="store_true", help="ResNet-50 and GPT-2 small too")
     add(
         "--only",
@@ -31,6 +31,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=0,
         help="start every array N elements after the beginning of a cache line",
     )
+    add("--compile", action="store_true", help="torch.compile too where torch has no kernel; takes a C++ compiler")
     add("--seconds", metavar="S", type=float, help="time for each case (default: 4, with --quick 1.2)")
     add(
         "--quantile",
@@ -50,7 +51,7 @@ def main(args: argparse.Namespace) -> int:
 
     import fastopt as fo
 
-    from . import peers, report
+    from . import norm_peers, peers, report
     from .cases import Result, cases, matching
     from .data import Data
     from .measure import Effort
@@ -60,7 +61,7 @@ def main(args: argparse.Namespace) -> int:
 
     data = Data(args.dtype, args.offset)
     chosen = matching(cases(data, quick=args.quick, full=args.full), args.only)
-    console = Console(width=None if sys.stdout.isatty() else 120)
+    console = Console(width=None if sys.stdout.isatty() else 170)
     if args.list or not chosen:
         console.print(
             "\n".join(case.name for case in chosen) or f"no case matches {' '.join(args.only)}",
@@ -71,9 +72,10 @@ def main(args: argparse.Namespace) -> int:
     if args.threads:
         fo.set_num_threads(args.threads)
     threads = fo.get_num_threads()
-    if peers.torch():
-        peers.torch().set_num_threads(threads)
+    for peer in filter(None, (peers.torch(), peers.onednn())):
+        peer.set_num_threads(threads)
 
+    norm_peers.SETTINGS.compile = args.compile
     effort = Effort(args.seconds or (1.2 if args.quick else 4.0), 3 if args.quick else 5, args.quantile)
     where = report.machine(threads=threads, dtype=args.dtype, offset=args.offset, isa=fo.isa(), quantile=args.quantile)
     results: list[Result] = []

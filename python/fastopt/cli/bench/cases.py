@@ -24,7 +24,7 @@ from . import peers
 from .data import Array, Data
 from .floors import floor
 from .measure import Effort, alternate, march, race
-from .peers import HYPER, NORM_EPS, NORM_MOMENTUM, Call
+from .peers import HYPER, Call
 
 Calls: TypeAlias = Mapping[str, Call]
 Shape: TypeAlias = tuple[int, ...]
@@ -84,7 +84,7 @@ class Race(Case):
 
     bytes: int
     calls: Callable[[], Calls]
-    bytes_of: Mapping[str, int] = field(default_factory=dict)  # the candidates that have to move others
+    bytes_of: Mapping[str, int] = field(default_factory=dict, hash=False)  # the candidates that have to move others
 
     def measure(self, effort: Effort) -> Result:
         samples, interruptions = race(self.calls(), effort)
@@ -249,106 +249,7 @@ def dead(size: int, steps: int, data: Data) -> Dead:
     return Dead("dead", f"AdamW {power(size)}", steps, calls)
 
 
-# Normalization --------------------------------------------------------------------------------------------------------
-
-
-def layer_norm(rows: int, width: int, data: Data) -> Race:
-    def calls() -> Calls:
-        x, weight, bias, y = (
-            data.normal(rows, width),
-            data.normal(width, mean=1),
-            data.normal(width),
-            data.empty(rows, width),
-        )
-        out = (y, np.empty(rows), np.empty(rows))
-        found: dict[str, Call] = {"fastopt": partial(F.layer_norm, x, (width,), weight, bias, NORM_EPS, out=out)}
-        found["numpy"] = peers.numpy_layer_norm(x, weight, bias, y)
-        if peers.torch():
-            found["torch"] = peers.torch_layer_norm(x, weight, bias)
-        return found | floor([x], [], [y])
-
-    return Race("LayerNorm forward", f"{rows}×{width}", 2 * rows * width * data.dtype.itemsize, calls)
-
-
-def layer_norm_backward(rows: int, width: int, data: Data) -> Race:
-    def calls() -> Calls:
-        x, dy, dx = data.normal(rows, width), data.normal(rows, width, scale=1e-3), data.empty(rows, width)
-        weight, bias = data.normal(width, mean=1), data.normal(width)
-        out = (dx, np.empty_like(weight), np.empty_like(bias))
-        _, mean, rstd = F.layer_norm(x, (width,), weight, bias, NORM_EPS)
-        found: dict[str, Call] = {
-            "fastopt": partial(F.layer_norm_backward, dy, x, (width,), mean, rstd, weight, out=out),
-            "numpy": peers.numpy_layer_norm_backward(dy, x, weight, dx),
-        }
-        if peers.torch():
-            found["torch"] = peers.torch_layer_norm_backward(dy, x, weight, bias)
-        return found | floor([dy, x], [], [dx])
-
-    return Race("LayerNorm backward", f"{rows}×{width}", 3 * rows * width * data.dtype.itemsize, calls)
-
-
-def in_layout(array: Callable[..., Array], shape: Shape, layout: str) -> Array:
-    """An array of shape N, C, … whose memory is laid out as ``layout`` says."""
-    if layout != "NHWC":
-        return array(*shape)
-    n, c, h, w = shape
-    return np.transpose(array(n, h, w, c), (0, 3, 1, 2))
-
-
-def as_memory(x: Array) -> tuple[Array, tuple[int, ...], Shape]:
-    """A contiguous view of x; the axes that one channel spans; the shape that makes channels broadcast."""
-    if x.ndim == 2:
-        return x, (0,), (1, -1)
-    if x.flags.c_contiguous:
-        return x.reshape(*x.shape[:2], -1), (0, 2), (1, -1, 1)
-    return x.transpose(0, 2, 3, 1).reshape(-1, x.shape[1]), (0,), (1, -1)
-
-
-def batch_norm(shape: Shape, layout: str, data: Data) -> Race:
-    def calls() -> Calls:
-        x, y = in_layout(data.normal, shape, layout), in_layout(data.empty, shape, layout)
-        channels = shape[1]
-        running = data.zeros(channels), data.normal(channels, scale=0.0, mean=1)
-        weight, bias = data.normal(channels, mean=1), data.normal(channels)
-        out = (y, np.empty(channels), np.empty(channels))
-        found: dict[str, Call] = {
-            "fastopt": partial(F.batch_norm, x, *running, weight, bias, True, NORM_MOMENTUM, NORM_EPS, out=out)
-        }
-        plain_x, axes, broadcast = as_memory(x)
-        plain_y = as_memory(y)[0]
-        mean, var, w, b = (array.reshape(broadcast) for array in (*running, weight, bias))
-        found["numpy"] = peers.numpy_batch_norm(plain_x, mean, var, w, b, plain_y, axes)
-        if peers.torch():
-            found["torch"] = peers.torch_batch_norm(x, *running, weight, bias, y)
-        return found | floor([plain_x], [], [plain_y])
-
-    return Race("BatchNorm forward", _named(shape, layout), 2 * prod(shape) * data.dtype.itemsize, calls)
-
-
-def batch_norm_backward(shape: Shape, layout: str, data: Data) -> Race:
-    def calls() -> Calls:
-        x, dx = in_layout(data.normal, shape, layout), in_layout(data.empty, shape, layout)
-        dy = in_layout(partial(data.normal, scale=1e-3), shape, layout)
-        channels = shape[1]
-        weight, bias = data.normal(channels, mean=1), data.normal(channels)
-        out = (dx, np.empty_like(weight), np.empty_like(bias))
-        _, mean, rstd = F.batch_norm(x, None, None, weight, bias, True, NORM_MOMENTUM, NORM_EPS)
-        found: dict[str, Call] = {"fastopt": partial(F.batch_norm_backward, dy, x, mean, rstd, weight, out=out)}
-        plain_dy, axes, broadcast = as_memory(dy)
-        plain_x, plain_dx = as_memory(x)[0], as_memory(dx)[0]
-        found["numpy"] = peers.numpy_batch_norm_backward(
-            plain_dy, plain_x, weight.reshape(broadcast), plain_dx, axes=axes
-        )
-        if peers.torch():
-            found["torch"] = peers.torch_batch_norm_backward(dy, x, weight, bias)
-        return found | floor([plain_dy, plain_x], [], [plain_dx])
-
-    return Race(
-        "BatchNorm backward",
-        _named(shape, layout),
-        3 * prod(shape) * data.dtype.itemsize,
-        calls,
-    )
+# Loops ----------------------------------------------------------------------------------------------------------------
 
 
 def alternating(kernel: Race, data: Data) -> Alternating:
@@ -362,25 +263,9 @@ def alternating(kernel: Race, data: Data) -> Alternating:
 
 # The list -------------------------------------------------------------------------------------------------------------
 
-LAYERS = [(64, 64), (32, 768), (512, 768), (4096, 768), (8192, 1024), (4096, 4096), (128, 32768)]
-BATCHES = [
-    ((8, 64, 56, 56), "NCHW"),
-    ((8, 64, 56, 56), "NHWC"),
-    ((32, 64, 56, 56), "NCHW"),
-    ((32, 64, 56, 56), "NHWC"),
-    ((32, 256, 14, 14), "NCHW"),
-    ((32, 256, 14, 14), "NHWC"),
-    ((128, 1024), ""),
-    ((256, 128), ""),
-]
-
 
 def power(size: int) -> str:
     return f"2^{size.bit_length() - 1}" if size & (size - 1) == 0 else str(size)
-
-
-def _named(shape: Shape, layout: str) -> str:
-    return f"{'×'.join(map(str, shape))} {layout}".strip()
 
 
 def cases(data: Data, *, quick: bool = False, full: bool = False) -> Iterator[Case]:
@@ -389,14 +274,11 @@ def cases(data: Data, *, quick: bool = False, full: bool = False) -> Iterator[Ca
         powers = range(10, 27, 2) if not quick else (10, 14, 18, 22, 24) if rule == "AdamW" else (14, 22)
         yield from (optimizer(rule, 1 << power, data) for power in powers)
     yield from (model(name, data) for name in list(MODELS)[: None if full else 2])
-    layers = [LAYERS[0], *LAYERS[2:4]] if quick else LAYERS
-    batches = [*BATCHES[:2], BATCHES[6]] if quick else BATCHES
-    yield from (layer_norm(*shape, data) for shape in layers)
-    yield from (layer_norm_backward(*shape, data) for shape in layers)
-    yield from (batch_norm(*shape, data) for shape in batches)
-    yield from (batch_norm_backward(*shape, data) for shape in batches)
-    from . import formats, rules  # which know the classes above
+    from . import dropouts, formats, fused, norms, rules  # which know the classes above
 
+    yield from norms.norms(data, quick=quick)
+    yield from fused.pairs(data, quick=quick)
+    yield from dropouts.dropouts(data, quick=quick)
     yield from (rules.rule(name, 1 << n, data) for n in ((22,) if quick else (16, 24)) for name in rules.rules())
     yield from (rules.overhead(count, size, data) for count, size in ((1, 64), (10_000, 10)))
     yield rules.whole("ResNet-50", data)
@@ -408,8 +290,8 @@ def cases(data: Data, *, quick: bool = False, full: bool = False) -> Iterator[Ca
     yield from (formats.adamw(name, 1 << n, data) for n in ((22,) if quick else (16, 24, 26)) for name in kept)
     yield dead(1 << 18, 1200, data) if quick else dead(1 << 20, 2000, data)
     yield alternating(optimizer("AdamW", 1 << 18, data), data)
-    yield alternating(layer_norm(512, 768, data), data)
-    yield alternating(batch_norm((8, 64, 56, 56), "NCHW", data), data)
+    yield alternating(norms.layer_norm(512, 768, data), data)
+    yield alternating(norms.batch_norm((8, 64, 56, 56), "NCHW", data), data)
 
 
 def matching(cases: Iterator[Case], patterns: list[str]) -> list[Case]:

@@ -12,6 +12,7 @@ import numpy.typing as npt
 Array: TypeAlias = npt.NDArray[Any]
 
 _LINE = 64
+_STEP = 100_003  # how much further in the draws the next array begins
 _LARGE = 1 << 20  # bytes from which on arrays have pages of their own
 
 
@@ -31,6 +32,7 @@ class Data:
     def __init__(self, dtype: str = "float32", offset: int = 0, seed: int = 0) -> None:
         self.dtype = np.dtype(dtype)
         self._offset = offset
+        self._first = 0
         self._draws = np.random.default_rng(seed).standard_normal(1 << 20).astype(self.dtype)
 
     def empty(self, *shape: int, dtype: Any = None) -> Array:
@@ -42,12 +44,14 @@ class Data:
         return memory[start : start + size].view(wanted).reshape(shape)
 
     def normal(self, *shape: int, mean: float = 0.0, scale: float = 1.0, dtype: Any = None) -> Array:
-        """Normal numbers (that repeat after a million)."""
+        """Normal numbers (that repeat after a million), others every time."""
         array = self.empty(*shape, dtype=dtype)
-        flat = array.reshape(-1)
-        for start in range(0, flat.size, self._draws.size):
-            part = flat[start : start + self._draws.size]
-            part[...] = self._draws[: part.size] * scale
+        flat, start, first = array.reshape(-1), 0, self._first
+        while start < flat.size:
+            part = flat[start : start + self._draws.size - first]
+            part[...] = self._draws[first : first + part.size] * scale
+            start, first = start + part.size, 0
+        self._first = (self._first + _STEP) % self._draws.size
         array += mean
         return array
 

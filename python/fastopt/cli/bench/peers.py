@@ -2,7 +2,7 @@
 
 NumPy works in place with scratch arrays made once, and takes its sums of products from ``einsum``.  torch is called by
 the shortest way to its kernels: the raw fused operators for single tensors, ``native_*_norm`` without autograd.  Every
-function here returns a call without arguments, ready to be timed.
+function here returns a call without arguments, ready to be timed.  :mod:`.norm_peers` has what normalizes.
 """
 
 from __future__ import annotations
@@ -32,6 +32,11 @@ NORM_EPS, NORM_MOMENTUM = 1e-5, 0.1
 def torch() -> Any:
     """The module, or None where it is not installed."""
     return importlib.import_module("torch") if importlib.util.find_spec("torch") else None
+
+
+def onednn() -> Any:
+    """The module of ``bench/onednn``, or None where it is not built."""
+    return importlib.import_module("fastopt_onednn") if importlib.util.find_spec("fastopt_onednn") else None
 
 
 # NumPy ----------------------------------------------------------------------------------------------------------------
@@ -88,90 +93,11 @@ def numpy_adamw(params: Arrays, grads: Arrays, exp_avgs: Arrays, exp_avg_sqs: Ar
     return numpy_adam(params, grads, exp_avgs, exp_avg_sqs, HYPER.weight_decay)
 
 
-def _dot(a: Array, b: Array, axes: tuple[int, ...]) -> Array:
-    """The sum of a·b over ``axes``, which stay with length one."""
-    letters = "ijkl"[: a.ndim]
-    kept = "".join(letter for axis, letter in enumerate(letters) if axis not in axes)
-    return np.asarray(np.einsum(f"{letters},{letters}->{kept}", a, b, optimize=False)).reshape(
-        [1 if axis in axes else length for axis, length in enumerate(a.shape)]
-    )
-
-
-def numpy_layer_norm(x: Array, weight: Array, bias: Array, y: Array) -> Call:
-    """Rows of a matrix."""
-
-    def forward() -> None:
-        np.subtract(x, x.mean(1, keepdims=True), out=y)
-        np.multiply(y, 1 / np.sqrt(_dot(y, y, (1,)) / x.shape[1] + NORM_EPS), out=y)
-        np.multiply(y, weight, out=y)
-        np.add(y, bias, out=y)
-
-    return forward
-
-
-def numpy_layer_norm_backward(dy: Array, x: Array, weight: Array, dx: Array) -> Callable[[], Arrays]:
-    mean = x.mean(1, keepdims=True)
-    rstd = 1 / np.sqrt(x.var(1, keepdims=True) + NORM_EPS)
-    xhat, width = np.empty_like(x), x.shape[1]
-
-    def backward() -> Arrays:
-        np.subtract(x, mean, out=xhat)
-        np.multiply(xhat, rstd, out=xhat)
-        dweight, dbias = _dot(dy, xhat, (0,)), dy.sum(0)
-        np.multiply(dy, weight, out=dx)
-        mean_dxhat, mean_dxhat_xhat = dx.mean(1, keepdims=True), _dot(dx, xhat, (1,)) / width
-        np.multiply(xhat, mean_dxhat_xhat, out=xhat)
-        np.subtract(dx, xhat, out=dx)
-        np.subtract(dx, mean_dxhat, out=dx)
-        np.multiply(dx, rstd, out=dx)
-        return dweight, dbias
-
-    return backward
-
-
-def numpy_batch_norm(
-    x: Array, running_mean: Array, running_var: Array, weight: Array, bias: Array, y: Array, axes: tuple[int, ...]
-) -> Call:
-    """Channels are the axis that is not among ``axes``; the other arrays broadcast with x."""
-    n = x.size // weight.size
-
-    def forward() -> None:
-        mean = x.mean(axes, keepdims=True)
-        np.subtract(x, mean, out=y)
-        var = _dot(y, y, axes) / n
-        np.multiply(y, weight / np.sqrt(var + NORM_EPS), out=y)
-        np.add(y, bias, out=y)
-        np.add(running_mean, NORM_MOMENTUM * (mean - running_mean), out=running_mean)
-        np.add(running_var, NORM_MOMENTUM * (n / (n - 1) * var - running_var), out=running_var)
-
-    return forward
-
-
-def numpy_batch_norm_backward(
-    dy: Array, x: Array, weight: Array, dx: Array, axes: tuple[int, ...]
-) -> Callable[[], Arrays]:
-    mean = x.mean(axes, keepdims=True)
-    rstd = 1 / np.sqrt(x.var(axes, keepdims=True) + NORM_EPS)
-    xhat, n = np.empty_like(x), x.size // weight.size
-
-    def backward() -> Arrays:
-        np.subtract(x, mean, out=xhat)
-        np.multiply(xhat, rstd, out=xhat)
-        dweight, dbias = _dot(dy, xhat, axes), dy.sum(axes, keepdims=True)
-        np.multiply(xhat, dweight / n, out=xhat)
-        np.subtract(dy, xhat, out=dx)
-        np.subtract(dx, dbias / n, out=dx)
-        np.multiply(dx, weight * rstd, out=dx)
-        return dweight, dbias
-
-    return backward
-
-
 # torch ----------------------------------------------------------------------------------------------------------------
 
 
 @cache
-def _keep_heap() -> None:
+def keep_heap() -> None:
     """Lets freed memory stay with the process (glibc), so that torch, which makes every result anew, finds it again.
 
     Otherwise the page faults of a large result cost torch more than computing it, and it would lose for the wrong
@@ -184,21 +110,21 @@ def _keep_heap() -> None:
         mallopt(trim_threshold, 2**31 - 1)
 
 
-def _tensor(array: Array) -> Any:
+def as_tensor(array: Array) -> Any:
     """torch's view of the array."""
     if array.dtype.name == "bfloat16":  # NumPy's comes from a package that torch does not know
         return torch().from_numpy(array.view(np.int16)).view(torch().bfloat16)
     return torch().from_numpy(array)
 
 
-def _tensors(*lists: Arrays) -> list[list[Any]]:
-    return [[_tensor(array) for array in arrays] for arrays in lists]
+def as_tensors(*lists: Arrays) -> list[list[Any]]:
+    return [[as_tensor(array) for array in arrays] for arrays in lists]
 
 
 def torch_sgd(params: Arrays, grads: Arrays, buffers: Arrays) -> Call:
     options = {"lr": HYPER.lr, "momentum": HYPER.momentum, "weight_decay": 0.0, "dampening": 0.0}
     flags = {"nesterov": False, "maximize": False, "is_first_step": False}
-    return partial(torch()._fused_sgd_, *_tensors(params, grads, buffers), **options, **flags)
+    return partial(torch()._fused_sgd_, *as_tensors(params, grads, buffers), **options, **flags)
 
 
 def _torch_adam(kernel: str, state: Sequence[Arrays], weight_decay: float) -> Call:
@@ -206,7 +132,7 @@ def _torch_adam(kernel: str, state: Sequence[Arrays], weight_decay: float) -> Ca
     flags = {"amsgrad": False, "maximize": False}
     steps = [torch().tensor(float(HYPER.step)) for _ in state[0]]
     options = {"lr": HYPER.lr, "weight_decay": weight_decay, "eps": HYPER.eps}
-    return partial(getattr(torch(), kernel), *_tensors(*state), [], steps, **options, **betas, **flags)
+    return partial(getattr(torch(), kernel), *as_tensors(*state), [], steps, **options, **betas, **flags)
 
 
 def torch_adam(*state: Arrays) -> Call:
@@ -219,7 +145,7 @@ def torch_adamw(*state: Arrays) -> Call:
 
 def torch_step(params: Arrays, grads: Arrays, *, fused: bool) -> Call:
     """``torch.optim.AdamW(params).step()``."""
-    (tensors, gradients) = _tensors(params, grads)
+    (tensors, gradients) = as_tensors(params, grads)
     for tensor, gradient in zip(tensors, gradients, strict=True):
         tensor.grad = gradient
     options = {"lr": HYPER.lr, "eps": HYPER.eps, "weight_decay": HYPER.weight_decay}
@@ -234,7 +160,7 @@ def torch_variants(rule: str, param: Array, grad: Array, options: dict[str, Any]
     found: dict[str, Call] = {}
     if optimizer is not None:
         for flags in ({"foreach": False}, {"foreach": True}, {"fused": True}):
-            ((tensor, gradient),) = _tensors([param.copy(), grad])
+            ((tensor, gradient),) = as_tensors([param.copy(), grad])
             tensor.grad = gradient
             with contextlib.suppress(TypeError, RuntimeError):  # not every rule has every way
                 found[f"torch/{next(iter(flags))}={next(iter(flags.values()))}"] = optimizer(
@@ -245,7 +171,7 @@ def torch_variants(rule: str, param: Array, grad: Array, options: dict[str, Any]
 
 def torch_clipped_step(params: Arrays, grads: Arrays) -> Call:
     """``clip_grad_norm_``, the fused step, and zeroing."""
-    tensors, gradients = _tensors([p.copy() for p in params], [g.copy() for g in grads])
+    tensors, gradients = as_tensors([p.copy() for p in params], [g.copy() for g in grads])
     for tensor, gradient in zip(tensors, gradients, strict=True):
         tensor.grad = gradient
     optimizer = torch().optim.AdamW(tensors, lr=HYPER.lr, weight_decay=HYPER.weight_decay, fused=True)
@@ -256,31 +182,3 @@ def torch_clipped_step(params: Arrays, grads: Arrays) -> Call:
         optimizer.zero_grad(set_to_none=False)
 
     return step
-
-
-def torch_layer_norm(x: Array, weight: Array, bias: Array) -> Call:
-    _keep_heap()
-    ((input, w, b),) = _tensors([x, weight, bias])
-    return partial(torch().native_layer_norm, input, list(weight.shape), w, b, NORM_EPS)
-
-
-def torch_layer_norm_backward(dy: Array, x: Array, weight: Array, bias: Array) -> Call:
-    _keep_heap()
-    ((grad, input, w, b),) = _tensors([dy, x, weight, bias])
-    _, mean, rstd = torch().native_layer_norm(input, list(weight.shape), w, b, NORM_EPS)
-    kernel = torch().ops.aten.native_layer_norm_backward.default
-    return partial(kernel, grad, input, list(weight.shape), mean, rstd, w, b, [True, True, True])
-
-
-def torch_batch_norm(x: Array, running_mean: Array, running_var: Array, weight: Array, bias: Array, y: Array) -> Call:
-    ((input, mean, var, w, b, out),) = _tensors([x, running_mean, running_var, weight, bias, y])
-    results = (out, torch().empty_like(w), torch().empty_like(w))
-    return partial(torch().native_batch_norm, input, w, b, mean, var, True, NORM_MOMENTUM, NORM_EPS, out=results)
-
-
-def torch_batch_norm_backward(dy: Array, x: Array, weight: Array, bias: Array) -> Call:
-    _keep_heap()
-    ((grad, input, w, b),) = _tensors([dy, x, weight, bias])
-    _, mean, rstd = torch().native_batch_norm(input, w, b, None, None, True, NORM_MOMENTUM, NORM_EPS)
-    kernel = torch().ops.aten.native_batch_norm_backward.default
-    return partial(kernel, grad, input, w, None, None, mean, rstd, True, NORM_EPS, [True, True, True])

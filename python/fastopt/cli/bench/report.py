@@ -8,6 +8,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from statistics import geometric_mean
 from typing import Any
 
 from rich import box
@@ -15,6 +16,7 @@ from rich.console import Console
 from rich.table import Table
 
 from .cases import Result
+from .peers import onednn
 
 COLORS = {
     "fastopt": "#d9480f",
@@ -22,11 +24,15 @@ COLORS = {
     "numpy": "#4dabf7",
     "torch": "#845ef7",
     "torch default": "#b197fc",
+    "onednn": "#0ca678",
     "plain": "#868e96",
     "one tensor": "#adb5bd",
+    "separate": "#fab005",
+    "moved": "#ced4da",
     "floor": "#495057",
 }
-
+FLOORS = ("floor", "moved")
+LIBRARIES = ("numpy", "torch", "onednn")
 
 DISTURBED = 200  # interruptions a second; a quiet machine has some 60
 
@@ -34,6 +40,7 @@ TITLES = {
     "AdamW.step()": "AdamW, step() of whole models",
     "alternating": "A NumPy product 256×512×512 and a kernel, alone and in turn",
     "format": "AdamW in fewer bytes",
+    "fused": "Fused with a normalization, and the same in separate steps",
     "dead": "AdamW after the gradients have died: the first hundred steps and the last",
 }
 
@@ -74,19 +81,32 @@ def _table(*headings: str) -> Table:
 
 def _race_table(results: Sequence[Result]) -> Table:
     found = {candidate for result in results for candidate in result.columns}
-    others = [candidate for candidate in COLORS if candidate in found - {"fastopt", "floor"}]
+    others = [candidate for candidate in COLORS if candidate in found - {"fastopt", *FLOORS}]
     moving_others = {other for other in others if any(result.ratio_of_bytes(other) for result in results)}
-    versus = [heading for other in others for heading in (other, "×", *["bytes ×"] * (other in moving_others))]
-    table = _table("", "fastopt", "GB/s", "floor", "reached", *versus)
+    floors = [name for name in FLOORS if name == "floor" or name in found]
+    table = _table("", "fastopt", "GB/s", *(heading for name in floors for heading in (name, "reached")))
+    for other in others:
+        more = ["bytes ×"] * (other in moving_others) + ["gained"] * (other == "separate")
+        for heading in (other, "×", *more):
+            table.add_column(heading, justify="right", no_wrap=True)
     for result in results:
         cells = [_microseconds(result.seconds("fastopt")), f"{_gigabytes(result, 'fastopt'):.1f}"]
-        cells += [_microseconds(result.seconds("floor")), _percent(result.ratio("floor"))]
+        for name in floors:
+            cells += [_microseconds(result.seconds(name)), _percent(result.ratio(name))]
         for other in others:
             cells += [_microseconds(result.seconds(other)), _times(result.ratio(other))]
             if other in moving_others:
                 cells.append(_times(result.ratio_of_bytes(other)))
+            if other == "separate":
+                cells.append(_percent(gained(result)))
         table.add_row(result.label, *cells)
     return table
+
+
+def gained(result: Result) -> float | None:
+    """How much of the time that fewer bytes promise is saved, against the separate steps."""
+    time, moved = result.ratio("separate"), result.ratio_of_bytes("separate")
+    return (1 - 1 / time) / (1 - 1 / moved) if time and moved else None
 
 
 def _loop_table(results: Sequence[Result]) -> Table:
@@ -105,11 +125,21 @@ def behind(results: Iterable[Result], candidate: str) -> list[str]:
     return [f"{r.name} ({r.ratio(candidate):.2f}×)" for r in results if (r.ratio(candidate) or 1.0) < 1.0]
 
 
+def against_the_best(results: Iterable[Result]) -> list[float]:
+    """Of every normalization that another library takes part in: how many times as long as fastopt its fastest took."""
+    races = (result for result in results if result.group.endswith(("Norm forward", "Norm backward")))
+    best = (min(filter(None, map(race.ratio, LIBRARIES)), default=0.0) for race in races)
+    return [ratio for ratio in best if ratio]
+
+
 def print_tables(console: Console, results: Sequence[Result]) -> None:
     for group, members in by_group(results).items():
         console.print(f"[bold]{TITLES.get(group, group)}[/] (µs)", highlight=False)
         console.print(_race_table(members) if members[0].is_race else _loop_table(members))
-    for candidate in ("numpy", "torch"):
+    if len(ratios := against_the_best(results)) > 1:
+        mean = _times(geometric_mean(ratios))
+        console.print(f"{len(ratios)} normalizations, geometric mean against the fastest peer: {mean}", highlight=False)
+    for candidate in LIBRARIES:
         if cases := behind(results, candidate):
             console.print(f"[bold]{candidate} was faster in:[/] {', '.join(cases)}", highlight=False)
     if doubtful := [result.name for result in results if result.interruptions > DISTURBED]:
@@ -137,6 +167,7 @@ def _version(package: str) -> str | None:
 def machine(**settings: Any) -> dict[str, Any]:
     """Where and how it was measured."""
     versions = {package: _version(package) for package in ("fastopt", "numpy", "torch")}
+    versions["onednn"] = getattr(onednn(), "__version__", None)
     return {"processor": _processor(), "python": platform.python_version(), **versions, **settings}
 
 
@@ -170,7 +201,7 @@ def _draw_lines(axes: Any, results: Sequence[Result], candidates: Sequence[str])
 
 
 def _draw_bars(axes: Any, results: Sequence[Result], candidates: Sequence[str]) -> None:
-    bars = [candidate for candidate in candidates if candidate != "floor"]
+    bars = [candidate for candidate in candidates if candidate not in FLOORS]
     height = 0.8 / len(bars)
     for i, candidate in enumerate(bars):
         places = [row + (i - (len(bars) - 1) / 2) * height for row in range(len(results))]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from functools import partial
 from math import prod
 from typing import Any
@@ -12,7 +12,7 @@ import fastopt as fo
 from . import peers
 from .cases import MODELS, Calls, Race, Shape, power
 from .data import Array, Data
-from .floors import floor
+from .floors import floor, in_turn
 from .peers import HYPER, Call
 
 # What a rule reads before its update: once the parameter and the gradient, and the state for LAMB.
@@ -50,16 +50,6 @@ def rule(name: str, size: int, data: Data) -> Race:
     states = sum(array.size == 4 for array in sample.values())
     bytes_moved = size * data.dtype.itemsize * (3 + reads + 2 * states)
     return Race("rule", f"{name} {power(size)}", bytes_moved, calls)
-
-
-def in_turn(*passes: Mapping[str, Call]) -> dict[str, Call]:
-    """One floor of several passes, each in its variants."""
-
-    def together(key: str) -> None:
-        for variants in passes:
-            variants[key]()
-
-    return {key: partial(together, key) for key in passes[0] if all(key in variants for variants in passes)}
 
 
 def _tensors(name: str, data: Data) -> tuple[list[Array], list[Array]]:

@@ -1,4 +1,4 @@
-"""``fastopt demo``: the digits, trained with NumPy and with fastopt; and what optimizers and penalties do, in pictures."""
+"""``fastopt demo``: the digits, trained with NumPy and with fastopt; and what optimizers, penalties and dropout do, in pictures."""
 
 from __future__ import annotations
 
@@ -52,6 +52,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--seeds", type=positive, default=1, metavar="N", help="how many, from --seed on (default: 1)")
     add_common_arguments(formats, picture="formats.png")
 
+    dropout = experiments.add_parser("dropout", help="dropout before BatchNorm, behind it, and none")
+    dropout.description = "Train the digits' network with dropout before BatchNorm, behind all of it, and without."
+    add = dropout.add_argument
+    add("--p", type=probability, default=0.5, metavar="X", help="the probability to be dropped (default: 0.5)")
+    add("--epochs", type=positive, default=40, metavar="N", help="of each (default: 40)")
+    add("--seeds", type=positive, default=3, metavar="N", help="how many, from --seed on (default: 3)")
+    add_common_arguments(dropout, picture="dropout.png")
+
 
 def add_common_arguments(parser: argparse.ArgumentParser, *, picture: str) -> None:
     """The options that every experiment has."""
@@ -74,6 +82,14 @@ def not_negative(text: str) -> float:
     number = float(text)
     if not 0 <= number < math.inf:
         raise argparse.ArgumentTypeError(f"must be at least 0, got {text}")
+    return number
+
+
+def probability(text: str) -> float:
+    """A number in [0, 1)."""
+    number = float(text)
+    if not 0 <= number < 1:
+        raise argparse.ArgumentTypeError(f"must be in [0, 1), got {text}")
     return number
 
 

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 Array = NDArray[Any]
 Lap = Callable[[str], object]
 
-PARTS = ("matrix products", "norm", "optimizer", "everything else")
+PARTS = ("matrix products", "norm and ReLU", "optimizer", "everything else")
 
 
 def untimed(part: str) -> None:
@@ -92,7 +92,9 @@ class Bias(Plain):
 
 
 class ReLU(Plain):
-    """y = max(x, 0), in place."""
+    """y = max(x, 0), in place.  It counts with the norm before it, as where one layer is both."""
+
+    part = "norm and ReLU"
 
     def __init__(self) -> None:
         super().__init__()
@@ -112,7 +114,7 @@ class Network:
 
     def __init__(self, layers: Sequence[tuple[str, Layer]]) -> None:
         self.layers = [layer for _, layer in layers]
-        self.parts = [getattr(layer, "part", "norm") for layer in self.layers]
+        self.parts = [getattr(layer, "part", "norm and ReLU") for layer in self.layers]
         self.params = {f"{name}.{key}": value for name, layer in layers for key, value in layer.params.items()}
         self.grads = {f"{name}.{key}": value for name, layer in layers for key, value in layer.grads.items()}
         self._outputs: dict[int, list[Array | None]] = {}
