@@ -313,3 +313,55 @@ def test_empty_arrays_are_the_reference(norm: str, shape: tuple[int, ...], dtype
     assert_same_bits(results, call.run(reference))
     for name in {"running_mean", "running_var"} & results.keys():
         assert np.all(results[name] == arguments[name])
+
+
+@pytest.mark.parametrize("shape", [(2, 0), (1, 0), (0, 0), (2, 0, 3)])
+def test_no_channels_are_legal(shape: tuple[int, ...]) -> None:
+    x, channels = np.zeros(shape, np.float32), np.zeros(0, np.float32)
+    for y, mean, rstd in (
+        F.group_norm(x, 1, channels, channels),
+        F.instance_norm(x),
+        F.batch_norm(x, None, None, channels, channels, True),
+    ):
+        assert y.shape == shape
+        assert not np.isnan(mean).any()
+        assert not np.isnan(rstd).any()
+
+
+# Layouts that could be read in two ways, or not at all
+
+
+def test_channels_of_one_value_each_may_lie_anywhere(rng: Generator) -> None:
+    """Slices with a single place: neither their results nor their gradients need to lie as they do."""
+    room, dy = ordinary(rng, (6, 4, 5), "float32"), ordinary(rng, (6, 4, 1), "float32")
+    for x in room[:, :, :1], ordinary(rng, (6, 8, 1), "float32")[:, ::2]:
+        y, mean, rstd = F.batch_norm(x, None, None, training=True)
+        dense, *_ = F.batch_norm(np.ascontiguousarray(x), None, None, training=True)
+        np.testing.assert_allclose(y, dense, rtol=1e-6, atol=1e-6)
+        dx = F.batch_norm_backward(dy, x, mean, rstd)[0]
+        np.testing.assert_allclose(
+            dx, F.batch_norm_backward(dy, np.ascontiguousarray(x), mean, rstd)[0], rtol=1e-5, atol=1e-6
+        )
+
+
+def test_channels_between_elements_are_refused() -> None:
+    records = np.zeros((3, 3), np.dtype({"names": ["x", "y"], "formats": ["<f4", "<i2"], "itemsize": 6}))
+    with pytest.raises(TypeError, match=r"^batch_norm_stats: x (has strides|is not aligned)"):
+        F.batch_norm_stats(records["x"][:1])
+    with pytest.raises(TypeError, match=r"^batch_norm_stats: x (has strides|is not aligned)"):
+        F.batch_norm_stats(records["x"][:1, :, None])
+
+
+def test_a_count_of_fewer_values_than_there_are_is_an_error(rng: Generator) -> None:
+    x = ordinary(rng, (6, 4), "float32")
+    count, mean, m2 = F.batch_norm_stats(x)
+    with pytest.raises(ValueError, match=r"^batch_norm_apply: count must be at least the 6 values in a channel of x"):
+        F.batch_norm_apply(x, (count - 1, mean, m2))
+    with pytest.raises(ValueError, match=r"^batch_norm_backward_apply: count must be at least the 6 values"):
+        F.batch_norm_backward_apply(x, x, mean, mean, 0, mean, m2)
+
+
+def test_a_flag_of_two_is_a_type_error(rng: Generator) -> None:
+    x = ordinary(rng, (6, 4), "float32")
+    with pytest.raises(TypeError, match=r"^batch_norm: training must be a bool"):
+        F.batch_norm(x, None, None, training=np.array([1, 0]))  # type: ignore[arg-type]

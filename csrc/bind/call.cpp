@@ -64,7 +64,12 @@ bool Call::flag(py::handle object, const char* argument) const {
   if (!py::isinstance<py::bool_>(object) && !PyIndex_Check(object.ptr()) &&
       std::string(py::str(py::type::handle_of(object).attr("__name__"))) != "bool")
     throw py::type_error(text(argument) + " must be a bool, got " + std::string(py::repr(object)));
-  return PyObject_IsTrue(object.ptr()) == 1;
+  const int truth = PyObject_IsTrue(object.ptr());
+  if (truth < 0) {
+    PyErr_Clear();
+    throw py::type_error(text(argument) + " must be a bool, got " + std::string(py::repr(object)));
+  }
+  return truth == 1;
 }
 
 void Call::results(py::handle out, std::size_t count) {
@@ -109,10 +114,21 @@ py::object fresh(Dtype dtype, const Shape& shape, const Shape& strides) {
   const auto of = [&](const py::dtype& descr) -> py::object {
     return strides.empty() ? py::array(descr, shape) : py::array(descr, shape, strides);
   };
-  if (dtype == Dtype::float32) return of(py::dtype::of<float>());
-  if (dtype == Dtype::float64) return of(py::dtype::of<double>());
-  if (dtype == Dtype::float16) return of(py::dtype("float16"));
-  return of(py::dtype::from_args(py::module_::import("ml_dtypes").attr("bfloat16")));
+  switch (dtype) {
+    case Dtype::float32:
+      return of(py::dtype::of<float>());
+    case Dtype::float64:
+      return of(py::dtype::of<double>());
+    case Dtype::float16: {
+      static const auto& float16 = *new py::dtype("float16");
+      return of(float16);
+    }
+    default: {
+      static const auto& bfloat16 =
+          *new py::dtype(py::dtype::from_args(py::module_::import("ml_dtypes").attr("bfloat16")));
+      return of(bfloat16);
+    }
+  }
 }
 
 }  // namespace fastopt

@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <limits>
 #include <numeric>
+#include <optional>
 #include <string>
 #include <utility>
 #include <vector>
@@ -18,8 +19,9 @@ namespace fastopt {
 
 namespace {
 
-/// How the channels lie in memory: columns where the channel axis is the innermost in memory, whatever its number.
-Channels channels_of(const Array& array, std::size_t channel_axis, const Name& name) {
+/// How the channels lie in memory: columns where the channel axis is the innermost in memory, whatever its number; or
+/// as `like` says, for an array of one value in each plane, which may be seen as both.
+Channels channels_of(const Array& array, std::size_t channel_axis, const Name& name, const Channels* like = nullptr) {
   const auto axis = static_cast<std::ptrdiff_t>(channel_axis);
   std::vector<std::ptrdiff_t> before(channel_axis), after(static_cast<std::size_t>(array.ndim() - axis - 1));
   std::iota(before.begin(), before.end(), 0);
@@ -31,13 +33,19 @@ Channels channels_of(const Array& array, std::size_t channel_axis, const Name& n
   channels.count = static_cast<std::size_t>(array.shape(axis));
   const bool adjacent = channels.count > 1 && array.stride(axis) == static_cast<std::ptrdiff_t>(array.itemsize());
   channels.columns = array.ndim() > 1 && (adjacent || after.empty() || (channels.count == 1 && inner == 1));
+  if (like && inner == 1) channels.columns = like->columns;
   if (channels.columns) {
     before.insert(before.end(), after.begin(), after.end());
     channels.rows = rows_of(array, before, {axis}, name, "its channel axis, or along the axes behind it");
   } else {
     channels.rows = rows_of(array, before, after, name, "its channel axis, or along the axes behind it");
-    if (array.stride(axis) < 0) throw py::type_error(name.text() + " has a negative stride");
-    channels.stride = static_cast<std::size_t>(array.stride(axis)) / array.itemsize();
+    if (channels.count > 1 && array.size() != 0) {
+      const auto itemsize = static_cast<std::ptrdiff_t>(array.itemsize());
+      if (array.stride(axis) < 0) throw py::type_error(name.text() + " has a negative stride");
+      if (array.stride(axis) % itemsize != 0)
+        throw py::type_error(name.text() + " has strides that are no multiple of its elements");
+      channels.stride = static_cast<std::size_t>(array.stride(axis) / itemsize);
+    }
   }
   return channels;
 }
@@ -48,7 +56,7 @@ class Layout {
   /// x, called `x_name`, has at least so many axes; the axis is the argument `axis_name`.
   Layout(Call& call, py::handle x_object, const char* x_name, py::handle axis_object,
          const char* axis_name = "channel_axis", std::ptrdiff_t axes = 2)
-      : call_(call), x_(call.read(x_object, x_name)) {
+      : call_(call), x_name_(x_name), x_(call.read(x_object, x_name)) {
     const std::ptrdiff_t axis = call.integer(axis_object, axis_name);
     if (x_.ndim() < axes)
       throw py::value_error(call.text(x_name) + " has shape " + text_of(x_.shape()) + ", expected at least " +
@@ -105,14 +113,15 @@ class Layout {
 
  private:
   Channels like_x(const Array& array, const Name& name) const {
-    Channels channels = channels_of(array, axis_, name);
+    Channels channels = channels_of(array, axis_, name, &in_);
     if (channels.columns != in_.columns && array.size() != 0)
-      throw py::type_error(name.text() + " must lie in memory as x does: " +
-                           (in_.columns ? "channels last" : "channels before the axes behind them"));
+      throw py::type_error(name.text() + " must lie in memory as " + x_name_ +
+                           " does: " + (in_.columns ? "channels last" : "channels before the axes behind them"));
     return channels;
   }
 
   Call& call_;
+  const char* x_name_;
   Array x_;
   std::size_t axis_;
   Channels in_;
@@ -148,6 +157,7 @@ struct Running {
     update_running(var->data<T>(), of_var, channels, momentum);
   }
   template <class T> void update(const double* of_mean, std::vector<double> m2, double n, double momentum) {
+    const FlushSubnormals environment;
     for (double& one : m2) one /= n - 1;
     update<T>(of_mean, m2.data(), m2.size(), momentum);
   }
@@ -162,7 +172,7 @@ struct Running {
 };
 
 void expect_values(const Call& call, const Layout& layout, std::size_t values, const char* set) {
-  if (values == 1)
+  if (values == 1 && layout.in().count != 0)
     throw py::value_error(call.text("x") + " has shape " + text_of(layout.x().shape()) +
                           ", expected more than 1 value per " + set + " when training");
 }
@@ -176,11 +186,10 @@ struct Renorm {
   double r_max, d_max;
 };
 
-py::tuple forward(const char* function, After after, const Renorm* renorm, py::handle x_object,
-                  py::handle residual_object, py::handle running_mean_object, py::handle running_var_object,
-                  py::handle weight_object, py::handle bias_object, py::handle training_object,
-                  py::handle momentum_object, py::handle eps_object, py::handle r_max_object, py::handle d_max_object,
-                  py::handle channel_axis, py::handle out) {
+py::tuple forward(const char* function, After after, bool renorm, py::handle x_object, py::handle residual_object,
+                  py::handle running_mean_object, py::handle running_var_object, py::handle weight_object,
+                  py::handle bias_object, py::handle training_object, py::handle momentum_object, py::handle eps_object,
+                  py::handle r_max_object, py::handle d_max_object, py::handle channel_axis, py::handle out) {
   Call call(function);
   const bool training = call.flag(training_object, "training");
   const Layout layout(call, x_object, "x", channel_axis);
@@ -296,26 +305,25 @@ const py::handle kNone = Py_None;
 py::tuple py_batch_norm(py::handle x, py::handle running_mean, py::handle running_var, py::handle weight,
                         py::handle bias, py::handle training, py::handle momentum, py::handle eps,
                         py::handle channel_axis, py::handle out) {
-  return forward("batch_norm", After::nothing, nullptr, x, kNone, running_mean, running_var, weight, bias, training,
+  return forward("batch_norm", After::nothing, false, x, kNone, running_mean, running_var, weight, bias, training,
                  momentum, eps, kNone, kNone, channel_axis, out);
 }
 py::tuple py_batch_norm_relu(py::handle x, py::handle running_mean, py::handle running_var, py::handle weight,
                              py::handle bias, py::handle training, py::handle momentum, py::handle eps,
                              py::handle channel_axis, py::handle out) {
-  return forward("batch_norm_relu", After::relu, nullptr, x, kNone, running_mean, running_var, weight, bias, training,
+  return forward("batch_norm_relu", After::relu, false, x, kNone, running_mean, running_var, weight, bias, training,
                  momentum, eps, kNone, kNone, channel_axis, out);
 }
 py::tuple py_batch_norm_add_relu(py::handle x, py::handle residual, py::handle running_mean, py::handle running_var,
                                  py::handle weight, py::handle bias, py::handle training, py::handle momentum,
                                  py::handle eps, py::handle channel_axis, py::handle out) {
-  return forward("batch_norm_add_relu", After::add_relu, nullptr, x, residual, running_mean, running_var, weight, bias,
+  return forward("batch_norm_add_relu", After::add_relu, false, x, residual, running_mean, running_var, weight, bias,
                  training, momentum, eps, kNone, kNone, channel_axis, out);
 }
 py::tuple py_batch_renorm(py::handle x, py::handle running_mean, py::handle running_var, py::handle weight,
                           py::handle bias, py::handle training, py::handle momentum, py::handle eps, py::handle r_max,
                           py::handle d_max, py::handle channel_axis, py::handle out) {
-  const Renorm renorm{};
-  return forward("batch_renorm", After::nothing, &renorm, x, kNone, running_mean, running_var, weight, bias, training,
+  return forward("batch_renorm", After::nothing, true, x, kNone, running_mean, running_var, weight, bias, training,
                  momentum, eps, r_max, d_max, channel_axis, out);
 }
 
@@ -345,9 +353,12 @@ py::tuple py_batch_renorm_backward(py::handle dy, py::handle x, py::handle mean,
 // ---- BatchNorm in halves --------------------------------------------------------------------------------------------
 
 /// The number of values a channel of a batch that may be spread over processes.
-double count_of(const Call& call, py::handle object) {
+double count_of(const Call& call, const Layout& layout, py::handle object) {
   const std::ptrdiff_t count = call.integer(object, "count");
-  if (count < 0) throw py::value_error(call.text("count") + " must be >= 0, got " + std::to_string(count));
+  const auto values = static_cast<std::ptrdiff_t>(layout.in().values());
+  if (count < 0 || (count < values && layout.in().count != 0))
+    throw py::value_error(call.text("count") + " must be at least the " + std::to_string(values) +
+                          " values in a channel of x, got " + std::to_string(count));
   return static_cast<double>(count);
 }
 
@@ -379,7 +390,7 @@ py::tuple py_batch_norm_apply(py::handle x_object, py::handle count_object, py::
                               py::handle eps_object, py::handle channel_axis, py::handle out) {
   Call call("batch_norm_apply");
   const Layout layout(call, x_object, "x", channel_axis);
-  const double count = count_of(call, count_object);
+  const double count = count_of(call, layout, count_object);
   if (count == 1)
     throw py::value_error(call.text("count") + " is 1, expected more than 1 value per channel when training");
   const Array of_mean = call.required(mean_object, "mean", Dtype::float64, layout.channels()),
@@ -445,7 +456,7 @@ py::object py_batch_norm_backward_apply(py::handle dy_object, py::handle x_objec
     return call.required(object, argument, Dtype::float64, layout.channels());
   };
   const Array mean = statistic(mean_object, "mean"), rstd = statistic(rstd_object, "rstd");
-  const double count = count_of(call, count_object);
+  const double count = count_of(call, layout, count_object);
   const Array sum_dy = statistic(sum_dy_object, "sum_dy"), sum_dy_xhat = statistic(sum_dy_xhat_object, "sum_dy_xhat");
   const auto weight = call.optional(weight_object, "weight", layout.computed(), layout.channels());
   call.results(out, 1);
@@ -512,9 +523,9 @@ py::tuple py_group_norm(py::handle x_object, py::handle num_groups, py::handle w
   return py::make_tuple(y.object, mean, rstd);
 }
 
-/// Backward of both; `constant`: the statistics were not the input's own.
+/// Backward of both; not training: the statistics were not the input's own.
 py::tuple group_backward(Call& call, const Layout& layout, std::size_t groups, py::handle dy_object,
-                         py::handle mean_object, py::handle rstd_object, py::handle weight_object, bool constant,
+                         py::handle mean_object, py::handle rstd_object, py::handle weight_object, bool training,
                          py::handle out) {
   const std::size_t samples = static_cast<std::size_t>(layout.x().shape(0));
   const Layout::Other dy = layout.read(dy_object, "dy");
@@ -537,7 +548,7 @@ py::tuple group_backward(Call& call, const Layout& layout, std::size_t groups, p
     const GroupNorm<T> norm{groups, mean.data<double>(), rstd.data<double>(), data_of<T>(weight)};
     T *dweight_to = data_of<T>(dweight), *dbias_to = data_of<T>(dbias);
     const py::gil_scoped_release release;
-    group_norm_backward(batch, norm, constant, dweight_to, dbias_to);
+    group_norm_backward(batch, norm, training, dweight_to, dbias_to);
   });
   return py::make_tuple(dx.object, dweight, dbias);
 }
@@ -547,7 +558,7 @@ py::tuple py_group_norm_backward(py::handle dy, py::handle x, py::handle num_gro
   Call call("group_norm_backward");
   const Layout layout(call, x, "x", channel_axis);
   samples_of(call, layout, channel_axis);
-  return group_backward(call, layout, groups_of(call, layout, num_groups), dy, mean, rstd, weight, false, out);
+  return group_backward(call, layout, groups_of(call, layout, num_groups), dy, mean, rstd, weight, true, out);
 }
 
 py::tuple py_instance_norm(py::handle x_object, py::handle running_mean_object, py::handle running_var_object,
@@ -585,6 +596,7 @@ py::tuple py_instance_norm(py::handle x_object, py::handle running_mean_object, 
     std::vector<double> m2(samples * channels);
     group_norm(batch, norm, eps, [&](std::size_t set, double of_set) { m2[set] = of_set; });
     if (!running.mean || samples * values == 0) return;
+    const FlushSubnormals environment;
     std::vector<double> mean_of(channels), var_of(channels);
     const auto n = static_cast<double>(samples);
     for (std::size_t set = 0; set < m2.size(); ++set) {
@@ -606,7 +618,7 @@ py::tuple py_instance_norm_backward(py::handle dy, py::handle x, py::handle mean
   const bool own = call.flag(use_input_stats, "use_input_stats");
   const Layout layout(call, x, "x", channel_axis);
   samples_of(call, layout, channel_axis);
-  return group_backward(call, layout, layout.in().count, dy, mean, rstd, weight, !own, out);
+  return group_backward(call, layout, layout.in().count, dy, mean, rstd, weight, own, out);
 }
 
 // ---- Weight normalization -------------------------------------------------------------------------------------------

@@ -1,6 +1,8 @@
 /// Numbers of 16 bits in memory, one vector at a time: load() makes float32 of them, store() rounds to the nearest.
+/// (NaN stays NaN; which bits it has is not promised.)
 #pragma once
 
+#include <array>
 #include <bit>
 #include <cstddef>
 #include <cstdint>

@@ -8,6 +8,7 @@
 #include <chrono>
 #include <cstddef>
 #include <cstdint>
+#include <exception>
 #include <thread>
 #include <utility>
 
@@ -190,15 +191,22 @@ template <class Body> std::pair<Nanoseconds, Nanoseconds> region(int threads, Bo
     if (const auto hook = before_first_region.exchange(nullptr)) hook();
   }
   Meeting meeting;
+  std::exception_ptr failure;  // the first one: none may leave the region
+  std::atomic<bool> failed{false};
   const Nanoseconds begin = now();
   Nanoseconds done = begin;
 #pragma omp parallel num_threads(std::max(threads, ThreadCount::get()))
   {
     meeting.begin();
-    body(omp_get_thread_num(), omp_get_num_threads());
+    try {
+      body(omp_get_thread_num(), omp_get_num_threads());
+    } catch (...) {
+      if (!failed.exchange(true)) failure = std::current_exception();
+    }
     if (omp_get_thread_num() == 0) done = now();
     meeting.end();
   }
+  if (failure) std::rethrow_exception(failure);
   return {done - begin, now() - done};
 }
 

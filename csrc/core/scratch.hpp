@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstddef>
+#include <new>
 #include <utility>
 #include <vector>
 
@@ -24,7 +25,11 @@ template <class T> class Scratch {
   }
   ~Scratch() {
     constexpr std::size_t kMost = 32 << 20;  // bytes, of each that is kept
-    if (!room_.empty() && room_.size() * sizeof(T) <= kMost) spare_.push_back(std::move(room_));
+    if (room_.empty() || room_.size() * sizeof(T) > kMost) return;
+    try {
+      spare_.push_back(std::move(room_));
+    } catch (const std::bad_alloc&) {  // then it is not kept
+    }
   }
   Scratch(const Scratch&) = delete;
   Scratch& operator=(const Scratch&) = delete;

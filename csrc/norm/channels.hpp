@@ -14,6 +14,8 @@
 #include <algorithm>
 #include <array>
 #include <cstddef>
+#include <type_traits>
+#include <utility>
 #include <vector>
 
 #include "core/parallel.hpp"
@@ -88,6 +90,13 @@ template <class S> class Places {
   Place operator[](std::size_t i) const { return {x[i], dy[i], more[i], to[i], also_to[i]}; }
 };
 
+/// Some of them: `size` places, `step` apart.
+template <class S> struct Every {
+  const Places<S>& all;
+  std::size_t first, step, size;
+  typename Places<S>::Place operator[](std::size_t i) const { return all[first + i * step]; }
+};
+
 /// The arrays of one pass; all but x may be missing.  Rows belong to samples, so many to each, that are worked on by
 /// themselves; in a BatchNorm all belong to one.
 template <class S> struct Batch {
@@ -116,24 +125,24 @@ template <class S> struct Batch {
     also_to.list(first, count, places.also_to.data());
     places.size = count;
   }
-  /// Whether `to` is better stored past the caches by a pass over so many arrays: also where what a thread reads and
-  /// writes leaves no room for results.
-  bool streamed(double passes) const {
-    const auto bytes = static_cast<double>(sizeof(S) * in.total()), of_thread = passes * bytes / ThreadCount::get();
+  /// Whether `to` is better stored past the caches by a pass over so many arrays: also where these together leave no
+  /// room for results.
+  bool streamed(std::size_t passes) const {
+    const std::size_t bytes = sizeof(S) * in.total();
     return worth_streaming(to.data, sizeof(S) * (in.columns ? in.count : in.rows.width),
-                           static_cast<std::size_t>(std::max(bytes, of_thread / 2)));
+                           std::max(bytes, passes * bytes / 2));
   }
 };
 
 /// One thread reads or writes about 20 bytes a nanosecond.
-template <class S> double cost(const Channels& x, double passes) {
-  return passes * sizeof(S) * static_cast<double>(x.total()) / 20;
+template <class S> double cost(const Channels& x, std::size_t passes) {
+  return static_cast<double>(passes * sizeof(S) * x.total()) / 20;
 }
 
 /// Calls body(set, its planes) for sets of so many planes each, in parallel; row_and_channel(set, k) are those of plane
 /// k of a set.
 template <class S, class Where, class Body>
-void for_planes(const Batch<S>& batch, std::size_t sets, std::size_t planes_of_set, double passes,
+void for_planes(const Batch<S>& batch, std::size_t sets, std::size_t planes_of_set, std::size_t passes,
                 const Where& row_and_channel, const Body& body) {
   parallel(threads_for(cost<S>(batch.in, passes)), [&](int thread, int threads) {
     const Range mine = share(sets, thread, threads);
@@ -151,7 +160,7 @@ void for_planes(const Batch<S>& batch, std::size_t sets, std::size_t planes_of_s
 }
 
 /// As for_planes, of channels: their planes are those of all samples.
-template <class S, class Body> void for_channels(const Batch<S>& batch, double passes, const Body& body) {
+template <class S, class Body> void for_channels(const Batch<S>& batch, std::size_t passes, const Body& body) {
   for_planes(
       batch, batch.in.count, batch.in.rows.count(), passes,
       [](std::size_t channel, std::size_t row) { return std::pair(row, channel); }, body);
@@ -174,12 +183,12 @@ enum class Order { forwards, backwards };
 
 /// Calls body(task) for groups of columns of chunks of rows, in parallel.
 template <class S, class Body>
-void for_column_tasks(const Batch<S>& batch, double passes, Order order, const Body& body) {
+void for_column_tasks(const Batch<S>& batch, std::size_t passes, Order order, const Body& body) {
   const Chunks chunks = column_chunks(batch);
   const std::size_t channels = batch.in.count, groups = (channels + kColumns - 1) / kColumns;
   parallel(threads_for(cost<S>(batch.in, passes)), [&](int thread, int threads) {
     const Range mine = share(batch.samples * chunks.count() * groups, thread, threads);
-    Places<S> rows(chunks.rows);
+    Places<S> rows(std::min(chunks.rows, batch.rows()));
     std::size_t rows_of = ~std::size_t{};
     for (std::size_t i = mine.begin; i < mine.end; ++i) {
       const std::size_t task = order == Order::forwards ? i : mine.end - 1 - (i - mine.begin);
@@ -211,10 +220,10 @@ struct ChannelSums {
 namespace detail {
 
 /// K sums over planes: terms(plane, i, V).
-template <std::size_t K, class S, class Terms, class Ahead>
-std::array<double, K> plane_sums(const Places<S>& planes, std::size_t width, const Terms& terms, const Ahead& ahead) {
+template <std::size_t K, class T, class Planes, class Terms, class Ahead>
+std::array<double, K> plane_sums(const Planes& planes, std::size_t width, const Terms& terms, const Ahead& ahead) {
   Lanes<K> lanes;
-  add_rows<K, Computed<S>>(
+  add_rows<K, T>(
       lanes, planes.size, width,
       [&](std::size_t p) {
         return [terms, plane = planes[p]](std::size_t i, auto number) { return terms(plane, i, number); };
@@ -226,7 +235,7 @@ std::array<double, K> plane_sums(const Places<S>& planes, std::size_t width, con
 /// The sums of x − near and of its squares.
 template <class S>
 std::array<double, 2> plane_sums_around(const Places<S>& planes, std::size_t width, Computed<S> near) {
-  return plane_sums<2>(
+  return plane_sums<2, Computed<S>>(
       planes, width,
       [=](const auto& plane, std::size_t i, auto number) {
         const auto d = load<decltype(number)>(plane.x + i) - near;
@@ -248,7 +257,7 @@ template <class S> Moments plane_moments(const Places<S>& planes, std::size_t wi
 /// K sums of every column, summed chunk by chunk in order; [k][sample][channel].  terms(first set of a sample) gives
 /// what is called with (place, column, V); held by value, as it is called between stores.
 template <std::size_t K, class S, class Terms>
-std::array<std::vector<double>, K> column_sums(const Batch<S>& batch, double passes, const Terms& terms) {
+std::array<std::vector<double>, K> column_sums(const Batch<S>& batch, std::size_t passes, const Terms& terms) {
   const std::size_t channels = batch.in.count, chunks = column_chunks(batch).count();
   const Scratch<double> parts(K * chunks * batch.sets());
   for_column_tasks(batch, passes, Order::forwards, [&](const ColumnTask<S>& task) {
@@ -342,10 +351,10 @@ template <class T> class Constants {
 
   /// Where the numbers of each name begin.  To be held by value: the compiler must know that no store changes it.
   struct Rows {
-    const T* of[names];
+    const T *high, *scale, *shift, *slope, *offset;
   };
   Rows rows(std::size_t set) const {
-    return {{at(high) + set, at(scale) + set, at(shift) + set, at(slope) + set, at(offset) + set}};
+    return {at(high) + set, at(scale) + set, at(shift) + set, at(slope) + set, at(offset) + set};
   }
 
   /// y = (x − mean)·factor + bias.
@@ -374,8 +383,8 @@ template <class V> struct Constant {
   V high, scale, shift, slope, offset;
 
   template <class Rows> static Constant of(const Rows& rows, std::size_t i) {
-    const auto get = [&](std::size_t name) { return load<V>(rows.of[name] + i); };
-    return {get(0), get(1), get(2), get(3), get(4)};
+    const auto get = [&](const auto* row) { return load<V>(row + i); };
+    return {get(rows.high), get(rows.scale), get(rows.shift), get(rows.slope), get(rows.offset)};
   }
 
   template <class X> X y(X x) const { return (x - high) * scale + shift; }
@@ -397,7 +406,7 @@ void map_plane(const Places<S>& planes, std::size_t number, std::size_t width, c
 /// Elementwise work on columns: to ← body(place, i, the channel's constants, V).  The constants of a strip of columns
 /// stay in registers over some rows, which stay in L1.
 template <class S, class Body>
-void map_columns(const Batch<S>& batch, double passes, const Constants<Computed<S>>& constants, const Body& body) {
+void map_columns(const Batch<S>& batch, std::size_t passes, const Constants<Computed<S>>& constants, const Body& body) {
   with_streaming<S>(batch.streamed(passes), [&](auto past_caches) {
     for_column_tasks(batch, passes, Order::backwards, [&](const ColumnTask<S>& task) {
       const auto of_sample = constants.rows(task.sample * batch.in.count);
@@ -465,9 +474,9 @@ inline constexpr auto gradient_terms = [](const auto& place, std::size_t i, cons
 };
 
 /// Those sums over planes, and over columns.
-template <After after, class S>
-std::array<double, 2> plane_gradient_sums(const Places<S>& planes, std::size_t width, const Constant<Computed<S>>& c) {
-  return plane_sums<2>(
+template <After after, class Planes, class T>
+std::array<double, 2> plane_gradient_sums(const Planes& planes, std::size_t width, const Constant<T>& c) {
+  return plane_sums<2, T>(
       planes, width,
       [=](const auto& plane, std::size_t i, auto number) { return gradient_terms<after>(plane, i, c, number); },
       [=](const auto& plane) {

@@ -67,7 +67,7 @@ template <class S> class Groups {
   }
 
   /// Calls body(group, its planes) in parallel: row by row, and in it channel by channel.
-  template <class Body> void for_each(double passes, const Body& body) const {
+  template <class Body> void for_each(std::size_t passes, const Body& body) const {
     for_planes(
         batch_, count(), batch_.rows() * size_, passes,
         [&](std::size_t group, std::size_t k) {
@@ -91,6 +91,7 @@ template <class S> class Groups {
 
 /// The moments of a group from those of its channels, of so many values each.
 inline Moments moments_of_group(const double* mean, const double* m2, std::size_t size, double values) {
+  if (size == 0) return {0, 0};
   double total = 0, all = 0;
   for (std::size_t k = 0; k < size; ++k) total += mean[k] - mean[0];
   const double shift = total / static_cast<double>(size);
@@ -140,10 +141,10 @@ template <class S> void group_norm_apply(const detail::Batch<S>& batch, const Gr
   });
 }
 
-/// Backward; dy, x, dx: those of `batch`; dweight, dbias: (channels), null as weight is.  Where the statistics were not
-/// the input's own (`constant`), they were constants.
+/// Backward; dy, x, dx: those of `batch`; dweight, dbias: (channels), null as weight is.  Not training: the statistics
+/// were not the input's own, but constants.
 template <class S>
-void group_norm_backward(const detail::Batch<S>& batch, const GroupNorm<Computed<S>>& norm, bool constant,
+void group_norm_backward(const detail::Batch<S>& batch, const GroupNorm<Computed<S>>& norm, bool training,
                          Computed<S>* dweight, Computed<S>* dbias) {
   using T = Computed<S>;
   const FlushSubnormals environment;
@@ -158,28 +159,22 @@ void group_norm_backward(const detail::Batch<S>& batch, const GroupNorm<Computed
   if (batch.in.columns) {
     sums = detail::column_gradient_sums<After::nothing>(batch, groups.constants());
     for (std::size_t group = 0; group < groups.count(); ++group) done(group);
-    with_flag(!constant, [&](auto training) {
-      detail::map_columns(batch, 3, groups.constants(), detail::backward<After::nothing, training>);
+    with_flag(training, [&](auto trained) {
+      detail::map_columns(batch, 3, groups.constants(), detail::backward<After::nothing, trained>);
     });
   } else {
     groups.for_each(3, [&, streamed = batch.streamed(3)](std::size_t group, const auto& planes) {
-      detail::Places<S> of_channel(batch.rows());
-      of_channel.size = batch.rows();
       for (std::size_t k = 0; k < groups.size(); ++k) {
         const std::size_t set = groups.first_set(group) + k;
-        for (std::size_t row = 0; row < of_channel.size; ++row) {
-          of_channel.x[row] = planes.x[row * groups.size() + k];
-          of_channel.dy[row] = planes.dy[row * groups.size() + k];
-        }
         const auto c = detail::Constant<T>::of(groups.constants().rows(set), 0);
-        const auto [g, gx] = detail::plane_gradient_sums<After::nothing>(of_channel, width, c);
+        const auto [g, gx] = detail::plane_gradient_sums<After::nothing>(
+            detail::Every<S>{planes, k, groups.size(), batch.rows()}, width, c);
         sums.first[set] = g;
         sums.second[set] = gx;
       }
       done(group);
-      with_flag(!constant, [&](auto training) {
-        groups.map(group, planes, streamed, detail::backward<After::nothing, training>);
-      });
+      with_flag(training,
+                [&](auto trained) { groups.map(group, planes, streamed, detail::backward<After::nothing, trained>); });
     });
   }
   const auto over_samples = [&](const std::vector<double>& of_sets, T* to) {

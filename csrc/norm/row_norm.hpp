@@ -1,15 +1,17 @@
 /// What the normalizations of rows share: LayerNorm, RMSNorm and cosine normalization, alone or behind the addition of
 /// a residual.
-///   s = x, or x + residual;   x̂ = (s − mean)·rstd;   y = x̂·w + b                            over each row, (rows,
-///   width) dx = rstd·(g − Σg/n − x̂·Σ(g x̂)/n) [+ ds],  g = dy·w;   dw = Σ dy·x̂,  db = Σ dy          over rows
+///   s = x, or x + residual;   x̂ = (s − mean)·rstd;   y = x̂·w + b            over each row, (rows, width)
+///   dx = rstd·(g − Σg/n − x̂·Σ(g x̂)/n) [+ ds],  g = dy·w
+///   dw = Σ dy·x̂,  db = Σ dy                                                  over rows
 /// A norm without a centre has no mean, no Σg and no b.  n is the width, or 1 for a norm that does not average.
 ///
-/// Each row is read from memory once and then worked on in cache: for the moments, then for the result.  While the
-/// results of a row are computed, the next row is on its way, so that neither waits for the other.
+/// A few rows are read for their statistics while the results of those before them, which are still in cache, are
+/// written.
 #pragma once
 
+#include <algorithm>
+#include <array>
 #include <cstddef>
-#include <limits>
 #include <utility>
 #include <vector>
 
@@ -187,7 +189,7 @@ template <class Norm, class From> class RowStatistics {
     add_block(lanes_, block);
   }
 
-  From from_;
+  From from_{};
   T near_ = 0;
   Lanes<kSums> lanes_;
 };
@@ -214,15 +216,17 @@ template <class Norm, class S> void row_norm(const RowNorm<S>& a) {
     detail::RowConstants<Norm::centred, T> constants;
   };
   using Few = std::array<Row, kTogether>;
+  constexpr std::size_t kWidest = 256 << 10;  // bytes of a row, of which there is room for a few in cache
+  const std::size_t together = width * sizeof(T) <= kWidest ? kTogether : 1;
 
   const auto pass = [&](auto added, auto past_caches, Range mine) {
     using From = detail::Source<S, added, past_caches>;
     using Statistics = detail::RowStatistics<Norm, From>;
-    const Scratch<T> kept(From::kKept ? 2 * kTogether * width : 0);
+    const Scratch<T> kept(From::kKept ? 2 * together * width : 0);
     const auto source = [&](std::size_t row) -> From {
       return {a.x + a.rows.offset(row), added ? a.residual + a.residual_rows.offset(row) : nullptr,
               added ? a.sum + row * width : nullptr,
-              From::kKept ? kept.data() + row % (2 * kTogether) * width : nullptr};
+              From::kKept ? kept.data() + row % (2 * together) * width : nullptr};
     };
     const auto writing = [&](std::size_t row, const Row& it) {
       return [=, to = a.y + row * width](std::size_t i, auto number) {
@@ -233,10 +237,10 @@ template <class Norm, class S> void row_norm(const RowNorm<S>& a) {
         put<past_caches>(to + i, value);
       };
     };
-    Few rows, next;
+    Few rows{}, next{};
     std::size_t written = mine.begin;                                        // rows whose results are there
     for (std::size_t known = mine.begin; written < mine.end; rows = next) {  // rows whose statistics are there
-      const std::size_t begin = written, writes = known - written, reads = std::min(kTogether, mine.end - known);
+      const std::size_t begin = written, writes = known - written, reads = std::min(together, mine.end - known);
       std::array<Statistics, kTogether> statistics;
       for (std::size_t r = 0; r < reads; ++r) {
         const From from = source(known + r);

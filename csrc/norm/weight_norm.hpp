@@ -1,9 +1,10 @@
 /// Weight normalization.  Salimans & Kingma 2016, arXiv:1602.07868.
-///   w = g·v/‖v‖                                         ‖v‖ over all axes of v but one, g one number for each of that
-///   axis dg = Σ dw·v/‖v‖,   dv = g/‖v‖·(dw − v/‖v‖·dg)
+///   w = g·v/‖v‖          ‖v‖ over all axes of v but one; g has one number for each of that one
+///   dg = Σ dw·v/‖v‖,   dv = g/‖v‖·(dw − v/‖v‖·dg)
 /// In the terms of channels: a normalization without centre and average.
 #pragma once
 
+#include <array>
 #include <cmath>
 #include <cstddef>
 
@@ -41,7 +42,7 @@ template <class S> void weight_norm(const detail::Batch<S>& batch, const Compute
   detail::for_channels(batch, 2, [&, streamed = batch.streamed(2)](std::size_t channel, const auto& planes) {
     const std::size_t width = batch.in.rows.width;
     const auto [squares] =
-        detail::plane_sums<1>(planes, width, square, [=](const auto& plane) { prefetch_row(plane.x, width); });
+        detail::plane_sums<1, T>(planes, width, square, [=](const auto& plane) { prefetch_row(plane.x, width); });
     finish(channel, squares);
     for (std::size_t k = 0; k < planes.size; ++k)
       detail::map_plane(planes, k, width, constants, channel, streamed, detail::forward<After::nothing>);

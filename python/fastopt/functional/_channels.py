@@ -58,7 +58,7 @@ def batch_norm(
         out: Arrays for ``(y, mean, rstd)``, ``None`` for those that are wanted new.  None may overlap an argument.
 
     Returns:
-        y, like x, in its memory order; mean and rstd, float64, shape ``(C,)``: what was used.
+        y, like x, channels last in memory where x has them there, otherwise C-contiguous; mean and rstd, float64, shape ``(C,)``: what was used.
 
     Raises:
         TypeError: A dtype or memory layout is wrong, or evaluation has no running statistics.
@@ -108,7 +108,7 @@ def batch_norm_backward(
         out: Arrays for ``(dx, dweight, dbias)``, ``None`` for those that are wanted new.  None may overlap an argument.
 
     Returns:
-        dx, like x, in its memory order; dweight and dbias, shape ``(C,)``, ``None`` without a weight.
+        dx, like x, channels last in memory where x has them there, otherwise C-contiguous; dweight and dbias, shape ``(C,)``, ``None`` without a weight.
 
     Raises:
         TypeError: A dtype or memory layout is wrong.
@@ -158,7 +158,7 @@ def batch_norm_relu(
         out: Arrays for ``(y, mean, rstd)``, ``None`` for those that are wanted new.  None may overlap an argument.
 
     Returns:
-        y, like x, in its memory order, NaN where t is; mean and rstd, float64, shape ``(C,)``: what was used.
+        y, like x, channels last in memory where x has them there, otherwise C-contiguous, NaN where t is; mean and rstd, float64, shape ``(C,)``: what was used.
 
     Raises:
         TypeError: A dtype or memory layout is wrong, or evaluation has no running statistics.
@@ -211,7 +211,7 @@ def batch_norm_relu_backward(
         out: Arrays for ``(dx, dweight, dbias)``, ``None`` for those that are wanted new.  None may overlap an argument.
 
     Returns:
-        dx, like x, in its memory order; dweight and dbias, shape ``(C,)``, ``None`` without a weight.
+        dx, like x, channels last in memory where x has them there, otherwise C-contiguous; dweight and dbias, shape ``(C,)``, ``None`` without a weight.
 
     Raises:
         TypeError: A dtype or memory layout is wrong.
@@ -262,7 +262,7 @@ def batch_norm_add_relu(
         out: Arrays for ``(y, mean, rstd)``, ``None`` for those that are wanted new.  None may overlap an argument.
 
     Returns:
-        y, like x, in its memory order, NaN where u is; mean and rstd, float64, shape ``(C,)``: what was used.
+        y, like x, channels last in memory where x has them there, otherwise C-contiguous, NaN where u is; mean and rstd, float64, shape ``(C,)``: what was used.
 
     Raises:
         TypeError: A dtype or memory layout is wrong, or evaluation has no running statistics.
@@ -314,7 +314,7 @@ def batch_norm_add_relu_backward(
         out: Arrays for ``(dx, dresidual, dweight, dbias)``, ``None`` for those that are wanted new.  None may overlap an argument.
 
     Returns:
-        dx and dresidual, like x, in its memory order; dweight and dbias, shape ``(C,)``, ``None`` without a weight.
+        dx and dresidual, like x, channels last in memory where x has them there, otherwise C-contiguous; dweight and dbias, shape ``(C,)``, ``None`` without a weight.
 
     Raises:
         TypeError: A dtype or memory layout is wrong.
@@ -374,7 +374,7 @@ def batch_renorm(
         out: Arrays for ``(y, mean, rstd, r, d)``, ``None`` for those that are wanted new.  None may overlap an argument.
 
     Returns:
-        y, like x, in its memory order; mean, rstd, r and d, float64, shape ``(C,)``: what was used.
+        y, like x, channels last in memory where x has them there, otherwise C-contiguous; mean, rstd, r and d, float64, shape ``(C,)``: what was used.
 
     Raises:
         TypeError: A dtype or memory layout is wrong.
@@ -430,7 +430,7 @@ def batch_renorm_backward(
         out: Arrays for ``(dx, dweight, dbias)``, ``None`` for those that are wanted new.  None may overlap an argument.
 
     Returns:
-        dx, like x, in its memory order; dweight and dbias, shape ``(C,)``, ``None`` without a weight.
+        dx, like x, channels last in memory where x has them there, otherwise C-contiguous; dweight and dbias, shape ``(C,)``, ``None`` without a weight.
 
     Raises:
         TypeError: A dtype or memory layout is wrong.
@@ -480,7 +480,7 @@ def group_norm(
         out: Arrays for ``(y, mean, rstd)``, ``None`` for those that are wanted new.  None may overlap an argument.
 
     Returns:
-        y, like x, in its memory order; mean and rstd, float64, shape ``(N, num_groups)``.
+        y, like x, channels last in memory where x has them there, otherwise C-contiguous; mean and rstd, float64, shape ``(N, num_groups)``.
 
     Raises:
         TypeError: A dtype or memory layout is wrong.
@@ -529,7 +529,7 @@ def group_norm_backward(
         out: Arrays for ``(dx, dweight, dbias)``, ``None`` for those that are wanted new.  None may overlap an argument.
 
     Returns:
-        dx, like x, in its memory order; dweight and dbias, shape ``(C,)``, ``None`` without a weight.
+        dx, like x, channels last in memory where x has them there, otherwise C-contiguous; dweight and dbias, shape ``(C,)``, ``None`` without a weight.
 
     Raises:
         TypeError: A dtype or memory layout is wrong.
@@ -582,7 +582,7 @@ def instance_norm(
         out: Arrays for ``(y, mean, rstd)``, ``None`` for those that are wanted new.  None may overlap an argument.
 
     Returns:
-        y, like x, in its memory order; mean and rstd, float64, shape ``(N, C)``: what was used.
+        y, like x, channels last in memory where x has them there, otherwise C-contiguous; mean and rstd, float64, shape ``(N, C)``: what was used.
 
     Raises:
         TypeError: A dtype or memory layout is wrong, or there are neither input nor running statistics.
@@ -634,7 +634,7 @@ def instance_norm_backward(
         out: Arrays for ``(dx, dweight, dbias)``, ``None`` for those that are wanted new.  None may overlap an argument.
 
     Returns:
-        dx, like x, in its memory order; dweight and dbias, shape ``(C,)``, ``None`` without a weight.
+        dx, like x, channels last in memory where x has them there, otherwise C-contiguous; dweight and dbias, shape ``(C,)``, ``None`` without a weight.
 
     Raises:
         TypeError: A dtype or memory layout is wrong.

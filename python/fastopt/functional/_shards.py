@@ -39,7 +39,7 @@ def batch_norm_stats(x: Array, around: Statistics | None = None, *, channel_axis
         channel_axis: The axis of the C channels.
 
     Returns:
-        The count of values in a channel, mean, and m2, both float64, shape ``(C,)``; zeros where there are no values.
+        The count of values in a channel, mean (or ``around``) and m2, float64, shape ``(C,)``; zeros where there are no values and no ``around``.
 
     Raises:
         TypeError: A dtype or memory layout is wrong.
@@ -136,7 +136,7 @@ def batch_norm_apply(
         out: Arrays for ``(y, mean, rstd)``, ``None`` for those that are wanted new.  None may overlap an argument.
 
     Returns:
-        y, like x, in its memory order; mean and rstd, float64, shape ``(C,)``: what was used.
+        y, like x, channels last in memory where x has them there, otherwise C-contiguous; mean and rstd, float64, shape ``(C,)``: what was used.
 
     Raises:
         TypeError: A dtype or memory layout is wrong.
@@ -232,7 +232,7 @@ def batch_norm_backward_apply(
         out: An array for dx.  It may not overlap an argument.
 
     Returns:
-        dx, like x, in its memory order.
+        dx, like x, channels last in memory where x has them there, otherwise C-contiguous.
 
     Raises:
         TypeError: A dtype or memory layout is wrong.

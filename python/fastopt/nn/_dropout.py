@@ -10,6 +10,7 @@ import numpy as np
 
 from .. import functional as F
 from .._rules import number
+from ..functional._arrays import array_of
 from ._layer import Array, Layer
 
 __all__ = ["ChannelDropout", "Dropout", "GaussianDropout"]
@@ -49,8 +50,10 @@ class _Dropout(Layer):
     def __call__(self, x: Array, *, out: Array | None = None) -> Array:
         """``x`` with what is dropped, in ``out`` if that is given; without training, or with p = 0, ``x`` itself."""
         options = self._options()
-        nothing = not (self.training and self.p)
-        y = x if nothing and out is None else type(self)._forward(x, **options, out=out)
+        nothing, function = not (self.training and self.p), type(self)._forward
+        if nothing:
+            array_of(function.__name__, "x", x)
+        y = x if nothing and out is None else function(x, **options, out=out)
         self._keep((), nothing, options, x.shape, _axes(x))
         self.step += self.training
         return y

@@ -242,6 +242,12 @@ class _Channels(Layer):
             self.buffers["running_var"] = np.ones(shape, dtype)
             self.buffers["num_batches_tracked"] = np.zeros((), np.int64)
 
+    def _expect_channels(self, x: Array, count: int) -> None:
+        """What has no array of its own to be compared with must fit all the same."""
+        shape, axis = np.shape(x), self.channel_axis
+        if not self.params and not self.buffers and -len(shape) <= axis < len(shape) and shape[axis] != count:
+            raise ValueError(f"{type(self).__name__}: x has {shape[axis]} channels, expected {count}")
+
     @property
     def _running(self) -> tuple[Array | None, Array | None]:
         return self.buffers.get("running_mean"), self.buffers.get("running_var")
@@ -322,6 +328,7 @@ class BatchNorm(_Channels):
         self, function: Callable[..., Any], x: Array, *more: Array, out: Array | None, **options: float
     ) -> Array:
         """y of a function from the family of batch_norm, and what goes with it."""
+        self._expect_channels(x, self.num_features)
         params, buffers, population, momentum = self.params, self.buffers, self._population, self.momentum
         trained = not buffers or population is not None or (self.training and not self.frozen)
         mean, var = buffers.get("running_mean"), buffers.get("running_var")
@@ -548,14 +555,8 @@ class GroupNorm(_Channels):
 
     def __call__(self, x: Array, *, out: Array | None = None) -> Array:
         """The normalized ``x``, in ``out`` if that is given."""
-        shape = np.shape(x)
-        if (
-            not self.params
-            and -len(shape) <= self.channel_axis < len(shape)
-            and shape[self.channel_axis] != self.num_channels
-        ):
-            raise ValueError(f"GroupNorm: x has {shape[self.channel_axis]} channels, expected {self.num_channels}")
-        statistics = self._statistics_of((*shape[:1], self.num_groups))
+        self._expect_channels(x, self.num_channels)
+        statistics = self._statistics_of((*np.shape(x)[:1], self.num_groups))
         y = F.group_norm(
             x,
             self.num_groups,
@@ -622,6 +623,7 @@ class InstanceNorm(_Channels):
 
     def __call__(self, x: Array, *, out: Array | None = None) -> Array:
         """The normalized ``x``, in ``out`` if that is given."""
+        self._expect_channels(x, self.num_features)
         of_input = self.training or not self.buffers
         statistics = self._statistics_of((*np.shape(x)[:1], self.num_features))
         y = F.instance_norm(
