@@ -21,7 +21,7 @@ from fastopt.reference._arithmetic import flushed
 STEPS = 50
 SHAPES = ((5, 7), (11,), (2, 6, 3), ())
 
-FUNCTIONS = [name for name in reference.__all__ if "step" in inspect.signature(getattr(reference, name)).parameters]
+FUNCTIONS = [name for name in reference.__all__ if "params" in inspect.signature(getattr(reference, name)).parameters]
 
 # What a rule starts with where it is not zeros like the parameter.
 INITIAL: dict[str, Callable[[Any, float], Any]] = {
