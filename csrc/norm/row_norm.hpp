@@ -176,8 +176,9 @@ template <class Norm, class From> class RowStatistics {
   static constexpr std::size_t kSums = Norm::centred ? 2 : 1;
 
   template <class At> [[gnu::always_inline]] void add(std::size_t first, std::size_t n, const At& at) {
+    const T near = near_;
     Block<kSums, T> block;
-    sum_block(block, first, n / kLanes, n % kLanes, [&at, near = near_](std::size_t i, auto number) {
+    sum_block(block, first, n / kLanes, n % kLanes, [=, &at](std::size_t i, auto number) {
       const auto value = at(i, number);
       if constexpr (Norm::centred) {
         const auto d = value - near;
@@ -362,7 +363,8 @@ template <class Norm, class S> void row_norm_backward(const RowNormBackward<S>& 
       it.dsum = added ? a.dsum + a.dsum_rows.offset(row) : nullptr;
       it.dx = a.dx + row * width;
       it.constants = detail::row_constants<Norm::centred, T>(Norm::centred ? a.mean[row] : 0, a.rstd[row]);
-      const auto g_of = [=, weight = a.weight](std::size_t i, auto number) {
+      const T* const weight = a.weight;
+      const auto g_of = [=](std::size_t i, auto number) {
         using V = decltype(number);
         V g = dy.take(i, number);
         if constexpr (weighted) g = g * load<V>(weight + i);
