@@ -329,22 +329,19 @@ class BatchNorm(_Channels):
     ) -> Array:
         """y of a function from the family of batch_norm, and what goes with it."""
         self._expect_channels(x, self.num_features)
-        params, buffers, population, momentum = self.params, self.buffers, self._population, self.momentum
+        buffers, population, momentum = self.buffers, self._population, self.momentum
         trained = not buffers or population is not None or (self.training and not self.frozen)
-        mean, var = buffers.get("running_mean"), buffers.get("running_var")
-        count = buffers.get("num_batches_tracked")
+        running, count = self._running, buffers.get("num_batches_tracked")
         if population is not None:
-            mean, var = np.copy(buffers["running_mean"]), np.copy(buffers["running_var"])
+            running = np.copy(buffers["running_mean"]), np.copy(buffers["running_var"])
         if momentum is None:
             momentum = 1.0 if count is None else 1 / (count.item() + 1)
         statistics = self._statistics_of((self.num_features,), 4 if options else 2)
         y: Array = function(
             x,
             *more,
-            mean,
-            var,
-            params.get("weight"),
-            params.get("bias"),
+            *running,
+            *self._learned,
             trained,
             momentum,
             self.eps,
