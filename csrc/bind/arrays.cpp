@@ -92,21 +92,22 @@ Rows rows_of(const Array& array, const std::vector<std::ptrdiff_t>& outer, const
     const std::ptrdiff_t stride = array.stride(axis);
     if (stride < 0) throw py::type_error(name.text() + " has a negative stride");
     if (stride % itemsize != 0) throw py::type_error(name.text() + " has strides that are no multiple of its elements");
-    return static_cast<std::size_t>(stride / itemsize);
+    return stride / itemsize;
   };
   Rows rows;
   rows.width = 1;
   for (auto axis = inner.rbegin(); axis != inner.rend(); ++axis) {
     const auto count = static_cast<std::size_t>(array.shape(*axis));
-    if (!empty && count > 1 && elements_apart(*axis) != rows.width)
+    if (!empty && count > 1 && elements_apart(*axis) != static_cast<std::ptrdiff_t>(rows.width))
       throw py::type_error(name.text() + " must be contiguous along " + constraint);
     rows.width *= count;
   }
   for (auto axis = outer.rbegin(); axis != outer.rend(); ++axis) {
     const auto count = static_cast<std::size_t>(array.shape(*axis));
     if (count == 1) continue;
-    const std::size_t apart = empty ? 0 : elements_apart(*axis);
-    if (!rows.axes.empty() && apart == rows.axes.front().count * rows.axes.front().stride)
+    const std::ptrdiff_t apart = empty ? 0 : elements_apart(*axis);
+    if (!rows.axes.empty() &&
+        apart == static_cast<std::ptrdiff_t>(rows.axes.front().count) * rows.axes.front().stride)
       rows.axes.front().count *= count;
     else
       rows.axes.insert(rows.axes.begin(), {count, apart});

@@ -169,8 +169,8 @@ std::pair<Rows, Sets> sets_of(const Arguments& arguments, py::handle channel_axi
   rows.width = merged.front().count;
   sets.step = merged.front().set;
   for (std::size_t i = merged.size(); i-- > 1;) {
-    rows.axes.push_back({merged[i].count, merged[i].stride});
-    sets.rows.axes.push_back({merged[i].count, merged[i].set});
+    rows.axes.push_back({merged[i].count, static_cast<std::ptrdiff_t>(merged[i].stride)});
+    sets.rows.axes.push_back({merged[i].count, static_cast<std::ptrdiff_t>(merged[i].set)});
   }
   return {rows, sets};
 }

@@ -67,8 +67,8 @@ template <class S> struct Laid {
     if (in->rows.axes.size() > 1) {
       for (std::size_t row = 0; row < count; ++row) to[row] = at(first + row, 0);
     } else {
-      const std::size_t stride = in->rows.axes.empty() ? 0 : in->rows.axes[0].stride;
-      for (std::size_t row = 0; row < count; ++row) to[row] = data + (first + row) * stride;
+      const std::ptrdiff_t stride = in->rows.axes.empty() ? 0 : in->rows.axes[0].stride;
+      for (std::size_t row = 0; row < count; ++row) to[row] = data + static_cast<std::ptrdiff_t>(first + row) * stride;
     }
   }
 };

@@ -383,7 +383,7 @@ template <class Body> void for_runs(const Rows& rows, std::size_t at, std::size_
   for (std::size_t done = 0; done < n;) {
     const std::size_t row = (at + done) / rows.width, column = (at + done) % rows.width;
     const std::size_t count = std::min(n - done, rows.width - column);
-    body(rows.offset(row) + column, count, done);
+    body(static_cast<std::size_t>(rows.offset(row)) + column, count, done);
     done += count;
   }
 }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import importlib.util
 import os
 from types import ModuleType
 from typing import TYPE_CHECKING
@@ -19,7 +20,11 @@ _MODULES = {
 
 def available_isas() -> list[str]:
     """The instruction sets that this processor can run and this build has kernels for, best first."""
-    return [isa for isa in _cpu.instruction_sets() if isa in _MODULES]
+    return [isa for isa in _cpu.instruction_sets() if isa in _MODULES and _is_built(_MODULES[isa])]
+
+
+def _is_built(module: str) -> bool:
+    return importlib.util.find_spec(f".{module}", __package__) is not None
 
 
 def load(isa: str) -> ModuleType:

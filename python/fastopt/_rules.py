@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any, NamedTuple, TypedDict
 
-import numpy as np
-
+from ._check import choice, flag, number, whole
 from ._core import kernels
 
 
@@ -83,57 +82,6 @@ AROUND: dict[str, Any] = dict(
     moments=None,
     moment_rounding="stochastic",
 )
-
-
-def number(
-    function: str, name: str, value: Any, low: float = -math.inf, high: float = math.inf, *, below: bool = False
-) -> float:
-    """A finite number in [low, high], or in [low, high) if ``below``."""
-    if isinstance(value, str | bytes):
-        raise TypeError(f"{function}: {name} must be a number, got {value!r}")
-    try:
-        number = float(value)
-    except OverflowError:
-        number = math.inf
-    except (TypeError, ValueError):
-        raise TypeError(f"{function}: {name} must be a number, got {value!r}") from None
-    if math.isfinite(number) and low <= number <= high and not (below and number == high):
-        return number
-    if math.isinf(low) and math.isinf(high):
-        constraint = "finite"
-    elif math.isinf(high):
-        constraint = f"finite and >= {low:g}"
-    elif math.isinf(low):
-        constraint = f"finite and <= {high:g}"
-    else:
-        constraint = f"in [{low:g}, {high:g}" + (")" if below else "]")
-    raise ValueError(f"{function}: {name} must be {constraint}, got {value}")
-
-
-def whole(function: str, name: str, value: Any, low: int = 0) -> int:
-    """An integer of at least ``low`` that a float64 can hold."""
-    if isinstance(value, bool | np.bool_) or not isinstance(value, int | np.integer):
-        raise TypeError(f"{function}: {name} must be an integer, got {value!r}")
-    if not low <= value < 1 << 53:
-        raise ValueError(f"{function}: {name} must be in [{low}, 2**53), got {value}")
-    return int(value)
-
-
-def flag(function: str, name: str, value: Any) -> bool:
-    """A bool."""
-    if not isinstance(value, bool | np.bool_ | int):
-        raise TypeError(f"{function}: {name} must be a bool, got {value!r}")
-    return bool(value)
-
-
-def choice(function: str, name: str, value: Any, choices: Iterable[str]) -> str:
-    """One of some strings."""
-    if not isinstance(value, str):
-        raise TypeError(f"{function}: {name} must be a string, got {value!r}")
-    if value not in choices:
-        *others, last = map(repr, choices)
-        raise ValueError(f"{function}: {name} must be {', '.join(others)} or {last}, got {value!r}")
-    return value
 
 
 class Hyperparameters:

@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
+from .._check import number
 from .._core import kernels
-from .._rules import number
 from ._arrays import Array, Statistics, array_of, results_of
 
 __all__ = ["fold_batch_norm", "weight_norm", "weight_norm_backward"]

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from .. import functional as F
-from .._rules import number
+from .._check import number
 from ..functional._arrays import array_of
 from ._layer import Array, Layer
 

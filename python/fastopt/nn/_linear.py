@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import DTypeLike
 
 from .. import functional as F
-from .._rules import number
+from .._check import number
 from ..functional._arrays import array_of
 from ._layer import Array, Layer, Shapes
 

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import DTypeLike
 
 from .. import functional as F
-from .._rules import flag, number
+from .._check import flag, number
 from ._layer import Array, Layer
 
 __all__ = [

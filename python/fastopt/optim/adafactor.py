@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .._rules import Hyperparameters, Rule, number
+from .._check import number
+from .._rules import Hyperparameters, Rule
 from ._formats import computed, zeros_like
 from .base import Array, Optimizer, Params
 

@@ -13,8 +13,9 @@ from typing import Any, ClassVar, NamedTuple, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from .._check import flag, number, whole
 from .._core import kernels
-from .._rules import AROUND, Hyperparameters, Rule, flag, number, whole
+from .._rules import AROUND, Hyperparameters, Rule
 from . import _files
 from ._formats import (
     FORMATS,

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from .._check import number
 from .._core import kernels
-from .._rules import Hyperparameters, Rule, number
+from .._rules import Hyperparameters, Rule
 from ._formats import zeros_like
 from .base import Array, Companions, Optimizer, Params
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from .._rules import Hyperparameters, Rule, number
+from .._check import number
+from .._rules import Hyperparameters, Rule
 from ._formats import zeros_like
 from .base import Array, Optimizer, Params
 

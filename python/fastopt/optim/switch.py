@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from .._rules import Hyperparameters, Rule, flag, number, whole
+from .._check import flag, number, whole
+from .._rules import Hyperparameters, Rule
 from ._formats import copy_of, numbers_of
 from .base import Array, Optimizer, Params, StepInfo
 

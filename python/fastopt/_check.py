@@ -1,0 +1,86 @@
+"""Checks of arguments, and the texts of their errors: one dialect for the whole package.
+
+Every text begins with the function or class that was called, and names the argument, what it must be, and what it was.
+"""
+
+from __future__ import annotations
+
+import math
+import operator
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+
+
+def number(
+    function: str,
+    name: str,
+    value: Any,
+    low: float = -math.inf,
+    high: float = math.inf,
+    *,
+    above: bool = False,
+    below: bool = False,
+) -> float:
+    """A finite number between ``low`` and ``high``; these are legal too, but for ``low`` with ``above`` and ``high`` with ``below``.
+
+    Whatever is one real number is accepted: NumPy's scalars, arrays without axes, tensors.  Bools and strings are not.
+    """
+    try:
+        if isinstance(value, bool | np.bool_ | str | bytes | complex) or getattr(value, "ndim", 0):
+            raise TypeError
+        number = float(value)
+    except OverflowError:
+        number = math.inf
+    except (TypeError, ValueError):
+        raise TypeError(f"{function}: {name} must be a number, got {value!r}") from None
+    inside = (number > low if above else number >= low) and (number < high if below else number <= high)
+    if math.isfinite(number) and inside:
+        return number
+    least, most = (">" if above else ">="), ("<" if below else "<=")
+    if math.isinf(low) and math.isinf(high):
+        constraint = "finite"
+    elif math.isinf(high):
+        constraint = f"finite and {least} {low:g}"
+    elif math.isinf(low):
+        constraint = f"finite and {most} {high:g}"
+    else:
+        constraint = f"in {'(' if above else '['}{low:g}, {high:g}{')' if below else ']'}"
+    raise ValueError(f"{function}: {name} must be {constraint}, got {value}")
+
+
+def whole(function: str, name: str, value: Any, low: int = 0, high: int = 1 << 53) -> int:
+    """An integer in [low, high), by default one that a float64 holds exactly; NumPy's and tensors too, but no bool."""
+    try:
+        if isinstance(value, bool | np.bool_):
+            raise TypeError
+        integer = operator.index(value)
+    except TypeError:
+        raise TypeError(f"{function}: {name} must be an integer, got {value!r}") from None
+    if not low <= integer < high:
+        limit = f"2**{high.bit_length() - 1}" if high & (high - 1) == 0 else str(high)
+        raise ValueError(f"{function}: {name} must be in [{low}, {limit}), got {value}")
+    return integer
+
+
+def flag(function: str, name: str, value: Any) -> bool:
+    """A bool, Python's or NumPy's."""
+    if not isinstance(value, bool | np.bool_):
+        raise TypeError(f"{function}: {name} must be a bool, got {value!r}")
+    return bool(value)
+
+
+def choice(function: str, name: str, value: Any, choices: Iterable[str]) -> str:
+    """One of some strings."""
+    if not isinstance(value, str):
+        raise TypeError(f"{function}: {name} must be a string, got {value!r}")
+    if value not in choices:
+        *others, last = map(repr, choices)
+        raise ValueError(f"{function}: {name} must be {', '.join(others)} or {last}, got {value!r}")
+    return value
+
+
+def type_of(value: object) -> str:
+    """The type of an argument, as errors say it."""
+    return "None" if value is None else type(value).__name__
