@@ -106,8 +106,7 @@ Rows rows_of(const Array& array, const std::vector<std::ptrdiff_t>& outer, const
     const auto count = static_cast<std::size_t>(array.shape(*axis));
     if (count == 1) continue;
     const std::ptrdiff_t apart = empty ? 0 : elements_apart(*axis);
-    if (!rows.axes.empty() &&
-        apart == static_cast<std::ptrdiff_t>(rows.axes.front().count) * rows.axes.front().stride)
+    if (!rows.axes.empty() && apart == static_cast<std::ptrdiff_t>(rows.axes.front().count) * rows.axes.front().stride)
       rows.axes.front().count *= count;
     else
       rows.axes.insert(rows.axes.begin(), {count, apart});
@@ -129,6 +128,42 @@ Rows longest_rows_of(const Array& array, const Name& name) {
   for (; split > 0 && (array.shape(split - 1) == 1 || array.stride(split - 1) == contiguous); --split)
     contiguous *= array.shape(split - 1);
   return rows_of(array, std::min(split, std::max<std::ptrdiff_t>(array.ndim() - 1, 0)), name);
+}
+
+std::ptrdiff_t step_of(const Array& array, std::ptrdiff_t axis, const Name& name) {
+  const auto itemsize = static_cast<std::ptrdiff_t>(array.itemsize());
+  if (array.stride(axis) % itemsize != 0)
+    throw py::type_error(name.text() + " has strides that are no multiples of its item size; np.ascontiguousarray(" +
+                         std::string(name.argument).append(name.item) + ") has not");
+  return array.stride(axis) / itemsize;
+}
+
+Rows any_rows_of(const Array& array, const std::vector<std::ptrdiff_t>& outer, const std::vector<std::ptrdiff_t>& inner,
+                 const Name& name) {
+  const bool empty = array.size() == 0;  // then strides mean nothing
+  const auto merged = [&](const std::vector<std::ptrdiff_t>& axes) {
+    std::vector<Rows::Axis> all;  // innermost first
+    for (auto axis = axes.rbegin(); axis != axes.rend(); ++axis) {
+      const auto count = static_cast<std::size_t>(array.shape(*axis));
+      if (count == 1) continue;
+      const std::ptrdiff_t apart = empty ? 0 : step_of(array, *axis, name);
+      if (!all.empty() && apart == static_cast<std::ptrdiff_t>(all.back().count) * all.back().stride)
+        all.back().count *= count;
+      else
+        all.push_back({count, apart});
+    }
+    std::reverse(all.begin(), all.end());
+    return all;
+  };
+  Rows rows;
+  rows.axes = merged(outer);
+  rows.inner = merged(inner);
+  rows.width = 1;
+  for (const Rows::Axis& axis : rows.inner) rows.width *= axis.count;
+  if (rows.inner.size() == 1) rows.step = rows.inner[0].stride;
+  if (rows.inner.size() < 2 || empty) rows.inner.clear();
+  if (empty) rows.step = 1;
+  return rows;
 }
 
 void expect_dtype(const Array& array, Dtype dtype, const Name& name) {

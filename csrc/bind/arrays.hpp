@@ -72,6 +72,11 @@ Rows rows_of(const Array& array, const std::vector<std::ptrdiff_t>& outer, const
 Rows rows_of(const Array& array, std::ptrdiff_t split, const Name& name);
 /// As rows_of, with rows as long as the memory allows; at least the innermost axis must be contiguous.
 Rows longest_rows_of(const Array& array, const Name& name);
+/// As rows_of, for arrays that are only read: rows whose elements may lie anywhere.
+Rows any_rows_of(const Array& array, const std::vector<std::ptrdiff_t>& outer, const std::vector<std::ptrdiff_t>& inner,
+                 const Name& name);
+/// Elements from one to the next along an axis; TypeError where there is part of one between them.
+std::ptrdiff_t step_of(const Array& array, std::ptrdiff_t axis, const Name& name);
 
 std::string text_of(const std::vector<std::ptrdiff_t>& shape);
 

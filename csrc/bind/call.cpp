@@ -28,10 +28,14 @@ Array Call::required(py::handle object, const char* argument, Dtype dtype, const
   const Array array(object, name(argument), Accepted::floats);
   expect_dtype(array, dtype, name(argument));
   expect_shape(array, shape, name(argument));
-  expect_contiguous(array, name(argument));
-  if (written) expect_writeable(array, name(argument));
+  if (written) {
+    expect_contiguous(array, name(argument));
+    expect_writeable(array, name(argument));
+  }
   spans_.add(array, argument, written);
-  return array;
+  if (array.contiguous()) return array;
+  copies_.push_back(py::array::ensure(object, py::array::c_style));
+  return Array(copies_.back(), name(argument), Accepted::floats);
 }
 
 double Call::number(py::handle object, const char* argument, double low, double high, const char* constraint) const {

@@ -42,7 +42,7 @@ class Call {
   /// Such an array of a dtype and shape.
   Array read(py::handle object, const char* argument, Dtype dtype, const Shape& shape);
 
-  /// A contiguous array of one dtype and shape, or nothing.
+  /// A contiguous array of one dtype and shape, or nothing; of one that is only read and lies otherwise, a copy.
   std::optional<Array> optional(py::handle object, const char* argument, Dtype dtype, const Shape& shape,
                                 bool written = false);
   Array required(py::handle object, const char* argument, Dtype dtype, const Shape& shape, bool written = false);
@@ -70,7 +70,7 @@ class Call {
   py::object given(std::size_t i, Dtype dtype, const Shape& shape);
 
   const char* function_;
-  std::vector<py::object> given_;
+  std::vector<py::object> given_, copies_;
   std::vector<std::string> result_names_;
   Spans spans_;
 };

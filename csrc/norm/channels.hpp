@@ -9,6 +9,9 @@
 ///   columns  the channels of one place are a contiguous row  (N, H, W, C) and (N, C)
 /// Planes stay in cache between the passes.  Columns are summed chunk by chunk; the second pass takes the chunks in the
 /// opposite order, beginning with those that are still in cache.
+///
+/// Inputs may lie otherwise.  Then each pass copies as much of them to scratch memory as it takes at once: of planes
+/// the numbers of one block of sums, of columns those of one task.
 #pragma once
 
 #include <algorithm>
@@ -30,8 +33,8 @@ namespace fastopt {
 struct Channels {
   std::size_t count;
   bool columns;
-  Rows rows;           ///< planes: one a sample, of one channel; columns: one a place, of all channels
-  std::size_t stride;  ///< planes: elements from a channel to the next one of the same sample
+  Rows rows;              ///< planes: one a sample, of one channel; columns: one a place, of all channels
+  std::ptrdiff_t stride;  ///< planes: elements from a channel to the next one of the same sample
 
   std::size_t values() const { return rows.count() * (columns ? 1 : rows.width); }  ///< in a channel
   std::size_t total() const { return count * values(); }
@@ -59,8 +62,10 @@ template <class S> struct Laid {
   const Channels* in = nullptr;
 
   S* at(std::size_t row, std::size_t channel) const {
-    return data ? data + in->rows.offset(row) + channel * in->stride : nullptr;
+    return data ? data + (in->rows.offset(row) + static_cast<std::ptrdiff_t>(channel) * in->stride) : nullptr;
   }
+  /// How a row lies that has to be copied; null where there is none.
+  const Rows* apart() const { return data && !in->rows.contiguous() ? &in->rows : nullptr; }
   /// Where `count` rows begin, from number `first` on.
   void list(std::size_t first, std::size_t count, S** to) const {
     if (!data) return;
@@ -76,11 +81,20 @@ template <class S> struct Laid {
 /// Where planes of channels, or rows of all channels, begin in each of the arrays.
 template <class S> class Places {
  public:
+  using Stored = S;
   explicit Places(std::size_t most) : x(most), dy(most), more(most), to(most), also_to(most) {}
 
   std::vector<const S*> x, dy, more;
   std::vector<S*> to, also_to;
   std::size_t size = 0;
+  const Rows *x_apart = nullptr, *dy_apart = nullptr, *more_apart = nullptr;  ///< not null where rows are to be copied
+
+  bool apart() const { return x_apart || dy_apart || more_apart; }
+  /// From here on dy is what has been stored at also_to.
+  void read_again() {
+    dy.assign(also_to.begin(), also_to.end());
+    dy_apart = nullptr;
+  }
 
   /// One of them.
   struct Place {
@@ -95,6 +109,60 @@ template <class S> struct Every {
   const Places<S>& all;
   std::size_t first, step, size;
   typename Places<S>::Place operator[](std::size_t i) const { return all[first + i * step]; }
+};
+
+template <class S> const Places<S>& all_of(const Places<S>& places) { return places; }
+template <class S> const Places<S>& all_of(const Every<S>& places) { return places.all; }
+
+/// Planes as sums and maps take them: all at once where they are contiguous; otherwise in pieces, which are copied.  A
+/// piece is one block of add_rows: a part of a plane, or some short planes.
+template <class S, class Planes> class Pieces {
+ public:
+  using Place = typename Places<S>::Place;
+
+  Pieces(const Planes& planes, std::size_t width)
+      : planes_(planes), width_(width), apart_(all_of(planes).apart()), room_(apart_ ? 3 * kMost : 0) {}
+
+  /// Goes on to the first or next piece; false where there is none.
+  bool next() {
+    if (!apart_) return !std::exchange(last_, true);
+    first_ += columns_;
+    if (first_ >= width_) {
+      row_ += rows_;
+      first_ = 0;
+    }
+    if (row_ >= planes_.size || width_ == 0) return false;
+    const std::size_t tiles = (width_ + kLanes - 1) / kLanes;
+    rows_ = std::min(std::max<std::size_t>(1, kBlock / tiles), planes_.size - row_);
+    columns_ = std::min(kMost, width_ - first_);
+    const Places<S>& all = all_of(planes_);
+    for (std::size_t r = 0; r < rows_; ++r) {
+      const Place place = planes_[row_ + r];
+      const auto read = [&](const S* from, const Rows* apart, std::size_t array) -> const S* {
+        if (!apart) return from ? from + first_ : nullptr;
+        S* const to = room_.data() + array * kMost + r * columns_;
+        apart->pack(from, first_, columns_, to);
+        return to;
+      };
+      piece_[r] = {read(place.x, all.x_apart, 0), read(place.dy, all.dy_apart, 1), read(place.more, all.more_apart, 2),
+                   place.to ? place.to + first_ : nullptr, place.also_to ? place.also_to + first_ : nullptr};
+    }
+    return true;
+  }
+  bool whole() const { return !apart_; }
+  std::size_t rows() const { return apart_ ? rows_ : planes_.size; }
+  std::size_t columns() const { return apart_ ? columns_ : width_; }
+  Place operator[](std::size_t i) const { return apart_ ? piece_[i] : planes_[i]; }
+
+ private:
+  static constexpr std::size_t kMost = kBlock * kLanes;
+
+  const Planes& planes_;
+  std::size_t width_;
+  bool apart_, last_ = false;
+  std::size_t row_ = 0, first_ = 0, rows_ = 0, columns_ = 0;
+  const Scratch<S> room_;
+  std::array<Place, kBlock> piece_;
 };
 
 /// The arrays of one pass; all but x may be missing.  Rows belong to samples, so many to each, that are worked on by
@@ -115,6 +183,11 @@ template <class S> struct Batch {
     places.more[number] = more.at(row, channel);
     places.to[number] = to.at(row, channel);
     places.also_to[number] = also_to.at(row, channel);
+  }
+  void set_apart(Places<S>& places) const {
+    places.x_apart = x.apart();
+    places.dy_apart = dy.apart();
+    places.more_apart = more.apart();
   }
   /// The places are `count` rows of columns, from number `first` on.
   void place_rows(Places<S>& places, std::size_t first, std::size_t count) const {
@@ -149,6 +222,7 @@ void for_planes(const Batch<S>& batch, std::size_t sets, std::size_t planes_of_s
     Places<S> planes(planes_of_set);
     planes.size = planes_of_set;
     for (std::size_t set = mine.begin; set < mine.end; ++set) {
+      batch.set_apart(planes);
       for (std::size_t k = 0; k < planes_of_set; ++k) {
         const auto [row, channel] = row_and_channel(set, k);
         batch.place(planes, k, row, channel);
@@ -181,6 +255,37 @@ template <class S> struct ColumnTask {
 
 enum class Order { forwards, backwards };
 
+/// Columns of some rows, copied to scratch memory.
+template <class S> class PackedColumns {
+ public:
+  /// Room for `columns` of `channels` columns of so many rows of up to three arrays.
+  PackedColumns(bool any, std::size_t rows, std::size_t columns, std::size_t channels)
+      : of_array_(rows * columns + channels), room_(any ? 3 * of_array_ : 0) {}
+
+  void pack(Places<S>& places, std::size_t first, std::size_t columns) const {
+    pack(places.x.data(), places.x_apart, places.size, first, columns, 0);
+    pack(places.dy.data(), places.dy_apart, places.size, first, columns, 1);
+    pack(places.more.data(), places.more_apart, places.size, first, columns, 2);
+  }
+
+ private:
+  /// A few columns of all rows at a time, as it may be the elements of a column that are neighbours.  Column `first` of
+  /// row 0 has the number `first`, too, in the copy: so it is found where it would be in the row.
+  void pack(const S** rows, const Rows* apart, std::size_t count, std::size_t first, std::size_t columns,
+            std::size_t array) const {
+    if (!apart) return;
+    constexpr std::size_t kFew = 16;
+    S* const to = room_.data() + array * of_array_;
+    for (std::size_t column = 0; column < columns; column += kFew)
+      for (std::size_t row = 0; row < count; ++row)
+        apart->pack(rows[row], first + column, std::min(kFew, columns - column), to + first + row * columns + column);
+    for (std::size_t row = 0; row < count; ++row) rows[row] = to + row * columns;
+  }
+
+  std::size_t of_array_;
+  const Scratch<S> room_;
+};
+
 /// Calls body(task) for groups of columns of chunks of rows, in parallel.
 template <class S, class Body>
 void for_column_tasks(const Batch<S>& batch, std::size_t passes, Order order, const Body& body) {
@@ -189,16 +294,21 @@ void for_column_tasks(const Batch<S>& batch, std::size_t passes, Order order, co
   parallel(threads_for(cost<S>(batch.in, passes)), [&](int thread, int threads) {
     const Range mine = share(batch.samples * chunks.count() * groups, thread, threads);
     Places<S> rows(std::min(chunks.rows, batch.rows()));
+    batch.set_apart(rows);
+    const bool apart = rows.apart();
+    const PackedColumns<S> packed(apart, rows.x.size(), std::min(kColumns, channels), channels);
     std::size_t rows_of = ~std::size_t{};
     for (std::size_t i = mine.begin; i < mine.end; ++i) {
       const std::size_t task = order == Order::forwards ? i : mine.end - 1 - (i - mine.begin);
       const std::size_t group = task % groups, piece = task / groups, chunk = piece % chunks.count(),
                         sample = piece / chunks.count();
-      if (rows_of != piece) {
+      if (rows_of != piece || apart) {
         batch.place_rows(rows, sample * batch.rows() + chunks.begin(chunk), chunks.size(chunk));
         rows_of = piece;
       }
-      body(ColumnTask<S>{sample, chunk, rows, group * kColumns, std::min(kColumns, channels - group * kColumns)});
+      const std::size_t first = group * kColumns, columns = std::min(kColumns, channels - first);
+      if (apart) packed.pack(rows, first, columns);
+      body(ColumnTask<S>{sample, chunk, rows, first, columns});
     }
     stream_fence();
   });
@@ -222,13 +332,17 @@ namespace detail {
 /// K sums over planes: terms(plane, i, V).
 template <std::size_t K, class T, class Planes, class Terms, class Ahead>
 std::array<double, K> plane_sums(const Planes& planes, std::size_t width, const Terms& terms, const Ahead& ahead) {
+  using S = typename std::remove_cvref_t<decltype(all_of(planes))>::Stored;
   Lanes<K> lanes;
-  add_rows<K, T>(
-      lanes, planes.size, width,
-      [&](std::size_t p) {
-        return [terms, plane = planes[p]](std::size_t i, auto number) { return terms(plane, i, number); };
-      },
-      [&](std::size_t p) { ahead(planes[p]); });
+  for (Pieces<S, Planes> pieces(planes, width); pieces.next();)
+    add_rows<K, T>(
+        lanes, pieces.rows(), pieces.columns(),
+        [&](std::size_t p) {
+          return [terms, plane = pieces[p]](std::size_t i, auto number) { return terms(plane, i, number); };
+        },
+        [&](std::size_t p) {
+          if (pieces.whole()) ahead(planes[p]);
+        });
   return fold(lanes);
 }
 
@@ -247,9 +361,14 @@ std::array<double, 2> plane_sums_around(const Places<S>& planes, std::size_t wid
 /// The moments of one set of planes, which stay in cache.
 template <class S> Moments plane_moments(const Places<S>& planes, std::size_t width) {
   using T = Computed<S>;
-  const auto near = planes.size == 0 ? T{} : near_mean<T>(width, [x = planes.x[0]](std::size_t i, auto number) {
-    return load<decltype(number)>(x + i);
-  });
+  std::array<S, kNear> few;
+  const S* x = planes.size == 0 ? nullptr : planes.x[0];
+  if (x && planes.x_apart) {
+    planes.x_apart->pack(x, 0, std::min(kNear, width), few.data());
+    x = few.data();
+  }
+  const auto near =
+      !x ? T{} : near_mean<T>(width, [x](std::size_t i, auto number) { return load<decltype(number)>(x + i); });
   const auto around = [&](T value) { return plane_sums_around(planes, width, value); };
   return Moments::around_or_again(near, around(near), static_cast<double>(planes.size * width), around);
 }
@@ -396,10 +515,12 @@ template <class S, class Body>
 void map_plane(const Places<S>& planes, std::size_t number, std::size_t width, const Constants<Computed<S>>& constants,
                std::size_t set, bool streamed, const Body& body) {
   const auto c = Constant<Computed<S>>::of(constants.rows(set), 0);
-  const auto plane = planes[number];
+  const Every<S> one{planes, number, 1, 1};
   with_streaming<S>(streamed, [&](auto past_caches) {
-    each<Computed<S>>(width,
-                      [=](std::size_t i, auto number) { put<past_caches>(plane.to + i, body(plane, i, c, number)); });
+    for (Pieces<S, Every<S>> pieces(one, width); pieces.next();)
+      each<Computed<S>>(pieces.columns(), [=, plane = pieces[0]](std::size_t i, auto number) {
+        put<past_caches>(plane.to + i, body(plane, i, c, number));
+      });
   });
 }
 
