@@ -731,7 +731,7 @@ NORMS = {
 # How inputs may lie in memory: the same numbers, but for those that are broadcast.
 def every_second(x: Array) -> Array:
     """In its last axis, of a larger array."""
-    return np.repeat(x, 2, axis=-1)[..., ::2] if x.ndim else x
+    return np.repeat(x, 2, axis=-1)[..., ::2]
 
 
 def windows(x: Array) -> Array:
@@ -748,18 +748,19 @@ def axes_reversed(x: Array) -> Array:
     return np.ascontiguousarray(x.transpose(axes)).transpose(np.argsort(axes))
 
 
-LAYOUTS: dict[str, View] = {
+_LAYOUTS: dict[str, View] = {
     "flipped": lambda x: np.flip(np.flip(x).copy()),
-    "flipped in its last axis": lambda x: x[..., ::-1].copy()[..., ::-1] if x.ndim else x,
-    "flipped in its first axis": lambda x: x[::-1].copy()[::-1] if x.ndim else x,
+    "flipped in its last axis": lambda x: x[..., ::-1].copy()[..., ::-1],
+    "flipped in its first axis": lambda x: x[::-1].copy()[::-1],
     "every second": every_second,
     "a window": windows,
     "in Fortran order": np.asfortranarray,
     "with its inner axes reversed": axes_reversed,
-    "the same everywhere in its last axis": lambda x: np.broadcast_to(x[..., :1], x.shape) if x.ndim else x,
-    "the same everywhere in its first axis": lambda x: np.broadcast_to(x[:1], x.shape) if x.ndim else x,
+    "the same everywhere in its last axis": lambda x: np.broadcast_to(x[..., :1], x.shape),
+    "the same everywhere in its first axis": lambda x: np.broadcast_to(x[:1], x.shape),
     "one number": lambda x: np.broadcast_to(x.ravel()[0], x.shape),
 }
+LAYOUTS: dict[str, View] = {name: lambda x, place=place: place(x) if x.ndim else x for name, place in _LAYOUTS.items()}
 
 
 def far_at_first(x: Array, sets: Array, away: float) -> Array:

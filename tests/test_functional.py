@@ -293,7 +293,7 @@ def test_results_lie_in_memory_as_the_documentation_says(norm: str, layout: str,
 def test_out_in_another_layout_is_an_error(norm: str, rng: Generator) -> None:
     """Which says what it may be."""
     call = NORMS[norm].call(rng, "float32", 24, 70)
-    for make in LAYOUTS["flipped"], LAYOUTS["every second"], LAYOUTS["a window"]:
+    for make in LAYOUTS["flipped"], LAYOUTS["every second"]:
         for run, results in (call.forward, call.forward(F)), (partial(call.backward, results=call.forward(F)), None):
             expected = results or run(F)
             out = tuple(make(np.full_like(one, 7)) if i == 0 else None for i, one in enumerate(expected))

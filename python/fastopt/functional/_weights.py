@@ -58,10 +58,10 @@ def weight_norm(
         return kernels.weight_norm(v, g, dim, out)
     w_out, rnorm_out = results_of("weight_norm", out, 2)
     row = _row("weight_norm", "v", v)
-    length = _single("weight_norm", "g", g)
+    length = _single("weight_norm", "g", g, row.ndim)
     to = (
         None if w_out is None else _row("weight_norm", "out[0]", w_out, v.shape, written=True),
-        None if rnorm_out is None else _single("weight_norm", "out[1]", rnorm_out).reshape(1),
+        None if rnorm_out is None else _single("weight_norm", "out[1]", rnorm_out, 1),
     )
     w, rnorm = kernels.weight_norm(row, length, 0, to)
     return w[0] if w_out is None else w_out, rnorm.reshape(()) if rnorm_out is None else rnorm_out
@@ -113,12 +113,13 @@ def weight_norm_backward(
         return kernels.weight_norm_backward(dw, v, g, rnorm, dim, out)
     function = "weight_norm_backward"
     dv_out, dg_out = results_of(function, out, 2)
-    row, length, norm = _row(function, "v", v), _single(function, "g", g), _single(function, "rnorm", rnorm)
+    row = _row(function, "v", v)
+    length, norm = _single(function, "g", g, row.ndim), _single(function, "rnorm", rnorm, 1)
     to = (
         None if dv_out is None else _row(function, "out[0]", dv_out, v.shape, written=True),
-        None if dg_out is None else _single(function, "out[1]", dg_out),
+        None if dg_out is None else _single(function, "out[1]", dg_out, row.ndim),
     )
-    dv, dg = kernels.weight_norm_backward(_row(function, "dw", dw, v.shape), row, length, norm.reshape(1), 0, to)
+    dv, dg = kernels.weight_norm_backward(_row(function, "dw", dw, v.shape), row, length, norm, 0, to)
     return dv[0] if dv_out is None else dv_out, dg.reshape(()) if dg_out is None else dg_out
 
 
@@ -200,6 +201,6 @@ def _row(function: str, name: str, array: Any, shape: tuple[int, ...] | None = N
     return row
 
 
-def _single(function: str, name: str, array: Any) -> Array:
-    """A number as a matrix of one."""
-    return array_of(function, name, array, ()).reshape(1, 1)
+def _single(function: str, name: str, array: Any, axes: int) -> Array:
+    """A number as an array of so many axes."""
+    return array_of(function, name, array, ()).reshape((1,) * axes)
