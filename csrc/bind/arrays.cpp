@@ -138,31 +138,41 @@ std::ptrdiff_t step_of(const Array& array, std::ptrdiff_t axis, const Name& name
   return array.stride(axis) / itemsize;
 }
 
-Rows any_rows_of(const Array& array, const std::vector<std::ptrdiff_t>& outer, const std::vector<std::ptrdiff_t>& inner,
-                 const Name& name) {
+Rows any_rows_of(const Array& array, AxisList outer, AxisList inner, const Name& name) {
   const bool empty = array.size() == 0;  // then strides mean nothing
-  const auto merged = [&](const std::vector<std::ptrdiff_t>& axes) {
-    std::vector<Rows::Axis> all;  // innermost first
+  // Calls add(axis) for axes merged as far as they lie evenly, innermost first.
+  const auto merge = [&](AxisList axes, const auto& add) {
+    Rows::Axis merged{1, 0};
     for (auto axis = axes.rbegin(); axis != axes.rend(); ++axis) {
       const auto count = static_cast<std::size_t>(array.shape(*axis));
       if (count == 1) continue;
       const std::ptrdiff_t apart = empty ? 0 : step_of(array, *axis, name);
-      if (!all.empty() && apart == static_cast<std::ptrdiff_t>(all.back().count) * all.back().stride)
-        all.back().count *= count;
-      else
-        all.push_back({count, apart});
+      if (merged.count != 1 && apart != static_cast<std::ptrdiff_t>(merged.count) * merged.stride) {
+        add(merged);
+        merged.count = 1;
+      }
+      if (merged.count == 1) merged.stride = apart;
+      merged.count *= count;
     }
-    std::reverse(all.begin(), all.end());
-    return all;
+    return merged;
   };
   Rows rows;
-  rows.axes = merged(outer);
-  rows.inner = merged(inner);
-  rows.width = 1;
-  for (const Rows::Axis& axis : rows.inner) rows.width *= axis.count;
-  if (rows.inner.size() == 1) rows.step = rows.inner[0].stride;
-  if (rows.inner.size() < 2 || empty) rows.inner.clear();
-  if (empty) rows.step = 1;
+  const auto outermost = [](std::vector<Rows::Axis>& of) {
+    return [&of](const Rows::Axis& axis) { of.insert(of.begin(), axis); };
+  };
+  const Rows::Axis first = merge(outer, outermost(rows.axes)), run = merge(inner, outermost(rows.inner));
+  if (first.count != 1) rows.axes.insert(rows.axes.begin(), first);
+  rows.width = run.count;
+  if (!rows.inner.empty()) {
+    rows.inner.insert(rows.inner.begin(), run);
+    for (std::size_t i = 1; i < rows.inner.size(); ++i) rows.width *= rows.inner[i].count;
+  } else if (run.count != 1) {
+    rows.step = run.stride;
+  }
+  if (empty) {
+    rows.step = 1;
+    rows.inner.clear();
+  }
   return rows;
 }
 

@@ -3,7 +3,6 @@
 
 #include <algorithm>
 #include <limits>
-#include <numeric>
 #include <optional>
 #include <string>
 #include <utility>
@@ -30,15 +29,17 @@ bool has_columns(const Array& array, std::ptrdiff_t axis) {
 
 /// The channels of an array as columns or as planes, whose numbers may lie anywhere.
 Channels channels_of(const Array& array, std::ptrdiff_t axis, bool columns, const Name& name) {
-  Shape before(static_cast<std::size_t>(axis)), after(static_cast<std::size_t>(array.ndim() - axis - 1));
-  std::iota(before.begin(), before.end(), 0);
-  std::iota(after.begin(), after.end(), axis + 1);
+  const AxisList before = axes_from(0, axis), after = axes_from(axis + 1, array.ndim());
   Channels channels{};
   channels.count = static_cast<std::size_t>(array.shape(axis));
   channels.columns = columns;
   if (columns) {
-    before.insert(before.end(), after.begin(), after.end());
-    channels.rows = any_rows_of(array, before, {axis}, name);
+    Shape others;
+    if (!after.empty()) {
+      others.assign(before.begin(), before.end());
+      others.insert(others.end(), after.begin(), after.end());
+    }
+    channels.rows = any_rows_of(array, after.empty() ? before : AxisList(others), axes_from(axis, axis + 1), name);
   } else {
     channels.rows = any_rows_of(array, before, after, name);
     if (channels.count > 1 && array.size() != 0) channels.stride = step_of(array, axis, name);
@@ -48,6 +49,7 @@ Channels channels_of(const Array& array, std::ptrdiff_t axis, bool columns, cons
 
 /// Whether the elements of an array fill its memory without gaps, whatever the order of the axes; no two share any.
 bool is_dense(const Array& array) {
+  if (array.contiguous()) return true;
   std::vector<std::pair<std::ptrdiff_t, std::ptrdiff_t>> axes;  // stride and number of elements
   for (std::ptrdiff_t a = 0; a < array.ndim(); ++a)
     if (array.shape(a) > 1) axes.emplace_back(array.stride(a), array.shape(a));

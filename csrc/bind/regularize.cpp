@@ -42,11 +42,9 @@ struct Arguments {
         x(call.read(x_object, argument)),
         dtype(x.dtype()),
         shape(x.shape()) {
-    if (order_object.is_none()) axes = memory_order(x);
-    Shape sorted = axes, every(shape.size());
-    std::ranges::sort(sorted);
-    std::iota(every.begin(), every.end(), 0);
-    if (sorted != every)
+    if (order_object.is_none())
+      axes = memory_order(x);
+    else if (Shape sorted = axes; std::ranges::sort(sorted), !std::ranges::equal(sorted, axes_from(0, x.ndim())))
       throw py::value_error(call.text("order") + " must name each of the " + std::to_string(shape.size()) +
                             " axes of " + x_name + " once, got " + text_of(axes));
     row = any_rows_of(x, {}, axes, call.name(x_name));

@@ -2,7 +2,6 @@
 #include <pybind11/stl.h>
 
 #include <algorithm>
-#include <numeric>
 #include <optional>
 
 #include "bind/call.hpp"
@@ -57,10 +56,8 @@ struct Input {
 
   Input(const Call& call, const Array& array, const char* argument, const Axes& axes)
       : dtype(array.dtype()), data(array.data<void>()) {
-    Shape outer(axes.leading.size()), inner(axes.normalized.size());
-    std::iota(outer.begin(), outer.end(), 0);
-    std::iota(inner.begin(), inner.end(), static_cast<std::ptrdiff_t>(outer.size()));
-    rows = any_rows_of(array, outer, inner, call.name(argument));
+    const auto split = static_cast<std::ptrdiff_t>(axes.leading.size());
+    rows = any_rows_of(array, axes_from(0, split), axes_from(split, array.ndim()), call.name(argument));
   }
   template <class S> const S* at() const { return static_cast<const S*>(data); }
 };

@@ -78,92 +78,89 @@ template <class S> struct Laid {
   }
 };
 
-/// Where planes of channels, or rows of all channels, begin in each of the arrays.
+/// Where a plane of a channel, or a row of all channels, begins in each of the arrays.
+template <class S> struct Place {
+  const S *x, *dy, *more;
+  S *to, *also_to;
+};
+
+/// What planes need that are not contiguous in all of the inputs: how they lie in those in which they are to be copied,
+/// and scratch memory for a piece of them.
+template <class S> struct Apart {
+  static constexpr std::size_t kMost = kBlock * kLanes;  ///< elements in a piece, of each array
+
+  const Rows *x, *dy, *more;  ///< null for the others
+  Scratch<S> room{x || dy || more ? 3 * kMost : 0};
+  std::array<Place<S>, kBlock> piece;
+
+  bool any() const { return x || dy || more; }
+};
+
+/// Such places.
 template <class S> class Places {
  public:
-  using Stored = S;
   explicit Places(std::size_t most) : x(most), dy(most), more(most), to(most), also_to(most) {}
 
   std::vector<const S*> x, dy, more;
   std::vector<S*> to, also_to;
   std::size_t size = 0;
-  const Rows *x_apart = nullptr, *dy_apart = nullptr, *more_apart = nullptr;  ///< not null where rows are to be copied
+  Apart<S>* apart = nullptr;  ///< where planes are not contiguous
 
-  bool apart() const { return x_apart || dy_apart || more_apart; }
-  /// From here on dy is what has been stored at also_to.
-  void read_again() {
-    dy.assign(also_to.begin(), also_to.end());
-    dy_apart = nullptr;
-  }
-
-  /// One of them.
-  struct Place {
-    const S *x, *dy, *more;
-    S *to, *also_to;
-  };
-  Place operator[](std::size_t i) const { return {x[i], dy[i], more[i], to[i], also_to[i]}; }
+  Place<S> operator[](std::size_t i) const { return {x[i], dy[i], more[i], to[i], also_to[i]}; }
 };
 
 /// Some of them: `size` places, `step` apart.
 template <class S> struct Every {
   const Places<S>& all;
   std::size_t first, step, size;
-  typename Places<S>::Place operator[](std::size_t i) const { return all[first + i * step]; }
+  Apart<S>* apart = all.apart;
+  Place<S> operator[](std::size_t i) const { return all[first + i * step]; }
 };
 
-template <class S> const Places<S>& all_of(const Places<S>& places) { return places; }
-template <class S> const Places<S>& all_of(const Every<S>& places) { return places.all; }
+/// A part of some planes that sums and maps take at once: rows [row, row + rows), in each `columns` numbers from
+/// `first` on.
+struct Piece {
+  std::size_t row = 0, first = 0, rows = 0, columns = 0;
+};
 
-/// Planes as sums and maps take them: all at once where they are contiguous; otherwise in pieces, which are copied.  A
-/// piece is one block of add_rows: a part of a plane, or some short planes.
-template <class S, class Planes> class Pieces {
- public:
-  using Place = typename Places<S>::Place;
-
-  Pieces(const Planes& planes, std::size_t width)
-      : planes_(planes), width_(width), apart_(all_of(planes).apart()), room_(apart_ ? 3 * kMost : 0) {}
-
-  /// Goes on to the first or next piece; false where there is none.
-  bool next() {
-    if (!apart_) return !std::exchange(last_, true);
-    first_ += columns_;
-    if (first_ >= width_) {
-      row_ += rows_;
-      first_ = 0;
-    }
-    if (row_ >= planes_.size || width_ == 0) return false;
-    const std::size_t tiles = (width_ + kLanes - 1) / kLanes;
-    rows_ = std::min(std::max<std::size_t>(1, kBlock / tiles), planes_.size - row_);
-    columns_ = std::min(kMost, width_ - first_);
-    const Places<S>& all = all_of(planes_);
-    for (std::size_t r = 0; r < rows_; ++r) {
-      const Place place = planes_[row_ + r];
-      const auto read = [&](const S* from, const Rows* apart, std::size_t array) -> const S* {
-        if (!apart) return from ? from + first_ : nullptr;
-        S* const to = room_.data() + array * kMost + r * columns_;
-        apart->pack(from, first_, columns_, to);
-        return to;
-      };
-      piece_[r] = {read(place.x, all.x_apart, 0), read(place.dy, all.dy_apart, 1), read(place.more, all.more_apart, 2),
-                   place.to ? place.to + first_ : nullptr, place.also_to ? place.also_to + first_ : nullptr};
-    }
-    return true;
+/// Copies what follows `last`: one block of add_rows, which is a part of a plane or some short planes.
+template <class Planes> [[gnu::noinline]] Piece copy_next(const Planes& planes, std::size_t width, Piece last) {
+  auto& apart = *planes.apart;
+  Piece piece{last.row, last.first + last.columns};
+  if (piece.first >= width) piece = {last.row + last.rows, 0};
+  if (width == 0 || piece.row >= planes.size) return {};
+  const std::size_t tiles = (width + kLanes - 1) / kLanes;
+  piece.rows = std::min(std::max<std::size_t>(1, kBlock / tiles), planes.size - piece.row);
+  piece.columns = std::min(apart.kMost, width - piece.first);
+  auto* room = apart.room.data();
+  const auto contiguous = [&](const auto* from, const Rows* rows) {
+    if (!from || !rows) return from ? from + piece.first : nullptr;
+    auto* const to = room;
+    rows->pack(from, piece.first, piece.columns, to);
+    room += piece.columns;
+    return static_cast<decltype(from)>(to);
+  };
+  for (std::size_t r = 0; r < piece.rows; ++r) {
+    const auto place = planes[piece.row + r];
+    apart.piece[r] = {contiguous(place.x, apart.x), contiguous(place.dy, apart.dy), contiguous(place.more, apart.more),
+                      place.to ? place.to + piece.first : nullptr,
+                      place.also_to ? place.also_to + piece.first : nullptr};
   }
-  bool whole() const { return !apart_; }
-  std::size_t rows() const { return apart_ ? rows_ : planes_.size; }
-  std::size_t columns() const { return apart_ ? columns_ : width_; }
-  Place operator[](std::size_t i) const { return apart_ ? piece_[i] : planes_[i]; }
+  return piece;
+}
 
- private:
-  static constexpr std::size_t kMost = kBlock * kLanes;
-
-  const Planes& planes_;
-  std::size_t width_;
-  bool apart_, last_ = false;
-  std::size_t row_ = 0, first_ = 0, rows_ = 0, columns_ = 0;
-  const Scratch<S> room_;
-  std::array<Place, kBlock> piece_;
-};
+/// All of the planes at once where they are contiguous; otherwise a piece of them, which has been copied.
+template <class Planes> Piece first_piece(const Planes& planes, std::size_t width) {
+  return planes.apart ? copy_next(planes, width, {}) : Piece{0, 0, planes.size, width};
+}
+/// The next one; without rows behind the last.
+template <class Planes> Piece next_piece(const Planes& planes, std::size_t width, Piece last) {
+  return planes.apart ? copy_next(planes, width, last) : Piece{};
+}
+/// Plane `i` of the piece that was taken last.
+template <class Planes> auto plane_of_piece(const Planes& planes, std::size_t i) {
+  return planes.apart ? planes.apart->piece[i] : planes[i];
+}
 
 /// The arrays of one pass; all but x may be missing.  Rows belong to samples, so many to each, that are worked on by
 /// themselves; in a BatchNorm all belong to one.
@@ -184,11 +181,7 @@ template <class S> struct Batch {
     places.to[number] = to.at(row, channel);
     places.also_to[number] = also_to.at(row, channel);
   }
-  void set_apart(Places<S>& places) const {
-    places.x_apart = x.apart();
-    places.dy_apart = dy.apart();
-    places.more_apart = more.apart();
-  }
+  Apart<S> apart() const { return {x.apart(), dy.apart(), more.apart()}; }
   /// The places are `count` rows of columns, from number `first` on.
   void place_rows(Places<S>& places, std::size_t first, std::size_t count) const {
     x.list(first, count, places.x.data());
@@ -221,8 +214,10 @@ void for_planes(const Batch<S>& batch, std::size_t sets, std::size_t planes_of_s
     const Range mine = share(sets, thread, threads);
     Places<S> planes(planes_of_set);
     planes.size = planes_of_set;
+    Apart<S> apart = batch.apart();
+    if (apart.any()) planes.apart = &apart;
     for (std::size_t set = mine.begin; set < mine.end; ++set) {
-      batch.set_apart(planes);
+      if (planes.apart) apart.dy = batch.dy.apart();  // which the body may have replaced
       for (std::size_t k = 0; k < planes_of_set; ++k) {
         const auto [row, channel] = row_and_channel(set, k);
         batch.place(planes, k, row, channel);
@@ -262,10 +257,10 @@ template <class S> class PackedColumns {
   PackedColumns(bool any, std::size_t rows, std::size_t columns, std::size_t channels)
       : of_array_(rows * columns + channels), room_(any ? 3 * of_array_ : 0) {}
 
-  void pack(Places<S>& places, std::size_t first, std::size_t columns) const {
-    pack(places.x.data(), places.x_apart, places.size, first, columns, 0);
-    pack(places.dy.data(), places.dy_apart, places.size, first, columns, 1);
-    pack(places.more.data(), places.more_apart, places.size, first, columns, 2);
+  void pack(const Batch<S>& batch, Places<S>& places, std::size_t first, std::size_t columns) const {
+    pack(places.x.data(), batch.x.apart(), places.size, first, columns, 0);
+    pack(places.dy.data(), batch.dy.apart(), places.size, first, columns, 1);
+    pack(places.more.data(), batch.more.apart(), places.size, first, columns, 2);
   }
 
  private:
@@ -294,8 +289,7 @@ void for_column_tasks(const Batch<S>& batch, std::size_t passes, Order order, co
   parallel(threads_for(cost<S>(batch.in, passes)), [&](int thread, int threads) {
     const Range mine = share(batch.samples * chunks.count() * groups, thread, threads);
     Places<S> rows(std::min(chunks.rows, batch.rows()));
-    batch.set_apart(rows);
-    const bool apart = rows.apart();
+    const bool apart = batch.x.apart() || batch.dy.apart() || batch.more.apart();
     const PackedColumns<S> packed(apart, rows.x.size(), std::min(kColumns, channels), channels);
     std::size_t rows_of = ~std::size_t{};
     for (std::size_t i = mine.begin; i < mine.end; ++i) {
@@ -307,7 +301,7 @@ void for_column_tasks(const Batch<S>& batch, std::size_t passes, Order order, co
         rows_of = piece;
       }
       const std::size_t first = group * kColumns, columns = std::min(kColumns, channels - first);
-      if (apart) packed.pack(rows, first, columns);
+      if (apart) packed.pack(batch, rows, first, columns);
       body(ColumnTask<S>{sample, chunk, rows, first, columns});
     }
     stream_fence();
@@ -332,16 +326,17 @@ namespace detail {
 /// K sums over planes: terms(plane, i, V).
 template <std::size_t K, class T, class Planes, class Terms, class Ahead>
 std::array<double, K> plane_sums(const Planes& planes, std::size_t width, const Terms& terms, const Ahead& ahead) {
-  using S = typename std::remove_cvref_t<decltype(all_of(planes))>::Stored;
   Lanes<K> lanes;
-  for (Pieces<S, Planes> pieces(planes, width); pieces.next();)
+  for (Piece piece = first_piece(planes, width); piece.rows > 0; piece = next_piece(planes, width, piece))
     add_rows<K, T>(
-        lanes, pieces.rows(), pieces.columns(),
+        lanes, piece.rows, piece.columns,
         [&](std::size_t p) {
-          return [terms, plane = pieces[p]](std::size_t i, auto number) { return terms(plane, i, number); };
+          return [terms, plane = plane_of_piece(planes, p)](std::size_t i, auto number) {
+            return terms(plane, i, number);
+          };
         },
         [&](std::size_t p) {
-          if (pieces.whole()) ahead(planes[p]);
+          if (!planes.apart) ahead(planes[p]);
         });
   return fold(lanes);
 }
@@ -363,8 +358,8 @@ template <class S> Moments plane_moments(const Places<S>& planes, std::size_t wi
   using T = Computed<S>;
   std::array<S, kNear> few;
   const S* x = planes.size == 0 ? nullptr : planes.x[0];
-  if (x && planes.x_apart) {
-    planes.x_apart->pack(x, 0, std::min(kNear, width), few.data());
+  if (x && planes.apart && planes.apart->x) {
+    planes.apart->x->pack(x, 0, std::min(kNear, width), few.data());
     x = few.data();
   }
   const auto near =
@@ -517,8 +512,8 @@ void map_plane(const Places<S>& planes, std::size_t number, std::size_t width, c
   const auto c = Constant<Computed<S>>::of(constants.rows(set), 0);
   const Every<S> one{planes, number, 1, 1};
   with_streaming<S>(streamed, [&](auto past_caches) {
-    for (Pieces<S, Every<S>> pieces(one, width); pieces.next();)
-      each<Computed<S>>(pieces.columns(), [=, plane = pieces[0]](std::size_t i, auto number) {
+    for (Piece piece = first_piece(one, width); piece.rows > 0; piece = next_piece(one, width, piece))
+      each<Computed<S>>(piece.columns, [=, plane = plane_of_piece(one, 0)](std::size_t i, auto number) {
         put<past_caches>(plane.to + i, body(plane, i, c, number));
       });
   });
