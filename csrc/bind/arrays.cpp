@@ -131,8 +131,7 @@ Rows rows_of(const Array& array, const std::vector<std::ptrdiff_t>& outer, const
     const auto count = static_cast<std::size_t>(array.shape(*axis));
     if (count == 1) continue;
     const std::ptrdiff_t apart = empty ? 0 : elements_apart(*axis);
-    if (!rows.axes.empty() &&
-        apart == static_cast<std::ptrdiff_t>(rows.axes.front().count) * rows.axes.front().stride)
+    if (!rows.axes.empty() && apart == static_cast<std::ptrdiff_t>(rows.axes.front().count) * rows.axes.front().stride)
       rows.axes.front().count *= count;
     else
       rows.axes.insert(rows.axes.begin(), {count, apart});
@@ -157,7 +156,8 @@ Rows elements_of(const Array& array, const Name& name) {
     const auto count = static_cast<std::size_t>(array.shape(axis));
     if (count == 1) continue;
     if (array.stride(axis) % itemsize != 0)
-      throw py::type_error(name.text() + " has strides that are no multiples of its elements; give numpy.ascontiguousarray(…)");
+      throw py::type_error(name.text() +
+                           " has strides that are no multiples of its elements; give numpy.ascontiguousarray(…)");
     const std::ptrdiff_t stride = array.stride(axis) / itemsize;
     const auto continues = [&](std::size_t inner_count, std::ptrdiff_t inner) {
       return stride == static_cast<std::ptrdiff_t>(inner_count) * inner;

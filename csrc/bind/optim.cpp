@@ -1,5 +1,5 @@
-/// Optimizer steps for Python: `Plan`, members that are checked once and stepped with gradients, and `Turn`, the lock of
-/// one optimizer.
+/// Optimizer steps for Python: `Plan`, members that are checked once and stepped with gradients, and `Turn`, the lock
+/// of one optimizer.
 #include <pybind11/stl.h>
 
 #include <algorithm>
@@ -57,8 +57,8 @@ StepOptions step_options(const py::object& object, const std::string& function) 
   return wish;
 }
 
-/// An array as it was when it was checked.  Whoever has the array may give it another shape, dtype or memory, or make it
-/// read-only, at any time.
+/// An array as it was when it was checked.  Whoever has the array may give it another shape, dtype or memory, or make
+/// it read-only, at any time.
 class Checked {
  public:
   Checked(const Array& array, bool written)
@@ -118,8 +118,7 @@ class BoundPlan {
       for (std::size_t o = 0; o < tuple.size(); ++o) read[g][o] = number(tuple, o);
     }
     for (std::size_t i = 0; i < plan_.members.size(); ++i)
-      if (plan_.members[i].group >= read.size() ||
-          read[plan_.members[i].group].size() != entries_[i]->options.size())
+      if (plan_.members[i].group >= read.size() || read[plan_.members[i].group].size() != entries_[i]->options.size())
         throw py::value_error(name("params", i).text() + " must have a group with " +
                               std::to_string(entries_[i]->options.size()) + " options");
     plan_.options = std::move(read);
@@ -131,7 +130,8 @@ class BoundPlan {
     std::vector<Seen> seen;
     for (std::size_t g = 0; g < groups.size(); ++g) {
       const auto group = py::cast<py::dict>(py::handle(item(groups, g)));
-      seen.push_back({group, PyDict_Size(group.ptr()), group["params"], py::cast<py::tuple>(py::handle(item(values, g)))});
+      seen.push_back(
+          {group, PyDict_Size(group.ptr()), group["params"], py::cast<py::tuple>(py::handle(item(values, g)))});
     }
     seen_ = std::move(seen);
     names_ = names;
@@ -162,9 +162,9 @@ class BoundPlan {
   }
 
   /// Takes a step, and right after it one of `then`, another plan with its gradients and no options.  Returns the count
-  /// of steps, the norm of all gradients where it was needed, and whether the step was skipped; or None, before anything
-  /// was written, where an array is not what it was when it was checked.  `emptied`: the plan whose parameters were the
-  /// gradients, and which begins anew.
+  /// of steps, the norm of all gradients where it was needed, and whether the step was skipped; or None, before
+  /// anything was written, where an array is not what it was when it was checked.  `emptied`: the plan whose parameters
+  /// were the gradients, and which begins anew.
   py::object step(const py::list& grads, const py::object& options, BoundPlan* emptied, BoundPlan* then,
                   const py::list& then_grads) {
     const StepOptions wish = step_options(options, function_);
@@ -183,6 +183,8 @@ class BoundPlan {
     }
     return py::make_tuple(plan_.count != nullptr ? *plan_.count : 0, outcome.norm, outcome.skipped);
   }
+
+  void restart() { plan_.restart(); }
 
   std::array<double, kMostSums> measured() const { return plan_.measured(); }
 
@@ -254,8 +256,7 @@ class BoundPlan {
       member.numbers[n] = static_cast<double*>(written(array, Dtype::float64, {}, argument, i));
     }
     if (const py::object initial = record.attr("initial"); !initial.is_none())  // read only; an overlap is found now
-      member.initial =
-          written(Array(initial, name("initial_params", i)), dtype, shape, "initial_params", i, false);
+      member.initial = written(Array(initial, name("initial_params", i)), dtype, shape, "initial_params", i, false);
     if (const py::object average = record.attr("average"); !average.is_none())
       member.average = written(Array(average, name("ema_params", i)), dtype, shape, "ema_params", i);
     member.step = counter(record.attr("step"), name("step", i));
@@ -289,8 +290,8 @@ class BoundPlan {
   }
 
   /// Checks state s of member i.
-  void add_state(Member& member, Shape shape, Dtype computed, std::size_t s, py::handle object,
-                 py::handle scale_object, const std::string& moments, std::size_t i) {
+  void add_state(Member& member, Shape shape, Dtype computed, std::size_t s, py::handle object, py::handle scale_object,
+                 const std::string& moments, std::size_t i) {
     const State& state = entries_[i]->states[s];
     const std::string argument = plural(state.name);
     const auto blocks = static_cast<std::ptrdiff_t>((member.size + kShare - 1) / kShare);
@@ -415,9 +416,9 @@ class BoundPlan {
   std::vector<std::string> labels_;  // for errors, of each member: "[0]" or "['bias']"
   std::vector<PyObject*> params_;
   std::vector<const Entry*> entries_;
-  std::vector<Checked> checked_;                   // of all members, the parameter's first
-  std::vector<std::size_t> first_, first_shape_;   // those of each member
-  std::vector<std::ptrdiff_t> shapes_;             // of the parameters
+  std::vector<Checked> checked_;                  // of all members, the parameter's first
+  std::vector<std::size_t> first_, first_shape_;  // those of each member
+  std::vector<std::ptrdiff_t> shapes_;            // of the parameters
   Spans written_;
   Plan plan_;
 
@@ -501,10 +502,12 @@ void bind_optim(py::module_& m) {
       .def("watch", &BoundPlan::watch, py::arg("groups"), py::arg("names"), py::arg("values"), py::arg("changed"),
            "Says what current() compares.")
       .def("current", &BoundPlan::current, py::arg("groups"), "Whether nothing has changed that was watched.")
-      .def("step", &BoundPlan::step, py::arg("grads"), py::arg("options") = py::none(),
-           py::arg("emptied").none(true) = py::none(), py::arg("then").none(true) = py::none(),
-           py::arg("then_grads") = py::list(),
-           "Checks the gradients, and takes and counts a step: (count, norm, skipped), or None if an array has changed.")
+      .def(
+          "step", &BoundPlan::step, py::arg("grads"), py::arg("options") = py::none(),
+          py::arg("emptied").none(true) = py::none(), py::arg("then").none(true) = py::none(),
+          py::arg("then_grads") = py::list(),
+          "Checks the gradients, and takes and counts a step: (count, norm, skipped), or None if an array has changed.")
+      .def("restart", &BoundPlan::restart, "Sets all counts to 0.")
       .def("measured", &BoundPlan::measured, "The sums over all parameters that the rules took in the last step.");
   py::class_<Turn>(m, "Turn", "The lock of one optimizer; an error where its owner takes it again.")
       .def(py::init<std::string>(), py::arg("name"))

@@ -99,6 +99,11 @@ class ThreadCount {
 /// Called once, on the thread that starts the first parallel region, before it starts.
 inline std::atomic<void (*)()> before_first_region{nullptr};
 
+inline bool first_region_pending() { return before_first_region.load(std::memory_order_relaxed) != nullptr; }
+inline void run_first_region_hook() {
+  if (const auto hook = before_first_region.exchange(nullptr)) hook();
+}
+
 /// True in a forked child that must not start a parallel region, because OpenMP would wait for threads that it has not
 /// got.
 inline std::atomic<bool> stranded{false};

@@ -378,8 +378,8 @@ void update_blocks(const Tensor& tensor, Range range, const Thresholds& threshol
     blocks(std::integral_constant<Added, Added::any>{});
 }
 
-/// Calls body(from, count, done) for the parts of rows that elements [at, at + n) are: `count` elements, rows.step apart,
-/// of which the first one lies `from` elements behind the array's.
+/// Calls body(from, count, done) for the parts of rows that elements [at, at + n) are: `count` elements, rows.step
+/// apart, of which the first one lies `from` elements behind the array's.
 template <class Body> void for_runs(const Rows& rows, std::size_t at, std::size_t n, Body&& body) {
   for (std::size_t done = 0; done < n;) {
     const std::size_t row = (at + done) / rows.width, column = (at + done) % rows.width;
@@ -513,8 +513,7 @@ template <class Rule, class T> void update(const Tensor& tensor, Range range, bo
 
 /// Whether all of the gradient is finite.
 inline bool is_finite(const Tensor& tensor, const double* grad) {
-  if (tensor.rows == nullptr)
-    return std::all_of(grad, grad + tensor.size, [](double g) { return std::isfinite(g); });
+  if (tensor.rows == nullptr) return std::all_of(grad, grad + tensor.size, [](double g) { return std::isfinite(g); });
   bool all = true;
   for_runs(*tensor.rows, 0, tensor.size, [&](std::ptrdiff_t from, std::size_t count, std::size_t) {
     for (std::size_t i = 0; i < count; ++i)

@@ -5,6 +5,7 @@ Every text begins with the function or class that was called, and names the argu
 
 from __future__ import annotations
 
+import difflib
 import math
 import operator
 from collections.abc import Iterable
@@ -28,7 +29,7 @@ def number(
     Whatever is one real number is accepted: NumPy's scalars, arrays without axes, tensors.  Bools and strings are not.
     """
     try:
-        if isinstance(value, bool | np.bool_ | str | bytes | complex) or getattr(value, "ndim", 0):
+        if isinstance(value, bool | np.bool_ | str | bytes | complex) or getattr(value, "ndim", 0) != 0:
             raise TypeError
         number = float(value)
     except OverflowError:
@@ -79,6 +80,41 @@ def choice(function: str, name: str, value: Any, choices: Iterable[str]) -> str:
         *others, last = map(repr, choices)
         raise ValueError(f"{function}: {name} must be {', '.join(others)} or {last}, got {value!r}")
     return value
+
+
+# What other libraries call hyperparameters.
+_ELSEWHERE = {
+    "learning_rate": "lr",
+    "learning_rate_init": "lr",
+    "step_size": "lr",
+    "alpha": "lr",
+    "beta": "betas",
+    "beta1": "betas",
+    "beta2": "betas",
+    "beta_1": "betas",
+    "beta_2": "betas",
+    "epsilon": "eps",
+    "wd": "weight_decay",
+    "decay": "weight_decay",
+    "l2": "weight_decay",
+    "mu": "momentum",
+    "ema": "ema_decay",
+}
+
+
+def closest(name: str, known: Iterable[str]) -> str:
+    """The known name that was probably meant; empty if none is likely."""
+    known = list(known)
+    if _ELSEWHERE.get(name) in known:
+        return _ELSEWHERE[name]
+    return next(iter(difflib.get_close_matches(name, known, 1, 0.75)), "")
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """How the error about an unknown name goes on."""
+    known = list(known)
+    meant = closest(name, known)
+    return (f"; did you mean {meant!r}" if meant else "") + f"; it has {', '.join(known)}"
 
 
 def type_of(value: object) -> str:

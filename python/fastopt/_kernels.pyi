@@ -14,26 +14,27 @@ rules: dict[str, tuple[list[str], list[str], list[str], list[str]]]
 SHARE: int
 
 class Plan:
-    def __init__(
-        self,
-        function: str,
-        rules: list[str],
-        groups: list[int],
-        params: list[Array],
-        states: list[list[Array]],
-        scales: list[list[Array | None]],
-        numbers: list[list[Array]],
-        rests: list[Array | None],
-        initials: list[Array | None],
-        averages: list[Array | None],
-        formats: list[tuple[str, str, str]],
-        steps: NDArray[int64],
-        labels: list[str],
+    def __init__(self, function: str, members: list[Any], count: NDArray[int64] | None = None) -> None: ...
+    def set_options(self, options: list[Options]) -> None: ...
+    def watch(
+        self, groups: list[dict[str, Any]], names: tuple[str, ...], values: list[Any], changed: list[bool]
     ) -> None: ...
+    def current(self, groups: Any) -> bool: ...
     def step(
-        self, grads: list[Array | None], options: list[Options], around: Options | None = None
-    ) -> tuple[float | None, bool]: ...
+        self,
+        grads: list[Any],
+        options: Options | None = None,
+        emptied: Plan | None = None,
+        then: Plan | None = None,
+        then_grads: list[Any] = [],
+    ) -> tuple[int, float | None, bool] | None: ...
+    def restart(self) -> None: ...
     def measured(self) -> list[float]: ...
+
+class Turn:
+    def __init__(self, name: str) -> None: ...
+    def __enter__(self) -> None: ...
+    def __exit__(self, *error: object) -> None: ...
 
 def square_sum(array: Array) -> float: ...
 def expect_disjoint(function: str, params: list[Array], labels: list[str]) -> None: ...

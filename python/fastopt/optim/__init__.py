@@ -10,10 +10,10 @@ from .adamax import Adamax
 from .adan import Adan
 from .ademamix import AdEMAMix
 from .asgd import ASGD
-from .base import Optimizer, StepInfo
 from .lion import Lion
 from .muon import Muon
 from .nadam import NAdam
+from .optimizer import Optimizer, StepInfo
 from .radam import RAdam
 from .rmsprop import RMSprop
 from .rprop import Rprop
