@@ -471,9 +471,7 @@ def snapshot(value: Any) -> Any:
                 value.param_groups,
                 value.state,
                 value._count,
-                value._sums,
-                value._gathered,
-                value._micro_batches,
+                value._accumulated and vars(value._accumulated),
             ]
         )
     if isinstance(value, nn.Layer):
@@ -817,13 +815,19 @@ CASES: list[tuple[str, Path, Any, type[Exception], str]] = [
     ("adam", ("grads", 0), longer, ValueError, r"^adam: grads\[0\] has shape \(6, 4\), expected \(3, 4\)$"),
     ("adam", ("grads", 1), strided, TypeError, r"^adam: grads\[1\] must be contiguous along its last axis$"),
     ("adam", ("grads", 1), 7, TypeError, r"^adam: grads\[1\] must be a numpy array, got int$"),
-    ("adam", ("grads",), [], ValueError, r"^adam: grads has 0 entries, expected 2, one a parameter$"),
-    ("adam", ("step",), [1], ValueError, r"^adam: step has 1 entries, expected 2, one a parameter$"),
+    ("adam", ("grads",), [], ValueError, r"^adam: grads has 0 entries, expected 2, one for each parameter$"),
+    ("adam", ("step",), [1], ValueError, r"^adam: step has 1 entries, expected 2, one for each parameter$"),
     ("adam", ("step",), 1.5, TypeError, r"^adam: step must be an integer, or one for each parameter, got 1.5$"),
     ("adam", ("betas",), (0.9, 1.0), ValueError, r"^adam: beta2 must be in \[0, 1\), got 1.0$"),
     ("adam", ("betas",), 0.9, TypeError, r"^adam: betas must be two numbers, got 0.9$"),
     ("adamw", ("exp_avgs", 1), longer, ValueError, r"^adamw: exp_avgs\[1\] has shape \(10,\), expected \(5,\)$"),
-    ("adamw", ("exp_avg_sqs",), [], ValueError, r"^adamw: exp_avg_sqs has 0 entries, expected 2, one a parameter$"),
+    (
+        "adamw",
+        ("exp_avg_sqs",),
+        [],
+        ValueError,
+        r"^adamw: exp_avg_sqs has 0 entries, expected 2, one for each parameter$",
+    ),
     ("adamw", ("eps",), -1, ValueError, r"^adamw: eps must be finite and >= 0, got -1$"),
     ("Adam", ("betas",), (1.5, 0.9), ValueError, r"^Adam: beta1 must be in \[0, 1\), got 1.5$"),
     (
@@ -834,7 +838,7 @@ CASES: list[tuple[str, Path, Any, type[Exception], str]] = [
         r"^Adam: params\[0\] has dtype int32, expected float32, float64, float16 or bfloat16$",
     ),
     ("Adam", ("params",), lambda params: params[0], TypeError, r"^Adam: params must be a list or a dict of arrays"),
-    ("Adam.step", ("grads",), [None], ValueError, r"^Adam: grads has 1 entries, expected 2, one a parameter$"),
+    ("Adam.step", ("grads",), [None], ValueError, r"^Adam: grads has 1 entries, expected 2, one for each parameter$"),
     ("Adam.step", ("grads", 1), other_float, TypeError, r"^Adam: grads\[1\] has dtype float64, expected float32$"),
     ("Adam.step", ("grads",), dict.fromkeys("ab"), TypeError, r"^Adam: grads must be a list as params, got dict$"),
     (

@@ -295,7 +295,7 @@ def test_none_stands_for_a_whole_part(structure: Callable[[Any], Any], grads: An
 @pytest.mark.parametrize(
     ("structure", "grads", "error", "message"),
     [
-        (flat, [], ValueError, r"^SGD: grads has 0 entries, expected 4, one a parameter$"),
+        (flat, [], ValueError, r"^SGD: grads has 0 entries, expected 4, one for each parameter$"),
         (flat, [None] * 5, ValueError, r"^SGD: grads has 5 entries, expected 4"),
         (flat, {"p0": None}, TypeError, r"^SGD: grads must be a list as params, got dict$"),
         (flat, None, ValueError, r"^SGD: grads is missing, and accumulate has gathered none$"),

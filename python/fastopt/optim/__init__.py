@@ -49,3 +49,10 @@ __all__ = [
     "no_decay",
     "unpacked",
 ]
+
+for _name in __all__:  # pickles and documentation name the public path
+    globals()[_name].__module__ = __name__
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

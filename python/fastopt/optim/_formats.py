@@ -70,7 +70,7 @@ def weights_of(one: Mapping[str, Any], param: Array) -> Array:
     """A parameter's numbers with what there is beside them."""
     if not is_half(param.dtype):
         return param
-    rest = one.get(_rest_in(one) or "")
+    rest: Array | None = one.get(_rest_in(one) or "")
     if rest is not None and rest.dtype == np.float32:
         return rest
     return kernels.unpack_weights(contiguous(param), rest)

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from .._rules import Around
 
 
-class Adafactor(Optimizer):
+class Adafactor(Optimizer, decoupled_weight_decay=True):
     """Adafactor: a second moment of rows and columns in place of one of elements.
 
     .. code-block:: text
@@ -66,7 +66,6 @@ class Adafactor(Optimizer):
         weight_decay: float = 0.0,
         **around: Unpack[Around],
     ) -> None:
-        around.setdefault("decoupled_weight_decay", True)
         super().__init__(
             params,
             around,

@@ -80,7 +80,7 @@ class Adam(Optimizer):
         return h.rule(name, **h.betas(2), eps=h.number("eps"), eps_hat=h.flag("eps_hat"))
 
 
-class AdamW(Adam):
+class AdamW(Adam, decoupled_weight_decay=True):
     """AdamW: Adam with decoupled weight decay.
 
     .. code-block:: text
@@ -121,5 +121,4 @@ class AdamW(Adam):
         eps_hat: bool = False,
         **around: Unpack[Around],
     ) -> None:
-        around.setdefault("decoupled_weight_decay", True)
         super().__init__(params, lr, betas, eps, weight_decay, amsgrad, eps_hat=eps_hat, **around)

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from .._rules import Around
 
 
-class Adan(Optimizer):
+class Adan(Optimizer, decoupled_weight_decay=None):
     """Adan: Nesterov's momentum by the differences of gradients.
 
     .. code-block:: text
@@ -55,7 +55,6 @@ class Adan(Optimizer):
         weight_decay: float = 0.0,
         **around: Unpack[Around],
     ) -> None:
-        around.setdefault("decoupled_weight_decay", None)
         super().__init__(
             params,
             around,

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from .._rules import Around
 
 
-class AdEMAMix(Optimizer):
+class AdEMAMix(Optimizer, decoupled_weight_decay=None):
     """AdEMAMix: Adam with a second, much slower momentum.
 
     .. code-block:: text
@@ -60,7 +60,6 @@ class AdEMAMix(Optimizer):
         beta3_warmup: int | None = None,
         **around: Unpack[Around],
     ) -> None:
-        around.setdefault("decoupled_weight_decay", None)
         super().__init__(
             params,
             around,

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from .._rules import Around
 
 
-class Lion(Optimizer):
+class Lion(Optimizer, decoupled_weight_decay=True):
     """Lion: the sign of an interpolated momentum.
 
     .. code-block:: text
@@ -51,7 +51,6 @@ class Lion(Optimizer):
         weight_decay: float = 0.0,
         **around: Unpack[Around],
     ) -> None:
-        around.setdefault("decoupled_weight_decay", True)
         super().__init__(
             params,
             around,

@@ -99,7 +99,7 @@ class _Plan:
 
 def _with(member: Member, update: Array) -> Member:
     """The member whose rule writes its direction into ``update``, and leaves the rest to the descent."""
-    return member._replace(states=[*member.states, update], scales=[*member.scales, None], initial=None, average=None)
+    return member._replace(states=[*member.states, update], scales=[*member.scales, None])
 
 
 def _written(member: Member) -> list[Array]:
@@ -127,7 +127,7 @@ def _match_rms_adamw(shape: tuple[int, ...]) -> float:
 _ADJUST = {None: _original, "original": _original, "match_rms_adamw": _match_rms_adamw}
 
 
-class Muon(Optimizer):
+class Muon(Optimizer, decoupled_weight_decay=True):
     """Muon: momentum whose singular values are all made about 1; for the matrices of hidden layers.
 
     .. code-block:: text
@@ -181,7 +181,6 @@ class Muon(Optimizer):
         adjust_lr_fn: str | None = None,
         **around: Unpack[Around],
     ) -> None:
-        around.setdefault("decoupled_weight_decay", True)
         super().__init__(
             params,
             around,

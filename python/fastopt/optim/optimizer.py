@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from functools import partial
 from itertools import chain, repeat
 from operator import itemgetter
+from types import MappingProxyType
 from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
@@ -120,14 +121,19 @@ class Optimizer:
     kernels: ClassVar[tuple[str, ...]] = ()
     hidden: ClassVar[tuple[str, ...]] = ()  # states of these that are scratch
     as_parameter: ClassVar[tuple[str, ...]] = ()  # states of these that begin as the parameter
+    around: ClassVar[Mapping[str, Any]] = MappingProxyType({})  # the rule's own defaults of what every rule has
     function: ClassVar[str | None] = ""  # the name of that function; by default the class's in small letters
 
-    def __init_subclass__(cls, **kwargs: Any) -> None:
-        """Shows all hyperparameters in the signature, where the constructor takes those of every rule as ``**around``."""
-        super().__init_subclass__(**kwargs)
+    def __init_subclass__(cls, **around: Any) -> None:
+        """Takes the rule's own defaults of what every rule has, and shows all hyperparameters in signature and documentation."""
+        super().__init_subclass__()
+        cls.around = MappingProxyType({**cls.around, **around})
         own = [one for one in inspect.signature(cls.__init__).parameters.values() if one.name != "self"]
         if own and own[-1].name == "around":
-            more = [inspect.Parameter(key, inspect.Parameter.KEYWORD_ONLY, default=AROUND[key]) for key in AROUND]
+            more = [
+                inspect.Parameter(key, inspect.Parameter.KEYWORD_ONLY, default=value)
+                for key, value in {**AROUND, **cls.around}.items()
+            ]
             cls.__signature__ = inspect.Signature(own[:-1] + more)  # type: ignore[attr-defined]
             lines = "\n".join(f"        {key}: {text}" for key, text in AROUND_TEXTS.items())
             cls.__doc__ = cls.__doc__ and re.sub(
@@ -181,7 +187,7 @@ class Optimizer:
         for key in around:
             if key not in AROUND:
                 raise TypeError(f"{name}: unknown hyperparameter {key!r}{did_you_mean(key, self._hyperparameters)}")
-        self.defaults: dict[str, Any] = {**defaults, **AROUND, **around}
+        self.defaults: dict[str, Any] = {**defaults, **AROUND, **self.around, **around}
         self.param_groups: list[dict[str, Any]] = []
         self._groups: list[_Group] = []
         self._records: list[Record] = []
@@ -799,7 +805,7 @@ class Optimizer:
         self._changed[0] = True
 
     def __repr__(self) -> str:
-        shown = {k: v for k, v in self.defaults.items() if k not in AROUND or v != AROUND[k]}
+        shown = {k: v for k, v in self.defaults.items() if k not in AROUND or v != {**AROUND, **self.around}[k]}
         return f"{self._name}({len(self._labels)} parameters, {', '.join(f'{k}={v!r}' for k, v in shown.items())})"
 
 

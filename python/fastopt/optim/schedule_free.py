@@ -171,7 +171,7 @@ class ScheduleFreeSGD(ScheduleFree):
         return float(group["momentum"])
 
 
-class ScheduleFreeAdamW(ScheduleFree):
+class ScheduleFreeAdamW(ScheduleFree, decoupled_weight_decay=None):
     """Schedule-free AdamW.
 
     .. code-block:: text
@@ -221,7 +221,6 @@ class ScheduleFreeAdamW(ScheduleFree):
         weight_lr_power: float = 2.0,
         **around: Unpack[Around],
     ) -> None:
-        around.setdefault("decoupled_weight_decay", None)
         super().__init__(
             params,
             around,
