@@ -161,6 +161,12 @@ class BoundPlan {
     return i == params_.size();
   }
 
+  /// Raises what is wrong with gradients; changes nothing.
+  void check(const py::list& grads, const py::object& options) {
+    const Use use(*this);
+    collect(grads, step_options(options, function_));
+  }
+
   /// Takes a step, and right after it one of `then`, another plan with its gradients and no options.  Returns the count
   /// of steps, the norm of all gradients where it was needed, and whether the step was skipped; or None, before
   /// anything was written, where an array is not what it was when it was checked.  `emptied`: the plan whose parameters
@@ -507,6 +513,8 @@ void bind_optim(py::module_& m) {
           py::arg("emptied").none(true) = py::none(), py::arg("then").none(true) = py::none(),
           py::arg("then_grads") = py::list(),
           "Checks the gradients, and takes and counts a step: (count, norm, skipped), or None if an array has changed.")
+      .def("check", &BoundPlan::check, py::arg("grads"), py::arg("options") = py::none(),
+           "Raises what is wrong with gradients; changes nothing.")
       .def("restart", &BoundPlan::restart, "Sets all counts to 0.")
       .def("measured", &BoundPlan::measured, "The sums over all parameters that the rules took in the last step.");
   py::class_<Turn>(m, "Turn", "The lock of one optimizer; an error where its owner takes it again.")

@@ -61,8 +61,7 @@ class _Plan:
             for i, (member, step) in enumerate(zip(members, self._counts, strict=True))
         ]
         self._descent = kernels.Plan(function, descent)
-        # The parameters themselves belong to the descent only.
-        self.watch, self.current = self._plan.watch, self._plan.current
+        self.watch, self.current, self.check = self._plan.watch, self._plan.current, self._plan.check
 
     def set_options(self, options: list[Rule]) -> None:
         self._rules = options

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from itertools import chain, repeat
-from operator import itemgetter
+from operator import attrgetter, is_, itemgetter
 from types import MappingProxyType
 from typing import Any, ClassVar, NamedTuple
 
@@ -25,8 +25,8 @@ from ._formats import zeros_like
 from .accumulate import Accumulator
 from .averages import averages_of, exchange
 from .parameters import Array, Grads, ParameterState, Params, Record, SplitGroups, Structure, flattened
-from .plan import Member, Plan, begin, member_of, state_for, unmoved
-from .state_dict import SCHEDULED, Reader, plain, written
+from .plan import AS_PARAMETER, Member, Plan, begin, member_of, state_for, unmoved
+from .state_dict import SCHEDULED, Reader, expect_complete, plain, written
 
 CONSTANT = (float, int, str, bool, type(None), np.generic)  # types of values that cannot change in place
 ALWAYS = [True]  # watched where a value may change in place
@@ -76,6 +76,21 @@ class _Group(NamedTuple):
 
     group: dict[str, Any]
     structure: Structure
+
+
+class _Plan(NamedTuple):
+    """A plan with all that it was made of."""
+
+    plan: Plan
+    groups: list[_Group]
+    labels: list[str]
+    records: list[Record]
+    rules: list[Rule]
+    values: list[Any]  # the groups' hyperparameters
+    states: (
+        list[dict[str, Any]] | None
+    )  # the entries that the records' states get; None where the plan is the one in use
+    fresh: list[tuple[int, tuple[str, ...]]]
 
 
 class Optimizer:
@@ -217,7 +232,7 @@ class Optimizer:
             self._groups.append(new)
             self.param_groups.append(new.group)
             first += len(new.structure.leaves)
-        self._follow()
+        self._adopt(self._planned())
 
     def __setattr__(self, name: str, value: Any) -> None:
         known = self.__dict__.get("_hyperparameters", ())
@@ -247,9 +262,9 @@ class Optimizer:
             self._expect_unswapped()
             if self._accumulated is not None and self._accumulated.micro_batches:
                 raise ValueError(f"{self._name}: accumulated gradients have no place for another group; step() first")
-            if not self._added and not self._plan.current(self.param_groups):
+            if not self._added:
                 self._follow()
-            first, index = len(self._labels), len(self.param_groups)
+            first = len(self._labels)
             whole, self._whole = self._whole, None
             try:
                 new = self._new_group(param_group, first)
@@ -258,7 +273,7 @@ class Optimizer:
                 records = [
                     self._new_record(param, label) for param, label in zip(new.structure.leaves, labels, strict=True)
                 ]
-                members, states, fresh = self._built(records, labels, [index] * len(records), {index: rule}, new.group)
+                members, states, fresh = self._members(records, labels, [0] * len(records), [rule], [new.group])
                 self._make_plan(self._name, members)
                 extents = self._extents_with(records, labels)
             except BaseException:
@@ -361,8 +376,8 @@ class Optimizer:
             labels += structure.labels(len(labels))
         return found, labels
 
-    def _follow(self, anew: bool = False) -> None:
-        """Makes the plan follow what has changed in the groups and in the state, or makes it ``anew``; all or nothing."""
+    def _planned(self, anew: bool = False) -> _Plan:
+        """The plan for the groups and the state as they are now; changes nothing.  Makes a new one only where that is needed, or ``anew``."""
         groups, labels = self._looked_at()
         for one in groups:
             one.group.update(
@@ -372,44 +387,94 @@ class Optimizer:
         rules = [self._rule_for(one.group) for one in groups]
         params = [param for one in groups for param in one.group["params"]]
         records = self._records
-        same = len(params) == len(records) and all(
-            param is record.param for param, record in zip(params, records, strict=True)
-        )
+        same = len(params) == len(records) and all(map(is_, params, map(attrgetter("param"), records)))
         kept = same and [rule.kind for rule in rules] == [rule.kind for rule in self._rules]
-        if anew or not kept or self._changed[0] or len(groups) != len(self._groups):
-            if not same:
-                known = {id(record.param): record for record in records}
-                records = [
-                    known.get(id(param)) or self._new_record(param, label)
-                    for param, label in zip(params, labels, strict=True)
-                ]
-                if self._accumulated is not None and self._accumulated.micro_batches:
-                    raise ValueError(f"{self._name}: accumulated gradients belong to other parameters; step() first")
-            for record, label in zip(records, labels, strict=True):
-                unmoved(self._name, record, label)
-            owners = [index for index, one in enumerate(groups) for _ in one.group["params"]]
-            self._commit(groups, records, labels, rules, owners)
-        self._plan.set_options(self._options(rules))
-        self._rules = rules
-        constant = all(_is_constant(value) for some in values for value in some)
-        self._plan.watch(self.param_groups, self._hyperparameters, values, self._changed if constant else ALWAYS)
+        if kept and not anew and not self._changed[0] and len(groups) == len(self._groups):
+            return _Plan(self._plan, groups, labels, records, rules, values, None, [])
+        if not same:
+            known = {id(record.param): record for record in records}
+            records = [
+                known.get(id(param)) or self._new_record(param, label)
+                for param, label in zip(params, labels, strict=True)
+            ]
+            if self._accumulated is not None and self._accumulated.micro_batches:
+                raise ValueError(f"{self._name}: accumulated gradients belong to other parameters; step() first")
+        for record, label in zip(records, labels, strict=True):
+            unmoved(self._name, record, label)
+        return self._plan_of(groups, labels, records, rules, values)
 
-    def _built(
+    def _plan_of(
+        self,
+        groups: list[_Group],
+        labels: list[str],
+        records: list[Record],
+        rules: list[Rule],
+        values: list[Any],
+        loaded: list[dict[str, Any]] | None = None,
+    ) -> _Plan:
+        """A new plan, of states that are ``loaded`` or of those that there are."""
+        owners = [index for index, one in enumerate(groups) for _ in one.group["params"]]
+        of_groups = [one.group for one in groups]
+        members, states, fresh = self._members(records, labels, owners, rules, of_groups, loaded)
+        plan = self._make_plan(self._name, members, self._count)
+        return _Plan(plan, groups, labels, records, rules, values, states, fresh)
+
+    def _adopt(self, new: _Plan, more: Iterable[tuple[dict[str, Any], Mapping[str, Any]]] = ()) -> None:
+        """Takes a plan over with all that belongs to it; ``more`` are further dicts and what they are updated with."""
+        new.plan.set_options(self._options(new.rules))
+        constant = all(_is_constant(value) for some in new.values for value in some)
+        of_groups = [one.group for one in new.groups]
+        new.plan.watch(of_groups, self._hyperparameters, new.values, self._changed if constant else ALWAYS)
+        update: dict[str, Any] = {"_rules": new.rules, "_groups": new.groups}
+        states = new.states
+        if states is not None:
+            update |= {
+                "_records": new.records,
+                "_labels": new.labels,
+                "_plan": new.plan,
+                "_extents": None,
+                "_added": False,
+                "_fresh": [i for i, (_, keys) in enumerate(new.fresh) if keys],
+                "_grouped": self._grouped or len(new.groups) > 1,
+                "_whole": self._whole_for(new),
+            }
+        kept = [record.state for record in new.records] if states is not None else []
+        dicts, updates = zip((vars(self), update), *more, strict=True)
+        # Iterators in C that call functions in C: no signal handler runs between, and no other thread.
+        calls = (
+            map(dict.clear, kept),
+            map(dict.update, kept, states or ()),
+            map(setattr, new.records, repeat("seen"), states or ()),
+            map(setattr, new.records, repeat("fresh"), new.fresh),
+            map(dict.update, dicts, updates),
+            map(list.__setitem__, [self._changed], [0], [False]),
+        )
+        deque(chain.from_iterable(calls), maxlen=0)
+
+    def _whole_for(self, new: _Plan) -> Structure | None:
+        """The structure of all gradients, as long as there are as many."""
+        return self._whole if self._whole is not None and len(self._whole.leaves) == len(new.labels) else None
+
+    def _follow(self) -> None:
+        """Follows what has changed in the groups and in the state."""
+        if not self._plan.current(self.param_groups):
+            self._adopt(self._planned())
+
+    def _members(
         self,
         records: list[Record],
         labels: list[str],
         owners: list[int],
-        rules: Mapping[int, Rule],
-        group: Mapping[str, Any] | None = None,
+        rules: list[Rule],
+        groups: list[dict[str, Any]],
         loaded: list[dict[str, Any]] | None = None,
     ) -> tuple[list[Member], list[dict[str, Any]], list[tuple[int, tuple[str, ...]]]]:
         """Members of a plan, with the entries of their states and which of these are fresh; changes nothing."""
         members, states, fresh = [], [], []
         for i, (record, label, owner) in enumerate(zip(records, labels, owners, strict=True)):
-            of_group = self.param_groups[owner] if group is None else group
             rule = self._rule_of(rules[owner], record.param)
             now = self._entries(record, label) if loaded is None else loaded[i]
-            initial = partial(self._initial, group=of_group)
+            initial = partial(self._initial, group=groups[owner])
             state, begun = state_for(record, now, rule, self.hidden, initial, self.as_parameter, loaded is not None)
             members.append(member_of(label, rule, owner, record.param, state, self.hidden))
             states.append(state)
@@ -427,43 +492,6 @@ class Optimizer:
         if entries and "step" not in entries:
             raise ValueError(f"{self._name}: state of params{label} has no step")
         return entries
-
-    def _commit(
-        self,
-        groups: list[_Group],
-        records: list[Record],
-        labels: list[str],
-        rules: list[Rule],
-        owners: list[int],
-        loaded: list[dict[str, Any]] | None = None,
-        more: Iterable[tuple[dict[str, Any], Mapping[str, Any]]] = (),
-    ) -> None:
-        """Makes a new plan, and then takes everything over; ``more`` are further dicts and what they are updated with."""
-        members, states, fresh = self._built(records, labels, owners, dict(enumerate(rules)), None, loaded)
-        update = {
-            "_groups": groups,
-            "_records": records,
-            "_labels": labels,
-            "_rules": rules,
-            "_plan": self._make_plan(self._name, members, self._count),
-            "_extents": None,
-            "_added": False,
-            "_fresh": [i for i, (_, keys) in enumerate(fresh) if keys],
-            "_grouped": self._grouped or len(groups) > 1,
-            "_whole": self._whole if len(labels) == len(self._labels) or not self._groups else None,
-        }
-        kept = [record.state for record in records]
-        dicts, updates = zip((vars(self), update), *more, strict=True)
-        # Iterators in C that call functions in C: no signal handler runs between, and no other thread.
-        steps = (
-            map(dict.clear, kept),
-            map(dict.update, kept, states),
-            map(setattr, records, repeat("seen"), states),
-            map(setattr, records, repeat("fresh"), fresh),
-            map(dict.update, dicts, updates),
-            map(list.__setitem__, [self._changed], [0], [False]),
-        )
-        deque(chain.from_iterable(steps), maxlen=0)
 
     # The step
 
@@ -529,32 +557,41 @@ class Optimizer:
             return self._take(grads, options)
 
     def _take(self, grads: Grads | None, options: tuple[float, ...] | None) -> StepInfo:
+        """Takes a step, with the turn."""
         if self._swapped:
             self._expect_unswapped()
-        if not self._plan.current(self.param_groups):
-            self._follow()
+        sums = None
         if grads is None:
-            return self._take_accumulated(options)
-        flat = self._flatten(grads)
-        return self._stepped(flat, options)
-
-    def _stepped(self, flat: list[Any], options: tuple[float, ...] | None, emptied: Any = None) -> StepInfo:
+            sums = self._accumulated
+            if sums is None or not sums.micro_batches:
+                raise ValueError(f"{self._name}: grads is missing, and accumulate has gathered none")
+            scale, *rest = options or (1.0, -1.0, -1.0, -1.0, -1.0, 0.0)
+            grads, options = sums.gathered(), (scale * sums.micro_batches, *rest[:5], 1.0)
+        flat = self._ready(grads, options, gathered=sums is not None)
         if self._fresh:
             self._begin(flat)
+        emptied = None if sums is None else sums.plan
         outcome = self._plan.step(flat, options, emptied)
         if outcome is None:  # an array is not what it was when it was checked
-            self._follow(anew=True)
+            new = self._planned(anew=True)
+            new.plan.check(flat, options)
+            self._adopt(new)
             outcome = self._plan.step(flat, options, emptied)
             if outcome is None:
                 raise ValueError(f"{self._name}: an array of the state or a parameter is changed by another thread")
         return StepInfo(*outcome)
 
-    def _take_accumulated(self, options: tuple[float, ...] | None) -> StepInfo:
-        sums = self._accumulated
-        if sums is None or not sums.micro_batches:
-            raise ValueError(f"{self._name}: grads is missing, and accumulate has gathered none")
-        scale, *rest = options or (1.0, -1.0, -1.0, -1.0, -1.0, 0.0)
-        return self._stepped(sums.gathered(), (scale * sums.micro_batches, *rest[:5], 1.0), sums.plan)
+    def _ready(self, grads: Any, options: tuple[float, ...] | None = None, gathered: bool = False) -> list[Any]:
+        """The gradients in the order of the parameters, and a plan for them: nothing has changed if they are wrong."""
+        if self._plan.current(self.param_groups):
+            return grads if gathered else self._flatten(grads, self._groups, self._grouped, self._whole)
+        new = self._planned()
+        whole, grouped = self._whole_for(new), self._grouped or len(new.groups) > 1
+        flat: list[Any] = grads if gathered else self._flatten(grads, new.groups, grouped, whole)
+        if new.states is not None:
+            new.plan.check(flat, options)
+        self._adopt(new)
+        return flat
 
     def _begin(self, flat: list[Any]) -> None:
         """Lets averages, masters and the like begin as the parameters are now, of those that take their first step with them."""
@@ -563,13 +600,13 @@ class Optimizer:
                 begin(self._records[i])
         self._fresh = [i for i in self._fresh if self._records[i].is_fresh()]
 
-    def _flatten(self, grads: Grads) -> list[Any]:
+    def _flatten(self, grads: Grads, groups: list[_Group], grouped: bool, whole: Structure | None) -> list[Any]:
         """The gradients in the order of the parameters."""
-        if self._whole is not None:
-            return self._whole.flatten(self._name, grads)
-        if not self._grouped:
-            return self._groups[0].structure.flatten(self._name, grads)
-        return flattened(self._name, [one.structure for one in self._groups], grads)
+        if whole is not None:
+            return whole.flatten(self._name, grads)
+        if not grouped:
+            return groups[0].structure.flatten(self._name, grads)
+        return flattened(self._name, [one.structure for one in groups], grads)
 
     def accumulate(self, grads: Grads) -> None:
         """Adds the gradients of a micro-batch to those that the next ``step()`` without gradients will take the mean of.
@@ -593,9 +630,7 @@ class Optimizer:
             array([0.5 , 0.75])
         """
         with self._turn:
-            if not self._plan.current(self.param_groups):
-                self._follow()
-            flat = self._flatten(grads)
+            flat = self._ready(grads)
             params = [record.param for record in self._records]
             sums = self._accumulated
             if (
@@ -684,8 +719,7 @@ class Optimizer:
         if self._accumulated is not None and self._accumulated.micro_batches:
             raise ValueError(f"{self._name}: accumulated gradients would be lost; step() first")
         self._expect_unswapped()
-        if not self._plan.current(self.param_groups):
-            self._follow()
+        self._follow()
         for record in self._records:
             begin(record)
         own = {"class": self._name, "step": int(self._count), **self._extra()}
@@ -714,29 +748,45 @@ class Optimizer:
 
     def _load(self, state_dict: Mapping[str, Any], by_position: bool) -> None:
         self._expect_unswapped()
-        if not self._plan.current(self.param_groups):
-            self._follow()
+        self._follow()
         found = Reader(self, self._labels, self._records).read(state_dict, by_position)
         before, plan, counted = {**self._extra(), "step": int(self._count)}, self._plan, self._count
         self._restore(found.extra)
         try:
             rules = [self._rule_for(group) for group in found.groups]
-            owners = [index for index, group in enumerate(found.groups) for _ in group["params"]]
+            values = [self._values(group) for group in found.groups]
+            expect_complete(self._name, self._labels, self._variants(), self._needed(rules), found.states)
             count = found.steps
             if count is None:
                 count = max((int(one["step"]) for one in found.states if one), default=0)
             self._count = np.array(count, np.int64)
             updates = [
-                (group, {key: value for key, value in new.items() if key != "params"})
-                for group, new in zip(self.param_groups, found.groups, strict=True)
+                (group, {key: value for key, value in loaded.items() if key != "params"})
+                for group, loaded in zip(self.param_groups, found.groups, strict=True)
             ]
-            more = [(vars(self), {"_accumulated": None}), *updates]
-            self._commit(self._groups, self._records, self._labels, rules, owners, found.states, more)
+            new = self._plan_of(self._groups, self._labels, self._records, rules, values, found.states)
+            self._adopt(new, [(vars(self), {"_accumulated": None}), *updates])
         except BaseException:
             if self._plan is plan:
                 self._count = counted
                 self._restore(before)
             raise
+
+    @classmethod
+    def _variants(cls) -> list[set[str]]:
+        """The entries of a state under each variant of the rule."""
+        return [{*kernels.rules[one][0], *kernels.rules[one][1]} - {*cls.hidden} for one in cls.kernels]
+
+    def _needed(self, rules: list[Rule]) -> list[set[str]]:
+        """For each parameter the entries that its state has under these rules."""
+        needed = []
+        for rule, one in zip(rules, self._groups, strict=True):
+            for param in one.group["params"]:
+                own = self._rule_of(rule, param)
+                names = {name for name in (*own.states, *own.numbers) if name not in self.hidden}
+                names |= {name for name, wanted in zip(AS_PARAMETER, (own.initial, own.average), strict=True) if wanted}
+                needed.append(names)
+        return needed
 
     def save(self, path: str | os.PathLike[str], schedule: Any = None) -> None:
         """Writes all state to a safetensors file, which replaces the one that was there when it is complete and on the disk.

@@ -60,11 +60,6 @@ class Reader:
         self._kinds = cls._kinds()
         self._scales = {f"{state}_scale" for state in self._kinds}
         self._numbers = {number for kernel in cls.kernels for number in kernels.rules[kernel][1]} | {"step"}
-        # Of each variant of the rule, what a state must have to be complete.
-        self._complete = [
-            {name for name in (*kernels.rules[kernel][0], *kernels.rules[kernel][1]) if name not in cls.hidden}
-            for kernel in cls.kernels
-        ]
 
     def read(self, state_dict: Mapping[str, Any], by_position: bool) -> Loaded:
         """Checks a state dict and copies its arrays."""
@@ -88,11 +83,12 @@ class Reader:
             raise ValueError(f"{name}: state_dict has {len(groups)} groups, expected {len(own)}")
         if not by_position:
             groups = self._in_order(groups)
+        averages = any(group.get("ema_decay") is not None or group.get("swa_start") is not None for group in groups)
         merged: list[dict[str, Any]] = []
         ids: list[Any] = []
         for index, (group, other) in enumerate(zip(own, groups, strict=True)):
             ids += self._ids(index, group, other, by_position)
-            merged.append({**group, **self._hyperparameters(index, group, other)})
+            merged.append({**group, **self._hyperparameters(index, other, averages)})
         known = set(ids)
         if strangers := [key for key in saved if key not in known]:
             raise ValueError(f"{name}: state_dict has state of parameters {strangers}, which are in no group")
@@ -131,15 +127,13 @@ class Reader:
         number = dict(zip(others, params, strict=True))
         return [number[one] for one in names]
 
-    def _hyperparameters(self, index: int, group: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, Any]:
+    def _hyperparameters(self, index: int, other: Mapping[str, Any], averages: bool) -> dict[str, Any]:
         known = {*self._optimizer._hyperparameters}
         if unknown := other.keys() - known - IGNORED - SCHEDULED - {"params", "param_names"}:
             raise ValueError(
                 f"{self._name}: group {index} of state_dict has an unknown hyperparameter {', '.join(sorted(map(repr, unknown)))}"
             )
-        left_out = {*FORMATS}
-        if other.get("ema_decay") is None and other.get("swa_start") is None:
-            left_out |= {*AVERAGES}
+        left_out = {*FORMATS} if averages else {*FORMATS, *AVERAGES}
         return {key: plain(other[key]) for key in other if key in (known | SCHEDULED) - left_out}
 
     def _state(self, param: Array, saved: Mapping[str, Any], label: str) -> dict[str, Any]:
@@ -158,10 +152,6 @@ class Reader:
                 raise ValueError(f"{self._name}: state_dict has no {lacking} of params{label}")
         if loaded and "step" not in loaded:  # torch's SGD does not count
             loaded["step"] = np.array(1, np.int64)
-        if loaded and int(loaded["step"]) and not any(needed <= loaded.keys() for needed in self._complete):
-            needed = min(self._complete, key=lambda names: len(names - loaded.keys()))
-            missing = ", ".join(sorted(needed - loaded.keys()))
-            raise ValueError(f"{self._name}: state_dict has no {missing} of params{label}")
         return loaded
 
     def adopted(self, param: Array, key: str, value: Any, label: str) -> Array:
@@ -199,6 +189,28 @@ class Reader:
             raise TypeError(f"{what} has dtype {array.dtype}, expected {dtypes[0]}")
         loaded = copy_of(array, param, array.dtype) if expected == param.shape else array.copy()
         return copy_of(loaded, param, computed(param)) if key in AS_PARAMETER and is_half(array.dtype) else loaded
+
+
+def expect_complete(
+    function: str,
+    labels: list[str],
+    variants: list[set[str]],
+    needed: list[set[str]],
+    states: list[dict[str, Any]],
+) -> None:
+    """Raises where a parameter that has stepped lacks an entry that another one has, or has those of no variant of the rule.
+
+    What all of them lack belongs to a hyperparameter that was changed after the last step, and begins with the next one.
+    """
+    every = zip(labels, needed, states, strict=True)
+    stepped = [(label, names, one) for label, names, one in every if one.get("step", 0)]
+    known = {key for _, _, one in stepped for key in one}
+    for label, names, one in stepped:
+        missing = names & known - one.keys()
+        if not missing and not any(variant <= one.keys() for variant in variants):
+            missing = min((variant - one.keys() for variant in variants), key=len)
+        if missing:
+            raise ValueError(f"{function}: state_dict has no {', '.join(sorted(missing))} of params{label}")
 
 
 def as_array(value: Any) -> Array:

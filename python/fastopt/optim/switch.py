@@ -182,7 +182,7 @@ class SwitchOptimizer(Optimizer):
                     m = m * m.dtype.type(1 / ((1 - beta1**step) * (1 - beta1)))
                 one["momentum_buffer"] = copy_of(m, param)
                 states.append(one)
-        before = self._switched, self._switch_lrs
+        before, plan = (self._switched, self._switch_lrs), self._plan
         self._switched, self._switch_lrs = (
             True,
             [number(self._name, "lr", plain(group["lr"])) for group in self.param_groups],
@@ -190,10 +190,10 @@ class SwitchOptimizer(Optimizer):
         try:
             changed = [{**group, "sgd_lr": sgd_lr} for group, sgd_lr in zip(self.param_groups, sgd_lrs, strict=True)]
             rules = [self._rule_for(group) for group in changed]
-            owners = [index for index, group in enumerate(self.param_groups) for _ in group["params"]]
+            values = [self._values(group) for group in changed]
             updates = [(group, {"sgd_lr": sgd_lr}) for group, sgd_lr in zip(self.param_groups, sgd_lrs, strict=True)]
-            plan = self._plan
-            self._commit(self._groups, self._records, self._labels, rules, owners, states, updates)
+            new = self._plan_of(self._groups, self._labels, self._records, rules, values, states)
+            self._adopt(new, updates)
         except BaseException:
             if self._plan is plan:
                 self._switched, self._switch_lrs = before
