@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from .._check import flag, number, whole
 from .._core import kernels
 from .._rules import AROUND, Hyperparameters, Rule
-from . import _files
+from . import files
 from ._formats import (
     FORMATS,
     RESTS,
@@ -775,7 +775,7 @@ class Optimizer:
         metadata = {"param_groups": groups, "fastopt": state["fastopt"]}
         if schedule is not None:
             metadata["schedule"] = schedule.state_dict()
-        _files.save(path, arrays, metadata)
+        files.save(path, arrays, metadata)
 
     def load(self, path: str | os.PathLike[str], schedule: Any = None) -> None:
         """Takes back what :meth:`save` wrote.
@@ -789,7 +789,7 @@ class Optimizer:
                 class.  Nothing has been changed then.
             OSError: The file cannot be read.
         """
-        arrays, metadata = _files.load(path)
+        arrays, metadata = files.load(path)
         if not {"param_groups", "fastopt"} <= metadata.keys():
             raise ValueError(f"{self._name}: {os.fspath(path)} is not the state of an optimizer")
         if schedule is not None and "schedule" not in metadata:
