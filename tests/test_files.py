@@ -189,7 +189,7 @@ def test_only_a_file_is_replaced(tmp_path: Path) -> None:
     for path in tmp_path, tmp_path / "fifo", f"{tmp_path}/new/":
         with pytest.raises(ValueError, match=r"^save: path must be a file, got "):
             files.save(path, arrays(), {})
-    with pytest.raises(ValueError, match=r"^load: path '.*fifo' is not a file$"):
+    with pytest.raises(ValueError, match=r"^load: path .*fifo is not a file$"):
         files.load(tmp_path / "fifo")  # rather than wait for somebody who writes
     assert os.listdir(tmp_path) == ["fifo"]
 

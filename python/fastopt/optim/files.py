@@ -140,7 +140,7 @@ def load(path: Path) -> tuple[dict[str, Array], dict[str, Any]]:
                     if os.path.samestat(os.stat(given), os.fstat(file.fileno())):  # else somebody has saved meanwhile
                         return {name: _tensor(tensors, name) for name in sorted(tensors.keys())}, metadata
     except (ValueError, safetensors.SafetensorError) as error:
-        raise ValueError(f"load: path {given!r} {error}") from None
+        raise ValueError(f"load: path {given if given.isprintable() else ascii(given)} {error}") from None
     except OSError as error:
         _explain("load", "cannot be read", path, os.path.realpath(given), error)
 
