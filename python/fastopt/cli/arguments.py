@@ -58,8 +58,8 @@ def file(text: str) -> Path:
 
 
 def image(text: str) -> Path:
-    """The path of a picture that matplotlib can write."""
-    path = file(text)
+    """The path of a picture that matplotlib can write; its folder is made where there is none."""
+    path = Path(text)
     if path.suffix not in (".pdf", ".png", ".svg"):
         raise argparse.ArgumentTypeError(f"must end in .pdf, .png or .svg, got {text}")
     return path
