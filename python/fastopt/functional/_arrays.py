@@ -24,14 +24,15 @@ def array_of(
     dtypes: Sequence[str] = FLOATS,
     *,
     contiguous: bool = False,
+    way_out: str = "",
 ) -> Array:
-    """The array, if it is one of the shape and of one of the dtypes."""
+    """The array, if it is one of the shape and of one of the dtypes; ``way_out`` says what helps against another dtype."""
     if not isinstance(array, np.ndarray):
         got = "None" if array is None else type(array).__name__
         raise TypeError(f"{function}: {name} must be a numpy array, got {got}")
     if array.dtype.name not in dtypes or not array.dtype.isnative:
         expected = " or ".join(filter(None, (", ".join(dtypes[:-1]), dtypes[-1])))
-        raise TypeError(f"{function}: {name} has dtype {array.dtype}, expected {expected}")
+        raise TypeError(f"{function}: {name} has dtype {array.dtype}, expected {expected}{way_out and ': ' + way_out}")
     if shape is not None and array.shape != shape:
         raise ValueError(f"{function}: {name} has shape {array.shape}, expected {shape}")
     if contiguous and not array.flags.c_contiguous:
