@@ -21,6 +21,14 @@ bool is_one_number(py::handle object) {
   return PyLong_Check(object.ptr()) || py::getattr(object, "ndim", py::int_(0)).equal(py::int_(0));
 }
 
+/// One of ours; TypeError too where it has a mask, of which no kernel knows.
+Array array_of(py::handle object, const Name& name) {
+  if (Py_TYPE(object.ptr()) != py::detail::npy_api::get().PyArray_Type_ && py::hasattr(object, "_mask"))
+    throw py::type_error(name.text() + " is a masked array, whose mask would be ignored: pass " +
+                         std::string(name.argument) + ".filled(...)");
+  return {object, name, Accepted::floats};
+}
+
 /// Whether the argument has the dtype that is computed with; the others are statistics, in float64.
 bool is_parameter(std::string_view argument) {
   for (const std::string_view one : {"weight", "bias", "running_mean", "running_var", "g"})
@@ -31,7 +39,7 @@ bool is_parameter(std::string_view argument) {
 }  // namespace
 
 Array Call::read(py::handle object, const char* argument) {
-  const Array array(object, name(argument), Accepted::floats);
+  const Array array = array_of(object, name(argument));
   spans_.add(array, argument, false);
   if (!x_) {
     x_ = array;
@@ -42,9 +50,13 @@ Array Call::read(py::handle object, const char* argument) {
 
 Array Call::read(py::handle object, const char* argument, Dtype dtype, const Shape& shape) {
   const Array array = read(object, argument);
-  if (array.dtype() != dtype)
+  if (array.dtype() != dtype) {
+    const std::string x = x_name_;
+    const bool either = dtype == Dtype::float64 && array.dtype() == Dtype::float32;  // x has NumPy's default
     throw py::type_error(text(argument) + " has dtype " + name_of(array.dtype()) + ", expected " + name_of(dtype) +
-                         ", as " + x_name_ + " has: pass " + argument + ".astype(" + x_name_ + ".dtype)");
+                         ", as " + x + " has: pass " + argument + ".astype(" + x + ".dtype)" +
+                         (either ? ", or " + x + ".astype(np.float32)" : ""));
+  }
   expect_shape(array, shape, name(argument));
   return array;
 }
@@ -67,13 +79,16 @@ void Call::expect_fitting(const Array& array, const char* argument, Dtype dtype,
 }
 
 std::string Call::why_channels(const Array& array, const Shape& expected) const {
-  if (!axis_name_ || expected.size() != 1) return "";
+  if (!axis_name_) return "";
+  const bool is_dim = std::string_view(axis_name_) == "dim";
+  if (expected.size() != 1 && !is_dim) return "";
   std::string why = std::string(", as ") + x_name_ + " of shape " + text_of(x_->shape()) + " has " +
-                    std::to_string(expected[0]) + " channels on axis " + std::to_string(channel_axis_) + ", the " +
-                    axis_name_;
-  for (std::ptrdiff_t axis = x_->ndim(); array.ndim() == 1 && axis-- > 0;)
-    if (x_->shape(axis) == array.shape(0))
-      return why + "; is it " + axis_name_ + "=" + std::to_string(axis + 1 == x_->ndim() ? -1 : axis) + "?";
+                    std::to_string(x_->shape(channel_axis_)) + (is_dim ? "" : " channels") + " on axis " +
+                    std::to_string(channel_axis_) + ", the " + axis_name_;
+  if (array.ndim() != 1) return why;
+  for (const std::ptrdiff_t axis : {std::ptrdiff_t{1}, std::ptrdiff_t{-1}})  // where channels usually are
+    if (x_->ndim() > 1 && x_->shape(axis < 0 ? x_->ndim() - 1 : axis) == array.shape(0))
+      return why + "; is it " + axis_name_ + "=" + std::to_string(axis) + "?";
   return why;
 }
 
@@ -85,7 +100,7 @@ std::optional<Array> Call::optional(py::handle object, const char* argument, Dty
 
 Array Call::required(py::handle object, const char* argument, Dtype dtype, const Shape& shape, bool written) {
   if (object.is_none()) throw py::type_error(text(argument) + " must be a numpy array, got None");
-  const Array array(object, name(argument), Accepted::floats);
+  const Array array = array_of(object, name(argument));
   if (array.dtype() != dtype || array.shape() != shape) expect_fitting(array, argument, dtype, shape);
   expect_contiguous(array, name(argument));
   if (written) expect_writeable(array, name(argument));
@@ -145,7 +160,7 @@ void Call::results(py::handle out, std::size_t count) {
 
 py::object Call::given(std::size_t i, Dtype dtype, const Shape& shape) {
   const Name called = result_name(i);
-  const Array array(given_[i], called, Accepted::floats);
+  const Array array = array_of(given_[i], called);
   expect_dtype(array, dtype, called);
   expect_shape(array, shape, called);
   expect_writeable(array, called);

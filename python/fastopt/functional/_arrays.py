@@ -8,6 +8,8 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from .._check import type_of
+
 __all__ = ["Array", "Statistics", "array_of", "results_of"]
 
 Array: TypeAlias = NDArray[Any]
@@ -25,16 +27,21 @@ def array_of(
     *,
     contiguous: bool = False,
     way_out: str = "",
+    why: str = "",
 ) -> Array:
-    """The array, if it is one of the shape and of one of the dtypes; ``way_out`` says what helps against another dtype."""
+    """The array, if it is one of the shape and of one of the dtypes.
+
+    Errors say ``way_out`` of another dtype, what helps; and ``why`` of another shape, where the expected one comes from.
+    """
     if not isinstance(array, np.ndarray):
-        got = "None" if array is None else type(array).__name__
-        raise TypeError(f"{function}: {name} must be a numpy array, got {got}")
+        raise TypeError(f"{function}: {name} must be a numpy array, got {type_of(array)}")
+    if isinstance(array, np.ma.MaskedArray):
+        raise TypeError(f"{function}: {name} is a masked array, whose mask would be ignored: pass {name}.filled(...)")
     if array.dtype.name not in dtypes or not array.dtype.isnative:
         expected = " or ".join(filter(None, (", ".join(dtypes[:-1]), dtypes[-1])))
         raise TypeError(f"{function}: {name} has dtype {array.dtype}, expected {expected}{way_out and ': ' + way_out}")
     if shape is not None and array.shape != shape:
-        raise ValueError(f"{function}: {name} has shape {array.shape}, expected {shape}")
+        raise ValueError(f"{function}: {name} has shape {array.shape}, expected {shape}{why and ', ' + why}")
     if contiguous and not array.flags.c_contiguous:
         raise TypeError(f"{function}: {name} must be C-contiguous")
     return array

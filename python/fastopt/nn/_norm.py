@@ -233,14 +233,14 @@ class _Channels(Layer):
             self.buffers["num_batches_tracked"] = np.zeros((), np.int64)
 
     def _expect_channels(self, x: Array, count: int) -> None:
-        """That x has so many channels; what is no array, or has no such axis, is the function's business."""
+        """That x has so many channels, for functions that have no array to compare it with; all else is their business."""
         try:
             found = x.shape[self.channel_axis]
         except (AttributeError, IndexError, TypeError):
             return
         if found != count and isinstance(x, np.ndarray):
-            fitting = [axis for axis in range(x.ndim) if x.shape[axis] == count]
-            way_out = f"; is it channel_axis={fitting[-1] if fitting[-1] + 1 < x.ndim else -1}?" if fitting else ""
+            fitting = [axis for axis in (1, -1) if x.ndim > 1 and x.shape[axis] == count]
+            way_out = f"; is it channel_axis={fitting[0]}?" if fitting else ""
             raise ValueError(
                 f"{type(self).__name__}: x has shape {x.shape} and so {found} channels on axis {self.channel_axis}, the "
                 f"channel_axis, expected {count}{way_out}"
@@ -330,7 +330,8 @@ class BatchNorm(_Channels):
         self, function: Callable[..., Any], x: Array, *more: Array, out: Array | None, **options: float
     ) -> Array:
         """y of a function from the family of batch_norm, and what goes with it."""
-        self._expect_channels(x, self.num_features)
+        if not self.params and not self.buffers:
+            self._expect_channels(x, self.num_features)
         buffers, population, momentum = self.buffers, self._population, self.momentum
         trained = not buffers or population is not None or bool(self.training and not self.frozen)
         running, count = self._running, buffers.get("num_batches_tracked")
@@ -621,7 +622,8 @@ class InstanceNorm(_Channels):
 
     def __call__(self, x: Array, *, out: Array | None = None) -> Array:
         """The normalized ``x``, in ``out`` if that is given."""
-        self._expect_channels(x, self.num_features)
+        if not self.params and not self.buffers:
+            self._expect_channels(x, self.num_features)
         of_input = bool(self.training or not self.buffers)
         y, mean, rstd = F.instance_norm(
             x,
