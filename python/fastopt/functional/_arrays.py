@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -26,12 +26,12 @@ def array_of(
     dtypes: Sequence[str] = FLOATS,
     *,
     contiguous: bool = False,
-    way_out: str = "",
+    way_out: Callable[[], str] = str,
     why: str = "",
 ) -> Array:
     """The array, if it is one of the shape and of one of the dtypes.
 
-    Errors say ``way_out`` of another dtype, what helps; and ``why`` of another shape, where the expected one comes from.
+    Errors say what helps against another dtype, which ``way_out`` returns, and why the shape is expected.
     """
     if not isinstance(array, np.ndarray):
         raise TypeError(f"{function}: {name} must be a numpy array, got {type_of(array)}")
@@ -39,7 +39,7 @@ def array_of(
         raise TypeError(f"{function}: {name} is a masked array, whose mask would be ignored: pass {name}.filled(...)")
     if array.dtype.name not in dtypes or not array.dtype.isnative:
         expected = " or ".join(filter(None, (", ".join(dtypes[:-1]), dtypes[-1])))
-        raise TypeError(f"{function}: {name} has dtype {array.dtype}, expected {expected}{way_out and ': ' + way_out}")
+        raise TypeError(f"{function}: {name} has dtype {array.dtype}, expected {expected}{way_out()}")
     if shape is not None and array.shape != shape:
         raise ValueError(f"{function}: {name} has shape {array.shape}, expected {shape}{why and ', ' + why}")
     if contiguous and not array.flags.c_contiguous:

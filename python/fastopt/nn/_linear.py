@@ -44,9 +44,12 @@ class _Linear(Layer):
     def _rows(self, name: str, x: Any, width: int, shape: tuple[int, ...] | None = None, dtype: Any = None) -> Array:
         """An array as rows of the dtype that is computed with; of a shape, or any that ends with the width."""
         layer, computed = type(self).__name__, self._dtype.name
-        way_out = "" if name == "out" else f"pass {name}.astype({'x.dtype' if dtype else f'np.{computed}'})"
-        if not dtype and getattr(x, "dtype", None) in (np.float32, np.float64):
-            way_out += f", or make the layer with dtype=np.{x.dtype}"
+
+        def way_out() -> str:
+            text = "" if name == "out" else f": pass {name}.astype({'x.dtype' if dtype else f'np.{computed}'})"
+            other = not dtype and x.dtype in (np.float32, np.float64)
+            return text + (f", or make the layer with dtype=np.{x.dtype}" if other else "")
+
         legal = [dtype.name] if dtype else [computed, "float16", "bfloat16"] if computed == "float32" else [computed]
         array_of(layer, name, x, shape, legal, way_out=way_out)
         if x.shape[-1:] != (width,):
