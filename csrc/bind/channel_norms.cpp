@@ -65,6 +65,7 @@ class Layout {
       throw py::value_error(call.text(axis_name) + " must name an axis of " + x_name + ", which has " +
                             std::to_string(x_.ndim()) + ", got " + std::to_string(axis));
     axis_ = static_cast<std::size_t>(axis < 0 ? axis + x_.ndim() : axis);
+    call.channels_along(static_cast<std::ptrdiff_t>(axis_), axis_name);
     in_ = channels_of(x_, axis_, call.name(x_name));
   }
 
@@ -490,7 +491,8 @@ std::size_t groups_of(const Call& call, const Layout& layout, py::handle object)
   const auto channels = static_cast<std::ptrdiff_t>(layout.in().count);
   if (groups < 1 || channels % groups != 0)
     throw py::value_error(call.text("num_groups") + " must divide the " + std::to_string(channels) +
-                          " channels of x, got " + std::to_string(groups));
+                          " channels of x on axis " + std::to_string(layout.axis()) + ", the channel_axis, got " +
+                          std::to_string(groups));
   return static_cast<std::size_t>(groups);
 }
 
