@@ -48,7 +48,7 @@ def test_gradients_that_are_replaced_during_a_step_are_held() -> None:
             for i in range(4):
                 grads[i] = np.ones(size, np.float32)
 
-    thread = threading.Thread(target=replace)
+    thread = threading.Thread(target=replace, daemon=True)
     thread.start()
     for _ in range(100):
         opt.step(grads)
@@ -136,7 +136,7 @@ def test_planning_stepping_and_counting_are_one() -> None:
             group["amsgrad"] = not group["amsgrad"]
             group["moments"] = None if group["moments"] else "bfloat16"
 
-    changer, steppers = threading.Thread(target=change), [threading.Thread(target=step) for _ in range(3)]
+    changer, steppers = threading.Thread(target=change, daemon=True), [threading.Thread(target=step, daemon=True) for _ in range(3)]
     for thread in (changer, *steppers):
         thread.start()
     for thread in steppers:
@@ -182,7 +182,7 @@ def test_a_child_that_is_forked_during_a_step_steps(name: str) -> None:
         while not running.is_set():
             opt.step([g])
 
-    thread = threading.Thread(target=step)
+    thread = threading.Thread(target=step, daemon=True)
     thread.start()
     time.sleep(0.05)
     statuses = []
