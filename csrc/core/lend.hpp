@@ -82,16 +82,20 @@ class Lender {
   /// no product for 2 ms instead.
   static void hold(const std::optional<std::vector<int>>& python) {
     using namespace std::chrono_literals;
-    constexpr Nanoseconds moment = 20'000'000, longest = 2'000'000'000;
     constexpr auto step = 100us;  // asleep, so that a thread that waits for a core gets on
+    constexpr Nanoseconds longest = 2'000'000'000;
     const int enough = python ? 2 : 20;
+    int patience = 150;  // looks, not time: where cores are scarce, each takes longer
     const Nanoseconds begin = now();
     for (int quiet = 0; lent_.load(std::memory_order_relaxed); std::this_thread::sleep_for(step)) {
-      const Nanoseconds waited = now() - begin;
-      const bool busy = running_.load(std::memory_order_relaxed) > 0 || Users::any_runs(waited > longest) ||
-                        (python && waited < moment && std::any_of(python->begin(), python->end(), runs));
+      const bool last = now() - begin > longest;
+      bool busy = running_.load(std::memory_order_relaxed) > 0 || Users::any_runs(last);
+      if (!busy && python && patience > 0 && std::any_of(python->begin(), python->end(), runs)) {
+        busy = true;
+        --patience;
+      }
       quiet = busy ? 0 : quiet + 1;
-      if (quiet == enough || waited > longest) break;
+      if (quiet == enough || last) break;
     }
     pool_.lock();
   }
