@@ -17,6 +17,7 @@
 #pragma once
 
 #include <fcntl.h>
+#include <pthread.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -180,15 +181,11 @@ class Lender {
    public:
     template <class Run> void start(int i, const Run& run_one) { threads_.emplace_back(run_one, i); }
 
-    /// One that may run wherever a thread of this process may, though the calling one may not.
-    template <class Run> void start_apart(int i, const Run& run_one, const Cores& all) {
-      std::atomic<bool> gone{false};
-      threads_.emplace_back([&run_one, &all, &gone, i] {
-        all.confine();
-        gone.store(true, std::memory_order_release);
-        run_one(i);
-      });
-      while (!gone.load(std::memory_order_acquire)) std::this_thread::yield();
+    /// One that runs on these cores, where the calling thread may not be.
+    template <class Run> void start(int i, const Run& run_one, const Cores& cores) {
+      start(i, run_one);
+      // From outside: where this thread computes, the new one would begin when its turn comes, milliseconds later.
+      if (cores.count() > 0) pthread_setaffinity_np(threads_.back().native_handle(), sizeof(cpu_set_t), cores.set());
     }
 
     void join() {
@@ -215,8 +212,8 @@ class Lender {
         if (me < jobs) run_one(me);
       });
     } else {
-      const Cores all = Cores::of_process();
-      for (int i = 1; i < jobs; ++i) missing.start_apart(i, run_one, all);
+      const Cores others = Cores::of_process().without(Cores::current());
+      for (int i = 1; i < jobs; ++i) missing.start(i, run_one, others);
       run_one(0);
     }
     missing.join();
