@@ -58,7 +58,7 @@ struct Random {
 namespace detail {
 
 using Floats = Vector<float>;
-using Signed = decltype(Floats{} < Floats{});  // words with a sign
+using SignedWord = decltype(Floats{} < Floats{});
 typedef std::uint16_t Halves __attribute__((vector_size(kVectorBytes)));
 
 inline constexpr std::size_t kWidth = kVectorBytes / 4;
@@ -462,8 +462,8 @@ struct Corrected {
     for (std::size_t i = 0; i < n; i += kPair) {
       const Halves halves = load<Halves>(from + i);
       const Halves next = (halves & 0x7fff) == 0x7f80 ? Halves{} : load_bytes(more + i) << 8;  // infinity stays
-      const auto whole = [&](Word upper, Word lower) {
-        return upper + reinterpret_cast<Word>(reinterpret_cast<Signed>(lower) >> 16);
+      const auto whole = [](Word weight, Word correction) {
+        return weight + reinterpret_cast<Word>(reinterpret_cast<SignedWord>(correction) >> 16);
       };
       store(to + i, whole(spread<0>(halves), spread<0>(next)));
       store(to + i + kWidth, whole(spread<kWidth>(halves), spread<kWidth>(next)));
