@@ -199,12 +199,14 @@ class BoundPlan {
   class Use {
    public:
     explicit Use(BoundPlan& plan) : plan_(plan) {
-      if (plan.in_use_) throw std::runtime_error(plan.function_ + ": a step is being taken already");
-      plan.in_use_ = true;
+      const std::uint32_t generation = fork_generation();
+      if (plan.in_use_ == generation) throw std::runtime_error(plan.function_ + ": a step is being taken already");
+      plan.held_.clear();  // of a thread that this forked child has not got
+      plan.in_use_ = generation;
     }
     ~Use() {
       plan_.held_.clear();
-      plan_.in_use_ = false;
+      plan_.in_use_.reset();
     }
     Use(const Use&) = delete;
     Use& operator=(const Use&) = delete;
@@ -433,7 +435,7 @@ class BoundPlan {
   py::list changed_;
 
   // Of the step that is being taken; they keep their memory.
-  bool in_use_ = false;
+  std::optional<std::uint32_t> in_use_;  // since which fork
   std::vector<Gradient> gradients_;
   std::vector<Rows> rows_;
   std::vector<py::object> held_;

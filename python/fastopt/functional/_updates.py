@@ -14,8 +14,7 @@ from .._check import type_of, whole
 from .._core import kernels
 from .._rules import Hyperparameters
 from ..optim._formats import RESTS, formats_of
-from ..optim.optimizer import step_options
-from ..optim.plan import Member
+from ..optim.plan import Member, step_options
 
 __all__ = ["Outcome"]
 

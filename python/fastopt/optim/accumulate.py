@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -17,22 +17,31 @@ from .plan import Member
 class Accumulator:
     """The sums of gradients.  They are zero, and all counts too, when a step has used them."""
 
-    def __init__(self, function: str, params: list[Array], labels: list[str]) -> None:
+    def __init__(
+        self,
+        function: str,
+        params: list[Array],
+        labels: list[str],
+        micro_batches: int = 0,
+        counts: Sequence[int] | None = None,
+        sums: list[Array] | None = None,
+    ) -> None:
         self.params = params
-        self._function, self._labels = function, labels
-        self._sums = [zeros_like(param) for param in params]
-        self._counts = [np.zeros((), np.int64) for _ in params]  # how many gradients are in each sum
-        self._micro_batches = np.zeros((), np.int64)
-        self._make_plan()
-
-    def _make_plan(self) -> None:
-        rule = Hyperparameters(self._function, {**AROUND, "weight_decay": 0.0}).rule("sgd", lr=-1.0)  # p ← p + g
+        self._function = function
+        self._sums = [zeros_like(param) for param in params] if sums is None else sums
+        self._counts = [np.array(count, np.int64) for count in counts or [0] * len(params)]  # of gradients in each sum
+        self._micro_batches = np.array(micro_batches, np.int64)
+        rule = Hyperparameters(function, {**AROUND, "weight_decay": 0.0}).rule("sgd", lr=-1.0)  # p ← p + g
         members = [
             Member.stateless(label, rule, total, count)
-            for label, total, count in zip(self._labels, self._sums, self._counts, strict=True)
+            for label, total, count in zip(labels, self._sums, self._counts, strict=True)
         ]
-        self.plan = kernels.Plan(self._function, members, self._micro_batches)
+        self.plan = kernels.Plan(function, members, self._micro_batches)
         self.plan.set_options([rule.options])
+
+    def contents(self) -> tuple[int, list[int], list[Array]]:
+        """How many micro-batches and gradients there are, and the sums: what the constructor takes."""
+        return int(self._micro_batches), [int(count) for count in self._counts], self._sums
 
     @property
     def micro_batches(self) -> int:
@@ -47,17 +56,3 @@ class Accumulator:
     def gathered(self) -> list[Array | None]:
         """The sums, and None for parameters that got no gradient."""
         return [total if count else None for total, count in zip(self._sums, self._counts, strict=True)]
-
-    def empty(self) -> None:
-        """Begins anew."""
-        for total in self._sums:
-            total[...] = 0
-        self.plan.restart()
-
-    def __getstate__(self) -> Mapping[str, Any]:
-        return {key: value for key, value in vars(self).items() if key != "plan"}
-
-    def __setstate__(self, state: Mapping[str, Any]) -> None:
-        vars(self).update(state)
-        self._sums = [np.array(total) for total in self._sums]
-        self._make_plan()

@@ -2,34 +2,25 @@
 
 from __future__ import annotations
 
-import inspect
 import os
-import re
-from bisect import bisect, insort
-from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from functools import partial
-from itertools import chain, repeat
-from operator import attrgetter, is_, itemgetter
-from types import MappingProxyType
-from typing import Any, ClassVar, NamedTuple
+from operator import itemgetter
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from .._check import closest, did_you_mean, flag, number, type_of
+from .._check import closest, did_you_mean, flag, type_of
 from .._core import kernels
-from .._rules import AROUND, AROUND_TEXTS, Hyperparameters, Rule
+from .._rules import AROUND
 from . import files
-from ._formats import zeros_like
 from .accumulate import Accumulator
 from .averages import averages_of, exchange
-from .parameters import Array, Grads, ParameterState, Params, Record, SplitGroups, Structure, flattened
-from .plan import AS_PARAMETER, Member, Plan, begin, member_of, state_for, unmoved
-from .state_dict import SCHEDULED, Reader, expect_complete, plain, written
-
-CONSTANT = (float, int, str, bool, type(None), np.generic)  # types of values that cannot change in place
-ALWAYS = [True]  # watched where a value may change in place
+from .copies import pickled, revived
+from .groups import Groups
+from .parameters import Array, Grads, Group, Params, SplitGroups, Structure, flattened
+from .plan import begin, step_options
+from .state_dict import Reader, expect_complete, plain, written
 
 
 class StepInfo(NamedTuple):
@@ -43,57 +34,7 @@ class StepInfo(NamedTuple):
     """Whether the step was not taken, because a gradient was not finite."""
 
 
-def step_options(
-    function: str,
-    grad_scale: float,
-    clip_norm: float | None,
-    clip_value: float | None,
-    clip_param_norm: float | None,
-    clip_adaptive: float | None,
-    skip_nonfinite: bool,
-    zero_grads: bool,
-) -> tuple[float, ...]:
-    """The options of a step as kernels take them."""
-    clips = {
-        "clip_norm": clip_norm,
-        "clip_value": clip_value,
-        "clip_param_norm": clip_param_norm,
-        "clip_adaptive": clip_adaptive,
-    }
-    chosen = [name for name, value in clips.items() if value is not None]
-    scale = number(function, "grad_scale", grad_scale)
-    if scale <= 0:
-        raise ValueError(f"{function}: grad_scale must be > 0, got {grad_scale}")
-    if len(chosen) > 1:
-        raise ValueError(f"{function}: {' and '.join(chosen)} exclude each other")
-    limits = (-1.0 if value is None else number(function, name, value, 0) for name, value in clips.items())
-    flags = (flag(function, "skip_nonfinite", skip_nonfinite), flag(function, "zero_grads", zero_grads))
-    return (scale, *limits, *map(float, flags))
-
-
-class _Group(NamedTuple):
-    """A group as it was when it was last looked at."""
-
-    group: dict[str, Any]
-    structure: Structure
-
-
-class _Plan(NamedTuple):
-    """A plan with all that it was made of."""
-
-    plan: Plan
-    groups: list[_Group]
-    labels: list[str]
-    records: list[Record]
-    rules: list[Rule]
-    values: list[Any]  # the groups' hyperparameters
-    states: (
-        list[dict[str, Any]] | None
-    )  # the entries that the records' states get; None where the plan is the one in use
-    fresh: list[tuple[int, tuple[str, ...]]]
-
-
-class Optimizer:
+class Optimizer(Groups):
     """A list of parameters that one rule updates in place.
 
     A subclass is a rule: its constructor passes the hyperparameters' defaults here, and ``_rule`` makes of a group's
@@ -132,90 +73,22 @@ class Optimizer:
         arXiv:1511.06807; Welling & Teh 2011.  Averages: Polyak & Juditsky 1992; Izmailov et al. 2018, arXiv:1803.05407.
     """
 
-    # Which kernels its rules may use; their states, in this order, are the arguments of the stateless function.
-    kernels: ClassVar[tuple[str, ...]] = ()
-    hidden: ClassVar[tuple[str, ...]] = ()  # states of these that are scratch
-    as_parameter: ClassVar[tuple[str, ...]] = ()  # states of these that begin as the parameter
-    around: ClassVar[Mapping[str, Any]] = MappingProxyType({})  # the rule's own defaults of what every rule has
-    function: ClassVar[str | None] = ""  # the name of that function; by default the class's in small letters
-
-    def __init_subclass__(cls, **around: Any) -> None:
-        """Takes the rule's own defaults of what every rule has, and shows all hyperparameters in signature and documentation."""
-        super().__init_subclass__()
-        cls.around = MappingProxyType({**cls.around, **around})
-        own = [one for one in inspect.signature(cls.__init__).parameters.values() if one.name != "self"]
-        if own and own[-1].name == "around":
-            more = [
-                inspect.Parameter(key, inspect.Parameter.KEYWORD_ONLY, default=value)
-                for key, value in {**AROUND, **cls.around}.items()
-            ]
-            cls.__signature__ = inspect.Signature(own[:-1] + more)  # type: ignore[attr-defined]
-            lines = "\n".join(f"        {key}: {text}" for key, text in AROUND_TEXTS.items())
-            cls.__doc__ = cls.__doc__ and re.sub(
-                r"^        around: .*$", lambda _: lines, cls.__doc__, flags=re.MULTILINE
-            )
-
-    @classmethod
-    def _rule(cls, h: Hyperparameters) -> Rule:
-        """The rule that a group's hyperparameters make; raises where they are wrong."""
-        raise NotImplementedError
-
-    @classmethod
-    def _rule_of(cls, rule: Rule, param: Array) -> Rule:
-        """The group's rule as it is for one of its parameters."""
-        return rule
-
-    @classmethod
-    def _options(cls, rules: list[Rule]) -> list[Any]:
-        """What a plan's ``set_options`` takes."""
-        return [rule.options for rule in rules]
-
-    @classmethod
-    def _initial(cls, name: str, param: Array, group: Mapping[str, Any]) -> Array:
-        """A new buffer of state."""
-        return zeros_like(param)
-
-    @classmethod
-    def _shape_of(cls, name: str, param: Array) -> tuple[int, ...]:
-        """The shape of such a buffer."""
-        return param.shape
-
-    @classmethod
-    def _make_plan(cls, function: str, members: list[Member], count: Array | None = None) -> Plan:
-        plan: Plan = kernels.Plan(function, members, count)
-        return plan
-
-    @classmethod
-    def _kinds(cls) -> dict[str, str]:
-        """The states of all its rules, and what is in them; "exact" only if that is so for all of them."""
-        kinds: dict[str, str] = {}
-        for kernel in cls.kernels:
-            states, _, _, of_states = kernels.rules[kernel]
-            for state, kind in zip(states, of_states, strict=True):
-                if state not in cls.hidden and kinds.get(state, "exact") == "exact":
-                    kinds[state] = kind
-        return kinds
-
     def __init__(self, params: Params, around: Mapping[str, Any], **defaults: Any) -> None:
         self._name = name = type(self).__name__
         self._hyperparameters = (*defaults, *AROUND)
         for key in around:
             if key not in AROUND:
                 raise TypeError(f"{name}: unknown hyperparameter {key!r}{did_you_mean(key, self._hyperparameters)}")
-        self.defaults: dict[str, Any] = {**defaults, **AROUND, **self.around, **around}
-        self.param_groups: list[dict[str, Any]] = []
-        self._groups: list[_Group] = []
-        self._records: list[Record] = []
-        self._labels: list[str] = []
-        self._rules: list[Rule] = []
-        self._changed = [False]  # whether the plan is to be made anew
-        self._added = False  # whether that is because of add_param_group
-        self._values = itemgetter(*self._hyperparameters)
-        self._fresh: list[int] = []  # numbers of parameters with entries that begin as the parameter
+        self.defaults = {**defaults, **AROUND, **self.around, **around}
+        self.param_groups = []
+        self._groups, self._records, self._labels, self._rules = [], [], [], []
+        self._changed, self._added = [False], False
+        self._fresh = []
         self._count = np.zeros((), np.int64)
-        self._swapped = np.zeros((), np.bool_)
-        self._accumulated: Accumulator | None = None
-        self._extents: list[tuple[int, int, str]] | None = None  # of the parameters' memory, sorted
+        self._swapped = np.zeros((), np.bool_)  # whether the parameters stand for their averages
+        self._accumulated = None
+        self._extents = None
+        self._values = itemgetter(*self._hyperparameters)
         self._turn = kernels.Turn(name)
         self._plan = self._make_plan(name, [], self._count)
 
@@ -224,8 +97,7 @@ class Optimizer:
         one = isinstance(params, Mapping | np.ndarray)
         groups: list[Any] = [params] if one else list(params)
         self._grouped = bool(groups) and all(isinstance(group, Mapping) and "params" in group for group in groups)
-        # The structure of gradients where it is not that of the groups.
-        self._whole: Structure | None = params.structure if isinstance(params, SplitGroups) else None
+        self._whole = params.structure if isinstance(params, SplitGroups) else None
         first = 0
         for group in groups if self._grouped else [{"params": params if one else groups}]:
             new = self._new_group(group, first)
@@ -289,209 +161,6 @@ class Optimizer:
             self._rules = [*self._rules, rule]
             self._groups = [*self._groups, new]
             self.param_groups.append(new.group)
-
-    def _new_group(self, param_group: Mapping[str, Any], first: int) -> _Group:
-        """A group, checked, with the structure of its parameters."""
-        name = self._name
-        if not isinstance(param_group, Mapping) or "params" not in param_group:
-            raise TypeError(f"{name}: a group must be a dict with params, got {param_group!r}")
-        self._expect_known(param_group)
-        params = param_group["params"]
-        if not isinstance(params, Iterable) or isinstance(params, np.ndarray | str | bytes):
-            raise TypeError(f"{name}: params must be a list or a dict of arrays, got {type_of(params)}")
-        structure = Structure(name, params if isinstance(params, Mapping) else list(params))
-        names = structure.names
-        if self._whole is not None:
-            names = self._whole.names[first : first + len(structure.leaves)]
-        group: dict[str, Any] = {**self.defaults, **param_group, "params": [*structure.leaves]}
-        if names:
-            group["param_names"] = names
-        return _Group(group, structure)
-
-    def _expect_known(self, group: Mapping[str, Any]) -> None:
-        for key in group:
-            if key not in self._hyperparameters and key not in SCHEDULED and key not in ("params", "param_names"):
-                raise ValueError(
-                    f"{self._name}: unknown hyperparameter {key!r}{did_you_mean(str(key), self._hyperparameters)}"
-                )
-
-    def _new_record(self, param: Any, label: str) -> Record:
-        if not isinstance(param, np.ndarray):
-            raise TypeError(f"{self._name}: params{label} must be a numpy array, got {type_of(param)}")
-        return Record(param, self._changed)
-
-    def _extents_with(self, records: list[Record], labels: list[str]) -> list[tuple[int, int, str]]:
-        """Where the parameters lie in memory, with some more; raises where these overlap one."""
-        if self._extents is None:
-            every = zip(self._records, self._labels, strict=True)
-            extents = sorted(_extent(record.param, label) for record, label in every if record.param.size)
-        else:
-            extents = [*self._extents]
-        for record, label in zip(records, labels, strict=True):
-            if record.param.size:
-                begin, end, _ = new = _extent(record.param, label)
-                at = bisect(extents, new)
-                for _, reach, other in extents[max(at - 1, 0) : at]:
-                    if reach > begin:
-                        raise ValueError(f"{self._name}: params{label} would be written, but overlaps params{other}")
-                if at < len(extents) and extents[at][0] < end:
-                    raise ValueError(
-                        f"{self._name}: params{label} would be written, but overlaps params{extents[at][2]}"
-                    )
-                insort(extents, new)
-        return extents
-
-    # From groups and state to a plan
-
-    def _rule_for(self, group: Mapping[str, Any]) -> Rule:
-        return self._rule(Hyperparameters(self._name, {key: plain(group[key]) for key in self._hyperparameters}))
-
-    def _looked_at(self) -> tuple[list[_Group], list[str]]:
-        """The groups that there are now, and the labels of all parameters; raises where a group is none."""
-        name, known = self._name, {id(one.group): one for one in self._groups}
-        if not isinstance(self.param_groups, list):
-            raise TypeError(f"{name}: param_groups must be a list of dicts, got {type_of(self.param_groups)}")
-        found: list[_Group] = []
-        labels: list[str] = []
-        for index, group in enumerate(self.param_groups):
-            if not isinstance(group, dict) or "params" not in group:
-                raise TypeError(f"{name}: param_groups[{index}] must be a dict with params, got {group!r}")
-            self._expect_known(group)
-            for key in self._hyperparameters:
-                if key not in group:
-                    raise ValueError(f"{name}: param_groups[{index}] has no {key!r}; set it, or use add_param_group")
-            params = group["params"]
-            if not isinstance(params, list):
-                raise TypeError(f"{name}: params of param_groups[{index}] must be a list, got {type_of(params)}")
-            one = known.get(id(group)) or (self._groups[index] if index < len(self._groups) else None)
-            structure = one.structure if one is not None else Structure(name, params)
-            if len(params) != len(structure.leaves):
-                if not structure.flat and id(group) in known:
-                    raise ValueError(
-                        f"{name}: params of param_groups[{index}] has {len(params)} arrays, and gradients come in a structure "
-                        f"of {len(structure.leaves)}; use add_param_group for more"
-                    )
-                structure = Structure(name, params)
-            found.append(_Group(group, structure))
-            labels += structure.labels(len(labels))
-        return found, labels
-
-    def _planned(self, anew: bool = False) -> _Plan:
-        """The plan for the groups and the state as they are now; changes nothing.  Makes a new one only where that is needed, or ``anew``."""
-        groups, labels = self._looked_at()
-        for one in groups:
-            one.group.update(
-                {key: tuple(one.group[key]) for key in self._hyperparameters if isinstance(one.group[key], list)}
-            )
-        values = [self._values(one.group) for one in groups]
-        rules = [self._rule_for(one.group) for one in groups]
-        params = [param for one in groups for param in one.group["params"]]
-        records = self._records
-        same = len(params) == len(records) and all(map(is_, params, map(attrgetter("param"), records)))
-        kept = same and [rule.kind for rule in rules] == [rule.kind for rule in self._rules]
-        if kept and not anew and not self._changed[0] and len(groups) == len(self._groups):
-            return _Plan(self._plan, groups, labels, records, rules, values, None, [])
-        if not same:
-            known = {id(record.param): record for record in records}
-            records = [
-                known.get(id(param)) or self._new_record(param, label)
-                for param, label in zip(params, labels, strict=True)
-            ]
-            if self._accumulated is not None and self._accumulated.micro_batches:
-                raise ValueError(f"{self._name}: accumulated gradients belong to other parameters; step() first")
-        for record, label in zip(records, labels, strict=True):
-            unmoved(self._name, record, label)
-        return self._plan_of(groups, labels, records, rules, values)
-
-    def _plan_of(
-        self,
-        groups: list[_Group],
-        labels: list[str],
-        records: list[Record],
-        rules: list[Rule],
-        values: list[Any],
-        loaded: list[dict[str, Any]] | None = None,
-    ) -> _Plan:
-        """A new plan, of states that are ``loaded`` or of those that there are."""
-        owners = [index for index, one in enumerate(groups) for _ in one.group["params"]]
-        of_groups = [one.group for one in groups]
-        members, states, fresh = self._members(records, labels, owners, rules, of_groups, loaded)
-        plan = self._make_plan(self._name, members, self._count)
-        return _Plan(plan, groups, labels, records, rules, values, states, fresh)
-
-    def _adopt(self, new: _Plan, more: Iterable[tuple[dict[str, Any], Mapping[str, Any]]] = ()) -> None:
-        """Takes a plan over with all that belongs to it; ``more`` are further dicts and what they are updated with."""
-        new.plan.set_options(self._options(new.rules))
-        constant = all(_is_constant(value) for some in new.values for value in some)
-        of_groups = [one.group for one in new.groups]
-        new.plan.watch(of_groups, self._hyperparameters, new.values, self._changed if constant else ALWAYS)
-        update: dict[str, Any] = {"_rules": new.rules, "_groups": new.groups}
-        states = new.states
-        if states is not None:
-            update |= {
-                "_records": new.records,
-                "_labels": new.labels,
-                "_plan": new.plan,
-                "_extents": None,
-                "_added": False,
-                "_fresh": [i for i, (_, keys) in enumerate(new.fresh) if keys],
-                "_grouped": self._grouped or len(new.groups) > 1,
-                "_whole": self._whole_for(new),
-            }
-        kept = [record.state for record in new.records] if states is not None else []
-        dicts, updates = zip((vars(self), update), *more, strict=True)
-        # Iterators in C that call functions in C: no signal handler runs between, and no other thread.
-        calls = (
-            map(dict.clear, kept),
-            map(dict.update, kept, states or ()),
-            map(setattr, new.records, repeat("seen"), states or ()),
-            map(setattr, new.records, repeat("fresh"), new.fresh),
-            map(dict.update, dicts, updates),
-            map(list.__setitem__, [self._changed], [0], [False]),
-        )
-        deque(chain.from_iterable(calls), maxlen=0)
-
-    def _whole_for(self, new: _Plan) -> Structure | None:
-        """The structure of all gradients, as long as there are as many."""
-        return self._whole if self._whole is not None and len(self._whole.leaves) == len(new.labels) else None
-
-    def _follow(self) -> None:
-        """Follows what has changed in the groups and in the state."""
-        if not self._plan.current(self.param_groups):
-            self._adopt(self._planned())
-
-    def _members(
-        self,
-        records: list[Record],
-        labels: list[str],
-        owners: list[int],
-        rules: list[Rule],
-        groups: list[dict[str, Any]],
-        loaded: list[dict[str, Any]] | None = None,
-    ) -> tuple[list[Member], list[dict[str, Any]], list[tuple[int, tuple[str, ...]]]]:
-        """Members of a plan, with the entries of their states and which of these are fresh; changes nothing."""
-        members, states, fresh = [], [], []
-        for i, (record, label, owner) in enumerate(zip(records, labels, owners, strict=True)):
-            rule = self._rule_of(rules[owner], record.param)
-            now = self._entries(record, label) if loaded is None else loaded[i]
-            initial = partial(self._initial, group=groups[owner])
-            state, begun = state_for(record, now, rule, self.hidden, initial, self.as_parameter, loaded is not None)
-            members.append(member_of(label, rule, owner, record.param, state, self.hidden))
-            states.append(state)
-            fresh.append(begun)
-        return members, states, fresh
-
-    def _entries(self, record: Record, label: str) -> dict[str, Any]:
-        """A state's entries; those that somebody has put there are checked, and copied where they cannot be used as they are."""
-        entries = dict(record.state)
-        strangers = [key for key, value in entries.items() if record.seen.get(key) is not value]
-        if strangers:
-            reader = Reader(self, self._labels, self._records)
-            for key in strangers:
-                entries[key] = reader.adopted(record.param, key, entries[key], label)
-        if entries and "step" not in entries:
-            raise ValueError(f"{self._name}: state of params{label} has no step")
-        return entries
 
     # The step
 
@@ -600,7 +269,7 @@ class Optimizer:
                 begin(self._records[i])
         self._fresh = [i for i in self._fresh if self._records[i].is_fresh()]
 
-    def _flatten(self, grads: Grads, groups: list[_Group], grouped: bool, whole: Structure | None) -> list[Any]:
+    def _flatten(self, grads: Grads, groups: list[Group], grouped: bool, whole: Structure | None) -> list[Any]:
         """The gradients in the order of the parameters."""
         if whole is not None:
             return whole.flatten(self._name, grads)
@@ -772,22 +441,6 @@ class Optimizer:
                 self._restore(before)
             raise
 
-    @classmethod
-    def _variants(cls) -> list[set[str]]:
-        """The entries of a state under each variant of the rule."""
-        return [{*kernels.rules[one][0], *kernels.rules[one][1]} - {*cls.hidden} for one in cls.kernels]
-
-    def _needed(self, rules: list[Rule]) -> list[set[str]]:
-        """For each parameter the entries that its state has under these rules."""
-        needed = []
-        for rule, one in zip(rules, self._groups, strict=True):
-            for param in one.group["params"]:
-                own = self._rule_of(rule, param)
-                names = {name for name in (*own.states, *own.numbers) if name not in self.hidden}
-                names |= {name for name, wanted in zip(AS_PARAMETER, (own.initial, own.average), strict=True) if wanted}
-                needed.append(names)
-        return needed
-
     def save(self, path: str | os.PathLike[str], schedule: Any = None) -> None:
         """Writes all state to a safetensors file, which replaces the one that was there when it is complete and on the disk.
 
@@ -845,25 +498,16 @@ class Optimizer:
 
     def __getstate__(self) -> dict[str, Any]:
         with self._turn:
-            return {key: value for key, value in vars(self).items() if key not in ("_turn", "_plan", "_extents")}
+            return pickled(self)
 
     def __setstate__(self, state: Mapping[str, Any]) -> None:
-        name = state["_name"]
-        vars(self).update(state, _turn=kernels.Turn(name), _plan=self._make_plan(name, []), _extents=None)
-        for record in self._records:
-            record.state = ParameterState(record.state, self._changed)
-        self._changed[0] = True
+        name = type(self).__name__
+        vars(self).update(revived(self, state))
+        vars(self).update(
+            _values=itemgetter(*self._hyperparameters), _turn=kernels.Turn(name), _plan=self._make_plan(name, [])
+        )
+        self._restore(state["extra"])
 
     def __repr__(self) -> str:
         shown = {k: v for k, v in self.defaults.items() if k not in AROUND or v != {**AROUND, **self.around}[k]}
         return f"{self._name}({len(self._labels)} parameters, {', '.join(f'{k}={v!r}' for k, v in shown.items())})"
-
-
-def _is_constant(value: Any) -> bool:
-    """Whether it cannot change in place."""
-    return all(map(_is_constant, value)) if type(value) is tuple else isinstance(value, CONSTANT)
-
-
-def _extent(param: Array, label: str) -> tuple[int, int, str]:
-    first: int = param.__array_interface__["data"][0]
-    return first, first + param.nbytes, label

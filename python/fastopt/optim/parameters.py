@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -163,6 +163,13 @@ class Structure:
             return [fill(one) for one in template]
 
         return fill(self.template)
+
+
+class Group(NamedTuple):
+    """A group as it was when it was last looked at."""
+
+    group: dict[str, Any]
+    structure: Structure
 
 
 class SplitGroups(list[dict[str, Any]]):

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
+from .._check import flag, number
 from .._rules import Rule
 from ._formats import RESTS, computed, copy_of, formats_of, keep_rest, keep_state, rest_of, weights_of
 from .parameters import Array, Record
@@ -52,6 +53,34 @@ class Plan(Protocol):
         self, grads: list[Any], options: tuple[float, ...] | None = None, emptied: Any = None
     ) -> tuple[int, float | None, bool] | None: ...
     def measured(self) -> list[float]: ...
+
+
+def step_options(
+    function: str,
+    grad_scale: float,
+    clip_norm: float | None,
+    clip_value: float | None,
+    clip_param_norm: float | None,
+    clip_adaptive: float | None,
+    skip_nonfinite: bool,
+    zero_grads: bool,
+) -> tuple[float, ...]:
+    """The options of a step as kernels take them."""
+    clips = {
+        "clip_norm": clip_norm,
+        "clip_value": clip_value,
+        "clip_param_norm": clip_param_norm,
+        "clip_adaptive": clip_adaptive,
+    }
+    chosen = [name for name, value in clips.items() if value is not None]
+    scale = number(function, "grad_scale", grad_scale)
+    if scale <= 0:
+        raise ValueError(f"{function}: grad_scale must be > 0, got {grad_scale}")
+    if len(chosen) > 1:
+        raise ValueError(f"{function}: {' and '.join(chosen)} exclude each other")
+    limits = (-1.0 if value is None else number(function, name, value, 0) for name, value in clips.items())
+    flags = (flag(function, "skip_nonfinite", skip_nonfinite), flag(function, "zero_grads", zero_grads))
+    return (scale, *limits, *map(float, flags))
 
 
 def state_for(

@@ -24,6 +24,7 @@ class ScheduleFree(Optimizer):
     """Parameters that have a view for training and one for evaluation."""
 
     as_parameter = ("z",)
+    _private = ("_training",)
 
     def __init__(self, params: Params, around: Mapping[str, Any], **defaults: Any) -> None:
         self._training = np.ones((), np.bool_)

@@ -15,7 +15,7 @@ from .parameters import Array, Record, differing
 from .plan import AS_PARAMETER
 
 if TYPE_CHECKING:
-    from .optimizer import Optimizer
+    from .groups import Groups
 
 # Keys that torch's groups have beside hyperparameters, and those that schedules add.
 IGNORED = {"foreach", "fused", "capturable", "differentiable"}
@@ -53,7 +53,7 @@ def written(groups: list[dict[str, Any]], records: list[Record], own: Mapping[st
 class Reader:
     """Reads states for one optimizer, without changing it."""
 
-    def __init__(self, optimizer: Optimizer, labels: list[str], records: list[Record]) -> None:
+    def __init__(self, optimizer: Groups, labels: list[str], records: list[Record]) -> None:
         self._name = type(optimizer).__name__
         self._optimizer, self._labels, self._records = optimizer, labels, records
         cls = type(optimizer)

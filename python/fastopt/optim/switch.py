@@ -86,6 +86,7 @@ class SwitchOptimizer(Optimizer):
 
     kernels = ("adam", "adam_projected", "sgd_momentum")
     function = None  # it is two rules, not one
+    _private = ("_ratio", "_switched", "_switch_lrs")
 
     def __init__(
         self,
