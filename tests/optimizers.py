@@ -53,7 +53,7 @@ def copies(some: Sequence[Array]) -> list[Array]:
 
 def variants(name: str) -> Iterator[Options]:
     """Options as they come, and with each flag of its own switched, with momentum and without."""
-    signature = inspect.signature(CLASSES[name]).parameters.values()
+    signature = inspect.signature(CLASSES[name].__init__).parameters.values()
     switched: list[Options] = [{}, *({one.name: not one.default} for one in signature if isinstance(one.default, bool))]
     momenta: list[Options] = [{}, *({"momentum": 0.8} for one in signature if one.name == "momentum")]
     for options in (momentum | flag for momentum, flag in itertools.product(momenta, switched)):
@@ -79,7 +79,7 @@ def leaves(tree: Any) -> list[Array]:
 
 def everything(opt: optim.Optimizer) -> dict[str, Any]:
     """All that an optimizer is, as bytes and values that can be compared."""
-    groups = []
+    groups, sums = [], opt._accumulated
     for group in opt.param_groups:
         groups.append({key: copy.deepcopy(value) for key, value in group.items() if key != "params"})
     return {
@@ -89,5 +89,5 @@ def everything(opt: optim.Optimizer) -> dict[str, Any]:
         ],
         "averages": [array.tobytes() for array in leaves(opt.ema_params)],
         "groups": groups,
-        "extra": (opt._count, opt._swapped, opt._micro_batches, opt._extra()),
+        "extra": (int(opt._count), bool(opt._swapped), bool(sums and sums.micro_batches), opt._extra()),
     }

@@ -143,8 +143,8 @@ class Rule:
     @cached_property
     def own(self) -> dict[str, Any]:
         """Its own hyperparameters and their defaults."""
-        parameters = inspect.signature(self.optimizer).parameters
-        return {name: one.default for name, one in parameters.items() if name not in ("params", "around")}
+        parameters = inspect.signature(self.optimizer.__init__).parameters
+        return {name: one.default for name, one in parameters.items() if name not in ("self", "params", "around")}
 
     @cached_property
     def values(self) -> dict[str, tuple[Any, ...]]:
@@ -287,7 +287,7 @@ class Rule:
     @cached_property
     def uses_blas(self) -> bool:
         """Whether there are matrix products in it, whose bits may depend on the number of BLAS's threads."""
-        return self.optimizer._engine is not optim.Optimizer._engine
+        return self.optimizer._make_plan.__func__ is not optim.Optimizer._make_plan.__func__  # type: ignore[attr-defined]
 
     @cached_property
     def elementwise(self) -> bool:
@@ -296,7 +296,7 @@ class Rule:
             return False
         opt = self.make([np.ones((2, 2))], self.plain)
         opt.step([np.ones((2, 2))])
-        return not any(opt._plan.engine.plan.measured())
+        return not any(opt._plan.measured())
 
     @cached_property
     def shapeless(self) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import math
 import os
@@ -18,7 +19,7 @@ import pytest
 import safetensors
 import safetensors.numpy
 
-from fastopt.optim import _files
+from fastopt.optim import files
 
 METADATA = {
     "lr": 0.1,
@@ -63,7 +64,7 @@ def path(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def saved(path: Path) -> Path:
-    _files.save(path, arrays(), METADATA)
+    files.save(path, arrays(), METADATA)
     return path
 
 
@@ -77,19 +78,19 @@ def umask(mask: int) -> Iterator[None]:
 
 
 def test_round_trip(saved: Path) -> None:
-    loaded, metadata = _files.load(saved)
+    loaded, metadata = files.load(saved)
     assert same(loaded, arrays())
     assert metadata == METADATA
     assert list(loaded) == sorted(arrays())
 
 
-@pytest.mark.parametrize("dtype", sorted(_files.DTYPES))
+@pytest.mark.parametrize("dtype", sorted(files.DTYPES))
 def test_every_dtype(path: Path, dtype: str) -> None:
     if dtype == "bfloat16":
         pytest.importorskip("ml_dtypes")
     array = np.array([0, 1, 2, 100]).astype(dtype)
-    _files.save(path, {"a": array}, {})
-    assert same(_files.load(path)[0], {"a": array})
+    files.save(path, {"a": array}, {})
+    assert same(files.load(path)[0], {"a": array})
 
 
 def test_every_layout(path: Path) -> None:
@@ -107,34 +108,34 @@ def test_every_layout(path: Path) -> None:
         "": np.ones(1),
         'µ"\\': np.ones(2),
     }
-    _files.save(path, layouts, {})
-    assert same(_files.load(path)[0], layouts)
+    files.save(path, layouts, {})
+    assert same(files.load(path)[0], layouts)
 
 
 def test_nothing(path: Path) -> None:
-    _files.save(path, {}, {})
-    assert _files.load(path) == ({}, {})
+    files.save(path, {}, {})
+    assert files.load(path) == ({}, {})
 
 
 def test_loaded_arrays_are_the_callers(saved: Path) -> None:
-    loaded, _ = _files.load(saved)
+    loaded, _ = files.load(saved)
     for array in loaded.values():
         array[...] = 0
-    assert same(_files.load(saved)[0], arrays())
+    assert same(files.load(saved)[0], arrays())
 
 
 @pytest.mark.parametrize(
     "value", [0.1, 1 / 3, 5e-324, 1.7976931348623157e308, -0.0, math.inf, -math.inf, math.nan, 1e22]
 )
 def test_numbers_of_the_metadata_are_exact(path: Path, value: float) -> None:
-    _files.save(path, {}, {"a": value, "b": [np.float64(value)]})
-    _, metadata = _files.load(path)
+    files.save(path, {}, {"a": value, "b": [np.float64(value)]})
+    _, metadata = files.load(path)
     assert metadata["a"].hex() == metadata["b"][0].hex() == value.hex()
 
 
 def test_tuples_come_back_as_lists(path: Path) -> None:
-    _files.save(path, {}, {"betas": (0.9, (1,))})
-    assert _files.load(path)[1] == {"betas": [0.9, [1]]}
+    files.save(path, {}, {"betas": (0.9, (1,))})
+    assert files.load(path)[1] == {"betas": [0.9, [1]]}
 
 
 def test_it_is_a_safetensors_file(saved: Path) -> None:
@@ -145,9 +146,9 @@ def test_it_is_a_safetensors_file(saved: Path) -> None:
 
 def test_bfloat16_is_imported_where_needed(path: Path) -> None:
     ml_dtypes = pytest.importorskip("ml_dtypes")
-    _files.save(path, {"a": np.ones(2, ml_dtypes.bfloat16)}, {})
+    files.save(path, {"a": np.ones(2, ml_dtypes.bfloat16)}, {})
     script = CHILD + "print(files.load(path)[0]['a'].dtype)"
-    command = [sys.executable, "-c", script, _files.__file__, str(path), "0"]
+    command = [sys.executable, "-c", script, files.__file__, str(path), "0"]
     assert subprocess.run(command, check=True, capture_output=True, timeout=60).stdout.split() == [b"bfloat16"]
 
 
@@ -173,22 +174,23 @@ def test_bfloat16_is_imported_where_needed(path: Path) -> None:
 )
 def test_what_cannot_be_saved(saved: Path, bad: Any, metadata: Any, message: str) -> None:
     with pytest.raises(TypeError, match=message):
-        _files.save(saved, bad, metadata)
+        files.save(saved, bad, metadata)
     assert os.listdir(saved.parent) == [saved.name]
-    assert same(_files.load(saved)[0], arrays())
+    assert same(files.load(saved)[0], arrays())
 
 
 def test_a_reserved_name(path: Path) -> None:
     with pytest.raises(ValueError, match="'__metadata__', which safetensors uses itself"):
-        _files.save(path, {"__metadata__": np.ones(1)}, {})
+        files.save(path, {"__metadata__": np.ones(1)}, {})
 
 
 def test_only_a_file_is_replaced(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="must be a file"):
-        _files.save(tmp_path, arrays(), {})
     os.mkfifo(tmp_path / "fifo")
-    with pytest.raises(ValueError, match="must be a file"):
-        _files.save(tmp_path / "fifo", arrays(), {})
+    for path in tmp_path, tmp_path / "fifo", f"{tmp_path}/new/":
+        with pytest.raises(ValueError, match=r"^save: path must be a file, got "):
+            files.save(path, arrays(), {})
+    with pytest.raises(ValueError, match=r"^load: path .*fifo is not a file$"):
+        files.load(tmp_path / "fifo")  # rather than wait for somebody who writes
     assert os.listdir(tmp_path) == ["fifo"]
 
 
@@ -196,7 +198,7 @@ def damaged(path: Path, content: bytes) -> str:
     """What is said of a file with such a content; any other error than ValueError fails the test."""
     path.write_bytes(content)
     with pytest.raises(ValueError, match=r"^load: ") as error:
-        _files.load(path)
+        files.load(path)
     assert type(error.value) is ValueError
     assert str(path) in str(error.value)
     return str(error.value)
@@ -226,7 +228,7 @@ def test_flipped_bytes(saved: Path, flip: int) -> None:
 def test_changed_space(path: Path) -> None:
     """The header ends with spaces, and would mean the same with others."""
     for extra in range(8):
-        _files.save(path, arrays(), {"x": "x" * extra})
+        files.save(path, arrays(), {"x": "x" * extra})
         content = path.read_bytes()
         end = 8 + int.from_bytes(content[:8], "little")
         for place in range(end - 7, end):
@@ -259,25 +261,261 @@ def test_a_later_format(path: Path) -> None:
     assert "has format 2, this version of fastopt reads 1" in damaged(path, later)
 
 
-def test_no_file(path: Path) -> None:
-    with pytest.raises(FileNotFoundError):
-        _files.load(path)
-    with pytest.raises(FileNotFoundError):
-        _files.save(path.parent / "nowhere" / "state", arrays(), {})
+# Paths
+
+
+@pytest.mark.parametrize("name", ["n" * 233, "n" * 234, "n" * 255, "µ" * 127])
+def test_long_names(tmp_path: Path, name: str) -> None:
+    """As long as a file system has them, though that of the workplace beside it is longer; what a kill left there goes too."""
+    path = tmp_path / name
+    for step in 1, 2:
+        with files._workplace(str(path)) as place:
+            left = place.replace(place[-20:-4], "0" * 16)
+        os.mkdir(left)
+        files.save(path, arrays(), {"step": step})
+        assert files.load(path)[1] == {"step": step}
+        assert os.listdir(tmp_path) == [name]
+
+
+class PathOfBytes:
+    def __init__(self, path: str) -> None:
+        self.path = path
+
+    def __fspath__(self) -> bytes:
+        return os.fsencode(self.path)
+
+
+@pytest.mark.parametrize("kind", [str, os.fsencode, Path, PathOfBytes])
+def test_kinds_of_paths(path: Path, kind: Any) -> None:
+    files.save(kind(str(path)), arrays(), {})
+    assert same(files.load(kind(str(path)))[0], arrays())
+    assert os.listdir(path.parent) == [path.name]
+
+
+def test_names_that_are_no_text(path: Path) -> None:
+    name = os.fsencode(path) + b"\xff\xfe"
+    try:
+        files.save(name, arrays(), {})
+    except OSError:
+        pytest.skip("the file system takes no such names")
+    assert same(files.load(name)[0], arrays())
+
+
+@pytest.mark.parametrize(
+    ("path", "error", "text"),
+    [
+        (3, TypeError, "path must be a string, bytes or os.PathLike, got int"),
+        (None, TypeError, "path must be a string, bytes or os.PathLike, got NoneType"),
+        ("", ValueError, "path must not be empty"),
+        (b"", ValueError, "path must not be empty"),
+        ("a\0b", ValueError, "path must not have a null character in it, got 'a\\x00b'"),
+    ],
+)
+def test_what_is_no_path(path: Any, error: type[Exception], text: str) -> None:
+    for name, call in ("save", lambda: files.save(path, arrays(), {})), ("load", lambda: files.load(path)):
+        with pytest.raises(error) as raised:
+            call()
+        assert str(raised.value) == f"{name}: {text}"
+
+
+@pytest.mark.parametrize(
+    ("there", "calls", "error", "reason"),
+    [
+        ("no/such/folder/f", "save load", FileNotFoundError, "there is no folder 'HERE/no/such/folder'"),
+        ("f", "load", FileNotFoundError, "there is no file 'HERE/f'"),
+        ("dangling", "save load", FileNotFoundError, "there is no folder 'HERE/nowhere'"),
+        ("chain", "load", FileNotFoundError, "there is no file 'HERE/end'"),
+        ("loop", "save load", OSError, os.strerror(errno.ELOOP)),
+        ("file/f/g", "save load", NotADirectoryError, "'HERE/file' is not a folder"),
+        ("file/", "load", NotADirectoryError, "'HERE/file' is not a folder"),
+        ("folder", "load", IsADirectoryError, os.strerror(errno.EISDIR)),
+        ("n" * 256, "save load", OSError, "256 in one name"),
+        ("/".join(["n" * 200] * 25), "save load", OSError, os.strerror(errno.ENAMETOOLONG)),
+    ],
+)
+def test_paths_that_cannot_be_used(tmp_path: Path, there: str, calls: str, error: type[OSError], reason: str) -> None:
+    """The error has the path that was given, and what is wrong, and no name of a temporary file; nothing is there after it."""
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "file").write_bytes(b"text")
+    for link, end in ("dangling", "nowhere/f"), ("chain", "link"), ("link", "end"), ("loop", "loop"):
+        (tmp_path / link).symlink_to(end)
+    before = sorted(os.listdir(tmp_path))
+    path = os.path.join(tmp_path, there)
+    for name in calls.split():
+        with pytest.raises(error) as raised:
+            files.save(path, arrays(), {}) if name == "save" else files.load(path)
+        assert raised.value.filename == path
+        text = str(raised.value)
+        assert f"{name}: path cannot be {'written' if name == 'save' else 'read'}: " in text
+        assert reason.replace("HERE", os.path.realpath(tmp_path)) in text
+        assert path in text and ".tmp" not in text
+    assert sorted(os.listdir(tmp_path)) == before
+
+
+def test_a_chain_of_links_stays(tmp_path: Path) -> None:
+    (tmp_path / "first").symlink_to("second")
+    (tmp_path / "second").symlink_to(tmp_path / "third")
+    for step in 1, 2:
+        files.save(tmp_path / "first", arrays(), {"step": step})
+        assert (tmp_path / "first").is_symlink() and (tmp_path / "second").is_symlink()
+        assert files.load(tmp_path / "first")[1] == files.load(tmp_path / "third")[1] == {"step": step}
+
+
+@pytest.mark.parametrize(
+    ("call", "number", "reason"),
+    [
+        ("replace", errno.EBUSY, "a file that is mounted by itself cannot be replaced; mount its folder instead"),
+        ("replace", errno.EXDEV, "a file that is mounted by itself cannot be replaced; mount its folder instead"),
+        ("replace", errno.EPERM, "in the folder"),
+        ("mkdir", errno.EACCES, "in the folder"),
+        ("mkdir", errno.EROFS, "in the folder"),
+        ("mkdir", errno.ENOSPC, os.strerror(errno.ENOSPC)),
+        ("fsync", errno.EIO, os.strerror(errno.EIO)),
+        ("fchmod", errno.EPERM, "in the folder"),
+    ],
+)
+def test_what_the_system_refuses(
+    saved: Path, monkeypatch: pytest.MonkeyPatch, call: str, number: int, reason: str
+) -> None:
+    def fail(one: Any, *_: Any) -> None:
+        raise OSError(number, os.strerror(number), f"{saved.parent}/.secret.tmp")
+
+    monkeypatch.setattr(os, call, fail)
+    with pytest.raises(
+        type(OSError(number, "")), match=f"save: path cannot be written: {os.strerror(number)}"
+    ) as raised:
+        files.save(saved, {}, {})
+    monkeypatch.undo()
+    assert raised.value.errno == number and raised.value.filename == str(saved)
+    assert reason in str(raised.value) and ".tmp" not in str(raised.value)
+    assert os.listdir(saved.parent) == [saved.name]
+    assert same(files.load(saved)[0], arrays())
+
+
+@pytest.mark.parametrize("number", [errno.EIO, errno.EINVAL])
+def test_a_folder_that_cannot_be_synced(path: Path, monkeypatch: pytest.MonkeyPatch, number: int) -> None:
+    """The file is there; it is an error unless the file system has nothing like it."""
+    fsync = os.fsync
+
+    def fail(fd: int) -> None:
+        if os.path.isdir(f"/proc/self/fd/{fd}"):
+            raise OSError(number, os.strerror(number))
+        fsync(fd)
+
+    monkeypatch.setattr(os, "fsync", fail)
+    if number == errno.EIO:
+        with pytest.raises(OSError, match="save: path has been written, but its folder cannot be"):
+            files.save(path, arrays(), {})
+    else:
+        files.save(path, arrays(), {})
+    assert same(files.load(path)[0], arrays())
+    assert os.listdir(path.parent) == [path.name]
+
+
+MOUNTS = """
+import errno, os, subprocess
+def mount(*args): subprocess.run(["mount", *args], check=True)
+def refused(number):
+    before = {{name: open(name, "rb").read() for name in os.listdir(".") if os.path.isfile(name)}}
+    try:
+        files.save("target", {{"a": np.ones(size)}}, {{}})
+    except OSError as error:
+        assert error.errno == number and error.filename == "target" and ".tmp" not in str(error), error
+        print(error)
+    else:
+        raise AssertionError("was saved")
+    assert before == {{name: open(name, "rb").read() for name in os.listdir(".")}}
+os.chdir(path)
+{}
+"""
+
+
+@pytest.mark.parametrize(
+    ("script", "size", "text"),
+    [
+        (
+            "files.save('other', {}, {}); files.save('target', {}, {}); mount('--bind', 'other', 'target')\n"
+            "refused(errno.EBUSY); files.load('target')",
+            9,
+            "mount its folder instead",
+        ),
+        (
+            "mount('-t', 'tmpfs', '-o', 'size=64k', 'none', path); os.chdir(path); refused(errno.ENOSPC)",
+            100_000,
+            "No space",
+        ),
+        (
+            "mount('-t', 'tmpfs', 'none', path); os.chdir(path); files.save('target', {}, {})\n"
+            "mount('-o', 'remount,ro', path); refused(errno.EROFS)",
+            9,
+            "Read-only file system in the folder",
+        ),
+    ],
+    ids=["a mounted file", "a full disk", "a read-only disk"],
+)
+def test_mounts(tmp_path: Path, script: str, size: int, text: str) -> None:
+    """In a namespace of their own, which goes with its process."""
+    alone = ["unshare", "--user", "--map-root-user", "--mount"]
+    try:
+        subprocess.run([*alone, "mount", "-t", "tmpfs", "none", tmp_path], check=True, capture_output=True)
+    except (OSError, subprocess.CalledProcessError):
+        pytest.skip("nothing can be mounted here")
+    command = [*alone, sys.executable, "-c", CHILD + MOUNTS.format(script), files.__file__, str(tmp_path), str(size)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    assert text in done.stdout
+
+
+def test_a_file_larger_than_allowed(saved: Path) -> None:
+    script = CHILD + (
+        "import os, resource\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))\n"
+        "try: files.save(path, {'a': np.ones(size)}, {})\n"
+        "except OSError as error: print(error)\n"
+    )
+    command = [sys.executable, "-c", script, files.__file__, str(saved), "10000"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert "save: path cannot be written: File too large" in done.stdout, done
+    assert os.listdir(saved.parent) == [saved.name]
+    assert same(files.load(saved)[0], arrays())
+
+
+def test_two_processes_save_to_one_path(path: Path) -> None:
+    """Each of them, and who loads meanwhile, always finds a whole file; nothing is left."""
+    script = CHILD + (
+        "for i in range(60):\n"
+        "    files.save(path, {'a': np.full(1000, size)}, {'who': size})\n"
+        "    arrays, metadata = files.load(path)\n"
+        "    assert (arrays['a'] == metadata['who']).all()\n"
+    )
+    files.save(path, {"a": np.full(1000, 0)}, {"who": 0})
+    children = [
+        subprocess.Popen([sys.executable, "-c", script, files.__file__, str(path), str(i)], stderr=subprocess.PIPE)
+        for i in (1, 2)
+    ]
+    while any(child.poll() is None for child in children):
+        loaded, metadata = files.load(path)
+        assert (loaded["a"] == metadata["who"]).all()
+    for child in children:
+        with child:
+            assert child.stderr is not None
+            assert child.stderr.read() == b"" and child.returncode == 0
+    files.save(path, {}, {})
+    assert os.listdir(path.parent) == [path.name]
 
 
 def test_the_umask_gives_the_mode(path: Path) -> None:
     for mask, mode in (0o022, 0o644), (0o027, 0o640), (0o077, 0o600):
         path.unlink(missing_ok=True)
         with umask(mask):
-            _files.save(path, arrays(), {})
+            files.save(path, arrays(), {})
         assert path.stat().st_mode & 0o777 == mode
 
 
 def test_a_replaced_file_keeps_its_mode(saved: Path) -> None:
     saved.chmod(0o664)
     with umask(0o077):
-        _files.save(saved, arrays(), {})
+        files.save(saved, arrays(), {})
     assert saved.stat().st_mode & 0o777 == 0o664
 
 
@@ -286,16 +524,16 @@ def test_links_stay(tmp_path: Path) -> None:
     link, target = tmp_path / "link", tmp_path / "there" / "state"
     link.symlink_to("there/state")
     for step in 1, 2:  # it points to nothing, then to a file
-        _files.save(link, arrays(), {"step": step})
+        files.save(link, arrays(), {"step": step})
         assert link.is_symlink() and not target.is_symlink()
-        assert _files.load(link)[1] == _files.load(target)[1] == {"step": step}
+        assert files.load(link)[1] == files.load(target)[1] == {"step": step}
     assert sorted(os.listdir(tmp_path)) == ["link", "there"] and os.listdir(tmp_path / "there") == ["state"]
 
 
 def test_a_relative_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    _files.save("state", arrays(), {})
-    assert same(_files.load("state")[0], arrays())
+    files.save("state", arrays(), {})
+    assert same(files.load("state")[0], arrays())
 
 
 def test_everything_is_on_disk_before_and_after_the_replacement(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -312,7 +550,7 @@ def test_everything_is_on_disk_before_and_after_the_replacement(path: Path, monk
 
     monkeypatch.setattr(os, "fsync", synced)
     monkeypatch.setattr(os, "replace", replaced)
-    _files.save(path, arrays(), {})
+    files.save(path, arrays(), {})
     file, directory = path.stat().st_ino, path.parent.stat().st_ino
     assert done == [("fsync", file), ("replace", file), ("fsync", directory)]
 
@@ -325,21 +563,21 @@ def test_nothing_stays_after_an_error(
     def fail(*args: Any) -> None:
         raise error
 
-    monkeypatch.setattr(_files if at == "save_file" else os, at, fail)
+    monkeypatch.setattr(files if at == "save_file" else os, at, fail)
     with pytest.raises(type(error)):
-        _files.save(saved, {}, {})
+        files.save(saved, {}, {})
     monkeypatch.undo()
     assert os.listdir(saved.parent) == [saved.name]
-    assert same(_files.load(saved)[0], arrays())
+    assert same(files.load(saved)[0], arrays())
 
 
 def test_safetensors_errors_are_os_errors(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*args: Any) -> None:
         raise safetensors.SafetensorError("No space left on device")
 
-    monkeypatch.setattr(_files, "save_file", fail)
+    monkeypatch.setattr(files, "save_file", fail)
     with pytest.raises(OSError, match="cannot be written: No space left"):
-        _files.save(path, arrays(), {})
+        files.save(path, arrays(), {})
 
 
 def test_leftovers_are_removed_and_others_are_not(path: Path) -> None:
@@ -349,12 +587,12 @@ def test_leftovers_are_removed_and_others_are_not(path: Path) -> None:
     for place in dead, *others:
         place.mkdir()
         (place / "tensors").write_bytes(b"half")
-    with _files._workplace(str(path)) as living:
-        _files.save(path, arrays(), {})
+    with files._workplace(str(path)) as living:
+        files.save(path, arrays(), {})
         assert sorted(os.listdir(path.parent)) == sorted(
             [path.name, os.path.basename(living), *(other.name for other in others)]
         )
-    assert same(_files.load(path)[0], arrays())
+    assert same(files.load(path)[0], arrays())
 
 
 @pytest.mark.parametrize("when", ["mkdir", "open"])
@@ -367,26 +605,26 @@ def test_a_workplace_that_is_swept_at_once(path: Path, monkeypatch: pytest.Monke
         if str(place).endswith(".tmp") and place not in seen:
             seen.append(place)
             if len(seen) < 3:
-                _files._sweep(str(path))
+                files._sweep(str(path))
         return result
 
     monkeypatch.setattr(os, when, call_and_sweep)
-    _files.save(path, arrays(), {})
+    files.save(path, arrays(), {})
     assert len(seen) == 3
-    assert same(_files.load(path)[0], arrays())
+    assert same(files.load(path)[0], arrays())
 
 
 def test_a_file_that_is_replaced_while_it_is_read(saved: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Metadata and arrays are of the same save."""
-    opened = _files._open_tensors
+    opened = files._open_tensors
 
     def save_and_open(*args: Any, **kwargs: Any) -> Any:
         monkeypatch.undo()
-        _files.save(saved, {"new": np.ones(1)}, {"new": True})
+        files.save(saved, {"new": np.ones(1)}, {"new": True})
         return opened(*args, **kwargs)
 
-    monkeypatch.setattr(_files, "_open_tensors", save_and_open)
-    loaded, metadata = _files.load(saved)
+    monkeypatch.setattr(files, "_open_tensors", save_and_open)
+    loaded, metadata = files.load(saved)
     assert list(loaded) == ["new"] and metadata == {"new": True}
 
 
@@ -403,7 +641,7 @@ def test_memory(path: Path) -> None:
         "print(peak() - before)\n"
     )
     size = 50_000_000
-    command = [sys.executable, "-c", script, _files.__file__, str(path), str(size)]
+    command = [sys.executable, "-c", script, files.__file__, str(path), str(size)]
     saving, both = map(int, subprocess.run(command, check=True, capture_output=True, timeout=60).stdout.split())
     assert saving < 0.5 * size
     assert both < 2.5 * size  # the copy, and the pages of the file that it comes from
@@ -421,24 +659,24 @@ def test_kills(path: Path, rng: np.random.Generator) -> None:
         "        files.save(path, *state)\n"
     )
     started = time.perf_counter()
-    _files.save(path, *states[0])
+    files.save(path, *states[0])
     duration = min(time.perf_counter() - started, 0.05)  # disks differ
     seen, left = set(), 0
     for delay in rng.uniform(0, 5 * duration, 50):
         child = subprocess.Popen(
-            [sys.executable, "-c", script, _files.__file__, str(path), str(size)], stdout=subprocess.PIPE
+            [sys.executable, "-c", script, files.__file__, str(path), str(size)], stdout=subprocess.PIPE
         )
         assert child.stdout is not None
         with child, suppress(ProcessLookupError):
             assert child.stdout.readline() == b"\n"
             time.sleep(delay)
             child.kill()
-        arrays, metadata = _files.load(path)
+        arrays, metadata = files.load(path)
         expected, _ = states[metadata["state"]]
         assert same(arrays, expected)
         seen.add(metadata["state"])
         left += len(os.listdir(path.parent)) > 1
     assert seen == {0, 1}
     assert left > 0  # some were killed while they wrote
-    _files.save(path, *states[1])
+    files.save(path, *states[1])
     assert os.listdir(path.parent) == [path.name]

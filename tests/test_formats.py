@@ -510,7 +510,7 @@ SHAPES = ((5, 13), 70, (2, 3, 50))
 
 
 def kinds_of(opt: fo.optim.Optimizer) -> dict[str, str]:
-    return {name: kind for rule in opt._plan.rules for name, kind in zip(rule.states, rule.kinds, strict=True)}
+    return {name: kind for rule in opt._rules for name, kind in zip(rule.states, rule.kinds, strict=True)}
 
 
 def numbers_of(opt: fo.optim.Optimizer) -> list[dict[str, Array]]:

@@ -52,11 +52,12 @@ PYTHON_KNOWS = {
     "__main__": {"cli"},
 }
 # Where an optimizer's name is to be found, beside its header and its class's own file, and nowhere else.
-BINDINGS = "csrc/bind/optim.cpp"
+BINDINGS = "csrc/bind/rules.cpp"
 EXPORTS = {"python/fastopt/optim/__init__.py", "python/fastopt/reference/__init__.py"}
 REFERENCE = "python/fastopt/reference/optim.py"
 USERS = {
-    "python/fastopt/optim/base.py": {"sgd"},  # adds gradients with it
+    "python/fastopt/optim/accumulate.py": {"sgd"},  # adds gradients with it
+    "csrc/bind/optim.cpp": {"sgd"},  # takes sums of squares with it
     "python/fastopt/optim/muon.py": {"sgd"},  # takes its step with it
     "python/fastopt/optim/switch.py": {"adam", "sgd", "sgd_momentum"},  # goes from one to the other
     "python/fastopt/torch.py": {"SGD", "Muon", "Adagrad"},  # whose state torch keeps in its own way
@@ -132,7 +133,7 @@ def test_only_core_names_an_instruction_set(path: Path) -> None:
 def test_the_rules_above_notice() -> None:
     """The imports that they look at are really found."""
     assert known(PACKAGE / "functional" / "_updates.py") >= {"_core", "_rules", "optim"}
-    assert known(PACKAGE / "optim" / "base.py") >= {"_core", "_rules"}
+    assert known(PACKAGE / "optim" / "optimizer.py") >= {"_core", "_rules"}
     assert "numpy" in set(imports(PACKAGE / "reference" / "rows.py"))
     assert len(CPP) > 10
 
@@ -243,7 +244,7 @@ def places() -> dict[str, set[str]]:
 def test_an_optimizer_is_in_four_places(rule: str, places: dict[str, set[str]]) -> None:
     """Header and bindings; class; reference; each with its export, and no more."""
     optimizer = RULES[rule].optimizer
-    its_file = f"python/{optimizer.__module__.replace('.', '/')}.py"
+    its_file = f"python/fastopt/optim/{Path(inspect.getfile(optimizer.__init__)).name}"
 
     def files_with(names: set[str]) -> set[str]:
         return {file for file, found in places.items() if found & names and not found & names <= USERS.get(file, set())}

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import math
+import pickle
 from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -12,6 +15,7 @@ from numpy.random import Generator
 from tables import DTYPES, HALVES, Array, computed, ordinary
 from tools import differing
 
+import fastopt as fo
 from fastopt import functional as F
 from fastopt import nn, optim
 
@@ -302,6 +306,34 @@ def test_without_momentum_running_statistics_are_the_average_of_all_batches(rng:
     assert layer.buffers["num_batches_tracked"] == 7
 
 
+@pytest.mark.parametrize("momentum", [None, 0.1, 1.0])
+@pytest.mark.parametrize("kind", [nn.BatchNorm, nn.BatchNormReLU, nn.BatchNormAddReLU, nn.BatchRenorm, nn.InstanceNorm])
+@pytest.mark.parametrize("empty", [(0, 6, 3), (5, 6, 0)])
+def test_a_batch_without_values_counts_nowhere(
+    kind: Callable[..., Any], momentum: float | None, empty: tuple[int, ...], rng: Generator
+) -> None:
+    """Neither in the running statistics nor in their number; nor does one that is refused, or one in evaluation."""
+    if kind is nn.InstanceNorm and momentum is None:
+        return
+    options = {"track_running_stats": True} if kind is nn.InstanceNorm else {}
+    layer, other = (kind(6, momentum=momentum, dtype=np.float64, **options) for _ in range(2))
+    inputs = 1 + isinstance(layer, TWO_INPUTS)
+    batches = ordinary(rng, (3, inputs, 5, 6, 3), "float64")
+    for batch in batches:
+        before = layer.state_dict()
+        layer(*np.zeros((inputs, *empty)))
+        assert all(dx.shape == empty for dx in tupled(layer.backward(np.zeros(empty))))
+        with pytest.raises(ValueError, match=r"more than 1 value per"):
+            layer(*np.zeros((inputs, 1, 6, 1)))
+        layer.eval()(*batch)
+        layer.train()
+        assert_same(layer.state_dict().values(), before.values())
+        layer(*batch)
+        other(*batch)
+    assert_same(layer.state_dict().values(), other.state_dict().values())
+    assert layer.buffers["num_batches_tracked"] == (0 if kind is nn.InstanceNorm else 3)
+
+
 @pytest.mark.parametrize("kind", [nn.BatchNorm, nn.BatchNormReLU, nn.BatchNormAddReLU, nn.BatchRenorm])
 def test_frozen_layers_learn_but_keep_their_statistics(kind: Callable[..., Any], rng: Generator) -> None:
     """Their passes are those of evaluation; weight and bias get gradients."""
@@ -357,7 +389,7 @@ def test_update_bn_finds_the_statistics_of_all_values(name: str, rng: Generator)
     values = np.moveaxis(np.concatenate([batch[0] for batch in batches]), layer.channel_axis, 0).reshape(6, -1)
     np.testing.assert_allclose(layer.buffers["running_mean"], values.mean(1), rtol=1e-13)
     np.testing.assert_allclose(layer.buffers["running_var"], values.var(1, ddof=1), rtol=1e-10)
-    assert layer.buffers["num_batches_tracked"] == 6
+    assert layer.buffers["num_batches_tracked"] == 5  # the one without values does not count
     assert not layer.training
     # Each batch has been normalized by itself.
     alone = type(layer)(
@@ -499,10 +531,357 @@ def test_a_bad_state_dict_changes_nothing() -> None:
         (good | {"weight": np.ones(3)}, ValueError, r"^BatchNorm: weight has shape \(3,\), expected \(2,\)$"),
         (good | {"weight": [7, 7], "running_var": ["a", "b"]}, TypeError, r"^BatchNorm: running_var must be"),
         (good | {"weight": [7, 7], "num_batches_tracked": None}, TypeError, r"^BatchNorm: num_batches_tracked must be"),
+        (
+            {"weight": [7, 7], "scale": 1},
+            ValueError,
+            r"\(missing \['bias', 'running_mean', 'running_var'\] and unexpected \['scale'\]\), got",
+        ),
+        (good | {"bias": np.array(["1", "0"])}, TypeError, r"^BatchNorm: bias must be .*, got ndarray of dtype <U1$"),
+        (good | {"bias": np.array([True, False])}, TypeError, r"^BatchNorm: bias must be .* of dtype bool$"),
+        (good | {"bias": np.array([1, 2j])}, TypeError, r"^BatchNorm: bias must be .* of dtype complex128$"),
+        (good | {"bias": np.array([1, 2], object)}, TypeError, r"^BatchNorm: bias must be .* of dtype object$"),
+        (good | {"bias": np.zeros(2, "M8[s]")}, TypeError, r"^BatchNorm: bias must be .* of dtype datetime64\[s\]$"),
+        (good | {"bias": np.ma.masked_array([1.0, 2.0])}, TypeError, r"^BatchNorm: bias is a masked array"),
+        (
+            good | {"bias": np.array([1, -1e300])},
+            ValueError,
+            r"^BatchNorm: bias has values that are infinite in float32, such as -1e\+300$",
+        ),
+        (good | {"num_batches_tracked": 1.5}, ValueError, r"num_batches_tracked must be a whole number >= 0, got 1.5$"),
+        (good | {"num_batches_tracked": -1}, ValueError, r"num_batches_tracked must be a whole number >= 0, got -1$"),
+        (good | {"num_batches_tracked": np.nan}, ValueError, r"num_batches_tracked must be a whole number >= 0, got"),
+        (good | {"num_batches_tracked": np.uint64(2**63)}, ValueError, r"num_batches_tracked must be a whole number"),
     ):
         with pytest.raises(error, match=message):
-            layer.load_state_dict(bad)
+            layer.load_state_dict({"weight": [9, 9], **bad} if bad else bad)
         assert all(differing(array, good[key]) == 0 for key, array in layer.state_dict().items())
+    layer.params["bias"].flags.writeable = False
+    with pytest.raises(ValueError, match=r"^BatchNorm: the layer's bias is read-only, but would be written$"):
+        layer.load_state_dict(good | {"weight": [9, 9]})
+    assert np.all(layer.params["weight"] == 1)
+
+
+class Bfloat16Tensor:
+    """What torch's tensors in bfloat16 are to NumPy: they have no dtype that it knows, and want no copy made while they learn."""
+
+    def __init__(self, values: Any, learns: bool = True) -> None:
+        self.values, self.learns = np.asarray(values), learns
+
+    def __array__(self, *args: Any, **kwargs: Any) -> Array:
+        if self.learns:
+            raise RuntimeError("Can't call numpy() on Tensor that requires grad. Use tensor.detach().numpy() instead.")
+        if self.values.dtype == np.float32:
+            raise TypeError("Got unsupported ScalarType BFloat16")
+        return self.values
+
+    def detach(self) -> Bfloat16Tensor:
+        return Bfloat16Tensor(self.values, learns=False)
+
+    def cpu(self) -> Bfloat16Tensor:
+        return self
+
+    def double(self) -> Bfloat16Tensor:
+        return Bfloat16Tensor(self.values.astype(np.float64), learns=self.learns)
+
+
+def test_states_are_loaded_from_tensors_and_numbers_of_any_size() -> None:
+    layer = nn.LayerNorm(2)
+    bfloat16 = pytest.importorskip("ml_dtypes").bfloat16
+    for dtype in np.float16, np.float64, np.longdouble, np.int8, bfloat16, ">f4":
+        layer.load_state_dict({"weight": np.array([1, 2]).astype(dtype), "bias": [3, -4]})
+        assert [array.tolist() for array in layer.params.values()] == [[1, 2], [3, -4]]
+    layer.load_state_dict({"weight": Bfloat16Tensor(np.float32([5, 6])), "bias": np.array([np.nan, np.inf])})
+    assert layer.params["weight"].tolist() == [5, 6]
+    assert (np.isnan(layer.params["bias"][0]), layer.params["bias"][1]) == (True, np.inf)
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32", "float64"])
+def test_states_of_torchs_modules_are_loaded(dtype: str) -> None:
+    torch = pytest.importorskip("torch")
+    theirs = torch.nn.BatchNorm1d(3).to(getattr(torch, dtype))
+    with torch.no_grad():
+        theirs.weight.copy_(torch.tensor([0.5, -2.0, 3.0]))
+    for state in theirs.state_dict(), theirs.state_dict(keep_vars=True):
+        layer = nn.BatchNorm(3)
+        layer.load_state_dict(state)
+        assert layer.params["weight"].tolist() == [0.5, -2.0, 3.0]
+
+
+def test_old_checkpoints_without_a_count_of_batches_are_loaded(rng: Generator) -> None:
+    """As torch does: the count stays what it is."""
+    layer, other = nn.BatchNorm(3), nn.BatchNorm(3)
+    layer(ordinary(rng, (4, 3), "float32"))
+    state = layer.state_dict()
+    del state["num_batches_tracked"]
+    layer.load_state_dict(state)
+    other.load_state_dict(state)
+    assert (layer.buffers["num_batches_tracked"], other.buffers["num_batches_tracked"]) == (1, 0)
+    assert differing(other.buffers["running_mean"], layer.buffers["running_mean"]) == 0
+
+
+# Pickles, copies, threads
+
+
+def pickled(thing: Any) -> Any:
+    return pickle.loads(pickle.dumps(thing))
+
+
+@pytest.mark.parametrize("copied", [pickled, copy.deepcopy, copy.copy])
+@layers
+def test_pickles_and_copies_go_on_without_the_last_batch(
+    name: str, copied: Callable[[Any], Any], rng: Generator
+) -> None:
+    """With the hyperparameters, parameters, gradients and buffers."""
+    layer, inputs, gradients = make(name, "float32", rng)
+    layer(*inputs)
+    layer.backward(*gradients)
+    layer.eps = 0.125
+    layer.eval()
+    other = copied(layer)
+    assert (type(other), repr(other), other.training) == (type(layer), repr(layer), False)
+    for kind in "params", "grads", "buffers":
+        one, another = getattr(layer, kind), getattr(other, kind)
+        assert one.keys() == another.keys()
+        assert_same(one.values(), another.values())
+        assert (copied is copy.copy) == all(one[key] is another[key] for key in one) or not one
+    with pytest.raises(RuntimeError, match=rf"^{type(layer).__name__}: backward was called before forward$"):
+        other.backward(*gradients)
+    outputs, dxs = tupled(layer.train()(*inputs)), tupled(layer.backward(*gradients))
+    if copied is not copy.copy:  # which shares running statistics
+        assert_same(tupled(other.train()(*inputs)), outputs)
+        assert_same(tupled(other.backward(*gradients)), dxs)
+        assert_same(other.buffers.values(), layer.buffers.values())
+
+
+def test_pickles_are_small_and_name_what_is_public(rng: Generator) -> None:
+    for name in LAYERS:
+        layer, inputs, _ = make(name, "float32", rng)
+        before = len(pickle.dumps(layer))
+        layer(*(np.concatenate([one] * 3000) for one in inputs))
+        data = pickle.dumps(layer)
+        assert len(data) < before + 100
+        assert b"fastopt.nn._" not in data
+        assert layer._kept  # the layer itself has it still
+    assert {getattr(nn, name).__module__ for name in nn.__all__} == {"fastopt.nn"}
+    assert {getattr(F, name).__module__ for name in F.__all__} == {"fastopt.functional"}
+    assert pickled(nn.update_bn) is nn.update_bn
+
+
+@pytest.mark.parametrize("copied", [pickled, copy.deepcopy])
+def test_what_is_one_array_stays_one_array_in_a_pickle(copied: Callable[[Any], Any], rng: Generator) -> None:
+    layer = nn.LayerNorm(4)
+    held = {"layer": layer, "params": [*layer.params.values()], "grads": layer.grads}
+    other = copied(held)
+    assert all(a is b for a, b in zip(other["params"], other["layer"].params.values(), strict=True))
+    assert other["grads"] is other["layer"].grads
+    x = ordinary(rng, (3, 4), "float32")
+    other["layer"](x)
+    other["layer"].backward(x)
+    assert other["grads"]["bias"].any()
+
+
+@pytest.mark.parametrize("copied", [pickled, copy.deepcopy, copy.copy])
+@pytest.mark.parametrize("kind", [nn.Dropout, nn.GaussianDropout, nn.ChannelDropout])
+def test_copies_of_dropout_draw_what_it_would_have_drawn(
+    kind: Callable[..., Any], copied: Callable[[Any], Any]
+) -> None:
+    layer, x = kind(0.25, seed=2**64 - 1), np.ones((30, 40), np.float32)
+    layer(x)
+    other = copied(layer)
+    assert (other.p, other.seed, other.step, other.training) == (0.25, 2**64 - 1, 1, True)
+    assert differing(other(x), layer(x)) == 0
+    assert (other.step, layer.step) == (2, 2)
+
+
+@layers
+def test_a_pass_writes_to_nothing_that_an_earlier_one_has_left(name: str, rng: Generator) -> None:
+    """So that another thread may still be reading it."""
+    layer, inputs, _ = make(name, "float32", rng)
+
+    def left() -> list[Array]:
+        return [one for value in vars(layer).values() if isinstance(value, tuple) for one in value if np.ndim(one)]
+
+    for mode in True, False:
+        layer.train(mode)(*inputs)
+        arrays = left()
+        before = [one.copy() for one in arrays]
+        assert arrays
+        layer(*(2 * one + 1 for one in inputs))
+        assert_same(arrays, before)
+
+
+@layers
+def test_threads_may_share_a_layer_in_evaluation(name: str, rng: Generator) -> None:
+    """Each gets the results of its own inputs; a backward pass is that of one forward pass."""
+    layer, inputs, gradients = make(name, "float32", rng)
+    gradients = tuple(np.concatenate([one] * 40) for one in gradients)
+    layer.eval()
+    batches = [tuple(np.concatenate([one + 100 * i] * 40) for one in inputs) for i in range(2)]
+    outputs, dxs = [], []
+    for batch in batches:
+        outputs.append(tuple(one.copy() for one in tupled(layer(*batch))))
+        dxs.append(tuple(one.copy() for one in tupled(layer.backward(*gradients))))
+
+    def run(i: int) -> None:
+        with fo.threads(1):
+            for _ in range(60):
+                assert_same(tupled(layer(*batches[i])), outputs[i])
+                dx = tupled(layer.backward(*gradients))
+                assert any(all(differing(a, b) == 0 for a, b in zip(dx, one, strict=True)) for one in dxs)
+
+    with ThreadPoolExecutor(2) as pool:
+        list(pool.map(run, range(2)))
+
+
+# What layers look like
+
+
+def test_layers_show_how_they_are_made() -> None:
+    for text, layer in {
+        "LayerNorm((64,), eps=1e-05)": nn.LayerNorm(64),
+        "LayerNorm((2, 3), eps=0.5, bias=False, dtype='float64')": nn.LayerNorm((2, 3), 0.5, bias=False, dtype="f8"),
+        "RMSNorm((4,), eps=None, elementwise_affine=False)": nn.RMSNorm(4, elementwise_affine=False),
+        "BatchNorm(8, eps=1e-05, momentum=0.1)": nn.BatchNorm(8),
+        "BatchNorm(8, eps=1e-05, momentum=None, affine=False, frozen=True, channel_axis=-1)": nn.BatchNorm(
+            8, momentum=None, affine=False, frozen=True, channel_axis=-1
+        ),
+        "BatchRenorm(8, eps=1e-05, momentum=0.1, r_max=2.0)": nn.BatchRenorm(8, r_max=2),
+        "GroupNorm(2, 8, eps=1e-05)": nn.GroupNorm(2, 8),
+        "InstanceNorm(8, eps=1e-05, momentum=0.1, track_running_stats=True)": nn.InstanceNorm(
+            8, track_running_stats=True
+        ),
+        "CosineLinear(6, 4, eps=1e-12)": nn.CosineLinear(6, 4),
+        "WeightNormLinear(6, 4, bias=False)": nn.WeightNormLinear(6, 4, False),
+        "ChannelDropout(p=0.5, seed=3, channel_axis=2)": nn.ChannelDropout(seed=3, channel_axis=2),
+    }.items():
+        assert repr(layer) == text
+        assert repr(eval(f"nn.{text}")) == text
+    layer = nn.BatchNorm(8)
+    layer.frozen, layer.momentum = True, 0.5  # which may be changed
+    assert repr(layer) == "BatchNorm(8, eps=1e-05, momentum=0.5, frozen=True)"
+
+
+def test_modules_show_public_names_only() -> None:
+    assert dir(nn) == sorted(nn.__all__)
+    assert dir(F) == sorted(F.__all__)
+
+
+# Errors that name what is wrong and what helps
+
+
+def test_float64_is_said_to_be_xs() -> None:
+    x, single = np.ones((2, 4)), np.ones((2, 4), np.float32)
+    for call in (
+        lambda: nn.LayerNorm(4)(x),
+        lambda: nn.RMSNorm(4)(x),
+        lambda: nn.AddRMSNorm(4)(x, x),
+        lambda: nn.BatchNorm(4)(x),
+        lambda: nn.BatchNorm(4, affine=False).eval()(x),
+        lambda: nn.GroupNorm(2, 4)(x),
+        lambda: nn.CosineLinear(4, 2)(x),
+        lambda: nn.WeightNormLinear(4, 2)(x),
+        lambda: F.layer_norm(x, 4, None, single[0]),
+        lambda: F.batch_norm(x, single[0], single[0]),
+    ):
+        with pytest.raises(TypeError, match=r"^\w+: x has dtype float64, .*pass x\.astype\(np\.float32\), or "):
+            call()
+    for call in lambda: nn.LayerNorm(4, dtype=np.float64)(single), lambda: F.rms_norm(single, 4, x[0]):
+        with pytest.raises(
+            TypeError, match=r"weight has dtype float64, .* as x has dtype float32: .* or x\.astype\(np\.float64\)$"
+        ):
+            call()
+
+
+def test_channels_on_another_axis_are_found() -> None:
+    x, c, four = np.ones((2, 4, 4, 8), np.float32), np.ones(8, np.float32), np.ones(4, np.float32)
+    for call in (
+        lambda: nn.BatchNorm(8)(x),
+        lambda: nn.BatchNorm(8, affine=False, track_running_stats=False)(x),
+        lambda: nn.BatchNormReLU(8)(x),
+        lambda: nn.BatchRenorm(8)(x),
+        lambda: nn.BatchNormAddReLU(8)(x, x),
+        lambda: nn.GroupNorm(2, 8)(x),
+        lambda: nn.GroupNorm(8, 8, affine=False)(x),
+        lambda: nn.InstanceNorm(8)(x),
+        lambda: nn.InstanceNorm(8, affine=True)(x),
+        lambda: F.batch_norm(x, c, c),
+        lambda: F.batch_norm(x, four, four, c),
+        lambda: F.group_norm(x, 2, None, c),
+        lambda: F.instance_norm(x, None, None, c),
+    ):
+        with pytest.raises(
+            ValueError, match=r"^\w+: .*\b4 channels on axis 1, the channel_axis.*; is it channel_axis=-1\?$"
+        ):
+            call()
+    with pytest.raises(ValueError, match=r"the 4 channels of x on axis 1, the channel_axis, got 8$"):
+        F.group_norm(x, 8)
+    with pytest.raises(ValueError, match=r"has 8 channels on axis 3, the channel_axis; is it channel_axis=1\?$"):
+        nn.BatchNorm(4, channel_axis=-1)(x)
+    with pytest.raises(
+        ValueError, match=r"^batch_norm: weight has shape \(3,\), .* 4 channels on axis 1, the channel_axis$"
+    ):
+        F.batch_norm(x, four, four, np.ones(3, np.float32))
+
+
+@pytest.mark.parametrize("value", [1, 0, 1.0, "yes", None, np.int64(1)])
+def test_flags_are_bools_and_numbers_are_not(value: Any) -> None:
+    x, c = np.ones((3, 4), np.float32), np.ones(4, np.float32)
+    for name, call in (
+        ("training", lambda: F.batch_norm(x, c, c.copy(), training=value)),
+        ("training", lambda: F.dropout(x, training=value, seed=1)),
+        ("use_input_stats", lambda: F.instance_norm(x, use_input_stats=value)),
+        ("affine", lambda: nn.BatchNorm(4, affine=value)),
+        ("frozen", lambda: nn.BatchNorm(4, frozen=value)),
+        ("track_running_stats", lambda: nn.InstanceNorm(4, track_running_stats=value)),
+        ("elementwise_affine", lambda: nn.LayerNorm(4, elementwise_affine=value)),
+        ("bias", lambda: nn.WeightNormLinear(4, 2, value)),
+        ("mode", lambda: nn.LayerNorm(4).train(value)),
+    ):
+        with pytest.raises(TypeError, match=rf"^\w+: {name} must be a bool, got"):
+            call()
+    for flag in True, np.True_:
+        F.batch_norm(x, c.copy(), c.copy(), training=flag)
+        with pytest.raises(TypeError, match=r"^layer_norm: eps must be a number, got"):
+            F.layer_norm(x, 4, eps=flag)
+        with pytest.raises(TypeError, match=r"^batch_norm: channel_axis must be an integer, got"):
+            F.batch_norm(x, c, c, channel_axis=flag)
+
+
+def test_constructors_name_what_is_wrong() -> None:
+    for error, message, call in (
+        (TypeError, r"^LayerNorm: normalized_shape must be an integer, got 2.5$", lambda: nn.LayerNorm(2.5)),
+        (ValueError, r"^RMSNorm: normalized_shape must be in \[0, 2\*\*53\), got -1$", lambda: nn.RMSNorm((2, -1))),
+        (ValueError, r"^AddLayerNorm: normalized_shape must name at least one axis", lambda: nn.AddLayerNorm(())),
+        (TypeError, r"^BatchNorm: num_features must be an integer, got None$", lambda: nn.BatchNorm(None)),
+        (ValueError, r"^BatchRenorm: num_features must be in \[0, 2\*\*53\), got", lambda: nn.BatchRenorm(2**70)),
+        (TypeError, r"^GroupNorm: num_groups must be an integer, got '2'$", lambda: nn.GroupNorm("2", 4)),
+        (TypeError, r"^InstanceNorm: channel_axis must be", lambda: nn.InstanceNorm(4, channel_axis=1.0)),
+        (TypeError, r"^LayerNorm: dtype must be float32 or float64, got None$", lambda: nn.LayerNorm(4, dtype=None)),
+        (TypeError, r"^LayerNorm: dtype must be float32 or float64, got 'f32'$", lambda: nn.LayerNorm(4, dtype="f32")),
+        (TypeError, r"^CosineLinear: in_features must be an integer", lambda: nn.CosineLinear("4", 2)),
+        (ValueError, r"^CosineLinear: seed must be an integer >= 0, a NumPy", lambda: nn.CosineLinear(4, 2, seed=-1)),
+        (TypeError, r"^ChannelDropout: channel_axis must be", lambda: nn.ChannelDropout(channel_axis=None)),
+        (ValueError, r"^Dropout: seed must be in \[0, 2\*\*64\), got", lambda: nn.Dropout(seed=-1)),
+        (TypeError, r"^update_bn: batches must be", lambda: nn.update_bn(3, abs, [nn.BatchNorm(3)])),
+        (TypeError, r"^update_bn: forward must be", lambda: nn.update_bn([], None, [nn.BatchNorm(3)])),
+    ):
+        with pytest.raises(error, match=message):
+            call()  # type: ignore[no-untyped-call]
+
+
+def test_masks_are_not_ignored() -> None:
+    x = np.ones((3, 4), np.float32)
+    masked = np.ma.masked_array(x, mask=np.eye(3, 4))
+    for name, call in (
+        ("x", lambda: nn.LayerNorm(4)(masked)),
+        ("x", lambda: nn.CosineLinear(4, 2)(masked)),
+        ("x", lambda: nn.Dropout(0.5).eval()(masked)),
+        ("dy", lambda: F.layer_norm_backward(masked, x, 4, *F.layer_norm(x, 4)[1:])),
+        ("weight", lambda: F.rms_norm(x, 4, masked[0])),
+        (r"out\[0\]", lambda: F.rms_norm(x, 4, out=(masked, None))),
+    ):
+        with pytest.raises(TypeError, match=rf"^\w+: {name} is a masked array, whose mask would be ignored"):
+            call()
 
 
 @layers

@@ -150,7 +150,7 @@ def test_reference_and_kernels_agree_on_what_states_are(rule: str) -> None:
         params = [np.ones(shape, np.float32) for shape in ((2, 2), (2,))[: 1 if RULES[rule].matrices_only else 2]]
         opt = RULES[rule].make(params, options)
         for p, one in zip(params, opt.state, strict=True):
-            kernel = opt._rule_of(opt._plan.rules[0], p)
+            kernel = opt._rule_of(opt._rules[0], p)
             expected = {
                 name: kind
                 for name, kind in zip(kernel.states, kernel.kinds, strict=True)

@@ -14,6 +14,8 @@ import subprocess
 import sys
 import textwrap
 import threading
+from math import inf
+from pathlib import Path
 
 import pytest
 import threadpoolctl
@@ -78,6 +80,9 @@ def lendable() -> bool:
 
 
 needs_lending = pytest.mark.skipif(not lendable(), reason="no BLAS here can run on fastopt's threads")
+needs_two_cores = pytest.mark.skipif(
+    not hasattr(os, "sched_getaffinity") or len(os.sched_getaffinity(0)) < 2, reason="needs two cores to tell apart"
+)
 needs_fork = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 
 
@@ -257,6 +262,138 @@ def test_spin_count_is_short_where_nothing_is_lent() -> None:
     assert run(code, FASTOPT_LEND_THREADS="0", OMP_WAIT_POLICY="active").split() == ["None", "None"]
 
 
+# Cores
+
+BINDING = [
+    ("OMP_PROC_BIND", "true"),
+    ("OMP_PROC_BIND", "spread"),
+    ("OMP_PROC_BIND", "master"),
+    ("OMP_PLACES", "{0}"),
+    ("OMP_PLACES", "cores"),
+    ("GOMP_CPU_AFFINITY", "0"),
+]
+
+
+@needs_two_cores
+@pytest.mark.parametrize(("name", "value"), BINDING)
+def test_no_thread_loses_cores_to_openmp(name: str, value: str) -> None:
+    """libgomp binds the thread that loads it, and every other one in its first region; children inherit that."""
+    before = "import os\nbefore = os.sched_getaffinity(0)"
+    code = """
+        def kept():
+            return os.sched_getaffinity(0) == before
+
+        def work():
+            kernels.team(2)
+            found.append(same(kernel(), kernel_bits) and kept())
+
+        found = [kept()]
+        kernels.team(2)
+        found.append(kept())
+        work()
+        thread = threading.Thread(target=work)
+        thread.start(), thread.join()
+        child = os.fork()
+        if child == 0:
+            os._exit(0 if kept() else 1)
+        print(*found, os.waitpid(child, 0)[1])
+    """
+    assert run(code, before=before, **{name: value}).split() == ["True"] * 4 + ["0"]
+
+
+@needs_lending
+@needs_two_cores
+@pytest.mark.parametrize(("name", "value"), [binding for binding in BINDING if binding[1] in ("master", "{0}", "0")])
+def test_nothing_is_lent_where_openmp_has_too_few_places(name: str, value: str) -> None:
+    code = """
+        kernels.team(2)
+        fo.lend_threads()
+        assert not lent() and "places" in fo.show_config()["blas"][0]["sharing"]
+        assert same(kernel(), kernel_bits) and same(product(), product_bits)
+        print(fo.show_config()["openmp"]["spin_count"])
+    """
+    assert run(code, OPENBLAS_NUM_THREADS="2", **{name: value}).split() == [_threads._SPIN_COUNT]
+
+
+@needs_lending
+@needs_two_cores
+def test_nothing_is_lent_where_the_affinity_gives_too_few_cores() -> None:
+    code = """
+        os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
+        kernels.team(2)
+        fo.lend_threads()
+        assert not lent() and "may run on 1 of the" in fo.show_config()["blas"][0]["sharing"]
+        assert same(kernel(), kernel_bits) and same(product(), product_bits)
+    """
+    run(code)
+
+
+@needs_lending
+def test_nothing_is_lent_where_a_control_group_gives_too_little_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    blas = next(blas for blas in _threads._all_blas() if not blas.obstacle())
+    monkeypatch.setattr(_threads, "_quota", lambda: blas.num_threads - 0.5)
+    assert "control group" in _threads._forbidden(blas)
+    monkeypatch.setattr(_threads, "_quota", lambda: float(blas.num_threads))
+    assert "control group" not in _threads._forbidden(blas)
+
+
+@pytest.mark.parametrize(
+    ("membership", "files", "cores"),
+    [
+        ("0::/", {}, inf),
+        ("0::/", {"cpu.max": "max 100000"}, inf),
+        ("0::/", {"cpu.max": "150000 100000"}, 1.5),
+        ("0::/a/b", {"a/b/cpu.max": "400000 100000", "a/cpu.max": "50000 100000", "cpu.max": "max 100000"}, 0.5),
+        ("0::/a/b", {"a/b/cpu.max": "100000 100000", "a/cpu.max": "max 100000"}, 1.0),
+        ("0::/outer/name", {"cpu.max": "200000 100000"}, 2.0),  # in a container that sees the path outside
+        ("1:cpu:/a\n0::/", {"cpu/a/cpu.cfs_quota_us": "50000", "cpu/a/cpu.cfs_period_us": "100000"}, 0.5),
+        (
+            "4:cpu,cpuacct:/a",
+            {"cpu,cpuacct/cpu.cfs_quota_us": "300000", "cpu,cpuacct/cpu.cfs_period_us": "100000"},
+            3.0,
+        ),
+        ("1:cpu:/a", {"cpu/a/cpu.cfs_quota_us": "-1", "cpu/a/cpu.cfs_period_us": "100000"}, inf),
+        ("1:name=systemd:/a\n0::/a", {"unified/a/cpu.max": "50000 100000"}, 0.5),
+    ],
+)
+def test_the_quota_of_control_groups(tmp_path: Path, membership: str, files: dict[str, str], cores: float) -> None:
+    for name, text in {"proc/self/cgroup": membership, **{f"sys/fs/cgroup/{k}": v for k, v in files.items()}}.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(text + "\n")
+    assert _threads._quota(tmp_path) == cores
+
+
+def test_no_control_groups_no_quota(tmp_path: Path) -> None:
+    assert _threads._quota(tmp_path) == inf
+
+
+@needs_lending
+@needs_two_cores
+def test_a_thread_with_fewer_cores_has_a_smaller_team_and_products_have_helpers() -> None:
+    """OpenMP's workers inherit a thread's affinity: two that wait for each other would share one core."""
+    code = """
+        everywhere, one = os.sched_getaffinity(0), {max(os.sched_getaffinity(0))}
+        kernel()
+        assert lent()
+
+        def helpers(cores):
+            os.sched_setaffinity(0, cores)
+            before = kernels.lending()[1]
+            assert all(same(product(), product_bits) and same(kernel(), kernel_bits) for _ in range(3))
+            assert os.sched_getaffinity(0) == cores
+            return kernels.lending()[1] - before
+
+        def work():
+            found.extend([helpers(one) > 0, helpers(everywhere), helpers(one), helpers(everywhere)])
+
+        found = []
+        thread = threading.Thread(target=work)
+        thread.start(), thread.join()
+        print(found[0], found[1], found[3])
+    """
+    assert run(code, OMP_NUM_THREADS="2", OPENBLAS_NUM_THREADS="2").split() == ["True", "0", "0"]
+
+
 # Torch in the same process
 
 
@@ -345,7 +482,9 @@ def test_a_child_forked_in_the_middle_of_products_works() -> None:
             while not stop.is_set():
                 call()
 
-        threads = [threading.Thread(target=busy, args=(call,)) for call in (product, kernel, lambda: b.T @ a.T)]
+        d = rng.random((24, 24)) + 24 * np.eye(24)
+        calls = product, kernel, lambda: b.T @ a.T, lambda: d @ d, lambda: np.linalg.inv([d] * 20)
+        threads = [threading.Thread(target=busy, args=(call,)) for call in calls]
         [thread.start() for thread in threads]
         statuses = []
         for _ in range(25):
@@ -358,6 +497,58 @@ def test_a_child_forked_in_the_middle_of_products_works() -> None:
         print(statuses == [0] * 25, same(product(), product_bits))
     """
     assert run(code).split() == ["True", "True"]
+
+
+@needs_fork
+@pytest.mark.parametrize("threads", [1, 2])
+def test_no_fork_cuts_a_kernel_in_two(threads: int) -> None:
+    code = f"""
+        fo.set_num_threads({threads})
+        p, grad, m, v = (np.full(1 << 21, value, np.float32) for value in (1, 1, 0, 0))
+        stop = threading.Event()
+
+        def busy():
+            while not stop.is_set():
+                F.adamw([p], [grad], [m], [v], step=1, lr=1e-3)
+
+        thread = threading.Thread(target=busy)
+        thread.start()
+        statuses = []
+        for _ in range(20):
+            child = os.fork()
+            if child == 0:
+                whole = all((x == x[0]).all() for x in (p, m, v))
+                os._exit(0 if whole and same(kernel(), kernel_bits) else 1)
+            statuses.append(os.waitpid(child, 0)[1])
+        stop.set()
+        thread.join()
+        print(statuses == [0] * 20)
+    """
+    assert run(code).split() == ["True"]
+
+
+@needs_fork
+def test_a_fork_in_the_first_kernel_does_not_wait_for_itself() -> None:
+    """The first parallel region takes Python's global lock, which the thread that forks has."""
+    code = """
+        import time
+
+        def slow():
+            begun.set()
+            time.sleep(0.2)  # the global lock goes to the thread that forks, and must come back
+
+        begun = threading.Event()
+        kernels.before_first_region(slow)
+        thread = threading.Thread(target=kernel)
+        thread.start()
+        begun.wait()
+        child = os.fork()
+        if child == 0:
+            os._exit(0 if same(kernel(), kernel_bits) else 1)
+        thread.join()
+        print(os.waitpid(child, 0)[1])
+    """
+    assert run(code, OMP_NUM_THREADS="2").split() == ["0"]
 
 
 @needs_fork

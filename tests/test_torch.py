@@ -179,7 +179,8 @@ def test_defaults_are_torchs(name: str) -> None:
     assert theirs.keys() - common <= {"foreach", "fused", "capturable", "differentiable"}
     assert {key: ours[key] for key in common} == {key: theirs[key] for key in common}
     arguments = [
-        list(inspect.signature(getattr(module, name)).parameters.values())[1:] for module in (optim, torch.optim)
+        list(inspect.signature(getattr(module, name).__init__).parameters.values())[2:]
+        for module in (optim, torch.optim)
     ]
     of_both = [
         [one.name for one in some if one.name in common and one.kind is one.POSITIONAL_OR_KEYWORD] for some in arguments

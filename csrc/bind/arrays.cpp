@@ -1,8 +1,10 @@
 #include "bind/arrays.hpp"
 
 #include <algorithm>
+#include <cstdlib>
 #include <numeric>
 #include <optional>
+#include <utility>
 
 namespace fastopt {
 
@@ -38,6 +40,12 @@ std::optional<Dtype> dtype_of_number(int number, Accepted accepted) {
   return {};
 }
 
+/// Whether an instance of a subclass of NumPy's arrays has a mask.
+bool is_masked(py::handle object) {
+  PyObject* module = PyDict_GetItemString(PyImport_GetModuleDict(), "numpy.ma");
+  return module != nullptr && py::isinstance(object, py::handle(module).attr("MaskedArray"));
+}
+
 }  // namespace
 
 const char* name_of(Dtype dtype) {
@@ -53,6 +61,8 @@ std::size_t itemsize_of(Dtype dtype) {
 Array::Array(py::handle object, const Name& name, Accepted accepted) : proxy_(py::detail::array_proxy(object.ptr())) {
   if (!py::detail::npy_api::get().PyArray_Check_(object.ptr()))
     throw py::type_error(name.text() + " must be a numpy array, got " + text_of_type(object));
+  if (Py_TYPE(object.ptr()) != py::detail::npy_api::get().PyArray_Type_ && is_masked(object))
+    throw py::type_error(name.text() + " is a masked array, whose mask would be ignored; give .filled(0) or .data");
   const auto* descr = py::detail::array_descriptor_proxy(proxy_->descr);
   if (const auto dtype = dtype_of_number(descr->type_num, accepted))
     dtype_ = *dtype;
@@ -64,7 +74,7 @@ Array::Array(py::handle object, const Name& name, Accepted accepted) : proxy_(py
     throw py::type_error(name.text() + " has swapped byte order (dtype " +
                          std::string(py::str(object.attr("dtype").attr("str"))) + "), expected the machine's own");
   if (reinterpret_cast<std::uintptr_t>(proxy_->data) % itemsize() != 0)
-    throw py::type_error(name.text() + " is not aligned to its elements");
+    throw py::type_error(name.text() + " is not aligned to its elements; give numpy.require(array, requirements='A')");
 }
 
 std::size_t Array::size() const {
@@ -79,66 +89,59 @@ std::string text_of(const std::vector<std::ptrdiff_t>& shape) {
   return text + (shape.size() == 1 ? ",)" : ")");
 }
 
+bool Array::may_overlap_itself() const {
+  std::vector<std::pair<std::ptrdiff_t, std::ptrdiff_t>> axes;  // strides and counts
+  for (std::ptrdiff_t axis = 0; axis < ndim(); ++axis) {
+    if (shape(axis) == 0) return false;
+    if (shape(axis) > 1) axes.emplace_back(std::abs(stride(axis)), shape(axis));
+  }
+  std::sort(axes.begin(), axes.end());
+  auto extent = static_cast<std::ptrdiff_t>(itemsize());  // of what the axes before take
+  for (const auto& [stride, count] : axes) {
+    if (stride < extent) return true;
+    extent += stride * (count - 1);
+  }
+  return false;
+}
+
 bool Array::has_shape_of(const Array& other) const {
   return ndim() == other.ndim() &&
          std::equal(proxy_->dimensions, proxy_->dimensions + ndim(), other.proxy_->dimensions);
 }
 
-Rows rows_of(const Array& array, const std::vector<std::ptrdiff_t>& outer, const std::vector<std::ptrdiff_t>& inner,
-             const Name& name, const std::string& constraint) {
-  const auto itemsize = static_cast<std::ptrdiff_t>(array.itemsize());
-  const bool empty = array.size() == 0;  // then strides mean nothing
-  const auto elements_apart = [&](std::ptrdiff_t axis) {
-    const std::ptrdiff_t stride = array.stride(axis);
-    if (stride < 0) throw py::type_error(name.text() + " has a negative stride");
-    if (stride % itemsize != 0) throw py::type_error(name.text() + " has strides that are no multiple of its elements");
-    return stride / itemsize;
-  };
-  Rows rows;
-  rows.width = 1;
-  for (auto axis = inner.rbegin(); axis != inner.rend(); ++axis) {
-    const auto count = static_cast<std::size_t>(array.shape(*axis));
-    if (!empty && count > 1 && elements_apart(*axis) != static_cast<std::ptrdiff_t>(rows.width))
-      throw py::type_error(name.text() + " must be contiguous along " + constraint);
-    rows.width *= count;
-  }
-  for (auto axis = outer.rbegin(); axis != outer.rend(); ++axis) {
-    const auto count = static_cast<std::size_t>(array.shape(*axis));
-    if (count == 1) continue;
-    const std::ptrdiff_t apart = empty ? 0 : elements_apart(*axis);
-    if (!rows.axes.empty() && apart == static_cast<std::ptrdiff_t>(rows.axes.front().count) * rows.axes.front().stride)
-      rows.axes.front().count *= count;
-    else
-      rows.axes.insert(rows.axes.begin(), {count, apart});
-  }
-  return rows;
-}
-
-Rows rows_of(const Array& array, std::ptrdiff_t split, const Name& name) {
-  std::vector<std::ptrdiff_t> outer(static_cast<std::size_t>(split)),
-      inner(static_cast<std::size_t>(array.ndim() - split));
-  std::iota(outer.begin(), outer.end(), 0);
-  std::iota(inner.begin(), inner.end(), split);
-  return rows_of(array, outer, inner, name,
-                 inner.size() == 1 ? "its last axis" : "its last " + std::to_string(inner.size()) + " axes");
-}
-
-Rows longest_rows_of(const Array& array, const Name& name) {
-  std::ptrdiff_t split = array.ndim(), contiguous = static_cast<std::ptrdiff_t>(array.itemsize());
-  for (; split > 0 && (array.shape(split - 1) == 1 || array.stride(split - 1) == contiguous); --split)
-    contiguous *= array.shape(split - 1);
-  return rows_of(array, std::min(split, std::max<std::ptrdiff_t>(array.ndim() - 1, 0)), name);
-}
-
 std::ptrdiff_t step_of(const Array& array, std::ptrdiff_t axis, const Name& name) {
   const auto itemsize = static_cast<std::ptrdiff_t>(array.itemsize());
   if (array.stride(axis) % itemsize != 0)
-    throw py::type_error(name.text() + " has strides that are no multiples of its item size; np.ascontiguousarray(" +
-                         std::string(name.argument).append(name.item) + ") has not");
+    throw py::type_error(name.text() +
+                         " has strides that are no multiples of its elements; give numpy.ascontiguousarray(…)");
   return array.stride(axis) / itemsize;
 }
 
-Rows any_rows_of(const Array& array, AxisList outer, AxisList inner, const Name& name) {
+Rows elements_of(const Array& array, const Name& name) {
+  Rows rows;
+  rows.width = 0;
+  for (std::ptrdiff_t axis = array.ndim(); axis-- > 0;) {
+    const auto count = static_cast<std::size_t>(array.shape(axis));
+    if (count == 1) continue;
+    const std::ptrdiff_t stride = step_of(array, axis, name);
+    const auto continues = [&](std::size_t inner_count, std::ptrdiff_t inner) {
+      return stride == static_cast<std::ptrdiff_t>(inner_count) * inner;
+    };
+    if (rows.width == 0) {
+      rows.width = count;
+      rows.step = stride;
+    } else if (rows.axes.empty() ? continues(rows.width, rows.step)
+                                 : continues(rows.axes.front().count, rows.axes.front().stride)) {
+      (rows.axes.empty() ? rows.width : rows.axes.front().count) *= count;
+    } else {
+      rows.axes.insert(rows.axes.begin(), {count, stride});
+    }
+  }
+  if (rows.width == 0) rows.width = 1;
+  return rows;
+}
+
+Rows rows_of(const Array& array, AxisList outer, AxisList inner, const Name& name) {
   const bool empty = array.size() == 0;  // then strides mean nothing
   // Calls add(axis) for axes merged as far as they lie evenly, innermost first.
   const auto merge = [&](AxisList axes, const auto& add) {
@@ -204,32 +207,47 @@ Spans::Extent Spans::extent(const Array& array) {
 }
 
 void Spans::add(const Array& array, std::string argument, bool written) {
-  if (array.size() != 0) spans_.push_back({extent(array), std::move(argument), written});
+  if (array.size() != 0)
+    spans_.push_back({extent(array), array.object(), std::move(argument), written, array.contiguous()});
 }
 
 void Spans::expect_disjoint(std::string_view function) {
   std::sort(spans_.begin(), spans_.end(), [](const Span& a, const Span& b) { return a.begin < b.begin; });
-  const Span* reach = nullptr;          // of those so far, the one that ends last
-  const Span* written_reach = nullptr;  // and of the written ones
+  std::vector<const Span*> open;  // those that may reach behind the next one's begin
   for (const Span& span : spans_) {
-    const Span* other = span.written ? reach : written_reach;
-    if (other && other->end > span.begin) {
+    std::erase_if(open, [&](const Span* other) { return other->end <= span.begin; });
+    for (const Span* other : open) {
+      if (!span.written && !other->written) continue;
+      if (!(span.dense && other->dense) && !share_memory(span.object, other->object)) continue;
       const Span &target = other->written ? *other : span, &rest = other->written ? span : *other;
       throw py::value_error(std::string(function) + ": " + target.argument + " would be written, but overlaps " +
                             rest.argument);
     }
-    if (!reach || span.end > reach->end) reach = &span;
-    if (span.written && (!written_reach || span.end > written_reach->end)) written_reach = &span;
+    open.push_back(&span);
   }
+  sorted_.assign(spans_.begin(), spans_.end());
 }
 
 void Spans::expect_apart(const Array& read, const Name& name) const {
   const Extent extent = Spans::extent(read);
-  const auto after = std::lower_bound(spans_.begin(), spans_.end(), extent.end,
-                                      [](const Span& span, std::uintptr_t end) { return span.begin < end; });
-  if (after != spans_.begin() && (after - 1)->end > extent.begin)
-    throw py::value_error(std::string(name.function) + ": " + (after - 1)->argument +
-                          " would be written, but overlaps " + std::string(name.argument).append(name.item));
+  auto after = std::lower_bound(sorted_.begin(), sorted_.end(), extent.end,
+                                [](const Extent& span, std::uintptr_t end) { return span.begin < end; });
+  for (; after != sorted_.begin() && (after - 1)->end > extent.begin; --after) {
+    const Span& span = spans_[static_cast<std::size_t>(after - 1 - sorted_.begin())];
+    if (read.contiguous() || share_memory(read.object(), span.object))
+      throw py::value_error(std::string(name.function) + ": " + span.argument + " would be written, but overlaps " +
+                            std::string(name.argument).append(name.item));
+  }
+}
+
+bool share_memory(py::handle a, py::handle b) {
+  constexpr int most_work = 1'000'000;  // of a search that is exponential for strange strides
+  try {
+    return py::cast<bool>(py::module_::import("numpy").attr("shares_memory")(a, b, most_work));
+  } catch (py::error_already_set& error) {
+    if (!error.matches(py::module_::import("numpy").attr("exceptions").attr("TooHardError"))) throw;
+    return true;
+  }
 }
 
 }  // namespace fastopt

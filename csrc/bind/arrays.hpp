@@ -52,6 +52,9 @@ class Array {
   bool contiguous() const { return (proxy_->flags & py::detail::npy_api::NPY_ARRAY_C_CONTIGUOUS_) != 0; }
   bool writeable() const { return (proxy_->flags & py::detail::npy_api::NPY_ARRAY_WRITEABLE_) != 0; }
   template <class T> T* data() const { return reinterpret_cast<T*>(proxy_->data); }
+  /// Whether some of its elements may lie at the same place, as those of a broadcast array do.
+  bool may_overlap_itself() const;
+  py::handle object() const { return {reinterpret_cast<PyObject*>(const_cast<py::detail::PyArray_Proxy*>(proxy_))}; }
 
  private:
   const py::detail::PyArray_Proxy* proxy_;
@@ -66,17 +69,14 @@ void expect_shape(const Array& array, const std::vector<std::ptrdiff_t>& shape, 
 void expect_contiguous(const Array& array, const Name& name);
 void expect_writeable(const Array& array, const Name& name);
 
-/// Rows of an array whose `inner` axes together are a row, and whose `outer` axes count rows (both outermost first).
-/// TypeError where the inner axes are not contiguous, with `constraint` as its text, or where a stride is negative.
-Rows rows_of(const Array& array, const std::vector<std::ptrdiff_t>& outer, const std::vector<std::ptrdiff_t>& inner,
-             const Name& name, const std::string& constraint);
-/// The axes from `split` on are a row, those before it count rows.
-Rows rows_of(const Array& array, std::ptrdiff_t split, const Name& name);
-/// As rows_of, with rows as long as the memory allows; at least the innermost axis must be contiguous.
-Rows longest_rows_of(const Array& array, const Name& name);
-/// As rows_of, for arrays that are only read: rows whose elements may lie anywhere.
+/// The elements of an array of any layout, in the order of its axes, in rows that are as long as the memory allows.
+/// TypeError where strides are no multiples of its elements.
+Rows elements_of(const Array& array, const Name& name);
+
 using AxisList = std::span<const std::ptrdiff_t>;
-Rows any_rows_of(const Array& array, AxisList outer, AxisList inner, const Name& name);
+/// Rows of an array of any layout whose `inner` axes together are a row, and whose `outer` axes count rows (both
+/// outermost first).  TypeError where strides are no multiples of its elements.
+Rows rows_of(const Array& array, AxisList outer, AxisList inner, const Name& name);
 /// Axes from `first` on, before `end`.
 inline AxisList axes_from(std::ptrdiff_t first, std::ptrdiff_t end) {
   static constexpr auto kAll = [] {
@@ -91,28 +91,36 @@ std::ptrdiff_t step_of(const Array& array, std::ptrdiff_t axis, const Name& name
 
 std::string text_of(const std::vector<std::ptrdiff_t>& shape);
 
-/// The memory of the arguments of one call, to find out whether what is written overlaps anything else.
+/// The memory of the arguments of one call, to find out whether what is written overlaps anything else.  The arguments
+/// must live as long.
 class Spans {
  public:
+  /// From the first byte of an array to behind its last one.
   struct Extent {
     std::uintptr_t begin, end;
-  };
-  struct Span : Extent {
-    std::string argument;
-    bool written;
   };
 
   static Extent extent(const Array& array);
 
   void add(const Array& array, std::string argument, bool written);
-  /// Sorts; ValueError where two overlap and one of them is written.
+  /// Sorts; ValueError where two share memory and one of them is written.
   void expect_disjoint(std::string_view function);
-  /// After expect_disjoint, where all are written and so disjoint: ValueError where a further array, which is read,
-  /// overlaps one.
+  /// After expect_disjoint, where all are written: ValueError where a further array, which is read, shares memory with
+  /// one.
   void expect_apart(const Array& read, const Name& name) const;
 
  private:
+  struct Span : Extent {
+    py::handle object;
+    std::string argument;
+    bool written, dense;
+  };
+
   std::vector<Span> spans_;
+  std::vector<Extent> sorted_;  // those of spans_, close together
 };
+
+/// Whether two arrays, whose extents overlap, share an element.
+bool share_memory(py::handle a, py::handle b);
 
 }  // namespace fastopt

@@ -4,17 +4,92 @@
 
 namespace fastopt {
 
+namespace {
+
+/// NumPy's type of bools.
+PyTypeObject* numpy_bool() {
+  static const py::handle type = py::object(py::dtype("bool").attr("type")).release();
+  return reinterpret_cast<PyTypeObject*>(type.ptr());
+}
+
+bool is_bool(py::handle object) { return PyBool_Check(object.ptr()) || Py_TYPE(object.ptr()) == numpy_bool(); }
+
+/// Whether it may be asked for its value: a bool or an array with axes may not, though Python would take them.
+bool is_one_number(py::handle object) {
+  if (PyFloat_Check(object.ptr())) return true;
+  if (is_bool(object)) return false;
+  return PyLong_Check(object.ptr()) || py::getattr(object, "ndim", py::int_(0)).equal(py::int_(0));
+}
+
+/// One of ours; TypeError too where it has a mask, of which no kernel knows.
+Array array_of(py::handle object, const Name& name) {
+  if (Py_TYPE(object.ptr()) != py::detail::npy_api::get().PyArray_Type_ && py::hasattr(object, "_mask"))
+    throw py::type_error(name.text() + " is a masked array, whose mask would be ignored: pass " +
+                         std::string(name.argument) + ".filled(...)");
+  return {object, name, Accepted::floats};
+}
+
+/// Whether the argument has the dtype that is computed with; the others are statistics, in float64.
+bool is_parameter(std::string_view argument) {
+  for (const std::string_view one : {"weight", "bias", "running_mean", "running_var", "g"})
+    if (argument == one) return true;
+  return false;
+}
+
+}  // namespace
+
 Array Call::read(py::handle object, const char* argument) {
-  const Array array(object, name(argument), Accepted::floats);
+  const Array array = array_of(object, name(argument));
   spans_.add(array, argument, false);
+  if (!x_) {
+    x_ = array;
+    x_name_ = argument;
+  }
   return array;
 }
 
 Array Call::read(py::handle object, const char* argument, Dtype dtype, const Shape& shape) {
   const Array array = read(object, argument);
-  expect_dtype(array, dtype, name(argument));
+  if (array.dtype() != dtype) {
+    const std::string x = x_name_;
+    const bool either = dtype == Dtype::float64 && array.dtype() == Dtype::float32;  // x has NumPy's default
+    throw py::type_error(text(argument) + " has dtype " + name_of(array.dtype()) + ", expected " + name_of(dtype) +
+                         ", as " + x + " has: pass " + argument + ".astype(" + x + ".dtype)" +
+                         (either ? ", or " + x + ".astype(np.float32)" : ""));
+  }
   expect_shape(array, shape, name(argument));
   return array;
+}
+
+void Call::expect_fitting(const Array& array, const char* argument, Dtype dtype, const Shape& shape) const {
+  const Dtype given = array.dtype(), of_x = x_ ? x_->dtype() : dtype;
+  if (given != dtype) {
+    if (!x_ || !is_parameter(argument)) expect_dtype(array, dtype, name(argument));
+    const std::string x = x_name_, its_dtype = " has dtype ", parameter = argument;
+    if (of_x == Dtype::float64 && given == Dtype::float32)  // NumPy makes float64 of what nobody gave a dtype
+      throw py::type_error(text(x) + its_dtype + "float64, but " + parameter + its_dtype + "float32: pass " + x +
+                           ".astype(np.float32), or " + parameter + " in float64 (a layer's with dtype=np.float64)");
+    throw py::type_error(text(argument) + its_dtype + name_of(given) + ", expected " + name_of(dtype) + ", as " + x +
+                         its_dtype + name_of(of_x) + ": pass " + parameter + ".astype(np." + name_of(dtype) + ")" +
+                         (given == Dtype::float64 ? ", or " + x + ".astype(np.float64)" : ""));
+  }
+  if (array.shape() != shape)
+    throw py::value_error(text(argument) + " has shape " + text_of(array.shape()) + ", expected " + text_of(shape) +
+                          why_channels(array, shape));
+}
+
+std::string Call::why_channels(const Array& array, const Shape& expected) const {
+  if (!axis_name_) return "";
+  const bool is_dim = std::string_view(axis_name_) == "dim";
+  if (expected.size() != 1 && !is_dim) return "";
+  std::string why = std::string(", as ") + x_name_ + " of shape " + text_of(x_->shape()) + " has " +
+                    std::to_string(x_->shape(channel_axis_)) + (is_dim ? "" : " channels") + " on axis " +
+                    std::to_string(channel_axis_) + ", the " + axis_name_;
+  if (array.ndim() != 1) return why;
+  for (const std::ptrdiff_t axis : {std::ptrdiff_t{1}, std::ptrdiff_t{-1}})  // where channels usually are
+    if (x_->ndim() > 1 && x_->shape(axis < 0 ? x_->ndim() - 1 : axis) == array.shape(0))
+      return why + "; is it " + axis_name_ + "=" + std::to_string(axis) + "?";
+  return why;
 }
 
 std::optional<Array> Call::optional(py::handle object, const char* argument, Dtype dtype, const Shape& shape,
@@ -25,9 +100,8 @@ std::optional<Array> Call::optional(py::handle object, const char* argument, Dty
 
 Array Call::required(py::handle object, const char* argument, Dtype dtype, const Shape& shape, bool written) {
   if (object.is_none()) throw py::type_error(text(argument) + " must be a numpy array, got None");
-  const Array array(object, name(argument), Accepted::floats);
-  expect_dtype(array, dtype, name(argument));
-  expect_shape(array, shape, name(argument));
+  const Array array = array_of(object, name(argument));
+  if (array.dtype() != dtype || array.shape() != shape) expect_fitting(array, argument, dtype, shape);
   if (written) {
     expect_contiguous(array, name(argument));
     expect_writeable(array, name(argument));
@@ -39,6 +113,8 @@ Array Call::required(py::handle object, const char* argument, Dtype dtype, const
 }
 
 double Call::number(py::handle object, const char* argument, double low, double high, const char* constraint) const {
+  if (!is_one_number(object))
+    throw py::type_error(text(argument) + " must be a number, got " + std::string(py::repr(object)));
   const double value = PyFloat_AsDouble(object.ptr());
   if (value == -1 && PyErr_Occurred()) {
     const bool too_large = PyErr_ExceptionMatches(PyExc_OverflowError) != 0;
@@ -56,24 +132,18 @@ double Call::eps(py::handle object) const {
 }
 
 std::ptrdiff_t Call::integer(py::handle object, const char* argument) const {
-  const Py_ssize_t value = PyNumber_AsSsize_t(object.ptr(), nullptr);
-  if (value == -1 && PyErr_Occurred()) {
-    PyErr_Clear();
-    throw py::type_error(text(argument) + " must be an integer, got " + std::string(py::repr(object)));
-  }
-  return value;
+  const Py_ssize_t value = is_bool(object) ? -1 : PyNumber_AsSsize_t(object.ptr(), PyExc_OverflowError);
+  if (value != -1 || (!PyErr_Occurred() && !is_bool(object))) return value;
+  const bool too_large = PyErr_Occurred() != nullptr && PyErr_ExceptionMatches(PyExc_OverflowError) != 0;
+  PyErr_Clear();
+  if (too_large)
+    throw py::value_error(text(argument) + " must be in [-2**63, 2**63), got " + std::string(py::str(object)));
+  throw py::type_error(text(argument) + " must be an integer, got " + std::string(py::repr(object)));
 }
 
 bool Call::flag(py::handle object, const char* argument) const {
-  if (!py::isinstance<py::bool_>(object) && !PyIndex_Check(object.ptr()) &&
-      std::string(py::str(py::type::handle_of(object).attr("__name__"))) != "bool")
-    throw py::type_error(text(argument) + " must be a bool, got " + std::string(py::repr(object)));
-  const int truth = PyObject_IsTrue(object.ptr());
-  if (truth < 0) {
-    PyErr_Clear();
-    throw py::type_error(text(argument) + " must be a bool, got " + std::string(py::repr(object)));
-  }
-  return truth == 1;
+  if (!is_bool(object)) throw py::type_error(text(argument) + " must be a bool, got " + std::string(py::repr(object)));
+  return PyObject_IsTrue(object.ptr()) == 1;
 }
 
 void Call::results(py::handle out, std::size_t count) {
@@ -94,7 +164,7 @@ void Call::results(py::handle out, std::size_t count) {
 
 py::object Call::given(std::size_t i, Dtype dtype, const Shape& shape) {
   const Name called = result_name(i);
-  const Array array(given_[i], called, Accepted::floats);
+  const Array array = array_of(given_[i], called);
   expect_dtype(array, dtype, called);
   expect_shape(array, shape, called);
   expect_writeable(array, called);

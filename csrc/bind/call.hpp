@@ -42,6 +42,10 @@ class Call {
   /// Such an array of a dtype and shape.
   Array read(py::handle object, const char* argument, Dtype dtype, const Shape& shape);
 
+  /// The channels that parameters and statistics must fit, for the texts of errors: those of x, the array that was read
+  /// first, along an axis that is the argument `argument`.
+  void channels_along(std::ptrdiff_t axis, const char* argument) { channel_axis_ = axis, axis_name_ = argument; }
+
   /// A contiguous array of one dtype and shape, or nothing; of one that is only read and lies otherwise, a copy.
   std::optional<Array> optional(py::handle object, const char* argument, Dtype dtype, const Shape& shape,
                                 bool written = false);
@@ -68,8 +72,15 @@ class Call {
 
  private:
   py::object given(std::size_t i, Dtype dtype, const Shape& shape);
+  /// TypeError or ValueError where the dtype or the shape is another one, with the reason and what helps.
+  void expect_fitting(const Array& array, const char* argument, Dtype dtype, const Shape& shape) const;
+  std::string why_channels(const Array& array, const Shape& expected) const;
 
   const char* function_;
+  std::optional<Array> x_;  ///< the array that was read first, which the others must suit
+  const char* x_name_ = nullptr;
+  std::ptrdiff_t channel_axis_ = -1;
+  const char* axis_name_ = nullptr;
   std::vector<py::object> given_, copies_;
   std::vector<std::string> result_names_;
   Spans spans_;

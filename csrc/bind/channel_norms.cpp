@@ -39,9 +39,9 @@ Channels channels_of(const Array& array, std::ptrdiff_t axis, bool columns, cons
       others.assign(before.begin(), before.end());
       others.insert(others.end(), after.begin(), after.end());
     }
-    channels.rows = any_rows_of(array, after.empty() ? before : AxisList(others), axes_from(axis, axis + 1), name);
+    channels.rows = rows_of(array, after.empty() ? before : AxisList(others), axes_from(axis, axis + 1), name);
   } else {
-    channels.rows = any_rows_of(array, before, after, name);
+    channels.rows = rows_of(array, before, after, name);
     if (channels.count > 1 && array.size() != 0) channels.stride = step_of(array, axis, name);
   }
   return channels;
@@ -82,6 +82,7 @@ class Layout {
     dtype_ = x.dtype();
     shape_ = x.shape();
     data_ = x.data<void>();
+    call.channels_along(axis, axis_name);
     in_ = channels_of(x, axis, has_columns(x, axis), call.name(x_name));
   }
 
@@ -519,7 +520,8 @@ std::size_t groups_of(const Call& call, const Layout& layout, py::handle object)
   const auto channels = static_cast<std::ptrdiff_t>(layout.in().count);
   if (groups < 1 || channels % groups != 0)
     throw py::value_error(call.text("num_groups") + " must divide the " + std::to_string(channels) +
-                          " channels of x, got " + std::to_string(groups));
+                          " channels of x on axis " + std::to_string(layout.axis()) + ", the channel_axis, got " +
+                          std::to_string(groups));
   return static_cast<std::size_t>(groups);
 }
 

@@ -64,6 +64,7 @@ void run_uneven(const std::array<Arrays, 3>& arrays, const std::array<Addresses,
   floor.run(style);
 }
 
+/// The lists hold references to the arrays, so what other threads do to the caller's lists meanwhile is no matter.
 void run_floor(const Arrays& reads, const Arrays& updates, const Arrays& writes, bool streaming, std::size_t ahead) {
   const std::array<Arrays, 3> all{reads, updates, writes};
   std::vector<py::ssize_t> sizes;

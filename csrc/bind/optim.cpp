@@ -1,300 +1,286 @@
-/// Optimizer steps for Python: `Plan`, a checked list of parameters with their state, which is stepped with gradients.
+/// Optimizer steps for Python: `Plan`, members that are checked once and stepped with gradients, and `Turn`, the lock
+/// of one optimizer.
 #include <pybind11/stl.h>
 
 #include <algorithm>
 #include <array>
-#include <cmath>
 #include <mutex>
+#include <new>
 #include <optional>
+#include <stdexcept>
 #include <string>
+#include <thread>
+#include <tuple>
 #include <utility>
 #include <vector>
 
 #include "bind/arrays.hpp"
 #include "bind/module.hpp"
-#include "optim/adadelta.hpp"
-#include "optim/adafactor.hpp"
-#include "optim/adagrad.hpp"
-#include "optim/adam.hpp"
-#include "optim/adamax.hpp"
-#include "optim/adan.hpp"
-#include "optim/ademamix.hpp"
-#include "optim/apply.hpp"
-#include "optim/asgd.hpp"
-#include "optim/factored.hpp"
-#include "optim/lion.hpp"
-#include "optim/muon.hpp"
-#include "optim/nadam.hpp"
-#include "optim/radam.hpp"
-#include "optim/rmsprop.hpp"
-#include "optim/rprop.hpp"
-#include "optim/schedule_free.hpp"
-#include "optim/sgd.hpp"
-#include "optim/step.hpp"
-#include "optim/trust.hpp"
+#include "bind/rules.hpp"
+#include "core/fork.hpp"
+#include "optim/plan.hpp"
 
 namespace fastopt {
 
 namespace {
 
-/// What Python calls the list of a state's arrays.
-std::string plural(const std::string& state) { return state + "s"; }
+using Shape = std::vector<std::ptrdiff_t>;
 
-/// How a parameter's numbers are kept: what becomes of the bits that 16 do not hold, for parameters that have 16; in
-/// what format moments are, and how they are rounded.  Empty: as they are computed with.
-struct Formats {
-  std::string weights, moments, moment_rounding;
-};
+/// An argument that has one array for each parameter, as errors call it.
+std::string plural(const std::string& state) { return state + "s"; }
 
 Format format_of(Dtype dtype) {
   return dtype == Dtype::float16 ? Format::float16 : dtype == Dtype::bfloat16 ? Format::bfloat16 : Format::exact;
 }
 
-/// What Python needs to know of a rule, and its kernels.
-struct Entry {
-  const char* name;
-  std::vector<State> states;
-  std::vector<std::string> numbers, options;
-  std::array<Kernel, 2> kernels;  ///< by dtype
-};
-
-template <template <class> class Rule, class T> Kernel kernel() {
-  if constexpr (requires { Rule<T>::factored; })
-    return factored_kernel<Rule<T>, T>();
-  else
-    return kernel_of<Rule<T>, T>();
-}
-
-template <template <class> class Rule> Entry entry(const char* name) {
-  const auto strings = [](const auto& names) { return std::vector<std::string>(names.begin(), names.end()); };
-  std::vector<std::string> numbers, options = strings(Around::options);
-  if constexpr (requires { Rule<float>::numbers; }) numbers = strings(Rule<float>::numbers);
-  for (const char* option : Rule<float>::options) options.emplace_back(option);
-  const auto& state = Rule<float>::state;
-  return {name, {state.begin(), state.end()}, numbers, options, {kernel<Rule, float>(), kernel<Rule, double>()}};
-}
-
-/// Every rule there is: one line each.
-const std::vector<Entry>& rules() {
-  static const std::vector<Entry> rules{
-      entry<SGD>("sgd"),
-      entry<SGDMomentum>("sgd_momentum"),
-      entry<SGDVelocity>("sgd_velocity"),
-      entry<Adam>("adam"),
-      entry<AdamProjected>("adam_projected"),
-      entry<AMSGrad>("amsgrad"),
-      entry<Adagrad>("adagrad"),
-      entry<RMSprop>("rmsprop"),
-      entry<RMSpropMomentum>("rmsprop_momentum"),
-      entry<RMSpropCentered>("rmsprop_centered"),
-      entry<RMSpropCenteredMomentum>("rmsprop_centered_momentum"),
-      entry<Adadelta>("adadelta"),
-      entry<Adamax>("adamax"),
-      entry<NAdam>("nadam"),
-      entry<RAdam>("radam"),
-      entry<ASGD>("asgd"),
-      entry<Rprop>("rprop"),
-      entry<Lion>("lion"),
-      entry<LAMB>("lamb"),
-      entry<LARS>("lars"),
-      entry<Adan>("adan"),
-      entry<AdEMAMix>("ademamix"),
-      entry<ScheduleFreeSGD>("schedule_free_sgd"),
-      entry<Adafactor>("adafactor"),
-      entry<AdafactorFactored>("adafactor_factored"),
-      entry<ScheduleFreeAdamW>("schedule_free_adamw"),
-      entry<MuonMomentum>("muon_momentum"),
-  };
-  return rules;
-}
-
-const Entry& entry_of(const std::string& function, const std::string& rule) {
-  for (const Entry& entry : rules())
-    if (rule == entry.name) return entry;
-  throw py::value_error(function + ": no rule is called " + rule);
-}
-
-/// A float out of a tuple.
+/// Number i of a tuple of floats.
 double number(const py::tuple& tuple, std::size_t i) {
   const double value = PyFloat_AsDouble(PyTuple_GET_ITEM(tuple.ptr(), static_cast<Py_ssize_t>(i)));
   if (value == -1 && PyErr_Occurred()) throw py::error_already_set();
   return value;
 }
 
-py::handle item(const py::list& list, std::size_t i) { return PyList_GET_ITEM(list.ptr(), static_cast<Py_ssize_t>(i)); }
+PyObject* item(const py::list& list, std::size_t i) { return PyList_GET_ITEM(list.ptr(), static_cast<Py_ssize_t>(i)); }
 
-/// Parameters with their rules and state.  They are checked once; a step checks the gradients only.
-class Plan {
+/// (grad_scale, clip_norm, clip_value, clip_param_norm, clip_adaptive, skip_nonfinite, zero_grads), or None for a plain
+/// step.
+StepOptions step_options(const py::object& object, const std::string& function) {
+  StepOptions wish;
+  if (object.is_none()) return wish;
+  const auto tuple = py::cast<py::tuple>(object);
+  if (tuple.size() != 7) throw py::value_error(function + ": expected 7 options of the step");
+  double* const to[] = {&wish.grad_scale, &wish.clip_norm, &wish.clip_value, &wish.clip_param_norm,
+                        &wish.clip_adaptive};
+  for (std::size_t i = 0; i < 5; ++i) *to[i] = number(tuple, i);
+  wish.skip_nonfinite = number(tuple, 5) != 0;
+  wish.zero_grads = number(tuple, 6) != 0;
+  return wish;
+}
+
+/// An array as it was when it was checked.  Whoever has the array may give it another shape, dtype or memory, or make
+/// it read-only, at any time.
+class Checked {
  public:
-  Plan(std::string function, const std::vector<std::string>& rules, std::vector<std::size_t> groups, py::list params,
-       std::vector<py::list> states, std::vector<py::list> scales, std::vector<py::list> numbers, py::list rests,
-       py::list initials, py::list averages, const std::vector<std::array<std::string, 3>>& formats,
-       py::array_t<std::int64_t> steps, std::vector<std::string> labels)
-      : function_(std::move(function)),
-        labels_(std::move(labels)),
-        groups_(std::move(groups)),
-        params_(std::move(params)),
-        states_(std::move(states)),
-        scales_(std::move(scales)),
-        numbers_(std::move(numbers)),
-        rests_(std::move(rests)),
-        initials_(std::move(initials)),
-        averages_(std::move(averages)),
-        steps_(std::move(steps)) {
-    const std::size_t count = params_.size();
-    for (const std::size_t size :
-         {rules.size(), labels_.size(), groups_.size(), states_.size(), scales_.size(), numbers_.size(), rests_.size(),
-          initials_.size(), averages_.size(), formats.size(), static_cast<std::size_t>(steps_.size())})
-      if (size != count) throw py::value_error(function_ + ": every list must have one entry a parameter");
-    for (const std::string& rule : rules) entries_.push_back(&entry_of(function_, rule));
-    members_.reserve(count);
-    for (std::size_t i = 0; i < count; ++i) add(i, {formats[i][0], formats[i][1], formats[i][2]});
-    written_.expect_disjoint(function_);
-  }
+  Checked(const Array& array, bool written)
+      : proxy_(py::detail::array_proxy(array.object().ptr())),
+        data_(proxy_->data),
+        descr_(proxy_->descr),
+        ndim_(proxy_->nd),
+        flags_(proxy_->flags & (written ? kContiguous | kWriteable : kContiguous)) {}
 
-  /// The norm of all gradients, where it was needed, and whether the step was skipped.
-  std::pair<std::optional<double>, bool> step(const py::list& grads, const py::list& options,
-                                              const py::object& around_step) {
-    const Step wish(around_step, function_);
-    std::unique_lock<std::mutex> lock(stepping_, std::try_to_lock);
-    if (!lock) {  // another thread takes a step, and may need the interpreter to finish it
-      const py::gil_scoped_release release;
-      lock.lock();
-    }
-    if (!options.is(options_)) read(options);
-    collect(grads, wish);
-    std::optional<double> norm;
-    if (!clip(wish, norm)) {
-      if (wish.zero_grads) {
-        const py::gil_scoped_release release;
-        zero(todo_);
-      }
-      return {norm, true};
-    }
-    count_step();
-    const py::gil_scoped_release release;
-    factor(todo_, row_factors_);
-    if (measures_) {
-      const auto sums = measured(todo_);
-      measured_ = {};
-      for (std::size_t i = 0; i < todo_.size(); ++i) {
-        const Kernel& kernel = *todo_[i].kernel;
-        for (std::size_t k = 0; k < kernel.sums; ++k) measured_[k] += sums[i * kMostSums + k];
-        if (kernel.sums != 0)
-          kernel.conclude(const_cast<std::byte*>(todo_[i].setting->rule), &sums[i * kMostSums],
-                          static_cast<double>(todo_[i].size));
-      }
-    }
-    update(todo_);
-    return {norm, false};
+  bool unchanged() const {
+    return proxy_->data == data_ && proxy_->descr == descr_ && proxy_->nd == ndim_ &&
+           (proxy_->flags & flags_) == flags_;
   }
-
-  /// The sums that rules measured in the last step, over all parameters.
-  std::array<double, kMostSums> last_measured() const { return measured_; }
+  bool has_shape(const std::ptrdiff_t* shape) const { return std::equal(shape, shape + ndim_, proxy_->dimensions); }
 
  private:
-  /// Takes new options over.  They are in tuples, so that the same list has the same ones until it is replaced.
-  void read(const py::list& options) {
-    options_ = py::none();
-    values_.resize(options.size());
-    for (std::size_t g = 0; g < options.size(); ++g) {
-      const auto tuple = py::cast<py::tuple>(item(options, g));
-      values_[g].resize(tuple.size());
-      for (std::size_t o = 0; o < tuple.size(); ++o) values_[g][o] = number(tuple, o);
-    }
-    for (std::size_t i = 0; i < members_.size(); ++i)
-      if (groups_[i] >= values_.size() || values_[groups_[i]].size() != entries_[i]->options.size())
-        throw py::value_error(name("params", i).text() + " must have a group with " +
-                              std::to_string(entries_[i]->options.size()) + " options");
-    options_ = options;
+  static constexpr int kContiguous = py::detail::npy_api::NPY_ARRAY_C_CONTIGUOUS_,
+                       kWriteable = py::detail::npy_api::NPY_ARRAY_WRITEABLE_;
+
+  const py::detail::PyArray_Proxy* proxy_;
+  const void* data_;
+  const PyObject* descr_;
+  int ndim_, flags_;
+};
+
+/// Hyperparameters as they were when the options were made of them.
+struct Seen {
+  py::dict group;
+  Py_ssize_t size;
+  py::object params;
+  py::tuple values;
+};
+
+class BoundPlan {
+ public:
+  /// members: a list of records, see fastopt.optim.plan.Member.  count: an int64 array without axes, or None.
+  BoundPlan(std::string function, py::list members, py::object count)
+      : function_(std::move(function)), records_(std::move(members)), count_(std::move(count)) {
+    const std::size_t size = records_.size();
+    labels_.reserve(size);
+    params_.reserve(size);
+    plan_.members.reserve(size);
+    entries_.reserve(size);
+    for (std::size_t i = 0; i < size; ++i) add(i, py::handle(item(records_, i)));
+    first_.push_back(checked_.size());
+    first_shape_.push_back(shapes_.size());
+    written_.expect_disjoint(function_);
+    if (!count_.is_none()) plan_.count = counter(count_, {function_, "count"});
   }
 
-  /// What was checked of a parameter.
-  struct Member {
-    const Kernel* kernel;
-    Dtype dtype;  ///< that is computed with
-    Storage storage;
-    bool packed;  ///< whether it is needed
-    std::size_t size;
-    void* param;
-    std::array<void*, kMostStates> state;
-    std::array<double*, kMostNumbers> numbers;
-    const void* initial;
-    void* average;
-  };
-
-  /// What a step is asked for beside the rule.
-  struct Step {
-    double grad_scale = 1, clip_norm = -1, clip_value = -1, clip_param_norm = -1, clip_adaptive = -1;
-    bool skip_nonfinite = false, zero_grads = false, plain = true;
-
-    Step(const py::object& object, const std::string& function) {
-      if (object.is_none()) return;
-      plain = false;
-      const auto tuple = py::cast<py::tuple>(object);
-      if (tuple.size() != 7) throw py::value_error(function + ": expected 7 options of the step");
-      double* const to[] = {&grad_scale, &clip_norm, &clip_value, &clip_param_norm, &clip_adaptive};
-      for (std::size_t i = 0; i < 5; ++i) *to[i] = number(tuple, i);
-      skip_nonfinite = number(tuple, 5) != 0;
-      zero_grads = number(tuple, 6) != 0;
+  /// Takes the numbers over that the groups' rules have now.
+  void set_options(const py::list& options) {
+    std::vector<std::vector<double>> read(options.size());
+    for (std::size_t g = 0; g < options.size(); ++g) {
+      const auto tuple = py::cast<py::tuple>(py::handle(item(options, g)));
+      read[g].resize(tuple.size());
+      for (std::size_t o = 0; o < tuple.size(); ++o) read[g][o] = number(tuple, o);
     }
+    for (std::size_t i = 0; i < plan_.members.size(); ++i)
+      if (plan_.members[i].group >= read.size() || read[plan_.members[i].group].size() != entries_[i]->options.size())
+        throw py::value_error(name("params", i).text() + " must have a group with " +
+                              std::to_string(entries_[i]->options.size()) + " options");
+    plan_.options = std::move(read);
+  }
+
+  /// Says what current() is to compare: of each group the values of these names, and its params.  `changed` is a list
+  /// with one bool, which is set where anything else has changed.
+  void watch(const py::list& groups, const py::tuple& names, const py::list& values, const py::list& changed) {
+    std::vector<Seen> seen;
+    for (std::size_t g = 0; g < groups.size(); ++g) {
+      const auto group = py::cast<py::dict>(py::handle(item(groups, g)));
+      seen.push_back(
+          {group, PyDict_Size(group.ptr()), group["params"], py::cast<py::tuple>(py::handle(item(values, g)))});
+    }
+    seen_ = std::move(seen);
+    names_ = names;
+    changed_ = changed;
+  }
+
+  /// Whether the groups are still what they were when they were watched.
+  bool current(const py::object& groups) const {
+    if (changed_.size() != 1 || item(changed_, 0) != Py_False) return false;
+    if (!PyList_CheckExact(groups.ptr()) || PyList_GET_SIZE(groups.ptr()) != static_cast<Py_ssize_t>(seen_.size()))
+      return false;
+    std::size_t i = 0;
+    for (std::size_t g = 0; g < seen_.size(); ++g) {
+      const Seen& seen = seen_[g];
+      PyObject* group = PyList_GET_ITEM(groups.ptr(), static_cast<Py_ssize_t>(g));
+      if (group != seen.group.ptr() || PyDict_Size(group) != seen.size) return false;
+      for (Py_ssize_t k = 0; k < PyTuple_GET_SIZE(names_.ptr()); ++k)
+        if (PyDict_GetItem(group, PyTuple_GET_ITEM(names_.ptr(), k)) != PyTuple_GET_ITEM(seen.values.ptr(), k))
+          return false;
+      PyObject* params = PyDict_GetItemString(group, "params");
+      if (params != seen.params.ptr() || !PyList_CheckExact(params)) return false;
+      const auto count = static_cast<std::size_t>(PyList_GET_SIZE(params));
+      if (i + count > params_.size()) return false;
+      for (std::size_t k = 0; k < count; ++k, ++i)
+        if (PyList_GET_ITEM(params, static_cast<Py_ssize_t>(k)) != params_[i]) return false;
+    }
+    return i == params_.size();
+  }
+
+  /// Raises what is wrong with gradients; changes nothing.
+  void check(const py::list& grads, const py::object& options) {
+    const Use use(*this);
+    collect(grads, step_options(options, function_));
+  }
+
+  /// Takes a step, and right after it one of `then`, another plan with its gradients and no options.  Returns the count
+  /// of steps, the norm of all gradients where it was needed, and whether the step was skipped; or None, before
+  /// anything was written, where an array is not what it was when it was checked.  `emptied`: the plan whose parameters
+  /// were the gradients, and which begins anew.
+  py::object step(const py::list& grads, const py::object& options, BoundPlan* emptied, BoundPlan* then,
+                  const py::list& then_grads) {
+    const StepOptions wish = step_options(options, function_);
+    const Use use(*this);
+    std::optional<Use> use_then;
+    if (then != nullptr) use_then.emplace(*then);
+    if (!collect(grads, wish) || (then != nullptr && !then->collect(then_grads, {}))) return py::none();
+    if (first_region_pending() && plan_.parallel(gradients_)) run_first_region_hook();
+    Outcome outcome;
+    {
+      const py::gil_scoped_release release;
+      const NoFork guard;
+      outcome = plan_.take(gradients_, wish);
+      if (then != nullptr && !outcome.skipped) then->plan_.take(then->gradients_, {});
+      if (emptied != nullptr) emptied->plan_.restart();
+    }
+    return py::make_tuple(plan_.count != nullptr ? *plan_.count : 0, outcome.norm, outcome.skipped);
+  }
+
+  void restart() { plan_.restart(); }
+
+  std::array<double, kMostSums> measured() const { return plan_.measured(); }
+
+ private:
+  /// While one lives, nobody else uses the plan, and the gradients of the step are held.
+  class Use {
+   public:
+    explicit Use(BoundPlan& plan) : plan_(plan) {
+      const std::uint32_t generation = fork_generation();
+      if (plan.in_use_ == generation) throw std::runtime_error(plan.function_ + ": a step is being taken already");
+      plan.held_.clear();  // of a thread that this forked child has not got
+      plan.in_use_ = generation;
+    }
+    ~Use() {
+      plan_.held_.clear();
+      plan_.in_use_.reset();
+    }
+    Use(const Use&) = delete;
+    Use& operator=(const Use&) = delete;
+
+   private:
+    BoundPlan& plan_;
   };
 
   Name name(std::string_view argument, std::size_t i) const { return {function_, argument, labels_[i]}; }
 
-  /// Checks parameter i with all that belongs to it.
-  void add(std::size_t i, const Formats& formats) {
-    const Entry& entry = *entries_[i];
-    const Array param(item(params_, i), name("params", i), Accepted::floats);
-    Member member{};
-    member.dtype = is_half(param.dtype()) ? Dtype::float32 : param.dtype();
-    member.kernel = &entry.kernels[member.dtype == Dtype::float32 ? 0 : 1];
+  /// Checks member i with all that belongs to it.
+  void add(std::size_t i, py::handle record) {
+    labels_.push_back(py::cast<std::string>(record.attr("label")));
+    const auto rule = py::cast<std::string>(record.attr("rule"));
+    const Entry* entry = i != 0 && rule == entries_.back()->name ? entries_.back() : find_rule(rule);
+    if (entry == nullptr) throw py::value_error(function_ + ": no rule is called " + rule);
+    entries_.push_back(entry);
+    first_.push_back(checked_.size());
+    first_shape_.push_back(shapes_.size());
+
+    const py::object object = record.attr("param");
+    const Array param(object, name("params", i), Accepted::floats);
+    params_.push_back(object.ptr());
+    const Shape shape = param.shape();
+    shapes_.insert(shapes_.end(), shape.begin(), shape.end());
+    Member member;
+    const Dtype dtype = is_half(param.dtype()) ? Dtype::float32 : param.dtype();
+    member.kernel = &entry->kernels[dtype == Dtype::float32 ? 0 : 1];
+    member.group = py::cast<std::size_t>(record.attr("group"));
     member.size = param.size();
-    member.param = written(param, param.dtype(), param.shape(), "params", i);
-    if (is_half(param.dtype())) add_weights(member, param, formats.weights, i);
-    if (!formats.moments.empty() && member.dtype == Dtype::float64)
-      throw py::type_error(name("params", i).text() + " has dtype float64; moments='" + formats.moments +
+    member.unit = shape.size() < 2 || member.size == 0 ? std::max<std::size_t>(member.size, 1)
+                                                       : member.size / static_cast<std::size_t>(shape[0]);
+    if (!shape.empty()) member.columns = static_cast<std::size_t>(shape.back());
+    if (shape.size() > 1) member.matrix_rows = static_cast<std::size_t>(shape[shape.size() - 2]);
+    member.param = written(param, param.dtype(), shape, "params", i);
+
+    const auto [weights, moments, rounding] =
+        py::cast<std::tuple<std::string, std::string, std::string>>(record.attr("formats"));
+    if (is_half(param.dtype())) add_weights(member, param, weights, record.attr("rest"), i);
+    if (!moments.empty() && dtype == Dtype::float64)
+      throw py::type_error(name("params", i).text() + " has dtype float64; moments='" + moments +
                            "' is for float32 and 16 bits");
-    if (states_[i].size() != entry.states.size() || scales_[i].size() != entry.states.size() ||
-        numbers_[i].size() != entry.numbers.size())
-      throw py::value_error(name("params", i).text() + " has " +
-                            std::to_string(states_[i].size() + numbers_[i].size()) + " buffers of state and " +
-                            std::to_string(scales_[i].size()) + " scales, expected " +
-                            std::to_string(entry.states.size() + entry.numbers.size()));
-    for (std::size_t s = 0; s < entry.states.size(); ++s) add_state(member, param, s, formats.moments, i);
-    member.storage.random_state = formats.moment_rounding != "nearest";
-    for (std::size_t n = 0; n < entry.numbers.size(); ++n) {
-      const std::string argument = plural(entry.numbers[n]);
-      const Array array(item(numbers_[i], n), name(argument, i));
-      expect_dtype(array, Dtype::float64, name(argument, i));
-      expect_shape(array, {}, name(argument, i));
-      expect_writeable(array, name(argument, i));
-      written_.add(array, argument + labels_[i], true);
-      member.numbers[n] = array.data<double>();
+    const py::list states = record.attr("states"), scales = record.attr("scales"), numbers = record.attr("numbers");
+    if (states.size() != entry->states.size() || scales.size() != entry->states.size() ||
+        numbers.size() != entry->numbers.size())
+      throw py::value_error(name("params", i).text() + " has " + std::to_string(states.size() + numbers.size()) +
+                            " buffers of state and " + std::to_string(scales.size()) + " scales, expected " +
+                            std::to_string(entry->states.size() + entry->numbers.size()));
+    for (std::size_t s = 0; s < states.size(); ++s)
+      add_state(member, shape, dtype, s, item(states, s), item(scales, s), moments, i);
+    member.storage.random_state = rounding != "nearest";
+    for (std::size_t n = 0; n < numbers.size(); ++n) {
+      const std::string argument = plural(entry->numbers[n]);
+      const Array array(item(numbers, n), name(argument, i));
+      member.numbers[n] = static_cast<double*>(written(array, Dtype::float64, {}, argument, i));
     }
-    if (!item(initials_, i).is_none()) {
-      const Array initial(item(initials_, i), name("initial_params", i));
-      expect_dtype(initial, member.dtype, name("initial_params", i));
-      if (!initial.has_shape_of(param)) expect_shape(initial, param.shape(), name("initial_params", i));
-      expect_contiguous(initial, name("initial_params", i));
-      written_.add(initial, "initial_params" + labels_[i], true);  // which would be noticed too late otherwise
-      member.initial = initial.data<void>();
-    }
-    if (!item(averages_, i).is_none())
-      member.average =
-          written(Array(item(averages_, i), name("ema_params", i)), member.dtype, param.shape(), "ema_params", i);
-    members_.push_back(member);
+    if (const py::object initial = record.attr("initial"); !initial.is_none())  // read only; an overlap is found now
+      member.initial = written(Array(initial, name("initial_params", i)), dtype, shape, "initial_params", i, false);
+    if (const py::object average = record.attr("average"); !average.is_none())
+      member.average = written(Array(average, name("ema_params", i)), dtype, shape, "ema_params", i);
+    member.step = counter(record.attr("step"), name("step", i));
+    plan_.members.push_back(member);
   }
 
   /// Checks what belongs to a parameter of 16 bits.
-  void add_weights(Member& member, const Array& param, const std::string& weights, std::size_t i) {
+  void add_weights(Member& member, const Array& param, const std::string& weights, const py::object& object,
+                   std::size_t i) {
     Storage& storage = member.storage;
     storage.param = {format_of(param.dtype()), member.param};
     storage.random_param = weights != "nearest";
     member.packed = true;
     const auto rest = [&](Rest kind, Dtype dtype, std::string_view argument) {
-      if (item(rests_, i).is_none()) throw py::type_error(name(argument, i).text() + " is missing");
-      const Array array(item(rests_, i), name(argument, i), Accepted::all);
+      if (object.is_none()) throw py::type_error(name(argument, i).text() + " is missing");
+      const Array array(object, name(argument, i), Accepted::all);
       storage.param.rest = kind;
       storage.param.more = written(array, dtype, param.shape(), argument, i);
       if (kind == Rest::master) storage.master = array.data<float>();
@@ -311,18 +297,19 @@ class Plan {
       throw py::type_error(name("params", i).text() + " has dtype float16; weights='correction' is for bfloat16");
   }
 
-  /// Checks state s of parameter i.
-  void add_state(Member& member, const Array& param, std::size_t s, const std::string& moments, std::size_t i) {
+  /// Checks state s of member i.
+  void add_state(Member& member, Shape shape, Dtype computed, std::size_t s, py::handle object, py::handle scale_object,
+                 const std::string& moments, std::size_t i) {
     const State& state = entries_[i]->states[s];
     const std::string argument = plural(state.name);
-    auto shape = param.shape();
+    const auto blocks = static_cast<std::ptrdiff_t>((member.size + kShare - 1) / kShare);
     if (member.kernel->sum_factors != nullptr) {  // of rows and of columns
       if (shape.size() < 2) throw py::value_error(name("params", i).text() + " must have rows and columns");
       shape[shape.size() - (s == 0 ? 1 : 2)] = 1;
     }
     const bool packed = state.kind != State::exact && !moments.empty(), in_blocks = packed && moments == "8bit";
-    const Dtype dtype = in_blocks ? Dtype::uint8 : packed ? Dtype::bfloat16 : member.dtype;
-    const Array array(item(states_[i], s), name(argument, i), packed ? Accepted::all : Accepted::computed);
+    const Dtype dtype = in_blocks ? Dtype::uint8 : packed ? Dtype::bfloat16 : computed;
+    const Array array(object, name(argument, i), packed ? Accepted::all : Accepted::computed);
     member.state[s] = written(array, dtype, shape, argument, i);
     if (!packed) return;
     if (!in_blocks && moments != "bfloat16") throw py::value_error(function_ + ": no moments are called " + moments);
@@ -332,216 +319,216 @@ class Plan {
     kept.format = !in_blocks ? Format::bfloat16 : state.kind == State::square ? Format::square8 : Format::moment8;
     if (!in_blocks) return;
     const std::string scale = std::string(state.name) + "_scales";
-    if (item(scales_[i], s).is_none()) throw py::type_error(name(scale, i).text() + " is missing");
-    const auto blocks = static_cast<std::ptrdiff_t>((param.size() + kShare - 1) / kShare);
+    if (scale_object.is_none()) throw py::type_error(name(scale, i).text() + " is missing");
     kept.scales = static_cast<std::uint8_t*>(
-        written(Array(item(scales_[i], s), name(scale, i), Accepted::all), Dtype::uint8, {blocks}, scale, i));
+        written(Array(scale_object, name(scale, i), Accepted::all), Dtype::uint8, {blocks}, scale, i));
   }
 
-  /// The memory of an array that steps will write.
-  void* written(const Array& array, Dtype dtype, const std::vector<std::ptrdiff_t>& shape, std::string_view argument,
-                std::size_t i) {
+  /// The memory of an array that belongs to member i, which steps will write, or only read.
+  void* written(const Array& array, Dtype dtype, const Shape& shape, std::string_view argument, std::size_t i,
+                bool writes = true) {
     expect_dtype(array, dtype, name(argument, i));
     expect_shape(array, shape, name(argument, i));
     expect_contiguous(array, name(argument, i));
-    expect_writeable(array, name(argument, i));
+    if (writes) expect_writeable(array, name(argument, i));
     written_.add(array, std::string(argument) + labels_[i], true);
+    checked_.emplace_back(array, writes);
     return array.data<void>();
   }
 
-  /// What there is to do, after all checks: todo_, whose parameters' numbers are which_.
-  void collect(const py::list& grads, const Step& wish) {
-    if (grads.size() != members_.size())
-      throw py::value_error(function_ + ": grads has " + std::to_string(grads.size()) + " entries, expected " +
-                            std::to_string(members_.size()) + ", one a parameter");
-    todo_.clear();
-    which_.clear();
-    rows_.clear();
-    unit_scales_.clear();
-    rows_.reserve(members_.size());
-    std::vector<std::pair<Spans::Extent, std::size_t>> zeroed;
-    for (std::size_t i = 0; i < members_.size(); ++i) {
-      const py::handle object = item(grads, i);
-      if (object.is_none()) continue;
-      const Member& member = members_[i];
-      const Array param(item(params_, i), name("params", i), Accepted::floats);
-      if (param.data<void>() != member.param || param.size() != member.size)
-        throw py::value_error(name("params", i).text() + " has other memory than when it was handed over");
-      expect_writeable(param, name("params", i));
-      const Array grad(object, name("grads", i), Accepted::floats);
-      if (member.dtype != Dtype::float32 || !is_half(grad.dtype())) expect_dtype(grad, member.dtype, name("grads", i));
-      if (!grad.has_shape_of(param)) expect_shape(grad, param.shape(), name("grads", i));
-      which_.push_back(i);
-      Tensor& tensor = todo_.emplace_back();
-      tensor.kernel = member.kernel;
-      tensor.setting = nullptr;
-      tensor.size = member.size;
-      tensor.param = member.param;
-      tensor.grad = grad.data<void>();
-      tensor.state = member.state;
-      tensor.initial = member.initial;
-      tensor.average = member.average;
-      tensor.rows = nullptr;
-      tensor.scale = 1;
-      tensor.unit_scale = nullptr;
-      tensor.unit = param.ndim() < 2 || member.size == 0 ? std::max<std::size_t>(member.size, 1)
-                                                         : member.size / static_cast<std::size_t>(param.shape(0));
-      tensor.clip = wish.clip_value;
-      tensor.zero = wish.zero_grads;
-      tensor.member = static_cast<std::uint32_t>(i);
-      tensor.columns = param.ndim() < 1 ? 1 : static_cast<std::size_t>(param.shape(param.ndim() - 1));
-      tensor.matrix_rows = param.ndim() < 2 ? 1 : static_cast<std::size_t>(param.shape(param.ndim() - 2));
-      tensor.row_factor = nullptr;
-      tensor.storage = member.packed ? &member.storage : nullptr;
-      tensor.grad_format = format_of(grad.dtype());
-      if (member.size == 0) continue;
-      written_.expect_apart(grad, name("grads", i));
-      if (wish.zero_grads) {
-        if (!grad.writeable()) throw py::type_error(name("grads", i).text() + " is read-only, but would be zeroed");
-        zeroed.emplace_back(Spans::extent(grad), i);
-      }
-      if (!grad.contiguous()) tensor.rows = &rows_.emplace_back(longest_rows_of(grad, name("grads", i)));
-    }
-    std::sort(zeroed.begin(), zeroed.end(), [](const auto& a, const auto& b) { return a.first.begin < b.first.begin; });
-    for (std::size_t k = 1; k < zeroed.size(); ++k)
-      if (zeroed[k - 1].first.end > zeroed[k].first.begin)
-        throw py::value_error(name("grads", zeroed[k].second).text() + " would be zeroed, but overlaps grads" +
-                              labels_[zeroed[k - 1].second]);
+  static std::int64_t* counter(const py::object& object, const Name& name) {
+    if (!py::isinstance<py::array_t<std::int64_t>>(object))
+      throw py::type_error(name.text() + " must be an int64 array without axes");
+    auto array = py::reinterpret_borrow<py::array_t<std::int64_t>>(object);
+    if (array.ndim() != 0 || !array.writeable())
+      throw py::type_error(name.text() + " must be a writeable int64 array without axes");
+    return array.mutable_data();
   }
 
-  /// Sets the scales of gradients; false where the step is to be skipped.
-  bool clip(const Step& wish, std::optional<double>& norm) {
-    if (wish.plain) return true;
-    const py::gil_scoped_release release;
-    std::vector<double> squares;
-    if (wish.clip_norm >= 0 || wish.clip_param_norm >= 0 || wish.skip_nonfinite) squares = squared_norms(todo_);
-    if (wish.clip_norm >= 0 || wish.skip_nonfinite) {
-      double sum = 0;
-      for (const double square : squares) sum += square;
-      norm = std::sqrt(sum) / std::abs(wish.grad_scale);
-      if (wish.skip_nonfinite && !std::isfinite(*norm))
-        for (std::size_t t = 0; t < todo_.size(); ++t)
-          if (!is_finite(todo_[t], squares[t])) return false;
+  /// Whether member i's arrays are still as they were when they were checked.
+  bool unchanged(std::size_t i) const {
+    for (std::size_t c = first_[i]; c < first_[i + 1]; ++c)
+      if (!checked_[c].unchanged()) return false;
+    return checked_[first_[i]].has_shape(shapes_.data() + first_shape_[i]);
+  }
+
+  /// Checks and holds the gradients; false where an array of a member that has one is not what it was.
+  bool collect(const py::list& grads, const StepOptions& wish) {
+    const std::size_t count = plan_.members.size();
+    if (grads.size() != count)
+      throw py::value_error(function_ + ": grads has " + std::to_string(grads.size()) + " entries, expected " +
+                            std::to_string(count) + ", one for each parameter");
+    gradients_.clear();
+    rows_.clear();
+    rows_.reserve(count);
+    std::vector<std::size_t> zeroed;
+    for (std::size_t i = 0; i < count; ++i) {
+      if (grads.size() != count) return false;  // another thread has changed the list while an array's own code ran
+      auto object = py::reinterpret_borrow<py::object>(item(grads, i));
+      if (object.is_none()) continue;
+      if (!unchanged(i)) return false;
+      const Member& member = plan_.members[i];
+      if (!py::detail::npy_api::get().PyArray_Check_(object.ptr())) object = scalar(std::move(object));
+      const Array grad(object, name("grads", i), Accepted::floats);
+      const Array param(params_[i], name("params", i), Accepted::floats);
+      const Dtype computed = is_half(param.dtype()) ? Dtype::float32 : param.dtype();
+      if (computed != Dtype::float32 || !is_half(grad.dtype())) expect_dtype(grad, computed, name("grads", i));
+      if (!grad.has_shape_of(param)) expect_shape(grad, param.shape(), name("grads", i));
+      gradients_.push_back({i, grad.data<void>(), format_of(grad.dtype()), nullptr});
+      held_.push_back(std::move(object));
+      if (member.size == 0) continue;
+      written_.expect_apart(grad, name("grads", i));
+      if (!grad.contiguous()) gradients_.back().rows = &rows_.emplace_back(elements_of(grad, name("grads", i)));
+      if (!wish.zero_grads) continue;
+      if (!grad.writeable()) throw py::type_error(name("grads", i).text() + " is read-only, but would be zeroed");
+      if (grad.may_overlap_itself())
+        throw py::value_error(name("grads", i).text() +
+                              " has elements that share memory, and would be zeroed; give a copy, or zero_grads=False");
+      zeroed.push_back(gradients_.size() - 1);
     }
-    const auto factor = [&](double of) {  // NaN stays NaN
-      const double ratio = wish.clip_norm >= 0 ? wish.clip_norm / (of + 1e-6) : wish.clip_param_norm / (of + 1e-6);
-      return ratio > 1 ? 1.0 : ratio;
-    };
-    for (std::size_t t = 0; t < todo_.size(); ++t) {
-      double scale = 1 / wish.grad_scale;
-      if (wish.clip_norm >= 0)
-        scale *= factor(*norm);
-      else if (wish.clip_param_norm >= 0)
-        scale *= factor(std::sqrt(squares[t]) / std::abs(wish.grad_scale));
-      todo_[t].scale = scale;
-    }
-    if (wish.clip_adaptive >= 0) {
-      const auto norms = squared_norms_of_units(todo_);
-      unit_scales_.resize(norms.size());
-      std::size_t unit = 0;
-      for (Tensor& tensor : todo_) {
-        tensor.unit_scale = unit_scales_.data() + unit;
-        for (std::size_t u = 0; u < tensor.size / tensor.unit; ++u, ++unit) {
-          const double grad = std::sqrt(norms[unit][0]) / std::abs(wish.grad_scale);
-          const double most = wish.clip_adaptive * std::max(std::sqrt(norms[unit][1]), 1e-3);
-          unit_scales_[unit] = grad < most ? 1.0 : most / std::max(grad, 1e-6);
-        }
-      }
-    }
+    if (!zeroed.empty()) expect_disjoint(zeroed);
     return true;
   }
 
-  /// Counts the step and gives every tensor its setting.
-  void count_step() {
-    settings_.clear();
-    settings_.reserve(todo_.size());
-    measures_ = false;
-    std::int64_t* steps = steps_.mutable_data();
-    std::int64_t step = 0;
-    std::size_t group = 0;
-    bool shared = false;  // whether others may use the last setting
-    for (std::size_t t = 0; t < todo_.size(); ++t) {
-      const std::size_t i = which_[t];
-      const Kernel& kernel = *todo_[t].kernel;
-      ++steps[i];
-      if (!shared || steps[i] != step || groups_[i] != group || todo_[t - 1].kernel != &kernel) {
-        step = steps[i];
-        group = groups_[i];
-        shared = kernel.numbers == 0 && kernel.sums == 0;
-        const double* options = values_[group].data();
-        Setting& setting = settings_.emplace_back(Setting{{}, Around(options, static_cast<double>(step))});
-        std::array<double, kMostNumbers> numbers{};
-        for (std::size_t n = 0; n < kernel.numbers; ++n) numbers[n] = *members_[i].numbers[n];
-        kernel.construct(setting.rule, options + Around::options.size(), static_cast<double>(step), numbers.data());
-        for (std::size_t n = 0; n < kernel.numbers; ++n) *members_[i].numbers[n] = numbers[n];
-      }
-      measures_ = measures_ || kernel.sums != 0;
-      todo_[t].setting = &settings_.back();
-      todo_[t].scale *= settings_.back().around.sign;
+  /// That no two of these gradients share memory.
+  void expect_disjoint(const std::vector<std::size_t>& which) const {
+    struct Part : Spans::Extent {
+      std::size_t index;
+      bool dense;
+    };
+    std::vector<Part> parts, open;
+    for (const std::size_t k : which) {
+      const Array grad(held_[k], name("grads", gradients_[k].member), Accepted::floats);
+      parts.push_back({Spans::extent(grad), k, grad.contiguous()});
+    }
+    std::sort(parts.begin(), parts.end(), [](const Part& a, const Part& b) { return a.begin < b.begin; });
+    for (const Part& part : parts) {
+      std::erase_if(open, [&](const Part& other) { return other.end <= part.begin; });
+      for (const Part& other : open)
+        if ((part.dense && other.dense) || share_memory(held_[part.index], held_[other.index]))
+          throw py::value_error(name("grads", gradients_[part.index].member).text() +
+                                " would be zeroed, but overlaps grads" + labels_[gradients_[other.index].member]);
+      open.push_back(part);
     }
   }
 
-  std::string function_;             // for errors: "AdamW"
-  std::vector<std::string> labels_;  // for errors, one a parameter: "[0]" or "['bias']"
-  std::vector<std::size_t> groups_;  // which of the tuples of options each parameter follows
-  py::list params_;
-  std::vector<py::list> states_, scales_, numbers_;  // of each parameter
-  py::list rests_, initials_, averages_;             // of each parameter, or None
-  py::array_t<std::int64_t> steps_;                  // how many steps each parameter has taken
-  std::vector<const Entry*> entries_;                // of each parameter
-  std::vector<Member> members_;
+  /// One of NumPy's scalars as an array without axes; anything else as it is.
+  static py::object scalar(py::object object) {
+    const py::module_ numpy = py::module_::import("numpy");
+    return py::isinstance(object, numpy.attr("generic")) ? py::object(numpy.attr("asarray")(object)) : object;
+  }
+
+  std::string function_;  // for errors: "AdamW"
+  py::list records_;      // which hold all arrays
+  py::object count_;
+  std::vector<std::string> labels_;  // for errors, of each member: "[0]" or "['bias']"
+  std::vector<PyObject*> params_;
+  std::vector<const Entry*> entries_;
+  std::vector<Checked> checked_;                  // of all members, the parameter's first
+  std::vector<std::size_t> first_, first_shape_;  // those of each member
+  std::vector<std::ptrdiff_t> shapes_;            // of the parameters
   Spans written_;
-  std::array<double, kMostSums> measured_{};
+  Plan plan_;
 
-  std::mutex stepping_;
-  py::object options_ = py::none();  // those of the last step, and what they say
-  std::vector<std::vector<double>> values_;
+  std::vector<Seen> seen_;
+  py::tuple names_;
+  py::list changed_;
 
-  // Of the step that is being taken; kept to keep their memory.
-  std::vector<Tensor> todo_;
-  std::vector<std::size_t> which_;
+  // Of the step that is being taken; they keep their memory.
+  std::optional<std::uint32_t> in_use_;  // since which fork
+  std::vector<Gradient> gradients_;
   std::vector<Rows> rows_;
-  std::vector<double> unit_scales_, row_factors_;
-  std::vector<Setting> settings_;
-  bool measures_ = false;
+  std::vector<py::object> held_;
 };
+
+/// The lock of one optimizer, a context manager.  A thread that already has it gets an error instead of waiting for
+/// itself.  In a forked child it is free, whoever had it.
+class Turn {
+ public:
+  explicit Turn(std::string name) : name_(std::move(name)) {}
+
+  void enter() {
+    if (generation_ != fork_generation()) renew();
+    if (owner_ == std::this_thread::get_id())
+      throw std::runtime_error(name_ +
+                               ": this thread is inside a call of this optimizer already; a signal handler or an "
+                               "array's own code must not call it");
+    if (!mutex_.try_lock()) {
+      const py::gil_scoped_release release;
+      mutex_.lock();
+    }
+    owner_ = std::this_thread::get_id();
+  }
+
+  void exit() {
+    if (generation_ != fork_generation()) return;
+    owner_ = {};
+    mutex_.unlock();
+  }
+
+ private:
+  void renew() {
+    new (&mutex_) std::mutex;
+    owner_ = {};
+    generation_ = fork_generation();
+  }
+
+  std::string name_;
+  std::mutex mutex_;
+  std::thread::id owner_;
+  std::uint32_t generation_ = fork_generation();
+};
+
+py::tuple described(const Entry& entry) {
+  std::vector<std::string> states, kinds;
+  for (const State& state : entry.states) {
+    states.emplace_back(state.name);
+    kinds.emplace_back(state.kind == State::exact ? "exact" : state.kind == State::moment ? "moment" : "square");
+  }
+  return py::make_tuple(py::cast(states), py::cast(entry.numbers), py::cast(entry.options), py::cast(kinds));
+}
+
+double square_sum(py::handle object) {
+  const Array array(object, {"square_sum", "array"});
+  expect_contiguous(array, {"square_sum", "array"});
+  Tensor tensor{};
+  tensor.kernel = &find_rule("sgd")->kernels[array.dtype() == Dtype::float32 ? 0 : 1];
+  tensor.size = array.size();
+  tensor.grad = array.data<void>();
+  const py::gil_scoped_release release;
+  return squared_norms({tensor})[0];
+}
 
 }  // namespace
 
 void bind_optim(py::module_& m) {
-  py::class_<Plan>(m, "Plan", "Parameters with their rules and state: checked once, stepped often.")
-      .def(py::init<std::string, const std::vector<std::string>&, std::vector<std::size_t>, py::list,
-                    std::vector<py::list>, std::vector<py::list>, std::vector<py::list>, py::list, py::list, py::list,
-                    const std::vector<std::array<std::string, 3>>&, py::array_t<std::int64_t>,
-                    std::vector<std::string>>(),
-           py::arg("function"), py::arg("rules"), py::arg("groups"), py::arg("params"), py::arg("states"),
-           py::arg("scales"), py::arg("numbers"), py::arg("rests"), py::arg("initials"), py::arg("averages"),
-           py::arg("formats"), py::arg("steps").noconvert(), py::arg("labels"))
-      .def("step", &Plan::step, py::arg("grads"), py::arg("options"), py::arg("around") = py::none(),
-           "Checks the gradients, counts one step for every parameter that has one, and takes it.\n\n"
-           "options: for each group a tuple of floats, in the order that `rules` gives.  around: (grad_scale, "
-           "clip_norm, "
-           "clip_value, clip_param_norm, clip_adaptive, skip_nonfinite, zero_grads); a negative clip is none.")
-      .def("measured", &Plan::last_measured, "The sums over all parameters that the rules took in the last step.");
-  m.def(
-      "square_sum",
-      [](const py::handle& object) {
-        const Array array(object, {"square_sum", "array"});
-        expect_contiguous(array, {"square_sum", "array"});
-        Tensor tensor{};
-        const Kernel of_float = kernel<SGD, float>(), of_double = kernel<SGD, double>();
-        tensor.kernel = array.dtype() == Dtype::float32 ? &of_float : &of_double;
-        tensor.size = array.size();
-        tensor.grad = array.data<void>();
-        const py::gil_scoped_release release;
-        return squared_norms({tensor})[0];
-      },
-      py::arg("array"), "The sum of the squares of an array's elements, in double.");
+  py::class_<BoundPlan>(m, "Plan", "Parameters with their rules and state: checked once, stepped often.")
+      .def(py::init<std::string, py::list, py::object>(), py::arg("function"), py::arg("members"),
+           py::arg("count") = py::none())
+      .def("set_options", &BoundPlan::set_options, py::arg("options"),
+           "For each group a tuple of floats, in the order that `rules` gives.")
+      .def("watch", &BoundPlan::watch, py::arg("groups"), py::arg("names"), py::arg("values"), py::arg("changed"),
+           "Says what current() compares.")
+      .def("current", &BoundPlan::current, py::arg("groups"), "Whether nothing has changed that was watched.")
+      .def(
+          "step", &BoundPlan::step, py::arg("grads"), py::arg("options") = py::none(),
+          py::arg("emptied").none(true) = py::none(), py::arg("then").none(true) = py::none(),
+          py::arg("then_grads") = py::list(),
+          "Checks the gradients, and takes and counts a step: (count, norm, skipped), or None if an array has changed.")
+      .def("check", &BoundPlan::check, py::arg("grads"), py::arg("options") = py::none(),
+           "Raises what is wrong with gradients; changes nothing.")
+      .def("restart", &BoundPlan::restart, "Sets all counts to 0.")
+      .def("measured", &BoundPlan::measured, "The sums over all parameters that the rules took in the last step.");
+  py::class_<Turn>(m, "Turn", "The lock of one optimizer; an error where its owner takes it again.")
+      .def(py::init<std::string>(), py::arg("name"))
+      .def("__enter__", &Turn::enter)
+      .def("__exit__", [](Turn& turn, const py::args&) { turn.exit(); });
+  m.def("square_sum", &square_sum, py::arg("array"), "The sum of the squares of an array's elements, in double.");
   m.def(
       "expect_disjoint",
       [](const std::string& function, const py::list& params, const std::vector<std::string>& labels) {
         if (params.size() != labels.size())
-          throw py::value_error(function + ": labels must have one entry a parameter");
+          throw py::value_error(function + ": labels must have one entry for each parameter");
         Spans spans;
         for (std::size_t i = 0; i < labels.size(); ++i)
           spans.add(Array(params[i], {function, "params", labels[i]}, Accepted::floats), "params" + labels[i], true);
@@ -549,15 +536,7 @@ void bind_optim(py::module_& m) {
       },
       py::arg("function"), py::arg("params"), py::arg("labels"), "Raises where two parameters share memory.");
   py::dict table;
-  for (const Entry& entry : rules()) {
-    std::vector<std::string> states, kinds;
-    for (const State& state : entry.states) {
-      states.emplace_back(state.name);
-      kinds.emplace_back(state.kind == State::exact ? "exact" : state.kind == State::moment ? "moment" : "square");
-    }
-    table[entry.name] =
-        py::make_tuple(py::cast(states), py::cast(entry.numbers), py::cast(entry.options), py::cast(kinds));
-  }
+  for (const Entry& entry : rules()) table[entry.name] = described(entry);
   m.attr("rules") = table;
 }
 

@@ -47,7 +47,7 @@ struct Arguments {
     else if (Shape sorted = axes; std::ranges::sort(sorted), !std::ranges::equal(sorted, axes_from(0, x.ndim())))
       throw py::value_error(call.text("order") + " must name each of the " + std::to_string(shape.size()) +
                             " axes of " + x_name + " once, got " + text_of(axes));
-    row = any_rows_of(x, {}, axes, call.name(x_name));
+    row = rows_of(x, {}, axes, call.name(x_name));
   }
 
   /// The result: without gaps in the order of the axes, and x itself if that is given.

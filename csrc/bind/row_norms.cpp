@@ -57,7 +57,7 @@ struct Input {
   Input(const Call& call, const Array& array, const char* argument, const Axes& axes)
       : dtype(array.dtype()), data(array.data<void>()) {
     const auto split = static_cast<std::ptrdiff_t>(axes.leading.size());
-    rows = any_rows_of(array, axes_from(0, split), axes_from(split, array.ndim()), call.name(argument));
+    rows = rows_of(array, axes_from(0, split), axes_from(split, array.ndim()), call.name(argument));
   }
   template <class S> const S* at() const { return static_cast<const S*>(data); }
 };

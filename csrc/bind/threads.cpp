@@ -6,12 +6,15 @@
 #include <pybind11/stl.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <thread>
 #include <vector>
 
 #include "bind/module.hpp"
+#include "core/fork.hpp"
 #include "core/lend.hpp"
 #include "core/parallel.hpp"
 
@@ -40,12 +43,19 @@ std::string openmp_path() {
                                                                                                         : "";
 }
 
-/// Ends the forking thread's OpenMP workers, so that its child does not wait for threads that it has not got.  They are
-/// made again by the next region.  OpenMP 5.0; looked up because torch may have brought an older libgomp.
-bool end_workers() {
-  static const auto pause = reinterpret_cast<int (*)(int)>(dlsym(RTLD_DEFAULT, "omp_pause_resource_all"));
-  constexpr int soft = 1;
-  return pause != nullptr && pause(soft) == 0;
+/// The system's ids of the other threads that run Python, where these can be told.
+std::optional<std::vector<int>> python_threads() {
+#if PY_VERSION_HEX >= 0x030B0000
+  if (!Py_IsInitialized() || PyGILState_Check() == 0) return {};  // the list changes under who has not got the lock
+  std::vector<int> ids;
+  const auto mine = static_cast<unsigned long>(gettid());
+  for (PyThreadState* state = PyInterpreterState_ThreadHead(PyInterpreterState_Get()); state != nullptr;
+       state = PyThreadState_Next(state))
+    if (state->native_thread_id != mine) ids.push_back(static_cast<int>(state->native_thread_id));
+  return ids;
+#else
+  return {};
+#endif
 }
 
 /// What happens when this process forks.  The handlers are registered once for every library that borrows the threads,
@@ -56,18 +66,22 @@ struct Fork {
 
   static void before() {
     if (depth++ > 0) return;
-    Lender::hold();
-    idle = end_workers();
+    ForkGate::close(NoFork::here());
+    Lender::hold(python_threads());
+    idle = end_workers();  // so that a child does not wait for threads that it has not got
   }
 
   static void in_parent() {
-    if (--depth == 0) Lender::release();
+    if (--depth > 0) return;
+    Lender::release();
+    ForkGate::open_in_parent();
   }
 
   /// A child runs on one thread until it is told otherwise, as it usually has as many siblings as there are cores, and
   /// its BLAS gets its own threads back.
   static void in_child() {
     if (--depth > 0) return;
+    ForkGate::open_in_child(NoFork::here());
     Lender::renew();
     if (Lender::reclaim() > 0) before_first_region = &call_hook;
     stranded = !idle;
@@ -145,6 +159,23 @@ void bind_threads(py::module_& m) {
         return found;
       },
       "The OpenMP runtime in use and its settings, as seen by this thread.");
+  m.def(
+      "places",
+      []() -> std::optional<std::vector<int>> {
+        if (!places_are_chosen) return {};
+        std::vector<int> cores;
+        const bool one = omp_get_proc_bind() == omp_proc_bind_master;
+        const int first = one ? std::max(omp_get_place_num(), 0) : 0, count = one ? 1 : omp_get_num_places();
+        for (int place = first; place < first + count; ++place) {
+          std::vector<int> some(static_cast<std::size_t>(omp_get_place_num_procs(place)));
+          omp_get_place_proc_ids(place, some.data());
+          cores.insert(cores.end(), some.begin(), some.end());
+        }
+        std::sort(cores.begin(), cores.end());
+        cores.erase(std::unique(cores.begin(), cores.end()), cores.end());
+        return cores;
+      },
+      "The cores of the places on which OpenMP puts the threads of a team; None where it lets them run anywhere.");
   m.def(
       "lending", [] { return std::pair(Lender::products.load(), Lender::helpers.load()); },
       "How many products the lent threads ran, and how many threads had to be made because a team was too small.");

@@ -5,7 +5,8 @@
 /// must know:
 ///
 /// Jobs wait for each other, so all of them must really run at once.  Where the team comes out smaller than asked for
-/// (OMP_THREAD_LIMIT, a nested region), the missing ones get threads of their own.
+/// (OMP_THREAD_LIMIT, a nested region), the missing ones get threads of their own.  So do all but the caller's where
+/// the calling thread has fewer cores than the process: OpenMP's workers would share these.
 ///
 /// The number that we pass to a job is its slot, and so its scratch memory.  Two products of different kinds may arrive
 /// from two threads at once; with equal numbers they would overwrite each other's scratch.  Hence the lock: one product
@@ -15,17 +16,27 @@
 /// running when the pool was lent is not disturbed.
 #pragma once
 
+#include <fcntl.h>
+#include <pthread.h>
+#include <unistd.h>
+
 #include <algorithm>
 #include <array>
 #include <atomic>
 #include <chrono>
 #include <cstddef>
+#include <cstdint>
+#include <cstdio>
+#include <cstring>
 #include <mutex>
 #include <new>
+#include <optional>
 #include <thread>
 #include <utility>
 #include <vector>
 
+#include "core/cores.hpp"
+#include "core/fork.hpp"
 #include "core/parallel.hpp"
 
 namespace fastopt {
@@ -44,6 +55,7 @@ class Lender {
     if (count_ == borrowers_.size() || has(install)) return false;
     slots_ = count_ == 0 ? slots : std::min(slots_, slots);
     borrowers_[count_++] = install;
+    lent_ = true;
     install(run);
     return true;
   }
@@ -52,6 +64,7 @@ class Lender {
   static std::size_t reclaim() {
     const std::lock_guard lock(pool_);
     for (std::size_t i = 0; i < count_; ++i) borrowers_[i](nullptr);
+    lent_ = false;
     return std::exchange(count_, 0);
   }
 
@@ -60,16 +73,30 @@ class Lender {
     return has(install);
   }
 
-  /// For fork: no job runs between hold() and release(), and a child calls renew() instead.  OpenBLAS has its own
-  /// locks, which a product takes just before its jobs and gives back just after; a child that is born meanwhile can
-  /// never take them.  So this waits until there has been no product for a moment.  (Python's threads need the GIL to
-  /// begin one, and the thread that forks has it.)
-  static void hold() {
+  /// For fork: no product runs between hold() and release(), and a child calls renew() instead.
+  ///
+  /// OpenBLAS has locks of its own, which also a product on one thread takes, and a child that is born meanwhile can
+  /// never take them.  So this waits until no thread that may be inside is running.  `python` are the ids of Python's
+  /// threads: one that is inside nothing sleeps or soon waits for the global lock, which the thread that forks has.
+  /// Those that have had products before are waited for up to 2 s, and for some time not again where that was in vain;
+  /// others, which may compute anything, only for a moment.  Where Python's threads are not known, there must have been
+  /// no product for 2 ms instead.
+  static void hold(const std::optional<std::vector<int>>& python) {
     using namespace std::chrono_literals;
     constexpr auto step = 100us;  // asleep, so that a thread that waits for a core gets on
-    for (int quiet = 0, waited = 0; count_ > 0 && quiet < 20 && waited < 20'000; ++quiet, ++waited) {
-      if (running_.load(std::memory_order_relaxed) > 0) quiet = 0;
-      std::this_thread::sleep_for(step);
+    constexpr Nanoseconds longest = 2'000'000'000;
+    const int enough = python ? 2 : 20;
+    int patience = 150;  // looks, not time: where cores are scarce, each takes longer
+    const Nanoseconds begin = now();
+    for (int quiet = 0; lent_.load(std::memory_order_relaxed); std::this_thread::sleep_for(step)) {
+      const bool last = now() - begin > longest;
+      bool busy = running_.load(std::memory_order_relaxed) > 0 || Users::any_runs(last);
+      if (!busy && python && patience > 0 && std::any_of(python->begin(), python->end(), runs)) {
+        busy = true;
+        --patience;
+      }
+      quiet = busy ? 0 : quiet + 1;
+      if (quiet == enough || last) break;
     }
     pool_.lock();
   }
@@ -77,6 +104,7 @@ class Lender {
   static void renew() {
     new (&pool_) std::mutex;
     running_ = 0;
+    Users::renew();
   }
 
   static inline std::atomic<std::size_t> products{0};  ///< lists of jobs run so far
@@ -87,25 +115,114 @@ class Lender {
     return std::find(borrowers_.begin(), borrowers_.begin() + count_, install) != borrowers_.begin() + count_;
   }
 
+  /// Whether a thread of this process runs or would, or waits for the disk; not if it has ended.
+  static bool runs(int thread) {
+    char path[64], text[512];
+    std::snprintf(path, sizeof path, "/proc/self/task/%d/stat", thread);
+    const int file = open(path, O_RDONLY | O_CLOEXEC);
+    if (file < 0) return false;
+    const ssize_t length = read(file, text, sizeof text - 1);
+    close(file);
+    text[std::max<ssize_t>(length, 0)] = '\0';
+    const char* const name_end = std::strrchr(text, ')');  // "id (name) state ..."
+    return name_end != nullptr && name_end[1] == ' ' && (name_end[2] == 'R' || name_end[2] == 'D');
+  }
+
+  /// The threads that have called for a product.
+  class Users {
+   public:
+    /// Adds the calling thread, until it ends.
+    static void add() {
+      thread_local Entry mine;
+      if (mine.generation == fork_generation() && mine.thread != 0) return;
+      mine.thread = gettid();
+      mine.generation = fork_generation();
+      const std::lock_guard lock(lock_);
+      all_.push_back({mine.thread, 0});
+    }
+
+    /// Whether one runs now.  `last` says that nobody will wait for those that do: for a minute they do not count.
+    static bool any_runs(bool last) {
+      const std::lock_guard lock(lock_);
+      const auto counts = [](const User& user) { return now() >= user.excused_until && runs(user.thread); };
+      if (!last) return std::any_of(all_.begin(), all_.end(), counts);
+      constexpr Nanoseconds minute = 60'000'000'000;
+      for (User& user : all_)
+        if (counts(user)) user.excused_until = now() + minute;
+      return false;
+    }
+
+    static void renew() {
+      new (&lock_) std::mutex;
+      all_.clear();
+    }
+
+   private:
+    struct User {
+      int thread;
+      Nanoseconds excused_until;
+    };
+    struct Entry {
+      int thread = 0;
+      std::uint32_t generation = 0;
+      ~Entry() {
+        if (thread == 0 || generation != fork_generation()) return;
+        const std::lock_guard lock(lock_);
+        std::erase_if(all_, [this](const User& user) { return user.thread == thread; });
+      }
+    };
+
+    static inline std::mutex lock_;
+    static inline std::vector<User> all_;
+  };
+
+  /// Threads for the jobs that OpenMP has none for.
+  class Helpers {
+   public:
+    template <class Run> void start(int i, const Run& run_one) { threads_.emplace_back(run_one, i); }
+
+    /// One that runs on these cores, where the calling thread may not be.
+    template <class Run> void start(int i, const Run& run_one, const Cores& cores) {
+      start(i, run_one);
+      // From outside: where this thread computes, the new one would begin when its turn comes, milliseconds later.
+      if (cores.count() > 0) pthread_setaffinity_np(threads_.back().native_handle(), sizeof(cpu_set_t), cores.set());
+    }
+
+    void join() {
+      for (auto& thread : threads_) thread.join();
+      helpers.fetch_add(threads_.size(), std::memory_order_relaxed);
+    }
+
+   private:
+    std::vector<std::thread> threads_;
+  };
+
   static void run(int /*wait*/, Job job, int jobs, std::size_t size, void* data, int buffer) {
     running_.fetch_add(1, std::memory_order_relaxed);
+    Users::add();
     std::unique_lock lock(pool_);
     products.fetch_add(1, std::memory_order_relaxed);
     const auto run_one = [=, first = slots_ - jobs](int i) {
       job(first + i, static_cast<char*>(data) + static_cast<std::size_t>(i) * size, buffer);
     };
-    std::vector<std::thread> missing;
-    region(jobs, [&](int me, int team) {
-      for (int i = team; me == 0 && i < jobs; ++i) missing.emplace_back(run_one, i);
-      if (me < jobs) run_one(me);
-    });
-    for (auto& thread : missing) thread.join();
-    helpers.fetch_add(missing.size(), std::memory_order_relaxed);
+    Helpers missing;
+    if (Room::threads(jobs) >= jobs) {
+      region(jobs, [&](int me, int team) {
+        for (int i = team; me == 0 && i < jobs; ++i) missing.start(i, run_one);
+        if (me < jobs) run_one(me);
+      });
+    } else {
+      const Cores others = Cores::of_process().without(Cores::current());
+      for (int i = 1; i < jobs; ++i) missing.start(i, run_one, others);
+      run_one(0);
+    }
+    missing.join();
     lock.unlock();
     running_.fetch_sub(1, std::memory_order_relaxed);
   }
 
   static inline std::mutex pool_;
+  static inline std::atomic<bool> lent_{false};
   static inline std::atomic<int> running_{0};  // products that run or wait for the pool
   static inline std::array<Install, 8> borrowers_{};
   static inline std::size_t count_ = 0;

@@ -1,24 +1,26 @@
 /// How work is split over OpenMP threads, and the floating-point environment in which all of it runs.
 #pragma once
 
+#include <dlfcn.h>
 #include <omp.h>
 
 #include <algorithm>
 #include <atomic>
 #include <chrono>
+#include <climits>
 #include <cstddef>
 #include <cstdint>
 #include <exception>
+#include <optional>
 #include <thread>
 #include <utility>
-
-#if defined(__linux__)
-#include <sched.h>
-#endif
 
 #if defined(__SSE2__)
 #include <immintrin.h>
 #endif
+
+#include "core/cores.hpp"
+#include "core/fork.hpp"
 
 namespace fastopt {
 
@@ -96,8 +98,18 @@ class ThreadCount {
   static inline constinit thread_local int known_ = 0;  // the count that this thread took over last
 };
 
-/// Called once, on the thread that starts the first parallel region, before it starts.
+/// Called once, on the thread that starts the first parallel region, before it starts.  It takes Python's global lock.
 inline std::atomic<void (*)()> before_first_region{nullptr};
+
+inline bool first_region_pending() { return before_first_region.load(std::memory_order_relaxed) != nullptr; }
+
+/// Calls before_first_region where that is still to come.  A region does this by itself, but in the middle of work that
+/// no fork must cut in two it opens the gate for it; so whoever has a NoFork over several regions calls it before.
+inline void run_first_region_hook() {
+  if (!first_region_pending()) return;
+  const NoFork::Leave outside;
+  if (const auto hook = before_first_region.exchange(nullptr)) hook();
+}
 
 /// True in a forked child that must not start a parallel region, because OpenMP would wait for threads that it has not
 /// got.
@@ -109,6 +121,94 @@ inline Nanoseconds now() {
   return std::chrono::nanoseconds(std::chrono::steady_clock::now().time_since_epoch()).count();
 }
 
+/// How many cores this process had when this was loaded.
+inline const int all_cores = omp_get_num_procs();
+
+/// Whether OpenMP chooses a place for each of its threads (OMP_PROC_BIND, OMP_PLACES, GOMP_CPU_AFFINITY).
+inline const bool places_are_chosen = omp_get_proc_bind() != omp_proc_bind_false && omp_get_num_places() > 0;
+
+/// Ends the calling thread's OpenMP workers.  They are made again by its next region.  OpenMP 5.0; looked up because
+/// torch may have brought an older libgomp.
+inline bool end_workers() {
+  static const auto pause = reinterpret_cast<int (*)(int)>(dlsym(RTLD_DEFAULT, "omp_pause_resource_all"));
+  constexpr int soft = 1;
+  return pause != nullptr && pause(soft) == 0;
+}
+
+/// How many cores there are for the calling thread and its workers, which inherit from it where they may run.
+///
+/// A thread may have been confined to fewer cores than the process has (os.sched_setaffinity does that to one thread).
+/// Two threads that wait for each other on one core take milliseconds for what takes microseconds, so such a thread
+/// gets a smaller team.  Nearly always there is nothing to look at: a thread looks before its first region, and again
+/// when one of its workers has complained.
+class Room {
+ public:
+  static constexpr int enough = INT_MAX;
+
+  /// How many of `wish` threads have a core; `enough` where all have, or where more are wished for than there are
+  /// cores.
+  static int threads(int wish) { return state_ == State::roomy ? enough : look(wish); }
+
+  /// Called by a caller whose workers were on one core with it or with each other, and could not leave.
+  static void complain() { state_ = State::crowded; }
+
+  /// For a worker at the beginning of a region: whether it was born with too few cores for `team` threads.
+  static bool cramped(int team) {
+    if (places_are_chosen) return false;
+    if (born_with_ == 0) {
+      const Cores mine = Cores::of_thread();
+      born_with_ = mine.known() ? mine.count() : enough;
+    }
+    return born_with_ < std::min(team, all_cores);
+  }
+
+ private:
+  enum class State : unsigned char { unknown, roomy, crowded };
+
+  static int look(int wish) {
+    const State before = std::exchange(state_, State::roomy);
+    const Cores mine = Cores::of_thread();
+    if (!mine.known() || wish > all_cores) return enough;
+    if (places_are_chosen) {
+      if (before != State::crowded || make_way(mine)) return enough;
+    } else if (mine.count() >= wish) {
+      if (before == State::crowded) end_workers();  // they were born when this thread had fewer cores
+      return enough;
+    }
+    state_ = State::crowded;
+    return mine.count();
+  }
+
+  /// OpenMP has bound the workers, and this thread has met one: it goes to the place that is its own, or else away.
+  static bool make_way(const Cores& mine) {
+    const bool spread = omp_get_proc_bind() != omp_proc_bind_master && omp_get_num_places() > 1;
+    return (spread ? mine & Cores::of_place() : mine.without(Cores::current())).move_within(mine);
+  }
+
+  static inline constinit thread_local State state_ = State::unknown;
+  static inline constinit thread_local int born_with_ = 0;
+};
+
+/// libgomp binds a thread to its place in that thread's first region, for good, and whatever thread or process it
+/// starts later inherits that.  While one of these lives this may happen; then the thread may run where it might
+/// before.
+class KeepCores {
+ public:
+  KeepCores() {
+    if (!places_are_chosen || std::exchange(kept_, true)) return;
+    before_ = Cores::of_thread();
+  }
+  ~KeepCores() {
+    if (before_ && !(*before_ == Cores::of_thread())) before_->confine();
+  }
+  KeepCores(const KeepCores&) = delete;
+  KeepCores& operator=(const KeepCores&) = delete;
+
+ private:
+  std::optional<Cores> before_;
+  static inline constinit thread_local bool kept_ = false;
+};
+
 /// Where the threads of one region meet, kept civil while other processes want the cores too.
 ///
 /// libgomp's threads wait by spinning.  When the system has put a worker on its caller's core, because another process
@@ -118,7 +218,9 @@ inline Nanoseconds now() {
 class Meeting {
  public:
   void begin() {
-    if (omp_get_thread_num() != 0 && core() == callers_core_) move();
+    if (omp_get_thread_num() == 0) return;
+    if (Cores::current() == callers_core_ && !move()) complaint_.store(true, std::memory_order_relaxed);
+    if (Room::cramped(omp_get_num_threads())) complaint_.store(true, std::memory_order_relaxed);
   }
 
   void end() {
@@ -130,26 +232,18 @@ class Meeting {
     for (int looks = 0; done_.load(std::memory_order_acquire) < omp_get_num_threads() - 1; ++looks) {
       if (looks > patience) std::this_thread::yield();
     }
+    if (complaint_.load(std::memory_order_relaxed)) Room::complain();
   }
 
  private:
-#if defined(__linux__)
-  static int core() { return sched_getcpu(); }
-
-  void move() const {
-    cpu_set_t all;
-    if (callers_core_ < 0 || sched_getaffinity(0, sizeof all, &all) != 0) return;
-    cpu_set_t others = all;
-    CPU_CLR(static_cast<unsigned>(callers_core_), &others);
-    if (CPU_COUNT(&others) == 0 || sched_setaffinity(0, sizeof others, &others) != 0) return;
-    sched_setaffinity(0, sizeof all, &all);  // it may go wherever it might before, but it has moved
+  bool move() const {
+    if (callers_core_ < 0) return true;
+    const Cores mine = Cores::of_thread();
+    return !mine.known() || mine.without(callers_core_).move_within(mine);
   }
-#else
-  static int core() { return -1; }
-  void move() const {}
-#endif
 
-  const int callers_core_ = core();
+  const int callers_core_ = Cores::current();
+  std::atomic<bool> complaint_{false};
   alignas(64) std::atomic<int> done_{0};
 };
 
@@ -159,7 +253,7 @@ class Meeting {
 class Company {
  public:
   static bool expected() {
-    return alone_until_.load(std::memory_order_relaxed) == 0 || ThreadCount::get() > cores_ ||
+    return alone_until_.load(std::memory_order_relaxed) == 0 || ThreadCount::get() > all_cores ||
            now() > alone_until_.load(std::memory_order_relaxed);
   }
 
@@ -176,7 +270,6 @@ class Company {
   }
 
  private:
-  static inline const int cores_ = omp_get_num_procs();
   static inline std::atomic<Nanoseconds> alone_until_{0};
   static inline std::atomic<Nanoseconds> spell_{0};
 };
@@ -187,15 +280,15 @@ class Company {
 /// leaves over and makes them anew for the next larger one.  Returns how long the caller's own part took, and how long
 /// it then waited for the others.
 template <class Body> std::pair<Nanoseconds, Nanoseconds> region(int threads, Body&& body) {
-  if (before_first_region.load(std::memory_order_relaxed) != nullptr) {
-    if (const auto hook = before_first_region.exchange(nullptr)) hook();
-  }
+  run_first_region_hook();
+  const int wish = std::max(threads, ThreadCount::get()), team = std::max(threads, std::min(wish, Room::threads(wish)));
+  const KeepCores keep;
   Meeting meeting;
   std::exception_ptr failure;  // the first one: none may leave the region
   std::atomic<bool> failed{false};
   const Nanoseconds begin = now();
   Nanoseconds done = begin;
-#pragma omp parallel num_threads(std::max(threads, ThreadCount::get()))
+#pragma omp parallel num_threads(team)
   {
     meeting.begin();
     try {
@@ -218,13 +311,18 @@ inline int threads_for(double nanoseconds) {
              : static_cast<int>(std::min(nanoseconds / worth_a_thread, static_cast<double>(ThreadCount::get())));
 }
 
-/// Runs body(thread, threads) on `threads` threads at once (or fewer, where the system gives fewer).
+/// Runs body(thread, threads) on `threads` threads at once (or fewer, where the system gives fewer).  No fork cuts it
+/// in two.
 template <class Body> void parallel(int threads, Body&& body) {
+  if (threads > 1) threads = std::min(threads, Room::threads(threads));
   if (threads <= 1 || stranded.load(std::memory_order_relaxed) || !Company::expected()) {
+    const NoFork guard;
     const FlushSubnormals environment;
     body(0, 1);
     return;
   }
+  run_first_region_hook();
+  const NoFork guard;
   const auto [own, waited] = region(threads, [&](int thread, int team) {
     if (thread >= threads) return;
     const FlushSubnormals environment;

@@ -90,9 +90,11 @@ template <class S> struct Apart {
   static constexpr std::size_t kMost = kBlock * kLanes;  ///< elements in a piece, of each array
 
   const Rows *x, *dy, *more;  ///< null for the others
-  Scratch<S> room{x || dy || more ? 3 * kMost : 0};
+  Scratch<S> room;
   std::array<Place<S>, kBlock> piece;
 
+  Apart(const Rows* of_x, const Rows* of_dy, const Rows* of_more)
+      : x(of_x), dy(of_dy), more(of_more), room(any() ? 3 * kMost : 0) {}
   bool any() const { return x || dy || more; }
 };
 
@@ -181,7 +183,7 @@ template <class S> struct Batch {
     places.to[number] = to.at(row, channel);
     places.also_to[number] = also_to.at(row, channel);
   }
-  Apart<S> apart() const { return {x.apart(), dy.apart(), more.apart()}; }
+  Apart<S> apart() const { return Apart<S>(x.apart(), dy.apart(), more.apart()); }
   /// The places are `count` rows of columns, from number `first` on.
   void place_rows(Places<S>& places, std::size_t first, std::size_t count) const {
     x.list(first, count, places.x.data());

@@ -137,14 +137,13 @@ class Unpacked {
   }
 
   void read_rows(std::size_t at, std::size_t n) const {
-    alignas(64) float some[kShare];
-    detail::for_runs(*tensor_.rows, at, n, [&](std::size_t from, std::size_t count, std::size_t done) {
-      for (std::size_t i = 0; i < count; i += kShare) {
-        const std::size_t few = std::min(kShare, count - i);
-        grad_.codec.decode(from + i, few, some);
-        std::copy_n(some, few, grad_.buffer + (at - begin_) + done + i);
-      }
-    });
+    std::uint16_t halves[kShare] = {};
+    const Codec codec({tensor_.grad_format, halves}, Rounding::nearest);
+    for (std::size_t i = 0; i < n; i += kShare) {
+      const std::size_t few = std::min(kShare, n - i);
+      detail::gather(static_cast<const std::uint16_t*>(tensor_.grad), *tensor_.rows, at + i, few, halves);
+      codec.decode(0, few, grad_.buffer + (at - begin_) + i);
+    }
   }
 
   const Tensor& tensor_;

@@ -378,14 +378,25 @@ void update_blocks(const Tensor& tensor, Range range, const Thresholds& threshol
     blocks(std::integral_constant<Added, Added::any>{});
 }
 
-/// Calls body(from, count, to) for the contiguous runs of elements [at, at + n) of rows: `from` is where they lie.
+/// Calls body(from, count, done) for the parts of rows that elements [at, at + n) are: `count` elements, rows.step
+/// apart, of which the first one lies `from` elements behind the array's.
 template <class Body> void for_runs(const Rows& rows, std::size_t at, std::size_t n, Body&& body) {
   for (std::size_t done = 0; done < n;) {
     const std::size_t row = (at + done) / rows.width, column = (at + done) % rows.width;
     const std::size_t count = std::min(n - done, rows.width - column);
-    body(static_cast<std::size_t>(rows.offset(row)) + column, count, done);
+    body(rows.offset(row) + static_cast<std::ptrdiff_t>(column) * rows.step, count, done);
     done += count;
   }
+}
+
+/// Copies elements [at, at + n) of rows to `to`, where they are contiguous.
+template <class T> void gather(const T* x, const Rows& rows, std::size_t at, std::size_t n, T* to) {
+  for_runs(rows, at, n, [&](std::ptrdiff_t from, std::size_t count, std::size_t done) {
+    if (rows.step == 1)
+      std::memcpy(to + done, x + from, count * sizeof(T));
+    else
+      for (std::size_t i = 0; i < count; ++i) to[done + i] = x[from + static_cast<std::ptrdiff_t>(i) * rows.step];
+  });
 }
 
 /// Calls body(i, V) for i in [0, n), with copies of what it has captured.
@@ -397,9 +408,7 @@ template <class T> void shape_gradient(const Tensor& tensor, std::size_t at, std
   const T* grad = static_cast<const T*>(tensor.grad) + at;
   const T* p = static_cast<const T*>(tensor.param) + at;
   if (tensor.rows != nullptr) {
-    for_runs(*tensor.rows, at, n, [&](std::size_t from, std::size_t count, std::size_t done) {
-      std::memcpy(to + done, static_cast<const T*>(tensor.grad) + from, count * sizeof(T));
-    });
+    gather(static_cast<const T*>(tensor.grad), *tensor.rows, at, n, to);
     grad = to;
   }
   const auto each_g = [&](auto change) {
@@ -446,7 +455,10 @@ template <class T> void zero(const Tensor& tensor, Range range) {
     std::fill(grad + range.begin, grad + range.end, T{});
   else
     for_runs(*tensor.rows, range.begin, range.end - range.begin,
-             [&](std::size_t from, std::size_t count, std::size_t) { std::fill_n(grad + from, count, T{}); });
+             [&](std::ptrdiff_t from, std::size_t count, std::size_t) {
+               for (std::size_t i = 0; i < count; ++i)
+                 grad[from + static_cast<std::ptrdiff_t>(i) * tensor.rows->step] = T{};
+             });
 }
 
 /// What is left to do after the rule's update of elements [at, at + n).
@@ -501,13 +513,12 @@ template <class Rule, class T> void update(const Tensor& tensor, Range range, bo
 
 /// Whether all of the gradient is finite.
 inline bool is_finite(const Tensor& tensor, const double* grad) {
-  const auto finite = [grad](std::size_t from, std::size_t count) {
-    return std::all_of(grad + from, grad + from + count, [](double g) { return std::isfinite(g); });
-  };
-  if (tensor.rows == nullptr) return finite(0, tensor.size);
+  if (tensor.rows == nullptr) return std::all_of(grad, grad + tensor.size, [](double g) { return std::isfinite(g); });
   bool all = true;
-  for_runs(*tensor.rows, 0, tensor.size,
-           [&](std::size_t from, std::size_t count, std::size_t) { all = all && finite(from, count); });
+  for_runs(*tensor.rows, 0, tensor.size, [&](std::ptrdiff_t from, std::size_t count, std::size_t) {
+    for (std::size_t i = 0; i < count; ++i)
+      all = all && std::isfinite(grad[from + static_cast<std::ptrdiff_t>(i) * tensor.rows->step]);
+  });
   return all;
 }
 
@@ -541,9 +552,7 @@ template <class T> void square(const Tensor& tensor, Range range, bool of_param,
     T tile[kLanes];
     for (std::size_t at = range.begin; at < range.end; at += kLanes) {
       const std::size_t n = std::min(kLanes, range.end - at);
-      for_runs(*tensor.rows, at, n, [&](std::size_t begin, std::size_t count, std::size_t done) {
-        std::memcpy(tile + done, from + begin, count * sizeof(T));
-      });
+      gather(from, *tensor.rows, at, n, tile);
       add(tile, n);
     }
   }

@@ -22,3 +22,7 @@ __all__ = [
     "show_config",
     "threads",
 ]
+
+
+def __dir__() -> list[str]:
+    return sorted({*__all__, *({"torch"} & globals().keys())})  # fastopt.torch is imported by those who need it

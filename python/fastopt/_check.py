@@ -5,12 +5,28 @@ Every text begins with the function or class that was called, and names the argu
 
 from __future__ import annotations
 
+import difflib
 import math
 import operator
 from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
+
+
+def real(function: str, name: str, value: Any) -> float:
+    """One real number, finite or not: Python's, NumPy's, an array or a tensor without axes.  Bools and strings are none."""
+    if type(value) is float:
+        return value
+    try:
+        scalar = _scalar(value)
+        if isinstance(scalar, str | bytes) or not (hasattr(scalar, "__float__") or hasattr(scalar, "__index__")):
+            raise TypeError
+        return float(scalar)
+    except OverflowError:
+        return math.inf if value > 0 else -math.inf
+    except (TypeError, ValueError, RuntimeError):
+        raise TypeError(f"{function}: {name} must be a number, got {value!r}") from None
 
 
 def number(
@@ -23,18 +39,8 @@ def number(
     above: bool = False,
     below: bool = False,
 ) -> float:
-    """A finite number between ``low`` and ``high``; these are legal too, but for ``low`` with ``above`` and ``high`` with ``below``.
-
-    Whatever is one real number is accepted: NumPy's scalars, arrays without axes, tensors.  Bools and strings are not.
-    """
-    try:
-        if isinstance(value, bool | np.bool_ | str | bytes | complex) or getattr(value, "ndim", 0):
-            raise TypeError
-        number = float(value)
-    except OverflowError:
-        number = math.inf
-    except (TypeError, ValueError):
-        raise TypeError(f"{function}: {name} must be a number, got {value!r}") from None
+    """A finite :func:`real` between ``low`` and ``high``, which are legal too, but for ``low`` with ``above`` and ``high`` with ``below``."""
+    number = real(function, name, value)
     inside = (number > low if above else number >= low) and (number < high if below else number <= high)
     if math.isfinite(number) and inside:
         return number
@@ -53,10 +59,8 @@ def number(
 def whole(function: str, name: str, value: Any, low: int = 0, high: int = 1 << 53) -> int:
     """An integer in [low, high), by default one that a float64 holds exactly; NumPy's and tensors too, but no bool."""
     try:
-        if isinstance(value, bool | np.bool_):
-            raise TypeError
-        integer = operator.index(value)
-    except TypeError:
+        integer = operator.index(_scalar(value))
+    except (TypeError, ValueError, RuntimeError):
         raise TypeError(f"{function}: {name} must be an integer, got {value!r}") from None
     if not low <= integer < high:
         limit = f"2**{high.bit_length() - 1}" if high & (high - 1) == 0 else str(high)
@@ -81,6 +85,51 @@ def choice(function: str, name: str, value: Any, choices: Iterable[str]) -> str:
     return value
 
 
+# What other libraries call hyperparameters.
+_ELSEWHERE = {
+    "learning_rate": "lr",
+    "learning_rate_init": "lr",
+    "step_size": "lr",
+    "alpha": "lr",
+    "beta": "betas",
+    "beta1": "betas",
+    "beta2": "betas",
+    "beta_1": "betas",
+    "beta_2": "betas",
+    "epsilon": "eps",
+    "wd": "weight_decay",
+    "decay": "weight_decay",
+    "l2": "weight_decay",
+    "mu": "momentum",
+    "ema": "ema_decay",
+}
+
+
+def closest(name: str, known: Iterable[str]) -> str:
+    """The known name that was probably meant; empty if none is likely."""
+    known = list(known)
+    if _ELSEWHERE.get(name) in known:
+        return _ELSEWHERE[name]
+    return next(iter(difflib.get_close_matches(name, known, 1, 0.75)), "")
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """How the error about an unknown name goes on."""
+    known = list(known)
+    meant = closest(name, known)
+    return (f"; did you mean {meant!r}" if meant else "") + f"; it has {', '.join(known)}"
+
+
 def type_of(value: object) -> str:
     """The type of an argument, as errors say it."""
     return "None" if value is None else type(value).__name__
+
+
+def _scalar(value: Any) -> Any:
+    """What a NumPy scalar, or an array or tensor without axes, holds; raises TypeError if that is a bool, masked, or not one value."""
+    if getattr(value, "ndim", 0) or isinstance(value, np.ma.MaskedArray):
+        raise TypeError
+    scalar = value.item() if hasattr(value, "item") else value
+    if isinstance(scalar, bool | np.bool_):
+        raise TypeError
+    return scalar

@@ -28,6 +28,11 @@ class Rule(NamedTuple):
         )
 
     @property
+    def kind(self) -> tuple[Any, ...]:
+        """All but its numbers: rules of one kind need the same companions."""
+        return self.name, self.initial, self.average, self.formats
+
+    @property
     def states(self) -> list[str]:
         """The names of its state buffers."""
         return list(kernels.rules[self.name][0])
@@ -81,6 +86,26 @@ AROUND: dict[str, Any] = dict(
     weights="stochastic",
     moments=None,
     moment_rounding="stochastic",
+)
+
+
+AROUND_TEXTS: dict[str, str] = dict(
+    maximize="Negate the gradient.",
+    decoupled_weight_decay="Decay p before the update instead of adding λp to the gradient; ``None``: the rule's own way.",
+    fixed_decay="With decoupled decay, p ← (1 − λ) p, whatever lr is.",
+    l1="Added to the gradient as l1·sign(p), at least 0.",
+    proximal_l1="Shrink |p| by lr·l1 after the update instead; makes weights exactly zero.",
+    l2_init="As weight decay, towards the weights before the first step, at least 0.",
+    noise="Standard deviation of normal noise that is added to the clipped gradient.",
+    temperature="T of Langevin dynamics: more noise, √(2T/lr).",
+    seed="Of noise and of stochastic rounding, in [0, 2⁵³).",
+    ema_decay="d of the moving average of the weights, in [0, 1]; ``None`` for none.",
+    ema_warmup="Let d be min(d, (1+t)/(10+t)).",
+    swa_start="First step of the plain average of the weights, at least 1; ``None`` for none.",
+    swa_freq="Steps between two that are averaged.",
+    weights="For parameters of 16 bits: ``stochastic``, ``nearest``, ``kahan``, ``correction`` or ``master``.",
+    moments="How moments are kept: ``None`` as they are computed, ``bfloat16`` or ``8bit``.",
+    moment_rounding="``stochastic``, or for bfloat16 ``nearest``.",
 )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import atexit
 import contextlib
 import ctypes
+import math
 import operator
 import os
 import platform
@@ -13,6 +14,7 @@ import sys
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import threadpoolctl
@@ -100,6 +102,71 @@ def _all_blas() -> list[_Blas]:
     return [_describe(controller) for controller in _controllers() if controller.user_api == "blas"]
 
 
+# The cores that there are
+
+
+def _quota(root: Path = Path("/")) -> float:
+    """How many cores' time the control groups of this process give it, from its own group up to the outermost one."""
+    least = math.inf
+    try:
+        memberships = (root / "proc/self/cgroup").read_text().splitlines()
+    except OSError:
+        return least
+    mounts = root / "sys/fs/cgroup"
+    for membership in memberships:
+        _, controllers, path = membership.split(":", 2)
+        if not controllers:  # version 2
+            trees = [mounts, mounts / "unified"]
+        elif "cpu" in controllers.split(","):
+            trees = [mounts / controllers, mounts / "cpu"]
+        else:
+            continue
+        group = Path(path.lstrip("/"))
+        for tree in trees:
+            # A container may see the outer path, and its own group mounted as the outermost.
+            for part in (group, *group.parents):
+                least = min(least, _quota_of(tree / part))
+    return least
+
+
+def _quota_of(group: Path) -> float:
+    with contextlib.suppress(OSError, ValueError, ZeroDivisionError):
+        quota, period = (group / "cpu.max").read_text().split()  # "max 100000" where there is none
+        return math.inf if quota == "max" else int(quota) / int(period)
+    with contextlib.suppress(OSError, ValueError, ZeroDivisionError):
+        limit = int((group / "cpu.cfs_quota_us").read_text())  # -1 where there is none
+        return limit / int((group / "cpu.cfs_period_us").read_text()) if limit > 0 else math.inf
+    return math.inf
+
+
+def _too_few_cores(count: int) -> str:
+    """Why ``count`` threads that wait for each other cannot all run at once here; empty where they can."""
+    places = _kernels.places() if _kernels else None
+    if places is not None:
+        if len(places) < count:
+            return f"OpenMP's places (OMP_PLACES, OMP_PROC_BIND) have {len(places)} of the {count} cores that it needs"
+    elif hasattr(os, "sched_getaffinity") and (cores := len(os.sched_getaffinity(0))) < count:
+        return f"this thread may run on {cores} of the {count} cores that it needs"
+    if (quota := _quota()) < count:
+        return f"a control group gives this process the time of {quota:g} of the {count} cores that it needs"
+    return ""
+
+
+@contextlib.contextmanager
+def _same_affinity() -> Iterator[None]:
+    """libgomp binds the thread that loads it to the first of its places, if there are any, and all that this thread starts
+    inherit that.  Here the thread keeps the cores that it had."""
+    if not hasattr(os, "sched_getaffinity"):
+        yield
+        return
+    before = os.sched_getaffinity(0)
+    try:
+        yield
+    finally:
+        if os.sched_getaffinity(0) != before:
+            os.sched_setaffinity(0, before)
+
+
 # Loading the extension module
 
 
@@ -115,21 +182,31 @@ def _wanted() -> bool:
 def loading() -> Iterator[None]:
     """Surrounds the import of the extension module, which loads OpenMP.
 
-    libgomp reads its spin count once, when it is loaded.  Where a BLAS will keep its own threads, and nobody else has
-    chosen a count or loaded libgomp already, it gets a short one.
+    libgomp reads its spin count once, when it is loaded.  Where a BLAS will keep its own threads, or may because places
+    are listed that have to be counted, and nobody else has chosen a count or loaded libgomp already, it gets a short one.
     """
     global _spin_count
     loaded = {os.path.basename(controller.filepath) for controller in _controllers()}
     chosen = {"GOMP_SPINCOUNT", "OMP_WAIT_POLICY"} & set(os.environ)
-    quarrel = any(not blas.uses_openmp and (not _wanted() or blas.obstacle()) for blas in _all_blas())
-    if not quarrel or chosen or any(name.startswith("libgomp.so") for name in loaded):
-        yield
-        return
-    os.environ["GOMP_SPINCOUNT"] = _spin_count = _SPIN_COUNT
-    try:
-        yield
-    finally:
-        del os.environ["GOMP_SPINCOUNT"]
+    quarrel = any(
+        not blas.uses_openmp and (not _wanted() or blas.obstacle() or _few_places() or _too_few_cores(blas.num_threads))
+        for blas in _all_blas()
+    )
+    with _same_affinity():
+        if not quarrel or chosen or any(name.startswith("libgomp.so") for name in loaded):
+            yield
+            return
+        os.environ["GOMP_SPINCOUNT"] = _spin_count = _SPIN_COUNT
+        try:
+            yield
+        finally:
+            del os.environ["GOMP_SPINCOUNT"]
+
+
+def _few_places() -> bool:
+    """Whether the environment lists places of its own, or puts all threads on one; read before libgomp can be asked."""
+    listed = re.search(r"\d", os.environ.get("OMP_PLACES", "") + os.environ.get("GOMP_CPU_AFFINITY", ""))
+    return bool(listed) or os.environ.get("OMP_PROC_BIND", "").strip().lower() in ("master", "primary")
 
 
 def attach(kernels: Any) -> None:
@@ -160,7 +237,7 @@ def _forbidden(blas: _Blas) -> str:
     most = max(blas.num_threads, min(os.cpu_count() or 1, blas.slots))
     if 2 * most > blas.slots + 1 and len(sys._current_frames()) > 1:
         return f"it has no slots to spare beyond its {most} threads and may be busy in another thread"
-    return ""
+    return _too_few_cores(blas.num_threads)
 
 
 def _lend() -> None:

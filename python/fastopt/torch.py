@@ -113,3 +113,7 @@ def _group(name: str, group: Mapping[str, Any], known: Any) -> dict[str, Any]:
         elif value != defaults[key] and (key not in _NEEDS or group[_NEEDS[key]] not in (0, None)):
             raise ValueError(f"to_torch: torch's {name} has no {key}, which is {value!r}")
     return taken
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

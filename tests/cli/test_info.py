@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -52,3 +54,62 @@ def test_bad_usage_exits_with_2(argv: list[str], capsys: pytest.CaptureFixture[s
         main(argv)
     assert exit_.value.code == 2
     assert "usage: fastopt" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("option", ["--version", "-V"])
+def test_version(option: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as exit_:
+        main([option])
+    assert exit_.value.code == 0
+    assert capsys.readouterr().out == f"fastopt {fo.__version__}\n"
+
+
+def test_the_command_alone_prints_the_help(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main([])
+    err = capsys.readouterr().err
+    assert all(f"{command} " in err for command in COMMANDS) and "--version" in err
+
+
+@pytest.mark.parametrize(
+    ("argv", "text"),
+    [
+        (["inof"], "fastopt: error: there is no command 'inof'; did you mean info?"),
+        (["version"], "did you mean --version?"),
+        (["fly", "--fast"], "fastopt: error: there is no command 'fly'; there are info, bench, demo"),
+        (["--fast"], "fastopt: error: unrecognized arguments: --fast"),
+        (["--fast", "info"], "--fast"),
+        (["demo", "fly"], "weight-decay"),
+    ],
+)
+def test_unknown_commands(argv: list[str], text: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as exit_:
+        main(argv)
+    assert exit_.value.code == 2
+    assert text in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("argv", "text"),
+    [
+        (["bench", "--json", "HERE/no/folder.json"], "argument --json: there is no folder HERE/no"),
+        (["bench", "--plot", "HERE"], "argument --plot: must be a file, got the folder 'HERE'"),
+        (["bench", "--threads", "0"], "argument --threads: must be at least 1, got 0"),
+        (["bench", "--offset", "-1"], "argument --offset: must be at least 0, got -1"),
+        (["bench", "--seconds", "nan"], "argument --seconds: must be at least 0, got nan"),
+        (["bench", "--quantile", "1.5"], "argument --quantile: must be in [0, 1], got 1.5"),
+        (
+            ["demo", "weight-decay", "--logdir", "HERE/file"],
+            "argument --logdir: must be a folder, got the file HERE/file",
+        ),
+    ],
+)
+def test_arguments_are_checked_before_the_work(
+    argv: list[str], text: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(SystemExit) as exit_:
+        main([one.replace("HERE", str(tmp_path)) for one in argv])
+    assert exit_.value.code == 2
+    assert text.replace("HERE", str(tmp_path)) in capsys.readouterr().err
+    assert os.listdir(tmp_path) == ["file"]

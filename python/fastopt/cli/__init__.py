@@ -10,6 +10,9 @@ import argparse
 import importlib
 import sys
 from collections.abc import Sequence
+from difflib import get_close_matches
+
+import fastopt
 
 COMMANDS = {
     "info": "what fastopt found on this machine and what is in force",
@@ -28,10 +31,16 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv.insert(1, "digits")  # the experiment that `fastopt demo` means
 
     parser = argparse.ArgumentParser("fastopt", description="Fused optimizer and normalization kernels for NumPy.")
-    subparsers = parser.add_subparsers(dest="command", metavar="command", required=True)
+    parser.add_argument("-V", "--version", action="version", version=f"fastopt {fastopt.__version__}")
+    subparsers = parser.add_subparsers(dest="command", metavar="command")
     parsers = {name: subparsers.add_parser(name, help=text) for name, text in COMMANDS.items()}
-    if not argv or argv[0] not in COMMANDS:
-        parser.parse_args(argv)  # prints the help, or what is wrong, and exits
+    if not argv:
+        parser.print_help(sys.stderr)
+        raise SystemExit(2)
+    if argv[0] not in COMMANDS:
+        if not argv[0].startswith("-"):
+            parser.error(f"there is no command {argv[0]!r}; {_hint(argv[0])}")
+        parser.parse_args(argv)  # prints the version, the help, or what is wrong, and exits
     try:
         command = importlib.import_module(f".{argv[0]}", __name__)
         command.add_arguments(parsers[argv[0]])
@@ -42,3 +51,11 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise
         print(f"fastopt {argv[0]}: {EXTRA[missing]} is missing: pip install 'fastopt[demo]'", file=sys.stderr)
         return 1
+
+
+def _hint(command: str) -> str:
+    """The command that somebody may have meant, or all of them."""
+    close = get_close_matches(command, [*COMMANDS, "version", "help"], 1)
+    if not close:
+        return f"there are {', '.join(COMMANDS)}"
+    return f"did you mean {close[0] if close[0] in COMMANDS else '--' + close[0]}?"

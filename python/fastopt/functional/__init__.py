@@ -107,6 +107,14 @@ for _name in _updates.__all__:
     globals()[_name] = getattr(_updates, _name)
 __all__ += [_name for _name in _updates.__all__ if _name not in __all__]
 
+for _name in __all__:
+    globals()[_name].__module__ = __name__  # the name that pickles keep, so that files may move
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)
+
+
 if TYPE_CHECKING:
 
     def __getattr__(name: str) -> Callable[..., Outcome]: ...

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
+
+from .._check import type_of
 
 __all__ = ["Array", "Statistics", "array_of", "memory_order", "results_of"]
 
@@ -24,16 +26,22 @@ def array_of(
     dtypes: Sequence[str] = FLOATS,
     *,
     contiguous: bool = False,
+    way_out: Callable[[], str] = str,
+    why: str = "",
 ) -> Array:
-    """The array, if it is one of the shape and of one of the dtypes."""
+    """The array, if it is one of the shape and of one of the dtypes.
+
+    Errors say what helps against another dtype, which ``way_out`` returns, and why the shape is expected.
+    """
     if not isinstance(array, np.ndarray):
-        got = "None" if array is None else type(array).__name__
-        raise TypeError(f"{function}: {name} must be a numpy array, got {got}")
+        raise TypeError(f"{function}: {name} must be a numpy array, got {type_of(array)}")
+    if isinstance(array, np.ma.MaskedArray):
+        raise TypeError(f"{function}: {name} is a masked array, whose mask would be ignored: pass {name}.filled(...)")
     if array.dtype.name not in dtypes or not array.dtype.isnative:
         expected = " or ".join(filter(None, (", ".join(dtypes[:-1]), dtypes[-1])))
-        raise TypeError(f"{function}: {name} has dtype {array.dtype}, expected {expected}")
+        raise TypeError(f"{function}: {name} has dtype {array.dtype}, expected {expected}{way_out()}")
     if shape is not None and array.shape != shape:
-        raise ValueError(f"{function}: {name} has shape {array.shape}, expected {shape}")
+        raise ValueError(f"{function}: {name} has shape {array.shape}, expected {shape}{why and ', ' + why}")
     if contiguous and not array.flags.c_contiguous:
         raise TypeError(f"{function}: {name} must be C-contiguous")
     return array

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import operator
 from collections.abc import Sequence
 from typing import Any, TypeAlias
 
 import numpy as np
 
+from .._check import whole
 from .._core import kernels
 from ._arrays import Array, Statistics, array_of
 
@@ -251,7 +251,7 @@ def batch_norm_backward_apply(
     References:
         Ioffe & Szegedy 2015, arXiv:1502.03167, section 3.
     """
-    count = _whole("batch_norm_backward_apply", "count", count)
+    count = whole("batch_norm_backward_apply", "count", count)
     return kernels.batch_norm_backward_apply(dy, x, mean, rstd, count, sum_dy, sum_dy_xhat, weight, channel_axis, out)
 
 
@@ -273,20 +273,10 @@ def _part(function: str, name: str, part: Any) -> tuple[int, Array, Array]:
     if not isinstance(part, list | tuple) or len(part) != 3:
         raise TypeError(f"{function}: {name} must be (count, mean, m2), got {_text(part)}")
     count, mean, m2 = part
-    count = _whole(function, f"count of {name}", count)
+    count = whole(function, f"count of {name}", count)
     mean = array_of(function, f"mean of {name}", mean, None, ["float64"])
     m2 = array_of(function, f"m2 of {name}", m2, mean.shape, ["float64"])
     return count, mean, m2
-
-
-def _whole(function: str, name: str, count: Any) -> int:
-    try:
-        number = operator.index(count)
-    except TypeError:
-        raise TypeError(f"{function}: {name} must be an integer, got {count!r}") from None
-    if not 0 <= number < 1 << 53:
-        raise ValueError(f"{function}: {name} must be in [0, 2**53), got {number}")
-    return number
 
 
 def _text(value: Any) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import operator
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple, cast
 
@@ -11,10 +10,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .. import _rules, optim
+from .._check import type_of, whole
 from .._core import kernels
 from .._rules import Hyperparameters
 from ..optim._formats import RESTS, formats_of
-from ..optim.base import Companions, around_step, array_of
+from ..optim.plan import Member, step_options
 
 __all__ = ["Outcome"]
 
@@ -30,26 +30,19 @@ class Outcome(NamedTuple):
 
 def _steps(function: str, step: int | Sequence[int], count: int) -> NDArray[np.int64]:
     """The number of the step that each of ``count`` parameters takes."""
-    try:
-        steps = (
-            [operator.index(one) for one in step]
-            if isinstance(step, Sequence | np.ndarray)
-            else [operator.index(step)] * count
-        )
-    except TypeError:
-        raise TypeError(f"{function}: step must be an integer, or one for each parameter, got {step!r}") from None
-    if len(steps) != count:
-        raise ValueError(f"{function}: step has {len(steps)} entries, expected {count}, one a parameter")
-    if any(not 1 <= one < 1 << 53 for one in steps):
-        raise ValueError(f"{function}: step must be in [1, 2**53), got {step}")
-    return np.array(steps, np.int64)
+    several = isinstance(step, list | tuple) or (isinstance(step, np.ndarray) and step.ndim > 0)
+    listed: list[Any] = [*cast(Any, step)] if several else [step] * count
+    if len(listed) != count:
+        raise ValueError(f"{function}: step has {len(listed)} entries, expected {count}, one for each parameter")
+    names = [f"step[{i}]" for i in range(count)] if several else ["step"] * count
+    return np.array([whole(function, name, one, 1) for name, one in zip(names, listed, strict=True)], np.int64)
 
 
 def _listed(function: str, name: str, arrays: Any, count: int | None = None) -> list[Any]:
     if not isinstance(arrays, list | tuple):
         raise TypeError(f"{function}: {name} must be a list of arrays, got {type(arrays).__name__}")
     if count is not None and len(arrays) != count:
-        raise ValueError(f"{function}: {name} has {len(arrays)} entries, expected {count}, one a parameter")
+        raise ValueError(f"{function}: {name} has {len(arrays)} entries, expected {count}, one for each parameter")
     return list(arrays)
 
 
@@ -72,7 +65,9 @@ def _update(optimizer: type[optim.Optimizer]) -> Callable[..., Outcome]:
     name = optimizer.function or optimizer.__name__.lower()
     buffers = _buffers(optimizer)
     hyperparameters = {
-        key: one for key, one in inspect.signature(optimizer).parameters.items() if key not in ("params", "around")
+        key: one
+        for key, one in inspect.signature(optimizer.__init__).parameters.items()
+        if key not in ("self", "params", "around")
     }
     scales = _scales(optimizer)
     renamed = {key: f"{key.removesuffix('s')}_limits" for key in hyperparameters if key in buffers}
@@ -114,11 +109,12 @@ def _update(optimizer: type[optim.Optimizer]) -> Callable[..., Outcome]:
         grads = _listed(name, "grads", given["grads"], count)
         values = {key: given[renamed.get(key, key)] for key in hyperparameters} | {key: given[key] for key in around}
         rule = optimizer._rule(Hyperparameters(name, values))
-        of_step = around_step(name, **{key: given[key] for key in _STEP})
+        of_step = step_options(name, **{key: given[key] for key in _STEP})
         steps = _steps(name, given["step"], count) - 1
         labels = [f"[{i}]" for i in range(count)]
         for param, label in zip(params, labels, strict=True):
-            array_of(name, param, label)
+            if not isinstance(param, np.ndarray):
+                raise TypeError(f"{name}: params{label} must be a numpy array, got {type_of(param)}")
         kernels.expect_disjoint(name, params, labels)
         rules = [optimizer._rule_of(rule, param) for param in params]
         state_of = {state: key for key, (state, _) in buffers.items()}
@@ -153,24 +149,29 @@ def _update(optimizer: type[optim.Optimizer]) -> Callable[..., Outcome]:
         )
         if not count:
             return Outcome(0.0 if given["clip_norm"] is not None or given["skip_nonfinite"] else None, False)
-        engine = optimizer._engine(
-            Companions(
-                name,
-                [one.name for one in rules],
-                [0] * count,
-                params,
-                [[buffer[i] for buffer in lists[one.name][0]] for i, one in enumerate(rules)],
-                [[buffer[i] for buffer in lists[one.name][2]] for i, one in enumerate(rules)],
-                [[buffer[i] for buffer in lists[one.name][1]] for i, one in enumerate(rules)],
-                rests,
-                initials,
-                averages,
-                [formats_of(one, param) for one, param in zip(rules, params, strict=True)],
-                steps,
-                labels,
+        members = [
+            Member(
+                labels[i],
+                one.name,
+                0,
+                param,
+                [buffer[i] for buffer in lists[one.name][0]],
+                [buffer[i] for buffer in lists[one.name][2]],
+                [buffer[i] for buffer in lists[one.name][1]],
+                rests[i],
+                initials[i],
+                averages[i],
+                formats_of(one, param),
+                steps[i : i + 1].reshape(()),
             )
-        )
-        return Outcome(*engine.step(grads, optimizer._options([rule]), of_step))
+            for i, (one, param) in enumerate(zip(rules, params, strict=True))
+        ]
+        plan = optimizer._make_plan(name, members)
+        plan.set_options(optimizer._options([rule]))
+        outcome = plan.step(grads, of_step)
+        if outcome is None:
+            raise ValueError(f"{name}: an array is changed by another thread")
+        return Outcome(*outcome[1:])
 
     update.__name__ = update.__qualname__ = name
     update.__signature__ = signature  # type: ignore[attr-defined]
@@ -206,7 +207,8 @@ def _documented(
     head, _, rest = text.partition("Args:\n")
     of_class, _, rest = rest.partition("\nExample:")
     references = rest.partition("References:\n")[2]
-    own = [line for line in of_class.splitlines() if not line.startswith(("    params:", "    around:")) and line]
+    shared = tuple(f"    {key}:" for key in ("params", *_rules.AROUND))
+    own = [line for line in of_class.splitlines() if not line.startswith(shared) and line]
     for key, new in renamed.items():
         own = [line.replace(f"    {key}:", f"    {new}:") for line in own]
     summary, _, formula = head.partition("\n")

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import operator
 from typing import Any
 
 import numpy as np
 
-from .._check import number
+from .._check import number, whole
 from .._core import kernels
 from ._arrays import Array, Statistics, array_of, results_of
 
@@ -172,10 +171,7 @@ def fold_batch_norm(
     """
     function = "fold_batch_norm"
     array_of(function, "weight", weight)
-    try:
-        axis = operator.index(output_axis)
-    except TypeError:
-        raise TypeError(f"{function}: output_axis must be an integer, got {output_axis!r}") from None
+    axis = whole(function, "output_axis", output_axis, -(1 << 53))
     if not -weight.ndim <= axis < weight.ndim:
         raise ValueError(f"{function}: output_axis must name an axis of weight, which has {weight.ndim}, got {axis}")
     channels = (weight.shape[axis],)
@@ -183,7 +179,8 @@ def fold_batch_norm(
     def double(name: str, array: Any, default: float | None = None) -> Any:
         if array is None and default is not None:
             return np.float64(default)
-        return array_of(function, name, array, channels).astype(np.float64)
+        why = f"as weight of shape {weight.shape} has {channels[0]} channels on axis {axis}, the output_axis"
+        return array_of(function, name, array, channels, why=why).astype(np.float64)
 
     mean, variance = double("running_mean", running_mean), double("running_var", running_var)
     before, after, scale = double("bias", bias, 0), double("bn_bias", bn_bias, 0), double("bn_weight", bn_weight, 1)

@@ -36,3 +36,10 @@ __all__ = [
     "WeightNormLinear",
     "update_bn",
 ]
+
+for _name in __all__:
+    globals()[_name].__module__ = __name__  # the name that pickles keep, so that files may move
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import operator
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
 from .. import functional as F
-from .._check import number
+from .._check import number, whole
 from ..functional._arrays import array_of
-from ._layer import Array, Layer
+from ._layer import Array, Layer, axis_of
 
 __all__ = ["ChannelDropout", "Dropout", "GaussianDropout"]
 
@@ -35,12 +34,7 @@ class _Dropout(Layer):
         self.p = number(layer, "p", p, 0, 1, below=below_one)
         if seed is None:
             seed = int(np.random.SeedSequence().generate_state(1, np.uint64)[0])
-        try:
-            self.seed = operator.index(seed)
-        except TypeError:
-            raise TypeError(f"{layer}: seed must be an integer, got {seed!r}") from None
-        if not 0 <= self.seed < 1 << 64:
-            raise ValueError(f"{layer}: seed must be in [0, 2**64), got {seed}")
+        self.seed = whole(layer, "seed", seed, 0, 1 << 64)
         self.step = 0
 
     def _options(self) -> dict[str, Any]:
@@ -54,21 +48,21 @@ class _Dropout(Layer):
         if nothing:
             array_of(function.__name__, "x", x)
         y = x if nothing and out is None else function(x, **options, out=out)
-        self._keep((), nothing, options, x.shape, _axes(x))
-        self.step += self.training
+        self._kept = nothing, options, x.shape, _axes(x)
+        if self.training:  # evaluation writes nothing that threads share
+            self.step += 1
         return y
 
     def backward(self, dy: Array, *, out: Array | None = None) -> Array:
         """The gradient with respect to the last input, from ``dy``, in ``out`` if given; ``dy`` itself where nothing was dropped."""
         nothing, options, shape, axes = self._last()
+        layer = type(self).__name__
+        if not isinstance(dy, np.ndarray) or dy.shape != shape:
+            array_of(layer, "dy", dy, shape)
         if nothing and out is None:
             return dy
-        layer = type(self).__name__
-        if isinstance(dy, np.ndarray) and not nothing:
-            if dy.shape != shape:
-                raise ValueError(f"{layer}: dy has shape {dy.shape}, expected {shape}")
-            if self._counts_in_memory and _axes(dy) != axes:
-                raise TypeError(f"{layer}: dy must lie in memory as the input did")
+        if self._counts_in_memory and not nothing and _axes(dy) != axes:
+            raise TypeError(f"{layer}: dy must lie in memory as the input did")
         return type(self)._backward(dy, **options, out=out)
 
 
@@ -148,7 +142,7 @@ class ChannelDropout(_Dropout):
 
     def __init__(self, p: float = 0.5, seed: int | None = None, *, channel_axis: int = 1) -> None:
         super().__init__(p, seed)
-        self.channel_axis = operator.index(channel_axis)
+        self.channel_axis = axis_of("ChannelDropout", "channel_axis", channel_axis)
 
     def _options(self) -> dict[str, Any]:
         return super()._options() | {"channel_axis": self.channel_axis}

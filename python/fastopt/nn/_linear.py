@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import math
-import operator
 from typing import Any
 
 import numpy as np
 from numpy.typing import DTypeLike
 
 from .. import functional as F
-from .._check import number
+from .._check import flag, number, whole
 from ..functional._arrays import array_of
 from ._layer import Array, Layer, Shapes
 
@@ -33,7 +32,11 @@ class _Linear(Layer):
 
     def _initial(self, seed: int | np.random.Generator | None, *names: str) -> None:
         """Weights and bias as torch's linear layers have them at first: uniform in ±1/√in_features."""
-        rng = np.random.default_rng(seed)
+        try:
+            rng = np.random.default_rng(seed)
+        except (TypeError, ValueError) as error:
+            text = f"{type(self).__name__}: seed must be an integer >= 0, a NumPy generator or None, got {seed!r}"
+            raise type(error)(text) from None
         bound = 1 / math.sqrt(max(self.in_features, 1))
         for name in names:
             self.params[name][...] = rng.uniform(-bound, bound, self.params[name].shape)
@@ -41,8 +44,14 @@ class _Linear(Layer):
     def _rows(self, name: str, x: Any, width: int, shape: tuple[int, ...] | None = None, dtype: Any = None) -> Array:
         """An array as rows of the dtype that is computed with; of a shape, or any that ends with the width."""
         layer, computed = type(self).__name__, self._dtype.name
+
+        def way_out() -> str:
+            text = "" if name == "out" else f": pass {name}.astype({'x.dtype' if dtype else f'np.{computed}'})"
+            other = not dtype and x.dtype in (np.float32, np.float64)
+            return text + (f", or make the layer with dtype=np.{x.dtype}" if other else "")
+
         legal = [dtype.name] if dtype else [computed, "float16", "bfloat16"] if computed == "float32" else [computed]
-        array_of(layer, name, x, shape, legal)
+        array_of(layer, name, x, shape, legal, way_out=way_out)
         if x.shape[-1:] != (width,):
             raise ValueError(f"{layer}: {name} has shape {x.shape}, expected it to end with {width}")
         return np.ascontiguousarray(x, self._dtype).reshape(math.prod(x.shape[:-1]), width)
@@ -107,7 +116,8 @@ class CosineLinear(_Linear):
         seed: int | np.random.Generator | None = None,
         dtype: DTypeLike = np.float32,
     ) -> None:
-        inputs, outputs = operator.index(in_features), operator.index(out_features)
+        inputs = whole("CosineLinear", "in_features", in_features)
+        outputs = whole("CosineLinear", "out_features", out_features)
         super().__init__(inputs, outputs, {"weight": ((outputs, inputs), 0.0)}, dtype)
         self.eps = number("CosineLinear", "eps", eps, 0)
         self._initial(seed, "weight")
@@ -118,7 +128,7 @@ class CosineLinear(_Linear):
         self._check_out(out, (*x.shape[:-1], self.out_features), x.dtype, x)
         directions, rnorm = F.cosine_norm(rows, self.eps)
         weights, weight_rnorm = F.cosine_norm(self.params["weight"], self.eps)
-        self._keep((), x, rows, directions, rnorm, weights, weight_rnorm)
+        self._kept = x, rows, directions, rnorm, weights, weight_rnorm
         return self._stored((directions @ weights.T).reshape(*x.shape[:-1], self.out_features), x, out)
 
     def backward(self, dy: Array, *, out: Array | None = None) -> Array:
@@ -168,11 +178,13 @@ class WeightNormLinear(_Linear):
         seed: int | np.random.Generator | None = None,
         dtype: DTypeLike = np.float32,
     ) -> None:
-        inputs, outputs = operator.index(in_features), operator.index(out_features)
+        inputs = whole("WeightNormLinear", "in_features", in_features)
+        outputs = whole("WeightNormLinear", "out_features", out_features)
+        biased = flag("WeightNormLinear", "bias", bias)
         shapes: Shapes = {"weight_g": ((outputs, 1), 0.0), "weight_v": ((outputs, inputs), 0.0)}
-        shapes = {"bias": ((outputs,), 0.0), **shapes} if bias else shapes
+        shapes = {"bias": ((outputs,), 0.0), **shapes} if biased else shapes
         super().__init__(inputs, outputs, shapes, dtype)
-        self._initial(seed, "weight_v", *["bias"] * bool(bias))
+        self._initial(seed, "weight_v", *["bias"] * biased)
         self.params["weight_g"][...] = np.linalg.norm(self.params["weight_v"], axis=1, keepdims=True)
 
     def __call__(self, x: Array, *, out: Array | None = None) -> Array:
@@ -183,7 +195,7 @@ class WeightNormLinear(_Linear):
         products = rows @ weights.T
         if "bias" in self.params:
             products += self.params["bias"]
-        self._keep((), x, rows, weights, rnorm)
+        self._kept = x, rows, weights, rnorm
         return self._stored(products.reshape(*x.shape[:-1], self.out_features), x, out)
 
     def backward(self, dy: Array, *, out: Array | None = None) -> Array:

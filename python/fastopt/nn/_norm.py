@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import operator
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -10,8 +9,8 @@ import numpy as np
 from numpy.typing import DTypeLike
 
 from .. import functional as F
-from .._check import flag, number
-from ._layer import Array, Layer
+from .._check import flag, number, type_of, whole
+from ._layer import Array, Layer, axis_of, sizes_of
 
 __all__ = [
     "AddLayerNorm",
@@ -26,16 +25,6 @@ __all__ = [
     "RMSNorm",
     "update_bn",
 ]
-
-
-def _axes(shape: int | Iterable[int]) -> tuple[int, ...]:
-    return tuple(map(operator.index, shape if isinstance(shape, Iterable) else (shape,)))
-
-
-def _leading(x: Array, normalized_shape: tuple[int, ...]) -> tuple[int, ...]:
-    """The axes that are not normalized."""
-    shape = np.shape(x)
-    return shape[: len(shape) - len(normalized_shape)]
 
 
 def _pair(layer: Layer, out: Any) -> tuple[Any, Any]:
@@ -76,18 +65,19 @@ class LayerNorm(Layer):
         *,
         dtype: DTypeLike = np.float32,
     ) -> None:
-        shape = _axes(normalized_shape)
-        learned = {"weight": (shape, 1.0)} | ({"bias": (shape, 0.0)} if bias else {}) if elementwise_affine else {}
+        name = type(self).__name__
+        shape = sizes_of(name, "normalized_shape", normalized_shape)
+        affine, biased = flag(name, "elementwise_affine", elementwise_affine), flag(name, "bias", bias)
+        learned = {"weight": (shape, 1.0)} | ({"bias": (shape, 0.0)} if biased else {}) if affine else {}
         super().__init__(learned, dtype)
         self.normalized_shape = shape
-        self.eps = number(type(self).__name__, "eps", eps, 0)
+        self.eps = number(name, "eps", eps, 0)
 
     def __call__(self, x: Array, *, out: Array | None = None) -> Array:
         """The normalized ``x``, in ``out`` if that is given."""
-        statistics = self._statistics_of(_leading(x, self.normalized_shape))
         weight, bias = self.params.get("weight"), self.params.get("bias")
-        y = F.layer_norm(x, self.normalized_shape, weight, bias, self.eps, out=(out, *statistics))[0]
-        self._keep(statistics, x)
+        y, mean, rstd = F.layer_norm(x, self.normalized_shape, weight, bias, self.eps, out=(out, None, None))
+        self._kept = x, mean, rstd
         return y
 
     def backward(self, dy: Array, *, out: Array | None = None) -> Array:
@@ -123,11 +113,9 @@ class AddLayerNorm(LayerNorm):
         self, x: Array, residual: Array, *, out: tuple[Array | None, Array | None] | None = None
     ) -> tuple[Array, Array]:
         """The normalized sum of ``x`` and ``residual``, and the sum, in the arrays of ``out`` if given; keep the sum for backward."""
-        statistics = self._statistics_of(_leading(x, self.normalized_shape))
-        weight, bias = self.params.get("weight"), self.params.get("bias")
-        to = (*_pair(self, out), *statistics)
-        y, total, *_ = F.add_layer_norm(x, residual, self.normalized_shape, weight, bias, self.eps, out=to)
-        self._keep(statistics, total)
+        weight, bias, to = self.params.get("weight"), self.params.get("bias"), (*_pair(self, out), None, None)
+        y, total, mean, rstd = F.add_layer_norm(x, residual, self.normalized_shape, weight, bias, self.eps, out=to)
+        self._kept = total, mean, rstd
         return y, total
 
     def backward(self, dy: Array, dsum: Array | None = None, *, out: Array | None = None) -> Array:
@@ -165,16 +153,17 @@ class RMSNorm(Layer):
         *,
         dtype: DTypeLike = np.float32,
     ) -> None:
-        shape = _axes(normalized_shape)
-        super().__init__({"weight": (shape, 1.0)} if elementwise_affine else {}, dtype)
+        name = type(self).__name__
+        shape = sizes_of(name, "normalized_shape", normalized_shape)
+        affine = flag(name, "elementwise_affine", elementwise_affine)
+        super().__init__({"weight": (shape, 1.0)} if affine else {}, dtype)
         self.normalized_shape = shape
-        self.eps = None if eps is None else number(type(self).__name__, "eps", eps, 0)
+        self.eps = None if eps is None else number(name, "eps", eps, 0)
 
     def __call__(self, x: Array, *, out: Array | None = None) -> Array:
         """The normalized ``x``, in ``out`` if that is given."""
-        statistics = self._statistics_of(_leading(x, self.normalized_shape), 1)
-        y = F.rms_norm(x, self.normalized_shape, self.params.get("weight"), self.eps, out=(out, *statistics))[0]
-        self._keep(statistics, x)
+        y, rstd = F.rms_norm(x, self.normalized_shape, self.params.get("weight"), self.eps, out=(out, None))
+        self._kept = x, rstd
         return y
 
     def backward(self, dy: Array, *, out: Array | None = None) -> Array:
@@ -208,10 +197,9 @@ class AddRMSNorm(RMSNorm):
         self, x: Array, residual: Array, *, out: tuple[Array | None, Array | None] | None = None
     ) -> tuple[Array, Array]:
         """The normalized sum of ``x`` and ``residual``, and the sum, in the arrays of ``out`` if given; keep the sum for backward."""
-        statistics = self._statistics_of(_leading(x, self.normalized_shape), 1)
-        weight, to = self.params.get("weight"), (*_pair(self, out), *statistics)
-        y, total, _ = F.add_rms_norm(x, residual, self.normalized_shape, weight, self.eps, out=to)
-        self._keep(statistics, total)
+        weight, to = self.params.get("weight"), (*_pair(self, out), None)
+        y, total, rstd = F.add_rms_norm(x, residual, self.normalized_shape, weight, self.eps, out=to)
+        self._kept = total, rstd
         return y, total
 
     def backward(self, dy: Array, dsum: Array | None = None, *, out: Array | None = None) -> Array:
@@ -233,20 +221,30 @@ class _Channels(Layer):
         channel_axis: int,
         dtype: DTypeLike,
     ) -> None:
-        shape = (operator.index(count),)
-        super().__init__({"weight": (shape, 1.0), "bias": (shape, 0.0)} if affine else {}, dtype)
-        self.eps = number(type(self).__name__, "eps", eps, 0)
-        self.channel_axis = operator.index(channel_axis)
-        if track_running_stats:
+        name = type(self).__name__
+        shape = (count,)
+        learned = {"weight": (shape, 1.0), "bias": (shape, 0.0)} if flag(name, "affine", affine) else {}
+        super().__init__(learned, dtype)
+        self.eps = number(name, "eps", eps, 0)
+        self.channel_axis = axis_of(name, "channel_axis", channel_axis)
+        if flag(name, "track_running_stats", track_running_stats):
             self.buffers["running_mean"] = np.zeros(shape, dtype)
             self.buffers["running_var"] = np.ones(shape, dtype)
             self.buffers["num_batches_tracked"] = np.zeros((), np.int64)
 
     def _expect_channels(self, x: Array, count: int) -> None:
-        """What has no array of its own to be compared with must fit all the same."""
-        shape, axis = np.shape(x), self.channel_axis
-        if not self.params and not self.buffers and -len(shape) <= axis < len(shape) and shape[axis] != count:
-            raise ValueError(f"{type(self).__name__}: x has {shape[axis]} channels, expected {count}")
+        """That x has so many channels, for functions that have no array to compare it with; all else is their business."""
+        try:
+            found = x.shape[self.channel_axis]
+        except (AttributeError, IndexError, TypeError):
+            return
+        if found != count and isinstance(x, np.ndarray):
+            fitting = [axis for axis in (1, -1) if x.ndim > 1 and x.shape[axis] == count]
+            way_out = f"; is it channel_axis={fitting[0]}?" if fitting else ""
+            raise ValueError(
+                f"{type(self).__name__}: x has shape {x.shape} and so {found} channels on axis {self.channel_axis}, the "
+                f"channel_axis, expected {count}{way_out}"
+            )
 
     @property
     def _running(self) -> tuple[Array | None, Array | None]:
@@ -298,13 +296,17 @@ class BatchNorm(_Channels):
         channel_axis: int = 1,
         dtype: DTypeLike = np.float32,
     ) -> None:
-        super().__init__(num_features, eps, affine, track_running_stats, channel_axis, dtype)
-        self.num_features = operator.index(num_features)
-        self.momentum = None if momentum is None else number(type(self).__name__, "momentum", momentum, 0, 1)
-        self.frozen = flag(type(self).__name__, "frozen", frozen)
+        name = type(self).__name__
+        self.num_features = whole(name, "num_features", num_features)
+        super().__init__(self.num_features, eps, affine, track_running_stats, channel_axis, dtype)
+        self.momentum = None if momentum is None else number(name, "momentum", momentum, 0, 1)
+        self.frozen = flag(name, "frozen", frozen)
         if self.frozen and not self.buffers:
-            raise ValueError(f"{type(self).__name__}: frozen needs track_running_stats")
+            raise ValueError(f"{name}: frozen needs track_running_stats")
         self._population: list[tuple[int, Array, Array]] | None = None  # of the batches of update_bn
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**super().__getstate__(), "_population": None}
 
     def __call__(self, x: Array, *, out: Array | None = None) -> Array:
         """The normalized ``x``, in ``out`` if that is given."""
@@ -328,16 +330,17 @@ class BatchNorm(_Channels):
         self, function: Callable[..., Any], x: Array, *more: Array, out: Array | None, **options: float
     ) -> Array:
         """y of a function from the family of batch_norm, and what goes with it."""
-        self._expect_channels(x, self.num_features)
+        if not self.params and not self.buffers:
+            self._expect_channels(x, self.num_features)
         buffers, population, momentum = self.buffers, self._population, self.momentum
-        trained = not buffers or population is not None or (self.training and not self.frozen)
+        trained = not buffers or population is not None or bool(self.training and not self.frozen)
         running, count = self._running, buffers.get("num_batches_tracked")
         if population is not None:
             running = np.copy(buffers["running_mean"]), np.copy(buffers["running_var"])
         if momentum is None:
             momentum = 1.0 if count is None else 1 / (count.item() + 1)
-        statistics = self._statistics_of((self.num_features,), 4 if options else 2)
-        y: Array = function(
+        y: Array
+        y, *statistics = function(
             x,
             *more,
             *running,
@@ -346,14 +349,15 @@ class BatchNorm(_Channels):
             momentum,
             self.eps,
             channel_axis=self.channel_axis,
-            out=(out, *statistics),
+            out=out if out is None else (out, *[None] * (4 if options else 2)),
             **options,
-        )[0]
-        if population is not None:
-            population.append(F.batch_norm_stats(x, channel_axis=self.channel_axis))
-        elif trained and count is not None:
-            count.fill(count.item() + 1)
-        self._statistics, self._kept = statistics, (x, trained)
+        )
+        if trained and count is not None and (x.size or not self.num_features):  # a batch without values counts nowhere
+            if population is not None:
+                population.append(F.batch_norm_stats(x, channel_axis=self.channel_axis))
+            else:
+                count.fill(count.item() + 1)
+        self._kept = (x, trained, *([y] if more else ()), *statistics)
         return y
 
 
@@ -425,9 +429,7 @@ class BatchNormAddReLU(BatchNorm):
 
     def __call__(self, x: Array, residual: Array, *, out: Array | None = None) -> Array:  # type: ignore[override]
         """max(normalized ``x`` + ``residual``, 0), in ``out`` if that is given; keep it for backward."""
-        y = self._normalized(F.batch_norm_add_relu, x, residual, out=out)
-        self._keep(self._statistics, *self._kept, y)
-        return y
+        return self._normalized(F.batch_norm_add_relu, x, residual, out=out)
 
     def backward(  # type: ignore[override]
         self, dy: Array, *, out: tuple[Array | None, Array | None] | None = None
@@ -545,24 +547,24 @@ class GroupNorm(_Channels):
         channel_axis: int = 1,
         dtype: DTypeLike = np.float32,
     ) -> None:
-        super().__init__(num_channels, eps, affine, False, channel_axis, dtype)
-        self.num_groups, self.num_channels = operator.index(num_groups), operator.index(num_channels)
+        self.num_groups = whole("GroupNorm", "num_groups", num_groups)
+        self.num_channels = whole("GroupNorm", "num_channels", num_channels)
+        super().__init__(self.num_channels, eps, affine, False, channel_axis, dtype)
         if self.num_groups < 1 or self.num_channels % self.num_groups:
             raise ValueError(f"GroupNorm: num_groups must divide the {num_channels} channels, got {num_groups}")
 
     def __call__(self, x: Array, *, out: Array | None = None) -> Array:
         """The normalized ``x``, in ``out`` if that is given."""
         self._expect_channels(x, self.num_channels)
-        statistics = self._statistics_of((*np.shape(x)[:1], self.num_groups))
-        y = F.group_norm(
+        y, mean, rstd = F.group_norm(
             x,
             self.num_groups,
             *self._learned,
             self.eps,
             channel_axis=self.channel_axis,
-            out=(out, *statistics),
-        )[0]
-        self._keep(statistics, x)
+            out=(out, None, None),
+        )
+        self._kept = x, mean, rstd
         return y
 
     def backward(self, dy: Array, *, out: Array | None = None) -> Array:
@@ -614,16 +616,16 @@ class InstanceNorm(_Channels):
         channel_axis: int = 1,
         dtype: DTypeLike = np.float32,
     ) -> None:
-        super().__init__(num_features, eps, affine, track_running_stats, channel_axis, dtype)
-        self.num_features = operator.index(num_features)
+        self.num_features = whole("InstanceNorm", "num_features", num_features)
+        super().__init__(self.num_features, eps, affine, track_running_stats, channel_axis, dtype)
         self.momentum = number("InstanceNorm", "momentum", momentum, 0, 1)
 
     def __call__(self, x: Array, *, out: Array | None = None) -> Array:
         """The normalized ``x``, in ``out`` if that is given."""
-        self._expect_channels(x, self.num_features)
-        of_input = self.training or not self.buffers
-        statistics = self._statistics_of((*np.shape(x)[:1], self.num_features))
-        y = F.instance_norm(
+        if not self.params and not self.buffers:
+            self._expect_channels(x, self.num_features)
+        of_input = bool(self.training or not self.buffers)
+        y, mean, rstd = F.instance_norm(
             x,
             *self._running,
             *self._learned,
@@ -631,9 +633,9 @@ class InstanceNorm(_Channels):
             self.momentum,
             self.eps,
             channel_axis=self.channel_axis,
-            out=(out, *statistics),
-        )[0]
-        self._keep(statistics, x, of_input)
+            out=(out, None, None),
+        )
+        self._kept = x, of_input, mean, rstd
         return y
 
     def backward(self, dy: Array, *, out: Array | None = None) -> Array:
@@ -656,7 +658,7 @@ def update_bn(batches: Iterable[Any], forward: Callable[[Any], Any], layers: Ite
 
     Each layer normalizes by the batch meanwhile, whether it is in training, in evaluation or frozen.  Afterwards its
     ``running_mean`` and ``running_var`` are mean and unbiased variance of all that it has been given, with the weights that the
-    network has now, and ``num_batches_tracked`` is the number of batches.  What else differs between training and evaluation, such as
+    network has now, and ``num_batches_tracked`` is the number of batches that have values.  What else differs between training and evaluation, such as
     dropout, is up to the caller.  Where an error is raised, the statistics stay as they were.
 
     Args:
@@ -682,6 +684,10 @@ def update_bn(batches: Iterable[Any], forward: Callable[[Any], Any], layers: Ite
     """
     if not isinstance(layers, Iterable):
         raise TypeError(f"update_bn: layers must be a list of layers, got {type(layers).__name__}")
+    if not isinstance(batches, Iterable):
+        raise TypeError(f"update_bn: batches must be something to iterate over, got {type_of(batches)}")
+    if not callable(forward):
+        raise TypeError(f"update_bn: forward must be a function of a batch, got {type_of(forward)}")
     layers = list(layers)
     for i, layer in enumerate(layers):
         if not isinstance(layer, BatchNorm):

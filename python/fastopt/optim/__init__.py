@@ -10,10 +10,10 @@ from .adamax import Adamax
 from .adan import Adan
 from .ademamix import AdEMAMix
 from .asgd import ASGD
-from .base import Optimizer, StepInfo
 from .lion import Lion
 from .muon import Muon
 from .nadam import NAdam
+from .optimizer import Optimizer, StepInfo
 from .radam import RAdam
 from .rmsprop import RMSprop
 from .rprop import Rprop
@@ -49,3 +49,10 @@ __all__ = [
     "no_decay",
     "unpacked",
 ]
+
+for _name in __all__:  # pickles and documentation name the public path
+    globals()[_name].__module__ = __name__
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -12,7 +12,7 @@ from .._core import kernels
 from .._rules import Rule
 
 Array: TypeAlias = NDArray[Any]
-State: TypeAlias = dict[str, Array]
+State: TypeAlias = dict[str, Any]
 
 FORMATS = ("weights", "moments", "moment_rounding")  # the hyperparameters
 
@@ -56,31 +56,34 @@ def copy_of(param: Array, like: Array | None = None, dtype: Any = None) -> Array
     return new
 
 
-def _rest_in(one: State) -> str | None:
+def contiguous(array: Array, dtype: Any = None) -> Array:
+    """The array in C order; one without axes keeps none, where ``np.ascontiguousarray`` gives it one."""
+    return np.asarray(array, dtype, order="C")
+
+
+def _rest_in(one: Mapping[str, Any]) -> str | None:
     """The name of what there is beside a parameter in its state."""
     return next((name for name in RESTS.values() if name in one), None)
 
 
-def weights_of(one: State, param: Array) -> Array:
+def weights_of(one: Mapping[str, Any], param: Array) -> Array:
     """A parameter's numbers with what there is beside them."""
     if not is_half(param.dtype):
         return param
-    rest = one.get(_rest_in(one) or "")
+    rest: Array | None = one.get(_rest_in(one) or "")
     if rest is not None and rest.dtype == np.float32:
         return rest
-    return kernels.unpack_weights(np.ascontiguousarray(param), rest)
+    return kernels.unpack_weights(contiguous(param), rest)
 
 
-def move_to(one: State, param: Array, weights: Array) -> None:
-    """Gives a parameter, and what there is beside it, other numbers."""
+def moved(one: Mapping[str, Any], param: Array, weights: Array) -> list[tuple[Array, Any]]:
+    """The arrays that hold a parameter's numbers, and what they hold when these are others."""
     if not is_half(param.dtype):
-        param[...] = weights
-        return
-    rest = one.get(_rest_in(one) or "")
-    if rest is not None and rest.dtype == np.float32:
-        rest[...] = weights
-        rest = None
-    kernels.pack_weights(np.ascontiguousarray(weights, np.float32), param, rest)
+        return [(param, weights)]
+    rest, halves = one.get(_rest_in(one) or ""), np.empty_like(param)
+    more = None if rest is None or rest.dtype == np.float32 else np.empty_like(rest)
+    kernels.pack_weights(contiguous(weights, np.float32), halves, more)
+    return [(param, halves)] + ([] if rest is None else [(rest, weights if more is None else more)])
 
 
 def rest_dtype(name: str, param: Array) -> np.dtype[Any]:
@@ -110,7 +113,7 @@ def numbers_of(one: Mapping[str, Array], name: str, kind: str) -> Array:
     """A state as it is computed with."""
     array = one[name]
     if array.dtype == np.uint8 or is_half(array.dtype):
-        return kernels.unpack(np.ascontiguousarray(array), kind, one.get(f"{name}_scale"))
+        return kernels.unpack(contiguous(array), kind, one.get(f"{name}_scale"))
     return array
 
 
@@ -129,7 +132,7 @@ def keep_state(one: State, name: str, kind: str, moments: str, param: Array, ini
     scale = np.zeros(-(-param.size // kernels.SHARE), np.uint8) if dtype == np.uint8 else None
     array = numbers_of(one, name, kind) if name in one else initial()
     if array.any():
-        kernels.pack(np.ascontiguousarray(array, np.float32), kind, packed, scale)
+        kernels.pack(contiguous(array, np.float32), kind, packed, scale)
     one[name] = packed
     one.pop(f"{name}_scale", None)
     if scale is not None:

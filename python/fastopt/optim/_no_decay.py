@@ -7,8 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from ._structure import SplitGroups, Structure
-from .base import Array, Params
+from .parameters import Array, Params, SplitGroups, Structure
 
 
 def no_decay(params: Params, rule: Callable[[str, Array], bool] | None = None) -> list[dict[str, Any]]:
@@ -32,7 +31,7 @@ def no_decay(params: Params, rule: Callable[[str, Array], bool] | None = None) -
         >>> w["weight"][0], w["bias"]
         (array([0.95, 0.95]), array([1., 1.]))
     """
-    structure = Structure("no_decay", params if isinstance(params, Mapping) else list(params), 0)
+    structure = Structure("no_decay", params if isinstance(params, Mapping) else list(params))
     names = structure.names or [str(i) for i in range(len(structure.leaves))]
     groups: list[dict[str, Any]] = []
     last: bool | None = None

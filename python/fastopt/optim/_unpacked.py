@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from ._formats import RESTS, numbers_of
-from .base import Optimizer
+from .optimizer import Optimizer
 
 
 def _classes(of: type[Optimizer]) -> Iterator[type[Optimizer]]:

@@ -10,7 +10,8 @@ import numpy as np
 from .._check import number
 from .._rules import Hyperparameters, Rule
 from ._formats import computed, zeros_like
-from .base import Array, Optimizer, Params
+from .optimizer import Optimizer
+from .parameters import Array, Params
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
     from .._rules import Around
 
 
-class Adafactor(Optimizer):
+class Adafactor(Optimizer, decoupled_weight_decay=True):
     """Adafactor: a second moment of rows and columns in place of one of elements.
 
     .. code-block:: text
@@ -65,7 +66,6 @@ class Adafactor(Optimizer):
         weight_decay: float = 0.0,
         **around: Unpack[Around],
     ) -> None:
-        around.setdefault("decoupled_weight_decay", True)
         super().__init__(
             params,
             around,
@@ -95,9 +95,13 @@ class Adafactor(Optimizer):
         return rule._replace(name="adafactor_factored") if param.ndim > 1 else rule
 
     @classmethod
-    def _initial(cls, name: str, param: Array, group: Mapping[str, Any]) -> Array:
+    def _shape_of(cls, name: str, param: Array) -> tuple[int, ...]:
         if name == "row_var":
-            return np.zeros((*param.shape[:-1], 1), computed(param))
+            return (*param.shape[:-1], 1)
         if name == "col_var":
-            return np.zeros((*param.shape[:-2], 1, param.shape[-1]), computed(param))
-        return zeros_like(param)
+            return (*param.shape[:-2], 1, param.shape[-1])
+        return param.shape
+
+    @classmethod
+    def _initial(cls, name: str, param: Array, group: Mapping[str, Any]) -> Array:
+        return zeros_like(param) if name == "variance" else np.zeros(cls._shape_of(name, param), computed(param))

@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from .._rules import Hyperparameters, Rule
-from .base import Optimizer, Params
+from .optimizer import Optimizer
+from .parameters import Params
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -79,7 +80,7 @@ class Adam(Optimizer):
         return h.rule(name, **h.betas(2), eps=h.number("eps"), eps_hat=h.flag("eps_hat"))
 
 
-class AdamW(Adam):
+class AdamW(Adam, decoupled_weight_decay=True):
     """AdamW: Adam with decoupled weight decay.
 
     .. code-block:: text
@@ -120,5 +121,4 @@ class AdamW(Adam):
         eps_hat: bool = False,
         **around: Unpack[Around],
     ) -> None:
-        around.setdefault("decoupled_weight_decay", True)
         super().__init__(params, lr, betas, eps, weight_decay, amsgrad, eps_hat=eps_hat, **around)

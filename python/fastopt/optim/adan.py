@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from .._rules import Hyperparameters, Rule
-from .base import Optimizer, Params
+from .optimizer import Optimizer
+from .parameters import Params
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -13,7 +14,7 @@ if TYPE_CHECKING:
     from .._rules import Around
 
 
-class Adan(Optimizer):
+class Adan(Optimizer, decoupled_weight_decay=None):
     """Adan: Nesterov's momentum by the differences of gradients.
 
     .. code-block:: text
@@ -54,7 +55,6 @@ class Adan(Optimizer):
         weight_decay: float = 0.0,
         **around: Unpack[Around],
     ) -> None:
-        around.setdefault("decoupled_weight_decay", None)
         super().__init__(
             params,
             around,

@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from .._rules import Hyperparameters, Rule
-from .base import Optimizer, Params
+from .optimizer import Optimizer
+from .parameters import Params
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -13,7 +14,7 @@ if TYPE_CHECKING:
     from .._rules import Around
 
 
-class AdEMAMix(Optimizer):
+class AdEMAMix(Optimizer, decoupled_weight_decay=None):
     """AdEMAMix: Adam with a second, much slower momentum.
 
     .. code-block:: text
@@ -59,7 +60,6 @@ class AdEMAMix(Optimizer):
         beta3_warmup: int | None = None,
         **around: Unpack[Around],
     ) -> None:
-        around.setdefault("decoupled_weight_decay", None)
         super().__init__(
             params,
             around,

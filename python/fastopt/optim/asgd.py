@@ -9,7 +9,8 @@ import numpy as np
 
 from .._rules import Hyperparameters, Rule
 from ._formats import zeros_like
-from .base import Array, Optimizer, Params
+from .optimizer import Optimizer
+from .parameters import Array, Params
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack

@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from .._rules import Hyperparameters, Rule
-from .base import Optimizer, Params
+from .optimizer import Optimizer
+from .parameters import Params
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -13,7 +14,7 @@ if TYPE_CHECKING:
     from .._rules import Around
 
 
-class Lion(Optimizer):
+class Lion(Optimizer, decoupled_weight_decay=True):
     """Lion: the sign of an interpolated momentum.
 
     .. code-block:: text
@@ -50,7 +51,6 @@ class Lion(Optimizer):
         weight_decay: float = 0.0,
         **around: Unpack[Around],
     ) -> None:
-        around.setdefault("decoupled_weight_decay", True)
         super().__init__(
             params,
             around,

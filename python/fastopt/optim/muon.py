@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from threading import Lock
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -11,8 +10,10 @@ import numpy as np
 from .._check import number
 from .._core import kernels
 from .._rules import Hyperparameters, Rule
-from ._formats import zeros_like
-from .base import Array, Companions, Optimizer, Params
+from ._formats import copy_of, zeros_like
+from .optimizer import Optimizer
+from .parameters import Array, Params
+from .plan import Member, Plan
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -35,54 +36,83 @@ def _orthogonalized(u: Array, coefficients: tuple[float, ...], eps: float, steps
     return np.ascontiguousarray(x.T) if tall else x
 
 
-class _Engine:
-    """Takes steps in three parts: the momentum, its orthogonalization by matrix products, and the update."""
+class _Plan:
+    """Takes steps in three parts: the momentum, its orthogonalization by matrix products, and the update.
 
-    def __init__(self, companions: Companions) -> None:
-        count = len(companions.params)
-        for param, label in zip(companions.params, companions.labels, strict=True):
-            if param.ndim != 2:
-                raise ValueError(f"{companions.function}: params{label} must be a matrix, got shape {param.shape}")
-        self._groups = companions.groups
-        self._steps = companions.steps
-        self._updates = [zeros_like(param) for param in companions.params]
-        self._counts = np.zeros(count, np.int64)
-        self._stepping = Lock()
-        states = [[*buffers, update] for buffers, update in zip(companions.states, self._updates, strict=True)]
-        scales = [[*some, None] for some in companions.scales]
-        self._momentum = kernels.Plan(*companions._replace(states=states, scales=scales))
-        self._descent = kernels.Plan(
-            *companions._replace(
-                rules=["sgd"] * count,
-                groups=list(range(count)),
-                states=[[]] * count,
-                scales=[[]] * count,
-                steps=self._counts,
-            )
+    The momentum is taken of copies of the state first.  When the products are done, one call takes it again, of the state itself,
+    and the update with it: an interrupt finds the step taken or not begun.
+    """
+
+    def __init__(self, function: str, members: list[Member], count: Array | None) -> None:
+        for member in members:
+            if member.param.ndim != 2:
+                raise ValueError(f"{function}: params{member.label} must be a matrix, got shape {member.param.shape}")
+        self._members = members
+        self._updates = [zeros_like(member.param) for member in members]
+        self._trial = [_copied(member) for member in members]
+        self._counts = [np.zeros((), np.int64) for _ in members]
+        self._rules: list[Rule] = []
+        self._plan = kernels.Plan(function, [_with(*both) for both in zip(members, self._updates, strict=True)], count)
+        self._trial_plan = kernels.Plan(
+            function, [_with(*both) for both in zip(self._trial, self._updates, strict=True)]
         )
+        descent = [
+            member._replace(rule="sgd", group=i, states=[], scales=[], numbers=[], step=step)
+            for i, (member, step) in enumerate(zip(members, self._counts, strict=True))
+        ]
+        self._descent = kernels.Plan(function, descent)
+        self.watch, self.current, self.check = self._plan.watch, self._plan.current, self._plan.check
+
+    def set_options(self, options: list[Rule]) -> None:
+        self._rules = options
+        momentum = [rule.options for rule in options]
+        self._plan.set_options(momentum)
+        self._trial_plan.set_options(momentum)
+
+    def measured(self) -> list[float]:
+        return self._plan.measured()
 
     def step(
-        self, grads: list[Array | None], rules: list[Rule], around: tuple[float, ...] | None
-    ) -> tuple[float | None, bool]:
-        with self._stepping:
-            return self._step(grads, rules, around)
-
-    def _step(
-        self, grads: list[Array | None], rules: list[Rule], around: tuple[float, ...] | None
-    ) -> tuple[float | None, bool]:
-        norm, skipped = self._momentum.step(grads, [rule.options for rule in rules], around)
-        if skipped:
-            return norm, skipped
+        self, grads: list[Any], options: tuple[float, ...] | None = None, emptied: Any = None
+    ) -> tuple[int, float | None, bool] | None:
+        for member, trial in zip(self._members, self._trial, strict=True):
+            for mine, its in zip(_written(trial), _written(member), strict=True):
+                mine[...] = its
+        tried = self._trial_plan.step(grads, None if options is None else (*options[:6], 0.0))
+        if tried is None:
+            return None
+        if tried[2]:  # to be skipped
+            return self._plan.step(grads, options, emptied)
         directions: list[Array | None] = []
-        options = []
+        descent = []
         at = kernels.rules["sgd"][2].index("lr")
-        for grad, update, group in zip(grads, self._updates, self._groups, strict=True):
-            coefficients, eps, steps, adjust, of_update = rules[group].more
+        for grad, update, member in zip(grads, self._updates, self._members, strict=True):
+            coefficients, eps, steps, adjust, of_update = self._rules[member.group].more
             directions.append(None if grad is None else _orthogonalized(update, coefficients, eps, steps))
-            options.append((*of_update[:at], of_update[at] * adjust(update.shape), *of_update[at + 1 :]))
-        self._counts[...] = self._steps - [grad is not None for grad in grads]
-        self._descent.step(directions, options, None)
-        return norm, skipped
+            descent.append((*of_update[:at], of_update[at] * adjust(update.shape), *of_update[at + 1 :]))
+        for count, member in zip(self._counts, self._members, strict=True):
+            count[...] = member.step
+        self._descent.set_options(descent)
+        return self._plan.step(grads, options, emptied, self._descent, directions)
+
+
+def _with(member: Member, update: Array) -> Member:
+    """The member whose rule writes its direction into ``update``, and leaves the rest to the descent."""
+    return member._replace(states=[*member.states, update], scales=[*member.scales, None])
+
+
+def _written(member: Member) -> list[Array]:
+    """What the momentum writes."""
+    return [*member.states, *(scale for scale in member.scales if scale is not None), member.step]
+
+
+def _copied(member: Member) -> Member:
+    """The same member with copies of what the momentum writes."""
+    return member._replace(
+        states=[copy_of(state, member.param, state.dtype) for state in member.states],
+        scales=[None if scale is None else scale.copy() for scale in member.scales],
+        step=member.step.copy(),
+    )
 
 
 def _original(shape: tuple[int, ...]) -> float:
@@ -96,7 +126,7 @@ def _match_rms_adamw(shape: tuple[int, ...]) -> float:
 _ADJUST = {None: _original, "original": _original, "match_rms_adamw": _match_rms_adamw}
 
 
-class Muon(Optimizer):
+class Muon(Optimizer, decoupled_weight_decay=True):
     """Muon: momentum whose singular values are all made about 1; for the matrices of hidden layers.
 
     .. code-block:: text
@@ -136,7 +166,6 @@ class Muon(Optimizer):
 
     kernels = ("muon_momentum",)
     hidden = ("update",)
-    _engine = _Engine
 
     def __init__(
         self,
@@ -151,7 +180,6 @@ class Muon(Optimizer):
         adjust_lr_fn: str | None = None,
         **around: Unpack[Around],
     ) -> None:
-        around.setdefault("decoupled_weight_decay", True)
         super().__init__(
             params,
             around,
@@ -187,3 +215,7 @@ class Muon(Optimizer):
     @classmethod
     def _options(cls, rules: list[Rule]) -> list[Any]:
         return list(rules)
+
+    @classmethod
+    def _make_plan(cls, function: str, members: list[Member], count: Array | None = None) -> Plan:
+        return _Plan(function, members, count)

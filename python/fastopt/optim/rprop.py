@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 from .._check import number
 from .._rules import Hyperparameters, Rule
 from ._formats import zeros_like
-from .base import Array, Optimizer, Params
+from .optimizer import Optimizer
+from .parameters import Array, Params
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack

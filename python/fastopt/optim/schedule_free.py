@@ -7,9 +7,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from .._check import flag
 from .._rules import Hyperparameters, Rule
-from ._formats import copy_of, move_to, weights_of, zeros_like
-from .base import Array, Optimizer, Params, StepInfo
+from ._formats import copy_of, moved, weights_of, zeros_like
+from .optimizer import Optimizer, StepInfo
+from .parameters import Array, Grads, Params
+from .plan import commit, is_writeable
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -20,7 +23,12 @@ if TYPE_CHECKING:
 class ScheduleFree(Optimizer):
     """Parameters that have a view for training and one for evaluation."""
 
-    _training = True
+    as_parameter = ("z",)
+    _private = ("_training",)
+
+    def __init__(self, params: Params, around: Mapping[str, Any], **defaults: Any) -> None:
+        self._training = np.ones((), np.bool_)
+        super().__init__(params, around, **defaults)
 
     @classmethod
     def _beta(cls, group: Mapping[str, Any]) -> float:
@@ -28,38 +36,51 @@ class ScheduleFree(Optimizer):
         raise NotImplementedError
 
     def train(self) -> None:
-        """Lets the parameters be y, where gradients are to be taken."""
-        if not self._training:
-            self._move(lambda beta: 1 - beta)
-        self._training = True
+        """Lets the parameters be y, where gradients are to be taken; all or none.
+
+        Raises:
+            TypeError: A parameter is read-only.  Nothing has been changed then.
+        """
+        with self._turn:
+            if not self._training:
+                self._move(lambda beta: 1 - beta, training=True)
 
     def eval(self) -> None:
-        """Lets the parameters be x, the average, which is to be used."""
-        if self._training:
-            self._move(lambda beta: 1 - 1 / beta)
-        self._training = False
+        """Lets the parameters be x, the average, which is to be used; all or none.
 
-    def _move(self, weight: Callable[[float], float]) -> None:
+        Raises:
+            TypeError: A parameter is read-only.  Nothing has been changed then.
+        """
+        with self._turn:
+            if self._training:
+                self._move(lambda beta: 1 - 1 / beta, training=False)
+
+    def _move(self, weight: Callable[[float], float], training: bool) -> None:
         """Moves the parameters towards z."""
-        state = iter(self.state)
+        is_writeable(self._name, [record.param for record in self._records], self._labels)
+        records = iter(self._records)
+        both: list[tuple[Array, Any]] = []
         for group in self.param_groups:
             of_beta = weight(self._beta(group))
-            for param in group["params"]:
-                one = next(state)
+            for _ in group["params"]:
+                record = next(records)
+                one = record.state
                 if one["step"] != 0:
-                    weights = weights_of(one, param)
-                    move_to(one, param, weights + (one["z"] - weights) * one["z"].dtype.type(of_beta))
+                    weights = weights_of(one, record.param)
+                    both += moved(one, record.param, weights + (one["z"] - weights) * one["z"].dtype.type(of_beta))
+        targets, sources = [target for target, _ in both], [source for _, source in both]
+        commit([*targets, self._training], [*sources, np.bool_(training)])
 
-    def _take(self, flat: list[Array | None], around: tuple[float, ...] | None) -> StepInfo:
+    def _take(self, grads: Grads | None, options: tuple[float, ...] | None) -> StepInfo:
         if not self._training:
             raise ValueError(f"{self._name}: the parameters are those for evaluation; train() first")
-        return super()._take(flat, around)
+        return super()._take(grads, options)
 
     def _extra(self) -> dict[str, Any]:
-        return {"training": self._training}
+        return {"training": bool(self._training)}
 
     def _restore(self, extra: Mapping[str, Any]) -> None:
-        self._training = bool(extra.get("training", True))
+        self._training = np.array(flag(f"{self._name}: state_dict", "training", extra.get("training", True)))
 
     @classmethod
     def _initial(cls, name: str, param: Array, group: Mapping[str, Any]) -> Array:
@@ -151,7 +172,7 @@ class ScheduleFreeSGD(ScheduleFree):
         return float(group["momentum"])
 
 
-class ScheduleFreeAdamW(ScheduleFree):
+class ScheduleFreeAdamW(ScheduleFree, decoupled_weight_decay=None):
     """Schedule-free AdamW.
 
     .. code-block:: text
@@ -201,7 +222,6 @@ class ScheduleFreeAdamW(ScheduleFree):
         weight_lr_power: float = 2.0,
         **around: Unpack[Around],
     ) -> None:
-        around.setdefault("decoupled_weight_decay", None)
         super().__init__(
             params,
             around,

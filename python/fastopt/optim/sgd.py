@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from .._rules import Hyperparameters, Rule
-from .base import Optimizer, Params
+from .optimizer import Optimizer
+from .parameters import Params
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack

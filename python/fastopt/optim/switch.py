@@ -2,18 +2,49 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from .._check import flag, number, whole
 from .._rules import Hyperparameters, Rule
 from ._formats import copy_of, numbers_of
-from .base import Array, Optimizer, Params, StepInfo
+from .optimizer import Optimizer, StepInfo
+from .parameters import Grads, Params
+from .plan import Plan
+from .state_dict import plain
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
 
     from .._rules import Around
+
+
+class _Ratio(NamedTuple):
+    """The average of γ, as it is after a step."""
+
+    average: float = 0.0  # Λ, uncorrected
+    since: int = 0  # how many steps it is the average of
+    decay: float = 1.0  # the product of their β₂
+    step: int = 0
+    settled: float = math.inf  # how far the last γ is from the average
+
+    @property
+    def rate(self) -> float | None:
+        """The corrected average; None before the first γ."""
+        return self.average / (1 - self.decay) if self.since else None
+
+    def after(self, plan: Plan, step: int, rules: list[Rule], beta2: float) -> _Ratio:
+        """The one after a step that the plan has just taken."""
+        if not any(rule.name == "adam_projected" for rule in rules):
+            return self._replace(step=step)
+        squares, products = plan.measured()
+        if not products > 0:
+            return self._replace(step=step, settled=math.inf)
+        gamma = squares / products
+        new = _Ratio(beta2 * self.average + (1 - beta2) * gamma, self.since + 1, self.decay * beta2, step)
+        assert new.rate is not None
+        return new._replace(settled=abs(new.rate - gamma)) if new.since > 1 else new
 
 
 class SwitchOptimizer(Optimizer):
@@ -23,10 +54,11 @@ class SwitchOptimizer(Optimizer):
 
         first:  Adam's step d;   γ = dᵀd / dᵀg over all parameters;   Λ ← β₂ Λ + (1−β₂) γ
         switch: at step switch_at, or when |Λ/(1−β₂ᵗ) − γ| < tolerance;   b = m/(1−β₁ᵗ)/(1−β₁)
-        later:  b ← β₁ b + g;   p ← p − sgd_lr·b,   sgd_lr = (1−β₁)·Λ/(1−β₂ᵗ) if it is not given
+        later:  b ← β₁ b + g;   p ← p − sgd_lr·(lr/lr at the switch)·b,   sgd_lr = (1−β₁)·Λ/(1−β₂ᵗ) if it is not given
 
     γ is the rate at which SGD's step would have Adam's projected length.  The momentum is carried over, in SGD's units, where
-    the paper begins anew.  The switch is part of the state.
+    the paper begins anew.  A schedule of ``lr`` goes on after the switch: SGD's rate follows it in proportion.  The switch is part of the
+    state.
 
     Args:
         params: A list or dict of arrays, or a list of groups.
@@ -54,6 +86,7 @@ class SwitchOptimizer(Optimizer):
 
     kernels = ("adam", "adam_projected", "sgd_momentum")
     function = None  # it is two rules, not one
+    _private = ("_ratio", "_switched", "_switch_lrs")
 
     def __init__(
         self,
@@ -71,10 +104,9 @@ class SwitchOptimizer(Optimizer):
         name = type(self).__name__
         self.switch_at = None if switch_at is None else whole(name, "switch_at", switch_at, 1)
         self.tolerance = number(name, "tolerance", tolerance, 0)
-        self._average = 0.0  # Λ, uncorrected
-        self._since = 0  # how many steps it is the average of
-        self._decay = 1.0  # the product of their β₂
+        self._ratio = _Ratio()
         self._switched = False
+        self._switch_lrs: list[float] = []  # of each group, when it switched
         super().__init__(params, around, lr=lr, betas=betas, eps=eps, weight_decay=weight_decay, sgd_lr=sgd_lr)
 
     @property
@@ -88,43 +120,61 @@ class SwitchOptimizer(Optimizer):
         if sgd_lr is not None:
             sgd_lr = h.number("sgd_lr")
         if self._switched:
-            return h.rule("sgd_momentum", lr=sgd_lr, momentum=betas["beta1"], dampening=0.0, nesterov=0.0)
+            if sgd_lr is None:
+                raise ValueError(f"{h.function}: sgd_lr must be set for a group that is added after the switch")
+            lr, at = h.number("lr"), h.values.get("switch_lr")
+            rate = sgd_lr if at is None or lr == at else sgd_lr * (lr / at)
+            return h.rule("sgd_momentum", lr=rate, momentum=betas["beta1"], dampening=0.0, nesterov=0.0)
         projects = self.switch_at is None or sgd_lr is None
         return h.rule("adam_projected" if projects else "adam", **betas, eps=eps, eps_hat=0.0)
 
-    def _take(self, flat: list[Array | None], around: tuple[float, ...] | None) -> StepInfo:
-        info = super()._take(flat, around)
-        if self._switched or info.skipped:
-            return info
-        beta2 = float(self.param_groups[0]["betas"][1])
-        rate, settled = None, False
-        if any(rule.name == "adam_projected" for rule in self._plan.rules):
-            squares, products = self._plan.engine.plan.measured()
-            if products > 0:
-                gamma = squares / products
-                self._average = beta2 * self._average + (1 - beta2) * gamma
-                self._decay *= beta2
-                self._since += 1
-            if self._since:
-                rate = self._average / (1 - self._decay)
-                settled = self._since > 1 and products > 0 and abs(rate - squares / products) < self.tolerance
-        if settled if self.switch_at is None else info.step >= self.switch_at:
-            self._switch(rate)
+    def add_param_group(self, param_group: Mapping[str, Any]) -> None:
+        super().add_param_group(param_group)
+        if self._switched:
+            self._switch_lrs = [*self._switch_lrs, number(self._name, "lr", plain(self.param_groups[-1]["lr"]))]
+
+    add_param_group.__doc__ = Optimizer.add_param_group.__doc__
+
+    def _rule_for(self, group: Mapping[str, Any]) -> Rule:
+        found = [one is group or one.get("params") is group["params"] for one in self.param_groups]
+        index = found.index(True) if True in found else len(self._switch_lrs)
+        at = self._switch_lrs[index] if index < len(self._switch_lrs) else 0.0
+        values = {key: plain(group[key]) for key in self._hyperparameters}
+        return self._rule(Hyperparameters(self._name, {**values, "switch_lr": at or None}))
+
+    def _take(self, grads: Grads | None, options: tuple[float, ...] | None) -> StepInfo:
+        self._advance()
+        info = super()._take(grads, options)
+        self._advance()
         return info
+
+    def _advance(self) -> None:
+        """Does what follows from the last step, if that has not been done: averages γ, and switches."""
+        if self._switched or self._ratio.step == int(self._count):
+            return
+        self._ratio = self._ratio.after(
+            self._plan, int(self._count), self._rules, float(self.param_groups[0]["betas"][1])
+        )
+        due = self._ratio.step >= self.switch_at if self.switch_at is not None else self._ratio.settled < self.tolerance
+        if due:
+            self._switch(self._ratio.rate)
 
     def _switch(self, rate: float | None) -> None:
         """Goes on with SGD, at a rate without its momentum if groups have none of their own."""
-        groups = [dict(group) for group in self.param_groups]
-        for group in groups:
-            if group["sgd_lr"] is None:
-                if rate is None:
-                    return  # no gradient has told one yet
-                group["sgd_lr"] = (1 - float(group["betas"][0])) * rate
-        state, members = [], iter(self.state)
-        for group in groups:
+        rates = []
+        for group in self.param_groups:
+            if group["sgd_lr"] is None and rate is None:
+                return  # no gradient has told one yet
+            rates.append(group["sgd_lr"] if rate is None else (1 - float(group["betas"][0])) * rate)
+        sgd_lrs = [
+            found if group["sgd_lr"] is None else group["sgd_lr"]
+            for group, found in zip(self.param_groups, rates, strict=True)
+        ]
+        states, records = [], iter(self._records)
+        for group in self.param_groups:
             beta1 = float(group["betas"][0])
             for param in group["params"]:
-                one = dict(next(members))
+                one = dict(next(records).state)
                 m, step = numbers_of(one, "exp_avg", "moment"), int(one["step"])
                 for name in "exp_avg", "exp_avg_sq":
                     one.pop(name)
@@ -132,34 +182,53 @@ class SwitchOptimizer(Optimizer):
                 if step:
                     m = m * m.dtype.type(1 / ((1 - beta1**step) * (1 - beta1)))
                 one["momentum_buffer"] = copy_of(m, param)
-                state.append(one)
-        self._switched = True
-        self._plan = self._planned(groups, self._labels, state)
-        for group, new in zip(self.param_groups, groups, strict=True):
-            group["sgd_lr"] = new["sgd_lr"]
-        self._plan = self._plan._replace(values=[self._values(group) for group in self.param_groups])
+                states.append(one)
+        before, plan = (self._switched, self._switch_lrs), self._plan
+        self._switched, self._switch_lrs = (
+            True,
+            [number(self._name, "lr", plain(group["lr"])) for group in self.param_groups],
+        )
+        try:
+            changed = [{**group, "sgd_lr": sgd_lr} for group, sgd_lr in zip(self.param_groups, sgd_lrs, strict=True)]
+            rules = [self._rule_for(group) for group in changed]
+            values = [self._values(group) for group in changed]
+            updates = [(group, {"sgd_lr": sgd_lr}) for group, sgd_lr in zip(self.param_groups, sgd_lrs, strict=True)]
+            new = self._plan_of(self._groups, self._labels, self._records, rules, values, states)
+            self._adopt(new, updates)
+        except BaseException:
+            if self._plan is plan:
+                self._switched, self._switch_lrs = before
+            raise
 
     def _extra(self) -> dict[str, Any]:
         return {
             "switched": self._switched,
             "switch_at": self.switch_at,
             "tolerance": self.tolerance,
-            "average": self._average,
-            "since": self._since,
-            "decay": self._decay,
+            "average": self._ratio.average,
+            "since": self._ratio.since,
+            "decay": self._ratio.decay,
+            "switch_lrs": list(self._switch_lrs),
         }
 
     def _restore(self, extra: Mapping[str, Any]) -> None:
         name = f"{self._name}: the switch in state_dict"
-        if not extra.keys() >= self._extra().keys():
+        if not extra.keys() >= self._extra().keys() - {"switch_lrs"}:
             raise ValueError(f"{name} is not there")
-        switch_at = extra["switch_at"]
+        switch_at, lrs = extra["switch_at"], extra.get("switch_lrs", [])
+        if not isinstance(lrs, list | tuple):
+            raise TypeError(f"{name}: switch_lrs must be a list, got {lrs!r}")
+        ratio = _Ratio(
+            number(name, "average", extra["average"]),
+            whole(name, "since", extra["since"]),
+            number(name, "decay", extra["decay"], 0, 1),
+            whole(name, "step", extra.get("step", 0)),
+        )
         restored = (
             flag(name, "switched", extra["switched"]),
             None if switch_at is None else whole(name, "switch_at", switch_at, 1),
             number(name, "tolerance", extra["tolerance"], 0),
-            number(name, "average", extra["average"]),
-            whole(name, "since", extra["since"]),
-            number(name, "decay", extra["decay"], 0, 1),
+            [number(name, "switch_lrs", lr, 0) for lr in lrs],
         )
-        self._switched, self.switch_at, self.tolerance, self._average, self._since, self._decay = restored
+        self._switched, self.switch_at, self.tolerance, self._switch_lrs = restored
+        self._ratio = ratio

@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from .._rules import Hyperparameters, Rule
-from .base import Optimizer, Params
+from .optimizer import Optimizer
+from .parameters import Params
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -13,7 +14,7 @@ if TYPE_CHECKING:
     from .._rules import Around
 
 
-class LAMB(Optimizer):
+class LAMB(Optimizer, decoupled_weight_decay=None):
     """LAMB: Adam whose step is as long as lr times the parameter, tensor by tensor.
 
     .. code-block:: text
@@ -54,7 +55,6 @@ class LAMB(Optimizer):
         weight_decay: float = 0.0,
         **around: Unpack[Around],
     ) -> None:
-        around.setdefault("decoupled_weight_decay", None)
         super().__init__(
             params,
             around,
@@ -69,7 +69,7 @@ class LAMB(Optimizer):
         return h.rule("lamb", **h.betas(2), eps=h.number("eps"))
 
 
-class LARS(Optimizer):
+class LARS(Optimizer, decoupled_weight_decay=None):
     """LARS: momentum whose steps are as long as lr times the parameter, tensor by tensor.
 
     .. code-block:: text
@@ -115,7 +115,6 @@ class LARS(Optimizer):
         nesterov: bool = False,
         **around: Unpack[Around],
     ) -> None:
-        around.setdefault("decoupled_weight_decay", None)
         super().__init__(
             params,
             around,

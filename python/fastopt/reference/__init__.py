@@ -131,3 +131,7 @@ __all__ = [
     "weight_norm",
     "weight_norm_backward",
 ]
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

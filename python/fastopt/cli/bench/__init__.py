@@ -5,7 +5,8 @@ from __future__ import annotations
 import argparse
 import importlib
 import sys
-from pathlib import Path
+
+from ..arguments import file, not_negative, part, positive, whole
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -22,26 +23,26 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="only cases whose name contains a PATTERN: adamw, 'layernorm*512x768'",
     )
     add("--list", action="store_true", help="print the names of the cases and stop")
-    add("--threads", metavar="N", type=int, help="threads for fastopt and torch (default: fastopt's)")
+    add("--threads", metavar="N", type=positive, help="threads for fastopt and torch (default: fastopt's)")
     add("--dtype", choices=("float32", "float64"), default="float32", help="of all but the cases of 'format'")
     add(
         "--offset",
         metavar="N",
-        type=int,
+        type=whole,
         default=0,
         help="start every array N elements after the beginning of a cache line",
     )
     add("--compile", action="store_true", help="torch.compile too where torch has no kernel; takes a C++ compiler")
-    add("--seconds", metavar="S", type=float, help="time for each case (default: 4, with --quick 1.2)")
+    add("--seconds", metavar="S", type=not_negative, help="time for each case (default: 4, with --quick 1.2)")
     add(
         "--quantile",
         metavar="Q",
-        type=float,
+        type=part,
         default=0.5,
         help="which sample counts (default: the median; on a busy machine, less)",
     )
-    add("--json", metavar="FILE", type=Path, help="write everything that was measured")
-    add("--plot", metavar="FILE", type=Path, help="draw it")
+    add("--json", metavar="FILE", type=file, help="write everything that was measured")
+    add("--plot", metavar="FILE", type=file, help="draw it")
 
 
 def main(args: argparse.Namespace) -> int:

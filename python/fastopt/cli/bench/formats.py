@@ -43,7 +43,7 @@ class Format:
         """That a step moves for each parameter."""
         size = 64
         state = self.optimizer([np.zeros(size, self.param)]).state[0].values()
-        of_state = sum(array.nbytes for array in state if array.ndim) / size
+        of_state: float = sum(array.nbytes for array in state if array.ndim) / size
         return self.grad.itemsize + self.param.itemsize * (1 if self.copies else 2) + 2 * of_state
 
 

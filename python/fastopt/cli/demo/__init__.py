@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import argparse
 import importlib
-import math
 from pathlib import Path
+
+from ..arguments import folder, image, not_negative, positive, probability
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -30,7 +31,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--iterations", type=positive, default=1000, metavar="N", help="steps of Adam (default: 1000)")
     add("--lr", type=not_negative, default=0.01, metavar="X", help="learning rate (default: 0.01)")
     add("--decays", type=not_negative, nargs=2, default=[0.01, 0.1], metavar="X", help="the two (default: 0.01 0.1)")
-    add("--logdir", type=Path, default=Path("runs"), metavar="DIR", help="for TensorBoard (default: runs)")
+    add("--logdir", type=folder, default=Path("runs"), metavar="DIR", help="for TensorBoard (default: runs)")
     add("--log-every", type=positive, default=10, metavar="N", help="iterations between records (default: 10)")
     add_common_arguments(decay, picture="weight_decay.png")
 
@@ -67,38 +68,6 @@ def add_common_arguments(parser: argparse.ArgumentParser, *, picture: str) -> No
     output = parser.add_mutually_exclusive_group()
     output.add_argument("--output", type=image, default=Path(picture), metavar="FILE", help=f"(default: {picture})")
     output.add_argument("--no-picture", dest="output", action="store_const", const=None, help="only the table")
-
-
-def positive(text: str) -> int:
-    """A whole number of at least 1."""
-    number = int(text)
-    if number < 1:
-        raise argparse.ArgumentTypeError(f"must be at least 1, got {text}")
-    return number
-
-
-def not_negative(text: str) -> float:
-    """A finite number of at least 0."""
-    number = float(text)
-    if not 0 <= number < math.inf:
-        raise argparse.ArgumentTypeError(f"must be at least 0, got {text}")
-    return number
-
-
-def probability(text: str) -> float:
-    """A number in [0, 1)."""
-    number = float(text)
-    if not 0 <= number < 1:
-        raise argparse.ArgumentTypeError(f"must be in [0, 1), got {text}")
-    return number
-
-
-def image(text: str) -> Path:
-    """The path of a picture that matplotlib can write."""
-    path = Path(text)
-    if path.suffix not in (".pdf", ".png", ".svg"):
-        raise argparse.ArgumentTypeError(f"must end in .pdf, .png or .svg, got {text}")
-    return path
 
 
 def main(args: argparse.Namespace) -> int:

@@ -6,6 +6,7 @@ version, a checksum of the whole file, and the caller's metadata.
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import json
 import os
@@ -18,7 +19,7 @@ from contextlib import contextmanager, suppress
 from hashlib import blake2b
 from importlib import import_module
 from io import BufferedRandom, BufferedReader
-from typing import Any, TypeAlias
+from typing import Any, NoReturn, TypeAlias
 
 import numpy as np
 import safetensors
@@ -26,6 +27,7 @@ from numpy.typing import NDArray
 from safetensors.numpy import save_file
 
 Array: TypeAlias = NDArray[Any]
+Path: TypeAlias = str | bytes | os.PathLike[str] | os.PathLike[bytes]
 
 FORMAT = 1
 DTYPES = {"bfloat16", "float16", "float32", "float64", "bool"} | {
@@ -40,7 +42,7 @@ MARK = b'"__metadata__":{"fastopt":"{\\"format\\":%d,\\"checksum\\":\\"' % FORMA
 _open_tensors: Callable[..., Any] = safetensors.safe_open  # has no types
 
 
-def save(path: str | os.PathLike[str], arrays: Mapping[str, Array], metadata: Mapping[str, Any]) -> None:
+def save(path: Path, arrays: Mapping[str, Array], metadata: Mapping[str, Any]) -> None:
     """Writes a file that is, whenever the process is killed, the old one or the new one.
 
     A symbolic link stays, and the file that it points to is replaced.  A new file has the mode that the umask gives, one that
@@ -52,40 +54,68 @@ def save(path: str | os.PathLike[str], arrays: Mapping[str, Array], metadata: Ma
         metadata: What JSON can say; numbers come back exactly, infinities and NaN too, and tuples as lists.
 
     Raises:
-        TypeError: An array's dtype is unknown, or metadata has something that JSON cannot say.
+        TypeError: ``path`` is no path, an array's dtype is unknown, or metadata has something that JSON cannot say.
         ValueError: ``path`` is something else than a file, or ``__metadata__`` is used as a name.
-        OSError: The file cannot be written.  Then there is the old one.
+        OSError: The file cannot be written.  Then there is the old one, or the new one if all that failed is to have its
+            folder written to the disk; the error says so.
     """
+    given = _path("save", path)
     text = json.dumps(
         {"format": FORMAT, "checksum": BLANK.decode(), "metadata": _checked("metadata", metadata)},
         separators=(",", ":"),
     )
     tensors = {_name(name): _dense(name, array) for name, array in arrays.items()}
-    target = os.path.realpath(path)  # of a link, where it points to
-    mode = _mode(target)
-    if mode is not None and not stat.S_ISREG(mode):
-        raise ValueError(f"save: path must be a file, {os.fspath(path)} is something else")
-
-    with _workplace(target) as place:
-        written = os.path.join(place, "tensors")
-        try:
-            save_file(tensors, written, {"fastopt": text})
-        except safetensors.SafetensorError as error:  # a full disk, for example
-            raise OSError(f"save: {os.fspath(path)} cannot be written: {error}") from None
-        with open(written, "r+b") as file:
-            where, _, checksum = _checksum(file)
-            file.seek(where)
-            file.write(checksum)
-            file.flush()
+    target = os.path.realpath(given)  # of a link, where it points to
+    try:
+        mode = _mode(target)
+        if mode is not None and not stat.S_ISREG(mode):
+            what = f"the folder {given!r}" if stat.S_ISDIR(mode) else f"{given!r}, which is something else"
+            raise ValueError(f"save: path must be a file, got {what}")
+        if given.endswith(os.sep):
+            raise ValueError(f"save: path must be a file, got {given!r}, which ends as a folder does")
+        with _workplace(target) as place:
+            written = os.path.join(place, "tensors")
+            _write(written, tensors, text)
             # safetensors makes its files private; the directory beside it has the mode that the umask gives.
-            os.fchmod(file.fileno(), stat.S_IMODE(mode) if mode is not None else os.stat(place).st_mode & 0o666)
-            os.fsync(file.fileno())
-        os.replace(written, target)
-    _sync(os.path.dirname(target))
+            _finish(written, stat.S_IMODE(mode) if mode is not None else os.stat(place).st_mode & 0o666)
+            os.replace(written, target)
+    except OSError as error:
+        _explain("save", "cannot be written", path, target, error)
+    try:
+        _sync(os.path.dirname(target))
+    except OSError as error:
+        _explain(
+            "save",
+            "has been written, but its folder cannot be, and a power failure may bring the old file back",
+            path,
+            target,
+            error,
+        )
     _sweep(target)
 
 
-def load(path: str | os.PathLike[str]) -> tuple[dict[str, Array], dict[str, Any]]:
+def _write(path: str, tensors: dict[str, Array], text: str) -> None:
+    try:
+        save_file(tensors, path, {"fastopt": text})
+    except safetensors.SafetensorError as error:  # a full disk, for example
+        number = re.search(r" \(os error (\d+)\)", str(error))
+        if number is None:
+            raise OSError(str(error)) from None
+        raise OSError(int(number[1]), os.strerror(int(number[1]))) from None
+
+
+def _finish(path: str, mode: int) -> None:
+    """Writes the checksum and the mode, and all of the file to the disk."""
+    with open(path, "r+b") as file:
+        where, _, checksum = _checksum(file)
+        file.seek(where)
+        file.write(checksum)
+        file.flush()
+        os.fchmod(file.fileno(), mode)
+        os.fsync(file.fileno())
+
+
+def load(path: Path) -> tuple[dict[str, Array], dict[str, Any]]:
     """Reads what :func:`save` wrote, all of it or nothing.
 
     Args:
@@ -98,15 +128,71 @@ def load(path: str | os.PathLike[str]) -> tuple[dict[str, Array], dict[str, Any]
         ValueError: The file is truncated, damaged, not one of fastopt's, or one of a later version.
         OSError: It cannot be read; ``FileNotFoundError`` if there is none.
     """
+    given = _path("load", path)
     try:
+        mode = os.stat(given).st_mode
+        if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):  # opening a pipe would wait for somebody who writes
+            raise ValueError("is not a file")
         while True:
-            with open(path, "rb") as file:
+            with open(given, "rb") as file:
                 metadata = _read_metadata(file)
-                with _open_tensors(os.fspath(path), framework="np") as tensors:
-                    if os.path.samestat(os.stat(path), os.fstat(file.fileno())):  # else somebody has saved meanwhile
+                with _open_tensors(given, framework="np") as tensors:
+                    if os.path.samestat(os.stat(given), os.fstat(file.fileno())):  # else somebody has saved meanwhile
                         return {name: _tensor(tensors, name) for name in sorted(tensors.keys())}, metadata
     except (ValueError, safetensors.SafetensorError) as error:
-        raise ValueError(f"load: {os.fspath(path)} {error}") from None
+        raise ValueError(f"load: path {given if given.isprintable() else ascii(given)} {error}") from None
+    except OSError as error:
+        _explain("load", "cannot be read", path, os.path.realpath(given), error)
+
+
+# Paths
+
+
+def _path(function: str, path: Any) -> str:
+    """A path as a string."""
+    try:
+        given = os.fsdecode(path)
+    except TypeError:
+        raise TypeError(f"{function}: path must be a string, bytes or os.PathLike, got {type(path).__name__}") from None
+    if not given:
+        raise ValueError(f"{function}: path must not be empty")
+    if "\0" in given:
+        raise ValueError(f"{function}: path must not have a null character in it, got {given!r}")
+    return given
+
+
+def _explain(function: str, what: str, path: Path, target: str, error: OSError) -> NoReturn:
+    """Raises an error of the same class that names the path that the caller gave, and what is wrong with it."""
+    text = f"{function}: path {what}: {_reason(function, target, error)}"
+    if error.errno is None:
+        raise type(error)(f"{text}: {os.fsdecode(path)!r}") from None
+    raise OSError(error.errno, text, os.fspath(path)) from None
+
+
+def _reason(function: str, target: str, error: OSError) -> str:
+    if error.errno is None:
+        return str(error)
+    said, folder = os.strerror(error.errno), os.path.dirname(target)
+    if error.errno == errno.ENOENT:
+        if not os.path.exists(folder):
+            return f"there is no folder {folder!r}"
+        return f"there is no file {target!r}" if function == "load" else said
+    if error.errno == errno.ENOTDIR:
+        there = target
+        while not os.path.exists(there):
+            there = os.path.dirname(there)
+        return f"{there!r} is not a folder"
+    if error.errno == errno.ENAMETOOLONG:
+        longest = max(map(len, os.fsencode(target).split(os.fsencode(os.sep))))
+        return f"{said}: {len(os.fsencode(target))} bytes, and {longest} in one name"
+    if function == "save" and error.errno in (errno.EBUSY, errno.EXDEV):
+        return f"{said}: a file that is mounted by itself cannot be replaced; mount its folder instead"
+    if function == "save" and error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+        return f"{said} in the folder {folder!r}"
+    return said
+
+
+# What is saved
 
 
 def _name(name: Any) -> str:
@@ -201,6 +287,9 @@ def _tensor(tensors: Any, name: str) -> Array:
     return array
 
 
+# Folders
+
+
 @contextmanager
 def _workplace(target: str) -> Iterator[str]:
     """A directory beside the target, locked for as long as this process lives, and then removed.
@@ -208,30 +297,40 @@ def _workplace(target: str) -> Iterator[str]:
     A directory, because safetensors writes to a temporary file with a name of its own, which would stay if we were killed.
     """
     directory, name = os.path.split(target)
+    begin = 0
     while True:
-        place = os.path.join(directory, f".{name}.{secrets.token_hex(8)}.tmp")
-        os.mkdir(place)
+        place = os.path.join(directory, f"{_beginnings(name)[begin]}{secrets.token_hex(8)}.tmp")
         lock = -1
         try:
-            lock = os.open(place, os.O_RDONLY | os.O_DIRECTORY)
-            with suppress(OSError):  # some file systems have no locks; then nobody sweeps
-                fcntl.flock(lock, fcntl.LOCK_EX)
+            try:
+                os.mkdir(place)
+            except OSError as error:
+                if error.errno != errno.ENAMETOOLONG or begin:
+                    raise
+                begin = 1
+                continue
+            with suppress(FileNotFoundError):  # somebody has swept it
+                lock = os.open(place, os.O_RDONLY | os.O_DIRECTORY)
+                with suppress(OSError):  # some file systems have no locks; then nobody sweeps
+                    fcntl.flock(lock, fcntl.LOCK_EX)
             if os.path.isdir(place):
                 yield place
                 return
-        except FileNotFoundError:
-            if lock >= 0:
-                raise
         finally:
             shutil.rmtree(place, ignore_errors=True)
             if lock >= 0:
                 os.close(lock)
 
 
+def _beginnings(name: str) -> tuple[str, str]:
+    """What the names of a file's workplaces begin with: its own, or where that makes them too long, a digest of it."""
+    return f".{name}.", f".{blake2b(os.fsencode(name), digest_size=16).hexdigest()}."
+
+
 def _sweep(target: str) -> None:
     """Removes the workplaces of processes that were killed: those that nobody has locked."""
     directory, name = os.path.split(target)
-    workplace = re.compile(rf"\.{re.escape(name)}\.[0-9a-f]{{16}}\.tmp")
+    workplace = re.compile(rf"({'|'.join(map(re.escape, _beginnings(name)))})[0-9a-f]{{16}}\.tmp")
     with suppress(OSError):
         for entry in filter(workplace.fullmatch, os.listdir(directory)):
             place = os.path.join(directory, entry)
@@ -241,8 +340,13 @@ def _sweep(target: str) -> None:
 
 
 def _sync(directory: str) -> None:
-    with _opened(directory) as opened:
-        os.fsync(opened)
+    """Writes a folder to the disk; there are folders that may not be read, and file systems that cannot."""
+    try:
+        with _opened(directory) as opened:
+            os.fsync(opened)
+    except OSError as error:
+        if error.errno not in (errno.EACCES, errno.EINVAL, errno.ENOTSUP):
+            raise
 
 
 @contextmanager

@@ -1,0 +1,84 @@
+/// Every update rule, one line each: the only file that instantiates them.
+#include "bind/rules.hpp"
+
+#include "optim/adadelta.hpp"
+#include "optim/adafactor.hpp"
+#include "optim/adagrad.hpp"
+#include "optim/adam.hpp"
+#include "optim/adamax.hpp"
+#include "optim/adan.hpp"
+#include "optim/ademamix.hpp"
+#include "optim/asgd.hpp"
+#include "optim/factored.hpp"
+#include "optim/lion.hpp"
+#include "optim/muon.hpp"
+#include "optim/nadam.hpp"
+#include "optim/radam.hpp"
+#include "optim/rmsprop.hpp"
+#include "optim/rprop.hpp"
+#include "optim/schedule_free.hpp"
+#include "optim/sgd.hpp"
+#include "optim/trust.hpp"
+
+namespace fastopt {
+
+namespace {
+
+template <template <class> class Rule, class T> Kernel kernel() {
+  if constexpr (requires { Rule<T>::factored; })
+    return factored_kernel<Rule<T>, T>();
+  else
+    return kernel_of<Rule<T>, T>();
+}
+
+template <template <class> class Rule> Entry entry(const char* name) {
+  const auto strings = [](const auto& names) { return std::vector<std::string>(names.begin(), names.end()); };
+  std::vector<std::string> numbers, options = strings(Around::options);
+  if constexpr (requires { Rule<float>::numbers; }) numbers = strings(Rule<float>::numbers);
+  for (const char* option : Rule<float>::options) options.emplace_back(option);
+  const auto& state = Rule<float>::state;
+  return {name, {state.begin(), state.end()}, numbers, options, {kernel<Rule, float>(), kernel<Rule, double>()}};
+}
+
+}  // namespace
+
+const std::vector<Entry>& rules() {
+  static const std::vector<Entry> rules{
+      entry<SGD>("sgd"),
+      entry<SGDMomentum>("sgd_momentum"),
+      entry<SGDVelocity>("sgd_velocity"),
+      entry<Adam>("adam"),
+      entry<AdamProjected>("adam_projected"),
+      entry<AMSGrad>("amsgrad"),
+      entry<Adagrad>("adagrad"),
+      entry<RMSprop>("rmsprop"),
+      entry<RMSpropMomentum>("rmsprop_momentum"),
+      entry<RMSpropCentered>("rmsprop_centered"),
+      entry<RMSpropCenteredMomentum>("rmsprop_centered_momentum"),
+      entry<Adadelta>("adadelta"),
+      entry<Adamax>("adamax"),
+      entry<NAdam>("nadam"),
+      entry<RAdam>("radam"),
+      entry<ASGD>("asgd"),
+      entry<Rprop>("rprop"),
+      entry<Lion>("lion"),
+      entry<LAMB>("lamb"),
+      entry<LARS>("lars"),
+      entry<Adan>("adan"),
+      entry<AdEMAMix>("ademamix"),
+      entry<ScheduleFreeSGD>("schedule_free_sgd"),
+      entry<Adafactor>("adafactor"),
+      entry<AdafactorFactored>("adafactor_factored"),
+      entry<ScheduleFreeAdamW>("schedule_free_adamw"),
+      entry<MuonMomentum>("muon_momentum"),
+  };
+  return rules;
+}
+
+const Entry* find_rule(const std::string& name) {
+  for (const Entry& entry : rules())
+    if (name == entry.name) return &entry;
+  return nullptr;
+}
+
+}  // namespace fastopt

@@ -1,0 +1,230 @@
+/// One step over a list of tensors: unscale, clip, skip, count, update, zero.
+///
+///   members (once)  ─┐
+///   gradients ───────┴→ tensors → norms, scales → skip? → counts, settings → sums that rules ask for → update
+///
+/// Everything that take() writes is written between two points at which nobody looks: a step is taken whole or not at
+/// all, and no fork comes between.
+#pragma once
+
+#include <algorithm>
+#include <array>
+#include <cmath>
+#include <cstddef>
+#include <cstdint>
+#include <optional>
+#include <vector>
+
+#include "core/fork.hpp"
+#include "core/formats.hpp"
+#include "core/parallel.hpp"
+#include "core/rows.hpp"
+#include "optim/apply.hpp"
+#include "optim/factored.hpp"
+#include "optim/step.hpp"
+
+namespace fastopt {
+
+/// One parameter with all that its steps need, except the gradient.
+struct Member {
+  const Kernel* kernel = nullptr;
+  std::size_t group = 0;  ///< whose options it follows
+  std::size_t size = 0;
+  std::size_t unit = 1;                      ///< elements that clip_adaptive takes together
+  std::size_t columns = 1, matrix_rows = 1;  ///< of its last two axes
+  void* param = nullptr;
+  std::array<void*, kMostStates> state{};
+  std::array<double*, kMostNumbers> numbers{};
+  const void* initial = nullptr;  ///< p₀, or null
+  void* average = nullptr;        ///< the moving average, or null
+  std::int64_t* step = nullptr;   ///< how many steps it has taken
+  Storage storage;                ///< where `packed`: how its numbers are kept
+  bool packed = false;
+};
+
+/// A member's gradient in one step.
+struct Gradient {
+  std::size_t member;
+  const void* data;
+  Format format;
+  const Rows* rows;  ///< where its elements lie; null if it is contiguous
+};
+
+/// The options of one step; a negative limit is none.
+struct StepOptions {
+  double grad_scale = 1, clip_norm = -1, clip_value = -1, clip_param_norm = -1, clip_adaptive = -1;
+  bool skip_nonfinite = false, zero_grads = false;
+
+  bool needs_norms() const { return clip_norm >= 0 || clip_param_norm >= 0 || skip_nonfinite; }
+  bool scales() const { return grad_scale != 1 || needs_norms() || clip_adaptive >= 0; }
+};
+
+struct Outcome {
+  std::optional<double> norm;  ///< of all gradients, unscaled, where clip_norm or skip_nonfinite needed it
+  bool skipped = false;
+};
+
+class Plan {
+ public:
+  std::vector<Member> members;
+  std::vector<std::vector<double>> options;  ///< of each group: those of Around, then the rule's own
+  std::int64_t* count = nullptr;             ///< how many steps have been taken, or null
+
+  /// Takes one step with these gradients, whose members are in increasing order.
+  Outcome take(const std::vector<Gradient>& gradients, const StepOptions& wish) {
+    const NoFork guard;
+    collect(gradients, wish);
+    Outcome outcome;
+    outcome.skipped = wish.scales() && !scale(wish, outcome.norm);
+    if (outcome.skipped) {
+      if (wish.zero_grads) zero(tensors_);
+      return outcome;
+    }
+    count_step(gradients);
+    factor(tensors_, row_factors_);
+    if (measures_) measure();
+    update(tensors_);
+    return outcome;
+  }
+
+  /// Sets all counts to 0, as if no step had been taken.
+  void restart() {
+    for (const Member& member : members) *member.step = 0;
+    if (count != nullptr) *count = 0;
+  }
+
+  /// Whether a step with these gradients is worth more than one thread.
+  bool parallel(const std::vector<Gradient>& gradients) const {
+    double bytes = 0;
+    for (const Gradient& gradient : gradients)
+      bytes += static_cast<double>(members[gradient.member].size) * members[gradient.member].kernel->bytes;
+    return threads_for(bytes * kNanosecondsPerByte) > 1;
+  }
+
+  /// The sums that rules asked for in the last step, over all parameters.
+  const std::array<double, kMostSums>& measured() const { return measured_; }
+
+ private:
+  void collect(const std::vector<Gradient>& gradients, const StepOptions& wish) {
+    tensors_.resize(gradients.size());
+    for (std::size_t t = 0; t < gradients.size(); ++t) {
+      const Gradient& gradient = gradients[t];
+      const Member& member = members[gradient.member];
+      Tensor& tensor = tensors_[t];
+      tensor.kernel = member.kernel;
+      tensor.setting = nullptr;
+      tensor.size = member.size;
+      tensor.param = member.param;
+      tensor.grad = gradient.data;
+      tensor.state = member.state;
+      tensor.initial = member.initial;
+      tensor.average = member.average;
+      tensor.rows = gradient.rows;
+      tensor.scale = 1;
+      tensor.unit_scale = nullptr;
+      tensor.unit = member.unit;
+      tensor.clip = wish.clip_value;
+      tensor.zero = wish.zero_grads;
+      tensor.member = static_cast<std::uint32_t>(gradient.member);
+      tensor.columns = member.columns;
+      tensor.matrix_rows = member.matrix_rows;
+      tensor.row_factor = nullptr;
+      tensor.storage = member.packed ? &member.storage : nullptr;
+      tensor.grad_format = gradient.format;
+    }
+  }
+
+  /// Sets the scales of gradients; false where the step is to be skipped.
+  bool scale(const StepOptions& wish, std::optional<double>& norm) {
+    const double size_of_scale = std::abs(wish.grad_scale);
+    std::vector<double> squares;
+    if (wish.needs_norms()) squares = squared_norms(tensors_);
+    if (wish.clip_norm >= 0 || wish.skip_nonfinite) {
+      double sum = 0;
+      for (const double square : squares) sum += square;
+      norm = std::sqrt(sum) / size_of_scale;
+      if (wish.skip_nonfinite && !std::isfinite(*norm))
+        for (std::size_t t = 0; t < tensors_.size(); ++t)
+          if (!is_finite(tensors_[t], squares[t])) return false;
+    }
+    const auto factor = [](double limit, double of) {  // NaN stays NaN
+      const double ratio = limit / (of + 1e-6);
+      return ratio > 1 ? 1.0 : ratio;
+    };
+    for (std::size_t t = 0; t < tensors_.size(); ++t) {
+      double scale = 1 / wish.grad_scale;
+      if (wish.clip_norm >= 0)
+        scale *= factor(wish.clip_norm, *norm);
+      else if (wish.clip_param_norm >= 0)
+        scale *= factor(wish.clip_param_norm, std::sqrt(squares[t]) / size_of_scale);
+      tensors_[t].scale = scale;
+    }
+    if (wish.clip_adaptive >= 0) {
+      const auto norms = squared_norms_of_units(tensors_);
+      unit_scales_.resize(norms.size());
+      std::size_t unit = 0;
+      for (Tensor& tensor : tensors_) {
+        tensor.unit_scale = unit_scales_.data() + unit;
+        for (std::size_t u = 0; u < tensor.size / tensor.unit; ++u, ++unit) {
+          const double grad = std::sqrt(norms[unit][0]) / size_of_scale;
+          const double most = wish.clip_adaptive * std::max(std::sqrt(norms[unit][1]), 1e-3);
+          unit_scales_[unit] = grad < most ? 1.0 : most / std::max(grad, 1e-6);
+        }
+      }
+    }
+    return true;
+  }
+
+  /// Counts the step and gives every tensor its setting.
+  void count_step(const std::vector<Gradient>& gradients) {
+    settings_.clear();
+    settings_.reserve(tensors_.size());
+    measures_ = false;
+    std::int64_t step = 0;
+    std::size_t group = 0;
+    bool shared = false;  // whether others may use the last setting
+    for (std::size_t t = 0; t < tensors_.size(); ++t) {
+      const Member& member = members[gradients[t].member];
+      const Kernel& kernel = *member.kernel;
+      ++*member.step;
+      if (!shared || *member.step != step || member.group != group || tensors_[t - 1].kernel != &kernel) {
+        step = *member.step;
+        group = member.group;
+        shared = kernel.numbers == 0 && kernel.sums == 0;
+        const double* of_group = options[group].data();
+        Setting& setting = settings_.emplace_back(Setting{{}, Around(of_group, static_cast<double>(step))});
+        std::array<double, kMostNumbers> numbers{};
+        for (std::size_t n = 0; n < kernel.numbers; ++n) numbers[n] = *member.numbers[n];
+        kernel.construct(setting.rule, of_group + Around::options.size(), static_cast<double>(step), numbers.data());
+        for (std::size_t n = 0; n < kernel.numbers; ++n) *member.numbers[n] = numbers[n];
+      }
+      measures_ = measures_ || kernel.sums != 0;
+      tensors_[t].setting = &settings_.back();
+      tensors_[t].scale *= settings_.back().around.sign;
+    }
+    if (count != nullptr) ++*count;
+  }
+
+  /// Takes the sums that rules ask for, and tells them.
+  void measure() {
+    const auto sums = fastopt::measured(tensors_);
+    measured_ = {};
+    for (std::size_t t = 0; t < tensors_.size(); ++t) {
+      const Kernel& kernel = *tensors_[t].kernel;
+      for (std::size_t k = 0; k < kernel.sums; ++k) measured_[k] += sums[t * kMostSums + k];
+      if (kernel.sums != 0)
+        kernel.conclude(const_cast<std::byte*>(tensors_[t].setting->rule), &sums[t * kMostSums],
+                        static_cast<double>(tensors_[t].size));
+    }
+  }
+
+  std::array<double, kMostSums> measured_{};
+
+  // Of the step that is being taken; they keep their memory.
+  std::vector<Tensor> tensors_;
+  std::vector<double> unit_scales_, row_factors_;
+  std::vector<Setting> settings_;
+  bool measures_ = false;
+};
+
+}  // namespace fastopt

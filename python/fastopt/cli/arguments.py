@@ -1,0 +1,73 @@
+"""Kinds of arguments of commands: what is wrong with one is said before the work begins."""
+
+from __future__ import annotations
+
+import argparse
+import math
+from pathlib import Path
+
+
+def positive(text: str) -> int:
+    """A whole number of at least 1."""
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"must be at least 1, got {text}")
+    return number
+
+
+def whole(text: str) -> int:
+    """A whole number of at least 0."""
+    number = int(text)
+    if number < 0:
+        raise argparse.ArgumentTypeError(f"must be at least 0, got {text}")
+    return number
+
+
+def not_negative(text: str) -> float:
+    """A finite number of at least 0."""
+    number = float(text)
+    if not 0 <= number < math.inf:
+        raise argparse.ArgumentTypeError(f"must be at least 0, got {text}")
+    return number
+
+
+def probability(text: str) -> float:
+    """A number in [0, 1)."""
+    number = float(text)
+    if not 0 <= number < 1:
+        raise argparse.ArgumentTypeError(f"must be in [0, 1), got {text}")
+    return number
+
+
+def part(text: str) -> float:
+    """A number in [0, 1]."""
+    number = float(text)
+    if not 0 <= number <= 1:
+        raise argparse.ArgumentTypeError(f"must be in [0, 1], got {text}")
+    return number
+
+
+def file(text: str) -> Path:
+    """The path of a file that can be written, in a folder that is there."""
+    path = Path(text)
+    if not path.parent.is_dir():
+        raise argparse.ArgumentTypeError(f"there is no folder {path.parent}")
+    if not path.name or path.is_dir():
+        raise argparse.ArgumentTypeError(f"must be a file, got the folder {text!r}")
+    return path
+
+
+def image(text: str) -> Path:
+    """The path of a picture that matplotlib can write; its folder is made where there is none."""
+    path = Path(text)
+    if path.suffix not in (".pdf", ".png", ".svg"):
+        raise argparse.ArgumentTypeError(f"must end in .pdf, .png or .svg, got {text}")
+    return path
+
+
+def folder(text: str) -> Path:
+    """The path of a folder, which is made where there is none."""
+    path = Path(text)
+    if path.exists() and not path.is_dir():
+        raise argparse.ArgumentTypeError(f"must be a folder, got the file {text}")
+    return path

@@ -1,0 +1,40 @@
+"""Moving averages of the parameters: reading them, and exchanging them with the parameters."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from ._formats import is_half
+from .parameters import Array, Record
+from .plan import begin, commit, is_writeable
+
+
+def averages_of(records: list[Record]) -> list[Array]:
+    """The average of each parameter, or the parameter itself where it has none."""
+    for record in records:
+        begin(record)
+    return [record.state.get("ema_param", record.param) for record in records]
+
+
+def exchange(function: str, records: list[Record], labels: list[str], swapped: Array) -> None:
+    """Exchanges parameters and averages, all or none, and turns the flag ``swapped``, an array without axes.
+
+    A parameter of 16 bits cannot hold its average, which is held beside it meanwhile, so that both come back exactly.
+    """
+    some = [(record, label) for record, label in zip(records, labels, strict=True) if "ema_param" in record.state]
+    some_labels = [label for _, label in some]
+    is_writeable(function, [record.param for record, _ in some], some_labels)
+    is_writeable(function, [record.state["ema_param"] for record, _ in some], some_labels, "ema_params")
+    back = bool(swapped)
+    targets: list[Array] = []
+    sources: list[Any] = []
+    for record, _ in some:
+        param, average, held = record.param, record.state["ema_param"], record.held
+        if not back:
+            begin(record)
+            record.held = average.copy() if is_half(param.dtype) else None
+        targets += [param, average]
+        sources += [average, param.copy() if held is None or not back else held]
+    commit([*targets, swapped], [*sources, np.bool_(not back)])

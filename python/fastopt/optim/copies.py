@@ -1,0 +1,80 @@
+"""Pickles and copies of optimizers: what is in them, in types of Python's and NumPy's only, so that our modules may move."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from .accumulate import Accumulator
+from .parameters import Group, ParameterState, Record, Structure
+
+if TYPE_CHECKING:
+    from .optimizer import Optimizer
+
+# Attributes of an optimizer that are made anew.
+MADE = (
+    "_turn", "_plan", "_extents", "_changed", "_added", "_name", "_values", "_groups", "_records", "_labels", "_rules",
+    "_fresh", "_whole", "_count", "_swapped", "_accumulated",
+)  # fmt: skip
+
+
+def pickled(optimizer: Optimizer) -> dict[str, Any]:
+    """All that an optimizer is; the arrays are the live ones."""
+    own, whole, sums = vars(optimizer), optimizer._whole, optimizer._accumulated
+    return {
+        "attributes": {key: value for key, value in own.items() if key not in MADE and key not in optimizer._private},
+        "structures": [_template(group.structure) for group in optimizer._groups],
+        "whole": None if whole is None else _template(whole),
+        "states": [dict(record.state) for record in optimizer._records],
+        "begins": [record.fresh for record in optimizer._records],
+        "held": [record.held for record in optimizer._records],
+        "count": int(optimizer._count),
+        "swapped": bool(optimizer._swapped),
+        "accumulated": None if sums is None else sums.contents(),
+        "extra": {**optimizer._extra(), "step": int(optimizer._count)},
+    }
+
+
+def revived(optimizer: Optimizer, state: Mapping[str, Any]) -> dict[str, Any]:
+    """The attributes of an optimizer that is made of :func:`pickled`, but for its lock and its plan, which the next call makes."""
+    name, changed, attributes = type(optimizer).__name__, [True], dict(state["attributes"])
+    structures = [_structure(name, template) for template in state["structures"]]
+    groups = [Group(*both) for both in zip(attributes["param_groups"], structures, strict=True)]
+    params = [param for group in groups for param in group.group["params"]]
+    labels: list[str] = []
+    for structure in structures:
+        labels += structure.labels(len(labels))
+    records = []
+    for param, entries, begins, held in zip(params, state["states"], state["begins"], state["held"], strict=True):
+        record = Record(param, changed)
+        record.state = ParameterState(entries, changed)
+        record.seen, record.fresh, record.held = dict(entries), begins, held
+        records.append(record)
+    sums = state["accumulated"]
+    return {
+        **attributes,
+        "_name": name,
+        "_changed": changed,
+        "_added": False,
+        "_extents": None,
+        "_groups": groups,
+        "_records": records,
+        "_labels": labels,
+        "_rules": [],
+        "_fresh": [],
+        "_whole": None if state["whole"] is None else _structure(name, state["whole"]),
+        "_count": np.array(state["count"], np.int64),
+        "_swapped": np.array(state["swapped"]),
+        "_accumulated": None if sums is None else Accumulator(name, params, labels, *sums),
+    }
+
+
+def _template(structure: Structure) -> Any:
+    """A structure in lists and dicts; of a flat one, the number of its parameters."""
+    return len(structure.leaves) if structure.flat else structure.template
+
+
+def _structure(function: str, template: Any) -> Structure:
+    return Structure(function, [None] * template if isinstance(template, int) else template)

@@ -1,0 +1,364 @@
+"""Groups of parameters, and the plans that follow from them and from the state."""
+
+from __future__ import annotations
+
+import inspect
+import re
+from bisect import bisect, insort
+from collections import deque
+from collections.abc import Iterable, Mapping
+from functools import partial
+from itertools import chain, repeat
+from operator import attrgetter, is_
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
+
+import numpy as np
+
+from .._check import did_you_mean, type_of
+from .._core import kernels
+from .._rules import AROUND, AROUND_TEXTS, Hyperparameters, Rule
+from ._formats import zeros_like
+from .accumulate import Accumulator
+from .parameters import Array, Group, Record, Structure
+from .plan import AS_PARAMETER, Member, Plan, member_of, state_for, unmoved
+from .state_dict import SCHEDULED, Reader, plain
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+CONSTANT = (float, int, str, bool, type(None), np.generic)  # types of values that cannot change in place
+ALWAYS = [True]  # watched where a value may change in place
+
+
+class Planned(NamedTuple):
+    """A plan with all that it was made of."""
+
+    plan: Plan
+    groups: list[Group]
+    labels: list[str]
+    records: list[Record]
+    rules: list[Rule]
+    values: list[Any]  # the groups' hyperparameters
+    states: (
+        list[dict[str, Any]] | None
+    )  # the entries that the records' states get; None where the plan is the one in use
+    fresh: list[tuple[int, tuple[str, ...]]]
+
+
+class Groups:
+    """Parameters in groups, with one rule: what :class:`fastopt.optim.Optimizer` is made of."""
+
+    defaults: dict[str, Any]
+    param_groups: list[dict[str, Any]]
+    _name: str
+    _hyperparameters: tuple[str, ...]
+    _values: Callable[[dict[str, Any]], Any]
+    _groups: list[Group]
+    _records: list[Record]
+    _labels: list[str]
+    _rules: list[Rule]
+    _plan: Plan
+    _changed: list[bool]  # one entry: whether the plan is to be made anew
+    _added: bool  # whether that is because of add_param_group
+    _fresh: list[int]  # numbers of parameters with entries that begin as the parameter
+    _count: Array  # steps taken; int64, without axes
+    _accumulated: Accumulator | None
+    _grouped: bool  # whether gradients come in a list with one entry for each group
+    _whole: Structure | None  # the structure of gradients where it is not that of the groups
+    _extents: list[tuple[int, int, str]] | None  # of the parameters' memory, sorted
+
+    # Which kernels its rules may use; their states, in this order, are the arguments of the stateless function.
+    kernels: ClassVar[tuple[str, ...]] = ()
+    hidden: ClassVar[tuple[str, ...]] = ()  # states of these that are scratch
+    as_parameter: ClassVar[tuple[str, ...]] = ()  # states of these that begin as the parameter
+    around: ClassVar[Mapping[str, Any]] = MappingProxyType({})  # the rule's own defaults of what every rule has
+    _private: ClassVar[tuple[str, ...]] = ()  # attributes that _extra and _restore are about
+    function: ClassVar[str | None] = ""  # the name of that function; by default the class's in small letters
+
+    def __init_subclass__(cls, **around: Any) -> None:
+        """Takes the rule's own defaults of what every rule has, and shows all hyperparameters in signature and documentation."""
+        super().__init_subclass__()
+        cls.around = MappingProxyType({**cls.around, **around})
+        own = [one for one in inspect.signature(cls.__init__).parameters.values() if one.name != "self"]
+        if own and own[-1].name == "around":
+            more = [
+                inspect.Parameter(key, inspect.Parameter.KEYWORD_ONLY, default=value)
+                for key, value in {**AROUND, **cls.around}.items()
+            ]
+            cls.__signature__ = inspect.Signature(own[:-1] + more)  # type: ignore[attr-defined]
+            lines = "\n".join(f"        {key}: {text}" for key, text in AROUND_TEXTS.items())
+            cls.__doc__ = cls.__doc__ and re.sub(
+                r"^        around: .*$", lambda _: lines, cls.__doc__, flags=re.MULTILINE
+            )
+
+    @classmethod
+    def _rule(cls, h: Hyperparameters) -> Rule:
+        """The rule that a group's hyperparameters make; raises where they are wrong."""
+        raise NotImplementedError
+
+    @classmethod
+    def _rule_of(cls, rule: Rule, param: Array) -> Rule:
+        """The group's rule as it is for one of its parameters."""
+        return rule
+
+    @classmethod
+    def _options(cls, rules: list[Rule]) -> list[Any]:
+        """What a plan's ``set_options`` takes."""
+        return [rule.options for rule in rules]
+
+    @classmethod
+    def _initial(cls, name: str, param: Array, group: Mapping[str, Any]) -> Array:
+        """A new buffer of state."""
+        return zeros_like(param)
+
+    @classmethod
+    def _shape_of(cls, name: str, param: Array) -> tuple[int, ...]:
+        """The shape of such a buffer."""
+        return param.shape
+
+    @classmethod
+    def _make_plan(cls, function: str, members: list[Member], count: Array | None = None) -> Plan:
+        plan: Plan = kernels.Plan(function, members, count)
+        return plan
+
+    @classmethod
+    def _kinds(cls) -> dict[str, str]:
+        """The states of all its rules, and what is in them; "exact" only if that is so for all of them."""
+        kinds: dict[str, str] = {}
+        for kernel in cls.kernels:
+            states, _, _, of_states = kernels.rules[kernel]
+            for state, kind in zip(states, of_states, strict=True):
+                if state not in cls.hidden and kinds.get(state, "exact") == "exact":
+                    kinds[state] = kind
+        return kinds
+
+    def _new_group(self, param_group: Mapping[str, Any], first: int) -> Group:
+        """A group, checked, with the structure of its parameters."""
+        name = self._name
+        if not isinstance(param_group, Mapping) or "params" not in param_group:
+            raise TypeError(f"{name}: a group must be a dict with params, got {param_group!r}")
+        self._expect_known(param_group)
+        params = param_group["params"]
+        if not isinstance(params, Iterable) or isinstance(params, np.ndarray | str | bytes):
+            raise TypeError(f"{name}: params must be a list or a dict of arrays, got {type_of(params)}")
+        structure = Structure(name, params if isinstance(params, Mapping) else list(params))
+        names = structure.names
+        if self._whole is not None:
+            names = self._whole.names[first : first + len(structure.leaves)]
+        group: dict[str, Any] = {**self.defaults, **param_group, "params": [*structure.leaves]}
+        if names:
+            group["param_names"] = names
+        return Group(group, structure)
+
+    def _expect_known(self, group: Mapping[str, Any]) -> None:
+        for key in group:
+            if key not in self._hyperparameters and key not in SCHEDULED and key not in ("params", "param_names"):
+                raise ValueError(
+                    f"{self._name}: unknown hyperparameter {key!r}{did_you_mean(str(key), self._hyperparameters)}"
+                )
+
+    def _new_record(self, param: Any, label: str) -> Record:
+        if not isinstance(param, np.ndarray):
+            raise TypeError(f"{self._name}: params{label} must be a numpy array, got {type_of(param)}")
+        return Record(param, self._changed)
+
+    def _extents_with(self, records: list[Record], labels: list[str]) -> list[tuple[int, int, str]]:
+        """Where the parameters lie in memory, with some more; raises where these overlap one."""
+        if self._extents is None:
+            every = zip(self._records, self._labels, strict=True)
+            extents = sorted(_extent(record.param, label) for record, label in every if record.param.size)
+        else:
+            extents = [*self._extents]
+        for record, label in zip(records, labels, strict=True):
+            if record.param.size:
+                begin, end, _ = new = _extent(record.param, label)
+                at = bisect(extents, new)
+                for _, reach, other in extents[max(at - 1, 0) : at]:
+                    if reach > begin:
+                        raise ValueError(f"{self._name}: params{label} would be written, but overlaps params{other}")
+                if at < len(extents) and extents[at][0] < end:
+                    raise ValueError(
+                        f"{self._name}: params{label} would be written, but overlaps params{extents[at][2]}"
+                    )
+                insort(extents, new)
+        return extents
+
+    # From groups and state to a plan
+
+    def _rule_for(self, group: Mapping[str, Any]) -> Rule:
+        return self._rule(Hyperparameters(self._name, {key: plain(group[key]) for key in self._hyperparameters}))
+
+    def _looked_at(self) -> tuple[list[Group], list[str]]:
+        """The groups that there are now, and the labels of all parameters; raises where a group is none."""
+        name, known = self._name, {id(one.group): one for one in self._groups}
+        if not isinstance(self.param_groups, list):
+            raise TypeError(f"{name}: param_groups must be a list of dicts, got {type_of(self.param_groups)}")
+        found: list[Group] = []
+        labels: list[str] = []
+        for index, group in enumerate(self.param_groups):
+            if not isinstance(group, dict) or "params" not in group:
+                raise TypeError(f"{name}: param_groups[{index}] must be a dict with params, got {group!r}")
+            self._expect_known(group)
+            for key in self._hyperparameters:
+                if key not in group:
+                    raise ValueError(f"{name}: param_groups[{index}] has no {key!r}; set it, or use add_param_group")
+            params = group["params"]
+            if not isinstance(params, list):
+                raise TypeError(f"{name}: params of param_groups[{index}] must be a list, got {type_of(params)}")
+            one = known.get(id(group)) or (self._groups[index] if index < len(self._groups) else None)
+            structure = one.structure if one is not None else Structure(name, params)
+            if len(params) != len(structure.leaves):
+                if not structure.flat and id(group) in known:
+                    raise ValueError(
+                        f"{name}: params of param_groups[{index}] has {len(params)} arrays, and gradients come in a structure "
+                        f"of {len(structure.leaves)}; use add_param_group for more"
+                    )
+                structure = Structure(name, params)
+            found.append(Group(group, structure))
+            labels += structure.labels(len(labels))
+        return found, labels
+
+    def _planned(self, anew: bool = False) -> Planned:
+        """The plan for the groups and the state as they are now; changes nothing.  Makes a new one only where that is needed, or ``anew``."""
+        groups, labels = self._looked_at()
+        for one in groups:
+            one.group.update(
+                {key: tuple(one.group[key]) for key in self._hyperparameters if isinstance(one.group[key], list)}
+            )
+        values = [self._values(one.group) for one in groups]
+        rules = [self._rule_for(one.group) for one in groups]
+        params = [param for one in groups for param in one.group["params"]]
+        records = self._records
+        same = len(params) == len(records) and all(map(is_, params, map(attrgetter("param"), records)))
+        kept = same and [rule.kind for rule in rules] == [rule.kind for rule in self._rules]
+        if kept and not anew and not self._changed[0] and len(groups) == len(self._groups):
+            return Planned(self._plan, groups, labels, records, rules, values, None, [])
+        if not same:
+            kernels.expect_disjoint(self._name, params, labels)
+            known = {id(record.param): record for record in records}
+            records = [
+                known.get(id(param)) or self._new_record(param, label)
+                for param, label in zip(params, labels, strict=True)
+            ]
+            if self._accumulated is not None and self._accumulated.micro_batches:
+                raise ValueError(f"{self._name}: accumulated gradients belong to other parameters; step() first")
+        for record, label in zip(records, labels, strict=True):
+            unmoved(self._name, record, label)
+        return self._plan_of(groups, labels, records, rules, values)
+
+    def _plan_of(
+        self,
+        groups: list[Group],
+        labels: list[str],
+        records: list[Record],
+        rules: list[Rule],
+        values: list[Any],
+        loaded: list[dict[str, Any]] | None = None,
+    ) -> Planned:
+        """A new plan, of states that are ``loaded`` or of those that there are."""
+        owners = [index for index, one in enumerate(groups) for _ in one.group["params"]]
+        of_groups = [one.group for one in groups]
+        members, states, fresh = self._members(records, labels, owners, rules, of_groups, loaded)
+        plan = self._make_plan(self._name, members, self._count)
+        return Planned(plan, groups, labels, records, rules, values, states, fresh)
+
+    def _adopt(self, new: Planned, more: Iterable[tuple[dict[str, Any], Mapping[str, Any]]] = ()) -> None:
+        """Takes a plan over with all that belongs to it; ``more`` are further dicts and what they are updated with."""
+        new.plan.set_options(self._options(new.rules))
+        constant = all(_is_constant(value) for some in new.values for value in some)
+        of_groups = [one.group for one in new.groups]
+        new.plan.watch(of_groups, self._hyperparameters, new.values, self._changed if constant else ALWAYS)
+        update: dict[str, Any] = {"_rules": new.rules, "_groups": new.groups}
+        states = new.states
+        if states is not None:
+            update |= {
+                "_records": new.records,
+                "_labels": new.labels,
+                "_plan": new.plan,
+                "_extents": None,
+                "_added": False,
+                "_fresh": [i for i, (_, keys) in enumerate(new.fresh) if keys],
+                "_grouped": self._grouped or len(new.groups) > 1,
+                "_whole": self._whole_for(new),
+            }
+        kept = [record.state for record in new.records] if states is not None else []
+        dicts, updates = zip((vars(self), update), *more, strict=True)
+        # Iterators in C that call functions in C: no signal handler runs between, and no other thread.
+        calls = (
+            map(dict.clear, kept),
+            map(dict.update, kept, states or ()),
+            map(setattr, new.records, repeat("seen"), states or ()),
+            map(setattr, new.records, repeat("fresh"), new.fresh),
+            map(dict.update, dicts, updates),
+            map(list.__setitem__, [self._changed], [0], [False]),
+        )
+        deque(chain.from_iterable(calls), maxlen=0)
+
+    def _whole_for(self, new: Planned) -> Structure | None:
+        """The structure of all gradients, as long as there are as many."""
+        return self._whole if self._whole is not None and len(self._whole.leaves) == len(new.labels) else None
+
+    def _follow(self) -> None:
+        """Follows what has changed in the groups and in the state."""
+        if not self._plan.current(self.param_groups):
+            self._adopt(self._planned())
+
+    def _members(
+        self,
+        records: list[Record],
+        labels: list[str],
+        owners: list[int],
+        rules: list[Rule],
+        groups: list[dict[str, Any]],
+        loaded: list[dict[str, Any]] | None = None,
+    ) -> tuple[list[Member], list[dict[str, Any]], list[tuple[int, tuple[str, ...]]]]:
+        """Members of a plan, with the entries of their states and which of these are fresh; changes nothing."""
+        members, states, fresh = [], [], []
+        for i, (record, label, owner) in enumerate(zip(records, labels, owners, strict=True)):
+            rule = self._rule_of(rules[owner], record.param)
+            now = self._entries(record, label) if loaded is None else loaded[i]
+            initial = partial(self._initial, group=groups[owner])
+            state, begun = state_for(record, now, rule, self.hidden, initial, self.as_parameter, loaded is not None)
+            members.append(member_of(label, rule, owner, record.param, state, self.hidden))
+            states.append(state)
+            fresh.append(begun)
+        return members, states, fresh
+
+    def _entries(self, record: Record, label: str) -> dict[str, Any]:
+        """A state's entries; those that somebody has put there are checked, and copied where they cannot be used as they are."""
+        entries = dict(record.state)
+        strangers = [key for key, value in entries.items() if record.seen.get(key) is not value]
+        if strangers:
+            reader = Reader(self, self._labels, self._records)
+            for key in strangers:
+                entries[key] = reader.adopted(record.param, key, entries[key], label)
+        if entries and "step" not in entries:
+            raise ValueError(f"{self._name}: state of params{label} has no step")
+        return entries
+
+    @classmethod
+    def _variants(cls) -> list[set[str]]:
+        """The entries of a state under each variant of the rule."""
+        return [{*kernels.rules[one][0], *kernels.rules[one][1]} - {*cls.hidden} for one in cls.kernels]
+
+    def _needed(self, rules: list[Rule]) -> list[set[str]]:
+        """For each parameter the entries that its state has under these rules."""
+        needed = []
+        for rule, one in zip(rules, self._groups, strict=True):
+            for param in one.group["params"]:
+                own = self._rule_of(rule, param)
+                names = {name for name in (*own.states, *own.numbers) if name not in self.hidden}
+                names |= {name for name, wanted in zip(AS_PARAMETER, (own.initial, own.average), strict=True) if wanted}
+                needed.append(names)
+        return needed
+
+
+def _is_constant(value: Any) -> bool:
+    """Whether it cannot change in place."""
+    return all(map(_is_constant, value)) if type(value) is tuple else isinstance(value, CONSTANT)
+
+
+def _extent(param: Array, label: str) -> tuple[int, int, str]:
+    first: int = param.__array_interface__["data"][0]
+    return first, first + param.nbytes, label

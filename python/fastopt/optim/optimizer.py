@@ -1,0 +1,513 @@
+"""The optimizer: groups of parameters, their hyperparameters, and the step."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from operator import itemgetter
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from .._check import closest, did_you_mean, flag, type_of
+from .._core import kernels
+from .._rules import AROUND
+from . import files
+from .accumulate import Accumulator
+from .averages import averages_of, exchange
+from .copies import pickled, revived
+from .groups import Groups
+from .parameters import Array, Grads, Group, Params, SplitGroups, Structure, flattened
+from .plan import begin, step_options
+from .state_dict import Reader, expect_complete, plain, written
+
+
+class StepInfo(NamedTuple):
+    """What a step did."""
+
+    step: int
+    """How many steps the optimizer has taken."""
+    grad_norm: float | None = None
+    """The norm of all gradients, unscaled and not yet clipped; ``None`` unless ``clip_norm`` or ``skip_nonfinite`` needed it."""
+    skipped: bool = False
+    """Whether the step was not taken, because a gradient was not finite."""
+
+
+class Optimizer(Groups):
+    """A list of parameters that one rule updates in place.
+
+    A subclass is a rule: its constructor passes the hyperparameters' defaults here, and ``_rule`` makes of a group's
+    hyperparameters what the kernel takes.
+
+    ``param_groups`` is a list of dicts as in torch.  Hyperparameters may be changed between steps, parameters replaced (a new array
+    begins without state), groups added and removed: the next step checks and follows.  Every rule understands, beside its own:
+
+    - ``weight_decay``: λ, added to the gradient as λp (L2), or with ``decoupled_weight_decay`` p ← (1 − lr·λ) p before the
+      update, or with ``fixed_decay`` too p ← (1 − λ) p.  ``decoupled_weight_decay=None`` is the rule's own way, for those that have one.
+    - ``l1``: added to the gradient as l1·sign(p); with ``proximal_l1`` |p| ← max(|p| − lr·l1, 0) after the update, which
+      makes weights exactly zero.  With ``weight_decay`` it is the elastic net.
+    - ``l2_init``: as weight decay, but towards p₀, the weights as they are before the first step in which it is not 0 (L2-SP): added
+      as l2_init·(p − p₀), or decoupled p ← p + lr·l2_init·(p₀ − p) after the update.
+    - ``noise``: the standard deviation of normal noise that is added to the clipped gradient; ``temperature`` T adds that of
+      Langevin dynamics, √(2T/lr), which samples at that temperature with plain SGD.  The numbers depend on ``seed``, the parameter's number, its
+      count of steps and the position only.
+    - ``ema_decay``: d of the weights' moving average a ← d a + (1−d) p, in ``ema_params``; with ``ema_warmup`` min(d, (1+t)/(10+t)).
+      It begins as the weights are before the parameter's first step with it.
+      ``swa_start`` and ``swa_freq``: the plain average of the weights after step swa_start and every swa_freq-th one from there.
+    - ``maximize``: the gradient is negated before anything is added to it.
+    - ``moments``: how means of gradients and of their squares are kept: ``None`` as they are computed, ``"bfloat16"``, or
+      ``"8bit"`` in blocks of 64.  ``moment_rounding``: ``"stochastic"``, or for bfloat16 ``"nearest"``.
+    - ``weights``: for parameters of 16 bits, what becomes of the bits that these do not hold.  ``"stochastic"`` and
+      ``"nearest"`` round them off; ``"kahan"`` keeps 16 more, ``"correction"`` 8 more (bfloat16 only), and ``"master"`` a
+      float32 weight of which the parameter is a copy, from its first step on.
+
+    Parameters may be float32, float64, float16 or ml_dtypes' bfloat16.  Those of 16 bits are computed with in float32, and so are
+    their averages kept.  Gradients of these and of float32 parameters may be float32, float16 or bfloat16.
+
+    Several threads may call one optimizer: they take turns.  Each step, with all that belongs to it, is taken whole or not at all; an
+    interrupt (Ctrl-C) comes before or after it.  Optimizers can be pickled and deep-copied, with their parameters.
+
+    References:
+        Elastic net: Zou & Hastie 2005.  L2-SP: Li, Grandvalet & Davoine 2018, arXiv:1802.01483.  Noise: Neelakantan et al. 2015,
+        arXiv:1511.06807; Welling & Teh 2011.  Averages: Polyak & Juditsky 1992; Izmailov et al. 2018, arXiv:1803.05407.
+    """
+
+    def __init__(self, params: Params, around: Mapping[str, Any], **defaults: Any) -> None:
+        self._name = name = type(self).__name__
+        self._hyperparameters = (*defaults, *AROUND)
+        for key in around:
+            if key not in AROUND:
+                raise TypeError(f"{name}: unknown hyperparameter {key!r}{did_you_mean(key, self._hyperparameters)}")
+        self.defaults = {**defaults, **AROUND, **self.around, **around}
+        self.param_groups = []
+        self._groups, self._records, self._labels, self._rules = [], [], [], []
+        self._changed, self._added = [False], False
+        self._fresh = []
+        self._count = np.zeros((), np.int64)
+        self._swapped = np.zeros((), np.bool_)  # whether the parameters stand for their averages
+        self._accumulated = None
+        self._extents = None
+        self._values = itemgetter(*self._hyperparameters)
+        self._turn = kernels.Turn(name)
+        self._plan = self._make_plan(name, [], self._count)
+
+        if not isinstance(params, Iterable) or isinstance(params, str | bytes):
+            raise TypeError(f"{name}: params must be a list, a dict or groups of arrays, got {type_of(params)}")
+        one = isinstance(params, Mapping | np.ndarray)
+        groups: list[Any] = [params] if one else list(params)
+        self._grouped = bool(groups) and all(isinstance(group, Mapping) and "params" in group for group in groups)
+        self._whole = params.structure if isinstance(params, SplitGroups) else None
+        first = 0
+        for group in groups if self._grouped else [{"params": params if one else groups}]:
+            new = self._new_group(group, first)
+            self._groups.append(new)
+            self.param_groups.append(new.group)
+            first += len(new.structure.leaves)
+        self._adopt(self._planned())
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        known = self.__dict__.get("_hyperparameters", ())
+        meant = name if name in known else "" if name.startswith("_") or name in vars(self) else closest(name, known)
+        if meant:
+            raise TypeError(
+                f"{self._name}: {name} is no attribute of an optimizer; hyperparameters belong to its groups: "
+                f"opt.param_groups[0][{meant!r}] = {value!r}"
+            )
+        super().__setattr__(name, value)
+
+    # Groups
+
+    def add_param_group(self, param_group: Mapping[str, Any]) -> None:
+        """Adds parameters, with hyperparameters of their own where they differ from the defaults.
+
+        From then on ``step`` takes a list of gradients for each group, or one flat list.
+
+        Args:
+            param_group: ``{"params": a list or dict of arrays, hyperparameter: value, ...}``.
+
+        Raises:
+            TypeError: An array's dtype or memory layout is wrong, or a hyperparameter has the wrong type.
+            ValueError: A hyperparameter is unknown or out of range, or a parameter overlaps another one.
+        """
+        with self._turn:
+            self._expect_unswapped()
+            if self._accumulated is not None and self._accumulated.micro_batches:
+                raise ValueError(f"{self._name}: accumulated gradients have no place for another group; step() first")
+            if not self._added:
+                self._follow()
+            first = len(self._labels)
+            whole, self._whole = self._whole, None
+            try:
+                new = self._new_group(param_group, first)
+                rule = self._rule_for(new.group)
+                labels = new.structure.labels(first)
+                records = [
+                    self._new_record(param, label) for param, label in zip(new.structure.leaves, labels, strict=True)
+                ]
+                members, states, fresh = self._members(records, labels, [0] * len(records), [rule], [new.group])
+                self._make_plan(self._name, members)
+                extents = self._extents_with(records, labels)
+            except BaseException:
+                self._whole = whole
+                raise
+            for record, state, begun in zip(records, states, fresh, strict=True):
+                dict.update(record.state, state)
+                record.seen, record.fresh = state, begun
+            self._changed[0] = self._added = self._grouped = True
+            self._extents = extents
+            self._labels = self._labels + labels
+            self._records = self._records + records
+            self._rules = [*self._rules, rule]
+            self._groups = [*self._groups, new]
+            self.param_groups.append(new.group)
+
+    # The step
+
+    def step(
+        self,
+        grads: Grads | None = None,
+        *,
+        grad_scale: float = 1.0,
+        clip_norm: float | None = None,
+        clip_value: float | None = None,
+        clip_param_norm: float | None = None,
+        clip_adaptive: float | None = None,
+        skip_nonfinite: bool = False,
+        zero_grads: bool = False,
+    ) -> StepInfo:
+        """Takes one step: updates the parameters and their state in place, in one pass over memory.
+
+        The gradient is divided by ``grad_scale``, then clipped, then negated to maximize; then noise, L2 and L1 are added; then
+        comes the rule.
+
+        Args:
+            grads: The gradients, in the structure that ``params`` had: a list (a generator or ``layer.grads.values()`` too), a dict
+                with the same keys, or for groups a list with one of these for each group; a flat list in the order of all parameters
+                will do too.  A gradient has its parameter's shape, in any memory layout, and is only read; its dtype is the
+                parameter's, or for all but float64 float32, float16 or bfloat16.  ``None`` leaves the parameter and its state alone.
+                Without ``grads``: the mean of what ``accumulate`` has gathered.
+            grad_scale: The factor that the loss had been multiplied by, above 0.
+            clip_norm: Largest norm of all gradients together: they are multiplied by min(1, clip_norm / (norm + 1e-6)).
+            clip_value: Largest absolute value of an element.
+            clip_param_norm: Largest norm of each gradient by itself.
+            clip_adaptive: Largest norm of each unit of a gradient, relative to that of the unit's weights (or 1e-3, if that is
+                larger): a row of a matrix, a filter (the first axis counts units), or a whole vector.
+            skip_nonfinite: Take no step, and count none, where a gradient has an infinity or NaN.
+            zero_grads: Set the gradients to zero afterwards, also of a step that was skipped.
+
+        Returns:
+            What the step did.
+
+        Raises:
+            TypeError: A gradient's dtype is wrong, or an option or hyperparameter has the wrong type.
+            ValueError: A gradient's shape is wrong, it overlaps what would be written, gradients are missing or too many,
+                or an option or hyperparameter is out of range or unknown.  Nothing has been changed then.
+            RuntimeError: A signal handler or an array's own code called the optimizer in the middle of one of its calls.
+
+        References:
+            Clipping: Pascanu, Mikolov & Bengio 2013, arXiv:1211.5063; Brock et al. 2021, arXiv:2102.06171, eq. 3.
+        """
+        plain = type(grad_scale) is float and grad_scale == 1.0 and skip_nonfinite is zero_grads is False
+        if plain and clip_norm is clip_value is clip_param_norm is clip_adaptive is None:
+            options = None
+        else:
+            options = step_options(
+                self._name,
+                grad_scale,
+                clip_norm,
+                clip_value,
+                clip_param_norm,
+                clip_adaptive,
+                skip_nonfinite,
+                zero_grads,
+            )
+        with self._turn:
+            return self._take(grads, options)
+
+    def _take(self, grads: Grads | None, options: tuple[float, ...] | None) -> StepInfo:
+        """Takes a step, with the turn."""
+        if self._swapped:
+            self._expect_unswapped()
+        sums = None
+        if grads is None:
+            sums = self._accumulated
+            if sums is None or not sums.micro_batches:
+                raise ValueError(f"{self._name}: grads is missing, and accumulate has gathered none")
+            scale, *rest = options or (1.0, -1.0, -1.0, -1.0, -1.0, 0.0)
+            grads, options = sums.gathered(), (scale * sums.micro_batches, *rest[:5], 1.0)
+        flat = self._ready(grads, options, gathered=sums is not None)
+        if self._fresh:
+            self._begin(flat)
+        emptied = None if sums is None else sums.plan
+        outcome = self._plan.step(flat, options, emptied)
+        if outcome is None:  # an array is not what it was when it was checked
+            new = self._planned(anew=True)
+            new.plan.check(flat, options)
+            self._adopt(new)
+            outcome = self._plan.step(flat, options, emptied)
+            if outcome is None:
+                raise ValueError(f"{self._name}: an array of the state or a parameter is changed by another thread")
+        return StepInfo(*outcome)
+
+    def _ready(self, grads: Any, options: tuple[float, ...] | None = None, gathered: bool = False) -> list[Any]:
+        """The gradients in the order of the parameters, and a plan for them: nothing has changed if they are wrong."""
+        if self._plan.current(self.param_groups):
+            return grads if gathered else self._flatten(grads, self._groups, self._grouped, self._whole)
+        new = self._planned()
+        whole, grouped = self._whole_for(new), self._grouped or len(new.groups) > 1
+        flat: list[Any] = grads if gathered else self._flatten(grads, new.groups, grouped, whole)
+        if new.states is not None:
+            new.plan.check(flat, options)
+        self._adopt(new)
+        return flat
+
+    def _begin(self, flat: list[Any]) -> None:
+        """Lets averages, masters and the like begin as the parameters are now, of those that take their first step with them."""
+        for i in self._fresh:
+            if flat[i] is not None:
+                begin(self._records[i])
+        self._fresh = [i for i in self._fresh if self._records[i].is_fresh()]
+
+    def _flatten(self, grads: Grads, groups: list[Group], grouped: bool, whole: Structure | None) -> list[Any]:
+        """The gradients in the order of the parameters."""
+        if whole is not None:
+            return whole.flatten(self._name, grads)
+        if not grouped:
+            return groups[0].structure.flatten(self._name, grads)
+        return flattened(self._name, [one.structure for one in groups], grads)
+
+    def accumulate(self, grads: Grads) -> None:
+        """Adds the gradients of a micro-batch to those that the next ``step()`` without gradients will take the mean of.
+
+        Args:
+            grads: As for ``step``; ``None`` adds nothing to that parameter.
+
+        Raises:
+            TypeError: A gradient's dtype is wrong.
+            ValueError: A gradient's shape is wrong, or gradients are missing or too many.  Nothing has been added then.
+
+        Example:
+            >>> import numpy as np, fastopt as fo
+            >>> w = np.ones(2)
+            >>> opt = fo.optim.SGD([w], lr=0.5)
+            >>> opt.accumulate([np.array([1.0, 0.0])])
+            >>> opt.accumulate([np.array([1.0, 1.0])])
+            >>> opt.step(clip_norm=10.0).step
+            1
+            >>> w
+            array([0.5 , 0.75])
+        """
+        with self._turn:
+            flat = self._ready(grads)
+            params = [record.param for record in self._records]
+            sums = self._accumulated
+            if (
+                sums is None
+                or not all(a is b for a, b in zip(sums.params, params, strict=False))
+                or len(sums.params) != len(params)
+            ):
+                sums = Accumulator(self._name, params, self._labels)
+                sums.add(flat)
+                self._accumulated = sums
+            else:
+                sums.add(flat)
+
+    # Averages
+
+    @property
+    def ema_params(self) -> Any:
+        """The averages of the parameters, in the structure of ``params`` (for groups, a list of them); the live arrays.
+
+        A parameter that has no average stands for itself.
+        """
+        averages = iter(averages_of(self._records))
+        built = [one.structure.build([next(averages) for _ in one.structure.leaves]) for one in self._groups]
+        return built if self._grouped else built[0]
+
+    def swap_ema(self) -> None:
+        """Exchanges the contents of the parameters and their averages, all or none; calling it again brings them back.
+
+        Raises:
+            ValueError: There are no averages.
+            TypeError: A parameter or an average is read-only.  Nothing has been changed then.
+        """
+        with self._turn:
+            if not any("ema_param" in record.state for record in self._records):
+                raise ValueError(f"{self._name}: there are no averages; set ema_decay or swa_start")
+            exchange(self._name, self._records, self._labels, self._swapped)
+
+    def _expect_unswapped(self) -> None:
+        if self._swapped:
+            raise ValueError(f"{self._name}: the parameters are swapped for their averages; swap_ema() them back first")
+
+    @contextmanager
+    def using_ema(self) -> Iterator[None]:
+        """Within it the parameters are their averages."""
+        self.swap_ema()
+        try:
+            yield
+        finally:
+            self.swap_ema()
+
+    # State
+
+    @property
+    def state(self) -> tuple[dict[str, Any], ...]:
+        """For each parameter, numbered over all groups, its buffers under torch's names, and ``step``: the live arrays.
+
+        An entry may be replaced, ``opt.state[0]["momentum_buffer"] = zeros``: the next step checks it and goes on with it.
+        """
+        return tuple(record.state for record in self._records)
+
+    def _extra(self) -> dict[str, Any]:
+        """What a subclass keeps beside arrays, as JSON knows it."""
+        return {}
+
+    def _restore(self, extra: Mapping[str, Any]) -> None:
+        """Takes ``_extra`` back, before the state; raises before it changes anything."""
+
+    def state_dict(self, copy: bool = False) -> dict[str, Any]:
+        """All state, in torch's structure: ``state`` by the numbers of parameters, and ``param_groups`` with these numbers.
+
+        Args:
+            copy: Whether the arrays are a snapshot; otherwise they are the live ones.
+
+        Returns:
+            The state; under ``fastopt`` what torch does not have.
+
+        Raises:
+            ValueError: Gradients have been accumulated and not been used, the parameters are swapped for their averages, or a
+                group has an unknown hyperparameter.
+        """
+        copy = flag(self._name, "copy", copy)
+        with self._turn:
+            return self._state_dict(copy)
+
+    def _state_dict(self, copy: bool) -> dict[str, Any]:
+        if self._accumulated is not None and self._accumulated.micro_batches:
+            raise ValueError(f"{self._name}: accumulated gradients would be lost; step() first")
+        self._expect_unswapped()
+        self._follow()
+        for record in self._records:
+            begin(record)
+        own = {"class": self._name, "step": int(self._count), **self._extra()}
+        return written(self.param_groups, self._records, own, copy)
+
+    def load_state_dict(self, state_dict: Mapping[str, Any], *, by_position: bool = False) -> None:
+        """Takes the state of another optimizer of the same class with the same parameters; one of torch's will do.
+
+        The arrays are copied.  Parameters are matched by their names where both sides have names, otherwise by position.
+        Hyperparameters are restored too; those that the state does not have stay as they are.  So do ``weights``, ``moments`` and
+        ``moment_rounding``: state that is in other formats is converted; and the hyperparameters of averages, if the state is of an
+        optimizer without averages.  What the state lacks, such as an average, begins with the next step.
+
+        Args:
+            state_dict: What :meth:`state_dict` returned, here or in torch.
+            by_position: Whether parameters are matched by position, though both sides have names.
+
+        Raises:
+            TypeError: It is not a state, or its arrays have the wrong dtype.
+            ValueError: Its groups, parameters, names or shapes are others, or something is missing or unknown.  Nothing has been
+                changed then.
+        """
+        by_position = flag(self._name, "by_position", by_position)
+        with self._turn:
+            self._load(state_dict, by_position)
+
+    def _load(self, state_dict: Mapping[str, Any], by_position: bool) -> None:
+        self._expect_unswapped()
+        self._follow()
+        found = Reader(self, self._labels, self._records).read(state_dict, by_position)
+        before, plan, counted = {**self._extra(), "step": int(self._count)}, self._plan, self._count
+        self._restore(found.extra)
+        try:
+            rules = [self._rule_for(group) for group in found.groups]
+            values = [self._values(group) for group in found.groups]
+            expect_complete(self._name, self._labels, self._variants(), self._needed(rules), found.states)
+            count = found.steps
+            if count is None:
+                count = max((int(one["step"]) for one in found.states if one), default=0)
+            self._count = np.array(count, np.int64)
+            updates = [
+                (group, {key: value for key, value in loaded.items() if key != "params"})
+                for group, loaded in zip(self.param_groups, found.groups, strict=True)
+            ]
+            new = self._plan_of(self._groups, self._labels, self._records, rules, values, found.states)
+            self._adopt(new, [(vars(self), {"_accumulated": None}), *updates])
+        except BaseException:
+            if self._plan is plan:
+                self._count = counted
+                self._restore(before)
+            raise
+
+    def save(self, path: str | os.PathLike[str], schedule: Any = None) -> None:
+        """Writes all state to a safetensors file, which replaces the one that was there when it is complete and on the disk.
+
+        Args:
+            path: The file.
+            schedule: A schedule from :mod:`fastopt.schedules`, whose state is to be saved too.
+
+        Raises:
+            ValueError: As :meth:`state_dict`.
+            TypeError: A hyperparameter cannot be written.
+            OSError: The file cannot be written; the old one is still there.
+        """
+        with self._turn:
+            state = self._state_dict(copy=False)
+            arrays = {f"{i}.{name}": array for i, one in state["state"].items() for name, array in one.items()}
+            groups = [{key: plain(value) for key, value in group.items()} for group in state["param_groups"]]
+            metadata = {"param_groups": groups, "fastopt": state["fastopt"]}
+            if schedule is not None:
+                metadata["schedule"] = schedule.state_dict()
+            files.save(path, arrays, metadata)
+
+    def load(self, path: str | os.PathLike[str], schedule: Any = None, *, by_position: bool = False) -> None:
+        """Takes back what :meth:`save` wrote.
+
+        Args:
+            path: The file.
+            schedule: The schedule whose state was saved with it.
+            by_position: As for :meth:`load_state_dict`.
+
+        Raises:
+            ValueError: The file is truncated, corrupted or foreign, or it is the state of other parameters or of another
+                class.  Nothing has been changed then.
+            OSError: The file cannot be read.
+        """
+        arrays, metadata = files.load(path)
+        if not {"param_groups", "fastopt"} <= metadata.keys():
+            raise ValueError(f"{self._name}: {os.fspath(path)} is not the state of an optimizer")
+        if schedule is not None and "schedule" not in metadata:
+            raise ValueError(f"{self._name}: {os.fspath(path)} has no schedule")
+        state: dict[int, dict[str, Array]] = {}
+        for key, array in arrays.items():
+            number, _, name = key.partition(".")
+            state.setdefault(int(number), {})[name] = array
+        saved = {"state": state, "param_groups": metadata["param_groups"], "fastopt": metadata["fastopt"]}
+        if schedule is None:
+            self.load_state_dict(saved, by_position=by_position)
+            return
+        before = schedule.state_dict()
+        schedule.load_state_dict(metadata["schedule"])
+        try:
+            self.load_state_dict(saved, by_position=by_position)
+        except BaseException:
+            schedule.load_state_dict(before)
+            raise
+
+    def __getstate__(self) -> dict[str, Any]:
+        with self._turn:
+            return pickled(self)
+
+    def __setstate__(self, state: Mapping[str, Any]) -> None:
+        name = type(self).__name__
+        vars(self).update(revived(self, state))
+        vars(self).update(
+            _values=itemgetter(*self._hyperparameters), _turn=kernels.Turn(name), _plan=self._make_plan(name, [])
+        )
+        self._restore(state["extra"])
+
+    def __repr__(self) -> str:
+        shown = {k: v for k, v in self.defaults.items() if k not in AROUND or v != {**AROUND, **self.around}[k]}
+        return f"{self._name}({len(self._labels)} parameters, {', '.join(f'{k}={v!r}' for k, v in shown.items())})"

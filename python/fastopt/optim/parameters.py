@@ -1,0 +1,230 @@
+"""Parameters: the structures that hold them, their state, and what is remembered of each."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any, NamedTuple, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .._check import type_of
+
+Array: TypeAlias = NDArray[Any]
+Params: TypeAlias = Iterable[Any] | Mapping[str, Any]
+Grads: TypeAlias = Iterable[Any] | Mapping[str, Any]
+
+
+class ParameterState(dict[str, Any]):
+    """The state of one parameter.  Its optimizer hears of every entry that is replaced, added or removed, and checks it."""
+
+    __slots__ = ("changed",)
+
+    def __init__(self, entries: Mapping[str, Any], changed: list[bool]) -> None:
+        super().__init__(entries)
+        self.changed = changed  # shared with the optimizer
+
+    def __setitem__(self, key: str, value: Any) -> None:
+        super().__setitem__(key, value)
+        self.changed[0] = True
+
+    def __delitem__(self, key: str) -> None:
+        super().__delitem__(key)
+        self.changed[0] = True
+
+    def __ior__(self, other: Any) -> ParameterState:  # type: ignore[override,misc]
+        self.update(other)
+        return self
+
+    def update(self, *args: Any, **kwargs: Any) -> None:
+        super().update(*args, **kwargs)
+        self.changed[0] = True
+
+    def setdefault(self, key: str, default: Any = None) -> Any:
+        self.changed[0] = True
+        return super().setdefault(key, default)
+
+    def pop(self, *args: Any) -> Any:
+        self.changed[0] = True
+        return super().pop(*args)
+
+    def popitem(self) -> tuple[str, Any]:
+        self.changed[0] = True
+        return super().popitem()
+
+    def clear(self) -> None:
+        super().clear()
+        self.changed[0] = True
+
+    def __reduce__(self) -> Any:
+        return dict, (dict(self),)
+
+
+class Record:
+    """What an optimizer remembers of one parameter."""
+
+    __slots__ = ("dtype", "fresh", "held", "param", "seen", "shape", "state")
+
+    def __init__(self, param: Array, changed: list[bool]) -> None:
+        self.param = param
+        self.shape, self.dtype = param.shape, param.dtype  # as they were when the state was made
+        self.state = ParameterState({}, changed)
+        self.seen: dict[str, Any] = {}  # the state's entries, as they were when they were checked
+        # Entries that begin as the parameter is before its next step, and the parameter's count when they were made.
+        self.fresh: tuple[int, tuple[str, ...]] = (0, ())
+        self.held: Array | None = None  # the average, while a parameter of 16 bits stands for it
+
+    def is_fresh(self) -> bool:
+        """Whether some entries are still to begin as the parameter."""
+        count, keys = self.fresh
+        return bool(keys) and int(self.state["step"]) == count
+
+
+class Structure:
+    """The shape of what holds a group's parameters; gradients come in the same one."""
+
+    def __init__(self, function: str, params: Any) -> None:
+        self.leaves: list[Any] = []
+        self.names: list[str] = []  # "layer.bias"
+        self._labels: list[str] = []  # for errors: "['layer']['bias']"
+        self.flat = not isinstance(params, Mapping) and not any(
+            isinstance(one, Mapping | list | tuple) for one in params
+        )
+        if self.flat:
+            self.leaves = list(params)
+            self.template: Any = None
+        else:
+            self.template = self._read(function, params, "", "")
+
+    def labels(self, first: int) -> list[str]:
+        """How errors call the parameters, if ``first`` is the number of the first one."""
+        return [f"[{first + i}]" for i in range(len(self.leaves))] if self.flat else self._labels
+
+    def _read(self, function: str, value: Any, label: str, name: str) -> Any:
+        """The template of a value: its containers, with the numbers of leaves."""
+        if isinstance(value, Mapping):
+            for key in value:
+                if not isinstance(key, str):
+                    raise TypeError(f"{function}: params{label} must have keys that are strings, got {key!r}")
+            return {key: self._read(function, one, f"{label}[{key!r}]", f"{name}.{key}") for key, one in value.items()}
+        if isinstance(value, list | tuple):
+            return [self._read(function, one, f"{label}[{i}]", f"{name}.{i}") for i, one in enumerate(value)]
+        self.leaves.append(value)
+        self._labels.append(label)
+        self.names.append(name.removeprefix("."))
+        return len(self.leaves) - 1
+
+    def flatten(self, function: str, grads: Any) -> list[Any]:
+        """What stands where the parameters stood; ``None`` may stand for a whole part."""
+        if self.flat:
+            flat = listed(function, "grads", grads)
+            if len(flat) != len(self.leaves):
+                raise ValueError(
+                    f"{function}: grads has {len(flat)} entries, expected {len(self.leaves)}, one for each parameter"
+                )
+            return flat
+        flat = [None] * len(self.leaves)
+        self._flatten(function, self.template, grads, "", flat)
+        return flat
+
+    def _flatten(self, function: str, template: Any, grads: Any, label: str, flat: list[Any]) -> None:
+        if isinstance(template, int):
+            flat[template] = grads
+            return
+        if grads is None and label:
+            return
+        parts: Iterable[Any]
+        if isinstance(template, dict):
+            if not isinstance(grads, Mapping):
+                raise TypeError(f"{function}: grads{label} must be a dict as params, got {type_of(grads)}")
+            if grads.keys() != template.keys():
+                raise ValueError(f"{function}: grads{label} must have the keys of params; {differing(template, grads)}")
+            parts = template
+        else:
+            grads = listed(function, f"grads{label}", grads)
+            if len(grads) != len(template):
+                raise ValueError(
+                    f"{function}: grads{label} has {len(grads)} entries, expected {len(template)}, one for each parameter"
+                )
+            parts = range(len(template))
+        for key in parts:
+            self._flatten(function, template[key], grads[key], f"{label}[{key!r}]", flat)
+
+    def build(self, leaves: list[Any]) -> Any:
+        """The leaves in this structure."""
+        if self.flat:
+            return list(leaves)
+
+        def fill(template: Any) -> Any:
+            if isinstance(template, int):
+                return leaves[template]
+            if isinstance(template, dict):
+                return {key: fill(one) for key, one in template.items()}
+            return [fill(one) for one in template]
+
+        return fill(self.template)
+
+
+class Group(NamedTuple):
+    """A group as it was when it was last looked at."""
+
+    group: dict[str, Any]
+    structure: Structure
+
+
+class SplitGroups(list[dict[str, Any]]):
+    """Groups that follow the order of a structure, in which gradients are going to come."""
+
+    def __init__(self, groups: Iterable[dict[str, Any]], structure: Structure) -> None:
+        super().__init__(groups)
+        self.structure = structure
+
+
+def listed(function: str, name: str, values: Any) -> list[Any]:
+    """The entries of a list, a tuple, a view of a dict's values or a generator."""
+    if type(values) is list:
+        return values
+    if not isinstance(values, Iterable) or isinstance(values, Mapping | np.ndarray | str | bytes):
+        raise TypeError(f"{function}: {name} must be a list as params, got {type_of(values)}")
+    return list(values)
+
+
+def differing(expected: Iterable[str], found: Iterable[str]) -> str:
+    """Which names are missing and which are unknown, for an error."""
+    missing, unknown = (
+        ", ".join(map(repr, names)) or "nothing"
+        for names in ([n for n in expected if n not in found], [n for n in found if n not in expected])
+    )
+    return f"missing: {missing}, unknown: {unknown}"
+
+
+def flattened(function: str, structures: list[Structure], grads: Any) -> list[Any]:
+    """The gradients of several groups in the order of their parameters."""
+    if isinstance(grads, Mapping) and all(isinstance(one.template, dict) for one in structures):
+        return _of_one_dict(function, structures, grads)
+    if isinstance(grads, Mapping | np.ndarray | str | bytes) or not isinstance(grads, Iterable):
+        raise TypeError(f"{function}: grads must be a list, with one list for each group or flat, got {type_of(grads)}")
+    parts, count = list(grads), sum(len(structure.leaves) for structure in structures)
+    if parts and all(isinstance(part, Iterable) and not isinstance(part, np.ndarray | np.generic) for part in parts):
+        if len(parts) != len(structures):
+            raise ValueError(
+                f"{function}: grads has {len(parts)} lists, expected {len(structures)}, one for each group"
+            )
+        return [leaf for one, part in zip(structures, parts, strict=True) for leaf in one.flatten(function, part)]
+    if len(parts) != count:
+        raise ValueError(f"{function}: grads has {len(parts)} entries, expected {count}, one for each parameter")
+    return parts
+
+
+def _of_one_dict(function: str, structures: list[Structure], grads: Mapping[str, Any]) -> list[Any]:
+    """The gradients of groups of dicts, in one dict."""
+    keys = [key for structure in structures for key in structure.template]
+    if len(set(keys)) != len(keys):
+        raise TypeError(f"{function}: grads must be a list, with one dict for each group, as groups share keys")
+    if grads.keys() != set(keys):
+        raise ValueError(f"{function}: grads must have the keys of params; {differing(keys, grads)}")
+    return [
+        leaf
+        for structure in structures
+        for leaf in structure.flatten(function, {key: grads[key] for key in structure.template})
+    ]

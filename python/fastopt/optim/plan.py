@@ -1,0 +1,185 @@
+"""From hyperparameters and state to what kernels step: one record for each parameter."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Mapping
+from functools import partial
+from itertools import repeat
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+
+from .._check import flag, number
+from .._rules import Rule
+from ._formats import RESTS, computed, copy_of, formats_of, keep_rest, keep_state, rest_of, weights_of
+from .parameters import Array, Record
+
+AS_PARAMETER = ("initial_param", "ema_param")  # what begins as the parameter is, whatever the rule
+
+
+class Member(NamedTuple):
+    """One parameter with all that its steps need, as ``kernels.Plan`` takes it."""
+
+    label: str  # for errors: "[0]" or "['bias']"
+    rule: str
+    group: int
+    param: Array
+    states: list[Array]  # in the rule's order
+    scales: list[Array | None]  # of states that are kept in 8 bits
+    numbers: list[Array]
+    rest: Array | None  # beside a parameter of 16 bits: master, compensation or correction
+    initial: Array | None
+    average: Array | None
+    formats: tuple[str, str, str]
+    step: Array  # how many steps the parameter has taken: int64, without axes
+
+    @classmethod
+    def stateless(cls, label: str, rule: Rule, param: Array, step: Array, group: int = 0) -> Member:
+        """That of a rule that keeps nothing."""
+        return cls(label, rule.name, group, param, [], [], [], None, None, None, rule.formats, step)
+
+
+class Plan(Protocol):
+    """What takes steps: ``kernels.Plan``, or several of them in a row."""
+
+    def set_options(self, options: list[Any]) -> None: ...
+    def watch(
+        self, groups: list[dict[str, Any]], names: tuple[str, ...], values: list[Any], changed: list[bool]
+    ) -> None: ...
+    def current(self, groups: Any) -> bool: ...
+    def check(self, grads: list[Any], options: tuple[float, ...] | None = None) -> None: ...
+    def step(
+        self, grads: list[Any], options: tuple[float, ...] | None = None, emptied: Any = None
+    ) -> tuple[int, float | None, bool] | None: ...
+    def measured(self) -> list[float]: ...
+
+
+def step_options(
+    function: str,
+    grad_scale: float,
+    clip_norm: float | None,
+    clip_value: float | None,
+    clip_param_norm: float | None,
+    clip_adaptive: float | None,
+    skip_nonfinite: bool,
+    zero_grads: bool,
+) -> tuple[float, ...]:
+    """The options of a step as kernels take them."""
+    clips = {
+        "clip_norm": clip_norm,
+        "clip_value": clip_value,
+        "clip_param_norm": clip_param_norm,
+        "clip_adaptive": clip_adaptive,
+    }
+    chosen = [name for name, value in clips.items() if value is not None]
+    scale = number(function, "grad_scale", grad_scale)
+    if scale <= 0:
+        raise ValueError(f"{function}: grad_scale must be > 0, got {grad_scale}")
+    if len(chosen) > 1:
+        raise ValueError(f"{function}: {' and '.join(chosen)} exclude each other")
+    limits = (-1.0 if value is None else number(function, name, value, 0) for name, value in clips.items())
+    flags = (flag(function, "skip_nonfinite", skip_nonfinite), flag(function, "zero_grads", zero_grads))
+    return (scale, *limits, *map(float, flags))
+
+
+def state_for(
+    record: Record,
+    entries: Mapping[str, Any],
+    rule: Rule,
+    hidden: tuple[str, ...],
+    initial: Callable[[str, Array], Array],
+    own: tuple[str, ...],
+    loaded: bool = False,
+) -> tuple[dict[str, Any], tuple[int, tuple[str, ...]]]:
+    """The entries that a parameter's state has under a rule, made of those that it has now, and which of them are fresh.
+
+    ``initial`` makes new buffers; those called ``own`` begin as the parameter.  Where no step had been taken when a state that
+    is ``loaded`` was saved, all of them begin again.
+    """
+    param, one = record.param, dict(entries)
+    names = [name for name in rule.states if name not in hidden]
+    before = int(one.get("step", 0))
+    count = 0 if names and not one.keys() & set(names) else before  # a rule whose state is new has taken no step
+    if "step" not in one or count != before:
+        one["step"] = np.array(count, np.int64)
+    for name, kind in zip(rule.states, rule.kinds, strict=True):
+        if name in names:
+            keep_state(one, name, kind, rule.formats[1], param, partial(initial, name, param))
+    for name in rule.numbers:
+        if name not in one:
+            one[name] = np.array(initial(name, param), np.float64)
+    keep_rest(one, rest_of(rule, param), param)
+    for name, wanted in zip(AS_PARAMETER, (rule.initial, rule.average), strict=True):
+        if wanted and name not in one:
+            one[name] = copy_of(weights_of(one, param), param, computed(param))
+    at, fresh = record.fresh
+    made = {*one} - {*entries}
+    if {*RESTS.values()} & {*entries}:  # a master that was made of another rest is none that begins
+        made.discard("master_param")
+    if loaded and before == 0:
+        made = {*one}
+    elif at == before:
+        made |= {key for key in fresh if key in entries and one.get(key) is entries[key]}
+    return one, (count, tuple(key for key in ("master_param", *own, *AS_PARAMETER) if key in made))
+
+
+def begin(record: Record) -> None:
+    """Lets the entries that are fresh be the parameter as it is now."""
+    if not record.is_fresh():
+        return
+    one, param, fresh = record.state, record.param, record.fresh[1]
+    if "master_param" in fresh:
+        one["master_param"][...] = param
+    weights = weights_of(one, param)
+    for key in fresh:
+        if key != "master_param":
+            one[key][...] = weights
+
+
+def member_of(
+    label: str, rule: Rule, group: int, param: Array, one: Mapping[str, Any], hidden: tuple[str, ...]
+) -> Member:
+    """The record of one parameter, with the entries of its state."""
+    names = [name for name in rule.states if name not in hidden]
+    return Member(
+        label,
+        rule.name,
+        group,
+        param,
+        [one[name] for name in names],
+        [one.get(f"{name}_scale") for name in names],
+        [one[name] for name in rule.numbers],
+        one.get(rest_of(rule, param) or ""),
+        one["initial_param"] if rule.initial else None,
+        one["ema_param"] if rule.average else None,
+        formats_of(rule, param),
+        one["step"],
+    )
+
+
+def unmoved(function: str, record: Record, label: str) -> None:
+    """Raises where the parameter has another shape or dtype than when its state was made."""
+    param = record.param
+    if param.dtype != record.dtype:
+        raise TypeError(
+            f"{function}: params{label} has dtype {param.dtype}, and had {record.dtype} when its state was made; "
+            "undo that, or put a new array in its place"
+        )
+    if param.shape != record.shape:
+        raise ValueError(
+            f"{function}: params{label} has shape {param.shape}, and had {record.shape} when its state was made; "
+            "undo that, or put a new array in its place"
+        )
+
+
+def commit(targets: list[Array], sources: list[Any]) -> None:
+    """Copies each source into its target, in one call that no signal handler interrupts: Python runs these between bytecodes."""
+    deque(map(np.ndarray.__setitem__, targets, repeat(...), sources), maxlen=0)
+
+
+def is_writeable(function: str, arrays: list[Array], labels: list[str], argument: str = "params") -> None:
+    """Raises where one of them is read-only, before anything is written."""
+    for array, label in zip(arrays, labels, strict=True):
+        if not array.flags.writeable:
+            raise TypeError(f"{function}: {argument}{label} is read-only, but would be written")

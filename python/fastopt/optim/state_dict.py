@@ -1,0 +1,235 @@
+"""The state of an optimizer as a dict, in torch's structure, and back."""
+
+from __future__ import annotations
+
+import copy as _copy
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+from .._check import type_of, whole
+from .._core import kernels
+from ._formats import FORMATS, RESTS, computed, copy_of, is_half, rest_dtype, stored_dtypes
+from .parameters import Array, Record, differing
+from .plan import AS_PARAMETER
+
+if TYPE_CHECKING:
+    from .groups import Groups
+
+# Keys that torch's groups have beside hyperparameters, and those that schedules add.
+IGNORED = {"foreach", "fused", "capturable", "differentiable"}
+SCHEDULED = {"initial_lr", "max_lr", "min_lr", "max_momentum", "base_momentum"}
+# Hyperparameters of the averages: those of the optimizer stay where the state that is loaded has no averages.
+AVERAGES = ("ema_decay", "ema_warmup", "swa_start", "swa_freq")
+
+
+class Loaded(NamedTuple):
+    """What a state dict says, checked."""
+
+    groups: list[dict[str, Any]]  # with the optimizer's own params
+    states: list[dict[str, Any]]  # new arrays, in the order of the optimizer's parameters
+    extra: dict[str, Any]
+    steps: int | None
+
+
+def written(groups: list[dict[str, Any]], records: list[Record], own: Mapping[str, Any], copy: bool) -> dict[str, Any]:
+    """The state dict of these groups and states; ``own`` is what torch does not have."""
+    numbered, first = [], 0
+    for group in groups:
+        count = len(group["params"])
+        numbered.append({**group, "params": list(range(first, first + count))})
+        first += count
+    return {
+        "state": {
+            i: {name: array.copy() if copy else array for name, array in record.state.items()}
+            for i, record in enumerate(records)
+        },
+        "param_groups": _copy.deepcopy(numbered) if copy else numbered,
+        "fastopt": dict(own),
+    }
+
+
+class Reader:
+    """Reads states for one optimizer, without changing it."""
+
+    def __init__(self, optimizer: Groups, labels: list[str], records: list[Record]) -> None:
+        self._name = type(optimizer).__name__
+        self._optimizer, self._labels, self._records = optimizer, labels, records
+        cls = type(optimizer)
+        self._kinds = cls._kinds()
+        self._scales = {f"{state}_scale" for state in self._kinds}
+        self._numbers = {number for kernel in cls.kernels for number in kernels.rules[kernel][1]} | {"step"}
+
+    def read(self, state_dict: Mapping[str, Any], by_position: bool) -> Loaded:
+        """Checks a state dict and copies its arrays."""
+        name = self._name
+        if not isinstance(state_dict, Mapping) or not {"state", "param_groups"} <= state_dict.keys():
+            raise TypeError(f"{name}: state_dict must be a dict with state and param_groups, got {type_of(state_dict)}")
+        groups, saved, extra = state_dict["param_groups"], state_dict["state"], state_dict.get("fastopt", {})
+        if not isinstance(groups, list | tuple) or not all(isinstance(group, Mapping) for group in groups):
+            raise TypeError(f"{name}: param_groups of state_dict must be a list of dicts")
+        if not isinstance(saved, Mapping):
+            raise TypeError(f"{name}: state of state_dict must be a dict, got {type_of(saved)}")
+        if not isinstance(extra, Mapping):
+            raise TypeError(f"{name}: fastopt of state_dict must be a dict, got {type_of(extra)}")
+        if extra.get("class", name) != name:
+            raise ValueError(f"{name}: state_dict is that of {extra['class']}")
+        count = extra.get("step")
+        if count is not None:
+            count = whole(name, "the number of steps in state_dict", count)
+        own = self._optimizer.param_groups
+        if len(groups) != len(own):
+            raise ValueError(f"{name}: state_dict has {len(groups)} groups, expected {len(own)}")
+        if not by_position:
+            groups = self._in_order(groups)
+        averages = any(group.get("ema_decay") is not None or group.get("swa_start") is not None for group in groups)
+        merged: list[dict[str, Any]] = []
+        ids: list[Any] = []
+        for index, (group, other) in enumerate(zip(own, groups, strict=True)):
+            ids += self._ids(index, group, other, by_position)
+            merged.append({**group, **self._hyperparameters(index, other, averages)})
+        known = set(ids)
+        if strangers := [key for key in saved if key not in known]:
+            raise ValueError(f"{name}: state_dict has state of parameters {strangers}, which are in no group")
+        states = [
+            self._state(record.param, saved.get(number, {}), label)
+            for record, number, label in zip(self._records, ids, self._labels, strict=True)
+        ]
+        return Loaded(merged, states, dict(extra), count)
+
+    def _in_order(self, groups: Any) -> Any:
+        """The groups in the order of the optimizer's, where their names say that it is another one."""
+        own = [frozenset(group.get("param_names", ())) for group in self._optimizer.param_groups]
+        theirs = {frozenset(group.get("param_names") or ()): group for group in groups}
+        if len(theirs) == len(groups) == len(set(own)) and theirs.keys() == set(own):
+            return [theirs[names] for names in own]
+        return groups
+
+    def _ids(self, index: int, group: Mapping[str, Any], other: Mapping[str, Any], by_position: bool) -> list[Any]:
+        """The numbers that a group's parameters have in the state, in the order of the optimizer's."""
+        params, count = other.get("params"), len(group["params"])
+        if not isinstance(params, list | tuple) or len(params) != count:
+            found = len(params) if isinstance(params, list | tuple) else "no"
+            raise ValueError(f"{self._name}: group {index} of state_dict has {found} parameters, expected {count}")
+        names, others = group.get("param_names"), other.get("param_names")
+        if by_position or not names or not others:
+            return list(params)
+        if not isinstance(others, list | tuple) or len(others) != count or len(set(others)) != count:
+            raise ValueError(
+                f"{self._name}: param_names of group {index} of state_dict must name {count} parameters, got {others!r}"
+            )
+        if {*names} != {*others}:
+            raise ValueError(
+                f"{self._name}: group {index} of state_dict has other parameters; {differing(names, others)}; "
+                "if they were only renamed, load with by_position=True"
+            )
+        number = dict(zip(others, params, strict=True))
+        return [number[one] for one in names]
+
+    def _hyperparameters(self, index: int, other: Mapping[str, Any], averages: bool) -> dict[str, Any]:
+        known = {*self._optimizer._hyperparameters}
+        if unknown := other.keys() - known - IGNORED - SCHEDULED - {"params", "param_names"}:
+            raise ValueError(
+                f"{self._name}: group {index} of state_dict has an unknown hyperparameter {', '.join(sorted(map(repr, unknown)))}"
+            )
+        left_out = {*FORMATS} if averages else {*FORMATS, *AVERAGES}
+        return {key: plain(other[key]) for key in other if key in (known | SCHEDULED) - left_out}
+
+    def _state(self, param: Array, saved: Mapping[str, Any], label: str) -> dict[str, Any]:
+        """One parameter's state, copied."""
+        if not isinstance(saved, Mapping):
+            raise TypeError(f"{self._name}: state of params{label} in state_dict must be a dict, got {type_of(saved)}")
+        loaded = {
+            key: self.entry(param, key, value, label, "state_dict")
+            for key, value in saved.items()
+            if value is not None and (key not in RESTS.values() or is_half(param.dtype))  # which only 16 bits need
+        }
+        for state in self._kinds:
+            codes = state in loaded and loaded[state].dtype == np.uint8
+            if codes != (f"{state}_scale" in loaded):
+                lacking = f"{state}_scale" if codes else f"codes of 8 bits in {state}"
+                raise ValueError(f"{self._name}: state_dict has no {lacking} of params{label}")
+        if loaded and "step" not in loaded:  # torch's SGD does not count
+            loaded["step"] = np.array(1, np.int64)
+        return loaded
+
+    def adopted(self, param: Array, key: str, value: Any, label: str) -> Array:
+        """An entry that somebody has put into a state, checked, and copied only where it cannot be used as it is."""
+        entry = self.entry(param, key, value, label, "opt.state")
+        usable = isinstance(value, np.ndarray) and value.dtype == entry.dtype and value.flags.carray
+        return value if usable else entry
+
+    def entry(self, param: Array, key: str, value: Any, label: str, source: str) -> Array:
+        """One entry of a parameter's state, checked and copied."""
+        what = f"{self._name}: {key} of params{label} in {source}"
+        if key not in self._kinds and key not in (*self._scales, *AS_PARAMETER, *RESTS.values(), *self._numbers):
+            raise ValueError(f"{self._name}: {source} has an unknown {key!r} of params{label}")
+        if isinstance(value, np.ma.MaskedArray):
+            raise TypeError(f"{what} is a masked array, whose mask would be ignored")
+        array = as_array(value)
+        if key in self._numbers:
+            if array.size != 1 or array.dtype.kind not in "iuf" or not np.isfinite(array).all():
+                raise ValueError(f"{what} must be one number, got {value!r}")
+            one = array.item()
+            if key == "step" and (one < 0 or one != int(one) or one >= 1 << 53):
+                raise ValueError(f"{what} must be a whole number of at least 0, got {value!r}")
+            return np.array(one, np.int64 if key == "step" else np.float64)
+        if key in self._scales:
+            expected: tuple[int, ...] = (-(-param.size // kernels.SHARE),)
+            dtypes = [np.dtype(np.uint8)]
+        elif key in RESTS.values():
+            expected, dtypes = param.shape, [rest_dtype(key, param)]
+        else:
+            expected = param.shape if key in AS_PARAMETER else self._optimizer._shape_of(key, param)
+            dtypes = stored_dtypes(key, self._kinds, param)
+        if array.shape != expected:
+            raise ValueError(f"{what} has shape {array.shape}, expected {expected}")
+        if array.dtype not in dtypes:
+            raise TypeError(f"{what} has dtype {array.dtype}, expected {dtypes[0]}")
+        loaded = copy_of(array, param, array.dtype) if expected == param.shape else array.copy()
+        return copy_of(loaded, param, computed(param)) if key in AS_PARAMETER and is_half(array.dtype) else loaded
+
+
+def expect_complete(
+    function: str,
+    labels: list[str],
+    variants: list[set[str]],
+    needed: list[set[str]],
+    states: list[dict[str, Any]],
+) -> None:
+    """Raises where a parameter that has stepped lacks an entry that another one has, or has those of no variant of the rule.
+
+    What all of them lack belongs to a hyperparameter that was changed after the last step, and begins with the next one.
+    """
+    every = zip(labels, needed, states, strict=True)
+    stepped = [(label, names, one) for label, names, one in every if one.get("step", 0)]
+    known = {key for _, _, one in stepped for key in one}
+    for label, names, one in stepped:
+        missing = names & known - one.keys()
+        if not missing and not any(variant <= one.keys() for variant in variants):
+            missing = min((variant - one.keys() for variant in variants), key=len)
+        if missing:
+            raise ValueError(f"{function}: state_dict has no {', '.join(sorted(missing))} of params{label}")
+
+
+def as_array(value: Any) -> Array:
+    """An array, also of torch's tensors, those of bfloat16 too, which NumPy does not take."""
+    if hasattr(value, "detach"):
+        value = value.detach()
+    try:
+        return np.asarray(value)
+    except TypeError:
+        return np.asarray(value.float())
+
+
+def plain(value: Any) -> Any:
+    """A hyperparameter as Python's own number, without the array or tensor around it."""
+    if isinstance(value, list | tuple):
+        return tuple(plain(one) for one in value)
+    if hasattr(value, "item") and hasattr(value, "dtype"):
+        try:
+            return value.item()
+        except (ValueError, RuntimeError):  # more than one number, which the check of the hyperparameter refuses
+            return value
+    return value

@@ -1,0 +1,329 @@
+"""What all schedules share: the groups, the count, the state, and a step that is taken whole or not at all."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterable, Mapping
+from difflib import get_close_matches
+from itertools import chain, pairwise, repeat, starmap
+from math import inf, isfinite
+from operator import setitem
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
+
+from .._check import number, type_of, whole
+
+PUBLIC = "fastopt.schedules"  # where users find the classes; pickles name it
+
+
+class Optimizer(Protocol):
+    """What a schedule needs of an optimizer."""
+
+    @property
+    def param_groups(self) -> list[dict[str, Any]]: ...
+
+
+set_attribute = (
+    object.__setattr__
+)  # rather than a dict's update: attributes become slower once __dict__ has been asked for
+
+
+def write(
+    groups: list[dict[str, Any]],
+    lrs: list[float],
+    moved: dict[Schedule, tuple[int, list[float]]],
+    values: tuple[tuple[dict[str, Any], str, Any], ...] = (),
+    attributes: tuple[tuple[Schedule, str, Any], ...] = (),
+) -> None:
+    """Writes all that a step changes in one call, which runs no bytecode: Python raises no KeyboardInterrupt in the middle of it.
+
+    Args:
+        groups: An optimizer's.
+        lrs: Their learning rates.
+        moved: The epochs of schedules, and the learning rates that they have set in these.
+        values: Other values of groups.
+        attributes: Other attributes of schedules.
+    """
+    writes = chain(map(setitem, groups, repeat("lr"), lrs), map(set_attribute, moved, repeat("_now"), moved.values()))
+    if values or attributes:
+        writes = chain(writes, starmap(setitem, values), starmap(set_attribute, attributes))
+    any(writes)  # each gives None, so it goes through all of them
+
+
+class Draft:
+    """What a step of several schedules will change; those that come later in it read what those before them have set."""
+
+    values: tuple[tuple[dict[str, Any], str, Any], ...] = ()
+    attributes: tuple[tuple[Schedule, str, Any], ...] = ()
+
+    def __init__(self, groups: list[dict[str, Any]], lrs: list[float]) -> None:
+        self.groups = groups
+        self.lrs = lrs
+        self.moved: dict[Schedule, tuple[int, list[float]]] = {}
+
+    def commit(self) -> None:
+        """Changes all of it."""
+        write(self.groups, self.lrs, self.moved, self.values, self.attributes)
+
+
+class Schedule:
+    """The groups, the learning rates that they began with, the count, the state."""
+
+    _state: ClassVar[tuple[str, ...]] = ()  # what else changes: numbers and strings
+
+    optimizer: Optimizer
+    base_lrs: list[float]
+    _now: tuple[int, list[float]]  # the epoch, and the learning rates that were set in it
+
+    def _start(self, optimizer: Optimizer, base_lrs: list[float] | None = None, resume: bool = False) -> Draft:
+        """Takes over the groups of an optimizer as they are, and what the first step will write: their ``initial_lr``."""
+        groups = self._groups_of(optimizer)
+        lrs = [number(self._name, f"param_groups[{i}]['lr']", group["lr"], 0) for i, group in enumerate(groups)]
+        draft = Draft(groups, lrs)
+        if base_lrs is None:
+            base_lrs = []
+            for i, group in enumerate(groups):
+                if "initial_lr" in group:
+                    name = f"param_groups[{i}]['initial_lr']"
+                    base_lrs.append(number(self._name, name, group["initial_lr"], 0))
+                elif resume:
+                    raise ValueError(
+                        f"{self._name}: last_epoch needs param_groups[{i}]['initial_lr'], which is not there"
+                    )
+                else:
+                    base_lrs.append(lrs[i])
+                    draft.values += ((group, "initial_lr", lrs[i]),)
+        else:
+            draft.values = tuple((group, "initial_lr", lr) for group, lr in zip(groups, base_lrs, strict=True))
+        self.optimizer = optimizer
+        self.base_lrs = base_lrs
+        self._now = (0, lrs)
+        return draft
+
+    @property
+    def _name(self) -> str:
+        return type(self).__name__
+
+    @property
+    def last_epoch(self) -> int:
+        """How many steps have been taken."""
+        return self._now[0]
+
+    @last_epoch.setter
+    def last_epoch(self, epoch: int) -> None:
+        self._now = (whole(self._name, "last_epoch", epoch), self._now[1])
+
+    def get_last_lr(self) -> list[float]:
+        """The learning rates that the schedule has set last, one a group."""
+        return list(self._now[1])
+
+    # State
+
+    def state_dict(self) -> dict[str, Any]:
+        """All that changes, in numbers, strings, lists and dicts, which JSON can say."""
+        return {
+            "class": self._name,
+            "last_epoch": self.last_epoch,
+            "base_lrs": list(self.base_lrs),
+            "lrs": self._found()[1],
+            "last_lr": self.get_last_lr(),
+            **{name: getattr(self, name) for name in self._state},
+        }
+
+    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
+        """Goes on where another schedule of this class, with the same arguments, was; sets the learning rates that were set then.
+
+        Args:
+            state_dict: What its :meth:`state_dict` returned.
+
+        Raises:
+            TypeError: It is not a dict, or a value has the wrong type.
+            ValueError: It is of another class, or of another number of groups.  Nothing has been changed then.
+        """
+        draft = Draft(*self._found())
+        self._load(draft, state_dict)
+        draft.commit()
+
+    def _load(self, draft: Draft, state: Any) -> None:
+        """Drafts what a state says."""
+        if not isinstance(state, Mapping):
+            raise TypeError(f"{self._name}: state_dict must be a dict, got {type_of(state)}")
+        if state.get("class") != self._name:
+            raise ValueError(f"{self._name}: state_dict must be of the same class, got {state.get('class')!r}")
+        if state.keys() != (keys := self.state_dict().keys()):
+            raise ValueError(f"{self._name}: state_dict must have the keys {[*keys]}, got {[*state]}")
+        epoch = whole(self._name, "last_epoch", state["last_epoch"])
+        base_lrs = self._numbers("base_lrs", state["base_lrs"], 0)
+        lrs, last_lr = (self._numbers(name, state[name], -inf) for name in ("lrs", "last_lr"))
+        for values in base_lrs, lrs, last_lr:
+            if len(values) != len(draft.groups):
+                raise ValueError(f"{self._name}: state_dict is of {len(values)} groups, expected {len(draft.groups)}")
+        self._set(draft, epoch, lrs)
+        draft.moved[self] = (epoch, last_lr)
+        draft.attributes += ((self, "base_lrs", base_lrs),)
+
+    # Steps
+
+    def _found(self) -> tuple[list[dict[str, Any]], list[float]]:
+        """The groups, and their learning rates as they are."""
+        groups = self.optimizer.param_groups
+        if len(groups) != len(self.base_lrs):
+            raise ValueError(
+                f"{self._name}: the optimizer has {len(groups)} groups, and had {len(self.base_lrs)} when the schedule was made;"
+                " make a new schedule when groups have been added or removed"
+            )
+        try:
+            lrs = [group["lr"] for group in groups]
+        except KeyError:
+            i = next(i for i, group in enumerate(groups) if "lr" not in group)
+            raise ValueError(
+                f"{self._name}: param_groups[{i}] of the optimizer has no 'lr' any more; set it before the next step"
+            ) from None
+        for lr in lrs:
+            if type(lr) is not float:
+                return groups, [number(self._name, f"param_groups[{i}]['lr']", lr) for i, lr in enumerate(lrs)]
+        return groups, lrs
+
+    def _finite(self, epoch: int, lrs: list[float]) -> list[float]:
+        """The learning rates of an epoch, if they are numbers."""
+        for lr in lrs:
+            if not isfinite(lr):
+                raise ValueError(
+                    f"{self._name}: the learning rate of param_groups[{lrs.index(lr)}] must be finite, got {lr} in epoch {epoch}"
+                )
+        return lrs
+
+    def _set(self, draft: Draft, epoch: int, lrs: list[float]) -> None:
+        """Drafts an epoch and its learning rates."""
+        draft.lrs = self._finite(epoch, lrs)
+        draft.moved[self] = (epoch, lrs)
+
+    # Attributes
+
+    if not TYPE_CHECKING:  # else type checkers would take any attribute for one that there is
+
+        def __setattr__(self, name: str, value: Any) -> None:
+            """Refuses to set what no step would look at; subclasses of one's own may have attributes of their own."""
+            if (
+                not hasattr(self, name)
+                and hasattr(self, "_now")  # before which all others are set
+                and not name.startswith("_")
+                and type(self).__module__ == PUBLIC
+            ):
+                attributes = sorted(one for one in vars(self) if not one.startswith("_"))
+                close = get_close_matches(name, attributes, 1)
+                hint = f"did you mean {close[0]}?" if close else f"it has {', '.join(attributes)}"
+                raise AttributeError(f"{self._name}: there is no {name} to be set; {hint}")
+            super().__setattr__(name, value)
+
+    def __repr__(self) -> str:
+        known = vars(self)
+        shown = []
+        for name in inspect.signature(type(self)).parameters:
+            # Kept under its name, or spread over the groups, or privately where a change would have no effect.
+            key = next((key for key in (name, f"{name}s", f"_{name}") if key in known), name)
+            if key in known and name not in ("optimizer", "last_epoch"):
+                value = known[key]
+                if key != name and isinstance(value, list) and value and all(one == value[0] for one in value):
+                    value = value[0]
+                shown.append(f"{name}={_shown(value)}")
+        return f"{self._name}({', '.join(shown)}) at epoch {self.last_epoch}"
+
+    # Arguments
+
+    def _groups_of(self, optimizer: Any) -> list[dict[str, Any]]:
+        groups = getattr(optimizer, "param_groups", None)
+        expected = (
+            f"{self._name}: optimizer must have param_groups, a list of dicts with 'lr', got {type_of(optimizer)}"
+        )
+        if not isinstance(groups, list) or not all(isinstance(group, dict) for group in groups):
+            raise TypeError(expected)
+        for i, group in enumerate(groups):
+            if "lr" not in group:
+                raise TypeError(f"{expected}, whose param_groups[{i}] has no 'lr'")
+        return groups
+
+    def _list(self, name: str, values: Any) -> list[Any]:
+        if not isinstance(values, str | bytes | Mapping) and isinstance(values, Iterable):
+            try:
+                return list(values)
+            except TypeError:  # of an array without axes
+                pass
+        raise TypeError(f"{self._name}: {name} must be a list, got {values!r}")
+
+    def _numbers(self, name: str, values: Any, low: float) -> list[float]:
+        return [number(self._name, f"{name}[{i}]", value, low) for i, value in enumerate(self._list(name, values))]
+
+    def _epochs(self, name: str, values: Any, low: int, strict: bool = False) -> list[int]:
+        """Integers in their order."""
+        epochs = [whole(self._name, f"{name}[{i}]", value, low) for i, value in enumerate(self._list(name, values))]
+        if any(left > right or (strict and left == right) for left, right in pairwise(epochs)):
+            raise ValueError(f"{self._name}: {name} must be increasing, got {epochs}")
+        return epochs
+
+    def _each(self, optimizer: Optimizer, name: str, value: Any) -> list[tuple[str, Any]]:
+        """For each group the name of its value in errors, and the value: one for all, or a list of them."""
+        groups = self._groups_of(optimizer)
+        if not isinstance(value, list | tuple) and not getattr(value, "ndim", 0):
+            return [(name, value)] * len(groups)
+        if len(value) != len(groups):
+            raise ValueError(f"{self._name}: {name} has {len(value)} entries, expected {len(groups)}, one a group")
+        return [(f"{name}[{i}]", one) for i, one in enumerate(value)]
+
+
+def _shown(value: Any) -> str:
+    """An argument in a schedule's repr: functions by their names."""
+    if isinstance(value, list):
+        return f"[{', '.join(map(_shown, value))}]"
+    return getattr(value, "__qualname__", None) or repr(value)
+
+
+class LRScheduler(Schedule):
+    """A schedule that counts its steps.
+
+    A subclass is a formula: ``_lr(epoch, i, lr)`` is the learning rate of group i, which was lr in the epoch before.  In epoch 0,
+    when the schedule is made, lr is what it finds.
+    """
+
+    def __init__(self, optimizer: Optimizer, last_epoch: int = -1, base_lrs: list[float] | None = None) -> None:
+        done = whole(self._name, "last_epoch", last_epoch, -1) + 1
+        draft = self._start(optimizer, base_lrs, done > 0)
+        if done:
+            draft.lrs = list(self.base_lrs)
+        self._begin(draft)
+        for _ in range(done):
+            self._advance(draft)
+        draft.commit()
+
+    def _lr(self, epoch: int, i: int, lr: float) -> float:
+        raise NotImplementedError
+
+    def _lr_again(self, i: int, lr: float) -> float:
+        """In epoch 0 after another schedule's end, which left lr."""
+        return self._lr(0, i, self.base_lrs[i])
+
+    def _begin(self, draft: Draft, again: bool = False) -> None:
+        """Drafts epoch 0."""
+        lrs = [self._lr_again(i, lr) if again else self._lr(0, i, lr) for i, lr in enumerate(draft.lrs)]
+        self._set(draft, 0, lrs)
+
+    def _epoch(self, draft: Draft) -> int:
+        """The epoch that comes next."""
+        return draft.moved.get(self, self._now)[0] + 1
+
+    def _advance(self, draft: Draft) -> None:
+        """Drafts the next epoch."""
+        epoch = self._epoch(draft)
+        self._set(draft, epoch, [self._lr(epoch, i, lr) for i, lr in enumerate(draft.lrs)])
+
+    def step(self) -> None:
+        """Moves on by one epoch and sets the learning rates."""
+        groups, lrs = self._found()
+        epoch = self._now[0] + 1
+        lrs = self._finite(epoch, [self._lr(epoch, i, lr) for i, lr in enumerate(lrs)])
+        write(groups, lrs, {self: (epoch, lrs)})
+
+    def _step_drafted(self) -> None:
+        """A step of those that change more than that."""
+        draft = Draft(*self._found())
+        self._advance(draft)
+        draft.commit()

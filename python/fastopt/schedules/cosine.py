@@ -1,0 +1,158 @@
+"""Schedules along a cosine, once or again and again."""
+
+from __future__ import annotations
+
+import math
+
+from .._check import number, whole
+from .base import LRScheduler, Optimizer
+
+
+def _cosine(start: float, end: float, t: int, total: int) -> float:
+    """From start to end along half a cosine."""
+    return end + (start - end) * (1 + math.cos(math.pi * t / total)) / 2
+
+
+class CosineAnnealingLR(LRScheduler):
+    """Along a cosine to its minimum, and up again if there are more steps.
+
+    .. code-block:: text
+
+        ηₜ = eta_min + (η₀ − eta_min)·(1 + cos(π·t/T_max))/2
+
+    Args:
+        optimizer: Whose groups' learning rates are set.
+        T_max: After how many steps it is eta_min, at least 1.
+        eta_min: At least 0.
+        last_epoch: k to go on after epoch k, -1 to begin.
+
+    Example:
+        >>> import numpy as np, fastopt as fo
+        >>> opt = fo.optim.SGD([np.ones(3)], lr=1.0)
+        >>> schedule = fo.schedules.CosineAnnealingLR(opt, T_max=2)
+        >>> for _ in range(2):
+        ...     schedule.step()
+        ...     print(schedule.get_last_lr())
+        [0.5]
+        [0.0]
+
+    References:
+        Loshchilov & Hutter 2017, arXiv:1608.03983, equation 5, without restarts.
+    """
+
+    def __init__(self, optimizer: Optimizer, T_max: int, eta_min: float = 0.0, last_epoch: int = -1) -> None:
+        self.T_max = whole(self._name, "T_max", T_max, 1)
+        self.eta_min = number(self._name, "eta_min", eta_min, 0)
+        super().__init__(optimizer, last_epoch)
+
+    def _lr(self, epoch: int, i: int, lr: float) -> float:
+        if epoch == 0:
+            return lr
+        if (epoch - 1 - self.T_max) % (2 * self.T_max) == 0:  # from the minimum, where there is nothing to multiply
+            return lr + (self.base_lrs[i] - self.eta_min) * (1 - math.cos(math.pi / self.T_max)) / 2
+        now, before = (1 + math.cos(math.pi * t / self.T_max) for t in (epoch, epoch - 1))
+        return now / before * (lr - self.eta_min) + self.eta_min
+
+    def _lr_again(self, i: int, lr: float) -> float:
+        return _cosine(self.base_lrs[i], self.eta_min, 0, self.T_max)
+
+
+class CosineAnnealingWarmRestarts(LRScheduler):
+    """Along a cosine to its minimum, again and again.
+
+    .. code-block:: text
+
+        ηₜ = eta_min + (η₀ − eta_min)·(1 + cos(π·T_cur/Tᵢ))/2
+
+    T_cur counts the steps since the last restart; the i-th period, from 0, has Tᵢ = T_0·T_multⁱ of them.
+
+    Args:
+        optimizer: Whose groups' learning rates are set.
+        T_0: How many steps the first period has, at least 1.
+        T_mult: How many times longer the next one is each time, at least 1.
+        eta_min: At least 0.
+        last_epoch: k to go on after epoch k, -1 to begin.
+
+    Example:
+        >>> import numpy as np, fastopt as fo
+        >>> opt = fo.optim.SGD([np.ones(3)], lr=1.0)
+        >>> schedule = fo.schedules.CosineAnnealingWarmRestarts(opt, T_0=2)
+        >>> for _ in range(2):
+        ...     schedule.step()
+        ...     print(schedule.get_last_lr())
+        [0.5]
+        [1.0]
+
+    References:
+        Loshchilov & Hutter 2017, arXiv:1608.03983, equation 5.
+    """
+
+    def __init__(
+        self, optimizer: Optimizer, T_0: int, T_mult: int = 1, eta_min: float = 0.0, last_epoch: int = -1
+    ) -> None:
+        self.T_0 = whole(self._name, "T_0", T_0, 1)
+        self.T_mult = whole(self._name, "T_mult", T_mult, 1)
+        self.eta_min = number(self._name, "eta_min", eta_min, 0)
+        super().__init__(optimizer, last_epoch)
+
+    def _lr(self, epoch: int, i: int, lr: float) -> float:
+        t, period = epoch, self.T_0
+        if self.T_mult == 1:
+            t %= period  # at once, what the loop would do
+        while t >= period:
+            t, period = t - period, period * self.T_mult
+        return _cosine(self.base_lrs[i], self.eta_min, t, period)
+
+
+class WarmupCosineLR(LRScheduler):
+    """Linear warm-up to the groups' learning rates, then along a cosine to the minimum, where it stays.
+
+    .. code-block:: text
+
+        ηₜ = η₀·(t + 1)/warmup_steps                                    for t < warmup_steps
+        ηₜ = eta_min + (η₀ − eta_min)·(1 + cos(π·(t − warmup_steps)/(total_steps − warmup_steps)))/2
+
+    Args:
+        optimizer: Whose groups' learning rates are set.
+        warmup_steps: With which step the largest is reached, at least 0.
+        total_steps: After how many steps it is eta_min, more than warmup_steps.
+        eta_min: At least 0.
+        last_epoch: k to go on after epoch k, -1 to begin.
+
+    Example:
+        >>> import numpy as np, fastopt as fo
+        >>> opt = fo.optim.SGD([np.ones(3)], lr=1.0)
+        >>> schedule = fo.schedules.WarmupCosineLR(opt, warmup_steps=2, total_steps=4)
+        >>> lrs = []
+        >>> for _ in range(5):
+        ...     lrs += schedule.get_last_lr()
+        ...     schedule.step()
+        >>> lrs
+        [0.5, 1.0, 1.0, 0.5, 0.0]
+
+    References:
+        Goyal et al. 2017, arXiv:1706.02677, section 2.2; Loshchilov & Hutter 2017, arXiv:1608.03983, equation 5.
+    """
+
+    def __init__(
+        self,
+        optimizer: Optimizer,
+        warmup_steps: int,
+        total_steps: int,
+        eta_min: float = 0.0,
+        last_epoch: int = -1,
+    ) -> None:
+        self.warmup_steps = whole(self._name, "warmup_steps", warmup_steps)
+        self.total_steps = whole(self._name, "total_steps", total_steps, 1)
+        if self.total_steps <= self.warmup_steps:
+            raise ValueError(
+                f"{self._name}: total_steps must be more than warmup_steps = {warmup_steps}, got {total_steps}"
+            )
+        self.eta_min = number(self._name, "eta_min", eta_min, 0)
+        super().__init__(optimizer, last_epoch)
+
+    def _lr(self, epoch: int, i: int, lr: float) -> float:
+        if epoch < self.warmup_steps:
+            return self.base_lrs[i] * (epoch + 1) / self.warmup_steps
+        t = min(epoch, self.total_steps) - self.warmup_steps
+        return _cosine(self.base_lrs[i], self.eta_min, t, self.total_steps - self.warmup_steps)

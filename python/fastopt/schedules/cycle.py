@@ -1,0 +1,150 @@
+"""Schedules that go up and down again, and move momentum the other way."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Literal
+
+from .._check import choice, flag, number, whole
+from .base import Draft, LRScheduler, Optimizer
+
+
+class OneCycleLR(LRScheduler):
+    """One cycle: up to max_lr, and down to far less than at first; momentum, or β₁, the other way round.
+
+    .. code-block:: text
+
+        initial_lr = max_lr/div_factor;   min_lr = initial_lr/final_div_factor
+        initial_lr → max_lr → min_lr;   three_phase: initial_lr → max_lr → initial_lr → min_lr
+        max_momentum → base_momentum → max_momentum
+
+    Groups with ``betas`` have β₁ in place of momentum.
+
+    Args:
+        optimizer: Whose groups' learning rates and momenta are set.
+        max_lr: The largest learning rate, above 0, or a list of them, one a group.
+        total_steps: How many steps the cycle has, at least 1; or give the next two.
+        epochs: How many epochs it has.
+        steps_per_epoch: How many steps they have.
+        pct_start: Which part of the cycle goes up, in [0, 1]; in [0, 0.5] if three_phase.
+        anneal_strategy: ``"cos"`` or ``"linear"``.
+        cycle_momentum: Whether momentum is set.
+        base_momentum: The smallest momentum, in [0, 1), or a list of them, one a group.
+        max_momentum: The largest, likewise.
+        div_factor: max_lr is so many times the first learning rate, above 0.
+        final_div_factor: And that so many times the last one, above 0.
+        three_phase: Down as fast as up, and then on to min_lr, as in the paper.
+        last_epoch: k to go on after step k, -1 to begin.
+
+    Example:
+        >>> import numpy as np, fastopt as fo
+        >>> opt = fo.optim.SGD([np.ones(3)], lr=1.0, momentum=0.9)
+        >>> schedule = fo.schedules.OneCycleLR(opt, max_lr=1.0, total_steps=11, pct_start=6 / 11, anneal_strategy="linear")
+        >>> for _ in range(6):
+        ...     print(round(schedule.get_last_lr()[0], 4), round(opt.param_groups[0]["momentum"], 4))
+        ...     schedule.step()
+        0.04 0.95
+        0.232 0.93
+        0.424 0.91
+        0.616 0.89
+        0.808 0.87
+        1.0 0.85
+
+    References:
+        Smith & Topin 2017, arXiv:1708.07120.
+    """
+
+    def __init__(
+        self,
+        optimizer: Optimizer,
+        max_lr: float | Sequence[float],
+        total_steps: int | None = None,
+        epochs: int | None = None,
+        steps_per_epoch: int | None = None,
+        pct_start: float = 0.3,
+        anneal_strategy: Literal["cos", "linear"] = "cos",
+        cycle_momentum: bool = True,
+        base_momentum: float | Sequence[float] = 0.85,
+        max_momentum: float | Sequence[float] = 0.95,
+        div_factor: float = 25.0,
+        final_div_factor: float = 1e4,
+        three_phase: bool = False,
+        last_epoch: int = -1,
+    ) -> None:
+        if total_steps is not None:
+            self._total_steps = whole(self._name, "total_steps", total_steps, 1)
+        elif epochs is not None and steps_per_epoch is not None:
+            steps = whole(self._name, "epochs", epochs, 1) * whole(self._name, "steps_per_epoch", steps_per_epoch, 1)
+            self._total_steps = whole(self._name, "epochs times steps_per_epoch", steps, 1)
+        else:
+            raise ValueError(f"{self._name}: total_steps must be given, or both epochs and steps_per_epoch")
+        self._three_phase = flag(self._name, "three_phase", three_phase)
+        self._pct_start = number(self._name, "pct_start", pct_start, 0, 0.5 if three_phase else 1)
+        self._anneal_strategy = choice(self._name, "anneal_strategy", anneal_strategy, ("cos", "linear"))
+        self._cycle_momentum = flag(self._name, "cycle_momentum", cycle_momentum)
+        self._div_factor = number(self._name, "div_factor", div_factor, 0, above=True)
+        self._final_div_factor = number(self._name, "final_div_factor", final_div_factor, 0, above=True)
+        self._max_lr = [number(self._name, *each, 0, above=True) for each in self._each(optimizer, "max_lr", max_lr)]
+        self._base_momentum, self._max_momentum = (
+            [number(self._name, *each, 0, 1, below=True) for each in self._each(optimizer, name, value)]
+            for name, value in (("base_momentum", base_momentum), ("max_momentum", max_momentum))
+        )
+        groups = self._groups_of(optimizer)
+        if self._cycle_momentum and not all("betas" in group or "momentum" in group for group in groups):
+            raise ValueError(f"{self._name}: cycle_momentum needs an optimizer with momentum or betas")
+        if whole(self._name, "last_epoch", last_epoch, -1) >= self.total_steps:
+            raise ValueError(
+                f"{self._name}: last_epoch must be less than the {self.total_steps} steps of the cycle, got {last_epoch}"
+            )
+
+        # For each group what it passes through, and when.
+        total, start, three = self._total_steps, self._pct_start, self._three_phase
+        initial = [lr / self._div_factor for lr in self._max_lr]
+        last = [lr / self._final_div_factor for lr in initial]
+        self._ends = [start * total - 1, *([2 * start * total - 2] if three else []), total - 1]
+        lrs = [initial, self._max_lr, *([initial] if three else []), last]
+        momenta = [
+            self._max_momentum,
+            self._base_momentum,
+            *([self._max_momentum] if three else []),
+            self._max_momentum,
+        ]
+        self._lrs, self._momenta = (list(zip(*corners, strict=True)) for corners in (lrs, momenta))
+        super().__init__(optimizer, last_epoch, initial)
+
+    @property
+    def total_steps(self) -> int:
+        """How many steps the cycle has."""
+        return self._total_steps
+
+    def _between(self, corners: Sequence[float], epoch: int) -> float:
+        begin = 0.0
+        for k, end in enumerate(self._ends):
+            if epoch <= end or k == len(self._ends) - 1:
+                break
+            begin = end
+        done = min((epoch - begin) / (end - begin), 1.0) if end != begin else 1.0
+        if self._anneal_strategy == "linear":
+            return (corners[k + 1] - corners[k]) * done + corners[k]
+        return corners[k + 1] + (corners[k] - corners[k + 1]) / 2.0 * (math.cos(math.pi * done) + 1)
+
+    def _lr(self, epoch: int, i: int, lr: float) -> float:
+        if epoch > self._total_steps:
+            raise ValueError(
+                f"{self._name}: step was called more often than the {self._total_steps} steps of the cycle"
+            )
+        return self._between(self._lrs[i], epoch)
+
+    def step(self) -> None:
+        """Moves on by one step and sets the learning rates and momenta."""
+        self._step_drafted()
+
+    def _set(self, draft: Draft, epoch: int, lrs: list[float]) -> None:
+        super()._set(draft, epoch, lrs)
+        if self._cycle_momentum:
+            momenta = [self._between(corners, epoch) for corners in self._momenta]
+            draft.values += tuple(
+                (group, "betas", (momentum, *group["betas"][1:])) if "betas" in group else (group, "momentum", momentum)
+                for group, momentum in zip(draft.groups, momenta, strict=True)
+            )

@@ -1,0 +1,27 @@
+"""What dir() shows of modules: what users are meant to see."""
+
+from __future__ import annotations
+
+import importlib
+import subprocess
+import sys
+
+import pytest
+
+import fastopt
+
+
+@pytest.mark.parametrize("name", ["schedules", "torch", "reference"])
+def test_modules_show_public_names(name: str) -> None:
+    module = importlib.import_module(f"fastopt.{name}")
+    assert dir(module) == sorted(module.__all__)
+    assert all(hasattr(module, one) for one in module.__all__)
+
+
+def test_the_package_shows_public_names() -> None:
+    """And fastopt.torch from when it is imported."""
+    code = "import fastopt; print(*dir(fastopt)); import fastopt.torch; print(*dir(fastopt))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    before, after = map(str.split, done.stdout.splitlines())
+    assert before == sorted(fastopt.__all__)
+    assert after == sorted([*fastopt.__all__, "torch"])

@@ -1,0 +1,746 @@
+"""The optimizer around its kernels: what is changed is seen, what is begun is finished, and nothing is ever half done."""
+
+from __future__ import annotations
+
+import copy
+import gc
+import os
+import pickle
+import signal
+import threading
+import time
+import weakref
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.lib.stride_tricks import as_strided
+from numpy.random import Generator
+from optimizers import CLASSES, Array, arrays, copies, everything, normal, richest
+
+import fastopt as fo
+from fastopt import functional as F
+from fastopt import optim, schedules
+
+classes = pytest.mark.parametrize("name", CLASSES)
+AVERAGED = {"ema_decay": 0.9, "l2_init": 0.01}
+
+
+def bits(some: Any) -> list[bytes]:
+    return [array.tobytes() for array in some]
+
+
+# What a kernel works on is held
+
+
+def test_gradients_that_are_replaced_during_a_step_are_held() -> None:
+    """And freed afterwards."""
+    size = 1 << 18
+    params = [np.ones(size, np.float32) for _ in range(4)]
+    grads = [np.ones(size, np.float32) for _ in range(4)]
+    opt, running = optim.Adam(params), threading.Event()
+
+    def replace() -> None:
+        while not running.is_set():
+            for i in range(4):
+                grads[i] = np.ones(size, np.float32)
+
+    thread = threading.Thread(target=replace, daemon=True)
+    thread.start()
+    for _ in range(100):
+        opt.step(grads)
+    running.set()
+    thread.join()
+    g = np.ones(size, np.float32)
+    dead = weakref.ref(g)
+    opt.step([g, None, None, None])
+    del g
+    gc.collect()
+    assert dead() is None
+    assert all((p == p[0]).all() for p in params)
+
+
+def reshaped(p: Array) -> None:
+    p.shape = (1, p.size)  # type: ignore[misc]
+
+
+def recast(p: Array) -> None:
+    p.dtype = np.dtype(f"i{p.itemsize}")  # type: ignore[misc]
+
+
+def locked(p: Array) -> None:
+    p.flags.writeable = False
+
+
+@pytest.mark.filterwarnings("ignore:Setting the:DeprecationWarning")
+@pytest.mark.parametrize("change", [reshaped, recast, locked])
+@classes
+def test_a_parameter_that_has_changed_since_is_an_error(
+    name: str, change: Callable[[Array], None], rng: Generator
+) -> None:
+    """Its shape, dtype or flag; undone, the run goes on."""
+    p = normal(rng, (30, 40))
+    opt, twin = CLASSES[name]([p], lr=0.1, **AVERAGED_FOR(name)), p.copy()
+    other = CLASSES[name]([twin], lr=0.1, **AVERAGED_FOR(name))
+    for one in opt, other:
+        one.step([np.ones((30, 40))])
+    change(p)
+    before = p.tobytes()
+    with pytest.raises((TypeError, ValueError), match=rf"^{name}: (params|grads)\[0\] (has|is read-only)"):
+        opt.step([np.ones((30, 40))])
+    assert p.tobytes() == before
+    p.flags.writeable = True
+    p.dtype = np.dtype(np.float64)  # type: ignore[misc]
+    p.shape = (30, 40)  # type: ignore[misc]
+    for one in opt, other:
+        one.step([np.ones((30, 40))])
+    assert bits([p]) == bits([twin])
+
+
+def AVERAGED_FOR(name: str) -> dict[str, Any]:
+    return AVERAGED
+
+
+@classes
+def test_read_only_state_is_an_error(name: str, rng: Generator) -> None:
+    opt = CLASSES[name](arrays(rng, name), lr=0.1, ema_decay=0.9, **richest(name))
+    opt.step(arrays(rng, name))
+    for key, array in opt.state[0].items():
+        if key != "step":
+            array.flags.writeable = False
+            before = everything(opt)
+            with pytest.raises(TypeError, match=rf"^{name}: {key}s\[0\] is read-only, but would be written$"):
+                opt.step(arrays(rng, name))
+            assert everything(opt) == before
+            array.flags.writeable = True
+    opt.step(arrays(rng, name))
+
+
+# Threads
+
+
+def test_planning_stepping_and_counting_are_one() -> None:
+    params, grads, running = [np.ones(64, np.float32)], [np.ones(64, np.float32)], threading.Event()
+    opt = optim.Adam(params)
+
+    def step() -> None:
+        for _ in range(1500):
+            opt.step(grads)
+
+    def change() -> None:
+        group = opt.param_groups[0]
+        while not running.is_set():
+            group["amsgrad"] = not group["amsgrad"]
+            group["moments"] = None if group["moments"] else "bfloat16"
+
+    changer, steppers = (
+        threading.Thread(target=change, daemon=True),
+        [threading.Thread(target=step, daemon=True) for _ in range(3)],
+    )
+    for thread in (changer, *steppers):
+        thread.start()
+    for thread in steppers:
+        thread.join()
+    running.set()
+    changer.join()
+    assert int(opt.state[0]["step"]) == opt.step(grads).step - 1 == 4500
+
+
+@pytest.mark.parametrize("call", ["step", "accumulate", "swap_ema", "state_dict"])
+def test_a_call_inside_a_call_is_an_error(call: str) -> None:
+    """From a signal handler, or from an array's own code."""
+    opt = optim.SGD([np.ones(3)], lr=0.1, ema_decay=0.9)
+    opt.step([np.ones(3)])
+    arguments = [[np.ones(3)]] if call in ("step", "accumulate") else []
+    seen: list[str] = []
+
+    class Nosy(np.ndarray[Any, Any]):
+        @property
+        def dtype(self) -> Any:  # type: ignore[override]
+            try:
+                getattr(opt, call)(*arguments)
+            except RuntimeError as error:
+                seen.append(str(error))
+            return np.dtype(np.int64)
+
+    with pytest.raises(TypeError, match="dtype"):
+        opt.step([np.ones(3, np.int64).view(Nosy)])
+    assert seen
+    assert all(text.startswith("SGD: this thread is inside a call of this optimizer already") for text in seen)
+    assert opt.step([np.ones(3)]).step == 2
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+@pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")
+@pytest.mark.parametrize("name", ["Adam", "Muon"])
+def test_a_child_that_is_forked_during_a_step_steps(name: str) -> None:
+    """From where a whole step was taken."""
+    p, g = np.zeros((512, 512), np.float32), np.full((512, 512), 0.5, np.float32)
+    opt, running = CLASSES[name]([p], lr=1e-3, weight_decay=0.0), threading.Event()
+
+    def step() -> None:
+        while not running.is_set():
+            opt.step([g])
+
+    thread = threading.Thread(target=step, daemon=True)
+    thread.start()
+    time.sleep(0.05)
+    statuses = []
+    for _ in range(8):
+        child = os.fork()
+        if child == 0:
+            status = 1
+            try:
+                signal.alarm(20)
+                count = int(opt.state[0]["step"])
+                whole = name == "Muon" or bool((p == p[0, 0]).all())
+                status = int(not (whole and opt.step([g]).step == count + 1))
+            finally:
+                os._exit(status)
+        statuses.append(os.waitpid(child, 0)[1])
+    running.set()
+    thread.join()
+    assert statuses == [0] * 8
+
+
+# Interrupts
+
+
+class Interrupt(Exception):
+    pass
+
+
+def interrupted(after: float, call: Callable[[], Any]) -> None:
+    """Calls something, and interrupts it so many seconds later, unless it is done by then."""
+    armed = [True]
+
+    def interrupt(*_: Any) -> None:
+        if armed:
+            armed.clear()
+            raise Interrupt
+
+    before = signal.signal(signal.SIGALRM, interrupt)
+    try:
+        signal.setitimer(signal.ITIMER_REAL, after)
+        call()
+        armed.clear()
+    except Interrupt:
+        pass
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+
+
+@pytest.mark.parametrize("name", ["SGD", "AdamW", "Muon", "SwitchOptimizer", "ScheduleFreeAdamW", "Adafactor"])
+def test_an_interrupted_step_is_taken_or_not(name: str) -> None:
+    """The weights, the counts, the state and the averages say the same: those of a twin after as many steps."""
+    shape = (64, 64)
+    params, twins = [np.ones(shape), np.ones(shape)], [np.ones(shape), np.ones(shape)]
+    grads = [np.arange(4096.0).reshape(shape) % 7, np.arange(4096.0).reshape(shape) % 5]
+    opt, twin = (CLASSES[name](some, lr=1e-3, ema_decay=0.9) for some in (params, twins))
+    for k in range(60):
+        interrupted(1e-5 * (k % 30 + 1), lambda: opt.step(grads))
+        while twin._count < opt._count:
+            twin.step(grads)
+        assert bits(params) == bits(twins)
+        opt.step(grads)
+        twin.step(grads)
+        assert everything(opt) == everything(twin)
+
+
+def test_an_interrupted_accumulation_is_added_or_not() -> None:
+    p, g = np.zeros(1 << 12), np.ones(1 << 12)
+    opt = optim.SGD([p], lr=1.0)
+    for k in range(60):
+        taken = p[0]
+        interrupted(1e-5 * (k % 20 + 1), lambda: opt.accumulate([g]))
+        interrupted(1e-5 * (k % 13 + 1), lambda: opt.accumulate([g]))
+        opt.accumulate([g])
+        interrupted(1e-5 * (k % 17 + 1), opt.step)
+        if p[0] == taken:
+            opt.step()
+        assert (p == taken - 1).all()
+        opt.state_dict()
+
+
+@pytest.mark.parametrize("name", ["SGD", "ScheduleFreeSGD"])
+def test_an_interrupted_exchange_is_made_or_not(name: str, rng: Generator) -> None:
+    params = [normal(rng, (1 << 10,)) for _ in range(20)]
+    opt = CLASSES[name](params, lr=0.1, ema_decay=0.5)
+    opt.step([normal(rng, (1 << 10,)) for _ in range(20)])
+    before = bits(params)
+    for k in range(60):
+        interrupted(5e-6 * (k + 1), opt.eval if isinstance(opt, optim.ScheduleFreeSGD) else opt.swap_ema)
+        if isinstance(opt, optim.ScheduleFreeSGD):
+            opt.train()
+            np.testing.assert_allclose(np.concatenate(params), np.frombuffer(b"".join(before)), rtol=1e-9)
+        else:
+            if opt._swapped:
+                opt.swap_ema()
+            assert bits(params) == before
+
+
+def test_an_interrupted_load_is_made_or_not(rng: Generator) -> None:
+    sources = []
+    for _ in range(2):
+        source = optim.Adam([normal(rng, (50,)) for _ in range(30)], lr=float(rng.random()), ema_decay=0.9)
+        source.step([normal(rng, (50,)) for _ in range(30)])
+        sources.append(source.state_dict(copy=True))
+    opt = optim.Adam([np.zeros(50) for _ in range(30)], ema_decay=0.9)
+    opt.load_state_dict(sources[0])
+    for k in range(60):
+        interrupted(4e-5 * (k + 1), partial(opt.load_state_dict, sources[k % 2]))
+        which = int(opt.param_groups[0]["lr"] == sources[1]["param_groups"][0]["lr"])
+        for i, one in enumerate(opt.state):
+            assert {key: array.tobytes() for key, array in one.items()} == {
+                key: array.tobytes() for key, array in sources[which]["state"][i].items()
+            }
+
+
+# All or none
+
+
+@pytest.mark.parametrize("name", ["SGD", "ScheduleFreeSGD"])
+def test_a_read_only_parameter_stops_an_exchange_before_it_begins(name: str) -> None:
+    params = [np.ones(2), np.ones(2)]
+    opt = CLASSES[name](params, lr=0.1, ema_decay=0.5)
+    opt.step([np.ones(2), np.ones(2)])
+    opt.step([np.zeros(2), np.zeros(2)])
+    before = copies(params)
+    exchanges: list[Callable[[], None]] = (
+        [opt.eval] if isinstance(opt, optim.ScheduleFreeSGD) else [opt.swap_ema, opt.using_ema().__enter__]
+    )
+    params[1].flags.writeable = False
+    for exchange in exchanges:
+        with pytest.raises(TypeError, match=rf"^{name}: params\[1\] is read-only, but would be written$"):
+            exchange()
+        assert bits(params) == bits(before)
+    params[1].flags.writeable = True
+    exchanges[0]()
+    assert bits(params) != bits(before)
+
+
+@pytest.mark.parametrize("strides", [(0, 8), (8, 0), (8, 8), (0, 0)])
+def test_a_gradient_that_shares_elements_is_read_but_not_zeroed(strides: tuple[int, int]) -> None:
+    g = as_strided(np.ones(2000), (300, 70), strides)
+    p = np.ones((300, 70))
+    opt = optim.SGD([p], lr=0.5)
+    with pytest.raises(ValueError, match=r"^SGD: grads\[0\] has elements that share memory, and would be zeroed"):
+        opt.step([g], zero_grads=True)
+    assert (p == 1).all()
+    opt.step([g], clip_norm=1e9)
+    assert (p == 0.5).all()
+
+
+# Any layout
+
+
+def layouts(g: Array) -> dict[str, Array]:
+    """The same numbers, elsewhere in memory."""
+    wide = np.zeros((*g.shape[:-1], 3 * g.shape[-1] + 2), g.dtype)
+    wide[..., 1 : 3 * g.shape[-1] + 1 : 3] = g
+    return {
+        "Fortran": np.asfortranarray(g),
+        "flipped rows": g[::-1].copy()[::-1],
+        "flipped": np.flip(np.flip(g).copy()),
+        "every third": wide[..., 1 : 3 * g.shape[-1] + 1 : 3],
+        "transposed": np.ascontiguousarray(g.T).T,
+        "field": np.rec.fromarrays([g, g], names="a,b")["a"],
+    }
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64", "float16"])
+@pytest.mark.parametrize("name", ["SGD", "AdamW", "Adafactor", "LAMB", "Muon", "ScheduleFreeAdamW"])
+def test_gradients_of_any_layout_mean_the_same(name: str, dtype: str, rng: Generator) -> None:
+    shape = (70, 35)
+    g = normal(rng, shape, dtype)
+    options = {"grad_scale": 2.0, "clip_norm": 1.0, "skip_nonfinite": True}
+    wanted = normal(rng, shape, dtype)
+    start = wanted.copy()
+    CLASSES[name]([wanted], lr=0.1, noise=0.01, weight_decay=0.1).step([g], **options)
+    for where, there in layouts(g).items():
+        assert np.array_equal(there, g)
+        for zero in False, True:
+            p = start.copy()
+            CLASSES[name]([p], lr=0.1, noise=0.01, weight_decay=0.1).step([there], **options, zero_grads=zero)
+            assert p.tobytes() == wanted.tobytes(), where
+        assert not there.any()
+    row = np.broadcast_to(g[0], shape)
+    p, q = start.copy(), start.copy()
+    CLASSES[name]([p], lr=0.1).step([row])
+    CLASSES[name]([q], lr=0.1).step([row.copy()])
+    assert p.tobytes() == q.tobytes()
+
+
+def test_interleaved_gradients_are_disjoint() -> None:
+    both = np.ones((5, 8))
+    params = [np.ones((5, 4)), np.ones((5, 4))]
+    optim.SGD(params, lr=0.5).step([both[:, ::2], both[:, 1::2]], zero_grads=True)
+    assert not both.any()
+    assert bits(params) == bits([np.full((5, 4), 0.5)] * 2)
+    with pytest.raises(ValueError, match=r"grads\[1\] would be zeroed, but overlaps grads\[0\]"):
+        optim.SGD(params, lr=0.5).step([both[:, ::2], both[:, 2:6]], zero_grads=True)
+
+
+def test_gradients_come_in_anything_that_is_iterated_over() -> None:
+    layer = fo.nn.LayerNorm(3, dtype=np.float64)
+    opt = optim.SGD(layer.params.values(), lr=0.5)
+    for given in layer.grads.values(), (g for g in layer.grads.values()), tuple(layer.grads.values()):
+        opt.step(given)
+    p = [np.array(1.0), np.array(1.0, np.float32)]
+    optim.SGD(p, lr=0.5).step([np.float64(1), np.float32(1)])
+    assert [float(one) for one in p] == [0.5, 0.5]
+    optim.SGD([{"params": p[:1]}, {"params": p[1:]}], lr=0.5).step(one for one in ([np.float64(1)], [np.float32(1)]))
+    assert [float(one) for one in p] == [0.0, 0.0]
+    with pytest.raises(TypeError, match=r"^SGD: grads must be a list as params, got ndarray"):
+        optim.SGD([np.ones(2), np.ones(2)]).step(np.ones((2, 2)))
+
+
+def test_masked_arrays_are_errors() -> None:
+    m = np.ma.masked_array(np.ones(3), mask=[1, 0, 0])
+    opt = optim.SGD([np.ones(3)], lr=0.1)
+    with pytest.raises(TypeError, match=r"^SGD: grads\[0\] is a masked array, whose mask would be ignored"):
+        opt.step([m])
+    with pytest.raises(TypeError, match=r"^SGD: params\[0\] is a masked array"):
+        optim.SGD([m])
+    with pytest.raises(TypeError, match=r"^sgd: grads\[0\] is a masked array"):
+        F.sgd([np.ones(3)], [m], step=1, lr=0.1)  # type: ignore[attr-defined]
+    with pytest.raises(TypeError, match=r"^layer_norm: x is a masked array"):
+        F.layer_norm(m, 3)
+
+
+# What is changed is seen
+
+
+@pytest.mark.parametrize("wrap", [np.array, lambda lr: np.array([lr]), "torch"])
+def test_a_hyperparameter_that_changes_in_place_is_seen(wrap: Any) -> None:
+    if wrap == "torch":
+        wrap = pytest.importorskip("torch").tensor
+    lr, p = wrap(0.5), np.ones(1)
+    opt = optim.SGD([p], lr=lr, momentum=0.0)
+    opt.step([np.ones(1)])
+    lr[...] = 0.25
+    opt.step([np.ones(1)])
+    opt.param_groups[0]["lr"] *= 2
+    opt.step([np.ones(1)])
+    assert p.tolist() == [-0.25]
+    betas = (np.array(0.5), 0.999)
+    q = np.ones(1)
+    adam = optim.AdamW([q], betas=betas)  # type: ignore[arg-type]
+    adam.step([np.ones(1)])
+    betas[0][...] = 1.5
+    with pytest.raises(ValueError, match="beta1 must be in"):
+        adam.step([np.ones(1)])
+
+
+@classes
+def test_a_parameter_that_is_replaced_begins_anew(name: str, rng: Generator) -> None:
+    """As in torch: the state belongs to the array.  Those that stay keep theirs, wherever they go."""
+    params = [normal(rng, (4, 3)) for _ in range(3)]
+    twins = copies(params)
+    opt = CLASSES[name](params, lr=0.1, **AVERAGED)
+    opt.step([np.ones((4, 3))] * 3)
+    new = normal(rng, (5, 2))
+    opt.param_groups[0]["params"][0] = new
+    opt.param_groups[0]["params"][1:] = opt.param_groups[0]["params"][:0:-1]
+    here = params[0].copy()
+    opt.step([np.ones((5, 2)), np.ones((4, 3)), np.ones((4, 3))])
+    assert bits([params[0]]) == bits([here])
+    assert [int(one["step"]) for one in opt.state] == [1, 2, 2]
+    other = CLASSES[name](twins, lr=0.1, **AVERAGED)
+    other.step([np.ones((4, 3))] * 3)
+    other.step([None, np.ones((4, 3)), np.ones((4, 3))])
+    assert bits(params[1:]) == bits(twins[1:])
+    opt.param_groups[0]["params"][0] = [1.0]
+    with pytest.raises((TypeError, ValueError), match=rf"^{name}: params\[0\]"):
+        opt.step([np.ones((5, 2)), np.ones((4, 3)), np.ones((4, 3))])
+    opt.param_groups[0]["params"][0] = opt.param_groups[0]["params"][1]
+    with pytest.raises(ValueError, match=rf"^{name}: params\[[01]\] would be written, but overlaps params\[[01]\]"):
+        opt.step([np.ones((4, 3))] * 3)
+
+
+def test_groups_that_come_and_go_are_seen(rng: Generator) -> None:
+    params = [normal(rng, (3,)) for _ in range(3)]
+    opt = optim.SGD([{"params": params[:1]}, {"params": params[1:2]}], lr=0.5, momentum=0.5)
+    opt.step([[np.ones(3)], [np.ones(3)]])
+    del opt.param_groups[0]
+    with pytest.raises(ValueError, match=r"^SGD: grads has 2 lists, expected 1, one for each group$"):
+        opt.step([[np.ones(3)], [np.ones(3)]])
+    before = copies(params)
+    opt.step([[np.ones(3)]])
+    assert bits(params[:1]) == bits(before[:1])
+    assert int(opt.state[0]["step"]) == 2
+    opt.param_groups[0]["params"].append(params[2])
+    assert opt.step([np.ones(3), np.ones(3)]).step == 3
+    opt.param_groups.append({"params": [np.ones(3)]})
+    with pytest.raises(ValueError, match=r"^SGD: param_groups\[1\] has no 'lr'; set it, or use add_param_group$"):
+        opt.step([np.ones(3), np.ones(3)])
+    opt.param_groups.pop()
+    del opt.param_groups[0]["momentum"]
+    with pytest.raises(ValueError, match=r"^SGD: param_groups\[0\] has no 'momentum'"):
+        opt.step([np.ones(3), np.ones(3)])
+
+
+def test_state_that_is_replaced_is_taken_over_or_refused() -> None:
+    p = np.zeros(2)
+    opt = optim.SGD([p], lr=1.0, momentum=0.5)
+    opt.step([np.ones(2)])
+    mine = np.full(2, 4.0)
+    opt.state[0]["momentum_buffer"] = mine
+    opt.step([np.zeros(2)])
+    assert p.tolist() == [-3, -3]
+    assert opt.state[0]["momentum_buffer"] is mine
+    assert mine.tolist() == [2, 2]
+    opt.state[0].update(momentum_buffer=np.full(2, 8, np.float32).astype(np.float64), step=7)
+    opt.step([np.zeros(2)])
+    assert (p.tolist(), int(opt.state[0]["step"])) == ([-7, -7], 8)
+    for key, value, message in (
+        (
+            "momentum_buffer",
+            np.zeros(3),
+            r"momentum_buffer of params\[0\] in opt.state has shape \(3,\), expected \(2,\)",
+        ),
+        ("momentum_buffer", np.zeros(2, int), r"momentum_buffer of params\[0\] in opt.state has dtype int64"),
+        ("momentum_bufer", np.zeros(2), r"opt.state has an unknown 'momentum_bufer' of params\[0\]"),
+        ("step", -1, r"step of params\[0\] in opt.state must be a whole number"),
+        (
+            "momentum_buffer",
+            p,
+            r"momentum_buffers\[0\] would be written, but overlaps params\[0\]|overlaps momentum_buffers",
+        ),
+    ):
+        kept = dict(opt.state[0])
+        opt.state[0][key] = value
+        before = p.tolist()
+        with pytest.raises((TypeError, ValueError), match=rf"^SGD: .*{message}"):
+            opt.step([np.ones(2)])
+        assert p.tolist() == before
+        opt.state[0].clear()
+        opt.state[0].update(kept)
+    opt.state[0].clear()
+    opt.step([np.ones(2)])
+    assert int(opt.state[0]["step"]) == 1
+    with pytest.raises(TypeError):
+        opt.state[0] = {}  # type: ignore[index]
+
+
+@pytest.mark.parametrize(("typo", "meant"), [("learning_rate", "lr"), ("momentun", "momentum"), ("beta1", "")])
+def test_misspelt_hyperparameters_are_refused(typo: str, meant: str, tmp_path: Path) -> None:
+    opt = optim.SGD([np.ones(2)], lr=0.1)
+    opt.param_groups[0][typo] = 3
+    message = rf"^SGD: unknown hyperparameter '{typo}'; " + (f"did you mean '{meant}'" if meant else "it has lr")
+    for call in lambda: opt.step([np.ones(2)]), opt.state_dict, lambda: opt.save(tmp_path / "state"):
+        with pytest.raises(ValueError, match=message):
+            call()
+    del opt.param_groups[0][typo]
+    opt.step([np.ones(2)])
+    if meant:
+        with pytest.raises(TypeError, match=rf"^SGD: {typo} is no attribute of an optimizer; .*\['{meant}'\] = 5$"):
+            setattr(opt, typo, 5)
+        with pytest.raises(TypeError, match=f"^SGD: unknown hyperparameter '{typo}'; did you mean '{meant}'"):
+            optim.SGD([np.ones(2)], **{typo: 5})  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match=r"^SGD: lr is no attribute of an optimizer"):
+        opt.lr = 5
+
+
+# What is saved can be loaded
+
+CHANGES: list[tuple[str, dict[str, Any]]] = [
+    *((name, {"ema_decay": 0.9}) for name in CLASSES),
+    *((name, {"swa_start": 1}) for name in ("SGD", "Muon", "ScheduleFreeSGD")),
+    *((name, {"l2_init": 0.1}) for name in ("SGD", "AdamW")),
+    ("SGD", {"momentum": 0.9}),
+    ("SGD", {"momentum": 0.9, "velocity": True}),
+    ("Adam", {"amsgrad": True}),
+    ("AdamW", {"moments": "bfloat16"}),
+    ("RMSprop", {"centered": True}),
+    ("RMSprop", {"momentum": 0.5, "centered": True}),
+]
+
+
+@pytest.mark.parametrize("stepped", [0, 2])
+@pytest.mark.parametrize(
+    ("name", "changes"), CHANGES, ids=lambda value: value if isinstance(value, str) else "-".join(value)
+)
+def test_what_is_switched_on_before_it_is_saved_can_be_loaded(
+    name: str, changes: dict[str, Any], stepped: int, tmp_path: Path, rng: Generator
+) -> None:
+    """And goes on as if it had not been saved."""
+    params = [normal(rng, (4, 3), "float32")]
+    opt = CLASSES[name](params, lr=0.1)
+    for _ in range(stepped):
+        opt.step([np.ones((4, 3), np.float32)])
+    opt.param_groups[0].update(changes)
+    opt.save(tmp_path / "state")
+    twins = copies(params)
+    other = CLASSES[name](twins, lr=0.1, **{key: value for key, value in changes.items() if key == "moments"})
+    other.load(tmp_path / "state")
+    for one in opt, other:
+        one.step([np.full((4, 3), 0.5, np.float32)])
+    assert everything(other) == everything(opt)
+
+
+def test_averages_stay_where_a_checkpoint_has_none(rng: Generator) -> None:
+    p, q = normal(rng, (3,)), normal(rng, (3,))
+    plain, averaged = optim.Adam([p], lr=0.1), optim.Adam([q], lr=0.2, ema_decay=0.5)
+    plain.step([np.ones(3)])
+    averaged.load_state_dict(plain.state_dict())
+    assert (averaged.param_groups[0]["ema_decay"], averaged.param_groups[0]["lr"]) == (0.5, 0.1)
+    q[...] = here = p
+    averaged.step([np.ones(3)])
+    np.testing.assert_allclose(averaged.ema_params[0], (here + q) / 2)
+    plain.load_state_dict(averaged.state_dict())
+    assert plain.param_groups[0]["ema_decay"] == 0.5
+
+
+def test_states_are_matched_by_name(rng: Generator) -> None:
+    a = dict(q=np.ones(2), k=np.ones(2))
+    opt = optim.SGD(a, lr=0.1, momentum=0.9)
+    opt.step(dict(q=np.full(2, 1.0), k=np.full(2, 5.0)))
+    b = dict(k=np.ones(2), q=np.ones(2))
+    other = optim.SGD(b, lr=0.1, momentum=0.9)
+    other.load_state_dict(opt.state_dict())
+    assert [float(one["momentum_buffer"][0]) for one in other.state] == [5, 1]
+    other.load_state_dict(opt.state_dict(), by_position=True)
+    assert [float(one["momentum_buffer"][0]) for one in other.state] == [1, 5]
+    renamed = optim.SGD(dict(query=np.ones(2), k=np.ones(2)), lr=0.1)
+    with pytest.raises(ValueError, match=r"missing: 'query', unknown: 'q'.*by_position=True"):
+        renamed.load_state_dict(opt.state_dict())
+    renamed.load_state_dict(opt.state_dict(), by_position=True)
+    flat = optim.SGD([np.ones(2), np.ones(2)], lr=0.1)
+    flat.load_state_dict(opt.state_dict())
+    assert [float(one["momentum_buffer"][0]) for one in flat.state] == [1, 5]
+
+    groups = [{"params": {"w": np.ones(2)}, "lr": 0.5}, {"params": {"b": np.ones(2)}, "lr": 0.25}]
+    opt = optim.SGD(groups, momentum=0.9)
+    opt.step([{"w": np.full(2, 1.0)}, {"b": np.full(2, 2.0)}])
+    other = optim.SGD([{"params": {"b": np.ones(2)}}, {"params": {"w": np.ones(2)}}], lr=1.0)
+    other.load_state_dict(opt.state_dict())
+    assert [
+        (group["lr"], float(one["momentum_buffer"][0]))
+        for group, one in zip(other.param_groups, other.state, strict=True)
+    ] == [
+        (0.25, 2),
+        (0.5, 1),
+    ]
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64", "float16"])
+@classes
+def test_what_begins_as_the_parameter_begins_with_the_first_step(name: str, dtype: str, rng: Generator) -> None:
+    """Averages, masters, p₀, z: weights that are filled in after the optimizer was made are what they begin with."""
+    options = {"ema_decay": 0.5, "l2_init": 0.1} | ({"weights": "master"} if dtype == "float16" else {})
+    late, early = np.zeros((4, 3), dtype), normal(rng, (4, 3), dtype)
+    opt = CLASSES[name]([late], lr=0.1, **options)
+    other = CLASSES[name]([early], lr=0.1, **options)
+    opt.step([None])
+    opt.state_dict()
+    late[...] = early
+    assert np.array_equal(opt.ema_params[0], early)
+    for _ in range(2):
+        for one in opt, other:
+            one.step([np.ones((4, 3), dtype)])
+    assert late.tobytes() == early.tobytes()
+    assert [a.tobytes() for a in opt.state[0].values()] == [a.tobytes() for a in other.state[0].values()]
+
+
+# Pickles and copies
+
+
+@classes
+def test_optimizers_are_copied_with_their_parameters(name: str, rng: Generator) -> None:
+    """By copy and by pickle, in the middle of a run, with a schedule; identities are kept."""
+    params = arrays(rng, name)
+    opt = CLASSES[name](params, lr=0.1, ema_decay=0.9, **richest(name))
+    opt.step(arrays(rng, name))
+    opt.accumulate(arrays(rng, name))
+    for twice in lambda x: pickle.loads(pickle.dumps(x)), copy.deepcopy:
+        twins, twin = twice((params, opt))
+        assert twins[0] is twin.param_groups[0]["params"][0] is not params[0]
+        assert everything(twin) == everything(opt)
+        grads = arrays(np.random.default_rng(1), name)
+        twin.accumulate(grads)
+        twin.step()
+        before = bits(params)
+        assert bits(twins) != before
+    opt.accumulate(grads)
+    opt.step()
+    assert everything(twin) == everything(opt)
+    assert bits(twins) == bits(params)
+    assert pickle.dumps(opt).find(b"fastopt.optim.") == -1
+    assert type(opt).__module__ == "fastopt.optim"
+
+
+def test_a_swapped_optimizer_is_copied_as_it_is(rng: Generator) -> None:
+    p = normal(rng, (5,), "float16")
+    opt = optim.SGD([p], lr=0.1, ema_decay=0.5)
+    opt.step([np.ones(5, np.float16)])
+    before = everything(opt)
+    opt.swap_ema()
+    twin = copy.deepcopy(opt)
+    for one in opt, twin:
+        one.swap_ema()
+    assert everything(twin) == everything(opt) == before
+
+
+def test_after_the_switch_a_schedule_goes_on() -> None:
+    p = np.ones(1)
+    opt = optim.SwitchOptimizer([p], lr=0.1, switch_at=1, sgd_lr=0.5, betas=(0.0, 0.9))
+    opt.step([np.ones(1)])
+    assert opt.switched
+    before = p.copy()
+    opt.param_groups[0]["lr"] = 0.05
+    opt.step([np.ones(1)])
+    np.testing.assert_allclose(before - p, 0.25)
+    schedule = schedules.StepLR(opt, 1, gamma=0.5)
+    schedule.step()
+    for one in opt, copy.deepcopy(opt):
+        q = one.param_groups[0]["params"][0]
+        before = q.copy()
+        one.step([np.ones(1)])
+        np.testing.assert_allclose(before - q, 0.125)
+
+
+# Growth
+
+
+def test_many_groups_and_many_states_take_time_in_proportion() -> None:
+    """Counted, not timed: arrays are looked at a bounded number of times each."""
+    looks = 0
+
+    class Counted(np.ndarray[Any, Any]):
+        def __array_finalize__(self, obj: Any) -> None:
+            nonlocal looks
+            looks += 1
+
+    def count(groups: int) -> int:
+        nonlocal looks
+        params = [np.ones(2).view(Counted) for _ in range(groups)]
+        looks = 0
+        opt = optim.SGD([{"params": [p], "lr": 0.1} for p in params], momentum=0.9)
+        for p in params:
+            opt.add_param_group({"params": [p.copy()]})
+        opt.step([np.ones(2)] * (2 * groups))
+        opt.load_state_dict(opt.state_dict())
+        return looks
+
+    assert count(200) <= 4.5 * count(50)
+
+
+def test_zero_axes_are_kept() -> None:
+    w = np.array(1.0, np.float32)
+    opt = optim.Adam([w], lr=0.1, moments="bfloat16")
+    for moments in "bfloat16", "8bit", None, "8bit":
+        opt.param_groups[0]["moments"] = moments
+        opt.step([np.array(1.0, np.float32)])
+        assert w.shape == opt.state[0]["exp_avg"].shape == ()
+    half = np.array(1.0, np.float16)
+    for weights in "master", "kahan", "nearest":
+        other = optim.SGD([half], lr=0.1, momentum=0.9, weights=weights, ema_decay=0.9)
+        other.step([half.copy()])
+        other.swap_ema()
+        other.swap_ema()
+        assert half.shape == other.ema_params[0].shape == ()
