@@ -46,10 +46,8 @@ template <class T> void set_forward(const Constants<T>& constants, const BatchNo
 template <class S>
 void forward_planes(const Places<S>& planes, std::size_t width, const Constants<Computed<S>>& constants,
                     std::size_t channel, bool streamed, After after) {
-  with_after(after, [&](auto what) {
-    for (std::size_t k = 0; k < planes.size; ++k)
-      map_plane(planes, k, width, constants, channel, streamed, forward<what>);
-  });
+  const auto set_of = [=](std::size_t) { return channel; };
+  with_after(after, [&](auto what) { map_planes(planes, width, constants, set_of, streamed, forward<what>); });
 }
 
 }  // namespace detail
@@ -176,12 +174,12 @@ void backward_columns(const Batch<S>& batch, const Constants<Computed<S>>& const
 template <class S>
 void backward_planes(const Places<S>& planes, std::size_t width, const Constants<Computed<S>>& constants,
                      std::size_t channel, bool streamed, After after, bool training) {
+  const auto set_of = [=](std::size_t) { return channel; };
   with_flag(training, [&](auto trained) {
-    for (std::size_t k = 0; k < planes.size; ++k)
-      if (after == After::relu)
-        map_plane(planes, k, width, constants, channel, streamed, backward<After::relu, trained>);
-      else
-        map_plane(planes, k, width, constants, channel, streamed, backward<After::nothing, trained>);
+    if (after == After::relu)
+      map_planes(planes, width, constants, set_of, streamed, backward<After::relu, trained>);
+    else
+      map_planes(planes, width, constants, set_of, streamed, backward<After::nothing, trained>);
   });
 }
 

@@ -78,27 +78,9 @@ template <class S> struct Laid {
   }
 };
 
-/// Where a plane of a channel, or a row of all channels, begins in each of the arrays.
-template <class S> struct Place {
-  const S *x, *dy, *more;
-  S *to, *also_to;
-};
+template <class S> struct Apart;
 
-/// What planes need that are not contiguous in all of the inputs: how they lie in those in which they are to be copied,
-/// and scratch memory for a piece of them.
-template <class S> struct Apart {
-  static constexpr std::size_t kMost = kBlock * kLanes;  ///< elements in a piece, of each array
-
-  const Rows *x, *dy, *more;  ///< null for the others
-  Scratch<S> room;
-  std::array<Place<S>, kBlock> piece;
-
-  Apart(const Rows* of_x, const Rows* of_dy, const Rows* of_more)
-      : x(of_x), dy(of_dy), more(of_more), room(any() ? 3 * kMost : 0) {}
-  bool any() const { return x || dy || more; }
-};
-
-/// Such places.
+/// Where planes of channels, or rows of all channels, begin in each of the arrays.
 template <class S> class Places {
  public:
   explicit Places(std::size_t most) : x(most), dy(most), more(most), to(most), also_to(most) {}
@@ -108,61 +90,99 @@ template <class S> class Places {
   std::size_t size = 0;
   Apart<S>* apart = nullptr;  ///< where planes are not contiguous
 
-  Place<S> operator[](std::size_t i) const { return {x[i], dy[i], more[i], to[i], also_to[i]}; }
+  /// One of them.
+  struct Place {
+    const S *x, *dy, *more;
+    S *to, *also_to;
+  };
+  Place operator[](std::size_t i) const { return {x[i], dy[i], more[i], to[i], also_to[i]}; }
+};
+
+/// What planes need that are not contiguous in all of the inputs: how they lie in those that are to be copied, and what
+/// has been copied.
+template <class S> struct Apart {
+  static constexpr std::size_t kMost = kBlock * kLanes;  ///< elements that are copied at once, of each array
+
+  const Rows *x, *dy, *more;  ///< null for the others
+  Scratch<S> room;
+  Places<S> piece;
+
+  Apart(const Rows* of_x, const Rows* of_dy, const Rows* of_more)
+      : x(of_x), dy(of_dy), more(of_more), room(any() ? 3 * kMost : 0), piece(any() ? kBlock : 0) {}
+  bool any() const { return x || dy || more; }
+};
+
+/// All of some places.
+template <class S> struct All {
+  const Places<S>* of;
+  std::size_t size;
+  typename Places<S>::Place operator[](std::size_t i) const { return (*of)[i]; }
+  static All all(const Places<S>& of) { return {&of, of.size}; }
 };
 
 /// Some of them: `size` places, `step` apart.
 template <class S> struct Every {
-  const Places<S>& all;
+  const Places<S>* of;
   std::size_t first, step, size;
-  Apart<S>* apart = all.apart;
-  Place<S> operator[](std::size_t i) const { return all[first + i * step]; }
+  typename Places<S>::Place operator[](std::size_t i) const { return (*of)[first + i * step]; }
+  static Every all(const Places<S>& of) { return {&of, 0, 1, of.size}; }
 };
 
-/// A part of some planes that sums and maps take at once: rows [row, row + rows), in each `columns` numbers from
-/// `first` on.
-struct Piece {
-  std::size_t row = 0, first = 0, rows = 0, columns = 0;
-};
+/// Planes as sums and maps take them: all at once where they are contiguous; otherwise in pieces, which are copied.  A
+/// piece is one block of add_rows: a part of a plane, or some short planes.
+template <class Planes> class Pieces {
+ public:
+  Pieces(const Planes& planes, std::size_t width) : planes_(planes), width_(width), piece_{planes, 0, width} {}
 
-/// Copies what follows `last`: one block of add_rows, which is a part of a plane or some short planes.
-template <class Planes> [[gnu::noinline]] Piece copy_next(const Planes& planes, std::size_t width, Piece last) {
-  auto& apart = *planes.apart;
-  Piece piece{last.row, last.first + last.columns};
-  if (piece.first >= width) piece = {last.row + last.rows, 0};
-  if (width == 0 || piece.row >= planes.size) return {};
-  const std::size_t tiles = (width + kLanes - 1) / kLanes;
-  piece.rows = std::min(std::max<std::size_t>(1, kBlock / tiles), planes.size - piece.row);
-  piece.columns = std::min(apart.kMost, width - piece.first);
-  auto* room = apart.room.data();
-  const auto contiguous = [&](const auto* from, const Rows* rows) {
-    if (!from || !rows) return from ? from + piece.first : nullptr;
-    auto* const to = room;
-    rows->pack(from, piece.first, piece.columns, to);
-    room += piece.columns;
-    return static_cast<decltype(from)>(to);
+  struct Piece {
+    Planes planes;
+    std::size_t row;      ///< number of the first of them
+    std::size_t columns;  ///< numbers in each
   };
-  for (std::size_t r = 0; r < piece.rows; ++r) {
-    const auto place = planes[piece.row + r];
-    apart.piece[r] = {contiguous(place.x, apart.x), contiguous(place.dy, apart.dy), contiguous(place.more, apart.more),
-                      place.to ? place.to + piece.first : nullptr,
-                      place.also_to ? place.also_to + piece.first : nullptr};
-  }
-  return piece;
-}
+  /// Goes on to the first or next piece; false where there is none.
+  bool next() { return planes_.of->apart ? copy_next() : !std::exchange(begun_, true); }
+  Piece operator*() const { return piece_; }
 
-/// All of the planes at once where they are contiguous; otherwise a piece of them, which has been copied.
-template <class Planes> Piece first_piece(const Planes& planes, std::size_t width) {
-  return planes.apart ? copy_next(planes, width, {}) : Piece{0, 0, planes.size, width};
-}
-/// The next one; without rows behind the last.
-template <class Planes> Piece next_piece(const Planes& planes, std::size_t width, Piece last) {
-  return planes.apart ? copy_next(planes, width, last) : Piece{};
-}
-/// Plane `i` of the piece that was taken last.
-template <class Planes> auto plane_of_piece(const Planes& planes, std::size_t i) {
-  return planes.apart ? planes.apart->piece[i] : planes[i];
-}
+ private:
+  [[gnu::noinline]] bool copy_next() {
+    auto& apart = *planes_.of->apart;
+    if (begun_) first_ += piece_.columns;
+    if (first_ >= width_) {
+      piece_.row += begun_ ? piece_.planes.size : 0;
+      first_ = 0;
+    }
+    begun_ = true;
+    if (width_ == 0 || piece_.row >= planes_.size) return false;
+    const std::size_t tiles = (width_ + kLanes - 1) / kLanes;
+    const std::size_t rows = std::min(std::max<std::size_t>(1, kBlock / tiles), planes_.size - piece_.row);
+    piece_.columns = std::min(apart.kMost, width_ - first_);
+    auto* room = apart.room.data();
+    const auto contiguous = [&](const auto* from, const Rows* lies) {
+      if (!from || !lies) return from ? from + first_ : nullptr;
+      auto* const to = room;
+      lies->pack(from, first_, piece_.columns, to);
+      room += piece_.columns;
+      return static_cast<decltype(from)>(to);
+    };
+    for (std::size_t r = 0; r < rows; ++r) {
+      const auto place = planes_[piece_.row + r];
+      apart.piece.x[r] = contiguous(place.x, apart.x);
+      apart.piece.dy[r] = contiguous(place.dy, apart.dy);
+      apart.piece.more[r] = contiguous(place.more, apart.more);
+      apart.piece.to[r] = place.to ? place.to + first_ : nullptr;
+      apart.piece.also_to[r] = place.also_to ? place.also_to + first_ : nullptr;
+    }
+    apart.piece.size = rows;
+    piece_.planes = Planes::all(apart.piece);
+    return true;
+  }
+
+  const Planes planes_;
+  const std::size_t width_;
+  std::size_t first_ = 0;
+  bool begun_ = false;
+  Piece piece_;
+};
 
 /// The arrays of one pass; all but x may be missing.  Rows belong to samples, so many to each, that are worked on by
 /// themselves; in a BatchNorm all belong to one.
@@ -329,18 +349,18 @@ namespace detail {
 template <std::size_t K, class T, class Planes, class Terms, class Ahead>
 std::array<double, K> plane_sums(const Planes& planes, std::size_t width, const Terms& terms, const Ahead& ahead) {
   Lanes<K> lanes;
-  for (Piece piece = first_piece(planes, width); piece.rows > 0; piece = next_piece(planes, width, piece))
+  for (Pieces<Planes> pieces(planes, width); pieces.next();)
     add_rows<K, T>(
-        lanes, piece.rows, piece.columns,
-        [&](std::size_t p) {
-          return [terms, plane = plane_of_piece(planes, p)](std::size_t i, auto number) {
-            return terms(plane, i, number);
-          };
+        lanes, (*pieces).planes.size, (*pieces).columns,
+        [&, some = (*pieces).planes](std::size_t p) {
+          return [terms, plane = some[p]](std::size_t i, auto number) { return terms(plane, i, number); };
         },
-        [&](std::size_t p) {
-          if (!planes.apart) ahead(planes[p]);
-        });
+        [&, some = (*pieces).planes](std::size_t p) { ahead(some[p]); });
   return fold(lanes);
+}
+template <std::size_t K, class T, class S, class Terms, class Ahead>
+std::array<double, K> plane_sums(const Places<S>& planes, std::size_t width, const Terms& terms, const Ahead& ahead) {
+  return plane_sums<K, T>(All<S>::all(planes), width, terms, ahead);
 }
 
 /// The sums of x − near and of its squares.
@@ -507,18 +527,27 @@ template <class V> struct Constant {
   template <class X> X dx(X dy, X x) const { return dy * scale + offset - (x - high) * slope; }
 };
 
-/// Elementwise work on the planes of one set: to ← body(plane, i, its channel's constants, V).
+/// Elementwise work on contiguous planes of one set: to ← body(plane, i, its channel's constants, V).
 template <class S, class Body>
 void map_plane(const Places<S>& planes, std::size_t number, std::size_t width, const Constants<Computed<S>>& constants,
                std::size_t set, bool streamed, const Body& body) {
   const auto c = Constant<Computed<S>>::of(constants.rows(set), 0);
-  const Every<S> one{planes, number, 1, 1};
+  const auto plane = planes[number];
   with_streaming<S>(streamed, [&](auto past_caches) {
-    for (Piece piece = first_piece(one, width); piece.rows > 0; piece = next_piece(one, width, piece))
-      each<Computed<S>>(piece.columns, [=, plane = plane_of_piece(one, 0)](std::size_t i, auto number) {
-        put<past_caches>(plane.to + i, body(plane, i, c, number));
-      });
+    each<Computed<S>>(width,
+                      [=](std::size_t i, auto number) { put<past_caches>(plane.to + i, body(plane, i, c, number)); });
   });
+}
+
+/// The same on all of the planes; set_of(k) says whose constants plane k needs.
+template <class S, class SetOf, class Body>
+void map_planes(const Places<S>& planes, std::size_t width, const Constants<Computed<S>>& constants,
+                const SetOf& set_of, bool streamed, const Body& body) {
+  for (Pieces<All<S>> pieces(All<S>::all(planes), width); pieces.next();) {
+    const auto piece = *pieces;
+    for (std::size_t k = 0; k < piece.planes.size; ++k)
+      map_plane(*piece.planes.of, k, piece.columns, constants, set_of(piece.row + k), streamed, body);
+  }
 }
 
 /// Elementwise work on columns: to ← body(place, i, the channel's constants, V).  The constants of a strip of columns

@@ -78,8 +78,8 @@ template <class S> class Groups {
 
   /// Elementwise work on the planes of a group.
   template <class Body> void map(std::size_t group, const Places<S>& planes, bool streamed, const Body& body) const {
-    for (std::size_t k = 0; k < planes.size; ++k)
-      map_plane(planes, k, batch_.in.rows.width, constants_, first_set(group) + k % size_, streamed, body);
+    const auto set_of = [&](std::size_t k) { return first_set(group) + k % size_; };
+    map_planes(planes, batch_.in.rows.width, constants_, set_of, streamed, body);
   }
 
  private:
@@ -168,7 +168,7 @@ void group_norm_backward(const detail::Batch<S>& batch, const GroupNorm<Computed
         const std::size_t set = groups.first_set(group) + k;
         const auto c = detail::Constant<T>::of(groups.constants().rows(set), 0);
         const auto [g, gx] = detail::plane_gradient_sums<After::nothing>(
-            detail::Every<S>{planes, k, groups.size(), batch.rows()}, width, c);
+            detail::Every<S>{&planes, k, groups.size(), batch.rows()}, width, c);
         sums.first[set] = g;
         sums.second[set] = gx;
       }

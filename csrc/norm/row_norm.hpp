@@ -209,6 +209,7 @@ template <class Norm, class S> void row_norm(const RowNorm<S>& a) {
   const double bytes = 2.0 * sizeof(S) * static_cast<double>(width * count);
   const auto worth = [&](const S* to) { return worth_streaming(to, width * sizeof(S), width * count * sizeof(S)); };
   const bool streamed = worth(a.y) && (!a.sum || worth(a.sum));
+  const bool contiguous = a.rows.contiguous() && a.residual_rows.contiguous();
 
   // The statistics of a few rows are taken while the results of those before them are written, so that memory is read
   // and written all the time; part by part, so that a part of weight and bias stays in cache for all of the rows.
@@ -225,11 +226,13 @@ template <class Norm, class S> void row_norm(const RowNorm<S>& a) {
     using Statistics = detail::RowStatistics<Norm, From>;
     const std::size_t room = 2 * together * width;  // rows that are read, and rows whose results are written
     const Scratch<T> kept(From::kKept ? room : 0);
-    const Scratch<S> packed(a.rows.contiguous() && a.residual_rows.contiguous() ? 0 : 2 * room);
+    const Scratch<S> packed(contiguous ? 0 : 2 * room);
     const auto source = [&](std::size_t row) -> From {
       const std::size_t at = row % (2 * together) * width;
-      return {a.rows.packed(a.x, row, packed.data(), at),
-              added ? a.residual_rows.packed(a.residual, row, packed.data(), room + at) : nullptr,
+      const auto input = [&](const S* from, const Rows& rows, std::size_t to) {
+        return contiguous ? from + rows.offset(row) : rows.packed(from, row, packed.data(), to);
+      };
+      return {input(a.x, a.rows, at), added ? input(a.residual, a.residual_rows, room + at) : nullptr,
               added ? a.sum + row * width : nullptr, From::kKept ? kept.data() + at : nullptr};
     };
     const auto writing = [&](std::size_t row, const Row& it) {
@@ -359,15 +362,16 @@ template <class Norm, class S> void row_norm_backward(const RowNormBackward<S>& 
       const auto source = [&](std::size_t place, const S* from) -> detail::Source<S, false, false> {
         return {from, nullptr, nullptr, is_16bit<S> ? kept.data() + place * width : nullptr};
       };
-      const auto contiguous = [&](const S* from, const Rows& rows, std::size_t array) {
-        return rows.packed(from, row, packed.data(), (array * kTogether + r) * width);
+      const auto input = [&](const S* from, const Rows& rows, std::size_t array) {
+        return contiguous ? from + rows.offset(row)
+                          : rows.packed(from, row, packed.data(), (array * kTogether + r) * width);
       };
-      const auto x = source(2 * r, contiguous(a.x, a.rows, 0)), dy = source(2 * r + 1, contiguous(a.dy, a.dy_rows, 1));
+      const auto x = source(2 * r, input(a.x, a.rows, 0)), dy = source(2 * r + 1, input(a.dy, a.dy_rows, 1));
       it.x = x.row();
       it.dy = dy.row();
-      it.next_x = a.rows.contiguous() ? a.x + a.rows.offset(next) : x.x;
-      it.next_dy = a.dy_rows.contiguous() ? a.dy + a.dy_rows.offset(next) : dy.x;
-      it.dsum = added ? contiguous(a.dsum, a.dsum_rows, 2) : nullptr;
+      it.next_x = contiguous ? a.x + a.rows.offset(next) : x.x;
+      it.next_dy = contiguous ? a.dy + a.dy_rows.offset(next) : dy.x;
+      it.dsum = added ? input(a.dsum, a.dsum_rows, 2) : nullptr;
       it.dx = a.dx + row * width;
       it.constants = detail::row_constants<Norm::centred, T>(Norm::centred ? a.mean[row] : 0, a.rstd[row]);
       const T* const weight = a.weight;

@@ -44,8 +44,8 @@ template <class S> void weight_norm(const detail::Batch<S>& batch, const Compute
     const auto [squares] =
         detail::plane_sums<1, T>(planes, width, square, [=](const auto& plane) { prefetch_row(plane.x, width); });
     finish(channel, squares);
-    for (std::size_t k = 0; k < planes.size; ++k)
-      detail::map_plane(planes, k, width, constants, channel, streamed, detail::forward<After::nothing>);
+    const auto set_of = [=](std::size_t) { return channel; };
+    detail::map_planes(planes, width, constants, set_of, streamed, detail::forward<After::nothing>);
   });
 }
 
@@ -72,8 +72,8 @@ void weight_norm_backward(const detail::Batch<S>& batch, const Computed<S>* g, c
     const std::size_t width = batch.in.rows.width;
     const auto c = detail::Constant<T>::of(constants.rows(channel), 0);
     finish(channel, detail::plane_gradient_sums<After::nothing>(planes, width, c)[1]);
-    for (std::size_t k = 0; k < planes.size; ++k)
-      detail::map_plane(planes, k, width, constants, channel, streamed, detail::backward<After::nothing, true>);
+    const auto set_of = [=](std::size_t) { return channel; };
+    detail::map_planes(planes, width, constants, set_of, streamed, detail::backward<After::nothing, true>);
   });
 }
 
