@@ -47,8 +47,8 @@ class Optimizer(Groups):
       update, or with ``fixed_decay`` too p ← (1 − λ) p.  ``decoupled_weight_decay=None`` is the rule's own way, for those that have one.
     - ``l1``: added to the gradient as l1·sign(p); with ``proximal_l1`` |p| ← max(|p| − lr·l1, 0) after the update, which
       makes weights exactly zero.  With ``weight_decay`` it is the elastic net.
-    - ``l2_init``: as weight decay, but towards p₀, the weights as they are before the first step in which it is not 0 (L2-SP): added
-      as l2_init·(p − p₀), or decoupled p ← p + lr·l2_init·(p₀ − p) after the update.
+    - ``l2_init``: as weight decay, but towards p₀, the weights as they are when it first is not 0 (L2-SP): added as
+      l2_init·(p − p₀), or decoupled p ← p + lr·l2_init·(p₀ − p) after the update.
     - ``noise``: the standard deviation of normal noise that is added to the clipped gradient; ``temperature`` T adds that of
       Langevin dynamics, √(2T/lr), which samples at that temperature with plain SGD.  The numbers depend on ``seed``, the parameter's number, its
       count of steps and the position only.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from .._check import flag, number, whole
@@ -87,6 +87,9 @@ class SwitchOptimizer(Optimizer):
     kernels = ("adam", "adam_projected", "sgd_momentum")
     function = None  # it is two rules, not one
     _private = ("_ratio", "_switched", "_switch_lrs")
+    _ratio = _Ratio()
+    _switched = False
+    _switch_lrs: Sequence[float] = ()  # of each group, when it switched
 
     def __init__(
         self,
@@ -104,9 +107,6 @@ class SwitchOptimizer(Optimizer):
         name = type(self).__name__
         self.switch_at = None if switch_at is None else whole(name, "switch_at", switch_at, 1)
         self.tolerance = number(name, "tolerance", tolerance, 0)
-        self._ratio = _Ratio()
-        self._switched = False
-        self._switch_lrs: list[float] = []  # of each group, when it switched
         super().__init__(params, around, lr=lr, betas=betas, eps=eps, weight_decay=weight_decay, sgd_lr=sgd_lr)
 
     @property
