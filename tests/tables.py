@@ -728,6 +728,41 @@ NORMS = {
 }
 
 
+# How inputs may lie in memory: the same numbers, but for those that are broadcast.
+def every_second(x: Array) -> Array:
+    """In its last axis, of a larger array."""
+    return np.repeat(x, 2, axis=-1)[..., ::2]
+
+
+def windows(x: Array) -> Array:
+    """Along its last two axes, of a larger array."""
+    room = np.full([n + 3 * (axis >= x.ndim - 2) for axis, n in enumerate(x.shape)], np.nan, x.dtype)
+    inner = room[tuple(slice(1, n + 1) if axis >= x.ndim - 2 else slice(None) for axis, n in enumerate(x.shape))]
+    inner[...] = x
+    return inner
+
+
+def axes_reversed(x: Array) -> Array:
+    """All but the first and the last."""
+    axes = [0, *range(x.ndim - 2, 0, -1), x.ndim - 1][: x.ndim]
+    return np.ascontiguousarray(x.transpose(axes)).transpose(np.argsort(axes))
+
+
+_LAYOUTS: dict[str, View] = {
+    "flipped": lambda x: np.flip(np.flip(x).copy()),
+    "flipped in its last axis": lambda x: x[..., ::-1].copy()[..., ::-1],
+    "flipped in its first axis": lambda x: x[::-1].copy()[::-1],
+    "every second": every_second,
+    "a window": windows,
+    "in Fortran order": np.asfortranarray,
+    "with its inner axes reversed": axes_reversed,
+    "the same everywhere in its last axis": lambda x: np.broadcast_to(x[..., :1], x.shape),
+    "the same everywhere in its first axis": lambda x: np.broadcast_to(x[:1], x.shape),
+    "one number": lambda x: np.broadcast_to(x.ravel()[0], x.shape),
+}
+LAYOUTS: dict[str, View] = {name: lambda x, place=place: place(x) if x.ndim else x for name, place in _LAYOUTS.items()}
+
+
 def far_at_first(x: Array, sets: Array, away: float) -> Array:
     """x with the first 16 numbers, or a third, of each of the sets far away; these are indices of the flat array."""
     far = np.copy(x, order="K")

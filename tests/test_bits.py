@@ -6,7 +6,7 @@ Muon is no exception, but where numbers of threads are compared: its matrix prod
 from __future__ import annotations
 
 from dataclasses import replace
-from itertools import zip_longest
+from itertools import cycle, zip_longest
 from typing import Any
 
 import numpy as np
@@ -16,6 +16,7 @@ from tables import (
     DTYPES,
     FORMATS,
     HALVES,
+    LAYOUTS,
     NORMS,
     RULES,
     SURROUNDINGS,
@@ -496,6 +497,45 @@ def test_norm_is_the_reference_for_small_numbers(norm: str, dtype: str, rng: Gen
             return (ordinary(rng, shape, "float64") * scale).astype(dtype)
 
         assert_is_the_reference(NORMS[norm].call(rng, dtype, 24, 70, numbers=small))
+
+
+@norms
+def test_norm_is_the_reference_in_every_layout(norm: str, rng: Generator) -> None:
+    """Of all inputs, of x alone, and of all but x."""
+    for layout, dtype in zip(LAYOUTS, cycle([*DTYPES, *HALVES]), strict=False):
+        call = NORMS[norm].call(rng, dtype, 48, 35)
+        everywhere = call.placed(LAYOUTS[layout])
+        for placed in everywhere, replace(call, x=everywhere.x), replace(everywhere, x=call.x):
+            assert_is_the_reference(placed)
+
+
+@pytest.mark.parametrize("layout", [layout for layout in LAYOUTS if layout != "in Fortran order"])
+@every_dtype
+def test_norm_is_that_of_a_contiguous_copy(layout: str, dtype: str, rng: Generator) -> None:
+    """On any number of threads, and with so many numbers that not all of them are copied at once."""
+    for norm in "layer_norm", "add_rms_norm", "batch_norm_add_relu NCHW", "batch_norm NHWC", "group_norm NCHW":
+        placed = NORMS[norm].call(rng, dtype, 2_400, 270).placed(LAYOUTS[layout])
+        expected = placed.placed(np.ascontiguousarray).run(F)
+        for threads in 1, 3:
+            with fo.threads(threads):
+                assert_same_bits(placed.run(F), expected)
+
+
+@pytest.mark.parametrize("norm", ["add_layer_norm", "batch_norm_add_relu NCHW", "batch_norm NHWC"])
+def test_inputs_in_other_layouts_have_results_past_the_caches(norm: str, rng: Generator) -> None:
+    placed = NORMS[norm].call(rng, "float32", 24_000, 96).placed(LAYOUTS["flipped"])
+    assert_same_bits(placed.run(F), placed.placed(np.ascontiguousarray).run(F))
+
+
+@every_dtype
+@norms
+def test_norm_takes_what_forward_returned_in_any_layout(norm: str, dtype: str, rng: Generator) -> None:
+    call = NORMS[norm].call(rng, dtype, 24, 70)
+    results = call.forward(F)
+    expected = call.backward(F, results)
+    for place in LAYOUTS["flipped"], LAYOUTS["every second"]:
+        for one, other in zip(call.backward(F, [*map(place, results)]), expected, strict=True):
+            assert one is other is None or differing(one, other) == 0
 
 
 @pytest.mark.parametrize("away", [30.0, 1e4])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Iterable
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from numpy.random import Generator
 from tables import (
     DTYPES,
     HALVES,
+    LAYOUTS,
     LIKE_WEIGHT,
     LIKE_X,
     NORMS,
@@ -271,6 +273,35 @@ def test_out_receives_what_would_be_returned(norm: str, dtype: str, rng: Generat
             filled = make(F, out=out)
             assert [r is o for r, o in zip(filled, out, strict=True)] == list(chosen)
             assert [differing(r, e) for r, e in zip(filled, expected, strict=True)] == [0] * len(expected)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@norms
+def test_results_lie_in_memory_as_the_documentation_says(norm: str, layout: str, rng: Generator) -> None:
+    """Channels last where x has them innermost, otherwise C-contiguous; never as dy does."""
+    call = NORMS[norm].call(rng, "float32", 24, 70)
+    x = LAYOUTS[layout](call.x)
+    axis = call.arguments.get("channel_axis", call.arguments.get("dim"))
+    columns = axis is not None and x.shape[axis] > 1 and x.strides[axis] == x.itemsize
+    placed = replace(call, x=x, dy=np.asfortranarray(call.dy))
+    for name, array in placed.run(F).items():
+        if name in LIKE_X:
+            assert (np.moveaxis(array, axis, -1) if columns else array).flags.c_contiguous
+
+
+@norms
+def test_out_in_another_layout_is_an_error(norm: str, rng: Generator) -> None:
+    """Which says what it may be."""
+    call = NORMS[norm].call(rng, "float32", 24, 70)
+    for make in LAYOUTS["flipped"], LAYOUTS["every second"]:
+        for run, results in (call.forward, call.forward(F)), (partial(call.backward, results=call.forward(F)), None):
+            expected = results or run(F)
+            out = tuple(make(np.full_like(one, 7)) if i == 0 else None for i, one in enumerate(expected))
+            with pytest.raises(
+                TypeError, match=r"out.* must (be C-contiguous|have .* without gaps or negative strides)"
+            ):
+                run(F, out=out)
+            assert np.all(out[0] == 7)
 
 
 @norms

@@ -62,7 +62,8 @@ Array::Array(py::handle object, const Name& name, Accepted accepted) : proxy_(py
   if (!py::detail::npy_api::get().PyArray_Check_(object.ptr()))
     throw py::type_error(name.text() + " must be a numpy array, got " + text_of_type(object));
   if (Py_TYPE(object.ptr()) != py::detail::npy_api::get().PyArray_Type_ && is_masked(object))
-    throw py::type_error(name.text() + " is a masked array, whose mask would be ignored; give .filled(0) or .data");
+    throw py::type_error(name.text() + " is a masked array, whose mask would be ignored: pass " +
+                         std::string(name.argument) + std::string(name.item) + ".filled(...)");
   const auto* descr = py::detail::array_descriptor_proxy(proxy_->descr);
   if (const auto dtype = dtype_of_number(descr->type_num, accepted))
     dtype_ = *dtype;
@@ -149,16 +150,12 @@ Rows rows_of(const Array& array, std::ptrdiff_t split, const Name& name) {
 }
 
 Rows elements_of(const Array& array, const Name& name) {
-  const auto itemsize = static_cast<std::ptrdiff_t>(array.itemsize());
   Rows rows;
   rows.width = 0;
   for (std::ptrdiff_t axis = array.ndim(); axis-- > 0;) {
     const auto count = static_cast<std::size_t>(array.shape(axis));
     if (count == 1) continue;
-    if (array.stride(axis) % itemsize != 0)
-      throw py::type_error(name.text() +
-                           " has strides that are no multiples of its elements; give numpy.ascontiguousarray(…)");
-    const std::ptrdiff_t stride = array.stride(axis) / itemsize;
+    const std::ptrdiff_t stride = step_of(array, axis, name);
     const auto continues = [&](std::size_t inner_count, std::ptrdiff_t inner) {
       return stride == static_cast<std::ptrdiff_t>(inner_count) * inner;
     };
@@ -173,6 +170,52 @@ Rows elements_of(const Array& array, const Name& name) {
     }
   }
   if (rows.width == 0) rows.width = 1;
+  return rows;
+}
+
+std::ptrdiff_t step_of(const Array& array, std::ptrdiff_t axis, const Name& name) {
+  const auto itemsize = static_cast<std::ptrdiff_t>(array.itemsize());
+  if (array.stride(axis) % itemsize != 0)
+    throw py::type_error(name.text() + " has strides that are no multiples of its item size; np.ascontiguousarray(" +
+                         std::string(name.argument).append(name.item) + ") has not");
+  return array.stride(axis) / itemsize;
+}
+
+Rows any_rows_of(const Array& array, AxisList outer, AxisList inner, const Name& name) {
+  const bool empty = array.size() == 0;  // then strides mean nothing
+  // Calls add(axis) for axes merged as far as they lie evenly, innermost first.
+  const auto merge = [&](AxisList axes, const auto& add) {
+    Rows::Axis merged{1, 0};
+    for (auto axis = axes.rbegin(); axis != axes.rend(); ++axis) {
+      const auto count = static_cast<std::size_t>(array.shape(*axis));
+      if (count == 1) continue;
+      const std::ptrdiff_t apart = empty ? 0 : step_of(array, *axis, name);
+      if (merged.count != 1 && apart != static_cast<std::ptrdiff_t>(merged.count) * merged.stride) {
+        add(merged);
+        merged.count = 1;
+      }
+      if (merged.count == 1) merged.stride = apart;
+      merged.count *= count;
+    }
+    return merged;
+  };
+  Rows rows;
+  const auto outermost = [](std::vector<Rows::Axis>& of) {
+    return [&of](const Rows::Axis& axis) { of.insert(of.begin(), axis); };
+  };
+  const Rows::Axis first = merge(outer, outermost(rows.axes)), run = merge(inner, outermost(rows.inner));
+  if (first.count != 1) rows.axes.insert(rows.axes.begin(), first);
+  rows.width = run.count;
+  if (!rows.inner.empty()) {
+    rows.inner.insert(rows.inner.begin(), run);
+    for (std::size_t i = 1; i < rows.inner.size(); ++i) rows.width *= rows.inner[i].count;
+  } else if (run.count != 1) {
+    rows.step = run.stride;
+  }
+  if (empty) {
+    rows.step = 1;
+    rows.inner.clear();
+  }
   return rows;
 }
 

@@ -4,7 +4,9 @@
 #include <pybind11/numpy.h>
 #include <pybind11/pybind11.h>
 
+#include <array>
 #include <cstdint>
+#include <span>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -76,6 +78,20 @@ Rows rows_of(const Array& array, std::ptrdiff_t split, const Name& name);
 /// The elements of an array of any layout, in the order of its axes, in rows that are as long as the memory allows.
 /// TypeError where strides are no multiples of its elements.
 Rows elements_of(const Array& array, const Name& name);
+/// As rows_of, for arrays that are only read: rows whose elements may lie anywhere.
+using AxisList = std::span<const std::ptrdiff_t>;
+Rows any_rows_of(const Array& array, AxisList outer, AxisList inner, const Name& name);
+/// Axes from `first` on, before `end`.
+inline AxisList axes_from(std::ptrdiff_t first, std::ptrdiff_t end) {
+  static constexpr auto kAll = [] {
+    std::array<std::ptrdiff_t, 64> all{};  // as many as NumPy allows
+    for (std::size_t i = 0; i < all.size(); ++i) all[i] = static_cast<std::ptrdiff_t>(i);
+    return all;
+  }();
+  return AxisList(kAll).subspan(static_cast<std::size_t>(first), static_cast<std::size_t>(end - first));
+}
+/// Elements from one to the next along an axis; TypeError where there is part of one between them.
+std::ptrdiff_t step_of(const Array& array, std::ptrdiff_t axis, const Name& name);
 
 std::string text_of(const std::vector<std::ptrdiff_t>& shape);
 

@@ -46,7 +46,7 @@ class Call {
   /// first, along an axis that is the argument `argument`.
   void channels_along(std::ptrdiff_t axis, const char* argument) { channel_axis_ = axis, axis_name_ = argument; }
 
-  /// A contiguous array of one dtype and shape, or nothing.
+  /// A contiguous array of one dtype and shape, or nothing; of one that is only read and lies otherwise, a copy.
   std::optional<Array> optional(py::handle object, const char* argument, Dtype dtype, const Shape& shape,
                                 bool written = false);
   Array required(py::handle object, const char* argument, Dtype dtype, const Shape& shape, bool written = false);
@@ -81,7 +81,7 @@ class Call {
   const char* x_name_ = nullptr;
   std::ptrdiff_t channel_axis_ = -1;
   const char* axis_name_ = nullptr;
-  std::vector<py::object> given_;
+  std::vector<py::object> given_, copies_;
   std::vector<std::string> result_names_;
   Spans spans_;
 };

@@ -3,7 +3,6 @@
 
 #include <algorithm>
 #include <limits>
-#include <numeric>
 #include <optional>
 #include <string>
 #include <utility>
@@ -19,35 +18,48 @@ namespace fastopt {
 
 namespace {
 
-/// How the channels lie in memory: columns where the channel axis is the innermost in memory, whatever its number; or
-/// as `like` says, for an array of one value in each plane, which may be seen as both.
-Channels channels_of(const Array& array, std::size_t channel_axis, const Name& name, const Channels* like = nullptr) {
-  const auto axis = static_cast<std::ptrdiff_t>(channel_axis);
-  std::vector<std::ptrdiff_t> before(channel_axis), after(static_cast<std::size_t>(array.ndim() - axis - 1));
-  std::iota(before.begin(), before.end(), 0);
-  std::iota(after.begin(), after.end(), axis + 1);
+/// Whether the channels of an array lie as columns: where the channel axis is the last, or the innermost in memory.
+bool has_columns(const Array& array, std::ptrdiff_t axis) {
   std::ptrdiff_t inner = 1;
-  for (const auto a : after) inner *= array.shape(a);
+  for (std::ptrdiff_t a = axis + 1; a < array.ndim(); ++a) inner *= array.shape(a);
+  const std::ptrdiff_t count = array.shape(axis);
+  const bool adjacent = count > 1 && array.stride(axis) == static_cast<std::ptrdiff_t>(array.itemsize());
+  return array.ndim() > 1 && (adjacent || axis + 1 == array.ndim() || (count == 1 && inner == 1));
+}
 
+/// The channels of an array as columns or as planes, whose numbers may lie anywhere.
+Channels channels_of(const Array& array, std::ptrdiff_t axis, bool columns, const Name& name) {
+  const AxisList before = axes_from(0, axis), after = axes_from(axis + 1, array.ndim());
   Channels channels{};
   channels.count = static_cast<std::size_t>(array.shape(axis));
-  const bool adjacent = channels.count > 1 && array.stride(axis) == static_cast<std::ptrdiff_t>(array.itemsize());
-  channels.columns = array.ndim() > 1 && (adjacent || after.empty() || (channels.count == 1 && inner == 1));
-  if (like && inner == 1) channels.columns = like->columns;
-  if (channels.columns) {
-    before.insert(before.end(), after.begin(), after.end());
-    channels.rows = rows_of(array, before, {axis}, name, "its channel axis, or along the axes behind it");
-  } else {
-    channels.rows = rows_of(array, before, after, name, "its channel axis, or along the axes behind it");
-    if (channels.count > 1 && array.size() != 0) {
-      const auto itemsize = static_cast<std::ptrdiff_t>(array.itemsize());
-      if (array.stride(axis) < 0) throw py::type_error(name.text() + " has a negative stride");
-      if (array.stride(axis) % itemsize != 0)
-        throw py::type_error(name.text() + " has strides that are no multiple of its elements");
-      channels.stride = static_cast<std::size_t>(array.stride(axis) / itemsize);
+  channels.columns = columns;
+  if (columns) {
+    Shape others;
+    if (!after.empty()) {
+      others.assign(before.begin(), before.end());
+      others.insert(others.end(), after.begin(), after.end());
     }
+    channels.rows = any_rows_of(array, after.empty() ? before : AxisList(others), axes_from(axis, axis + 1), name);
+  } else {
+    channels.rows = any_rows_of(array, before, after, name);
+    if (channels.count > 1 && array.size() != 0) channels.stride = step_of(array, axis, name);
   }
   return channels;
+}
+
+/// Whether the elements of an array fill its memory without gaps, whatever the order of the axes; no two share any.
+bool is_dense(const Array& array) {
+  if (array.contiguous()) return true;
+  std::vector<std::pair<std::ptrdiff_t, std::ptrdiff_t>> axes;  // stride and number of elements
+  for (std::ptrdiff_t a = 0; a < array.ndim(); ++a)
+    if (array.shape(a) > 1) axes.emplace_back(array.stride(a), array.shape(a));
+  std::ranges::sort(axes);
+  auto expected = static_cast<std::ptrdiff_t>(array.itemsize());
+  for (const auto& [stride, count] : axes) {
+    if (stride != expected) return false;
+    expected *= count;
+  }
+  return true;
 }
 
 /// The arrays of a call that have x's shape, and its channels.
@@ -56,106 +68,114 @@ class Layout {
   /// x, called `x_name`, has at least so many axes; the axis is the argument `axis_name`.
   Layout(Call& call, py::handle x_object, const char* x_name, py::handle axis_object,
          const char* axis_name = "channel_axis", std::ptrdiff_t axes = 2)
-      : call_(call), x_name_(x_name), x_(call.read(x_object, x_name)) {
-    const std::ptrdiff_t axis = call.integer(axis_object, axis_name);
-    if (x_.ndim() < axes)
-      throw py::value_error(call.text(x_name) + " has shape " + text_of(x_.shape()) + ", expected at least " +
+      : call_(call) {
+    std::ptrdiff_t axis = call.integer(axis_object, axis_name);
+    const Array x = call.read(x_object, x_name);
+    if (x.ndim() < axes)
+      throw py::value_error(call.text(x_name) + " has shape " + text_of(x.shape()) + ", expected at least " +
                             std::to_string(axes) + (axes == 1 ? " axis" : " axes"));
-    if (axis < -x_.ndim() || axis >= x_.ndim())
+    if (axis < -x.ndim() || axis >= x.ndim())
       throw py::value_error(call.text(axis_name) + " must name an axis of " + x_name + ", which has " +
-                            std::to_string(x_.ndim()) + ", got " + std::to_string(axis));
-    axis_ = static_cast<std::size_t>(axis < 0 ? axis + x_.ndim() : axis);
-    call.channels_along(static_cast<std::ptrdiff_t>(axis_), axis_name);
-    in_ = channels_of(x_, axis_, call.name(x_name));
+                            std::to_string(x.ndim()) + ", got " + std::to_string(axis));
+    if (axis < 0) axis += x.ndim();
+    axis_ = static_cast<std::size_t>(axis);
+    call.channels_along(axis, axis_name);
+    dtype_ = x.dtype();
+    shape_ = x.shape();
+    data_ = x.data<void>();
+    in_ = channels_of(x, axis, has_columns(x, axis), call.name(x_name));
   }
 
-  const Array& x() const { return x_; }
+  // As x was when it was checked: what is asked for later may run Python, which may change it.
+  Dtype dtype() const { return dtype_; }
+  const Shape& shape() const { return shape_; }
+  template <class S> const S* data() const { return static_cast<const S*>(data_); }
   const Channels& in() const { return in_; }
   std::size_t axis() const { return axis_; }
-  Dtype computed() const { return computed_with(x_.dtype()); }
+  Dtype computed() const { return computed_with(dtype_); }
   Shape channels() const { return {static_cast<std::ptrdiff_t>(in_.count)}; }
 
-  /// Another array of x's dtype and shape, whose channels lie as x's do.
+  /// Another array of x's dtype and shape that is only read, in columns or planes as x.
   struct Other {
-    Array array;
+    const void* data;
     Channels in;
   };
   Other read(py::handle object, const char* argument) const {
-    const Array array = call_.read(object, argument, x_.dtype(), x_.shape());
-    return {array, like_x(array, call_.name(argument))};
+    const Array array = call_.read(object, argument, dtype_, shape_);
+    return {array.data<void>(),
+            channels_of(array, static_cast<std::ptrdiff_t>(axis_), in_.columns, call_.name(argument))};
   }
 
-  /// A result that is laid out as x: planes or columns.
+  /// A result in columns or planes as x, contiguous ones.
   struct Result {
     py::object object;
     Channels in;
   };
   Result result(std::size_t i) const {
-    const Shape shape = x_.shape();
-    py::object object = call_.result(i, x_.dtype(), shape, [&]() -> py::object {
-      if (!in_.columns || axis_ + 1 == shape.size()) return fresh(x_.dtype(), shape);
+    const Shape& shape = shape_;
+    py::object object = call_.result(i, dtype_, shape, [&]() -> py::object {
+      if (!in_.columns || axis_ + 1 == shape.size()) return fresh(dtype_, shape);
       Shape strides(shape.size());
-      strides[axis_] = static_cast<std::ptrdiff_t>(x_.itemsize());
+      strides[axis_] = static_cast<std::ptrdiff_t>(itemsize_of(dtype_));
       std::ptrdiff_t stride = strides[axis_] * shape[axis_];
       for (std::size_t a = shape.size(); a-- > 0;)
         if (a != axis_) {
           strides[a] = stride;
           stride *= std::max<std::ptrdiff_t>(shape[a], 1);
         }
-      return fresh(x_.dtype(), shape, strides);
+      return fresh(dtype_, shape, strides);
     });
     const Name name = call_.result_name(i);
     const Array array(object, name, Accepted::floats);
-    const Spans::Extent extent = Spans::extent(array);
-    if (array.size() != 0 && extent.end - extent.begin != array.size() * array.itemsize())
-      throw py::type_error(name.text() + " must fill its memory without gaps");
-    return {object, like_x(array, name)};
+    const bool dense = array.size() == 0 || is_dense(array);
+    const auto axis = static_cast<std::ptrdiff_t>(axis_);
+    const Channels channels = dense ? channels_of(array, axis, in_.columns, name) : Channels{};
+    if (!dense || !channels.rows.contiguous())
+      throw py::type_error(
+          name.text() + " must have " +
+          (in_.columns ? "its channels innermost in memory" : "the axes behind its channels innermost in memory") +
+          ", without gaps or negative strides; None makes such an array");
+    return {object, channels};
   }
 
  private:
-  Channels like_x(const Array& array, const Name& name) const {
-    Channels channels = channels_of(array, axis_, name, &in_);
-    if (channels.columns != in_.columns && array.size() != 0)
-      throw py::type_error(name.text() + " must lie in memory as " + x_name_ +
-                           " does: " + (in_.columns ? "channels last" : "channels before the axes behind them"));
-    return channels;
-  }
-
   Call& call_;
-  const char* x_name_;
-  Array x_;
   std::size_t axis_;
+  Dtype dtype_;
+  Shape shape_;
+  const void* data_;
   Channels in_;
 };
 
-template <class S> detail::Laid<const S> laid(const Array& array, const Channels& in) { return {array.data<S>(), &in}; }
-template <class S> detail::Laid<const S> laid(const Layout::Other& other) { return laid<S>(other.array, other.in); }
+template <class S> detail::Laid<const S> laid(const Layout::Other& other) {
+  return {static_cast<const S*>(other.data), &other.in};
+}
 template <class S> detail::Laid<S> laid(const Layout::Result& result) {
   return {data_of<S>(result.object), &result.in};
 }
 template <class S> detail::Batch<S> batch_of(const Layout& layout, std::size_t samples = 1) {
-  return {layout.in(), laid<S>(layout.x(), layout.in()), samples};
+  return {layout.in(), {layout.data<S>(), &layout.in()}, samples};
 }
 
 /// Running statistics: both or none.
-struct Running {
-  std::optional<Array> mean, var;
-
+class Running {
+ public:
   Running(Call& call, const Layout& layout, py::handle mean_object, py::handle var_object, bool written)
-      : mean(call.optional(mean_object, "running_mean", layout.computed(), layout.channels(), written)),
-        var(call.optional(var_object, "running_var", layout.computed(), layout.channels(), written)) {
-    if (mean.has_value() != var.has_value())
-      throw py::type_error(call.text(mean ? "running_var" : "running_mean") +
+      : mean_(data_of<void>(call.optional(mean_object, "running_mean", layout.computed(), layout.channels(), written))),
+        var_(data_of<void>(call.optional(var_object, "running_var", layout.computed(), layout.channels(), written))) {
+    if (mean_object.is_none() != var_object.is_none())
+      throw py::type_error(call.text(var_object.is_none() ? "running_var" : "running_mean") +
                            " is None, but the other running statistic is not");
   }
+  bool given() const { return mean_ != nullptr; }
   void expect(const Call& call, const char* who) const {
-    if (!mean) throw py::type_error(call.text("running_mean") + " is None, but " + who + " the running statistics");
+    if (!given()) throw py::type_error(call.text("running_mean") + " is None, but " + who + " the running statistics");
   }
 
   /// running ← (1 − momentum)·running + momentum·statistic, of the variance the unbiased one.
   template <class T> void update(const double* of_mean, const double* of_var, std::size_t channels, double momentum) {
-    update_running(mean->data<T>(), of_mean, channels, momentum);
-    update_running(var->data<T>(), of_var, channels, momentum);
+    update_running(static_cast<T*>(mean_), of_mean, channels, momentum);
+    update_running(static_cast<T*>(var_), of_var, channels, momentum);
   }
   template <class T> void update(const double* of_mean, std::vector<double> m2, double n, double momentum) {
     const FlushSubnormals environment;
@@ -166,15 +186,22 @@ struct Running {
   template <class T> void report(double eps, double* of_mean, double* of_rstd, std::size_t channels) const {
     const FlushSubnormals environment;
     for (std::size_t c = 0; c < channels; ++c) {
-      of_mean[c] = static_cast<double>(mean->data<T>()[c]);
-      of_rstd[c] = rstd_of(static_cast<double>(var->data<T>()[c]), 1, eps);
+      of_mean[c] = mean<T>(c);
+      of_rstd[c] = rstd<T>(c, eps);
     }
   }
+  template <class T> double mean(std::size_t c) const { return static_cast<double>(static_cast<const T*>(mean_)[c]); }
+  template <class T> double rstd(std::size_t c, double eps) const {
+    return rstd_of(static_cast<double>(static_cast<const T*>(var_)[c]), 1, eps);
+  }
+
+ private:
+  void *mean_, *var_;
 };
 
 void expect_values(const Call& call, const Layout& layout, std::size_t values, const char* set) {
   if (values == 1 && layout.in().count != 0)
-    throw py::value_error(call.text("x") + " has shape " + text_of(layout.x().shape()) +
+    throw py::value_error(call.text("x") + " has shape " + text_of(layout.shape()) +
                           ", expected more than 1 value per " + set + " when training");
 }
 
@@ -215,7 +242,7 @@ py::tuple forward(const char* function, After after, bool renorm, py::handle x_o
     results.push_back(call.contiguous_result(results.size(), Dtype::float64, layout.channels()));
   call.expect_disjoint();
 
-  with_storage(layout.x().dtype(), [&](auto number) {
+  with_storage(layout.dtype(), [&](auto number) {
     using S = decltype(number);
     using T = Computed<S>;
     auto batch = batch_of<S>(layout);
@@ -242,13 +269,12 @@ py::tuple forward(const char* function, After after, bool renorm, py::handle x_o
             mean[c] = found.mean[c];
             rstd[c] = rstd_of(found.m2[c], n, eps);
             if (!renorm) continue;
-            const double of_running = rstd_of(static_cast<double>(running.var->data<T>()[c]), 1, eps);
-            const auto old_mean = static_cast<double>(running.mean->data<T>()[c]);
+            const double of_running = running.rstd<T>(c, eps);
             r[c] = clamp(of_running / rstd[c], 1 / limits.r_max, limits.r_max);
-            d[c] = clamp((mean[c] - old_mean) * of_running, -limits.d_max, limits.d_max);
+            d[c] = clamp((mean[c] - running.mean<T>(c)) * of_running, -limits.d_max, limits.d_max);
           }
         });
-    if (running.mean && layout.in().values() != 0) running.update<T>(mean, moments.m2, n, momentum);
+    if (running.given() && layout.in().values() != 0) running.update<T>(mean, moments.m2, n, momentum);
   });
   return py::tuple(py::cast(results));
 }
@@ -284,7 +310,7 @@ py::tuple backward(const char* function, After after, bool renorm, py::handle dy
     results.push_back(
         call.result_if(weight.has_value(), results.size(), layout.computed(), layout.channels(), "there is no weight"));
   call.expect_disjoint();
-  with_storage(layout.x().dtype(), [&](auto number) {
+  with_storage(layout.dtype(), [&](auto number) {
     using S = decltype(number);
     using T = Computed<S>;
     auto batch = batch_of<S>(layout);
@@ -368,14 +394,15 @@ py::tuple py_batch_norm_stats(py::handle x_object, py::handle around_object, py:
   const Layout layout(call, x_object, "x", channel_axis);
   const auto around = call.optional(around_object, "around", Dtype::float64, layout.channels());
   const py::object mean = fresh(Dtype::float64, layout.channels()), m2 = fresh(Dtype::float64, layout.channels());
-  with_storage(layout.x().dtype(), [&](auto number) {
+  with_storage(layout.dtype(), [&](auto number) {
     using S = decltype(number);
     const auto batch = batch_of<S>(layout);
     double *mean_to = data_of<double>(mean), *m2_to = data_of<double>(m2);
+    const double* middle = data_of<double>(around);
     const py::gil_scoped_release release;
     if (around) {
-      std::copy_n(around->data<double>(), layout.in().count, mean_to);
-      std::ranges::copy(channel_squares(batch, around->data<double>()), m2_to);
+      std::copy_n(middle, layout.in().count, mean_to);
+      std::ranges::copy(channel_squares(batch, middle), m2_to);
     } else {
       const ChannelMoments moments = channel_moments(batch);
       std::ranges::copy(moments.mean, mean_to);
@@ -405,19 +432,20 @@ py::tuple py_batch_norm_apply(py::handle x_object, py::handle count_object, py::
   const py::object mean = call.contiguous_result(1, Dtype::float64, layout.channels()),
                    rstd = call.contiguous_result(2, Dtype::float64, layout.channels());
   call.expect_disjoint();
-  with_storage(layout.x().dtype(), [&](auto number) {
+  with_storage(layout.dtype(), [&](auto number) {
     using S = decltype(number);
     using T = Computed<S>;
     auto batch = batch_of<S>(layout);
     batch.to = laid<S>(y);
     double *mean_to = data_of<double>(mean), *rstd_to = data_of<double>(rstd);
-    const double* m2 = of_m2.data<double>();
+    const double *found = of_mean.data<double>(), *m2 = of_m2.data<double>();
+    const BatchNorm<T> norm{mean_to, rstd_to, data_of<T>(weight), data_of<T>(bias)};
     const py::gil_scoped_release release;
     const FlushSubnormals environment;
-    std::copy_n(of_mean.data<double>(), layout.in().count, mean_to);
+    std::copy_n(found, layout.in().count, mean_to);
     for (std::size_t c = 0; c < layout.in().count; ++c) rstd_to[c] = rstd_of(m2[c], count, eps);
-    batch_norm_apply(batch, BatchNorm<T>{mean_to, rstd_to, data_of<T>(weight), data_of<T>(bias)}, After::nothing);
-    if (running.mean && count != 0)
+    batch_norm_apply(batch, norm, After::nothing);
+    if (running.given() && count != 0)
       running.update<T>(mean_to, std::vector<double>(m2, m2 + layout.in().count), count, momentum);
   });
   return py::make_tuple(y.object, mean, rstd);
@@ -432,14 +460,14 @@ py::tuple py_batch_norm_backward_stats(py::handle dy_object, py::handle x_object
               rstd = call.required(rstd_object, "rstd", Dtype::float64, layout.channels());
   const py::object sum_dy = fresh(Dtype::float64, layout.channels()),
                    sum_dy_xhat = fresh(Dtype::float64, layout.channels());
-  with_storage(layout.x().dtype(), [&](auto number) {
+  with_storage(layout.dtype(), [&](auto number) {
     using S = decltype(number);
     auto batch = batch_of<S>(layout);
     batch.dy = laid<S>(dy);
     double *dy_to = data_of<double>(sum_dy), *dyx_to = data_of<double>(sum_dy_xhat);
+    const BatchNorm<Computed<S>> norm{mean.data<double>(), rstd.data<double>()};
     const py::gil_scoped_release release;
-    const ChannelSums sums =
-        batch_norm_gradient_sums(batch, BatchNorm<Computed<S>>{mean.data<double>(), rstd.data<double>()});
+    const ChannelSums sums = batch_norm_gradient_sums(batch, norm);
     std::ranges::copy(sums.first, dy_to);
     std::ranges::copy(sums.second, dyx_to);
   });
@@ -463,15 +491,16 @@ py::object py_batch_norm_backward_apply(py::handle dy_object, py::handle x_objec
   call.results(out, 1);
   const Layout::Result dx = layout.result(0);
   call.expect_disjoint();
-  with_storage(layout.x().dtype(), [&](auto number) {
+  with_storage(layout.dtype(), [&](auto number) {
     using S = decltype(number);
     using T = Computed<S>;
     auto batch = batch_of<S>(layout);
     batch.dy = laid<S>(dy);
     batch.to = laid<S>(dx);
+    const BatchNorm<T> norm{mean.data<double>(), rstd.data<double>(), data_of<T>(weight)};
+    const double *of_dy = sum_dy.data<double>(), *of_dyx = sum_dy_xhat.data<double>();
     const py::gil_scoped_release release;
-    batch_norm_gradient_apply(batch, BatchNorm<T>{mean.data<double>(), rstd.data<double>(), data_of<T>(weight)}, count,
-                              sum_dy.data<double>(), sum_dy_xhat.data<double>());
+    batch_norm_gradient_apply(batch, norm, count, of_dy, of_dyx);
   });
   return dx.object;
 }
@@ -483,7 +512,7 @@ std::size_t samples_of(const Call& call, const Layout& layout, py::handle channe
   if (layout.axis() == 0)
     throw py::value_error(call.text("channel_axis") + " must not be 0, the axis of the samples, got " +
                           std::string(py::str(channel_axis)));
-  return static_cast<std::size_t>(layout.x().shape(0));
+  return static_cast<std::size_t>(layout.shape()[0]);
 }
 
 std::size_t groups_of(const Call& call, const Layout& layout, py::handle object) {
@@ -513,7 +542,7 @@ py::tuple py_group_norm(py::handle x_object, py::handle num_groups, py::handle w
   const py::object mean = call.contiguous_result(1, Dtype::float64, statistics_shape(samples, groups)),
                    rstd = call.contiguous_result(2, Dtype::float64, statistics_shape(samples, groups));
   call.expect_disjoint();
-  with_storage(layout.x().dtype(), [&](auto number) {
+  with_storage(layout.dtype(), [&](auto number) {
     using S = decltype(number);
     using T = Computed<S>;
     auto batch = batch_of<S>(layout, samples);
@@ -529,7 +558,7 @@ py::tuple py_group_norm(py::handle x_object, py::handle num_groups, py::handle w
 py::tuple group_backward(Call& call, const Layout& layout, std::size_t groups, py::handle dy_object,
                          py::handle mean_object, py::handle rstd_object, py::handle weight_object, bool training,
                          py::handle out) {
-  const std::size_t samples = static_cast<std::size_t>(layout.x().shape(0));
+  const std::size_t samples = static_cast<std::size_t>(layout.shape()[0]);
   const Layout::Other dy = layout.read(dy_object, "dy");
   const Array mean = call.required(mean_object, "mean", Dtype::float64, statistics_shape(samples, groups)),
               rstd = call.required(rstd_object, "rstd", Dtype::float64, statistics_shape(samples, groups));
@@ -541,7 +570,7 @@ py::tuple group_backward(Call& call, const Layout& layout, std::size_t groups, p
   };
   const py::object dweight = gradient(1), dbias = gradient(2);
   call.expect_disjoint();
-  with_storage(layout.x().dtype(), [&](auto number) {
+  with_storage(layout.dtype(), [&](auto number) {
     using S = decltype(number);
     using T = Computed<S>;
     auto batch = batch_of<S>(layout, samples);
@@ -582,7 +611,7 @@ py::tuple py_instance_norm(py::handle x_object, py::handle running_mean_object, 
   const py::object mean = call.contiguous_result(1, Dtype::float64, statistics_shape(samples, channels)),
                    rstd = call.contiguous_result(2, Dtype::float64, statistics_shape(samples, channels));
   call.expect_disjoint();
-  with_storage(layout.x().dtype(), [&](auto number) {
+  with_storage(layout.dtype(), [&](auto number) {
     using S = decltype(number);
     using T = Computed<S>;
     auto batch = batch_of<S>(layout, samples);
@@ -597,7 +626,7 @@ py::tuple py_instance_norm(py::handle x_object, py::handle running_mean_object, 
     }
     std::vector<double> m2(samples * channels);
     group_norm(batch, norm, eps, [&](std::size_t set, double of_set) { m2[set] = of_set; });
-    if (!running.mean || samples * values == 0) return;
+    if (!running.given() || samples * values == 0) return;
     const FlushSubnormals environment;
     std::vector<double> mean_of(channels), var_of(channels);
     const auto n = static_cast<double>(samples);
@@ -627,7 +656,7 @@ py::tuple py_instance_norm_backward(py::handle dy, py::handle x, py::handle mean
 
 /// The shape of one number for each of dim, which broadcasts with v.
 Shape lengths_shape(const Layout& layout) {
-  Shape shape(static_cast<std::size_t>(layout.x().ndim()), 1);
+  Shape shape(layout.shape().size(), 1);
   shape[layout.axis()] = static_cast<std::ptrdiff_t>(layout.in().count);
   return shape;
 }
@@ -640,13 +669,14 @@ py::tuple py_weight_norm(py::handle v_object, py::handle g_object, py::handle di
   const Layout::Result w = layout.result(0);
   const py::object rnorm = call.contiguous_result(1, Dtype::float64, layout.channels());
   call.expect_disjoint();
-  with_storage(layout.x().dtype(), [&](auto number) {
+  with_storage(layout.dtype(), [&](auto number) {
     using S = decltype(number);
     auto batch = batch_of<S>(layout);
     batch.to = laid<S>(w);
+    const auto* lengths = g.data<Computed<S>>();
     double* rnorm_to = data_of<double>(rnorm);
     const py::gil_scoped_release release;
-    weight_norm(batch, g.data<Computed<S>>(), rnorm_to);
+    weight_norm(batch, lengths, rnorm_to);
   });
   return py::make_tuple(w.object, rnorm);
 }
@@ -662,15 +692,17 @@ py::tuple py_weight_norm_backward(py::handle dw_object, py::handle v_object, py:
   const Layout::Result dv = layout.result(0);
   const py::object dg = call.contiguous_result(1, layout.computed(), lengths_shape(layout));
   call.expect_disjoint();
-  with_storage(layout.x().dtype(), [&](auto number) {
+  with_storage(layout.dtype(), [&](auto number) {
     using S = decltype(number);
     using T = Computed<S>;
     auto batch = batch_of<S>(layout);
     batch.dy = laid<S>(dw);
     batch.to = laid<S>(dv);
+    const T* lengths = g.data<T>();
+    const double* of_v = rnorm.data<double>();
     T* dg_to = data_of<T>(dg);
     const py::gil_scoped_release release;
-    weight_norm_backward(batch, g.data<T>(), rnorm.data<double>(), dg_to);
+    weight_norm_backward(batch, lengths, of_v, dg_to);
   });
   return py::make_tuple(dv.object, dg);
 }

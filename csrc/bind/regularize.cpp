@@ -1,5 +1,6 @@
 /// Dropout and its kin for Python.  Everything is checked before anything is written.
 #include <algorithm>
+#include <cstdlib>
 #include <numeric>
 #include <string>
 #include <utility>
@@ -13,54 +14,70 @@ namespace fastopt {
 
 namespace {
 
-/// The axes in the order of memory, outermost first: by their strides; as they are numbered if elements share memory.
+/// The axes in the order of memory, outermost first: by how far apart elements are along them, in either direction; as
+/// they are numbered if elements share memory.
 Shape memory_order(const Array& array) {
   Shape axes(static_cast<std::size_t>(array.ndim()));
   std::iota(axes.begin(), axes.end(), 0);
+  const auto apart = [&](auto a) { return std::abs(array.stride(a)); };
   if (std::none_of(axes.begin(), axes.end(), [&](auto a) { return array.shape(a) > 1 && array.stride(a) == 0; }))
-    std::stable_sort(axes.begin(), axes.end(), [&](auto a, auto b) { return array.stride(a) > array.stride(b); });
+    std::stable_sort(axes.begin(), axes.end(), [&](auto a, auto b) { return apart(a) > apart(b); });
   return axes;
-}
-
-/// The longest rows that memory allows; at least the innermost axis must be contiguous.
-Rows rows_in_order(const Array& array, const Shape& axes, const Name& name) {
-  auto split = axes.end();
-  auto contiguous = static_cast<std::ptrdiff_t>(array.itemsize());
-  for (; split != axes.begin() && (array.shape(split[-1]) == 1 || array.stride(split[-1]) == contiguous); --split)
-    contiguous *= array.shape(split[-1]);
-  if (split == axes.end() && split != axes.begin()) --split;
-  return rows_of(array, {axes.begin(), split}, {split, axes.end()}, name, "its innermost axis");
 }
 
 /// One call of a function of one array, and what all of them are given.
 struct Arguments {
+  /// x is read last, as the others may run Python, which may change its layout.  channel_axis: None but for channels.
   Arguments(const char* function, const char* argument, py::handle x_object, py::handle p_object, double most,
-            const char* constraint, py::handle training_object, py::handle seed_object, py::handle step_object)
+            const char* constraint, py::handle training_object, py::handle seed_object, py::handle step_object,
+            py::handle order_object, py::handle channel_axis)
       : call(function),
         object(x_object),
         x_name(argument),
-        x(call.read(x_object, argument)),
-        axes(memory_order(x)),
         p(call.number(p_object, "p", 0, most, constraint)),
         active(call.flag(training_object, "training") && p != 0),
-        draw{unsigned_of("seed", seed_object, 64), static_cast<std::uint32_t>(unsigned_of("step", step_object, 32))} {}
+        draw{unsigned_of("seed", seed_object, 64), static_cast<std::uint32_t>(unsigned_of("step", step_object, 32))},
+        channel(channel_axis.is_none() ? 0 : call.integer(channel_axis, "channel_axis")),
+        axes(order_of(order_object)),
+        x(call.read(x_object, argument)),
+        dtype(x.dtype()),
+        shape(x.shape()) {
+    if (order_object.is_none())
+      axes = memory_order(x);
+    else if (Shape sorted = axes; std::ranges::sort(sorted), !std::ranges::equal(sorted, axes_from(0, x.ndim())))
+      throw py::value_error(call.text("order") + " must name each of the " + std::to_string(shape.size()) +
+                            " axes of " + x_name + " once, got " + text_of(axes));
+    row = any_rows_of(x, {}, axes, call.name(x_name));
+  }
 
-  /// The result: without gaps in the memory order of x, and x itself if that is given.
+  /// The result: without gaps in the order of the axes, and x itself if that is given.
   py::object result(py::handle out) {
-    Shape shape = x.shape(), strides(shape.size());
-    auto stride = static_cast<std::ptrdiff_t>(x.itemsize());
+    Shape strides(shape.size());
+    auto stride = static_cast<std::ptrdiff_t>(itemsize_of(dtype));
     for (auto axis = axes.rbegin(); axis != axes.rend(); ++axis) {
-      strides[static_cast<std::size_t>(*axis)] = stride;
-      stride *= std::max<std::ptrdiff_t>(x.shape(*axis), 1);
+      const auto a = static_cast<std::size_t>(*axis);
+      strides[a] = stride;
+      stride *= std::max<std::ptrdiff_t>(shape[a], 1);
     }
     call.results(out, 1);
-    py::object y = call.result(0, x.dtype(), shape, [&] { return fresh(x.dtype(), shape, strides); });
+    py::object y = call.result(0, dtype, shape, [&] { return fresh(dtype, shape, strides); });
     const Array array(y, call.result_name(0), Accepted::floats);
-    for (std::ptrdiff_t axis = 0; axis < x.ndim() && x.size() != 0; ++axis)
-      if (x.shape(axis) > 1 && array.stride(axis) != strides[static_cast<std::size_t>(axis)])
-        throw py::type_error(call.result_name(0).text() + " must lie in memory as " + x_name + " does, without gaps");
+    for (std::size_t a = 0; a < shape.size() && row.width != 0; ++a)
+      if (shape[a] > 1 && array.stride(static_cast<std::ptrdiff_t>(a)) != strides[a])
+        throw py::type_error(call.result_name(0).text() + " must have its axes in the order that those of " + x_name +
+                             " have in memory, without gaps or negative strides; None makes such an array");
     if (!y.is(object)) call.expect_disjoint();
     return y;
+  }
+
+  Shape order_of(py::handle order_object) const {
+    Shape order;
+    if (order_object.is_none()) return order;
+    if (!py::isinstance<py::sequence>(order_object) || py::isinstance<py::str>(order_object))
+      throw py::type_error(call.text("order") + " must be a sequence of axes or None, got " +
+                           std::string(py::repr(order_object)));
+    for (const py::handle axis : order_object) order.push_back(call.integer(axis, "order"));
+    return order;
   }
 
   std::uint64_t unsigned_of(const char* argument, py::handle object, int bits) const {
@@ -81,83 +98,81 @@ struct Arguments {
   Call call;
   py::handle object;
   const char* x_name;
-  Array x;
-  Shape axes;
   double p;
   bool active;  ///< whether anything happens
   Draw draw;
+  std::ptrdiff_t channel;
+  Shape axes;  ///< in the order in which elements are counted, outermost first
+  Array x;
+  Dtype dtype;
+  Shape shape;
+  Rows row;  ///< one, of all elements in this order
 };
 
-/// y = x, or what kernel(x, rows, y) makes of it.
-template <class Kernel> py::object run(Arguments& arguments, py::handle out, const Rows& rows, const Kernel& kernel) {
+/// y = x, or what kernel(x, y) makes of it.
+template <class Kernel> py::object run(Arguments& arguments, py::handle out, const Kernel& kernel) {
   py::object y = arguments.result(out);
-  with_storage(arguments.x.dtype(), [&](auto number) {
+  with_storage(arguments.dtype, [&](auto number) {
     using S = decltype(number);
     const S* x = arguments.x.data<S>();
     S* to = data_of<S>(y);
     const py::gil_scoped_release release;
     if (arguments.active)
-      kernel(x, rows, to);
+      kernel(x, to);
     else
-      copy_rows(x, rows, to);
+      copy_row(x, arguments.row, to);
   });
   return y;
 }
 
-template <class Kernel> py::object run(Arguments& arguments, py::handle out, const Kernel& kernel) {
-  const Name name = arguments.call.name(arguments.x_name);
-  return run(arguments, out, rows_in_order(arguments.x, arguments.axes, name), kernel);
-}
-
 py::object py_dropout(const char* function, const char* argument, py::handle x, py::handle p, py::handle training,
-                      py::handle seed, py::handle step, py::handle out) {
-  Arguments arguments(function, argument, x, p, 1, "in [0, 1]", training, seed, step);
-  return run(arguments, out, [&](const auto* from, const Rows& rows, auto* to) {
-    dropout(from, rows, Drops(arguments.p), arguments.draw, to);
-  });
+                      py::handle seed, py::handle step, py::handle order, py::handle out) {
+  Arguments arguments(function, argument, x, p, 1, "in [0, 1]", training, seed, step, order, py::none());
+  return run(arguments, out,
+             [&](const auto* from, auto* to) { dropout(from, arguments.row, Drops(arguments.p), arguments.draw, to); });
 }
 
 py::object py_gaussian_dropout(const char* function, const char* argument, py::handle x, py::handle p,
-                               py::handle training, py::handle seed, py::handle step, py::handle out) {
-  Arguments arguments(function, argument, x, p, std::nextafter(1.0, 0.0), "in [0, 1)", training, seed, step);
-  return run(arguments, out, [&](const auto* from, const Rows& rows, auto* to) {
-    gaussian_dropout(from, rows, arguments.p, arguments.draw, to);
+                               py::handle training, py::handle seed, py::handle step, py::handle order,
+                               py::handle out) {
+  Arguments arguments(function, argument, x, p, std::nextafter(1.0, 0.0), "in [0, 1)", training, seed, step, order,
+                      py::none());
+  return run(arguments, out, [&](const auto* from, auto* to) {
+    gaussian_dropout(from, arguments.row, arguments.p, arguments.draw, to);
   });
 }
 
 /// Which sample and channel the elements of x belong to, and rows along which there is one channel of one sample, or
 /// one channel or one sample after the other.
-std::pair<Rows, Sets> sets_of(const Arguments& arguments, py::handle channel_axis) {
+std::pair<Rows, Sets> sets_of(const Arguments& arguments) {
   const Array& x = arguments.x;
   const Call& call = arguments.call;
   const std::string x_name = arguments.x_name;
-  std::ptrdiff_t channel = call.integer(channel_axis, "channel_axis");
+  std::ptrdiff_t channel = arguments.channel;
   if (x.ndim() < 2)
     throw py::value_error(call.text(x_name) + " has shape " + text_of(x.shape()) + ", expected at least 2 axes");
   if (channel < -x.ndim() || channel >= x.ndim() || channel % x.ndim() == 0)
     throw py::value_error(call.text("channel_axis") + " must name one of the axes of " + x_name +
                           " but the first, got " + std::to_string(channel));
   if (channel < 0) channel += x.ndim();
-  rows_in_order(x, arguments.axes, call.name(x_name));  // for its checks
 
   Sets sets{static_cast<std::size_t>(x.shape(0)), static_cast<std::size_t>(x.shape(channel)), false, {}, 0};
   struct Axis {
-    std::size_t count, stride, set;  // strides in elements and in the table
+    std::size_t count;
+    std::ptrdiff_t stride;  // in elements
+    std::size_t set;        // stride in the table
   };
   std::vector<Axis> merged;  // innermost first
   for (auto at = arguments.axes.rbegin(); at != arguments.axes.rend() && x.size() != 0; ++at) {
-    const auto count = static_cast<std::size_t>(x.shape(*at)),
-               stride = static_cast<std::size_t>(x.stride(*at)) / x.itemsize();
+    const auto count = static_cast<std::size_t>(x.shape(*at));
     if (count == 1) continue;
-    if (merged.empty()) {
-      sets.channels_first = *at == 0;
-      if (stride != 1) merged.push_back({1, 1, 0});
-    }
+    const std::ptrdiff_t stride = step_of(x, *at, call.name(x_name));
+    if (merged.empty()) sets.channels_first = *at == 0;
     std::size_t set = 0;
     if (*at == 0) set = sets.channels_first ? 1 : sets.channels;
     if (*at == channel) set = sets.channels_first ? sets.samples : 1;
     const auto continues = [&](const Axis& inner) {
-      return stride == inner.count * inner.stride && set == inner.count * inner.set;
+      return stride == static_cast<std::ptrdiff_t>(inner.count) * inner.stride && set == inner.count * inner.set;
     };
     if (!merged.empty() && continues(merged.back()))
       merged.back().count *= count;
@@ -167,9 +182,10 @@ std::pair<Rows, Sets> sets_of(const Arguments& arguments, py::handle channel_axi
   if (merged.empty()) merged.push_back({x.size(), 1, 0});
   Rows rows;
   rows.width = merged.front().count;
+  rows.step = merged.front().stride;
   sets.step = merged.front().set;
   for (std::size_t i = merged.size(); i-- > 1;) {
-    rows.axes.push_back({merged[i].count, static_cast<std::ptrdiff_t>(merged[i].stride)});
+    rows.axes.push_back({merged[i].count, merged[i].stride});
     sets.rows.axes.push_back({merged[i].count, static_cast<std::ptrdiff_t>(merged[i].set)});
   }
   return {rows, sets};
@@ -178,10 +194,10 @@ std::pair<Rows, Sets> sets_of(const Arguments& arguments, py::handle channel_axi
 py::object py_channel_dropout(const char* function, const char* argument, py::handle x, py::handle p,
                               py::handle training, py::handle seed, py::handle step, py::handle channel_axis,
                               py::handle out) {
-  Arguments arguments(function, argument, x, p, 1, "in [0, 1]", training, seed, step);
-  const auto both = sets_of(arguments, channel_axis);
-  return run(arguments, out, both.first, [&](const auto* from, const Rows& rows, auto* to) {
-    channel_dropout(from, rows, both.second, Drops(arguments.p), arguments.draw, to);
+  Arguments arguments(function, argument, x, p, 1, "in [0, 1]", training, seed, step, py::none(), channel_axis);
+  const auto both = sets_of(arguments);
+  return run(arguments, out, [&](const auto* from, auto* to) {
+    channel_dropout(from, both.first, both.second, Drops(arguments.p), arguments.draw, to);
   });
 }
 
@@ -193,10 +209,10 @@ void bind_regularize(py::module_& m) {
   const auto bind = [&](auto function, const char* name, const char* x) {
     m.def(
         name,
-        [=](handle array, handle p, handle training, handle seed, handle step, handle out) {
-          return function(name, x, array, p, training, seed, step, out);
+        [=](handle array, handle p, handle training, handle seed, handle step, handle order, handle out) {
+          return function(name, x, array, p, training, seed, step, order, out);
         },
-        arg(x), arg("p"), arg("training"), arg("seed"), arg("step"), arg("out"));
+        arg(x), arg("p"), arg("training"), arg("seed"), arg("step"), arg("order"), arg("out"));
   };
   const auto bind_channels = [&](const char* name, const char* x) {
     m.def(

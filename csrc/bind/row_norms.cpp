@@ -40,28 +40,49 @@ struct Axes {
     leading.assign(all.begin(), all.end() - 1);
   }
 
-  std::ptrdiff_t split() const { return static_cast<std::ptrdiff_t>(leading.size()); }
+  Shape shape() const {
+    Shape all = leading;
+    all.insert(all.end(), normalized.begin(), normalized.end());
+    return all;
+  }
 };
+
+/// An array of x's dtype and shape that is only read.  What its layout is, is found out as soon as it has been checked:
+/// later arguments may run Python, which may change it.
+struct Input {
+  Dtype dtype;
+  const void* data;
+  Rows rows;
+
+  Input(const Call& call, const Array& array, const char* argument, const Axes& axes)
+      : dtype(array.dtype()), data(array.data<void>()) {
+    const auto split = static_cast<std::ptrdiff_t>(axes.leading.size());
+    rows = any_rows_of(array, axes_from(0, split), axes_from(split, array.ndim()), call.name(argument));
+  }
+  template <class S> const S* at() const { return static_cast<const S*>(data); }
+};
+
+Input another(Call& call, py::handle object, const char* argument, const Input& x, const Axes& axes) {
+  return {call, call.read(object, argument, x.dtype, axes.shape()), argument, axes};
+}
 
 /// y [, sum] [, mean], rstd.
 template <class Norm>
-py::tuple forward(Call& call, const Array& x, const Axes& axes, const std::optional<Array>& residual,
+py::tuple forward(Call& call, const Input& x, const Axes& axes, const std::optional<Input>& residual,
                   const std::optional<Array>& weight, const std::optional<Array>& bias, double eps, py::handle out) {
   constexpr std::size_t kStatistics = Norm::centred ? 2 : 1;
-  const Rows rows = rows_of(x, axes.split(), call.name("x"));
-  const Rows residual_rows = residual ? rows_of(*residual, axes.split(), call.name("residual")) : Rows{};
   call.results(out, 1 + residual.has_value() + kStatistics);
-  std::vector<py::object> results{call.contiguous_result(0, x.dtype(), x.shape())};
-  if (residual) results.push_back(call.contiguous_result(1, x.dtype(), x.shape()));
+  std::vector<py::object> results{call.contiguous_result(0, x.dtype, axes.shape())};
+  if (residual) results.push_back(call.contiguous_result(1, x.dtype, axes.shape()));
   for (std::size_t k = 0; k < kStatistics; ++k)
     results.push_back(call.contiguous_result(results.size(), Dtype::float64, axes.leading));
   call.expect_disjoint();
-  with_storage(x.dtype(), [&](auto number) {
+  with_storage(x.dtype, [&](auto number) {
     using S = decltype(number);
     using T = Computed<S>;
     RowNorm<S> arrays{};
-    arrays.x = x.data<S>();
-    arrays.rows = rows;
+    arrays.x = x.at<S>();
+    arrays.rows = x.rows;
     arrays.weight = data_of<T>(weight);
     arrays.bias = data_of<T>(bias);
     arrays.eps = eps;
@@ -69,8 +90,8 @@ py::tuple forward(Call& call, const Array& x, const Axes& axes, const std::optio
     if constexpr (Norm::centred) arrays.mean = data_of<double>(*(results.end() - 2));
     arrays.rstd = data_of<double>(results.back());
     if (residual) {
-      arrays.residual = residual->data<S>();
-      arrays.residual_rows = residual_rows;
+      arrays.residual = residual->at<S>();
+      arrays.residual_rows = residual->rows;
       arrays.sum = data_of<S>(results[1]);
     }
     const py::gil_scoped_release release;
@@ -81,31 +102,29 @@ py::tuple forward(Call& call, const Array& x, const Axes& axes, const std::optio
 
 /// dx [, dweight [, dbias]].
 template <class Norm>
-py::tuple backward(Call& call, const Array& dy, const std::optional<Array>& dsum, const Array& x, const char* x_name,
-                   const Axes& axes, py::handle mean_object, py::handle rstd_object, const char* rstd_name,
-                   py::handle weight_object, py::handle out) {
-  const Rows rows = rows_of(x, axes.split(), call.name(x_name)), dy_rows = rows_of(dy, axes.split(), call.name("dy"));
-  const Rows dsum_rows = dsum ? rows_of(*dsum, axes.split(), call.name("dsum")) : Rows{};
+py::tuple backward(Call& call, const Input& dy, const std::optional<Input>& dsum, const Input& x, const Axes& axes,
+                   py::handle mean_object, py::handle rstd_object, const char* rstd_name, py::handle weight_object,
+                   py::handle out) {
   std::optional<Array> mean;
   if constexpr (Norm::centred) mean = call.required(mean_object, "mean", Dtype::float64, axes.leading);
   const Array rstd = call.required(rstd_object, rstd_name, Dtype::float64, axes.leading);
-  const Dtype computed = computed_with(x.dtype());
+  const Dtype computed = computed_with(x.dtype);
   const auto weight = call.optional(weight_object, "weight", computed, axes.normalized);
   constexpr std::size_t kResults = 1 + (Norm::weighted ? 1 : 0) + (Norm::centred ? 1 : 0);
   call.results(out, kResults);
-  std::vector<py::object> results{call.contiguous_result(0, x.dtype(), x.shape())};
+  std::vector<py::object> results{call.contiguous_result(0, x.dtype, axes.shape())};
   while (results.size() < kResults)
     results.push_back(
         call.result_if(weight.has_value(), results.size(), computed, axes.normalized, "there is no weight"));
   call.expect_disjoint();
-  with_storage(x.dtype(), [&](auto number) {
+  with_storage(x.dtype, [&](auto number) {
     using S = decltype(number);
     using T = Computed<S>;
     RowNormBackward<S> arrays{};
-    arrays.dy = dy.data<S>();
-    arrays.dy_rows = dy_rows;
-    arrays.x = x.data<S>();
-    arrays.rows = rows;
+    arrays.dy = dy.at<S>();
+    arrays.dy_rows = dy.rows;
+    arrays.x = x.at<S>();
+    arrays.rows = x.rows;
     arrays.mean = data_of<double>(mean);
     arrays.rstd = rstd.data<double>();
     arrays.weight = data_of<T>(weight);
@@ -113,8 +132,8 @@ py::tuple backward(Call& call, const Array& dy, const std::optional<Array>& dsum
     if constexpr (Norm::weighted) arrays.dweight = data_of<T>(results[1]);
     if constexpr (Norm::centred) arrays.dbias = data_of<T>(results[2]);
     if (dsum) {
-      arrays.dsum = dsum->data<S>();
-      arrays.dsum_rows = dsum_rows;
+      arrays.dsum = dsum->at<S>();
+      arrays.dsum_rows = dsum->rows;
     }
     const py::gil_scoped_release release;
     row_norm_backward<Norm>(arrays);
@@ -128,11 +147,12 @@ py::tuple normalize(const char* function, py::handle x_object, py::handle residu
                     py::handle normalized_shape, py::handle weight_object, py::handle bias_object,
                     py::handle eps_object, py::handle out) {
   Call call(function);
-  const Array x = call.read(x_object, "x");
-  const Axes axes(call, x, "x", normalized_shape);
-  std::optional<Array> residual;
-  if (added) residual = call.read(residual_object, "residual", x.dtype(), x.shape());
-  const Dtype computed = computed_with(x.dtype());
+  const Array array = call.read(x_object, "x");
+  const Axes axes(call, array, "x", normalized_shape);
+  const Input x(call, array, "x", axes);
+  std::optional<Input> residual;
+  if (added) residual = another(call, residual_object, "residual", x, axes);
+  const Dtype computed = computed_with(x.dtype);
   const auto weight = call.optional(weight_object, "weight", computed, axes.normalized),
              bias = call.optional(bias_object, "bias", computed, axes.normalized);
   return forward<Norm>(call, x, axes, residual, weight, bias, call.eps(eps_object), out);
@@ -144,12 +164,12 @@ py::tuple differentiate(const char* function, py::handle dy_object, py::handle d
                         const char* x_name, py::handle normalized_shape, py::handle mean, py::handle rstd,
                         py::handle weight, py::handle out) {
   Call call(function);
-  const Array x = call.read(x_object, x_name);
-  const Axes axes(call, x, x_name, normalized_shape);
-  const Array dy = call.read(dy_object, "dy", x.dtype(), x.shape());
-  std::optional<Array> dsum;
-  if (!dsum_object.is_none()) dsum = call.read(dsum_object, "dsum", x.dtype(), x.shape());
-  return backward<Norm>(call, dy, dsum, x, x_name, axes, mean, rstd, "rstd", weight, out);
+  const Array array = call.read(x_object, x_name);
+  const Axes axes(call, array, x_name, normalized_shape);
+  const Input x(call, array, x_name, axes), dy = another(call, dy_object, "dy", x, axes);
+  std::optional<Input> dsum;
+  if (!dsum_object.is_none()) dsum = another(call, dsum_object, "dsum", x, axes);
+  return backward<Norm>(call, dy, dsum, x, axes, mean, rstd, "rstd", weight, out);
 }
 
 py::tuple py_layer_norm(py::handle x, py::handle normalized_shape, py::handle weight, py::handle bias, py::handle eps,
@@ -191,16 +211,17 @@ py::tuple py_add_rms_norm_backward(py::handle dy, py::handle dsum, py::handle su
 
 py::tuple py_cosine_norm(py::handle x_object, py::handle eps, py::handle out) {
   Call call("cosine_norm");
-  const Array x = call.read(x_object, "x");
-  const Axes axes(call, x);
+  const Array array = call.read(x_object, "x");
+  const Axes axes(call, array);
+  const Input x(call, array, "x", axes);
   return forward<CosineNorm>(call, x, axes, {}, {}, {}, call.eps(eps), out);
 }
 py::object py_cosine_norm_backward(py::handle dy_object, py::handle x_object, py::handle rnorm, py::handle out) {
   Call call("cosine_norm_backward");
-  const Array x = call.read(x_object, "x");
-  const Axes axes(call, x);
-  const Array dy = call.read(dy_object, "dy", x.dtype(), x.shape());
-  return backward<CosineNorm>(call, dy, {}, x, "x", axes, py::none(), rnorm, "rnorm", py::none(), out)[0];
+  const Array array = call.read(x_object, "x");
+  const Axes axes(call, array);
+  const Input x(call, array, "x", axes), dy = another(call, dy_object, "dy", x, axes);
+  return backward<CosineNorm>(call, dy, {}, x, axes, py::none(), rnorm, "rnorm", py::none(), out)[0];
 }
 
 }  // namespace

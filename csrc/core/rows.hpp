@@ -1,13 +1,15 @@
 /// Where the rows of an array lie.
 #pragma once
 
+#include <algorithm>
 #include <cstddef>
+#include <cstring>
 #include <vector>
 
 namespace fastopt {
 
-/// Rows of elements that are `step` apart, contiguous where that is 1.  Rows themselves may lie apart, as those of a
-/// slice do, in either direction, or at the same place, as those of a broadcast array do.
+/// Rows of elements that are `step` apart, or that `inner` counts.  Rows themselves may lie apart, as those of a slice
+/// do, in either direction, or at the same place, as those of a broadcast array do; and so may the elements of a row.
 struct Rows {
   struct Axis {
     std::size_t count;
@@ -17,6 +19,7 @@ struct Rows {
   std::size_t width = 0;    ///< elements in a row
   std::ptrdiff_t step = 1;  ///< from one element of a row to the next, in elements
   std::vector<Axis> axes;   ///< how rows are counted, outermost axis first
+  std::vector<Axis> inner;  ///< how the elements of a row are counted where one step cannot say it; otherwise empty
 
   std::size_t count() const {
     std::size_t rows = 1;
@@ -25,11 +28,46 @@ struct Rows {
   }
 
   /// Elements from the first row to row number `row`.
-  std::ptrdiff_t offset(std::size_t row) const {
+  std::ptrdiff_t offset(std::size_t row) const { return offset_in(axes, row); }
+
+  /// Whether each row is contiguous.
+  bool contiguous() const { return step == 1 && inner.empty(); }
+
+  /// Copies `count` elements, from number `first` on, of the row that begins at `row`.
+  template <class S> void pack(const S* row, std::size_t first, std::size_t count, S* to) const {
+    if (inner.empty()) return copy(row + static_cast<std::ptrdiff_t>(first) * step, step, count, to);
+    const Axis& run = inner.back();
+    while (count > 0) {
+      const std::size_t some = std::min(count, run.count - first % run.count);
+      copy(row + offset_in(inner, first), run.stride, some, to);
+      first += some;
+      to += some;
+      count -= some;
+    }
+  }
+
+  /// Row number `row` of x where it is contiguous: in its place, or in `room` from `at` on, which it is copied to.
+  template <class S> const S* packed(const S* x, std::size_t row, S* room, std::size_t at) const {
+    const S* from = x + offset(row);
+    if (contiguous()) return from;
+    pack(from, 0, width, room + at);
+    return room + at;
+  }
+
+ private:
+  static std::ptrdiff_t offset_in(const std::vector<Axis>& axes, std::size_t number) {
     std::ptrdiff_t offset = 0;
-    for (std::size_t i = axes.size(); i-- > 1; row /= axes[i].count)
-      offset += static_cast<std::ptrdiff_t>(row % axes[i].count) * axes[i].stride;
-    return axes.empty() ? 0 : offset + static_cast<std::ptrdiff_t>(row) * axes[0].stride;
+    for (std::size_t i = axes.size(); i-- > 1; number /= axes[i].count)
+      offset += static_cast<std::ptrdiff_t>(number % axes[i].count) * axes[i].stride;
+    return axes.empty() ? 0 : offset + static_cast<std::ptrdiff_t>(number) * axes[0].stride;
+  }
+
+  template <class S> static void copy(const S* from, std::ptrdiff_t step, std::size_t count, S* to) {
+    if (step == 1) {
+      std::memcpy(to, from, count * sizeof(S));
+      return;
+    }
+    for (std::size_t i = 0; i < count; ++i) to[i] = from[static_cast<std::ptrdiff_t>(i) * step];
   }
 };
 

@@ -255,7 +255,10 @@ void batch_norm_backward(const detail::Batch<S>& batch, const BatchNorm<Computed
     with_after(after, [&](auto what) {
       const auto [sum_dy, sum_dyd] = detail::plane_gradient_sums<what>(planes, width, c);
       finish(channel, sum_dy, sum_dyd);
-      if constexpr (what == After::add_relu) planes.dy.assign(planes.also_to.begin(), planes.also_to.end());
+      if constexpr (what == After::add_relu) {
+        planes.dy.assign(planes.also_to.begin(), planes.also_to.end());
+        if (planes.apart) planes.apart->dy = nullptr;
+      }
     });
     detail::backward_planes(planes, width, constants, channel, streamed, after, training);
   });

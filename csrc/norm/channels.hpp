@@ -9,6 +9,9 @@
 ///   columns  the channels of one place are a contiguous row  (N, H, W, C) and (N, C)
 /// Planes stay in cache between the passes.  Columns are summed chunk by chunk; the second pass takes the chunks in the
 /// opposite order, beginning with those that are still in cache.
+///
+/// Inputs may lie otherwise.  Then each pass copies as much of them to scratch memory as it takes at once: of planes
+/// the numbers of one block of sums, of columns those of one task.
 #pragma once
 
 #include <algorithm>
@@ -30,8 +33,8 @@ namespace fastopt {
 struct Channels {
   std::size_t count;
   bool columns;
-  Rows rows;           ///< planes: one a sample, of one channel; columns: one a place, of all channels
-  std::size_t stride;  ///< planes: elements from a channel to the next one of the same sample
+  Rows rows;              ///< planes: one a sample, of one channel; columns: one a place, of all channels
+  std::ptrdiff_t stride;  ///< planes: elements from a channel to the next one of the same sample
 
   std::size_t values() const { return rows.count() * (columns ? 1 : rows.width); }  ///< in a channel
   std::size_t total() const { return count * values(); }
@@ -59,8 +62,10 @@ template <class S> struct Laid {
   const Channels* in = nullptr;
 
   S* at(std::size_t row, std::size_t channel) const {
-    return data ? data + in->rows.offset(row) + channel * in->stride : nullptr;
+    return data ? data + (in->rows.offset(row) + static_cast<std::ptrdiff_t>(channel) * in->stride) : nullptr;
   }
+  /// How a row lies that has to be copied; null where there is none.
+  const Rows* apart() const { return data && !in->rows.contiguous() ? &in->rows : nullptr; }
   /// Where `count` rows begin, from number `first` on.
   void list(std::size_t first, std::size_t count, S** to) const {
     if (!data) return;
@@ -73,7 +78,25 @@ template <class S> struct Laid {
   }
 };
 
-/// Where planes of channels, or rows of all channels, begin in each of the arrays.
+/// Where a plane of a channel, or a row of all channels, begins in each of the arrays.
+template <class S> struct Place {
+  const S *x, *dy, *more;
+  S *to, *also_to;
+};
+
+/// What planes need that are not contiguous in all of the inputs: how they lie in those in which they are to be copied,
+/// and scratch memory for a piece of them.
+template <class S> struct Apart {
+  static constexpr std::size_t kMost = kBlock * kLanes;  ///< elements in a piece, of each array
+
+  const Rows *x, *dy, *more;  ///< null for the others
+  Scratch<S> room{x || dy || more ? 3 * kMost : 0};
+  std::array<Place<S>, kBlock> piece;
+
+  bool any() const { return x || dy || more; }
+};
+
+/// Such places.
 template <class S> class Places {
  public:
   explicit Places(std::size_t most) : x(most), dy(most), more(most), to(most), also_to(most) {}
@@ -81,21 +104,63 @@ template <class S> class Places {
   std::vector<const S*> x, dy, more;
   std::vector<S*> to, also_to;
   std::size_t size = 0;
+  Apart<S>* apart = nullptr;  ///< where planes are not contiguous
 
-  /// One of them.
-  struct Place {
-    const S *x, *dy, *more;
-    S *to, *also_to;
-  };
-  Place operator[](std::size_t i) const { return {x[i], dy[i], more[i], to[i], also_to[i]}; }
+  Place<S> operator[](std::size_t i) const { return {x[i], dy[i], more[i], to[i], also_to[i]}; }
 };
 
 /// Some of them: `size` places, `step` apart.
 template <class S> struct Every {
   const Places<S>& all;
   std::size_t first, step, size;
-  typename Places<S>::Place operator[](std::size_t i) const { return all[first + i * step]; }
+  Apart<S>* apart = all.apart;
+  Place<S> operator[](std::size_t i) const { return all[first + i * step]; }
 };
+
+/// A part of some planes that sums and maps take at once: rows [row, row + rows), in each `columns` numbers from
+/// `first` on.
+struct Piece {
+  std::size_t row = 0, first = 0, rows = 0, columns = 0;
+};
+
+/// Copies what follows `last`: one block of add_rows, which is a part of a plane or some short planes.
+template <class Planes> [[gnu::noinline]] Piece copy_next(const Planes& planes, std::size_t width, Piece last) {
+  auto& apart = *planes.apart;
+  Piece piece{last.row, last.first + last.columns};
+  if (piece.first >= width) piece = {last.row + last.rows, 0};
+  if (width == 0 || piece.row >= planes.size) return {};
+  const std::size_t tiles = (width + kLanes - 1) / kLanes;
+  piece.rows = std::min(std::max<std::size_t>(1, kBlock / tiles), planes.size - piece.row);
+  piece.columns = std::min(apart.kMost, width - piece.first);
+  auto* room = apart.room.data();
+  const auto contiguous = [&](const auto* from, const Rows* rows) {
+    if (!from || !rows) return from ? from + piece.first : nullptr;
+    auto* const to = room;
+    rows->pack(from, piece.first, piece.columns, to);
+    room += piece.columns;
+    return static_cast<decltype(from)>(to);
+  };
+  for (std::size_t r = 0; r < piece.rows; ++r) {
+    const auto place = planes[piece.row + r];
+    apart.piece[r] = {contiguous(place.x, apart.x), contiguous(place.dy, apart.dy), contiguous(place.more, apart.more),
+                      place.to ? place.to + piece.first : nullptr,
+                      place.also_to ? place.also_to + piece.first : nullptr};
+  }
+  return piece;
+}
+
+/// All of the planes at once where they are contiguous; otherwise a piece of them, which has been copied.
+template <class Planes> Piece first_piece(const Planes& planes, std::size_t width) {
+  return planes.apart ? copy_next(planes, width, {}) : Piece{0, 0, planes.size, width};
+}
+/// The next one; without rows behind the last.
+template <class Planes> Piece next_piece(const Planes& planes, std::size_t width, Piece last) {
+  return planes.apart ? copy_next(planes, width, last) : Piece{};
+}
+/// Plane `i` of the piece that was taken last.
+template <class Planes> auto plane_of_piece(const Planes& planes, std::size_t i) {
+  return planes.apart ? planes.apart->piece[i] : planes[i];
+}
 
 /// The arrays of one pass; all but x may be missing.  Rows belong to samples, so many to each, that are worked on by
 /// themselves; in a BatchNorm all belong to one.
@@ -116,6 +181,7 @@ template <class S> struct Batch {
     places.to[number] = to.at(row, channel);
     places.also_to[number] = also_to.at(row, channel);
   }
+  Apart<S> apart() const { return {x.apart(), dy.apart(), more.apart()}; }
   /// The places are `count` rows of columns, from number `first` on.
   void place_rows(Places<S>& places, std::size_t first, std::size_t count) const {
     x.list(first, count, places.x.data());
@@ -148,7 +214,10 @@ void for_planes(const Batch<S>& batch, std::size_t sets, std::size_t planes_of_s
     const Range mine = share(sets, thread, threads);
     Places<S> planes(planes_of_set);
     planes.size = planes_of_set;
+    Apart<S> apart = batch.apart();
+    if (apart.any()) planes.apart = &apart;
     for (std::size_t set = mine.begin; set < mine.end; ++set) {
+      if (planes.apart) apart.dy = batch.dy.apart();  // which the body may have replaced
       for (std::size_t k = 0; k < planes_of_set; ++k) {
         const auto [row, channel] = row_and_channel(set, k);
         batch.place(planes, k, row, channel);
@@ -181,6 +250,37 @@ template <class S> struct ColumnTask {
 
 enum class Order { forwards, backwards };
 
+/// Columns of some rows, copied to scratch memory.
+template <class S> class PackedColumns {
+ public:
+  /// Room for `columns` of `channels` columns of so many rows of up to three arrays.
+  PackedColumns(bool any, std::size_t rows, std::size_t columns, std::size_t channels)
+      : of_array_(rows * columns + channels), room_(any ? 3 * of_array_ : 0) {}
+
+  void pack(const Batch<S>& batch, Places<S>& places, std::size_t first, std::size_t columns) const {
+    pack(places.x.data(), batch.x.apart(), places.size, first, columns, 0);
+    pack(places.dy.data(), batch.dy.apart(), places.size, first, columns, 1);
+    pack(places.more.data(), batch.more.apart(), places.size, first, columns, 2);
+  }
+
+ private:
+  /// A few columns of all rows at a time, as it may be the elements of a column that are neighbours.  Column `first` of
+  /// row 0 has the number `first`, too, in the copy: so it is found where it would be in the row.
+  void pack(const S** rows, const Rows* apart, std::size_t count, std::size_t first, std::size_t columns,
+            std::size_t array) const {
+    if (!apart) return;
+    constexpr std::size_t kFew = 16;
+    S* const to = room_.data() + array * of_array_;
+    for (std::size_t column = 0; column < columns; column += kFew)
+      for (std::size_t row = 0; row < count; ++row)
+        apart->pack(rows[row], first + column, std::min(kFew, columns - column), to + first + row * columns + column);
+    for (std::size_t row = 0; row < count; ++row) rows[row] = to + row * columns;
+  }
+
+  std::size_t of_array_;
+  const Scratch<S> room_;
+};
+
 /// Calls body(task) for groups of columns of chunks of rows, in parallel.
 template <class S, class Body>
 void for_column_tasks(const Batch<S>& batch, std::size_t passes, Order order, const Body& body) {
@@ -189,16 +289,20 @@ void for_column_tasks(const Batch<S>& batch, std::size_t passes, Order order, co
   parallel(threads_for(cost<S>(batch.in, passes)), [&](int thread, int threads) {
     const Range mine = share(batch.samples * chunks.count() * groups, thread, threads);
     Places<S> rows(std::min(chunks.rows, batch.rows()));
+    const bool apart = batch.x.apart() || batch.dy.apart() || batch.more.apart();
+    const PackedColumns<S> packed(apart, rows.x.size(), std::min(kColumns, channels), channels);
     std::size_t rows_of = ~std::size_t{};
     for (std::size_t i = mine.begin; i < mine.end; ++i) {
       const std::size_t task = order == Order::forwards ? i : mine.end - 1 - (i - mine.begin);
       const std::size_t group = task % groups, piece = task / groups, chunk = piece % chunks.count(),
                         sample = piece / chunks.count();
-      if (rows_of != piece) {
+      if (rows_of != piece || apart) {
         batch.place_rows(rows, sample * batch.rows() + chunks.begin(chunk), chunks.size(chunk));
         rows_of = piece;
       }
-      body(ColumnTask<S>{sample, chunk, rows, group * kColumns, std::min(kColumns, channels - group * kColumns)});
+      const std::size_t first = group * kColumns, columns = std::min(kColumns, channels - first);
+      if (apart) packed.pack(batch, rows, first, columns);
+      body(ColumnTask<S>{sample, chunk, rows, first, columns});
     }
     stream_fence();
   });
@@ -223,12 +327,17 @@ namespace detail {
 template <std::size_t K, class T, class Planes, class Terms, class Ahead>
 std::array<double, K> plane_sums(const Planes& planes, std::size_t width, const Terms& terms, const Ahead& ahead) {
   Lanes<K> lanes;
-  add_rows<K, T>(
-      lanes, planes.size, width,
-      [&](std::size_t p) {
-        return [terms, plane = planes[p]](std::size_t i, auto number) { return terms(plane, i, number); };
-      },
-      [&](std::size_t p) { ahead(planes[p]); });
+  for (Piece piece = first_piece(planes, width); piece.rows > 0; piece = next_piece(planes, width, piece))
+    add_rows<K, T>(
+        lanes, piece.rows, piece.columns,
+        [&](std::size_t p) {
+          return [terms, plane = plane_of_piece(planes, p)](std::size_t i, auto number) {
+            return terms(plane, i, number);
+          };
+        },
+        [&](std::size_t p) {
+          if (!planes.apart) ahead(planes[p]);
+        });
   return fold(lanes);
 }
 
@@ -247,9 +356,14 @@ std::array<double, 2> plane_sums_around(const Places<S>& planes, std::size_t wid
 /// The moments of one set of planes, which stay in cache.
 template <class S> Moments plane_moments(const Places<S>& planes, std::size_t width) {
   using T = Computed<S>;
-  const auto near = planes.size == 0 ? T{} : near_mean<T>(width, [x = planes.x[0]](std::size_t i, auto number) {
-    return load<decltype(number)>(x + i);
-  });
+  std::array<S, kNear> few;
+  const S* x = planes.size == 0 ? nullptr : planes.x[0];
+  if (x && planes.apart && planes.apart->x) {
+    planes.apart->x->pack(x, 0, std::min(kNear, width), few.data());
+    x = few.data();
+  }
+  const auto near =
+      !x ? T{} : near_mean<T>(width, [x](std::size_t i, auto number) { return load<decltype(number)>(x + i); });
   const auto around = [&](T value) { return plane_sums_around(planes, width, value); };
   return Moments::around_or_again(near, around(near), static_cast<double>(planes.size * width), around);
 }
@@ -396,10 +510,12 @@ template <class S, class Body>
 void map_plane(const Places<S>& planes, std::size_t number, std::size_t width, const Constants<Computed<S>>& constants,
                std::size_t set, bool streamed, const Body& body) {
   const auto c = Constant<Computed<S>>::of(constants.rows(set), 0);
-  const auto plane = planes[number];
+  const Every<S> one{planes, number, 1, 1};
   with_streaming<S>(streamed, [&](auto past_caches) {
-    each<Computed<S>>(width,
-                      [=](std::size_t i, auto number) { put<past_caches>(plane.to + i, body(plane, i, c, number)); });
+    for (Piece piece = first_piece(one, width); piece.rows > 0; piece = next_piece(one, width, piece))
+      each<Computed<S>>(piece.columns, [=, plane = plane_of_piece(one, 0)](std::size_t i, auto number) {
+        put<past_caches>(plane.to + i, body(plane, i, c, number));
+      });
   });
 }
 

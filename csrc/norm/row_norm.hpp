@@ -6,7 +6,7 @@
 /// A norm without a centre has no mean, no Σg and no b.  n is the width, or 1 for a norm that does not average.
 ///
 /// A few rows are read for their statistics while the results of those before them, which are still in cache, are
-/// written.
+/// written.  Rows of an input that are not contiguous are copied to scratch memory then, a few at a time.
 #pragma once
 
 #include <algorithm>
@@ -223,11 +223,14 @@ template <class Norm, class S> void row_norm(const RowNorm<S>& a) {
   const auto pass = [&](auto added, auto past_caches, Range mine) {
     using From = detail::Source<S, added, past_caches>;
     using Statistics = detail::RowStatistics<Norm, From>;
-    const Scratch<T> kept(From::kKept ? 2 * together * width : 0);
+    const std::size_t room = 2 * together * width;  // rows that are read, and rows whose results are written
+    const Scratch<T> kept(From::kKept ? room : 0);
+    const Scratch<S> packed(a.rows.contiguous() && a.residual_rows.contiguous() ? 0 : 2 * room);
     const auto source = [&](std::size_t row) -> From {
-      return {a.x + a.rows.offset(row), added ? a.residual + a.residual_rows.offset(row) : nullptr,
-              added ? a.sum + row * width : nullptr,
-              From::kKept ? kept.data() + row % (2 * together) * width : nullptr};
+      const std::size_t at = row % (2 * together) * width;
+      return {a.rows.packed(a.x, row, packed.data(), at),
+              added ? a.residual_rows.packed(a.residual, row, packed.data(), room + at) : nullptr,
+              added ? a.sum + row * width : nullptr, From::kKept ? kept.data() + at : nullptr};
     };
     const auto writing = [&](std::size_t row, const Row& it) {
       return [=, to = a.y + row * width](std::size_t i, auto number) {
@@ -345,9 +348,10 @@ template <class Norm, class S> void row_norm_backward(const RowNormBackward<S>& 
 
   const double bytes = 3.0 * sizeof(S) * static_cast<double>(width * count);
   const bool streamed = worth_streaming(a.dx, width * sizeof(S), width * count * sizeof(S));
+  const bool contiguous = a.rows.contiguous() && a.dy_rows.contiguous() && a.dsum_rows.contiguous();
 
   const auto few_rows = [&](auto weighted, auto added, auto past_caches, std::size_t first, auto few,
-                            const Scratch<T>& kept, T* block) {
+                            const Scratch<T>& kept, const Scratch<S>& packed, T* block) {
     std::array<detail::BackwardRow<Norm::centred, S>, few> group;
     for (std::size_t r = 0; r < few; ++r) {
       const std::size_t row = first + r, next = std::min(row + few, count - 1);
@@ -355,12 +359,15 @@ template <class Norm, class S> void row_norm_backward(const RowNormBackward<S>& 
       const auto source = [&](std::size_t place, const S* from) -> detail::Source<S, false, false> {
         return {from, nullptr, nullptr, is_16bit<S> ? kept.data() + place * width : nullptr};
       };
-      const auto x = source(2 * r, a.x + a.rows.offset(row)), dy = source(2 * r + 1, a.dy + a.dy_rows.offset(row));
+      const auto contiguous = [&](const S* from, const Rows& rows, std::size_t array) {
+        return rows.packed(from, row, packed.data(), (array * kTogether + r) * width);
+      };
+      const auto x = source(2 * r, contiguous(a.x, a.rows, 0)), dy = source(2 * r + 1, contiguous(a.dy, a.dy_rows, 1));
       it.x = x.row();
       it.dy = dy.row();
-      it.next_x = a.x + a.rows.offset(next);
-      it.next_dy = a.dy + a.dy_rows.offset(next);
-      it.dsum = added ? a.dsum + a.dsum_rows.offset(row) : nullptr;
+      it.next_x = a.rows.contiguous() ? a.x + a.rows.offset(next) : x.x;
+      it.next_dy = a.dy_rows.contiguous() ? a.dy + a.dy_rows.offset(next) : dy.x;
+      it.dsum = added ? contiguous(a.dsum, a.dsum_rows, 2) : nullptr;
       it.dx = a.dx + row * width;
       it.constants = detail::row_constants<Norm::centred, T>(Norm::centred ? a.mean[row] : 0, a.rstd[row]);
       const T* const weight = a.weight;
@@ -391,6 +398,7 @@ template <class Norm, class S> void row_norm_backward(const RowNormBackward<S>& 
   const auto pass = [&](auto weighted, auto added, auto past_caches) {
     parallel(threads_for(bytes / 15), [&](int thread, int threads) {
       const Scratch<T> kept(is_16bit<S> ? 2 * kTogether * width : 0);
+      const Scratch<S> packed(contiguous ? 0 : 3 * kTogether * width);
       const Scratch<T> block(sums);
       const Range mine = share(chunks.count(), thread, threads);
       for (std::size_t chunk = mine.begin; chunk < mine.end; ++chunk) {
@@ -399,9 +407,10 @@ template <class Norm, class S> void row_norm_backward(const RowNormBackward<S>& 
         const std::size_t end = chunks.begin(chunk) + chunks.size(chunk);
         for (std::size_t first = chunks.begin(chunk); first < end; first += kBlock) {
           std::fill_n(block.data(), sums, T{});
-          detail::for_few_rows_in_cache(
-              first, std::min(first + kBlock, end), width * sizeof(T),
-              [&](std::size_t row, auto few) { few_rows(weighted, added, past_caches, row, few, kept, block.data()); });
+          detail::for_few_rows_in_cache(first, std::min(first + kBlock, end), width * sizeof(T),
+                                        [&](std::size_t row, auto few) {
+                                          few_rows(weighted, added, past_caches, row, few, kept, packed, block.data());
+                                        });
           for (std::size_t i = 0; i < sums; ++i) total[i] += static_cast<double>(block.data()[i]);
         }
       }

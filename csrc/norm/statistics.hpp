@@ -45,11 +45,13 @@ struct Moments {
   }
 };
 
-/// The mean of the first few of so many numbers, of which at(i, V) are number(s) i: close to the mean of all, usually.
+inline constexpr std::size_t kNear = 16;
+
+/// The mean of the first kNear of so many numbers, of which at(i, V) are number(s) i: close to the mean of all,
+/// usually.
 template <class T, class At> [[gnu::always_inline]] inline T near_mean(std::size_t count, const At& at) {
-  constexpr std::size_t kFew = 16;
   if (count == 0) return 0;
-  if (count >= kFew) return static_cast<T>(sum_of_few<T>(kFew, at) * (1.0 / kFew));
+  if (count >= kNear) return static_cast<T>(sum_of_few<T>(kNear, at) * (1.0 / kNear));
   return static_cast<T>(sum_of_few<T>(count, at) / static_cast<double>(count));
 }
 

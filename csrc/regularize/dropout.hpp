@@ -1,4 +1,4 @@
-/// Dropout and its kin, with random numbers that are a function of a seed, a step and the element's position in memory.
+/// Dropout and its kin, with random numbers that are a function of a seed, a step and the element's position.
 ///   dropout:          y = x/(1 − p) with probability 1 − p, otherwise 0     Srivastava et al. 2014, JMLR 15, 1929–1958
 ///   gaussian dropout: y = x·(1 + √(p/(1 − p))·n),  n ~ N(0, 1)              the same, section 10
 ///   channel dropout:  dropout of whole channels of a sample                 Tompson et al. 2015, arXiv:1411.4280
@@ -59,35 +59,39 @@ template <class V> inline V kept(WordsOf<V> numbers, std::uint32_t least, V valu
   }
 }
 
-/// Calls body(row, at, i, count) for the pieces of rows that elements [begin, end) are: `count` of them, from element
-/// `at` of a row and element i of all.
-template <class Body> inline void for_pieces(const Rows& rows, std::size_t begin, std::size_t end, const Body& body) {
+/// Calls body(row, at, i, count) for the pieces of rows that elements [begin, end) are: `count` of them, at most
+/// `most`, from element `at` of a row and element i of all.
+template <class Body>
+inline void for_pieces(const Rows& rows, std::size_t begin, std::size_t end, std::size_t most, const Body& body) {
   if (begin == end) return;
   std::size_t row = begin / rows.width, at = begin % rows.width;
-  for (std::size_t i = begin, count; i < end; i += count, ++row, at = 0) {
-    count = std::min(rows.width - at, end - i);
+  for (std::size_t i = begin, count; i < end; i += count) {
+    count = std::min({rows.width - at, end - i, most});
     body(row, at, i, count);
+    at += count;
+    if (at == rows.width) {
+      ++row;
+      at = 0;
+    }
   }
 }
 
-/// Calls body(block, from, to, count, streamed) for blocks of elements; `from` has them one behind the other.
+/// Calls body(block, from, to, count, streamed) for blocks of the elements of one row; `from` has them one behind the
+/// other.
 template <std::size_t Block, class S, class Body>
-void for_blocks(const S* x, const Rows& rows, S* y, double nanoseconds, const Body& body) {
-  const std::size_t n = rows.count() * rows.width;
-  const bool apart = rows.count() > 1;
+void for_blocks(const S* x, const Rows& row, S* y, double nanoseconds, const Body& body) {
+  const std::size_t n = row.width;
   with_flag(worth_streaming(y, Block * sizeof(S), n * sizeof(S)), [&](auto streamed) {
     parallel(threads_for(nanoseconds * static_cast<double>(n)), [&](int thread, int threads) {
       const Range mine = share(n, thread, threads, Block);
       alignas(64) std::array<S, Block> gathered;
       for (std::size_t first = mine.begin; first < mine.end; first += Block) {
         const std::size_t count = std::min(Block, mine.end - first);
-        const S* from = x + first;
-        if (apart) {
-          for_pieces(rows, first, first + count, [&](std::size_t row, std::size_t at, std::size_t i, std::size_t some) {
-            std::memcpy(gathered.data() + (i - first), x + rows.offset(row) + at, some * sizeof(S));
-          });
-          from = gathered.data();
-        }
+        const S* from = gathered.data();
+        if (row.contiguous())
+          from = x + first;
+        else
+          row.pack(x, first, count, gathered.data());
         if (count == Block)
           body(first / Block, from, y + first, std::integral_constant<std::size_t, Block>{}, streamed);
         else
@@ -116,27 +120,23 @@ template <std::size_t N> inline bool has_half(const std::array<Word, N>& words, 
 
 }  // namespace detail
 
-/// y = x.
-template <class S> void copy_rows(const S* x, const Rows& rows, S* y) {
+/// y = x; x: one row; y: as many elements, contiguous.
+template <class S> void copy_row(const S* x, const Rows& row, S* y) {
   if (x == y) return;
-  const std::size_t n = rows.count() * rows.width;
-  parallel(threads_for(static_cast<double>(n * sizeof(S)) / 25), [&](int thread, int threads) {
-    const Range mine = share(n, thread, threads, kLanes);
-    detail::for_pieces(rows, mine.begin, mine.end,
-                       [&](std::size_t row, std::size_t at, std::size_t i, std::size_t some) {
-                         std::memcpy(y + i, x + rows.offset(row) + at, some * sizeof(S));
-                       });
+  parallel(threads_for(static_cast<double>(row.width * sizeof(S)) / 25), [&](int thread, int threads) {
+    const Range mine = share(row.width, thread, threads, kLanes);
+    row.pack(x, mine.begin, mine.end - mine.begin, y + mine.begin);
   });
 }
 
-/// x: rows of which the elements are counted in the order of memory; y: as many, contiguous.
+/// x: one row, of which the elements are counted; y: as many, contiguous.
 ///
 /// Element i's number has 32 bits, of which nearly always the upper 16 decide: those are half i/64 mod 2 of word i mod
 /// 64 in block i/128.  The lower ones are the same half of another stream, which is drawn only where it matters.
-template <class S> void dropout(const S* x, const Rows& rows, const Drops& drops, const Draw& draw, S* y) {
+template <class S> void dropout(const S* x, const Rows& row, const Drops& drops, const Draw& draw, S* y) {
   using T = Computed<S>;
   if (drops.everything()) {
-    std::fill_n(y, rows.count() * rows.width, S{});
+    std::fill_n(y, row.width, S{});
     return;
   }
   constexpr std::size_t kHalves = 2 * kRandomWords;
@@ -156,7 +156,7 @@ template <class S> void dropout(const S* x, const Rows& rows, const Drops& drops
   };
 
   detail::for_blocks<kHalves>(
-      x, rows, y, 0.25, [&](std::uint64_t block, const S* from, S* to, auto count, auto streamed) {
+      x, row, y, 0.25, [&](std::uint64_t block, const S* from, S* to, auto count, auto streamed) {
         const auto words = random_words(uppers, block);
         const auto* numbers = reinterpret_cast<const std::uint32_t*>(words.data());
         detail::unroll<2>([&](auto h) {
@@ -173,12 +173,12 @@ template <class S> void dropout(const S* x, const Rows& rows, const Drops& drops
 }
 
 /// Buffers as for dropout.
-template <class S> void gaussian_dropout(const S* x, const Rows& rows, double p, const Draw& draw, S* y) {
+template <class S> void gaussian_dropout(const S* x, const Rows& row, double p, const Draw& draw, S* y) {
   using T = Computed<S>;
   const auto deviation = static_cast<T>(std::sqrt(p / (1 - p)));
   const Stream stream{draw.seed, draw.step, detail::kDeviates};
   detail::for_blocks<kRandomNormals>(
-      x, rows, y, 0.5, [&](std::uint64_t block, const S* from, S* to, auto count, auto streamed) {
+      x, row, y, 0.5, [&](std::uint64_t block, const S* from, S* to, auto count, auto streamed) {
         alignas(64) std::array<float, kRandomNormals> normals;
         random_normals(stream, block, normals.data());
         each<T>(count, [=, normal = normals.data()](std::size_t i, auto number) {
@@ -201,10 +201,10 @@ struct Sets {
   std::size_t samples, channels;
   bool channels_first;  ///< in the table: the numbers of a channel are neighbours, not those of a sample
   Rows rows;            ///< where in the table a row of x begins
-  std::size_t step;     ///< from one element of a row to the next: 0 or 1
+  std::size_t step;     ///< in the table, from one element of a row to the next: 0 or 1
 };
 
-/// x: rows; y: as many, contiguous.  Channel c of sample n has word number n·channels + c.
+/// x: rows; y: as many elements, contiguous.  Channel c of sample n has word number n·channels + c.
 template <class S>
 void channel_dropout(const S* x, const Rows& rows, const Sets& sets, const Drops& drops, const Draw& draw, S* y) {
   using T = Computed<S>;
@@ -223,13 +223,21 @@ void channel_dropout(const S* x, const Rows& rows, const Sets& sets, const Drops
     }
   }
 
+  constexpr std::size_t kGathered = 1024;
+  const std::size_t most = rows.contiguous() ? n : kGathered;
   with_flag(worth_streaming(y, rows.width * sizeof(S), n * sizeof(S)), [&](auto streamed) {
     parallel(threads_for(static_cast<double>(n * sizeof(S)) / 25), [&](int thread, int threads) {
       const Range mine = share(n, thread, threads, kLanes);
+      alignas(64) std::array<S, kGathered> gathered;
       detail::for_pieces(
-          rows, mine.begin, mine.end, [&](std::size_t row, std::size_t at, std::size_t i, std::size_t count) {
-            const S* from = x + rows.offset(row) + at;
-            const std::uint32_t* keep = table.data() + sets.rows.offset(row) + at * sets.step;
+          rows, mine.begin, mine.end, most, [&](std::size_t row, std::size_t at, std::size_t i, std::size_t count) {
+            const S* from = gathered.data();
+            if (rows.contiguous())
+              from = x + (rows.offset(row) + static_cast<std::ptrdiff_t>(at));
+            else
+              rows.pack(x + rows.offset(row), at, count, gathered.data());
+            const std::uint32_t* keep =
+                table.data() + (sets.rows.offset(row) + static_cast<std::ptrdiff_t>(at * sets.step));
             S* to = y + i;
             if (sets.step == 0)
               with_flag(*keep != 0, [&](auto all) {

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from .._check import type_of
 
-__all__ = ["Array", "Statistics", "array_of", "results_of"]
+__all__ = ["Array", "Statistics", "array_of", "memory_order", "results_of"]
 
 Array: TypeAlias = NDArray[Any]
 Statistics: TypeAlias = NDArray[np.float64]
@@ -54,3 +54,10 @@ def results_of(function: str, out: Any, count: int) -> tuple[Any, ...]:
     if not isinstance(out, tuple) or len(out) != count:
         raise TypeError(f"{function}: out must be a tuple of {count}, with None for results that are wanted new")
     return out
+
+
+def memory_order(array: Array) -> tuple[int, ...]:
+    """The axes as memory has them, outermost first, in which dropout counts elements; as they are numbered if elements share memory."""
+    axes = range(array.ndim)
+    shared = any(array.strides[axis] == 0 and array.shape[axis] > 1 for axis in axes)
+    return tuple(axes if shared else sorted(axes, key=lambda axis: -abs(array.strides[axis])))

@@ -43,10 +43,10 @@ def batch_norm(
         evaluation:  the running statistics
 
     Fast where the channels come before contiguous axes (N, C, H, W) or are innermost in memory: (N, C), (N, H, W, C) with
-    ``channel_axis=-1``, and a transposed view of such an array.
+    ``channel_axis=-1``, and a transposed view of such an array.  Inputs in another memory layout are copied piece by piece.
 
     Args:
-        x: At least two axes, float32, float64, float16 or bfloat16.
+        x: At least two axes, any memory layout, float32, float64, float16 or bfloat16.
         running_mean: Shape ``(C,)``, dtype of x; float32 where x has 16 bits; updated in training, where it may be ``None``.
         running_var: Likewise.
         weight: Shape ``(C,)``, dtype of x; float32 where x has 16 bits.
@@ -61,7 +61,7 @@ def batch_norm(
         y, like x, channels last in memory where x has them there, otherwise C-contiguous; mean and rstd, float64, shape ``(C,)``: what was used.
 
     Raises:
-        TypeError: A dtype or memory layout is wrong, or evaluation has no running statistics.
+        TypeError: A dtype is wrong, or the memory layout of what is written, or evaluation has no running statistics.
         ValueError: A shape or range is wrong, arrays overlap, or a batch in training has a single value a channel.
 
     Example:
@@ -98,7 +98,7 @@ def batch_norm_backward(
         evaluation:  dx = rstd·weight·dy
 
     Args:
-        dy: The gradient with respect to y, shape, dtype and memory order of x.
+        dy: The gradient with respect to y, shape and dtype of x, any memory layout.
         x: The input of forward.
         mean: As forward returned it, float64, shape ``(C,)``.
         rstd: As forward returned it, float64, shape ``(C,)``.
@@ -111,7 +111,7 @@ def batch_norm_backward(
         dx, like x, channels last in memory where x has them there, otherwise C-contiguous; dweight and dbias, shape ``(C,)``, ``None`` without a weight.
 
     Raises:
-        TypeError: A dtype or memory layout is wrong.
+        TypeError: A dtype is wrong, or the memory layout of what is written.
         ValueError: A shape is wrong, or arrays overlap.
 
     Example:
@@ -146,7 +146,7 @@ def batch_norm_relu(
         y = max(t, 0),   t = (x − mean)·rstd·weight + bias   as in batch_norm
 
     Args:
-        x: At least two axes, float32, float64, float16 or bfloat16.
+        x: At least two axes, any memory layout, float32, float64, float16 or bfloat16.
         running_mean: As in :func:`batch_norm`.
         running_var: As in :func:`batch_norm`.
         weight: Shape ``(C,)``, dtype of x; float32 where x has 16 bits.
@@ -161,7 +161,7 @@ def batch_norm_relu(
         y, like x, channels last in memory where x has them there, otherwise C-contiguous, NaN where t is; mean and rstd, float64, shape ``(C,)``: what was used.
 
     Raises:
-        TypeError: A dtype or memory layout is wrong, or evaluation has no running statistics.
+        TypeError: A dtype is wrong, or the memory layout of what is written, or evaluation has no running statistics.
         ValueError: A shape or range is wrong, arrays overlap, or a batch in training has a single value a channel.
 
     Example:
@@ -200,7 +200,7 @@ def batch_norm_relu_backward(
     y is not needed, so that it may be overwritten.
 
     Args:
-        dy: The gradient with respect to y, shape, dtype and memory order of x.
+        dy: The gradient with respect to y, shape and dtype of x, any memory layout.
         x: The input of forward.
         mean: As forward returned it, float64, shape ``(C,)``.
         rstd: As forward returned it, float64, shape ``(C,)``.
@@ -214,7 +214,7 @@ def batch_norm_relu_backward(
         dx, like x, channels last in memory where x has them there, otherwise C-contiguous; dweight and dbias, shape ``(C,)``, ``None`` without a weight.
 
     Raises:
-        TypeError: A dtype or memory layout is wrong.
+        TypeError: A dtype is wrong, or the memory layout of what is written.
         ValueError: A shape is wrong, or arrays overlap.
 
     Example:
@@ -249,8 +249,8 @@ def batch_norm_add_relu(
         y = max(u, 0),   u = (x − mean)·rstd·weight + bias + residual   as in batch_norm
 
     Args:
-        x: At least two axes, float32, float64, float16 or bfloat16.
-        residual: Shape, dtype and memory order of x.
+        x: At least two axes, any memory layout, float32, float64, float16 or bfloat16.
+        residual: Shape and dtype of x, any memory layout.
         running_mean: As in :func:`batch_norm`.
         running_var: As in :func:`batch_norm`.
         weight: Shape ``(C,)``, dtype of x; float32 where x has 16 bits.
@@ -265,7 +265,7 @@ def batch_norm_add_relu(
         y, like x, channels last in memory where x has them there, otherwise C-contiguous, NaN where u is; mean and rstd, float64, shape ``(C,)``: what was used.
 
     Raises:
-        TypeError: A dtype or memory layout is wrong, or evaluation has no running statistics.
+        TypeError: A dtype is wrong, or the memory layout of what is written, or evaluation has no running statistics.
         ValueError: A shape or range is wrong, arrays overlap, or a batch in training has a single value a channel.
 
     Example:
@@ -303,7 +303,7 @@ def batch_norm_add_relu_backward(
         dresidual = 0 where y ≤ 0, dy elsewhere;   then as batch_norm_backward with dresidual for dy
 
     Args:
-        dy: The gradient with respect to y, shape, dtype and memory order of x.
+        dy: The gradient with respect to y, shape and dtype of x, any memory layout.
         y: As forward returned it.
         x: The input of forward.
         mean: As forward returned it, float64, shape ``(C,)``.
@@ -317,7 +317,7 @@ def batch_norm_add_relu_backward(
         dx and dresidual, like x, channels last in memory where x has them there, otherwise C-contiguous; dweight and dbias, shape ``(C,)``, ``None`` without a weight.
 
     Raises:
-        TypeError: A dtype or memory layout is wrong.
+        TypeError: A dtype is wrong, or the memory layout of what is written.
         ValueError: A shape is wrong, or arrays overlap.
 
     Example:
@@ -360,7 +360,7 @@ def batch_renorm(
     With r_max = 1 and d_max = 0 it is :func:`batch_norm`; training starts with these and raises them.
 
     Args:
-        x: At least two axes, float32, float64, float16 or bfloat16.
+        x: At least two axes, any memory layout, float32, float64, float16 or bfloat16.
         running_mean: Shape ``(C,)``, dtype of x; float32 where x has 16 bits; updated in training.
         running_var: Likewise.
         weight: Shape ``(C,)``, dtype of x; float32 where x has 16 bits.
@@ -377,7 +377,7 @@ def batch_renorm(
         y, like x, channels last in memory where x has them there, otherwise C-contiguous; mean, rstd, r and d, float64, shape ``(C,)``: what was used.
 
     Raises:
-        TypeError: A dtype or memory layout is wrong.
+        TypeError: A dtype is wrong, or the memory layout of what is written.
         ValueError: A shape or range is wrong, arrays overlap, or a batch in training has a single value a channel.
 
     Example:
@@ -418,7 +418,7 @@ def batch_renorm_backward(
         evaluation:  dx = rstd·weight·dy
 
     Args:
-        dy: The gradient with respect to y, shape, dtype and memory order of x.
+        dy: The gradient with respect to y, shape and dtype of x, any memory layout.
         x: The input of forward.
         mean: As forward returned it, float64, shape ``(C,)``.
         rstd: As forward returned it, float64, shape ``(C,)``.
@@ -433,7 +433,7 @@ def batch_renorm_backward(
         dx, like x, channels last in memory where x has them there, otherwise C-contiguous; dweight and dbias, shape ``(C,)``, ``None`` without a weight.
 
     Raises:
-        TypeError: A dtype or memory layout is wrong.
+        TypeError: A dtype is wrong, or the memory layout of what is written.
         ValueError: A shape is wrong, or arrays overlap.
 
     Example:
@@ -471,7 +471,7 @@ def group_norm(
     One group normalizes each sample as a whole; as many groups as channels are :func:`instance_norm`.
 
     Args:
-        x: At least two axes, the first one that of the N samples, float32, float64, float16 or bfloat16.
+        x: At least two axes, the first one that of the N samples, any memory layout, float32, float64, float16 or bfloat16.
         num_groups: How many groups of equal size the channels make.
         weight: Shape ``(C,)``, dtype of x; float32 where x has 16 bits.
         bias: Shape ``(C,)``, dtype of x; float32 where x has 16 bits.
@@ -483,7 +483,7 @@ def group_norm(
         y, like x, channels last in memory where x has them there, otherwise C-contiguous; mean and rstd, float64, shape ``(N, num_groups)``.
 
     Raises:
-        TypeError: A dtype or memory layout is wrong.
+        TypeError: A dtype is wrong, or the memory layout of what is written.
         ValueError: A shape or range is wrong, or arrays overlap.
 
     Example:
@@ -519,7 +519,7 @@ def group_norm_backward(
         dweight = Σ dy·x̂,  dbias = Σ dy   over the samples and all other axes
 
     Args:
-        dy: The gradient with respect to y, shape, dtype and memory order of x.
+        dy: The gradient with respect to y, shape and dtype of x, any memory layout.
         x: The input of forward.
         num_groups: As in forward.
         mean: As forward returned it, float64, shape ``(N, num_groups)``.
@@ -532,7 +532,7 @@ def group_norm_backward(
         dx, like x, channels last in memory where x has them there, otherwise C-contiguous; dweight and dbias, shape ``(C,)``, ``None`` without a weight.
 
     Raises:
-        TypeError: A dtype or memory layout is wrong.
+        TypeError: A dtype is wrong, or the memory layout of what is written.
         ValueError: A shape or range is wrong, or arrays overlap.
 
     Example:
@@ -570,7 +570,7 @@ def instance_norm(
         without:                the running statistics
 
     Args:
-        x: At least two axes, the first one that of the N samples, float32, float64, float16 or bfloat16.
+        x: At least two axes, the first one that of the N samples, any memory layout, float32, float64, float16 or bfloat16.
         running_mean: Shape ``(C,)``, dtype of x; float32 where x has 16 bits; updated with input statistics, where it may be ``None``.
         running_var: Likewise.
         weight: Shape ``(C,)``, dtype of x; float32 where x has 16 bits.
@@ -585,7 +585,7 @@ def instance_norm(
         y, like x, channels last in memory where x has them there, otherwise C-contiguous; mean and rstd, float64, shape ``(N, C)``: what was used.
 
     Raises:
-        TypeError: A dtype or memory layout is wrong, or there are neither input nor running statistics.
+        TypeError: A dtype is wrong, or the memory layout of what is written, or there are neither input nor running statistics.
         ValueError: A shape or range is wrong, arrays overlap, or there is a single value a sample and channel.
 
     Example:
@@ -624,7 +624,7 @@ def instance_norm_backward(
         without:                dx = rstd·weight·dy
 
     Args:
-        dy: The gradient with respect to y, shape, dtype and memory order of x.
+        dy: The gradient with respect to y, shape and dtype of x, any memory layout.
         x: The input of forward.
         mean: As forward returned it, float64, shape ``(N, C)``.
         rstd: As forward returned it, float64, shape ``(N, C)``.
@@ -637,7 +637,7 @@ def instance_norm_backward(
         dx, like x, channels last in memory where x has them there, otherwise C-contiguous; dweight and dbias, shape ``(C,)``, ``None`` without a weight.
 
     Raises:
-        TypeError: A dtype or memory layout is wrong.
+        TypeError: A dtype is wrong, or the memory layout of what is written.
         ValueError: A shape is wrong, or arrays overlap.
 
     Example:

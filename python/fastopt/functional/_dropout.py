@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from .._core import kernels
 from ._arrays import Array
 
@@ -16,7 +18,14 @@ __all__ = [
 
 
 def dropout(
-    x: Array, p: float = 0.5, training: bool = True, *, seed: int, step: int = 0, out: Array | None = None
+    x: Array,
+    p: float = 0.5,
+    training: bool = True,
+    *,
+    seed: int,
+    step: int = 0,
+    order: Sequence[int] | None = None,
+    out: Array | None = None,
 ) -> Array:
     """Zeros in random places; the rest grows, so that the mean stays.
 
@@ -24,25 +33,28 @@ def dropout(
 
         y = x/(1 − p) with probability 1 − p, otherwise 0;   without training y = x
 
-    What is dropped depends on seed, step and the element's position in memory alone: not on x, the number of threads or the
-    instruction set.  So there is no mask to keep, and a run that is resumed at a step goes on as it would have.  Elements are
-    counted as memory has them: in C order of the axes sorted by their strides, for a slice too.
+    What is dropped depends on seed, step and the element's position alone: not on x, the number of threads or the instruction
+    set.  So there is no mask to keep, and a run that is resumed at a step goes on as it would have.  Elements are counted as
+    memory has them: in C order of the axes sorted by the sizes of their strides, for a slice or a flipped array too; in plain C
+    order where elements share memory, as those of a broadcast array do.  ``order`` chooses another order.
 
     Dropped elements are +0, even where x is NaN or infinite.  The probability is p to 2⁻³³.
 
     Args:
-        x: Any shape, float32, float64, float16 or bfloat16; its innermost axis must be contiguous.
+        x: Any shape and memory layout, float32, float64, float16 or bfloat16.
         p: The probability to be dropped, in [0, 1].
         training: Drop; otherwise y is a copy of x.
         seed: Of the random numbers, in [0, 2⁶⁴): one for each layer.
         step: Of the training, in [0, 2³²): another one draws other numbers.
-        out: An array for y, in x's memory order and without gaps: x itself, or one that does not overlap it.
+        order: All axes of x, outermost first: elements are counted in C order of these, and y lies so in memory; ``None`` for
+            the order that x has in memory.
+        out: An array for y, in that order and without gaps: x itself, or one that does not overlap it.
 
     Returns:
-        y, like x, in x's memory order without gaps.
+        y, like x, in that order without gaps.
 
     Raises:
-        TypeError: A dtype or memory layout is wrong.
+        TypeError: A dtype is wrong, or the memory layout of out.
         ValueError: A shape or range is wrong, or arrays overlap.
 
     Example:
@@ -59,27 +71,36 @@ def dropout(
         overfitting", JMLR 15.  There it is the weights that shrink after training; here it is what is kept that grows, as in all
         libraries.
     """
-    return kernels.dropout(x, p, training, seed, step, out)
+    return kernels.dropout(x, p, training, seed, step, order, out)
 
 
 def dropout_backward(
-    dy: Array, p: float = 0.5, training: bool = True, *, seed: int, step: int = 0, out: Array | None = None
+    dy: Array,
+    p: float = 0.5,
+    training: bool = True,
+    *,
+    seed: int,
+    step: int = 0,
+    order: Sequence[int] | None = None,
+    out: Array | None = None,
 ) -> Array:
     """The gradient of :func:`dropout`, which is the same function of dy.
 
     Args:
-        dy: The gradient with respect to y, shape, dtype and memory order of x.
+        dy: The gradient with respect to y, shape and dtype of x; any memory layout, but see order.
         p: As in forward.
         training: As in forward.
         seed: As in forward.
         step: As in forward.
-        out: An array for dx, in dy's memory order and without gaps: dy itself, or one that does not overlap it.
+        order: All axes of dy, outermost first: elements are counted in C order of these, and dx lies so in memory; ``None`` for
+            the order that dy has in memory.  Needed where dy lies otherwise than x did.
+        out: An array for dx, in that order and without gaps: dy itself, or one that does not overlap it.
 
     Returns:
-        dx, like dy, in dy's memory order without gaps.
+        dx, like dy, in that order without gaps.
 
     Raises:
-        TypeError: A dtype or memory layout is wrong.
+        TypeError: A dtype is wrong, or the memory layout of out.
         ValueError: A shape or range is wrong, or arrays overlap.
 
     Example:
@@ -87,12 +108,23 @@ def dropout_backward(
         >>> from fastopt import functional as F
         >>> F.dropout_backward(np.arange(1.0, 9.0), 0.5, seed=1)
         array([ 2.,  0.,  6.,  8.,  0.,  0.,  0., 16.])
+        >>> dy = np.asfortranarray(np.ones((2, 4)))  # where x was C-contiguous
+        >>> F.dropout_backward(dy, 0.5, seed=1, order=(0, 1))
+        array([[2., 0., 2., 2.],
+               [0., 0., 0., 2.]])
     """
-    return kernels.dropout_backward(dy, p, training, seed, step, out)
+    return kernels.dropout_backward(dy, p, training, seed, step, order, out)
 
 
 def gaussian_dropout(
-    x: Array, p: float = 0.5, training: bool = True, *, seed: int, step: int = 0, out: Array | None = None
+    x: Array,
+    p: float = 0.5,
+    training: bool = True,
+    *,
+    seed: int,
+    step: int = 0,
+    order: Sequence[int] | None = None,
+    out: Array | None = None,
 ) -> Array:
     """Noise that multiplies, with the mean 1 and the variance that dropout's has.
 
@@ -104,18 +136,20 @@ def gaussian_dropout(
     also for float64.
 
     Args:
-        x: Any shape, float32, float64, float16 or bfloat16; its innermost axis must be contiguous.
+        x: Any shape and memory layout, float32, float64, float16 or bfloat16.
         p: In [0, 1): the probability of the dropout that is as strong.
         training: Multiply; otherwise y is a copy of x.
         seed: Of the random numbers, in [0, 2⁶⁴): one for each layer.
         step: Of the training, in [0, 2³²): another one draws other numbers.
-        out: An array for y, in x's memory order and without gaps: x itself, or one that does not overlap it.
+        order: All axes of x, outermost first: elements are counted in C order of these, and y lies so in memory; ``None`` for
+            the order that x has in memory.
+        out: An array for y, in that order and without gaps: x itself, or one that does not overlap it.
 
     Returns:
-        y, like x, in x's memory order without gaps.
+        y, like x, in that order without gaps.
 
     Raises:
-        TypeError: A dtype or memory layout is wrong.
+        TypeError: A dtype is wrong, or the memory layout of out.
         ValueError: A shape or range is wrong, or arrays overlap.
 
     Example:
@@ -127,27 +161,36 @@ def gaussian_dropout(
     References:
         Srivastava et al. 2014, "Dropout: a simple way to prevent neural networks from overfitting", JMLR 15, section 10.
     """
-    return kernels.gaussian_dropout(x, p, training, seed, step, out)
+    return kernels.gaussian_dropout(x, p, training, seed, step, order, out)
 
 
 def gaussian_dropout_backward(
-    dy: Array, p: float = 0.5, training: bool = True, *, seed: int, step: int = 0, out: Array | None = None
+    dy: Array,
+    p: float = 0.5,
+    training: bool = True,
+    *,
+    seed: int,
+    step: int = 0,
+    order: Sequence[int] | None = None,
+    out: Array | None = None,
 ) -> Array:
     """The gradient of :func:`gaussian_dropout`, which is the same function of dy.
 
     Args:
-        dy: The gradient with respect to y, shape, dtype and memory order of x.
+        dy: The gradient with respect to y, shape and dtype of x; any memory layout, but see order.
         p: As in forward.
         training: As in forward.
         seed: As in forward.
         step: As in forward.
-        out: An array for dx, in dy's memory order and without gaps: dy itself, or one that does not overlap it.
+        order: All axes of dy, outermost first: elements are counted in C order of these, and dx lies so in memory; ``None`` for
+            the order that dy has in memory.  Needed where dy lies otherwise than x did.
+        out: An array for dx, in that order and without gaps: dy itself, or one that does not overlap it.
 
     Returns:
-        dx, like dy, in dy's memory order without gaps.
+        dx, like dy, in that order without gaps.
 
     Raises:
-        TypeError: A dtype or memory layout is wrong.
+        TypeError: A dtype is wrong, or the memory layout of out.
         ValueError: A shape or range is wrong, or arrays overlap.
 
     Example:
@@ -156,7 +199,7 @@ def gaussian_dropout_backward(
         >>> F.gaussian_dropout_backward(np.ones(4), 0.1, seed=1).round(3)
         array([1.108, 1.297, 0.636, 0.91 ])
     """
-    return kernels.gaussian_dropout_backward(dy, p, training, seed, step, out)
+    return kernels.gaussian_dropout_backward(dy, p, training, seed, step, order, out)
 
 
 def channel_dropout(
@@ -179,8 +222,7 @@ def channel_dropout(
     n and c alone, whatever the memory order.
 
     Args:
-        x: At least two axes, of which the first is that of the samples; float32, float64, float16 or bfloat16; its innermost
-            axis must be contiguous.
+        x: At least two axes, of which the first is that of the samples; any memory layout; float32, float64, float16 or bfloat16.
         p: The probability to be dropped, in [0, 1].
         training: Drop; otherwise y is a copy of x.
         seed: Of the random numbers, in [0, 2⁶⁴): one for each layer.
@@ -192,7 +234,7 @@ def channel_dropout(
         y, like x, in x's memory order without gaps.
 
     Raises:
-        TypeError: A dtype or memory layout is wrong.
+        TypeError: A dtype is wrong, or the memory layout of out.
         ValueError: A shape or range is wrong, or arrays overlap.
 
     Example:
@@ -221,7 +263,7 @@ def channel_dropout_backward(
     """The gradient of :func:`channel_dropout`, which is the same function of dy.
 
     Args:
-        dy: The gradient with respect to y, shape and dtype of x.
+        dy: The gradient with respect to y, shape and dtype of x; any memory layout.
         p: As in forward.
         training: As in forward.
         seed: As in forward.
@@ -233,7 +275,7 @@ def channel_dropout_backward(
         dx, like dy, in dy's memory order without gaps.
 
     Raises:
-        TypeError: A dtype or memory layout is wrong.
+        TypeError: A dtype is wrong, or the memory layout of out.
         ValueError: A shape or range is wrong, or arrays overlap.
 
     Example:

@@ -42,7 +42,7 @@ def layer_norm(
     Results are as precise at a mean of a million as at zero.
 
     Args:
-        x: Shape ``(*, *normalized_shape)``, float32, float64, float16 or bfloat16.
+        x: Shape ``(*, *normalized_shape)``, any memory layout, float32, float64, float16 or bfloat16.
         normalized_shape: The shape of the last axes, which are normalized together; an integer for one axis.
         weight: Shape ``normalized_shape``, dtype of x; float32 where x has 16 bits.
         bias: Shape ``normalized_shape``, dtype of x; float32 where x has 16 bits.
@@ -53,7 +53,7 @@ def layer_norm(
         y, like x, C-contiguous; mean and rstd, float64, of the shape of the axes that are not normalized.
 
     Raises:
-        TypeError: A dtype or memory layout is wrong.
+        TypeError: A dtype is wrong, or the memory layout of what is written.
         ValueError: A shape or range is wrong, or arrays overlap.
 
     Example:
@@ -88,7 +88,7 @@ def layer_norm_backward(
         dx = rstd·(g − Σg/n − x̂·Σ(g x̂)/n)   with Σ over the n normalized numbers;   dweight = Σ dy·x̂,  dbias = Σ dy   over rows
 
     Args:
-        dy: The gradient with respect to y, shape and dtype of x.
+        dy: The gradient with respect to y, shape and dtype of x, any memory layout.
         x: The input of forward.
         normalized_shape: As in forward.
         mean: As forward returned it, float64.
@@ -100,7 +100,7 @@ def layer_norm_backward(
         dx, like x, C-contiguous; dweight and dbias, like weight, ``None`` without a weight.
 
     Raises:
-        TypeError: A dtype or memory layout is wrong.
+        TypeError: A dtype is wrong, or the memory layout of what is written.
         ValueError: A shape is wrong, or arrays overlap.
 
     Example:
@@ -130,7 +130,7 @@ def rms_norm(
         y = x·rstd·weight,   rstd = 1/√(Σx²/n + eps)  with Σ over the n normalized numbers
 
     Args:
-        x: Shape ``(*, *normalized_shape)``, float32, float64, float16 or bfloat16.
+        x: Shape ``(*, *normalized_shape)``, any memory layout, float32, float64, float16 or bfloat16.
         normalized_shape: The shape of the last axes, which are normalized together; an integer for one axis.
         weight: Shape ``normalized_shape``, dtype of x; float32 where x has 16 bits.
         eps: Added to the mean of the squares, at least 0; ``None`` is the machine epsilon of x's dtype.
@@ -140,7 +140,7 @@ def rms_norm(
         y, like x, C-contiguous; rstd, float64, of the shape of the axes that are not normalized.
 
     Raises:
-        TypeError: A dtype or memory layout is wrong.
+        TypeError: A dtype is wrong, or the memory layout of what is written.
         ValueError: A shape or range is wrong, or arrays overlap.
 
     Example:
@@ -174,7 +174,7 @@ def rms_norm_backward(
         dx = rstd·(g − x̂·Σ(g x̂)/n)   with Σ over the n normalized numbers;   dweight = Σ dy·x̂   over rows
 
     Args:
-        dy: The gradient with respect to y, shape and dtype of x.
+        dy: The gradient with respect to y, shape and dtype of x, any memory layout.
         x: The input of forward.
         normalized_shape: As in forward.
         rstd: As forward returned it, float64.
@@ -185,7 +185,7 @@ def rms_norm_backward(
         dx, like x, C-contiguous; dweight, like weight, ``None`` without a weight.
 
     Raises:
-        TypeError: A dtype or memory layout is wrong.
+        TypeError: A dtype is wrong, or the memory layout of what is written.
         ValueError: A shape is wrong, or arrays overlap.
 
     Example:
@@ -210,7 +210,7 @@ def cosine_norm(
         y = x·rnorm,   rnorm = 1/√(Σx² + eps)  with Σ over the last axis
 
     Args:
-        x: At least one axis, float32, float64, float16 or bfloat16.
+        x: At least one axis, any memory layout, float32, float64, float16 or bfloat16.
         eps: Added to the squared length, at least 0.
         out: Arrays for ``(y, rnorm)``, ``None`` for those that are wanted new.  None may overlap an argument.
 
@@ -218,7 +218,7 @@ def cosine_norm(
         y, like x, C-contiguous; rnorm, float64, of the shape of the axes before the last one.
 
     Raises:
-        TypeError: A dtype or memory layout is wrong.
+        TypeError: A dtype is wrong, or the memory layout of what is written.
         ValueError: A shape or range is wrong, or arrays overlap.
 
     Example:
@@ -244,7 +244,7 @@ def cosine_norm_backward(dy: Array, x: Array, rnorm: Statistics, *, out: Array |
         x̂ = x·rnorm,   dx = rnorm·(dy − x̂·Σ(dy x̂))   with Σ over the last axis
 
     Args:
-        dy: The gradient with respect to y, shape and dtype of x.
+        dy: The gradient with respect to y, shape and dtype of x, any memory layout.
         x: The input of forward.
         rnorm: As forward returned it, float64.
         out: An array for dx.  It may not overlap an argument.
@@ -253,7 +253,7 @@ def cosine_norm_backward(dy: Array, x: Array, rnorm: Statistics, *, out: Array |
         dx, like x, C-contiguous.
 
     Raises:
-        TypeError: A dtype or memory layout is wrong.
+        TypeError: A dtype is wrong, or the memory layout of what is written.
         ValueError: A shape is wrong, or arrays overlap.
 
     Example:
@@ -286,8 +286,8 @@ def add_layer_norm(
     The sum is rounded to its dtype first, so that y is what :func:`layer_norm` makes of it.
 
     Args:
-        x: Shape ``(*, *normalized_shape)``, float32, float64, float16 or bfloat16.
-        residual: Shape and dtype of x.
+        x: Shape ``(*, *normalized_shape)``, any memory layout, float32, float64, float16 or bfloat16.
+        residual: Shape and dtype of x, any memory layout.
         normalized_shape: The shape of the last axes, which are normalized together; an integer for one axis.
         weight: Shape ``normalized_shape``, dtype of x; float32 where x has 16 bits.
         bias: Shape ``normalized_shape``, dtype of x; float32 where x has 16 bits.
@@ -298,7 +298,7 @@ def add_layer_norm(
         y and sum, like x, C-contiguous; mean and rstd, float64, of the shape of the axes that are not normalized.
 
     Raises:
-        TypeError: A dtype or memory layout is wrong.
+        TypeError: A dtype is wrong, or the memory layout of what is written.
         ValueError: A shape or range is wrong, or arrays overlap.
 
     Example:
@@ -332,7 +332,7 @@ def add_layer_norm_backward(
         dx = dresidual = dsum + (the dx of layer_norm_backward at sum);   dweight and dbias as there
 
     Args:
-        dy: The gradient with respect to y, shape and dtype of sum.
+        dy: The gradient with respect to y, shape and dtype of sum, any memory layout.
         dsum: The gradient with respect to sum from everything else that uses it, likewise; ``None`` where nothing does.
         sum: As forward returned it.
         normalized_shape: As in forward.
@@ -346,7 +346,7 @@ def add_layer_norm_backward(
         without a weight.
 
     Raises:
-        TypeError: A dtype or memory layout is wrong.
+        TypeError: A dtype is wrong, or the memory layout of what is written.
         ValueError: A shape is wrong, or arrays overlap.
 
     Example:
@@ -378,8 +378,8 @@ def add_rms_norm(
     The sum is rounded to its dtype first, so that y is what :func:`rms_norm` makes of it.
 
     Args:
-        x: Shape ``(*, *normalized_shape)``, float32, float64, float16 or bfloat16.
-        residual: Shape and dtype of x.
+        x: Shape ``(*, *normalized_shape)``, any memory layout, float32, float64, float16 or bfloat16.
+        residual: Shape and dtype of x, any memory layout.
         normalized_shape: The shape of the last axes, which are normalized together; an integer for one axis.
         weight: Shape ``normalized_shape``, dtype of x; float32 where x has 16 bits.
         eps: Added to the mean of the squares, at least 0; ``None`` is the machine epsilon of x's dtype.
@@ -389,7 +389,7 @@ def add_rms_norm(
         y and sum, like x, C-contiguous; rstd, float64, of the shape of the axes that are not normalized.
 
     Raises:
-        TypeError: A dtype or memory layout is wrong.
+        TypeError: A dtype is wrong, or the memory layout of what is written.
         ValueError: A shape or range is wrong, or arrays overlap.
 
     Example:
@@ -422,7 +422,7 @@ def add_rms_norm_backward(
         dx = dresidual = dsum + (the dx of rms_norm_backward at sum);   dweight as there
 
     Args:
-        dy: The gradient with respect to y, shape and dtype of sum.
+        dy: The gradient with respect to y, shape and dtype of sum, any memory layout.
         dsum: The gradient with respect to sum from everything else that uses it, likewise; ``None`` where nothing does.
         sum: As forward returned it.
         normalized_shape: As in forward.
@@ -435,7 +435,7 @@ def add_rms_norm_backward(
         weight.
 
     Raises:
-        TypeError: A dtype or memory layout is wrong.
+        TypeError: A dtype is wrong, or the memory layout of what is written.
         ValueError: A shape is wrong, or arrays overlap.
 
     Example:

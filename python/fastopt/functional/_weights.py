@@ -29,16 +29,16 @@ def weight_norm(
     Where v is zero, w is NaN.
 
     Args:
-        v: The direction, float32, float64, float16 or bfloat16.
+        v: The direction, float32, float64, float16 or bfloat16; any memory layout.
         g: The length: shape of v with 1 on all axes but dim, ``()`` where dim is ``None``; dtype of v; float32 where that has 16 bits.
-        dim: The axis each of whose places has a length of its own; ``None`` for one length of all of v, which must be C-contiguous then.
+        dim: The axis each of whose places has a length of its own; ``None`` for one length of all of v.
         out: Arrays for ``(w, rnorm)``, ``None`` for those that are wanted new.  None may overlap an argument.
 
     Returns:
-        w, like v, in its memory order; rnorm, float64, shape ``(v.shape[dim],)``, ``()`` where dim is ``None``.
+        w, like v, with dim innermost in memory where v has it there, otherwise C-contiguous; rnorm, float64, shape ``(v.shape[dim],)``, ``()`` where dim is ``None``.
 
     Raises:
-        TypeError: A dtype or memory layout is wrong.
+        TypeError: A dtype is wrong, or the memory layout of out.
         ValueError: A shape or range is wrong, or arrays overlap.
 
     Example:
@@ -57,13 +57,13 @@ def weight_norm(
         return kernels.weight_norm(v, g, dim, out)
     w_out, rnorm_out = results_of("weight_norm", out, 2)
     row = _row("weight_norm", "v", v)
-    length = _single("weight_norm", "g", g)
+    length = _single("weight_norm", "g", g, row.ndim)
     to = (
-        None if w_out is None else _row("weight_norm", "out[0]", w_out, v.shape),
-        None if rnorm_out is None else _single("weight_norm", "out[1]", rnorm_out).reshape(1),
+        None if w_out is None else _row("weight_norm", "out[0]", w_out, v.shape, written=True),
+        None if rnorm_out is None else _single("weight_norm", "out[1]", rnorm_out, 1),
     )
     w, rnorm = kernels.weight_norm(row, length, 0, to)
-    return w.reshape(v.shape) if w_out is None else w_out, rnorm.reshape(()) if rnorm_out is None else rnorm_out
+    return w[0] if w_out is None else w_out, rnorm.reshape(()) if rnorm_out is None else rnorm_out
 
 
 def weight_norm_backward(
@@ -82,7 +82,7 @@ def weight_norm_backward(
         dg = Σ dw·v̂,   dv = g·rnorm·(dw − v̂·dg),   v̂ = v·rnorm   with Σ over all axes but dim
 
     Args:
-        dw: The gradient with respect to w, shape, dtype and memory order of v.
+        dw: The gradient with respect to w, shape and dtype of v; any memory layout.
         v: As in forward.
         g: As in forward.
         rnorm: As forward returned it, float64.
@@ -90,10 +90,10 @@ def weight_norm_backward(
         out: Arrays for ``(dv, dg)``, ``None`` for those that are wanted new.  None may overlap an argument.
 
     Returns:
-        dv, like v, in its memory order; dg, like g.
+        dv, like v, in w's memory order; dg, like g.
 
     Raises:
-        TypeError: A dtype or memory layout is wrong.
+        TypeError: A dtype is wrong, or the memory layout of out.
         ValueError: A shape or range is wrong, or arrays overlap.
 
     Example:
@@ -112,13 +112,14 @@ def weight_norm_backward(
         return kernels.weight_norm_backward(dw, v, g, rnorm, dim, out)
     function = "weight_norm_backward"
     dv_out, dg_out = results_of(function, out, 2)
-    row, length, norm = _row(function, "v", v), _single(function, "g", g), _single(function, "rnorm", rnorm)
+    row = _row(function, "v", v)
+    length, norm = _single(function, "g", g, row.ndim), _single(function, "rnorm", rnorm, 1)
     to = (
-        None if dv_out is None else _row(function, "out[0]", dv_out, v.shape),
-        None if dg_out is None else _single(function, "out[1]", dg_out),
+        None if dv_out is None else _row(function, "out[0]", dv_out, v.shape, written=True),
+        None if dg_out is None else _single(function, "out[1]", dg_out, row.ndim),
     )
-    dv, dg = kernels.weight_norm_backward(_row(function, "dw", dw, v.shape), row, length, norm.reshape(1), 0, to)
-    return dv.reshape(v.shape) if dv_out is None else dv_out, dg.reshape(()) if dg_out is None else dg_out
+    dv, dg = kernels.weight_norm_backward(_row(function, "dw", dw, v.shape), row, length, norm, 0, to)
+    return dv[0] if dv_out is None else dv_out, dg.reshape(()) if dg_out is None else dg_out
 
 
 def fold_batch_norm(
@@ -191,11 +192,12 @@ def fold_batch_norm(
     return folded, shift
 
 
-def _row(function: str, name: str, array: Any, shape: tuple[int, ...] | None = None) -> Array:
-    """An array as a row."""
-    return array_of(function, name, array, shape, contiguous=True).reshape(1, -1)
+def _row(function: str, name: str, array: Any, shape: tuple[int, ...] | None = None, *, written: bool = False) -> Array:
+    """An array as one plane of one channel."""
+    row: Array = array_of(function, name, array, shape, contiguous=written)[np.newaxis]
+    return row
 
 
-def _single(function: str, name: str, array: Any) -> Array:
-    """A number as a matrix of one."""
-    return array_of(function, name, array, ()).reshape(1, 1)
+def _single(function: str, name: str, array: Any, axes: int) -> Array:
+    """A number as an array of so many axes."""
+    return array_of(function, name, array, ()).reshape((1,) * axes)

@@ -14,13 +14,13 @@ from ._sums import BLOCK, block_sums, in_order, plane_sums
 
 
 class Channels:
-    """An array whose channels lie in memory as planes, here (plane, *sets, place), or as columns, here (place, *sets).
+    """An array whose channels are taken as planes, here (plane, *sets, place), or as columns, here (place, *sets).
 
-    A set is a channel, or that of one sample; it has sums and constants of its own.
+    They are columns where the channel axis is the last or the innermost in memory.  A set is a channel, or that of one sample; it has sums and constants of its own.
     """
 
     def __init__(self, x: Any, channel_axis: int, by_sample: bool = False) -> None:
-        axis = channel_axis % x.ndim
+        self.axis = axis = channel_axis % x.ndim
         before, after = [*range(by_sample, axis)], [*range(axis + 1, x.ndim)]
         of_set = [0, axis] if by_sample else [axis]
         self.count = x.shape[axis]
@@ -35,12 +35,16 @@ class Channels:
         self.dtype = self.values.dtype
 
     def of_array(self, array: Any) -> Any:
-        """The numbers of an array that lies in memory as x does."""
+        """The numbers of an array like x, wherever they lie in memory."""
         return numbers(array.transpose(self.order)).reshape(self.shape)
 
     def array(self, values: Any) -> Any:
-        """Values as an array like x."""
-        result = np.empty_like(self.like)
+        """Values as an array like x: channels last in memory where x has them there, otherwise C-contiguous."""
+        axis, shape = self.axis, list(self.like.shape)
+        last = [*shape[:axis], *shape[axis + 1 :], shape[axis]]
+        result = (
+            np.moveaxis(np.empty(last, self.like.dtype), -1, axis) if self.columns else np.empty(shape, self.like.dtype)
+        )
         of_sets = result.transpose(self.order)
         of_sets[...] = stored(values, self.like).reshape(of_sets.shape)
         return result

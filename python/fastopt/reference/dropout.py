@@ -14,14 +14,16 @@ from ._random import normals, words
 UPPER_HALVES, DEVIATES, CHANNEL_NUMBERS, LOWER_HALVES = range(0x80000000, 0x80000004)
 
 
-def _memory_order(x: Any) -> Any:
-    """The axes, outermost first: by their strides; as they are numbered if elements share memory."""
+def _counting_order(x: Any, order: Any = None) -> Any:
+    """The axes, outermost first: as given, or by the sizes of their strides; as they are numbered if elements share memory."""
+    if order is not None:
+        return np.array(order, int)
     shared = any(stride == 0 and count > 1 for stride, count in zip(x.strides, x.shape, strict=True))
-    return np.argsort([0 if shared else -stride for stride in x.strides], kind="stable")
+    return np.argsort([0 if shared else -abs(stride) for stride in x.strides], kind="stable")
 
 
 def _into(out: Any, result: Any, x: Any, order: Any) -> Any:
-    """The result, in x's memory order, in the array that ``out`` gives for it."""
+    """The result, in this order of memory, in the array that ``out`` gives for it."""
     if out is None:
         out = np.empty([x.shape[axis] for axis in order], x.dtype).transpose(np.argsort(order))
     out[...] = result
@@ -50,9 +52,11 @@ def _dropped(count: int, p: float, seed: int, step: int) -> Any:
     return (halves(UPPER_HALVES) << 16) + halves(LOWER_HALVES) < _threshold(p)
 
 
-def dropout(x: Any, p: float = 0.5, training: bool = True, *, seed: int, step: int = 0, out: Any = None) -> Any:
+def dropout(
+    x: Any, p: float = 0.5, training: bool = True, *, seed: int, step: int = 0, order: Any = None, out: Any = None
+) -> Any:
     """See :func:`fastopt.functional.dropout`."""
-    order = _memory_order(x)
+    order = _counting_order(x, order)
     if not training or p == 0:
         return _into(out, x, x, order)
     in_order = x.transpose(order)
@@ -61,10 +65,10 @@ def dropout(x: Any, p: float = 0.5, training: bool = True, *, seed: int, step: i
 
 
 def gaussian_dropout(
-    x: Any, p: float = 0.5, training: bool = True, *, seed: int, step: int = 0, out: Any = None
+    x: Any, p: float = 0.5, training: bool = True, *, seed: int, step: int = 0, order: Any = None, out: Any = None
 ) -> Any:
     """See :func:`fastopt.functional.gaussian_dropout`."""
-    order = _memory_order(x)
+    order = _counting_order(x, order)
     if not training or p == 0:
         return _into(out, x, x, order)
     in_order = numbers(x.transpose(order))
@@ -85,7 +89,7 @@ def channel_dropout(
     out: Any = None,
 ) -> Any:
     """See :func:`fastopt.functional.channel_dropout`."""
-    order = _memory_order(x)
+    order = _counting_order(x)
     if not training or p == 0:
         return _into(out, x, x, order)
     sets = np.ones(x.ndim, int)
@@ -95,17 +99,17 @@ def channel_dropout(
 
 
 def dropout_backward(
-    dy: Any, p: float = 0.5, training: bool = True, *, seed: int, step: int = 0, out: Any = None
+    dy: Any, p: float = 0.5, training: bool = True, *, seed: int, step: int = 0, order: Any = None, out: Any = None
 ) -> Any:
     """See :func:`fastopt.functional.dropout_backward`."""
-    return dropout(dy, p, training, seed=seed, step=step, out=out)
+    return dropout(dy, p, training, seed=seed, step=step, order=order, out=out)
 
 
 def gaussian_dropout_backward(
-    dy: Any, p: float = 0.5, training: bool = True, *, seed: int, step: int = 0, out: Any = None
+    dy: Any, p: float = 0.5, training: bool = True, *, seed: int, step: int = 0, order: Any = None, out: Any = None
 ) -> Any:
     """See :func:`fastopt.functional.gaussian_dropout_backward`."""
-    return gaussian_dropout(dy, p, training, seed=seed, step=step, out=out)
+    return gaussian_dropout(dy, p, training, seed=seed, step=step, order=order, out=out)
 
 
 def channel_dropout_backward(

@@ -13,7 +13,7 @@ from .channels import Channels
 
 def _channels(v: Any, dim: int | None) -> Channels:
     """An array with one norm for each index of an axis, or for all of it."""
-    return Channels(v.reshape(1, -1), 0) if dim is None else Channels(v, dim)
+    return Channels(v[np.newaxis], 0) if dim is None else Channels(v, dim)
 
 
 def weight_norm(v: Any, g: Any, dim: int | None = 0, *, out: Arrays | None = None) -> Arrays:
