@@ -142,6 +142,7 @@ class Optimizer(Groups):
                 new = self._new_group(param_group, first)
                 rule = self._rule_for(new.group)
                 labels = new.structure.labels(first)
+                kernels.expect_disjoint(self._name, new.structure.leaves, labels)
                 records = [
                     self._new_record(param, label) for param, label in zip(new.structure.leaves, labels, strict=True)
                 ]
