@@ -733,7 +733,7 @@ CASES: list[tuple[str, Path, Any, type[Exception], str]] = [
         ("momentum_buffers", 1),
         unaligned,
         TypeError,
-        r"^sgd: momentum_buffers\[1\] is not aligned to its elements$",
+        r"^sgd: momentum_buffers\[1\] is not aligned to its elements; give numpy.require",
     ),
     ("sgd", ("step",), 0, ValueError, r"^sgd: step must be .*, got 0$"),
     ("sgd", ("step",), 2**53, ValueError, r"^sgd: step must be in \[1, 2\*\*53\), got 9007199254740992$"),

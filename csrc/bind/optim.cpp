@@ -72,6 +72,11 @@ class Checked {
     return proxy_->data == data_ && proxy_->descr == descr_ && proxy_->nd == ndim_ &&
            (proxy_->flags & flags_) == flags_;
   }
+  /// Its object, which lies in up to two lines of the cache.
+  void prefetch() const {
+    __builtin_prefetch(proxy_);
+    __builtin_prefetch(&proxy_->flags);
+  }
   bool has_shape(const std::ptrdiff_t* shape) const { return std::equal(shape, shape + ndim_, proxy_->dimensions); }
 
  private:
@@ -90,6 +95,56 @@ struct Seen {
   Py_ssize_t size;
   py::object params;
   py::tuple values;
+};
+
+/// The lock of one optimizer, a context manager.  A thread that already has it gets an error instead of waiting for
+/// itself.  In a forked child it is free, whoever had it.
+class Turn {
+ public:
+  explicit Turn(std::string name) : name_(std::move(name)) {}
+
+  void enter() {
+    if (generation_ != fork_generation()) renew();
+    if (owner_ == std::this_thread::get_id())
+      throw std::runtime_error(name_ +
+                               ": this thread is inside a call of this optimizer already; a signal handler or an "
+                               "array's own code must not call it");
+    if (!mutex_.try_lock()) {
+      const py::gil_scoped_release release;
+      mutex_.lock();
+    }
+    owner_ = std::this_thread::get_id();
+  }
+
+  void exit() {
+    if (generation_ != fork_generation()) return;
+    owner_ = {};
+    mutex_.unlock();
+  }
+
+  /// While one lives, the calling thread has the turn.
+  class Taken {
+   public:
+    explicit Taken(Turn& turn) : turn_(turn) { turn_.enter(); }
+    ~Taken() { turn_.exit(); }
+    Taken(const Taken&) = delete;
+    Taken& operator=(const Taken&) = delete;
+
+   private:
+    Turn& turn_;
+  };
+
+ private:
+  void renew() {
+    new (&mutex_) std::mutex;
+    owner_ = {};
+    generation_ = fork_generation();
+  }
+
+  std::string name_;
+  std::mutex mutex_;
+  std::thread::id owner_;
+  std::uint32_t generation_ = fork_generation();
 };
 
 class BoundPlan {
@@ -139,27 +194,10 @@ class BoundPlan {
   }
 
   /// Whether the groups are still what they were when they were watched.
-  bool current(const py::object& groups) const {
-    if (changed_.size() != 1 || item(changed_, 0) != Py_False) return false;
-    if (!PyList_CheckExact(groups.ptr()) || PyList_GET_SIZE(groups.ptr()) != static_cast<Py_ssize_t>(seen_.size()))
-      return false;
-    std::size_t i = 0;
-    for (std::size_t g = 0; g < seen_.size(); ++g) {
-      const Seen& seen = seen_[g];
-      PyObject* group = PyList_GET_ITEM(groups.ptr(), static_cast<Py_ssize_t>(g));
-      if (group != seen.group.ptr() || PyDict_Size(group) != seen.size) return false;
-      for (Py_ssize_t k = 0; k < PyTuple_GET_SIZE(names_.ptr()); ++k)
-        if (PyDict_GetItem(group, PyTuple_GET_ITEM(names_.ptr(), k)) != PyTuple_GET_ITEM(seen.values.ptr(), k))
-          return false;
-      PyObject* params = PyDict_GetItemString(group, "params");
-      if (params != seen.params.ptr() || !PyList_CheckExact(params)) return false;
-      const auto count = static_cast<std::size_t>(PyList_GET_SIZE(params));
-      if (i + count > params_.size()) return false;
-      for (std::size_t k = 0; k < count; ++k, ++i)
-        if (PyList_GET_ITEM(params, static_cast<Py_ssize_t>(k)) != params_[i]) return false;
-    }
-    return i == params_.size();
-  }
+  bool current(const py::object& groups) const { return is_current(groups, true); }
+
+  /// The same, but for the values of hyperparameters.
+  bool same_members(const py::object& groups) const { return is_current(groups, false); }
 
   /// Raises what is wrong with gradients; changes nothing.
   void check(const py::list& grads, const py::object& options) {
@@ -190,6 +228,12 @@ class BoundPlan {
     return py::make_tuple(plan_.count != nullptr ? *plan_.count : 0, outcome.norm, outcome.skipped);
   }
 
+  /// step() of a list of gradients with an optimizer's turn; None too where anything has changed that was watched.
+  py::object step_if_current(Turn& turn, const py::object& groups, const py::list& grads, const py::object& options) {
+    const Turn::Taken taken(turn);
+    return current(groups) ? step(grads, options, nullptr, nullptr, py::list()) : py::none();
+  }
+
   void restart() { plan_.restart(); }
 
   std::array<double, kMostSums> measured() const { return plan_.measured(); }
@@ -214,6 +258,30 @@ class BoundPlan {
    private:
     BoundPlan& plan_;
   };
+
+  bool is_current(const py::object& groups, bool values_too) const {
+    if (changed_.size() != 1 || item(changed_, 0) != Py_False) return false;
+    if (!PyList_CheckExact(groups.ptr()) || PyList_GET_SIZE(groups.ptr()) != static_cast<Py_ssize_t>(seen_.size()))
+      return false;
+    std::size_t i = 0;
+    for (std::size_t g = 0; g < seen_.size(); ++g) {
+      const Seen& seen = seen_[g];
+      PyObject* group = PyList_GET_ITEM(groups.ptr(), static_cast<Py_ssize_t>(g));
+      if (group != seen.group.ptr() || PyDict_GET_SIZE(group) != seen.size) return false;
+      if (values_too)
+        for (Py_ssize_t k = 0; k < PyTuple_GET_SIZE(names_.ptr()); ++k)
+          if (PyDict_GetItem(group, PyTuple_GET_ITEM(names_.ptr(), k)) != PyTuple_GET_ITEM(seen.values.ptr(), k))
+            return false;
+      static PyObject* const key = PyUnicode_InternFromString("params");
+      PyObject* params = PyDict_GetItem(group, key);
+      if (params != seen.params.ptr() || !PyList_CheckExact(params)) return false;
+      const auto count = static_cast<std::size_t>(PyList_GET_SIZE(params));
+      if (i + count > params_.size()) return false;
+      for (std::size_t k = 0; k < count; ++k, ++i)
+        if (PyList_GET_ITEM(params, static_cast<Py_ssize_t>(k)) != params_[i]) return false;
+    }
+    return i == params_.size();
+  }
 
   Name name(std::string_view argument, std::size_t i) const { return {function_, argument, labels_[i]}; }
 
@@ -352,6 +420,12 @@ class BoundPlan {
     return checked_[first_[i]].has_shape(shapes_.data() + first_shape_[i]);
   }
 
+  /// Brings what member i's checks look at closer: objects that lie anywhere.
+  void prefetch(std::size_t i, const py::list& grads) const {
+    if (i < grads.size()) __builtin_prefetch(item(grads, i));
+    for (std::size_t c = first_[i]; c < first_[i + 1]; ++c) checked_[c].prefetch();
+  }
+
   /// Checks and holds the gradients; false where an array of a member that has one is not what it was.
   bool collect(const py::list& grads, const StepOptions& wish) {
     const std::size_t count = plan_.members.size();
@@ -363,6 +437,7 @@ class BoundPlan {
     rows_.reserve(count);
     std::vector<std::size_t> zeroed;
     for (std::size_t i = 0; i < count; ++i) {
+      if (i + kAhead < count) prefetch(i + kAhead, grads);
       if (grads.size() != count) return false;  // another thread has changed the list while an array's own code ran
       auto object = py::reinterpret_borrow<py::object>(item(grads, i));
       if (object.is_none()) continue;
@@ -418,6 +493,8 @@ class BoundPlan {
     return py::isinstance(object, numpy.attr("generic")) ? py::object(numpy.attr("asarray")(object)) : object;
   }
 
+  static constexpr std::size_t kAhead = 8;  // members between a prefetch and the one that is checked
+
   std::string function_;  // for errors: "AdamW"
   py::list records_;      // which hold all arrays
   py::object count_;
@@ -439,44 +516,6 @@ class BoundPlan {
   std::vector<Gradient> gradients_;
   std::vector<Rows> rows_;
   std::vector<py::object> held_;
-};
-
-/// The lock of one optimizer, a context manager.  A thread that already has it gets an error instead of waiting for
-/// itself.  In a forked child it is free, whoever had it.
-class Turn {
- public:
-  explicit Turn(std::string name) : name_(std::move(name)) {}
-
-  void enter() {
-    if (generation_ != fork_generation()) renew();
-    if (owner_ == std::this_thread::get_id())
-      throw std::runtime_error(name_ +
-                               ": this thread is inside a call of this optimizer already; a signal handler or an "
-                               "array's own code must not call it");
-    if (!mutex_.try_lock()) {
-      const py::gil_scoped_release release;
-      mutex_.lock();
-    }
-    owner_ = std::this_thread::get_id();
-  }
-
-  void exit() {
-    if (generation_ != fork_generation()) return;
-    owner_ = {};
-    mutex_.unlock();
-  }
-
- private:
-  void renew() {
-    new (&mutex_) std::mutex;
-    owner_ = {};
-    generation_ = fork_generation();
-  }
-
-  std::string name_;
-  std::mutex mutex_;
-  std::thread::id owner_;
-  std::uint32_t generation_ = fork_generation();
 };
 
 py::tuple described(const Entry& entry) {
@@ -502,6 +541,10 @@ double square_sum(py::handle object) {
 }  // namespace
 
 void bind_optim(py::module_& m) {
+  py::class_<Turn>(m, "Turn", "The lock of one optimizer; an error where its owner takes it again.")
+      .def(py::init<std::string>(), py::arg("name"))
+      .def("__enter__", &Turn::enter)
+      .def("__exit__", [](Turn& turn, const py::args&) { turn.exit(); });
   py::class_<BoundPlan>(m, "Plan", "Parameters with their rules and state: checked once, stepped often.")
       .def(py::init<std::string, py::list, py::object>(), py::arg("function"), py::arg("members"),
            py::arg("count") = py::none())
@@ -515,14 +558,14 @@ void bind_optim(py::module_& m) {
           py::arg("emptied").none(true) = py::none(), py::arg("then").none(true) = py::none(),
           py::arg("then_grads") = py::list(),
           "Checks the gradients, and takes and counts a step: (count, norm, skipped), or None if an array has changed.")
+      .def("same_members", &BoundPlan::same_members, py::arg("groups"),
+           "Whether nothing has changed but values of hyperparameters.")
+      .def("step_if_current", &BoundPlan::step_if_current, py::arg("turn"), py::arg("groups"), py::arg("grads"),
+           py::arg("options") = py::none(), "step() with the turn, if current().")
       .def("check", &BoundPlan::check, py::arg("grads"), py::arg("options") = py::none(),
            "Raises what is wrong with gradients; changes nothing.")
       .def("restart", &BoundPlan::restart, "Sets all counts to 0.")
       .def("measured", &BoundPlan::measured, "The sums over all parameters that the rules took in the last step.");
-  py::class_<Turn>(m, "Turn", "The lock of one optimizer; an error where its owner takes it again.")
-      .def(py::init<std::string>(), py::arg("name"))
-      .def("__enter__", &Turn::enter)
-      .def("__exit__", [](Turn& turn, const py::args&) { turn.exit(); });
   m.def("square_sum", &square_sum, py::arg("array"), "The sum of the squares of an array's elements, in double.");
   m.def(
       "expect_disjoint",

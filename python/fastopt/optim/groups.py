@@ -59,6 +59,7 @@ class Groups:
     _labels: list[str]
     _rules: list[Rule]
     _plan: Plan
+    _seen: list[Any]  # the groups' hyperparameters that the plan's options were made of, if they cannot change in place
     _changed: list[bool]  # one entry: whether the plan is to be made anew
     _added: bool  # whether that is because of add_param_group
     _fresh: list[int]  # numbers of parameters with entries that begin as the parameter
@@ -186,6 +187,23 @@ class Groups:
 
     # From groups and state to a plan
 
+    def _revalued(self) -> bool:
+        """Takes other values of hyperparameters over, if nothing else has changed and the plan can go on; the quick way."""
+        if not self._plan.same_members(self.param_groups):
+            return False
+        values, rules = [self._values(group) for group in self.param_groups], [*self._rules]
+        for index, (group, now, before) in enumerate(zip(self.param_groups, values, self._seen, strict=True)):
+            if not all(map(is_, now, before)):
+                if not all(type(value) in (float, int, bool, str, tuple, type(None)) for value in now):
+                    return False
+                rules[index] = self._rule(Hyperparameters(self._name, group))
+                if rules[index].kind != self._rules[index].kind:
+                    return False
+        self._plan.set_options(self._options(rules))
+        self._plan.watch(self.param_groups, self._hyperparameters, values, self._changed)
+        self._rules, self._seen = rules, values
+        return True
+
     def _rule_for(self, group: Mapping[str, Any]) -> Rule:
         return self._rule(Hyperparameters(self._name, {key: plain(group[key]) for key in self._hyperparameters}))
 
@@ -269,7 +287,7 @@ class Groups:
         constant = all(_is_constant(value) for some in new.values for value in some)
         of_groups = [one.group for one in new.groups]
         new.plan.watch(of_groups, self._hyperparameters, new.values, self._changed if constant else ALWAYS)
-        update: dict[str, Any] = {"_rules": new.rules, "_groups": new.groups}
+        update: dict[str, Any] = {"_rules": new.rules, "_groups": new.groups, "_seen": new.values if constant else []}
         states = new.states
         if states is not None:
             update |= {
@@ -301,7 +319,7 @@ class Groups:
 
     def _follow(self) -> None:
         """Follows what has changed in the groups and in the state."""
-        if not self._plan.current(self.param_groups):
+        if not self._plan.current(self.param_groups) and not (self._seen and self._revalued()):
             self._adopt(self._planned())
 
     def _members(

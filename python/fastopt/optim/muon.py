@@ -61,7 +61,8 @@ class _Plan:
         self._trial_plan = kernels.Plan(
             function, [_with(*both) for both in zip(self._trial, self._updates, strict=True)]
         )
-        self.watch, self.current, self.check = self._plan.watch, self._plan.current, self._plan.check
+        self.watch, self.check = self._plan.watch, self._plan.check
+        self.current, self.same_members = self._plan.current, self._plan.same_members
 
     def set_options(self, options: list[Rule]) -> None:
         self._rules = options

@@ -84,6 +84,8 @@ class Optimizer(Groups):
         self._groups, self._records, self._labels, self._rules = [], [], [], []
         self._changed, self._added = [False], False
         self._fresh = []
+        self._seen = []
+        self._simple = False  # whether a list of gradients may go to the plan as it is
         self._count = np.zeros((), np.int64)
         self._swapped = np.zeros((), np.bool_)  # whether the parameters stand for their averages
         self._accumulated = None
@@ -223,6 +225,10 @@ class Optimizer(Groups):
                 skip_nonfinite,
                 zero_grads,
             )
+        if self._simple and type(grads) is list:
+            outcome = self._plan.step_if_current(self._turn, self.param_groups, grads, options)  # type: ignore[attr-defined]
+            if outcome is not None:
+                return StepInfo(*outcome)
         with self._turn:
             return self._take(grads, options)
 
@@ -249,11 +255,13 @@ class Optimizer(Groups):
             outcome = self._plan.step(flat, options, emptied)
             if outcome is None:
                 raise ValueError(f"{self._name}: an array of the state or a parameter is changed by another thread")
+        self._simple = not self._fresh and not self._grouped and self._whole is None and self._groups[0].structure.flat
+        self._simple = self._simple and isinstance(self._plan, kernels.Plan) and type(self)._take is Optimizer._take
         return StepInfo(*outcome)
 
     def _ready(self, grads: Any, options: tuple[float, ...] | None = None, gathered: bool = False) -> list[Any]:
         """The gradients in the order of the parameters, and a plan for them: nothing has changed if they are wrong."""
-        if self._plan.current(self.param_groups):
+        if self._plan.current(self.param_groups) or (self._seen and self._revalued()):
             return grads if gathered else self._flatten(grads, self._groups, self._grouped, self._whole)
         new = self._planned()
         whole, grouped = self._whole_for(new), self._grouped or len(new.groups) > 1
@@ -336,6 +344,7 @@ class Optimizer(Groups):
         with self._turn:
             if not any("ema_param" in record.state for record in self._records):
                 raise ValueError(f"{self._name}: there are no averages; set ema_decay or swa_start")
+            self._simple = False
             exchange(self._name, self._records, self._labels, self._swapped)
 
     def _expect_unswapped(self) -> None:
