@@ -58,6 +58,7 @@ struct Random {
 namespace detail {
 
 using Floats = Vector<float>;
+using SignedWord = decltype(Floats{} < Floats{});
 typedef std::uint16_t Halves __attribute__((vector_size(kVectorBytes)));
 
 inline constexpr std::size_t kWidth = kVectorBytes / 4;
@@ -459,9 +460,13 @@ struct Corrected {
     const auto* from = static_cast<const std::uint16_t*>(kept.numbers) + at;
     const auto* more = static_cast<const std::uint8_t*>(kept.more) + at;
     for (std::size_t i = 0; i < n; i += kPair) {
-      const Halves halves = load<Halves>(from + i), next = (load_bytes(more + i) ^ 0x80) << 8;
-      store(to + i, spread<0>(halves) + (spread<0>(next) >> 16) - 0x8000);
-      store(to + i + kWidth, spread<kWidth>(halves) + (spread<kWidth>(next) >> 16) - 0x8000);
+      const Halves halves = load<Halves>(from + i);
+      const Halves next = (halves & 0x7fff) == 0x7f80 ? Halves{} : load_bytes(more + i) << 8;  // infinity stays
+      const auto whole = [](Word weight, Word correction) {
+        return weight + reinterpret_cast<Word>(reinterpret_cast<SignedWord>(correction) >> 16);
+      };
+      store(to + i, whole(spread<0>(halves), spread<0>(next)));
+      store(to + i + kWidth, whole(spread<kWidth>(halves), spread<kWidth>(next)));
     }
   }
 

@@ -46,6 +46,7 @@ template <class T> struct Adafactor {
   }
   void conclude(const std::array<double, 2>& squares, double size) {
     const double root = std::sqrt(size);
+    // A norm that is NaN leaves the other side of a maximum, as in torch: the elements that made it so are NaN anyway.
     rate = static_cast<T>(std::max(eps2, std::sqrt(squares[0]) / root) * rho /
                           std::max(1.0, std::sqrt(squares[1]) / (root * d)));
   }

@@ -6,7 +6,9 @@
 
 #include <algorithm>
 #include <array>
+#include <cmath>
 #include <cstddef>
+#include <limits>
 #include <new>
 #include <vector>
 
@@ -61,7 +63,9 @@ template <class Rule, class T> void join_factors(const Tensor& tensor, double* r
       row_var[r] = rule.kept * row_var[r] + rule.fresh * static_cast<T>(rows[r] / static_cast<double>(width));
       mean += static_cast<double>(row_var[r]);
     }
-    mean = std::max(mean / static_cast<double>(tensor.matrix_rows), rule.eps1);
+    mean = std::max(mean / static_cast<double>(tensor.matrix_rows), rule.eps1);  // which keeps NaN
+    // Divided by infinity the other rows would have a second moment of 0, and their steps would be huge.
+    if (std::isinf(mean)) mean = std::numeric_limits<double>::quiet_NaN();
     for (std::size_t r = m * tensor.matrix_rows; r < (m + 1) * tensor.matrix_rows; ++r)
       rows[r] = static_cast<double>(static_cast<T>(static_cast<double>(row_var[r]) / mean));
   }
@@ -119,6 +123,7 @@ template <class Rule, class T> void measure_factored(const Tensor& tensor, Range
 
 /// Adafactor for matrices: algorithm 4.  With the means of g² over rows and columns in r and c,
 ///   v_ij = r_i c_j / max(mean r, ε₁)
+/// A matrix whose mean is not finite is NaN after the step, as it is after torch's first one.
 template <class T> struct AdafactorFactored : Adafactor<T> {
   static constexpr std::array state{exact("row_var"), exact("col_var")};
   static constexpr bool factored = true;

@@ -116,7 +116,8 @@ def read_weights(param: Any, weights: str, rest: Any) -> Any:
     if weights == "kahan":
         return np.asarray(flushed(from_16_bits(param)) + flushed(from_16_bits(rest)))
     if weights == "correction":
-        return float_of(bits_of(from_16_bits(param)) + rest.astype(np.int64) * 2**8)
+        near = from_16_bits(param)
+        return float_of(bits_of(near) + np.where(np.isinf(near), 0, rest.astype(np.int64) * 2**8))
     return from_16_bits(param)
 
 

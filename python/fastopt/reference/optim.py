@@ -523,8 +523,10 @@ def adafactor(
         row_mean, col_mean = _mean_squares(g)
         row_var, col_var = kept * row_var + fresh * row_mean, kept * col_var + fresh * col_mean
         rows = row_var.to(np.float64)
-        mean = in_order(np.moveaxis(rows, -2, 0)) / np.float64(p.shape[-2])
-        v = (rows / maximum(mean, np.float64(eps1))[..., None, :]).to(p.dtype) * col_var
+        mean = maximum(in_order(np.moveaxis(rows, -2, 0)) / np.float64(p.shape[-2]), np.float64(eps1))
+        # Divided by infinity the other rows would have a second moment of 0, and their steps would be huge.
+        mean = where(np.isinf(mean), np.float64(np.nan), mean)
+        v = (rows / mean[..., None, :]).to(p.dtype) * col_var
     u = g / np.sqrt(maximum(v, T(eps1 * eps1)))
     root = math.sqrt(p.size)
     rate = max(eps2, math.sqrt(squared_norm(before)) / root) * min(lr, 1 / math.sqrt(t))
