@@ -105,6 +105,10 @@ bool Array::may_overlap_itself() const {
   return false;
 }
 
+bool Array::has_shape(const std::ptrdiff_t* shape, std::size_t ndim) const {
+  return static_cast<std::size_t>(proxy_->nd) == ndim && std::equal(shape, shape + ndim, proxy_->dimensions);
+}
+
 bool Array::has_shape_of(const Array& other) const {
   return ndim() == other.ndim() &&
          std::equal(proxy_->dimensions, proxy_->dimensions + ndim(), other.proxy_->dimensions);
@@ -268,10 +272,16 @@ void Spans::expect_disjoint(std::string_view function) {
   sorted_.assign(spans_.begin(), spans_.end());
 }
 
-void Spans::expect_apart(const Array& read, const Name& name) const {
+void Spans::expect_apart(const Array& read, const Name& name, std::size_t& hint) const {
   const Extent extent = Spans::extent(read);
-  auto after = std::lower_bound(sorted_.begin(), sorted_.end(), extent.end,
-                                [](const Extent& span, std::uintptr_t end) { return span.begin < end; });
+  const std::size_t size = sorted_.size();
+  if (!(hint <= size && (hint == 0 || sorted_[hint - 1].begin < extent.end) &&
+        (hint == size || sorted_[hint].begin >= extent.end)))
+    hint = static_cast<std::size_t>(
+        std::lower_bound(sorted_.begin(), sorted_.end(), extent.end,
+                         [](const Extent& span, std::uintptr_t end) { return span.begin < end; }) -
+        sorted_.begin());
+  auto after = sorted_.begin() + static_cast<std::ptrdiff_t>(hint);
   for (; after != sorted_.begin() && (after - 1)->end > extent.begin; --after) {
     const Span& span = spans_[static_cast<std::size_t>(after - 1 - sorted_.begin())];
     if (read.contiguous() || share_memory(read.object(), span.object))

@@ -161,6 +161,7 @@ class BoundPlan {
     first_.push_back(checked_.size());
     first_shape_.push_back(shapes_.size());
     written_.expect_disjoint(function_);
+    hints_.assign(size, 0);
     if (!count_.is_none()) plan_.count = counter(count_, {function_, "count"});
   }
 
@@ -233,6 +234,9 @@ class BoundPlan {
     const Turn::Taken taken(turn);
     return current(groups) ? step(grads, options, nullptr, nullptr, py::list()) : py::none();
   }
+
+  /// Whether somebody else has arrays of the state, and may change them: steps look at these too.
+  void share_state(bool shared) { state_is_shared_ = shared; }
 
   void restart() { plan_.restart(); }
 
@@ -413,17 +417,22 @@ class BoundPlan {
     return array.mutable_data();
   }
 
-  /// Whether member i's arrays are still as they were when they were checked.
+  /// Whether member i's arrays, those that somebody else has, are still as they were when they were checked.
   bool unchanged(std::size_t i) const {
-    for (std::size_t c = first_[i]; c < first_[i + 1]; ++c)
+    for (std::size_t c = first_[i]; c < last(i); ++c)
       if (!checked_[c].unchanged()) return false;
     return checked_[first_[i]].has_shape(shapes_.data() + first_shape_[i]);
   }
 
+  /// Behind the last of member i's arrays that steps look at.
+  std::size_t last(std::size_t i) const { return state_is_shared_ ? first_[i + 1] : first_[i] + 1; }
+
   /// Brings what member i's checks look at closer: objects that lie anywhere.
   void prefetch(std::size_t i, const py::list& grads) const {
     if (i < grads.size()) __builtin_prefetch(item(grads, i));
-    for (std::size_t c = first_[i]; c < first_[i + 1]; ++c) checked_[c].prefetch();
+    const std::size_t sooner = i - kAhead / 2;  // whose objects are there by now, so that their shapes can be found
+    __builtin_prefetch(py::detail::array_proxy(params_[sooner])->dimensions);
+    for (std::size_t c = first_[i]; c < last(i); ++c) checked_[c].prefetch();
   }
 
   /// Checks and holds the gradients; false where an array of a member that has one is not what it was.
@@ -445,14 +454,15 @@ class BoundPlan {
       const Member& member = plan_.members[i];
       if (!py::detail::npy_api::get().PyArray_Check_(object.ptr())) object = scalar(std::move(object));
       const Array grad(object, name("grads", i), Accepted::floats);
-      const Array param(params_[i], name("params", i), Accepted::floats);
-      const Dtype computed = is_half(param.dtype()) ? Dtype::float32 : param.dtype();
+      const Dtype computed = member.kernel->itemsize == sizeof(double) ? Dtype::float64 : Dtype::float32;
       if (computed != Dtype::float32 || !is_half(grad.dtype())) expect_dtype(grad, computed, name("grads", i));
-      if (!grad.has_shape_of(param)) expect_shape(grad, param.shape(), name("grads", i));
+      const std::ptrdiff_t* const shape = shapes_.data() + first_shape_[i];
+      const std::size_t ndim = first_shape_[i + 1] - first_shape_[i];
+      if (!grad.has_shape(shape, ndim)) expect_shape(grad, Shape(shape, shape + ndim), name("grads", i));
       gradients_.push_back({i, grad.data<void>(), format_of(grad.dtype()), nullptr});
       held_.push_back(std::move(object));
       if (member.size == 0) continue;
-      written_.expect_apart(grad, name("grads", i));
+      written_.expect_apart(grad, name("grads", i), hints_[i]);
       if (!grad.contiguous()) gradients_.back().rows = &rows_.emplace_back(elements_of(grad, name("grads", i)));
       if (!wish.zero_grads) continue;
       if (!grad.writeable()) throw py::type_error(name("grads", i).text() + " is read-only, but would be zeroed");
@@ -502,8 +512,10 @@ class BoundPlan {
   std::vector<PyObject*> params_;
   std::vector<const Entry*> entries_;
   std::vector<Checked> checked_;                  // of all members, the parameter's first
+  bool state_is_shared_ = true;                   // whether somebody else has arrays of the state
   std::vector<std::size_t> first_, first_shape_;  // those of each member
   std::vector<std::ptrdiff_t> shapes_;            // of the parameters
+  std::vector<std::size_t> hints_;                // where each gradient lay among what is written
   Spans written_;
   Plan plan_;
 
@@ -564,6 +576,8 @@ void bind_optim(py::module_& m) {
            py::arg("options") = py::none(), "step() with the turn, if current().")
       .def("check", &BoundPlan::check, py::arg("grads"), py::arg("options") = py::none(),
            "Raises what is wrong with gradients; changes nothing.")
+      .def("share_state", &BoundPlan::share_state, py::arg("shared"),
+           "Whether steps look at the arrays of the state too, which somebody else has.")
       .def("restart", &BoundPlan::restart, "Sets all counts to 0.")
       .def("measured", &BoundPlan::measured, "The sums over all parameters that the rules took in the last step.");
   m.def("square_sum", &square_sum, py::arg("array"), "The sum of the squares of an array's elements, in double.");

@@ -65,6 +65,7 @@ class Groups:
     _fresh: list[int]  # numbers of parameters with entries that begin as the parameter
     _count: Array  # steps taken; int64, without axes
     _accumulated: Accumulator | None
+    _shared: bool  # whether somebody has been given arrays of the state, and may change them
     _grouped: bool  # whether gradients come in a list with one entry for each group
     _whole: Structure | None  # the structure of gradients where it is not that of the groups
     _extents: list[tuple[int, int, str]] | None  # of the parameters' memory, sorted
@@ -284,6 +285,7 @@ class Groups:
     def _adopt(self, new: Planned, more: Iterable[tuple[dict[str, Any], Mapping[str, Any]]] = ()) -> None:
         """Takes a plan over with all that belongs to it; ``more`` are further dicts and what they are updated with."""
         new.plan.set_options(self._options(new.rules))
+        new.plan.share_state(self._shared)
         constant = all(_is_constant(value) for some in new.values for value in some)
         of_groups = [one.group for one in new.groups]
         new.plan.watch(of_groups, self._hyperparameters, new.values, self._changed if constant else ALWAYS)
@@ -312,6 +314,12 @@ class Groups:
             map(list.__setitem__, [self._changed], [0], [False]),
         )
         deque(chain.from_iterable(calls), maxlen=0)
+
+    def _share(self) -> None:
+        """Arrays of the state are about to be given to somebody: steps look at them from now on."""
+        if not self._shared:
+            self._shared = True
+            self._plan.share_state(True)
 
     def _whole_for(self, new: Planned) -> Structure | None:
         """The structure of all gradients, as long as there are as many."""

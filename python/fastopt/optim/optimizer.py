@@ -85,6 +85,7 @@ class Optimizer(Groups):
         self._changed, self._added = [False], False
         self._fresh = []
         self._seen = []
+        self._shared = False
         self._simple = False  # whether a list of gradients may go to the plan as it is
         self._count = np.zeros((), np.int64)
         self._swapped = np.zeros((), np.bool_)  # whether the parameters stand for their averages
@@ -330,6 +331,7 @@ class Optimizer(Groups):
 
         A parameter that has no average stands for itself.
         """
+        self._share()
         averages = iter(averages_of(self._records))
         built = [one.structure.build([next(averages) for _ in one.structure.leaves]) for one in self._groups]
         return built if self._grouped else built[0]
@@ -368,6 +370,7 @@ class Optimizer(Groups):
 
         An entry may be replaced, ``opt.state[0]["momentum_buffer"] = zeros``: the next step checks it and goes on with it.
         """
+        self._share()
         return tuple(record.state for record in self._records)
 
     def _extra(self) -> dict[str, Any]:
@@ -392,6 +395,8 @@ class Optimizer(Groups):
         """
         copy = flag(self._name, "copy", copy)
         with self._turn:
+            if not copy:
+                self._share()
             return self._state_dict(copy)
 
     def _state_dict(self, copy: bool) -> dict[str, Any]:

@@ -39,7 +39,7 @@ class _Ratio(NamedTuple):
         if not any(rule.name == "adam_projected" for rule in rules):
             return self._replace(step=step)
         squares, products = plan.measured()
-        if not products > 0:
+        if not products > 0 or not math.isfinite(squares / products):
             return self._replace(step=step, settled=math.inf)
         gamma = squares / products
         new = _Ratio(beta2 * self.average + (1 - beta2) * gamma, self.since + 1, self.decay * beta2, step)
