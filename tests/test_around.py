@@ -879,7 +879,7 @@ def test_other_nested_structures_are_errors(
     before = everything(opt)
     grads = wrong(tree(four(rng)))
     if grads is None and act == "accumulate":
-        error, message = TypeError, "grads must be a dict as params, got NoneType"
+        error, message = TypeError, "grads must be a dict as params, got None"
     with pytest.raises(error, match=rf"^SGD: {message}"):
         getattr(opt, act)(grads)
     assert everything(opt) == before

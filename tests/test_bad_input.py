@@ -190,7 +190,8 @@ def update(rule: str) -> Invocation:
     bad: dict[str, Sequence[Any]] = {name: bad_values(name.replace("_limits", "s"), options[name]) for name in options}
     bad |= {name: bad_values(name, value) for name, value in OPTIONS_OF_STEP.items()}
     bad |= dict.fromkeys(("params", *states), NO_LIST) | {"grads": NO_GRADS, "step": NO_STEP}
-    return Invocation(function, arguments, ("params", *(name for name in states if name != "initial_params")), bad)
+    written = ("params", *(name for name in states if name != "initial_params"))
+    return Invocation(function, arguments, written, bad, loose={"grads": READ})
 
 
 def formats(weights: str, moments: str) -> Invocation:
@@ -210,7 +211,8 @@ def formats(weights: str, moments: str) -> Invocation:
         "moments": (None, *{"bfloat16", "8bit"} - {moments}),
         "moment_rounding": (*BAD["moment_rounding"], *["nearest"] * (moments == "8bit")),
     }
-    return Invocation(F.adamw, arguments, ("params", *states), bad | dict.fromkeys(states, NO_LIST))
+    bad |= dict.fromkeys(states, NO_LIST)
+    return Invocation(F.adamw, arguments, ("params", *states), bad, loose={"grads": READ})
 
 
 def constructor(rule: str) -> Invocation:
@@ -224,9 +226,8 @@ def step(rule: str) -> Invocation:
     optimizer = constructor(rule)()
     optimizer.step(arrays(rule))
     bad: dict[str, Sequence[Any]] = {name: bad_values(name, value) for name, value in OPTIONS_OF_STEP.items()}
-    return Invocation(
-        optimizer.step, dict(grads=arrays(rule), **OPTIONS_OF_STEP), (), bad | {"grads": NO_GRADS}, optimizer
-    )
+    arguments = dict(grads=arrays(rule), **OPTIONS_OF_STEP)
+    return Invocation(optimizer.step, arguments, (), bad | {"grads": NO_GRADS}, optimizer, loose={"grads": READ})
 
 
 def nested(name: str) -> Invocation:
@@ -261,13 +262,14 @@ def nested(name: str) -> Invocation:
         good | {"others": [good["others"][0][0]]},
         good | {"others": {}},
     )
-    return Invocation(getattr(optimizer, name), dict(grads=good), (), {"grads": bad}, optimizer)
+    return Invocation(getattr(optimizer, name), dict(grads=good), (), {"grads": bad}, optimizer, loose={"grads": READ})
 
 
 def accumulate(rule: str) -> Invocation:
     optimizer = constructor(rule)()
     optimizer.accumulate(arrays(rule))
-    return Invocation(optimizer.accumulate, dict(grads=arrays(rule)), (), {"grads": NO_GRADS}, optimizer)
+    loose = {"grads": READ}
+    return Invocation(optimizer.accumulate, dict(grads=arrays(rule)), (), {"grads": NO_GRADS}, optimizer, loose=loose)
 
 
 def add_param_group(rule: str) -> Invocation:
@@ -473,7 +475,7 @@ def snapshot(value: Any) -> Any:
                 value.param_groups,
                 value.state,
                 value._count,
-                value._accumulated and vars(value._accumulated),
+                value._accumulated and value._accumulated.contents(),
             ]
         )
     if isinstance(value, nn.Layer):
@@ -731,7 +733,7 @@ CASES: list[tuple[str, Path, Any, type[Exception], str]] = [
         ("momentum_buffers", 1),
         unaligned,
         TypeError,
-        r"^sgd: momentum_buffers\[1\] is not aligned to its elements$",
+        r"^sgd: momentum_buffers\[1\] is not aligned to its elements; give numpy.require",
     ),
     ("sgd", ("step",), 0, ValueError, r"^sgd: step must be .*, got 0$"),
     ("sgd", ("step",), 2**53, ValueError, r"^sgd: step must be in \[1, 2\*\*53\), got 9007199254740992$"),
@@ -815,11 +817,10 @@ CASES: list[tuple[str, Path, Any, type[Exception], str]] = [
     ("adam", ("grads", 0), integers, TypeError, r"^adam: grads\[0\] has dtype int32, expected float32"),
     ("adam", ("grads", 0), swapped, TypeError, r"^adam: grads\[0\] has swapped byte order \(dtype >f4\)"),
     ("adam", ("grads", 0), longer, ValueError, r"^adam: grads\[0\] has shape \(6, 4\), expected \(3, 4\)$"),
-    ("adam", ("grads", 1), strided, TypeError, r"^adam: grads\[1\] must be contiguous along its last axis$"),
     ("adam", ("grads", 1), 7, TypeError, r"^adam: grads\[1\] must be a numpy array, got int$"),
     ("adam", ("grads",), [], ValueError, r"^adam: grads has 0 entries, expected 2, one for each parameter$"),
     ("adam", ("step",), [1], ValueError, r"^adam: step has 1 entries, expected 2, one for each parameter$"),
-    ("adam", ("step",), 1.5, TypeError, r"^adam: step must be an integer, or one for each parameter, got 1.5$"),
+    ("adam", ("step",), 1.5, TypeError, r"^adam: step must be an integer, got 1.5$"),
     ("adam", ("betas",), (0.9, 1.0), ValueError, r"^adam: beta2 must be in \[0, 1\), got 1.0$"),
     ("adam", ("betas",), 0.9, TypeError, r"^adam: betas must be two numbers, got 0.9$"),
     ("adamw", ("exp_avgs", 1), longer, ValueError, r"^adamw: exp_avgs\[1\] has shape \(10,\), expected \(5,\)$"),

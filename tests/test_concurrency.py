@@ -14,6 +14,7 @@ from tools import assert_same_bits
 
 import fastopt as fo
 from fastopt import functional as F
+from fastopt._core import kernels
 
 
 def work(seed: int) -> dict[str, Array]:
@@ -50,6 +51,23 @@ def test_eight_threads_at_once() -> None:
         thread.join(60)
     for seed in range(8):
         assert_same_bits(results[seed], expected[seed])
+
+
+def test_arrays_are_held_though_their_list_changes() -> None:
+    arrays = [np.ones(1 << 20, np.float32) for _ in range(4)]
+    stop = threading.Event()
+
+    def churn() -> None:
+        while not stop.is_set():
+            for i in range(len(arrays)):
+                arrays[i] = np.ones(1 << 20, np.float32)
+
+    thread = threading.Thread(target=churn, daemon=True)
+    thread.start()
+    for _ in range(100):
+        kernels.floor(arrays, [], [])
+    stop.set()
+    thread.join()
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")

@@ -303,7 +303,7 @@ def test_none_stands_for_a_whole_part(structure: Callable[[Any], Any], grads: An
         (named, [None] * 4, TypeError, r"^SGD: grads must be a dict as params, got list$"),
         (named, {"p0": None, "x": None}, ValueError, r"missing: 'p1', 'p2', 'p3', unknown: 'x'$"),
         (groups, [[None], [None]], ValueError, r"^SGD: grads has 1 entries, expected 3"),
-        (groups, [[None]], ValueError, r"^SGD: grads has 1 entries, expected 4"),
+        (groups, [[None]], ValueError, r"^SGD: grads has 1 lists, expected 2, one for each group$"),
         (
             groups,
             {"p0": None},
@@ -598,7 +598,7 @@ def test_a_step_that_fails_changes_nothing(toggled: Options, rng: Generator) -> 
     opt.param_groups[1].update(toggled)
     before = copies(params)
     state = [{name: array.copy() for name, array in one.items()} for one in opt.state]
-    for bad in np.ones(6), np.ones(5, np.float32), np.ones(10)[::2], params[0], params[-1], [1.0] * 5:
+    for bad in np.ones(6), np.ones(5, np.float32), params[0], params[-1], [1.0] * 5:
         with pytest.raises((TypeError, ValueError), match=r"^Adam: .*\[4\]"):
             opt.step([*good[:-1], bad])
         assert all_differing(params, before) == 0

@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <cstdlib>
-#include <numeric>
 #include <optional>
 #include <utility>
 
@@ -62,7 +61,8 @@ Array::Array(py::handle object, const Name& name, Accepted accepted) : proxy_(py
   if (!py::detail::npy_api::get().PyArray_Check_(object.ptr()))
     throw py::type_error(name.text() + " must be a numpy array, got " + text_of_type(object));
   if (Py_TYPE(object.ptr()) != py::detail::npy_api::get().PyArray_Type_ && is_masked(object))
-    throw py::type_error(name.text() + " is a masked array, whose mask would be ignored; give .filled(0) or .data");
+    throw py::type_error(name.text() + " is a masked array, whose mask would be ignored: pass " +
+                         std::string(name.argument) + std::string(name.item) + ".filled(...)");
   const auto* descr = py::detail::array_descriptor_proxy(proxy_->descr);
   if (const auto dtype = dtype_of_number(descr->type_num, accepted))
     dtype_ = *dtype;
@@ -102,6 +102,10 @@ bool Array::may_overlap_itself() const {
     extent += stride * (count - 1);
   }
   return false;
+}
+
+bool Array::has_shape(const std::ptrdiff_t* shape, std::size_t ndim) const {
+  return static_cast<std::size_t>(proxy_->nd) == ndim && std::equal(shape, shape + ndim, proxy_->dimensions);
 }
 
 bool Array::has_shape_of(const Array& other) const {
@@ -213,6 +217,12 @@ void Spans::add(const Array& array, std::string argument, bool written) {
 
 void Spans::expect_disjoint(std::string_view function) {
   std::sort(spans_.begin(), spans_.end(), [](const Span& a, const Span& b) { return a.begin < b.begin; });
+  std::uintptr_t end = 0;
+  const bool apart = std::all_of(spans_.begin(), spans_.end(), [&](const Span& span) {
+    return std::exchange(end, std::max(end, span.end)) <= span.begin;
+  });
+  sorted_.assign(spans_.begin(), spans_.end());
+  if (apart) return;
   std::vector<const Span*> open;  // those that may reach behind the next one's begin
   for (const Span& span : spans_) {
     std::erase_if(open, [&](const Span* other) { return other->end <= span.begin; });
@@ -225,13 +235,18 @@ void Spans::expect_disjoint(std::string_view function) {
     }
     open.push_back(&span);
   }
-  sorted_.assign(spans_.begin(), spans_.end());
 }
 
-void Spans::expect_apart(const Array& read, const Name& name) const {
+void Spans::expect_apart(const Array& read, const Name& name, std::size_t& hint) const {
   const Extent extent = Spans::extent(read);
-  auto after = std::lower_bound(sorted_.begin(), sorted_.end(), extent.end,
-                                [](const Extent& span, std::uintptr_t end) { return span.begin < end; });
+  const std::size_t size = sorted_.size();
+  if (!(hint <= size && (hint == 0 || sorted_[hint - 1].begin < extent.end) &&
+        (hint == size || sorted_[hint].begin >= extent.end)))
+    hint = static_cast<std::size_t>(
+        std::lower_bound(sorted_.begin(), sorted_.end(), extent.end,
+                         [](const Extent& span, std::uintptr_t end) { return span.begin < end; }) -
+        sorted_.begin());
+  auto after = sorted_.begin() + static_cast<std::ptrdiff_t>(hint);
   for (; after != sorted_.begin() && (after - 1)->end > extent.begin; --after) {
     const Span& span = spans_[static_cast<std::size_t>(after - 1 - sorted_.begin())];
     if (read.contiguous() || share_memory(read.object(), span.object))

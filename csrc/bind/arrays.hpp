@@ -47,6 +47,7 @@ class Array {
   std::ptrdiff_t stride(std::ptrdiff_t axis) const { return proxy_->strides[axis]; }  ///< in bytes
   std::vector<std::ptrdiff_t> shape() const { return {proxy_->dimensions, proxy_->dimensions + proxy_->nd}; }
   bool has_shape_of(const Array& other) const;
+  bool has_shape(const std::ptrdiff_t* shape, std::size_t ndim) const;
   std::size_t size() const;
   std::size_t itemsize() const { return itemsize_of(dtype_); }
   bool contiguous() const { return (proxy_->flags & py::detail::npy_api::NPY_ARRAY_C_CONTIGUOUS_) != 0; }
@@ -106,8 +107,8 @@ class Spans {
   /// Sorts; ValueError where two share memory and one of them is written.
   void expect_disjoint(std::string_view function);
   /// After expect_disjoint, where all are written: ValueError where a further array, which is read, shares memory with
-  /// one.
-  void expect_apart(const Array& read, const Name& name) const;
+  /// one.  `hint` says where the array was found to lie among these the last time, and is brought up to date.
+  void expect_apart(const Array& read, const Name& name, std::size_t& hint) const;
 
  private:
   struct Span : Extent {

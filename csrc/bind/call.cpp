@@ -21,14 +21,6 @@ bool is_one_number(py::handle object) {
   return PyLong_Check(object.ptr()) || py::getattr(object, "ndim", py::int_(0)).equal(py::int_(0));
 }
 
-/// One of ours; TypeError too where it has a mask, of which no kernel knows.
-Array array_of(py::handle object, const Name& name) {
-  if (Py_TYPE(object.ptr()) != py::detail::npy_api::get().PyArray_Type_ && py::hasattr(object, "_mask"))
-    throw py::type_error(name.text() + " is a masked array, whose mask would be ignored: pass " +
-                         std::string(name.argument) + ".filled(...)");
-  return {object, name, Accepted::floats};
-}
-
 /// Whether the argument has the dtype that is computed with; the others are statistics, in float64.
 bool is_parameter(std::string_view argument) {
   for (const std::string_view one : {"weight", "bias", "running_mean", "running_var", "g"})
@@ -39,7 +31,7 @@ bool is_parameter(std::string_view argument) {
 }  // namespace
 
 Array Call::read(py::handle object, const char* argument) {
-  const Array array = array_of(object, name(argument));
+  const Array array(object, name(argument), Accepted::floats);
   spans_.add(array, argument, false);
   if (!x_) {
     x_ = array;
@@ -100,7 +92,7 @@ std::optional<Array> Call::optional(py::handle object, const char* argument, Dty
 
 Array Call::required(py::handle object, const char* argument, Dtype dtype, const Shape& shape, bool written) {
   if (object.is_none()) throw py::type_error(text(argument) + " must be a numpy array, got None");
-  const Array array = array_of(object, name(argument));
+  const Array array(object, name(argument), Accepted::floats);
   if (array.dtype() != dtype || array.shape() != shape) expect_fitting(array, argument, dtype, shape);
   if (written) {
     expect_contiguous(array, name(argument));
@@ -164,7 +156,7 @@ void Call::results(py::handle out, std::size_t count) {
 
 py::object Call::given(std::size_t i, Dtype dtype, const Shape& shape) {
   const Name called = result_name(i);
-  const Array array = array_of(given_[i], called);
+  const Array array(given_[i], called, Accepted::floats);
   expect_dtype(array, dtype, called);
   expect_shape(array, shape, called);
   expect_writeable(array, called);

@@ -79,6 +79,7 @@ class Layout {
                             std::to_string(x.ndim()) + ", got " + std::to_string(axis));
     if (axis < 0) axis += x.ndim();
     axis_ = static_cast<std::size_t>(axis);
+    call.channels_along(axis, axis_name);
     dtype_ = x.dtype();
     shape_ = x.shape();
     data_ = x.data<void>();

@@ -72,6 +72,11 @@ class Checked {
     return proxy_->data == data_ && proxy_->descr == descr_ && proxy_->nd == ndim_ &&
            (proxy_->flags & flags_) == flags_;
   }
+  /// Its object, which lies in up to two lines of the cache.
+  void prefetch() const {
+    __builtin_prefetch(proxy_);
+    __builtin_prefetch(&proxy_->flags);
+  }
   bool has_shape(const std::ptrdiff_t* shape) const { return std::equal(shape, shape + ndim_, proxy_->dimensions); }
 
  private:
@@ -92,6 +97,56 @@ struct Seen {
   py::tuple values;
 };
 
+/// The lock of one optimizer, a context manager.  A thread that already has it gets an error instead of waiting for
+/// itself.  In a forked child it is free, whoever had it.
+class Turn {
+ public:
+  explicit Turn(std::string name) : name_(std::move(name)) {}
+
+  void enter() {
+    if (generation_ != fork_generation()) renew();
+    if (owner_ == std::this_thread::get_id())
+      throw std::runtime_error(name_ +
+                               ": this thread is inside a call of this optimizer already; a signal handler or an "
+                               "array's own code must not call it");
+    if (!mutex_.try_lock()) {
+      const py::gil_scoped_release release;
+      mutex_.lock();
+    }
+    owner_ = std::this_thread::get_id();
+  }
+
+  void exit() {
+    if (generation_ != fork_generation()) return;
+    owner_ = {};
+    mutex_.unlock();
+  }
+
+  /// While one lives, the calling thread has the turn.
+  class Taken {
+   public:
+    explicit Taken(Turn& turn) : turn_(turn) { turn_.enter(); }
+    ~Taken() { turn_.exit(); }
+    Taken(const Taken&) = delete;
+    Taken& operator=(const Taken&) = delete;
+
+   private:
+    Turn& turn_;
+  };
+
+ private:
+  void renew() {
+    new (&mutex_) std::mutex;
+    owner_ = {};
+    generation_ = fork_generation();
+  }
+
+  std::string name_;
+  std::mutex mutex_;
+  std::thread::id owner_;
+  std::uint32_t generation_ = fork_generation();
+};
+
 class BoundPlan {
  public:
   /// members: a list of records, see fastopt.optim.plan.Member.  count: an int64 array without axes, or None.
@@ -106,6 +161,7 @@ class BoundPlan {
     first_.push_back(checked_.size());
     first_shape_.push_back(shapes_.size());
     written_.expect_disjoint(function_);
+    hints_.assign(size, 0);
     if (!count_.is_none()) plan_.count = counter(count_, {function_, "count"});
   }
 
@@ -139,27 +195,10 @@ class BoundPlan {
   }
 
   /// Whether the groups are still what they were when they were watched.
-  bool current(const py::object& groups) const {
-    if (changed_.size() != 1 || item(changed_, 0) != Py_False) return false;
-    if (!PyList_CheckExact(groups.ptr()) || PyList_GET_SIZE(groups.ptr()) != static_cast<Py_ssize_t>(seen_.size()))
-      return false;
-    std::size_t i = 0;
-    for (std::size_t g = 0; g < seen_.size(); ++g) {
-      const Seen& seen = seen_[g];
-      PyObject* group = PyList_GET_ITEM(groups.ptr(), static_cast<Py_ssize_t>(g));
-      if (group != seen.group.ptr() || PyDict_Size(group) != seen.size) return false;
-      for (Py_ssize_t k = 0; k < PyTuple_GET_SIZE(names_.ptr()); ++k)
-        if (PyDict_GetItem(group, PyTuple_GET_ITEM(names_.ptr(), k)) != PyTuple_GET_ITEM(seen.values.ptr(), k))
-          return false;
-      PyObject* params = PyDict_GetItemString(group, "params");
-      if (params != seen.params.ptr() || !PyList_CheckExact(params)) return false;
-      const auto count = static_cast<std::size_t>(PyList_GET_SIZE(params));
-      if (i + count > params_.size()) return false;
-      for (std::size_t k = 0; k < count; ++k, ++i)
-        if (PyList_GET_ITEM(params, static_cast<Py_ssize_t>(k)) != params_[i]) return false;
-    }
-    return i == params_.size();
-  }
+  bool current(const py::object& groups) const { return is_current(groups, true); }
+
+  /// The same, but for the values of hyperparameters.
+  bool same_members(const py::object& groups) const { return is_current(groups, false); }
 
   /// Raises what is wrong with gradients; changes nothing.
   void check(const py::list& grads, const py::object& options) {
@@ -190,6 +229,15 @@ class BoundPlan {
     return py::make_tuple(plan_.count != nullptr ? *plan_.count : 0, outcome.norm, outcome.skipped);
   }
 
+  /// step() of a list of gradients with an optimizer's turn; None too where anything has changed that was watched.
+  py::object step_if_current(Turn& turn, const py::object& groups, const py::list& grads, const py::object& options) {
+    const Turn::Taken taken(turn);
+    return current(groups) ? step(grads, options, nullptr, nullptr, py::list()) : py::none();
+  }
+
+  /// Whether somebody else has arrays of the state, and may change them: steps look at these too.
+  void share_state(bool shared) { state_is_shared_ = shared; }
+
   void restart() { plan_.restart(); }
 
   std::array<double, kMostSums> measured() const { return plan_.measured(); }
@@ -214,6 +262,30 @@ class BoundPlan {
    private:
     BoundPlan& plan_;
   };
+
+  bool is_current(const py::object& groups, bool values_too) const {
+    if (changed_.size() != 1 || item(changed_, 0) != Py_False) return false;
+    if (!PyList_CheckExact(groups.ptr()) || PyList_GET_SIZE(groups.ptr()) != static_cast<Py_ssize_t>(seen_.size()))
+      return false;
+    std::size_t i = 0;
+    for (std::size_t g = 0; g < seen_.size(); ++g) {
+      const Seen& seen = seen_[g];
+      PyObject* group = PyList_GET_ITEM(groups.ptr(), static_cast<Py_ssize_t>(g));
+      if (group != seen.group.ptr() || PyDict_GET_SIZE(group) != seen.size) return false;
+      if (values_too)
+        for (Py_ssize_t k = 0; k < PyTuple_GET_SIZE(names_.ptr()); ++k)
+          if (PyDict_GetItem(group, PyTuple_GET_ITEM(names_.ptr(), k)) != PyTuple_GET_ITEM(seen.values.ptr(), k))
+            return false;
+      static PyObject* const key = PyUnicode_InternFromString("params");
+      PyObject* params = PyDict_GetItem(group, key);
+      if (params != seen.params.ptr() || !PyList_CheckExact(params)) return false;
+      const auto count = static_cast<std::size_t>(PyList_GET_SIZE(params));
+      if (i + count > params_.size()) return false;
+      for (std::size_t k = 0; k < count; ++k, ++i)
+        if (PyList_GET_ITEM(params, static_cast<Py_ssize_t>(k)) != params_[i]) return false;
+    }
+    return i == params_.size();
+  }
 
   Name name(std::string_view argument, std::size_t i) const { return {function_, argument, labels_[i]}; }
 
@@ -345,11 +417,22 @@ class BoundPlan {
     return array.mutable_data();
   }
 
-  /// Whether member i's arrays are still as they were when they were checked.
+  /// Whether member i's arrays, those that somebody else has, are still as they were when they were checked.
   bool unchanged(std::size_t i) const {
-    for (std::size_t c = first_[i]; c < first_[i + 1]; ++c)
+    for (std::size_t c = first_[i]; c < last(i); ++c)
       if (!checked_[c].unchanged()) return false;
     return checked_[first_[i]].has_shape(shapes_.data() + first_shape_[i]);
+  }
+
+  /// Behind the last of member i's arrays that steps look at.
+  std::size_t last(std::size_t i) const { return state_is_shared_ ? first_[i + 1] : first_[i] + 1; }
+
+  /// Brings what member i's checks look at closer: objects that lie anywhere.
+  void prefetch(std::size_t i, const py::list& grads) const {
+    if (i < grads.size()) __builtin_prefetch(item(grads, i));
+    const std::size_t sooner = i - kAhead / 2;  // whose objects are there by now, so that their shapes can be found
+    __builtin_prefetch(py::detail::array_proxy(params_[sooner])->dimensions);
+    for (std::size_t c = first_[i]; c < last(i); ++c) checked_[c].prefetch();
   }
 
   /// Checks and holds the gradients; false where an array of a member that has one is not what it was.
@@ -363,6 +446,7 @@ class BoundPlan {
     rows_.reserve(count);
     std::vector<std::size_t> zeroed;
     for (std::size_t i = 0; i < count; ++i) {
+      if (i + kAhead < count) prefetch(i + kAhead, grads);
       if (grads.size() != count) return false;  // another thread has changed the list while an array's own code ran
       auto object = py::reinterpret_borrow<py::object>(item(grads, i));
       if (object.is_none()) continue;
@@ -370,14 +454,15 @@ class BoundPlan {
       const Member& member = plan_.members[i];
       if (!py::detail::npy_api::get().PyArray_Check_(object.ptr())) object = scalar(std::move(object));
       const Array grad(object, name("grads", i), Accepted::floats);
-      const Array param(params_[i], name("params", i), Accepted::floats);
-      const Dtype computed = is_half(param.dtype()) ? Dtype::float32 : param.dtype();
+      const Dtype computed = member.kernel->itemsize == sizeof(double) ? Dtype::float64 : Dtype::float32;
       if (computed != Dtype::float32 || !is_half(grad.dtype())) expect_dtype(grad, computed, name("grads", i));
-      if (!grad.has_shape_of(param)) expect_shape(grad, param.shape(), name("grads", i));
+      const std::ptrdiff_t* const shape = shapes_.data() + first_shape_[i];
+      const std::size_t ndim = first_shape_[i + 1] - first_shape_[i];
+      if (!grad.has_shape(shape, ndim)) expect_shape(grad, Shape(shape, shape + ndim), name("grads", i));
       gradients_.push_back({i, grad.data<void>(), format_of(grad.dtype()), nullptr});
       held_.push_back(std::move(object));
       if (member.size == 0) continue;
-      written_.expect_apart(grad, name("grads", i));
+      written_.expect_apart(grad, name("grads", i), hints_[i]);
       if (!grad.contiguous()) gradients_.back().rows = &rows_.emplace_back(elements_of(grad, name("grads", i)));
       if (!wish.zero_grads) continue;
       if (!grad.writeable()) throw py::type_error(name("grads", i).text() + " is read-only, but would be zeroed");
@@ -418,6 +503,8 @@ class BoundPlan {
     return py::isinstance(object, numpy.attr("generic")) ? py::object(numpy.attr("asarray")(object)) : object;
   }
 
+  static constexpr std::size_t kAhead = 8;  // members between a prefetch and the one that is checked
+
   std::string function_;  // for errors: "AdamW"
   py::list records_;      // which hold all arrays
   py::object count_;
@@ -425,8 +512,10 @@ class BoundPlan {
   std::vector<PyObject*> params_;
   std::vector<const Entry*> entries_;
   std::vector<Checked> checked_;                  // of all members, the parameter's first
+  bool state_is_shared_ = true;                   // whether somebody else has arrays of the state
   std::vector<std::size_t> first_, first_shape_;  // those of each member
   std::vector<std::ptrdiff_t> shapes_;            // of the parameters
+  std::vector<std::size_t> hints_;                // where each gradient lay among what is written
   Spans written_;
   Plan plan_;
 
@@ -439,44 +528,6 @@ class BoundPlan {
   std::vector<Gradient> gradients_;
   std::vector<Rows> rows_;
   std::vector<py::object> held_;
-};
-
-/// The lock of one optimizer, a context manager.  A thread that already has it gets an error instead of waiting for
-/// itself.  In a forked child it is free, whoever had it.
-class Turn {
- public:
-  explicit Turn(std::string name) : name_(std::move(name)) {}
-
-  void enter() {
-    if (generation_ != fork_generation()) renew();
-    if (owner_ == std::this_thread::get_id())
-      throw std::runtime_error(name_ +
-                               ": this thread is inside a call of this optimizer already; a signal handler or an "
-                               "array's own code must not call it");
-    if (!mutex_.try_lock()) {
-      const py::gil_scoped_release release;
-      mutex_.lock();
-    }
-    owner_ = std::this_thread::get_id();
-  }
-
-  void exit() {
-    if (generation_ != fork_generation()) return;
-    owner_ = {};
-    mutex_.unlock();
-  }
-
- private:
-  void renew() {
-    new (&mutex_) std::mutex;
-    owner_ = {};
-    generation_ = fork_generation();
-  }
-
-  std::string name_;
-  std::mutex mutex_;
-  std::thread::id owner_;
-  std::uint32_t generation_ = fork_generation();
 };
 
 py::tuple described(const Entry& entry) {
@@ -502,6 +553,10 @@ double square_sum(py::handle object) {
 }  // namespace
 
 void bind_optim(py::module_& m) {
+  py::class_<Turn>(m, "Turn", "The lock of one optimizer; an error where its owner takes it again.")
+      .def(py::init<std::string>(), py::arg("name"))
+      .def("__enter__", &Turn::enter)
+      .def("__exit__", [](Turn& turn, const py::args&) { turn.exit(); });
   py::class_<BoundPlan>(m, "Plan", "Parameters with their rules and state: checked once, stepped often.")
       .def(py::init<std::string, py::list, py::object>(), py::arg("function"), py::arg("members"),
            py::arg("count") = py::none())
@@ -515,14 +570,16 @@ void bind_optim(py::module_& m) {
           py::arg("emptied").none(true) = py::none(), py::arg("then").none(true) = py::none(),
           py::arg("then_grads") = py::list(),
           "Checks the gradients, and takes and counts a step: (count, norm, skipped), or None if an array has changed.")
+      .def("same_members", &BoundPlan::same_members, py::arg("groups"),
+           "Whether nothing has changed but values of hyperparameters.")
+      .def("step_if_current", &BoundPlan::step_if_current, py::arg("turn"), py::arg("groups"), py::arg("grads"),
+           py::arg("options") = py::none(), "step() with the turn, if current().")
       .def("check", &BoundPlan::check, py::arg("grads"), py::arg("options") = py::none(),
            "Raises what is wrong with gradients; changes nothing.")
+      .def("share_state", &BoundPlan::share_state, py::arg("shared"),
+           "Whether steps look at the arrays of the state too, which somebody else has.")
       .def("restart", &BoundPlan::restart, "Sets all counts to 0.")
       .def("measured", &BoundPlan::measured, "The sums over all parameters that the rules took in the last step.");
-  py::class_<Turn>(m, "Turn", "The lock of one optimizer; an error where its owner takes it again.")
-      .def(py::init<std::string>(), py::arg("name"))
-      .def("__enter__", &Turn::enter)
-      .def("__exit__", [](Turn& turn, const py::args&) { turn.exit(); });
   m.def("square_sum", &square_sum, py::arg("array"), "The sum of the squares of an array's elements, in double.");
   m.def(
       "expect_disjoint",

@@ -141,10 +141,13 @@ class Lender {
       all_.push_back({mine.thread, 0});
     }
 
-    /// Whether one runs now.  `last` says that nobody will wait for those that do: for a minute they do not count.
+    /// Whether another one runs now.  `last` says that nobody will wait for those that do: for a minute they do not
+    /// count.
     static bool any_runs(bool last) {
       const std::lock_guard lock(lock_);
-      const auto counts = [](const User& user) { return now() >= user.excused_until && runs(user.thread); };
+      const auto counts = [mine = gettid()](const User& user) {
+        return user.thread != mine && now() >= user.excused_until && runs(user.thread);
+      };
       if (!last) return std::any_of(all_.begin(), all_.end(), counts);
       constexpr Nanoseconds minute = 60'000'000'000;
       for (User& user : all_)
@@ -173,7 +176,7 @@ class Lender {
     };
 
     static inline std::mutex lock_;
-    static inline std::vector<User> all_;
+    static inline std::vector<User>& all_ = *new std::vector<User>;  // threads may end after all else
   };
 
   /// Threads for the jobs that OpenMP has none for.

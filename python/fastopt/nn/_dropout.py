@@ -9,16 +9,10 @@ import numpy as np
 
 from .. import functional as F
 from .._check import number, whole
-from ..functional._arrays import array_of
+from ..functional._arrays import array_of, memory_order
 from ._layer import Array, Layer, axis_of
 
 __all__ = ["ChannelDropout", "Dropout", "GaussianDropout"]
-
-
-def _axes(x: Array) -> list[int]:
-    """The axes in the order of memory, in which dropout counts elements."""
-    axes = [axis for axis in range(x.ndim) if x.shape[axis] > 1]
-    return axes if 0 in [x.strides[axis] for axis in axes] else sorted(axes, key=lambda axis: -x.strides[axis])
 
 
 class _Dropout(Layer):
@@ -26,7 +20,7 @@ class _Dropout(Layer):
 
     _forward: Callable[..., Array]
     _backward: Callable[..., Array]
-    _counts_in_memory = True  # so that the gradient must lie as the input did
+    _counts_in_memory = True  # elements, in the order in which the input has them
 
     def __init__(self, p: float, seed: int | None, *, below_one: bool = False) -> None:
         super().__init__()
@@ -48,21 +42,21 @@ class _Dropout(Layer):
         if nothing:
             array_of(function.__name__, "x", x)
         y = x if nothing and out is None else function(x, **options, out=out)
-        self._kept = nothing, options, x.shape, _axes(x)
+        self._kept = nothing, options, x.shape, memory_order(x)
         if self.training:  # evaluation writes nothing that threads share
             self.step += 1
         return y
 
     def backward(self, dy: Array, *, out: Array | None = None) -> Array:
         """The gradient with respect to the last input, from ``dy``, in ``out`` if given; ``dy`` itself where nothing was dropped."""
-        nothing, options, shape, axes = self._last()
+        nothing, options, shape, order = self._last()
         layer = type(self).__name__
         if not isinstance(dy, np.ndarray) or dy.shape != shape:
             array_of(layer, "dy", dy, shape)
         if nothing and out is None:
             return dy
-        if self._counts_in_memory and not nothing and _axes(dy) != axes:
-            raise TypeError(f"{layer}: dy must lie in memory as the input did")
+        if self._counts_in_memory and not nothing:
+            options = {**options, "order": order}
         return type(self)._backward(dy, **options, out=out)
 
 

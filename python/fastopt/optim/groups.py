@@ -59,11 +59,13 @@ class Groups:
     _labels: list[str]
     _rules: list[Rule]
     _plan: Plan
+    _seen: list[Any]  # the groups' hyperparameters that the plan's options were made of, if they cannot change in place
     _changed: list[bool]  # one entry: whether the plan is to be made anew
     _added: bool  # whether that is because of add_param_group
     _fresh: list[int]  # numbers of parameters with entries that begin as the parameter
     _count: Array  # steps taken; int64, without axes
     _accumulated: Accumulator | None
+    _shared: bool  # whether somebody has been given arrays of the state, and may change them
     _grouped: bool  # whether gradients come in a list with one entry for each group
     _whole: Structure | None  # the structure of gradients where it is not that of the groups
     _extents: list[tuple[int, int, str]] | None  # of the parameters' memory, sorted
@@ -186,6 +188,23 @@ class Groups:
 
     # From groups and state to a plan
 
+    def _revalued(self) -> bool:
+        """Takes other values of hyperparameters over, if nothing else has changed and the plan can go on; the quick way."""
+        if not self._plan.same_members(self.param_groups):
+            return False
+        values, rules = [self._values(group) for group in self.param_groups], [*self._rules]
+        for index, (group, now, before) in enumerate(zip(self.param_groups, values, self._seen, strict=True)):
+            if not all(map(is_, now, before)):
+                if not all(type(value) in (float, int, bool, str, tuple, type(None)) for value in now):
+                    return False
+                rules[index] = self._rule(Hyperparameters(self._name, group))
+                if rules[index].kind != self._rules[index].kind:
+                    return False
+        self._plan.set_options(self._options(rules))
+        self._plan.watch(self.param_groups, self._hyperparameters, values, self._changed)
+        self._rules, self._seen = rules, values
+        return True
+
     def _rule_for(self, group: Mapping[str, Any]) -> Rule:
         return self._rule(Hyperparameters(self._name, {key: plain(group[key]) for key in self._hyperparameters}))
 
@@ -266,10 +285,11 @@ class Groups:
     def _adopt(self, new: Planned, more: Iterable[tuple[dict[str, Any], Mapping[str, Any]]] = ()) -> None:
         """Takes a plan over with all that belongs to it; ``more`` are further dicts and what they are updated with."""
         new.plan.set_options(self._options(new.rules))
+        new.plan.share_state(self._shared)
         constant = all(_is_constant(value) for some in new.values for value in some)
         of_groups = [one.group for one in new.groups]
         new.plan.watch(of_groups, self._hyperparameters, new.values, self._changed if constant else ALWAYS)
-        update: dict[str, Any] = {"_rules": new.rules, "_groups": new.groups}
+        update: dict[str, Any] = {"_rules": new.rules, "_groups": new.groups, "_seen": new.values if constant else []}
         states = new.states
         if states is not None:
             update |= {
@@ -295,13 +315,19 @@ class Groups:
         )
         deque(chain.from_iterable(calls), maxlen=0)
 
+    def _share(self) -> None:
+        """Arrays of the state are about to be given to somebody: steps look at them from now on."""
+        if not self._shared:
+            self._shared = True
+            self._plan.share_state(True)
+
     def _whole_for(self, new: Planned) -> Structure | None:
         """The structure of all gradients, as long as there are as many."""
         return self._whole if self._whole is not None and len(self._whole.leaves) == len(new.labels) else None
 
     def _follow(self) -> None:
         """Follows what has changed in the groups and in the state."""
-        if not self._plan.current(self.param_groups):
+        if not self._plan.current(self.param_groups) and not (self._seen and self._revalued()):
             self._adopt(self._planned())
 
     def _members(

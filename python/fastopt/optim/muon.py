@@ -47,21 +47,23 @@ class _Plan:
         for member in members:
             if member.param.ndim != 2:
                 raise ValueError(f"{function}: params{member.label} must be a matrix, got shape {member.param.shape}")
-        self._members = members
-        self._updates = [zeros_like(member.param) for member in members]
-        self._trial = [_copied(member) for member in members]
         self._counts = [np.zeros((), np.int64) for _ in members]
-        self._rules: list[Rule] = []
-        self._plan = kernels.Plan(function, [_with(*both) for both in zip(members, self._updates, strict=True)], count)
-        self._trial_plan = kernels.Plan(
-            function, [_with(*both) for both in zip(self._trial, self._updates, strict=True)]
-        )
         descent = [
             member._replace(rule="sgd", group=i, states=[], scales=[], numbers=[], step=step)
             for i, (member, step) in enumerate(zip(members, self._counts, strict=True))
         ]
         self._descent = kernels.Plan(function, descent)
-        self.watch, self.current, self.check = self._plan.watch, self._plan.current, self._plan.check
+        self._members = members
+        self._updates = [zeros_like(member.param) for member in members]
+        self._rules: list[Rule] = []
+        self._plan = kernels.Plan(function, [_with(*both) for both in zip(members, self._updates, strict=True)], count)
+        self._trial = [_copied(member) for member in members]
+        self._trial_plan = kernels.Plan(
+            function, [_with(*both) for both in zip(self._trial, self._updates, strict=True)]
+        )
+        self.watch, self.check = self._plan.watch, self._plan.check
+        self.current, self.same_members = self._plan.current, self._plan.same_members
+        self.share_state = self._plan.share_state
 
     def set_options(self, options: list[Rule]) -> None:
         self._rules = options

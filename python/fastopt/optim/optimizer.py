@@ -47,8 +47,8 @@ class Optimizer(Groups):
       update, or with ``fixed_decay`` too p ← (1 − λ) p.  ``decoupled_weight_decay=None`` is the rule's own way, for those that have one.
     - ``l1``: added to the gradient as l1·sign(p); with ``proximal_l1`` |p| ← max(|p| − lr·l1, 0) after the update, which
       makes weights exactly zero.  With ``weight_decay`` it is the elastic net.
-    - ``l2_init``: as weight decay, but towards p₀, the weights as they are before the first step in which it is not 0 (L2-SP): added
-      as l2_init·(p − p₀), or decoupled p ← p + lr·l2_init·(p₀ − p) after the update.
+    - ``l2_init``: as weight decay, but towards p₀, the weights as they are when it first is not 0 (L2-SP): added as
+      l2_init·(p − p₀), or decoupled p ← p + lr·l2_init·(p₀ − p) after the update.
     - ``noise``: the standard deviation of normal noise that is added to the clipped gradient; ``temperature`` T adds that of
       Langevin dynamics, √(2T/lr), which samples at that temperature with plain SGD.  The numbers depend on ``seed``, the parameter's number, its
       count of steps and the position only.
@@ -84,6 +84,9 @@ class Optimizer(Groups):
         self._groups, self._records, self._labels, self._rules = [], [], [], []
         self._changed, self._added = [False], False
         self._fresh = []
+        self._seen = []
+        self._shared = False
+        self._simple = False  # whether a list of gradients may go to the plan as it is
         self._count = np.zeros((), np.int64)
         self._swapped = np.zeros((), np.bool_)  # whether the parameters stand for their averages
         self._accumulated = None
@@ -142,6 +145,7 @@ class Optimizer(Groups):
                 new = self._new_group(param_group, first)
                 rule = self._rule_for(new.group)
                 labels = new.structure.labels(first)
+                kernels.expect_disjoint(self._name, new.structure.leaves, labels)
                 records = [
                     self._new_record(param, label) for param, label in zip(new.structure.leaves, labels, strict=True)
                 ]
@@ -222,6 +226,10 @@ class Optimizer(Groups):
                 skip_nonfinite,
                 zero_grads,
             )
+        if self._simple and type(grads) is list:
+            outcome = self._plan.step_if_current(self._turn, self.param_groups, grads, options)  # type: ignore[attr-defined]
+            if outcome is not None:
+                return StepInfo(*outcome)
         with self._turn:
             return self._take(grads, options)
 
@@ -248,11 +256,13 @@ class Optimizer(Groups):
             outcome = self._plan.step(flat, options, emptied)
             if outcome is None:
                 raise ValueError(f"{self._name}: an array of the state or a parameter is changed by another thread")
+        self._simple = not self._fresh and not self._grouped and self._whole is None and self._groups[0].structure.flat
+        self._simple = self._simple and isinstance(self._plan, kernels.Plan) and type(self)._take is Optimizer._take
         return StepInfo(*outcome)
 
     def _ready(self, grads: Any, options: tuple[float, ...] | None = None, gathered: bool = False) -> list[Any]:
         """The gradients in the order of the parameters, and a plan for them: nothing has changed if they are wrong."""
-        if self._plan.current(self.param_groups):
+        if self._plan.current(self.param_groups) or (self._seen and self._revalued()):
             return grads if gathered else self._flatten(grads, self._groups, self._grouped, self._whole)
         new = self._planned()
         whole, grouped = self._whole_for(new), self._grouped or len(new.groups) > 1
@@ -321,6 +331,7 @@ class Optimizer(Groups):
 
         A parameter that has no average stands for itself.
         """
+        self._share()
         averages = iter(averages_of(self._records))
         built = [one.structure.build([next(averages) for _ in one.structure.leaves]) for one in self._groups]
         return built if self._grouped else built[0]
@@ -335,6 +346,7 @@ class Optimizer(Groups):
         with self._turn:
             if not any("ema_param" in record.state for record in self._records):
                 raise ValueError(f"{self._name}: there are no averages; set ema_decay or swa_start")
+            self._simple = False
             exchange(self._name, self._records, self._labels, self._swapped)
 
     def _expect_unswapped(self) -> None:
@@ -358,6 +370,7 @@ class Optimizer(Groups):
 
         An entry may be replaced, ``opt.state[0]["momentum_buffer"] = zeros``: the next step checks it and goes on with it.
         """
+        self._share()
         return tuple(record.state for record in self._records)
 
     def _extra(self) -> dict[str, Any]:
@@ -382,6 +395,8 @@ class Optimizer(Groups):
         """
         copy = flag(self._name, "copy", copy)
         with self._turn:
+            if not copy:
+                self._share()
             return self._state_dict(copy)
 
     def _state_dict(self, copy: bool) -> dict[str, Any]:

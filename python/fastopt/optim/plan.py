@@ -15,7 +15,7 @@ from .._rules import Rule
 from ._formats import RESTS, computed, copy_of, formats_of, keep_rest, keep_state, rest_of, weights_of
 from .parameters import Array, Record
 
-AS_PARAMETER = ("initial_param", "ema_param")  # what begins as the parameter is, whatever the rule
+AS_PARAMETER = ("initial_param", "ema_param")  # copies of the parameter, as it is at first, whatever the rule
 
 
 class Member(NamedTuple):
@@ -48,6 +48,8 @@ class Plan(Protocol):
         self, groups: list[dict[str, Any]], names: tuple[str, ...], values: list[Any], changed: list[bool]
     ) -> None: ...
     def current(self, groups: Any) -> bool: ...
+    def same_members(self, groups: Any) -> bool: ...
+    def share_state(self, shared: bool) -> None: ...
     def check(self, grads: list[Any], options: tuple[float, ...] | None = None) -> None: ...
     def step(
         self, grads: list[Any], options: tuple[float, ...] | None = None, emptied: Any = None
@@ -121,7 +123,7 @@ def state_for(
         made = {*one}
     elif at == before:
         made |= {key for key in fresh if key in entries and one.get(key) is entries[key]}
-    return one, (count, tuple(key for key in ("master_param", *own, *AS_PARAMETER) if key in made))
+    return one, (count, tuple(key for key in ("master_param", *own, "ema_param") if key in made))
 
 
 def begin(record: Record) -> None:

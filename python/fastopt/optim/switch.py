@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from .._check import flag, number, whole
@@ -39,7 +39,7 @@ class _Ratio(NamedTuple):
         if not any(rule.name == "adam_projected" for rule in rules):
             return self._replace(step=step)
         squares, products = plan.measured()
-        if not products > 0:
+        if not products > 0 or not math.isfinite(squares / products):
             return self._replace(step=step, settled=math.inf)
         gamma = squares / products
         new = _Ratio(beta2 * self.average + (1 - beta2) * gamma, self.since + 1, self.decay * beta2, step)
@@ -87,6 +87,9 @@ class SwitchOptimizer(Optimizer):
     kernels = ("adam", "adam_projected", "sgd_momentum")
     function = None  # it is two rules, not one
     _private = ("_ratio", "_switched", "_switch_lrs")
+    _ratio = _Ratio()
+    _switched = False
+    _switch_lrs: Sequence[float] = ()  # of each group, when it switched
 
     def __init__(
         self,
@@ -104,9 +107,6 @@ class SwitchOptimizer(Optimizer):
         name = type(self).__name__
         self.switch_at = None if switch_at is None else whole(name, "switch_at", switch_at, 1)
         self.tolerance = number(name, "tolerance", tolerance, 0)
-        self._ratio = _Ratio()
-        self._switched = False
-        self._switch_lrs: list[float] = []  # of each group, when it switched
         super().__init__(params, around, lr=lr, betas=betas, eps=eps, weight_decay=weight_decay, sgd_lr=sgd_lr)
 
     @property
