@@ -67,7 +67,10 @@ struct Rows {
       std::memcpy(to, from, count * sizeof(S));
       return;
     }
-    for (std::size_t i = 0; i < count; ++i) to[i] = from[static_cast<std::ptrdiff_t>(i) * step];
+    if (step == -1)  // as flipped images have it; with a constant step it is vectors that are reversed
+      for (std::size_t i = 0; i < count; ++i) to[i] = from[-static_cast<std::ptrdiff_t>(i)];
+    else
+      for (std::size_t i = 0; i < count; ++i) to[i] = from[static_cast<std::ptrdiff_t>(i) * step];
   }
 };
 

@@ -56,6 +56,12 @@ template <class S> struct RowNormBackward {
 
 namespace detail {
 
+/// Row number `row` of an array whose rows are not all contiguous, copied to `room` if it is not.  Not inline, so that
+/// it takes no registers from the loops around it.
+template <class S> [[gnu::noinline]] const S* packed_row(const S* x, const Rows& rows, std::size_t row, S* room) {
+  return rows.packed(x, row, room, 0);
+}
+
 /// As for_few_rows, but wide rows go one by one, as together they would leave the cache.
 template <class Body>
 void for_few_rows_in_cache(std::size_t begin, std::size_t end, std::size_t row_bytes, Body&& body) {
@@ -230,7 +236,7 @@ template <class Norm, class S> void row_norm(const RowNorm<S>& a) {
     const auto source = [&](std::size_t row) -> From {
       const std::size_t at = row % (2 * together) * width;
       const auto input = [&](const S* from, const Rows& rows, std::size_t to) {
-        return contiguous ? from + rows.offset(row) : rows.packed(from, row, packed.data(), to);
+        return contiguous ? from + rows.offset(row) : detail::packed_row(from, rows, row, packed.data() + to);
       };
       return {input(a.x, a.rows, at), added ? input(a.residual, a.residual_rows, room + at) : nullptr,
               added ? a.sum + row * width : nullptr, From::kKept ? kept.data() + at : nullptr};
@@ -364,7 +370,7 @@ template <class Norm, class S> void row_norm_backward(const RowNormBackward<S>& 
       };
       const auto input = [&](const S* from, const Rows& rows, std::size_t array) {
         return contiguous ? from + rows.offset(row)
-                          : rows.packed(from, row, packed.data(), (array * kTogether + r) * width);
+                          : detail::packed_row(from, rows, row, packed.data() + (array * kTogether + r) * width);
       };
       const auto x = source(2 * r, input(a.x, a.rows, 0)), dy = source(2 * r + 1, input(a.dy, a.dy_rows, 1));
       it.x = x.row();
