@@ -78,14 +78,29 @@ BAD_VALUES: list[tuple[str, Any]] = [
     *(("ema_decay", 1.5), ("weight_decay", -0.1), ("l2_init", np.inf), ("moments", "16bit")),
 ]
 OPTIONS: list[dict[str, Any]] = [
-    *({}, {"clip_norm": 1.0}, {"clip_value": 0.5}, {"clip_param_norm": 1.0}, {"clip_adaptive": 0.1}, {"grad_scale": 4.0}),
+    *(
+        {},
+        {"clip_norm": 1.0},
+        {"clip_value": 0.5},
+        {"clip_param_norm": 1.0},
+        {"clip_adaptive": 0.1},
+        {"grad_scale": 4.0},
+    ),
     *({"zero_grads": True}, {"skip_nonfinite": True}, {"skip_nonfinite": True, "zero_grads": True, "clip_norm": 2.0}),
 ]
 BAD_OPTIONS: list[dict[str, Any]] = [
     *({"clip_norm": 1.0, "clip_value": 1.0}, {"grad_scale": 0.0}, {"zero_grads": 1}, {"clip_norm": np.nan}),
 ]
 BAD_LOADS = (
-    *("class", "no groups", "groups", "fewer parameters", "more parameters", "parameters of no group", "unknown buffer"),
+    *(
+        "class",
+        "no groups",
+        "groups",
+        "fewer parameters",
+        "more parameters",
+        "parameters of no group",
+        "unknown buffer",
+    ),
     *("text", "negative step", "several steps", "unknown hyperparameter", "lr", "lr that is text", "count", "fastopt"),
 )
 
@@ -173,7 +188,9 @@ class Machine(RuleBasedStateMachine):
             max_size=3,
         ),
         grouped=flags,
-        options=st.fixed_dictionaries({}, optional={key: st.sampled_from(VALUES[key]) for key in ("ema_decay", *FORMATS)}),
+        options=st.fixed_dictionaries(
+            {}, optional={key: st.sampled_from(VALUES[key]) for key in ("ema_decay", *FORMATS)}
+        ),
         seed=seeds,
     )
     def begin(self, groups: list[Any], grouped: bool, options: dict[str, Any], seed: int) -> None:
@@ -197,7 +214,10 @@ class Machine(RuleBasedStateMachine):
         """Another optimizer of copies of the parameters, with some of the hyperparameters; by default only with formats."""
         groups = self.opt.param_groups
         params = [[p.copy() for p in group["params"]] for group in groups]
-        some = [{k: v for k, v in group.items() if k != "params" and (k in FORMATS if keys is None else k in keys)} for group in groups]
+        some = [
+            {k: v for k, v in group.items() if k != "params" and (k in FORMATS if keys is None else k in keys)}
+            for group in groups
+        ]
         return self.make(params, [{"lr": 0.7, **h} for h in some])
 
     def params(self, opt: Any = None) -> list[Array]:
@@ -298,7 +318,9 @@ class Machine(RuleBasedStateMachine):
         before, averages = [int(one.get("step", 0)) for one in self.opt.state], leaves(self.opt.ema_params)
         averages = [a.astype(np.float64) for a in averages]
         info = self.opt.step(self.built(given, flat), **options)
-        assert repr(info) == repr(self.twin.step(self.built([None if g is None else g.copy() for g in plain]), **options))
+        assert repr(info) == repr(
+            self.twin.step(self.built([None if g is None else g.copy() for g in plain]), **options)
+        )
         self.taken += not info.skipped
         assert info.step == self.taken
         assert not options.get("zero_grads") or not any(g is not None and g.any() for g in given)
@@ -408,7 +430,9 @@ class Machine(RuleBasedStateMachine):
         else:
             self.refuse(self.opt.swap_ema)
 
-    @precondition(lambda self: not self.moved and not self.swapped and any("ema_param" in one for one in self.opt.state))
+    @precondition(
+        lambda self: not self.moved and not self.swapped and any("ema_param" in one for one in self.opt.state)
+    )
     @rule()
     def use_averages(self) -> None:
         with self.opt.using_ema():
@@ -506,7 +530,11 @@ class Machine(RuleBasedStateMachine):
             self.saved, self.settled, self.moved = None, False, True
 
     @still
-    @rule(form=st.sampled_from(["list", "list", "dict", "nested"]), leaf=st.tuples(numbers, st.sampled_from(DTYPES)), seed=seeds)
+    @rule(
+        form=st.sampled_from(["list", "list", "dict", "nested"]),
+        leaf=st.tuples(numbers, st.sampled_from(DTYPES)),
+        seed=seeds,
+    )
     def add_a_group(self, form: str, leaf: tuple[int, Any], seed: int) -> None:
         """To the twin as a whole dict, where it is a list."""
         self.checked()  # a removed group and a new one at its number: the new one would get the structure of the old one

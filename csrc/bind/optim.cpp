@@ -238,6 +238,13 @@ class BoundPlan {
   /// Whether somebody else has arrays of the state, and may change them: steps look at these too.
   void share_state(bool shared) { state_is_shared_ = shared; }
 
+  /// Whether all arrays are still what they were when they were checked.
+  bool all_unchanged() const {
+    for (std::size_t i = 0; i < plan_.members.size(); ++i)
+      if (!unchanged(i, first_[i + 1])) return false;
+    return true;
+  }
+
   void restart() { plan_.restart(); }
 
   std::array<double, kMostSums> measured() const { return plan_.measured(); }
@@ -418,8 +425,9 @@ class BoundPlan {
   }
 
   /// Whether member i's arrays, those that somebody else has, are still as they were when they were checked.
-  bool unchanged(std::size_t i) const {
-    for (std::size_t c = first_[i]; c < last(i); ++c)
+  bool unchanged(std::size_t i) const { return unchanged(i, last(i)); }
+  bool unchanged(std::size_t i, std::size_t end) const {
+    for (std::size_t c = first_[i]; c < end; ++c)
       if (!checked_[c].unchanged()) return false;
     return checked_[first_[i]].has_shape(shapes_.data() + first_shape_[i]);
   }
@@ -578,6 +586,7 @@ void bind_optim(py::module_& m) {
            "Raises what is wrong with gradients; changes nothing.")
       .def("share_state", &BoundPlan::share_state, py::arg("shared"),
            "Whether steps look at the arrays of the state too, which somebody else has.")
+      .def("unchanged", &BoundPlan::all_unchanged, "Whether all arrays are still what they were when they were checked.")
       .def("restart", &BoundPlan::restart, "Sets all counts to 0.")
       .def("measured", &BoundPlan::measured, "The sums over all parameters that the rules took in the last step.");
   m.def("square_sum", &square_sum, py::arg("array"), "The sum of the squares of an array's elements, in double.");
