@@ -227,11 +227,9 @@ class Groups:
             params = group["params"]
             if not isinstance(params, list):
                 raise TypeError(f"{name}: params of param_groups[{index}] must be a list, got {type_of(params)}")
-            for param in params:
+            for k, param in enumerate(params, len(labels)):
                 if not isinstance(param, np.ndarray):
-                    raise TypeError(
-                        f"{name}: params[{len(labels)}] and those after it must be numpy arrays, got {type_of(param)}"
-                    )
+                    raise TypeError(f"{name}: params[{k}] must be a numpy array, got {type_of(param)}")
             names = group.get("param_names")
             if names is not None and not (
                 isinstance(names, list | tuple)

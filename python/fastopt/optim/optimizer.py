@@ -255,7 +255,13 @@ class Optimizer(Groups):
             outcome = self._plan.step(flat, options, emptied)
             if outcome is None:
                 raise ValueError(f"{self._name}: an array of the state or a parameter is changed by another thread")
-        self._simple = not self._fresh and not self._grouped and self._whole is None and self._groups[0].structure.flat
+        self._simple = (
+            not self._fresh
+            and not self._grouped
+            and self._whole is None
+            and bool(self._groups)
+            and self._groups[0].structure.flat
+        )
         self._simple = self._simple and isinstance(self._plan, kernels.Plan) and type(self)._take is Optimizer._take
         return StepInfo(*outcome)
 
