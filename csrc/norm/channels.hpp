@@ -89,8 +89,11 @@ template <class S> struct Place {
 template <class S> struct Apart {
   static constexpr std::size_t kMost = kBlock * kLanes;  ///< elements in a piece, of each array
 
+  Apart(const Rows* of_x, const Rows* of_dy, const Rows* of_more)
+      : x(of_x), dy(of_dy), more(of_more), room(any() ? 3 * kMost : 0) {}
+
   const Rows *x, *dy, *more;  ///< null for the others
-  Scratch<S> room{x || dy || more ? 3 * kMost : 0};
+  Scratch<S> room;
   std::array<Place<S>, kBlock> piece;
 
   bool any() const { return x || dy || more; }
