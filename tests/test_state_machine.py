@@ -300,11 +300,9 @@ class Machine(Pair):
             self.twin.param_groups.append(new)
         else:
             self.twin.add_param_group(new)
-        self.forms = [*self.forms, form]
-        if not self.grouped:  # which one optimizer knows by now
-            self.grouped = True
-            self.checked()
-        self.saved, self.schedules, self.settled, self.moved = None, None, False, True
+        self.forms, self.grouped = [*self.forms, form], True
+        self.saved, self.schedules = None, None
+        self.checked()  # one optimizer knows the group by now
 
     @still
     @rule(number=numbers)
