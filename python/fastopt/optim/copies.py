@@ -32,7 +32,7 @@ def pickled(optimizer: Optimizer) -> dict[str, Any]:
         "held": [record.held for record in optimizer._records],
         "count": int(optimizer._count),
         "swapped": bool(optimizer._swapped),
-        "accumulated": None if sums is None else sums.contents(),
+        "accumulated": None if sums is None or not sums.micro_batches else sums.contents(),
         "extra": {**optimizer._extra(), "step": int(optimizer._count)},
     }
 

@@ -239,7 +239,9 @@ class Groups:
                 raise ValueError(
                     f"{name}: param_names of param_groups[{index}] must be {len(params)} strings, got {names!r}"
                 )
-            one = known.get(id(group)) or (self._groups[index] if index < len(self._groups) else None)
+            one = known.get(id(group))
+            if one is None and index < len(self._groups) and self._groups[index].group.get("params") is params:
+                one = self._groups[index]  # a new dict around the same parameters
             structure = one.structure if one is not None else Structure(name, params)
             if len(params) != len(structure.leaves):
                 if not structure.flat and id(group) in known:

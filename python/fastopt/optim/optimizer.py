@@ -343,7 +343,7 @@ class Optimizer(Groups):
                 self._follow()
         averages = iter(averages_of(self._records))
         built = [one.structure.build([next(averages) for _ in one.structure.leaves]) for one in self._groups]
-        return built if self._grouped else built[0]
+        return built if self._grouped or not built else built[0]
 
     def swap_ema(self) -> None:
         """Exchanges the contents of the parameters and their averages, all or none; calling it again brings them back.

@@ -121,7 +121,7 @@ def state_for(
     if loaded and before == 0:
         made = {*one}
     elif at == before:
-        made |= {key for key in fresh if key in entries and one.get(key) is entries[key]}
+        made |= {key for key in fresh if key in entries and one.get(key) is entries[key] is record.seen.get(key)}
     return one, (count, tuple(key for key in ("master_param", *own, *AS_PARAMETER) if key in made))
 
 
@@ -130,11 +130,11 @@ def begin(record: Record) -> None:
     if not record.is_fresh():
         return
     one, param, fresh = record.state, record.param, record.fresh[1]
-    if "master_param" in fresh:
+    if "master_param" in fresh and one["master_param"].flags.writeable:
         one["master_param"][...] = param
     weights = weights_of(one, param)
     for key in fresh:
-        if key != "master_param":
+        if key != "master_param" and one[key].flags.writeable:  # else the step says so
             one[key][...] = weights
 
 
