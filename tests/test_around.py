@@ -894,7 +894,7 @@ def test_structures_of_parameters_that_make_no_sense_are_errors() -> None:
     for params, error, message in (
         ({3: np.ones(2)}, TypeError, r"params must have keys that are strings, got 3"),
         ({"a": {3: np.ones(2)}}, TypeError, r"params\['a'\] must have keys that are strings, got 3"),
-        ({"a": None}, TypeError, r"params\['a'\] must be a numpy array, got NoneType"),
+        ({"a": None}, TypeError, r"params\['a'\] must be a numpy array, got None"),
         ({"a": [np.ones(2), 3.0]}, TypeError, r"params\['a'\]\[1\] must be a numpy array, got float"),
         ([[np.ones(2)], {"w": "x"}], TypeError, r"params\[1\]\['w'\] must be a numpy array, got str"),
         (np.ones(3), TypeError, r"params must be a list"),

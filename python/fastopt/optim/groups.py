@@ -227,9 +227,6 @@ class Groups:
             params = group["params"]
             if not isinstance(params, list):
                 raise TypeError(f"{name}: params of param_groups[{index}] must be a list, got {type_of(params)}")
-            for k, param in enumerate(params, len(labels)):
-                if not isinstance(param, np.ndarray):
-                    raise TypeError(f"{name}: params[{k}] must be a numpy array, got {type_of(param)}")
             names = group.get("param_names")
             if names is not None and not (
                 isinstance(names, list | tuple)
@@ -251,7 +248,11 @@ class Groups:
                     )
                 structure = Structure(name, params)
             found.append(Group(group, structure))
-            labels += structure.labels(len(labels))
+            own = structure.labels(len(labels))
+            for param, label in zip(params, own, strict=True):
+                if not isinstance(param, np.ndarray):
+                    raise TypeError(f"{name}: params{label} must be a numpy array, got {type_of(param)}")
+            labels += own
         return found, labels
 
     def _planned(self, anew: bool = False) -> Planned:

@@ -469,7 +469,7 @@ class Optimizer(Groups):
                 for group, loaded in zip(self.param_groups, found.groups, strict=True)
             ]
             new = self._plan_of(self._groups, self._labels, self._records, rules, values, found.states)
-            self._adopt(new, [(vars(self), {"_accumulated": None}), *updates])
+            self._adopt(new, [(vars(self), {"_accumulated": None, "_simple": False}), *updates])
         except BaseException:
             if self._plan is plan:
                 self._count = counted

@@ -60,6 +60,7 @@ class ScheduleFree(Optimizer):
 
     def _move(self, weight: Callable[[float], float], training: bool) -> None:
         """Moves the parameters towards z."""
+        self._simple = False  # the next step looks which view it is
         is_writeable(self._name, [record.param for record in self._records], self._labels)
         records = iter(self._records)
         both: list[tuple[Array, Any]] = []
