@@ -74,6 +74,8 @@ Array::Array(py::handle object, const Name& name, Accepted accepted) : proxy_(py
   if (descr->byteorder != '=' && descr->byteorder != '|')
     throw py::type_error(name.text() + " has swapped byte order (dtype " +
                          std::string(py::str(object.attr("dtype").attr("str"))) + "), expected the machine's own");
+  if (reinterpret_cast<std::uintptr_t>(proxy_->data) % itemsize() != 0)
+    throw py::type_error(name.text() + " is not aligned to its elements; give numpy.require(array, requirements='A')");
 }
 
 std::size_t Array::size() const {
