@@ -45,6 +45,10 @@ from test_state import BAD_STATES
 
 from fastopt import schedules
 
+pytestmark = pytest.mark.skipif(
+    "FASTOPT_EXAMPLES" not in os.environ, reason="a long search: set FASTOPT_EXAMPLES to run it"
+)
+
 EXAMPLES = int(os.environ.get("FASTOPT_EXAMPLES", "0"))
 
 
