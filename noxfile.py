@@ -32,6 +32,16 @@ def isas(session: nox.Session, isa: str) -> None:
 
 
 @nox.session
+def sanitize(session: nox.Session) -> None:
+    """The tests under AddressSanitizer and UBSan, on one instruction set: for the night."""
+    session.install(
+        "pybind11>=3.0", "cmake", "ninja", "ml_dtypes>=0.5", "numpy>=2.0", "safetensors>=0.4.5", "threadpoolctl>=3.5"
+    )
+    session.install("pytest>=8", "pytest-benchmark")
+    session.run(".ci/sanitize", "nightly", *session.posargs, external=True)
+
+
+@nox.session
 def bench(session: nox.Session) -> None:
     """fastopt beside NumPy, and beside torch if `--torch` is given."""
     arguments = [argument for argument in session.posargs if argument != "--torch"]

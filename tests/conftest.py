@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-pytest.register_assert_rewrite("tools")
+pytest.register_assert_rewrite("tools", "pairs")
 
 
 @pytest.fixture

@@ -625,6 +625,7 @@ def test_the_initial_weights_are_those_at_the_beginning_of_a_warm_up(decoupled: 
     """Where the rate begins with 0, too."""
     p = np.ones(3)
     opt = optim.SGD([p], lr=0.0, l2_init=1.0, decoupled_weight_decay=decoupled)
+    opt.step([np.zeros(3)])
     p += 1.0
     opt.param_groups[0]["lr"] = 0.5
     opt.step([np.zeros(3)])
@@ -633,10 +634,13 @@ def test_the_initial_weights_are_those_at_the_beginning_of_a_warm_up(decoupled: 
 
 @decoupling
 def test_l2_init_pulls_to_the_initial_weights(name: str, rng: Generator) -> None:
-    """The weights that the optimizer was given, whatever has happened to them since."""
+    """Those before the first step, whatever has happened to them since."""
     params = arrays(rng, name)
-    initial = copies(params)
     opt = CLASSES[name](params, lr=0.1, weight_decay=0.0, decoupled_weight_decay=True, l2_init=5.0)
+    initial = copies(params)
+    opt.param_groups[0]["lr"] = 0.0
+    opt.step([np.zeros_like(p) for p in params])
+    opt.param_groups[0]["lr"] = 0.1
     for p in params:
         p += 1.0
     distance = norm([p - p0 for p, p0 in zip(params, initial, strict=True)])
@@ -890,7 +894,7 @@ def test_structures_of_parameters_that_make_no_sense_are_errors() -> None:
     for params, error, message in (
         ({3: np.ones(2)}, TypeError, r"params must have keys that are strings, got 3"),
         ({"a": {3: np.ones(2)}}, TypeError, r"params\['a'\] must have keys that are strings, got 3"),
-        ({"a": None}, TypeError, r"params\['a'\] must be a numpy array, got NoneType"),
+        ({"a": None}, TypeError, r"params\['a'\] must be a numpy array, got None"),
         ({"a": [np.ones(2), 3.0]}, TypeError, r"params\['a'\]\[1\] must be a numpy array, got float"),
         ([[np.ones(2)], {"w": "x"}], TypeError, r"params\[1\]\['w'\] must be a numpy array, got str"),
         (np.ones(3), TypeError, r"params must be a list"),

@@ -110,7 +110,7 @@ def test_functions_of_rules_are_documented_as_their_classes(rule: str) -> None:
     ours = dict(re.findall(r"^    (\w+): (.+)", section(of_function, "Args"), re.MULTILINE))
     for name in RULES[rule].own:
         assert ours.get(name) == theirs[name] or ours[f"{name.removesuffix('s')}_limits"] == theirs[name]
-    assert theirs["around"] == "What every rule has, see :class:`Optimizer`."
+    assert theirs.keys() >= AROUND.keys()
     for name in AROUND:
         assert f"``{name}" in (inspect.getdoc(optim.Optimizer) or "")
 

@@ -38,10 +38,11 @@ PYTHON_KNOWS = {
     "_threads": {"__version__", "_core"},  # to report them
     "_core": {"_cpu", "_threads", "_kernels"},
     "_check": set(),
+    "_commit": set(),
     "_rules": {"_check", "_core"},
     "functional": {"_check", "_core", "_rules", "optim"},  # whose classes it makes functions of
-    "nn": {"_check", "_core", "functional"},
-    "optim": {"_check", "_core", "_rules"},
+    "nn": {"_check", "_commit", "_core", "functional"},
+    "optim": {"_check", "_commit", "_core", "_rules"},
     "reference": set(),
     "schedules": {"_check"},
     "torch": PUBLIC,

@@ -13,289 +13,51 @@ from __future__ import annotations
 import copy
 import os
 import pickle
-import tempfile
 import warnings
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
-import ml_dtypes
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import (
-    RuleBasedStateMachine,
-    initialize,
-    invariant,
-    precondition,
-    rule,
-    run_state_machine_as_test,
+from hypothesis.stateful import precondition, rule, run_state_machine_as_test
+from optimizers import CLASSES, Array, leaves
+from pairs import (
+    BAD_GRADS,
+    BAD_LOADS,
+    BAD_OPTIONS,
+    BAD_VALUES,
+    DTYPES,
+    ERRORS,
+    LAYOUTS,
+    OPTIONS,
+    VALUES,
+    Pair,
+    arranged,
+    drawn,
+    flags,
+    numbers,
+    seeds,
 )
-from numpy.random import Generator
-from optimizers import CLASSES, Array, everything, leaves, shapes_for
 from test_state import BAD_STATES
 
-from fastopt import optim, schedules
+from fastopt import schedules
 
-EXAMPLES = int(os.environ.get("FASTOPT_EXAMPLES", "0"))
-ERRORS = (TypeError, ValueError)
-DTYPES = ["float64", "float32", "float16", ml_dtypes.bfloat16]
-FORMATS = ("weights", "moments", "moment_rounding", "ema_warmup", "swa_freq")  # what load_state_dict may leave as it is
-FLAG = [False, True]
-
-# Values of hyperparameters; whether they are legal beside the others a new optimizer says.
-VALUES: dict[str, list[Any]] = {
-    "lr": [0.01, 0.0, 0.1, np.array(0.02), np.float32(0.25)],
-    "weight_decay": [0.0, 0.1],
-    "decoupled_weight_decay": [False, True, None],
-    "fixed_decay": FLAG,
-    "l1": [0.0, 0.01],
-    "proximal_l1": FLAG,
-    "l2_init": [0.0, 0.05],
-    "noise": [0.0, 0.1],
-    "temperature": [0.0, 0.01],
-    "seed": [0, 7],
-    "ema_decay": [None, 0.5, 0.9],
-    "ema_warmup": FLAG,
-    "swa_start": [None, 1, 3],
-    "swa_freq": [1, 2],
-    "maximize": FLAG,
-    "weights": ["stochastic", "nearest", "kahan", "correction", "master"],
-    "moments": [None, "bfloat16", "8bit"],
-    "moment_rounding": ["stochastic", "nearest"],
-    "momentum": [0.0, 0.5, 0.9],
-    "dampening": [0.0, 0.5],
-    **dict.fromkeys(("nesterov", "velocity", "amsgrad", "centered", "eps_hat"), FLAG),
-    "betas": [(0.5, 0.9), (0.9, 0.99), (0.9, 0.5, 0.99), (np.float32(0.5), 0.75)],
-    "eps": [1e-8, 1e-3, (None, 1e-3)],
-    "warmup_steps": [0, 3],
-}
-BAD_VALUES: list[tuple[str, Any]] = [
-    *(("lr", bad) for bad in (-1.0, np.nan, "fast", None, True, (0.1,))),
-    *(("learning_rate", 0.1), ("moment", "8bit"), ("seed", -1), ("maximize", 1), ("weights", "most"), ("swa_start", 0)),
-    *(("ema_decay", 1.5), ("weight_decay", -0.1), ("l2_init", np.inf), ("moments", "16bit")),
-]
-OPTIONS: list[dict[str, Any]] = [
-    *(
-        {},
-        {"clip_norm": 1.0},
-        {"clip_value": 0.5},
-        {"clip_param_norm": 1.0},
-        {"clip_adaptive": 0.1},
-        {"grad_scale": 4.0},
-    ),
-    *({"zero_grads": True}, {"skip_nonfinite": True}, {"skip_nonfinite": True, "zero_grads": True, "clip_norm": 2.0}),
-]
-BAD_OPTIONS: list[dict[str, Any]] = [
-    *({"clip_norm": 1.0, "clip_value": 1.0}, {"grad_scale": 0.0}, {"zero_grads": 1}, {"clip_norm": np.nan}),
-]
-BAD_LOADS = (
-    *(
-        "class",
-        "no groups",
-        "groups",
-        "fewer parameters",
-        "more parameters",
-        "parameters of no group",
-        "unknown buffer",
-    ),
-    *("text", "negative step", "several steps", "unknown hyperparameter", "lr", "lr that is text", "count", "fastopt"),
+pytestmark = pytest.mark.skipif(
+    "FASTOPT_EXAMPLES" not in os.environ, reason="a long search: set FASTOPT_EXAMPLES to run it"
 )
 
-
-def strided(g: Array) -> Array:
-    wide = np.zeros((*g.shape, 2), g.dtype)
-    wide[..., 0] = g
-    return wide[..., 0]
+EXAMPLES = int(os.environ.get("FASTOPT_EXAMPLES", "0"))
 
 
-LAYOUTS: dict[str, Callable[[Array], Array]] = {
-    "C": np.copy,
-    "Fortran": lambda g: np.copy(g, order="F"),
-    "flipped": lambda g: np.flip(np.flip(g).copy())[...],
-    "strided": strided,
-}
-BAD_GRADS: dict[str, Callable[[Array, Array], Any]] = {
-    "shape": lambda g, p: np.zeros((*g.shape, 2), g.dtype),
-    "dtype": lambda g, p: g.astype(np.int64),
-    "wide": lambda g, p: g.astype(np.float32 if p.dtype == np.float64 else np.float64),
-    "masked": lambda g, p: np.ma.masked_array(g, mask=np.ones(g.shape, bool)),
-    "object": lambda g, p: "gradient",
-    "parameter": lambda g, p: p if p.size else "parameter",
-}
+class Machine(Pair):
+    """The rules.
 
-
-def arranged(form: str, some: list[Any]) -> Any:
-    """Parameters or gradients in the structure of one group."""
-    if form == "dict":
-        return {f"p{i}": one for i, one in enumerate(some)}
-    if form == "nested":
-        return {"first": some[0], "rest": [{"w": one} for one in some[1:]]}
-    return [{"w": one} for one in some] if form == "dicts" else list(some)
-
-
-def outline(tree: Any) -> Any:
-    """A structure with shapes in place of arrays."""
-    if isinstance(tree, np.ndarray):
-        return tree.shape
-    return {k: outline(v) for k, v in tree.items()} if isinstance(tree, dict) else [outline(one) for one in tree]
-
-
-def drawn(rng: Generator, shape: tuple[int, ...], dtype: Any) -> Array:
-    return np.asarray(rng.standard_normal(shape)).astype(dtype)
-
-
-seeds, numbers, flags = st.integers(0, 999), st.integers(0, 11), st.booleans()
-
-
-class Machine(RuleBasedStateMachine):
-    """An optimizer ``opt`` and its twin."""
-
-    opt: Any
-    twin: Any
-    steps: ClassVar[int] = 0  # rules that were run, of all machines
-
-    def __init__(self, name: str) -> None:
-        super().__init__()
-        self.cls = CLASSES[name]
-        self.shapes = [(70,) if shape == (71,) else shape for shape in shapes_for(name) if shape != (30, 5)]
-        self.folder = tempfile.TemporaryDirectory()
-        self.path = Path(self.folder.name) / "state"
-        self.taken = 0  # steps
-        self.micro_batches = 0
-        self.settled = True  # whether no change waits for the next step
-        self.moved = False  # whether the change is one of groups or parameters
-        self.saved: tuple[Any, ...] | None = None
-        self.schedules: tuple[Any, Any] | None = None
-
-    def teardown(self) -> None:
-        self.folder.cleanup()
-
-    # What there is
-
-    def new(self, leaf: tuple[int, Any], seed: int) -> Array:
-        return drawn(np.random.default_rng(seed), self.shapes[leaf[0] % len(self.shapes)], leaf[1])
-
-    @initialize(
-        groups=st.lists(
-            st.tuples(
-                st.sampled_from(["list", "dict", "nested", "dicts"]),
-                st.lists(st.tuples(numbers, st.sampled_from(DTYPES)), min_size=1, max_size=3),
-            ),
-            min_size=1,
-            max_size=3,
-        ),
-        grouped=flags,
-        options=st.fixed_dictionaries(
-            {}, optional={key: st.sampled_from(VALUES[key]) for key in ("ema_decay", *FORMATS)}
-        ),
-        seed=seeds,
-    )
-    def begin(self, groups: list[Any], grouped: bool, options: dict[str, Any], seed: int) -> None:
-        self.grouped = grouped or len(groups) > 1
-        self.forms = [form for form, _ in groups]
-        params = [[self.new(leaf, seed + i) for i, leaf in enumerate(some)] for _, some in groups]
-        more = {"switch_at": 4} if self.cls is optim.SwitchOptimizer else {}
-        try:
-            self.opt = self.make(params, [{"lr": 0.05, **options}] * len(groups), **more)
-        except ERRORS:  # a format that is not for this rule
-            self.opt = self.make(params, [{"lr": 0.05}] * len(groups), **more)
-        self.twin = copy.deepcopy(self.opt)
-
-    def make(self, params: list[list[Array]], hyperparameters: list[dict[str, Any]], **more: Any) -> Any:
-        arguments = [arranged(form, some) for form, some in zip(self.forms, params, strict=True)]
-        if not self.grouped:
-            return self.cls(arguments[0], **hyperparameters[0], **more)
-        return self.cls([{"params": p, **h} for p, h in zip(arguments, hyperparameters, strict=True)], **more)
-
-    def fresh(self, keys: Any = None) -> Any:
-        """Another optimizer of copies of the parameters, with some of the hyperparameters; by default only with formats."""
-        groups = self.opt.param_groups
-        params = [[p.copy() for p in group["params"]] for group in groups]
-        some = [
-            {k: v for k, v in group.items() if k != "params" and (k in FORMATS if keys is None else k in keys)}
-            for group in groups
-        ]
-        return self.make(params, [{"lr": 0.7, **h} for h in some])
-
-    def params(self, opt: Any = None) -> list[Array]:
-        return [p for group in (opt or self.opt).param_groups for p in group["params"]]
-
-    def gradients(self, seed: int, nones: int = 0) -> list[Array | None]:
-        """Of any legal dtype; about one in ``nones`` is None, 0 for not any."""
-        rng, grads = np.random.default_rng(seed), []
-        for p in self.params():
-            other = DTYPES[rng.integers(1, 4)] if p.dtype != np.float64 and rng.random() < 0.3 else p.dtype
-            grads.append(None if nones and rng.random() < 1 / nones else drawn(rng, p.shape, other))
-        return grads
-
-    def built(self, grads: list[Any], flat: bool = False) -> Any:
-        """Gradients as ``step`` takes them."""
-        if flat and (self.grouped or self.forms == ["list"]):
-            return iter(grads)
-        rest = iter(grads)
-        parts = [[next(rest) for _ in group["params"]] for group in self.opt.param_groups]
-        trees = [arranged(form, some) for form, some in zip(self.forms, parts, strict=True)]
-        return trees if self.grouped else trees[0]
-
-    @property
-    def swapped(self) -> bool:
-        return bool(self.opt._swapped)
-
-    @property
-    def training(self) -> bool:
-        return bool(getattr(self.opt, "_training", True))
-
-    # What must hold
-
-    def same(self) -> None:
-        for one in self.opt, self.twin:
-            assert outline(one.ema_params) == outline(self.built(self.params()))
-        assert everything(self.opt) == everything(self.twin)
-
-    @invariant()
-    def holds(self) -> None:
-        if not hasattr(self, "opt"):
-            return
-        Machine.steps += 1
-        assert f"{self.cls.__name__}({len(self.params())} parameters" in repr(self.opt) or not self.settled
-        assert int(self.opt._count) == int(self.twin._count) == self.taken
-        if self.swapped:
-            averages = [a.astype(p.dtype) for a, p in zip(leaves(self.twin.ema_params), self.params(), strict=True)]
-            assert [p.tobytes() for p in self.params()] == [a.tobytes() for a in averages]
-        else:
-            assert [p.tobytes() for p in self.params()] == [p.tobytes() for p in self.params(self.twin)]
-            if self.settled:
-                self.same()
-
-    def refuse(self, call: Callable[[], Any]) -> None:
-        before = everything(self.opt)
-        with pytest.raises(ERRORS):
-            call()
-        assert everything(self.opt) == before
-
-    def refuse_all(self, reading: bool = True) -> None:
-        """Every call that would go on with what is wrong."""
-        grads = self.built(self.gradients(0))
-        self.refuse(lambda: self.opt.step(grads))
-        if reading:
-            self.refuse(lambda: self.opt.accumulate(grads))
-            self.refuse(self.opt.state_dict)
-            self.refuse(lambda: self.opt.save(self.path))
-
-    def change(self, change: Callable[[Any], Callable[[], None]], moves: bool = False) -> None:
-        """Changes both, if it is legal: if another optimizer could be made so.  Otherwise it is refused, and undone."""
-        undo = change(self.opt)
-        try:
-            self.fresh({*self.opt.defaults})
-        except ERRORS:
-            self.refuse_all()
-            undo()
-        else:
-            change(self.twin)
-            self.settled, self.moved = False, self.moved or moves
+    ``not self.moved`` and ``checked()`` mark what is avoided: averages, views and copies of an optimizer whose groups, parameters or
+    entries of state were replaced and which has not followed yet.
+    """
 
     # Steps
 
@@ -388,7 +150,7 @@ class Machine(RuleBasedStateMachine):
     @rule(key=st.sampled_from(list(VALUES)), value=numbers, number=numbers)
     def set_hyperparameter(self, key: str, value: int, number: int) -> None:
         i = number % len(self.opt.param_groups)
-        if key not in self.opt.defaults:
+        if key not in self.opt.defaults or (key == "l2_init" and self.swapped):  # it would pull towards the averages
             return
         new = VALUES[key][value % len(VALUES[key])]
 
@@ -441,36 +203,30 @@ class Machine(RuleBasedStateMachine):
             self.refuse(self.opt.state_dict)
             self.refuse(lambda: self.opt.add_param_group({"params": [np.ones((2, 2))]}))
 
-    @precondition(lambda self: hasattr(self.opt, "eval") and not self.swapped)
+    @precondition(lambda self: hasattr(self.opt, "eval") and not self.swapped and not self.moved)
     @rule()
     def change_view(self) -> None:
         for one in self.opt, self.twin:
-            one.eval() if self.training_of(one) else one.train()
+            one.eval() if one._training else one.train()
         if not self.training:
             self.refuse(lambda: self.opt.step(self.built(self.gradients(0))))
 
-    @staticmethod
-    def training_of(opt: Any) -> bool:
-        return bool(opt._training)
-
     # Arrays
 
-    @rule(number=numbers, what=st.sampled_from(["param", "state", "shape", "integers", "overlap", "strides", "masked"]))
+    @rule(number=numbers, what=st.sampled_from(["read-only", "shape", "integers", "overlap", "strides", "masked"]))
     def spoil_an_array(self, number: int, what: str) -> None:
         i = number % len(self.params())
         p, group, at = self.places()[i]
         if p.size < 2 or not self.settled:
             return
-        if what in ("param", "state"):
-            some = [a for a in self.opt.state[i].values() if a.size > 1] if what == "state" else [p]
-            for array in some:
-                array.flags.writeable = False
-                self.refuse_all(reading=False)
-                if "ema_param" in self.opt.state[i] and (array is p or array is self.opt.state[i]["ema_param"]):
-                    self.refuse(self.opt.swap_ema)
-                if what == "param" and hasattr(self.opt, "eval"):
-                    self.refuse(self.opt.eval if self.training else self.opt.train)
-                array.flags.writeable = True
+        if what == "read-only":
+            p.flags.writeable = False
+            self.refuse_all(reading=False)
+            if "ema_param" in self.opt.state[i]:
+                self.refuse(self.opt.swap_ema)
+            if hasattr(self.opt, "eval"):
+                self.refuse(self.opt.eval if self.training else self.opt.train)
+            p.flags.writeable = True
         elif what == "shape":
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", DeprecationWarning)
@@ -514,7 +270,7 @@ class Machine(RuleBasedStateMachine):
 
         def change(opt: Any) -> Callable[[], None]:
             opt.param_groups[i]["params"].append(self.new(leaf, seed))
-            return opt.param_groups[i]["params"].pop
+            return lambda: opt.param_groups[i]["params"].pop()
 
         if self.forms[i] == "list":
             self.change(change, True)
@@ -548,16 +304,15 @@ class Machine(RuleBasedStateMachine):
             self.twin.param_groups.append(new)
         else:
             self.twin.add_param_group(new)
-        self.forms = [*self.forms, form]
-        if not self.grouped:  # which one optimizer knows by now
-            self.grouped = True
-            self.checked()
-        self.saved, self.schedules, self.settled, self.moved = None, None, False, True
+        self.forms, self.grouped = [*self.forms, form], True
+        self.saved, self.schedules = None, None
+        self.checked()  # one optimizer knows the group by now
 
     @still
     @rule(number=numbers)
     def remove_a_group(self, number: int) -> None:
         if len(self.forms) > 1:
+            self.checked()
             i = number % len(self.forms)
             for one in self.opt, self.twin:
                 del one.param_groups[i]
@@ -629,16 +384,17 @@ class Machine(RuleBasedStateMachine):
     def load_into_another(self, way: str) -> None:
         """Which is the twin from now on."""
         self.twin = self.fresh()
+        mine, theirs = self.schedules[0] if self.schedules else None, None
+        if mine is not None:
+            theirs = schedules.StepLR(self.twin, 2, 0.5)
+            self.schedules = mine, theirs
         if way == "file":
-            self.opt.save(self.path, *[one for one, _ in [self.schedules] if one] if self.schedules else [])
-            theirs = schedules.StepLR(self.twin, 2, 0.5) if self.schedules else None
+            self.opt.save(self.path, mine)
             self.twin.load(self.path, theirs)
         else:
             self.twin.load_state_dict(self.opt.state_dict())
-            theirs = schedules.StepLR(self.twin, 2, 0.5) if self.schedules else None
-            if theirs is not None and self.schedules:
-                theirs.load_state_dict(self.schedules[0].state_dict())
-        self.schedules = self.schedules and (self.schedules[0], theirs)
+            if mine is not None and theirs is not None:
+                theirs.load_state_dict(mine.state_dict())
         self.settled, self.moved = True, False
 
     @precondition(lambda self: not self.moved)
@@ -682,7 +438,7 @@ class Machine(RuleBasedStateMachine):
                 p[...] = saved
         self.micro_batches, self.settled, self.moved, self.schedules = 0, True, False, None
 
-    @precondition(lambda self: self.saved is not None)
+    @precondition(lambda self: self.saved is not None and self.settled)
     @rule(bad=st.sampled_from(BAD_LOADS))
     def load_what_is_bad(self, bad: str) -> None:
         assert self.saved is not None
@@ -706,8 +462,9 @@ class Machine(RuleBasedStateMachine):
 
 @pytest.mark.parametrize("name", CLASSES)
 def test_any_sequence_of_calls(name: str) -> None:
+    make: Any = lambda: Machine(name)  # noqa: E731
     run_state_machine_as_test(
-        lambda: Machine(name),
+        make,
         settings=settings(
             max_examples=EXAMPLES or 6,
             stateful_step_count=50 if EXAMPLES else 30,

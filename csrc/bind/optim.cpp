@@ -217,13 +217,13 @@ class BoundPlan {
     std::optional<Use> use_then;
     if (then != nullptr) use_then.emplace(*then);
     if (!collect(grads, wish) || (then != nullptr && !then->collect(then_grads, {}))) return py::none();
-    if (first_region_pending() && plan_.parallel(gradients_)) run_first_region_hook();
+    if (first_region_pending() && plan_.parallel()) run_first_region_hook();
     Outcome outcome;
     {
       const py::gil_scoped_release release;
       const NoFork guard;
-      outcome = plan_.take(gradients_, wish);
-      if (then != nullptr && !outcome.skipped) then->plan_.take(then->gradients_, {});
+      outcome = plan_.take(wish);
+      if (then != nullptr && !outcome.skipped) then->plan_.take({});
       if (emptied != nullptr) emptied->plan_.restart();
     }
     return py::make_tuple(plan_.count != nullptr ? *plan_.count : 0, outcome.norm, outcome.skipped);
@@ -237,6 +237,13 @@ class BoundPlan {
 
   /// Whether somebody else has arrays of the state, and may change them: steps look at these too.
   void share_state(bool shared) { state_is_shared_ = shared; }
+
+  /// Whether all arrays are still what they were when they were checked.
+  bool all_unchanged() const {
+    for (std::size_t i = 0; i < plan_.members.size(); ++i)
+      if (!unchanged(i, first_[i + 1])) return false;
+    return true;
+  }
 
   void restart() { plan_.restart(); }
 
@@ -418,8 +425,9 @@ class BoundPlan {
   }
 
   /// Whether member i's arrays, those that somebody else has, are still as they were when they were checked.
-  bool unchanged(std::size_t i) const {
-    for (std::size_t c = first_[i]; c < last(i); ++c)
+  bool unchanged(std::size_t i) const { return unchanged(i, last(i)); }
+  bool unchanged(std::size_t i, std::size_t end) const {
+    for (std::size_t c = first_[i]; c < end; ++c)
       if (!checked_[c].unchanged()) return false;
     return checked_[first_[i]].has_shape(shapes_.data() + first_shape_[i]);
   }
@@ -441,7 +449,7 @@ class BoundPlan {
     if (grads.size() != count)
       throw py::value_error(function_ + ": grads has " + std::to_string(grads.size()) + " entries, expected " +
                             std::to_string(count) + ", one for each parameter");
-    gradients_.clear();
+    plan_.begin();
     rows_.clear();
     rows_.reserve(count);
     std::vector<std::size_t> zeroed;
@@ -452,24 +460,31 @@ class BoundPlan {
       if (object.is_none()) continue;
       if (!unchanged(i)) return false;
       const Member& member = plan_.members[i];
-      if (!py::detail::npy_api::get().PyArray_Check_(object.ptr())) object = scalar(std::move(object));
+      if (!py::detail::npy_api::get().PyArray_Check_(object.ptr())) {
+        object = scalar(std::move(object));
+        if (wish.zero_grads && py::detail::npy_api::get().PyArray_Check_(object.ptr()))
+          throw py::type_error(name("grads", i).text() +
+                               " is a scalar, which cannot be zeroed; give an array, or "
+                               "zero_grads=False");
+      }
       const Array grad(object, name("grads", i), Accepted::floats);
       const Dtype computed = member.kernel->itemsize == sizeof(double) ? Dtype::float64 : Dtype::float32;
       if (computed != Dtype::float32 || !is_half(grad.dtype())) expect_dtype(grad, computed, name("grads", i));
       const std::ptrdiff_t* const shape = shapes_.data() + first_shape_[i];
       const std::size_t ndim = first_shape_[i + 1] - first_shape_[i];
       if (!grad.has_shape(shape, ndim)) expect_shape(grad, Shape(shape, shape + ndim), name("grads", i));
-      gradients_.push_back({i, grad.data<void>(), format_of(grad.dtype()), nullptr});
+      const Rows* rows = nullptr;
+      if (member.size != 0 && !grad.contiguous()) rows = &rows_.emplace_back(elements_of(grad, name("grads", i)));
+      plan_.add(i, grad.data<void>(), format_of(grad.dtype()), rows, wish);
       held_.push_back(std::move(object));
       if (member.size == 0) continue;
       written_.expect_apart(grad, name("grads", i), hints_[i]);
-      if (!grad.contiguous()) gradients_.back().rows = &rows_.emplace_back(elements_of(grad, name("grads", i)));
       if (!wish.zero_grads) continue;
       if (!grad.writeable()) throw py::type_error(name("grads", i).text() + " is read-only, but would be zeroed");
       if (grad.may_overlap_itself())
         throw py::value_error(name("grads", i).text() +
                               " has elements that share memory, and would be zeroed; give a copy, or zero_grads=False");
-      zeroed.push_back(gradients_.size() - 1);
+      zeroed.push_back(held_.size() - 1);
     }
     if (!zeroed.empty()) expect_disjoint(zeroed);
     return true;
@@ -483,7 +498,7 @@ class BoundPlan {
     };
     std::vector<Part> parts, open;
     for (const std::size_t k : which) {
-      const Array grad(held_[k], name("grads", gradients_[k].member), Accepted::floats);
+      const Array grad(held_[k], name("grads", plan_.which()[k]), Accepted::floats);
       parts.push_back({Spans::extent(grad), k, grad.contiguous()});
     }
     std::sort(parts.begin(), parts.end(), [](const Part& a, const Part& b) { return a.begin < b.begin; });
@@ -491,8 +506,8 @@ class BoundPlan {
       std::erase_if(open, [&](const Part& other) { return other.end <= part.begin; });
       for (const Part& other : open)
         if ((part.dense && other.dense) || share_memory(held_[part.index], held_[other.index]))
-          throw py::value_error(name("grads", gradients_[part.index].member).text() +
-                                " would be zeroed, but overlaps grads" + labels_[gradients_[other.index].member]);
+          throw py::value_error(name("grads", plan_.which()[part.index]).text() +
+                                " would be zeroed, but overlaps grads" + labels_[plan_.which()[other.index]]);
       open.push_back(part);
     }
   }
@@ -525,7 +540,6 @@ class BoundPlan {
 
   // Of the step that is being taken; they keep their memory.
   std::optional<std::uint32_t> in_use_;  // since which fork
-  std::vector<Gradient> gradients_;
   std::vector<Rows> rows_;
   std::vector<py::object> held_;
 };
@@ -578,6 +592,8 @@ void bind_optim(py::module_& m) {
            "Raises what is wrong with gradients; changes nothing.")
       .def("share_state", &BoundPlan::share_state, py::arg("shared"),
            "Whether steps look at the arrays of the state too, which somebody else has.")
+      .def("unchanged", &BoundPlan::all_unchanged,
+           "Whether all arrays are still what they were when they were checked.")
       .def("restart", &BoundPlan::restart, "Sets all counts to 0.")
       .def("measured", &BoundPlan::measured, "The sums over all parameters that the rules took in the last step.");
   m.def("square_sum", &square_sum, py::arg("array"), "The sum of the squares of an array's elements, in double.");

@@ -104,8 +104,8 @@ template <std::size_t Reads, std::size_t Updates, std::size_t Writes> class Floo
 
   void prefetch_tile(std::size_t first) const {
     for (std::size_t i = first; i < first + tile; i += 64 / sizeof(Word)) {
-      for (const Word* array : reads) prefetch(array + i);
-      for (const Word* array : updates) prefetch<true>(array + i);
+      for (const Word* array : reads) prefetch(array, i);
+      for (const Word* array : updates) prefetch<true>(array, i);
     }
   }
 };
@@ -189,8 +189,8 @@ class UnevenFloor {
   static void prefetch_piece(const Array& array, Range piece, std::size_t ahead) {
     if (array.way == Way::write) return;
     for (std::size_t i = piece.begin; i < piece.end; i += 64 / sizeof(Word)) {
-      const Word* const word = array.memory + i + ahead / sizeof(Word);
-      array.way == Way::update ? prefetch<true>(word) : prefetch(word);
+      const std::size_t at = i + ahead / sizeof(Word);
+      array.way == Way::update ? prefetch<true>(array.memory, at) : prefetch(array.memory, at);
     }
   }
 };

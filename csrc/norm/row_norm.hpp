@@ -70,10 +70,12 @@ void for_few_rows_in_cache(std::size_t begin, std::size_t end, std::size_t row_b
   for (; begin < end; ++begin) body(begin, std::integral_constant<std::size_t, 1>{});
 }
 
-/// Prefetches what `row` has where the body of each() is at work with V at i: every line once.
-template <class V, class S> [[gnu::always_inline]] inline void prefetch_along(const S* row, std::size_t i) {
+/// Prefetches what `row` has `ahead` elements after those that the body of each() is at work with, V at i: every line
+/// once.
+template <class V, class S>
+[[gnu::always_inline]] inline void prefetch_along(const S* row, std::size_t i, std::size_t ahead = 0) {
   constexpr std::size_t kLine = 64 / sizeof(S);
-  if (width<V> >= kLine || i % kLine == 0) prefetch(row + i);
+  if (width<V> >= kLine || i % kLine == 0) prefetch(row, i + ahead);
 }
 
 /// A row of x, or of x + residual, on its way into cache.
@@ -107,8 +109,8 @@ template <class S, bool Added, bool Streamed> struct Source {
     if constexpr (kKept) store(kept + i, value);
     if constexpr (Streamed) {  // then it comes from memory, and what follows is fetched early
       constexpr std::size_t kAhead = (16 << 10) / sizeof(S);
-      prefetch_along<V>(x + kAhead, i);
-      if constexpr (Added) prefetch_along<V>(residual + kAhead, i);
+      prefetch_along<V>(x, i, kAhead);
+      if constexpr (Added) prefetch_along<V>(residual, i, kAhead);
     }
     return value;
   }
@@ -402,7 +404,8 @@ template <class Norm, class S> void row_norm_backward(const RowNormBackward<S>& 
         it.mean_gx = static_cast<T>(gx * a.rstd[row] / n);
       }
     }
-    detail::row_norm_backward_rows<Norm, weighted, added, past_caches>(group, width, a.weight, block, block + width);
+    detail::row_norm_backward_rows<Norm, weighted, added, past_caches>(group, width, a.weight, block,
+                                                                       weighted ? block + width : nullptr);
   };
 
   const auto pass = [&](auto weighted, auto added, auto past_caches) {

@@ -30,7 +30,7 @@ template <class T, class Body> void for_row_pieces(const Tensor& tensor, Range r
   for (std::size_t at = range.begin, n; at < range.end; at += n) {
     n = std::min({plain ? tensor.columns : kPiece, tensor.columns - at % tensor.columns, range.end - at});
     if (!plain) shape_gradient(tensor, at, n, shaped);
-    body(at, n, plain ? static_cast<const T*>(tensor.grad) + at : shaped);
+    body(at, n, plain ? element<T>(tensor.grad, at) : shaped);
   }
 }
 
@@ -86,7 +86,7 @@ template <class Rule, class T> void update_factored(const Tensor& tensor, Range 
   const T decay = static_cast<T>(tensor.setting->around.decay);
   for_row_pieces<T>(tensor, range, [&](std::size_t at, std::size_t n, const T* g) {
     const FactorsAt<T> factors(tensor, at);
-    T* param = static_cast<T*>(tensor.param) + at;
+    T* param = element<T>(tensor.param, at);
     map<T>(n, [rule, decay, factors, param, g](std::size_t i, auto number) {
       using V = decltype(number);
       const V p = load<V>(param + i) * decay;
@@ -109,7 +109,7 @@ template <class Rule, class T> void measure_factored(const Tensor& tensor, Range
                store(to + i, rule.direction(load<V>(g + i), factors.row, load<V>(factors.column + i)));
              });
     });
-    each<T>(count, [&, param = static_cast<const T*>(tensor.param) + begin](std::size_t i, auto number) {
+    each<T>(count, [&, param = element<T>(static_cast<const void*>(tensor.param), begin)](std::size_t i, auto number) {
       using V = decltype(number);
       const V p = load<V>(param + i), u = load<V>(directions + i);
       lanes[0].add(i % kLanes, p, p);

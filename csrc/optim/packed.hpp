@@ -80,8 +80,8 @@ class Unpacked {
   /// Brings some elements from `at` on of a packed parameter and gradient closer.
   void prefetch(std::size_t at) const {
     const auto some = [at](const void* from, std::size_t itemsize) {
-      const auto* begin = static_cast<const char*>(from) + at * itemsize;
-      for (std::size_t byte = 0; byte < kFew * itemsize; byte += 64) fastopt::prefetch<true>(begin + byte);
+      for (std::size_t byte = at * itemsize; byte < (at + kFew) * itemsize; byte += 64)
+        fastopt::prefetch<true>(static_cast<const char*>(from), byte);
     };
     if (grad_.buffer != nullptr && tensor_.rows == nullptr) some(tensor_.grad, 2);
     if (tensor_.storage == nullptr || tensor_.storage->param.format == Format::exact) return;
@@ -116,7 +116,7 @@ class Unpacked {
   /// Writes the parameter only.
   void write_param(std::size_t at, std::size_t n, const Thresholds& thresholds) const {
     if (tensor_.storage != nullptr && tensor_.storage->param.format != Format::exact)
-      param_.codec.encode(at, n, static_cast<const float*>(seen_.param) + at, thresholds.from(at, 2));
+      param_.codec.encode(at, n, detail::element<float>(seen_.param, at), thresholds.from(at, 2));
   }
 
  private:
@@ -131,7 +131,7 @@ class Unpacked {
     return room_ - most_;
   }
 
-  /// Where element 0 would be if element begin_ were at `buffer`.
+  /// Where element 0 would be if element begin_ were at `buffer`; only an address, see detail::element.
   void* as_if_from_0(const float* buffer) const {
     return reinterpret_cast<void*>(reinterpret_cast<std::uintptr_t>(buffer) - begin_ * sizeof(float));
   }

@@ -42,14 +42,6 @@ struct Member {
   bool packed = false;
 };
 
-/// A member's gradient in one step.
-struct Gradient {
-  std::size_t member;
-  const void* data;
-  Format format;
-  const Rows* rows;  ///< where its elements lie; null if it is contiguous
-};
-
 /// The options of one step; a negative limit is none.
 struct StepOptions {
   double grad_scale = 1, clip_norm = -1, clip_value = -1, clip_param_norm = -1, clip_adaptive = -1;
@@ -70,17 +62,52 @@ class Plan {
   std::vector<std::vector<double>> options;  ///< of each group: those of Around, then the rule's own
   std::int64_t* count = nullptr;             ///< how many steps have been taken, or null
 
-  /// Takes one step with these gradients, whose members are in increasing order.
-  Outcome take(const std::vector<Gradient>& gradients, const StepOptions& wish) {
+  /// Forgets the gradients of the last step.
+  void begin() {
+    tensors_.clear();
+    which_.clear();
+  }
+
+  /// Adds a gradient of the step that take() will take; members come in increasing order.
+  void add(std::size_t number, const void* data, Format format, const Rows* rows, const StepOptions& wish) {
+    const Member& member = members[number];
+    which_.push_back(number);
+    Tensor& tensor = tensors_.emplace_back();
+    tensor.kernel = member.kernel;
+    tensor.setting = nullptr;
+    tensor.size = member.size;
+    tensor.param = member.param;
+    tensor.grad = data;
+    tensor.state = member.state;
+    tensor.initial = member.initial;
+    tensor.average = member.average;
+    tensor.rows = rows;
+    tensor.scale = 1;
+    tensor.unit_scale = nullptr;
+    tensor.unit = member.unit;
+    tensor.clip = wish.clip_value;
+    tensor.zero = wish.zero_grads;
+    tensor.member = static_cast<std::uint32_t>(number);
+    tensor.columns = member.columns;
+    tensor.matrix_rows = member.matrix_rows;
+    tensor.row_factor = nullptr;
+    tensor.storage = member.packed ? &member.storage : nullptr;
+    tensor.grad_format = format;
+  }
+
+  /// Members that have a gradient.
+  const std::vector<std::size_t>& which() const { return which_; }
+
+  /// Takes the step.
+  Outcome take(const StepOptions& wish) {
     const NoFork guard;
-    collect(gradients, wish);
     Outcome outcome;
     outcome.skipped = wish.scales() && !scale(wish, outcome.norm);
     if (outcome.skipped) {
       if (wish.zero_grads) zero(tensors_);
       return outcome;
     }
-    count_step(gradients);
+    count_step();
     factor(tensors_, row_factors_);
     if (measures_) measure();
     update(tensors_);
@@ -93,11 +120,10 @@ class Plan {
     if (count != nullptr) *count = 0;
   }
 
-  /// Whether a step with these gradients is worth more than one thread.
-  bool parallel(const std::vector<Gradient>& gradients) const {
+  /// Whether the step is worth more than one thread.
+  bool parallel() const {
     double bytes = 0;
-    for (const Gradient& gradient : gradients)
-      bytes += static_cast<double>(members[gradient.member].size) * members[gradient.member].kernel->bytes;
+    for (const Tensor& tensor : tensors_) bytes += static_cast<double>(tensor.size) * tensor.kernel->bytes;
     return threads_for(bytes * kNanosecondsPerByte) > 1;
   }
 
@@ -105,35 +131,6 @@ class Plan {
   const std::array<double, kMostSums>& measured() const { return measured_; }
 
  private:
-  void collect(const std::vector<Gradient>& gradients, const StepOptions& wish) {
-    tensors_.resize(gradients.size());
-    for (std::size_t t = 0; t < gradients.size(); ++t) {
-      const Gradient& gradient = gradients[t];
-      const Member& member = members[gradient.member];
-      Tensor& tensor = tensors_[t];
-      tensor.kernel = member.kernel;
-      tensor.setting = nullptr;
-      tensor.size = member.size;
-      tensor.param = member.param;
-      tensor.grad = gradient.data;
-      tensor.state = member.state;
-      tensor.initial = member.initial;
-      tensor.average = member.average;
-      tensor.rows = gradient.rows;
-      tensor.scale = 1;
-      tensor.unit_scale = nullptr;
-      tensor.unit = member.unit;
-      tensor.clip = wish.clip_value;
-      tensor.zero = wish.zero_grads;
-      tensor.member = static_cast<std::uint32_t>(gradient.member);
-      tensor.columns = member.columns;
-      tensor.matrix_rows = member.matrix_rows;
-      tensor.row_factor = nullptr;
-      tensor.storage = member.packed ? &member.storage : nullptr;
-      tensor.grad_format = gradient.format;
-    }
-  }
-
   /// Sets the scales of gradients; false where the step is to be skipped.
   bool scale(const StepOptions& wish, std::optional<double>& norm) {
     const double size_of_scale = std::abs(wish.grad_scale);
@@ -176,7 +173,7 @@ class Plan {
   }
 
   /// Counts the step and gives every tensor its setting.
-  void count_step(const std::vector<Gradient>& gradients) {
+  void count_step() {
     settings_.clear();
     settings_.reserve(tensors_.size());
     measures_ = false;
@@ -184,7 +181,7 @@ class Plan {
     std::size_t group = 0;
     bool shared = false;  // whether others may use the last setting
     for (std::size_t t = 0; t < tensors_.size(); ++t) {
-      const Member& member = members[gradients[t].member];
+      const Member& member = members[which_[t]];
       const Kernel& kernel = *member.kernel;
       ++*member.step;
       if (!shared || *member.step != step || member.group != group || tensors_[t - 1].kernel != &kernel) {
@@ -222,6 +219,7 @@ class Plan {
 
   // Of the step that is being taken; they keep their memory.
   std::vector<Tensor> tensors_;
+  std::vector<std::size_t> which_;  // their members
   std::vector<double> unit_scales_, row_factors_;
   std::vector<Setting> settings_;
   bool measures_ = false;

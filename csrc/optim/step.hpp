@@ -175,6 +175,15 @@ namespace detail {
 inline constexpr std::size_t kAhead = 512;        // elements between a prefetch and the tile that is computed
 inline constexpr std::size_t kBlocksAhead = 256;  // and where blocks are unpacked
 
+/// Element `at` of one of a tensor's arrays.  Of those that Unpacked shows only this and some after it are there, and
+/// no pointer to the first may be made: hence a calculation with addresses.
+template <class T> inline T* element(void* array, std::size_t at) {
+  return reinterpret_cast<T*>(reinterpret_cast<std::uintptr_t>(array) + at * sizeof(T));
+}
+template <class T> inline const T* element(const void* array, std::size_t at) {
+  return reinterpret_cast<const T*>(reinterpret_cast<std::uintptr_t>(array) + at * sizeof(T));
+}
+
 /// Elements [at, at + count) of a tensor, as they are to be computed with: the gradient may be in another place.
 template <class T, std::size_t S> struct Memory {
   T* param;
@@ -182,8 +191,8 @@ template <class T, std::size_t S> struct Memory {
   std::array<T*, S> state;
 
   Memory(const Tensor& tensor, std::size_t at, const T* gradient)
-      : param(static_cast<T*>(tensor.param) + at), grad(gradient) {
-    for (std::size_t s = 0; s < S; ++s) state[s] = static_cast<T*>(tensor.state[s]) + at;
+      : param(element<T>(tensor.param, at)), grad(gradient) {
+    for (std::size_t s = 0; s < S; ++s) state[s] = element<T>(tensor.state[s], at);
   }
 };
 
@@ -235,9 +244,9 @@ template <class Rule, class T, std::size_t S>
 
 template <class T> inline void prefetch_tile(const Tensor& tensor, std::size_t states, std::size_t at) {
   for (std::size_t i = at; i < at + kLanes; i += 64 / sizeof(T)) {
-    prefetch(static_cast<const T*>(tensor.grad) + i);
-    prefetch<true>(static_cast<T*>(tensor.param) + i);
-    for (std::size_t s = 0; s < states; ++s) prefetch<true>(static_cast<T*>(tensor.state[s]) + i);
+    prefetch(static_cast<const T*>(tensor.grad), i);
+    prefetch<true>(static_cast<T*>(tensor.param), i);
+    for (std::size_t s = 0; s < states; ++s) prefetch<true>(static_cast<T*>(tensor.state[s]), i);
   }
 }
 
@@ -304,7 +313,7 @@ void update_blocks(const Tensor& tensor, Range range, const Thresholds& threshol
   const auto prefetch_block = [&](std::size_t at) {
     const auto lines = [at](auto* from) {
       using T = std::remove_pointer_t<decltype(from)>;
-      for (std::size_t i = 0; i < kShare; i += 64 / sizeof(T)) prefetch<!std::is_const_v<T>>(from + at + i);
+      for (std::size_t i = 0; i < kShare; i += 64 / sizeof(T)) prefetch<!std::is_const_v<T>>(from, at + i);
     };
     if constexpr (Halves) {
       lines(static_cast<const std::uint16_t*>(tensor.grad));
@@ -342,8 +351,8 @@ void update_blocks(const Tensor& tensor, Range range, const Thresholds& threshol
         else if (rest == Rest::none)
           InHalves<Bfloat16>::decode(storage.param, at, kShare, weights);
       } else {
-        block.grad += at;
-        block.param += at;
+        block.grad = element<float>(static_cast<const void*>(memory.grad), at);
+        block.param = element<float>(memory.param, at);
       }
       unroll<S>([&](auto s) {
         if constexpr (Rule::state[s].kind == State::exact) {
@@ -405,8 +414,8 @@ template <class T, class Body> [[gnu::always_inline]] inline void map(std::size_
 /// What the rule is to see as the gradient of at most kPiece elements from `at` on, into `to`.
 template <class T> void shape_gradient(const Tensor& tensor, std::size_t at, std::size_t n, T* to) {
   const Around& around = tensor.setting->around;
-  const T* grad = static_cast<const T*>(tensor.grad) + at;
-  const T* p = static_cast<const T*>(tensor.param) + at;
+  const T* grad = element<T>(tensor.grad, at);
+  const T* p = element<T>(tensor.param, at);
   if (tensor.rows != nullptr) {
     gather(static_cast<const T*>(tensor.grad), *tensor.rows, at, n, to);
     grad = to;
@@ -464,7 +473,7 @@ template <class T> void zero(const Tensor& tensor, Range range) {
 /// What is left to do after the rule's update of elements [at, at + n).
 template <class T> void finish(const Tensor& tensor, std::size_t at, std::size_t n) {
   const Around& around = tensor.setting->around;
-  T* p = static_cast<T*>(tensor.param) + at;
+  T* p = element<T>(tensor.param, at);
   if (around.pull != 0)
     map<T>(n, [p, initial = static_cast<const T*>(tensor.initial) + at, pull = static_cast<T>(around.pull)](
                   std::size_t i, auto number) {
@@ -489,23 +498,23 @@ template <class T> void finish(const Tensor& tensor, std::size_t at, std::size_t
 }
 
 template <class Rule, class T> void update(const Tensor& tensor, Range range, bool far) {
-  const T* grad = static_cast<const T*>(tensor.grad);
   const Factors<T> factor = factors_of<T>(tensor);
   const bool shaped = tensor.shaped();
   if (!shaped && !tensor.finished()) {
-    update_run<Rule, T>(tensor, range.begin, range.end - range.begin, grad + range.begin, factor, far);
+    update_run<Rule, T>(tensor, range.begin, range.end - range.begin, element<T>(tensor.grad, range.begin), factor,
+                        far);
     return;
   }
   alignas(64) T shape[kPiece];
   for (std::size_t at = range.begin, n; at < range.end; at += n) {
     // All pieces but the first one begin with a cache line of the parameter.
-    const auto past_line = reinterpret_cast<std::uintptr_t>(static_cast<T*>(tensor.param) + at) % 64 / sizeof(T);
+    const auto past_line = reinterpret_cast<std::uintptr_t>(element<T>(tensor.param, at)) % 64 / sizeof(T);
     n = std::min(kPiece - past_line, range.end - at);
     if (shaped) {
       shape_gradient(tensor, at, n, shape);
       update_run<Rule, T>(tensor, at, n, shape, {T{1}, T{0}, T{0}, factor.decay}, far);
     } else {
-      update_run<Rule, T>(tensor, at, n, grad + at, factor, far);
+      update_run<Rule, T>(tensor, at, n, element<T>(tensor.grad, at), factor, far);
     }
     finish<T>(tensor, at, n);
   }
@@ -525,7 +534,7 @@ inline bool is_finite(const Tensor& tensor, const double* grad) {
 /// Σ of squares of the gradient or the parameter over elements [range) of at most a chunk.
 template <class T> void square(const Tensor& tensor, Range range, bool of_param, double* sum) {
   DoubleLanes lanes;
-  const T* from = static_cast<const T*>(of_param ? tensor.param : tensor.grad);
+  const void* const array = of_param ? tensor.param : tensor.grad;
   const auto add = [&](const T* x, std::size_t n) {
     each<T>(n, [&](std::size_t i, auto number) {
       const auto value = load<decltype(number)>(x + i);
@@ -533,26 +542,28 @@ template <class T> void square(const Tensor& tensor, Range range, bool of_param,
     });
   };
   if (of_param || tensor.rows == nullptr) {
-    std::size_t at = range.begin;
+    const T* const from = element<T>(array, range.begin);
+    const std::size_t n = range.end - range.begin;
+    std::size_t at = 0;
     if constexpr (kVectorBytes == 64) {  // the lanes fit into registers
       using D = Vector<double>;
       constexpr std::size_t kVectors = kLanes / width<D>;
       std::array<D, kVectors> sum{};
-      for (; at + kLanes <= range.end; at += kLanes)
+      for (; at + kLanes <= n; at += kLanes)
         unroll<kVectors>([&](auto k) {
           const D x = widened(from + at + k * width<D>);
           sum[k] += x * x;
         });
       for (std::size_t k = 0; k < kVectors; ++k) store(lanes.of + k * width<D>, sum[k]);
     } else {
-      for (; at + kLanes <= range.end; at += kLanes) add(from + at, kLanes);
+      for (; at + kLanes <= n; at += kLanes) add(from + at, kLanes);
     }
-    add(from + at, range.end - at);
+    add(from + at, n - at);
   } else {
     T tile[kLanes];
     for (std::size_t at = range.begin; at < range.end; at += kLanes) {
       const std::size_t n = std::min(kLanes, range.end - at);
-      gather(from, *tensor.rows, at, n, tile);
+      gather(static_cast<const T*>(array), *tensor.rows, at, n, tile);
       add(tile, n);
     }
   }
@@ -569,7 +580,7 @@ template <class Rule, class T> void measure(const Tensor& tensor, Range range, d
   for (std::size_t at = range.begin; at < range.end; at += kPiece) {
     const std::size_t n = std::min(kPiece, range.end - at);
     if (!plain) shape_gradient(tensor, at, n, shaped);
-    const Memory<T, S> memory(tensor, at, plain ? static_cast<const T*>(tensor.grad) + at : shaped);
+    const Memory<T, S> memory(tensor, at, plain ? element<T>(tensor.grad, at) : shaped);
     each<T>(n, [&, rule, memory, scale](std::size_t i, auto number) {
       using V = decltype(number);
       [&]<std::size_t... K>(std::index_sequence<K...>) {

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple, cast
 
 import numpy as np
@@ -39,11 +39,12 @@ def _steps(function: str, step: int | Sequence[int], count: int) -> NDArray[np.i
 
 
 def _listed(function: str, name: str, arrays: Any, count: int | None = None) -> list[Any]:
-    if not isinstance(arrays, list | tuple):
+    if not isinstance(arrays, Iterable) or isinstance(arrays, Mapping | np.ndarray | str | bytes):
         raise TypeError(f"{function}: {name} must be a list of arrays, got {type(arrays).__name__}")
-    if count is not None and len(arrays) != count:
-        raise ValueError(f"{function}: {name} has {len(arrays)} entries, expected {count}, one for each parameter")
-    return list(arrays)
+    listed = list(arrays)
+    if count is not None and len(listed) != count:
+        raise ValueError(f"{function}: {name} has {len(listed)} entries, expected {count}, one for each parameter")
+    return listed
 
 
 _STEP: dict[str, Any] = dict(

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 from .._check import flag, type_of, whole
+from .._commit import commit
 
 __all__ = ["Array", "Layer", "axis_of", "sizes_of"]
 
@@ -82,8 +83,7 @@ class Layer:
         for key in arrays:
             if not own[key].flags.writeable:
                 raise ValueError(f"{name}: the layer's {key} is read-only, but would be written")
-        for key, array in arrays.items():
-            own[key][...] = array
+        commit([own[key] for key in arrays], arrays.values())
 
     def __getstate__(self) -> dict[str, Any]:
         """All but what the last forward pass has left for backward."""

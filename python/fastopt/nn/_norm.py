@@ -10,6 +10,7 @@ from numpy.typing import DTypeLike
 
 from .. import functional as F
 from .._check import flag, number, type_of, whole
+from .._commit import commit
 from ._layer import Array, Layer, axis_of, sizes_of
 
 __all__ = [
@@ -335,7 +336,12 @@ class BatchNorm(_Channels):
         buffers, population, momentum = self.buffers, self._population, self.momentum
         trained = not buffers or population is not None or bool(self.training and not self.frozen)
         running, count = self._running, buffers.get("num_batches_tracked")
-        if population is not None:
+        tracked = [buffers[name] for name in ("running_mean", "running_var", "num_batches_tracked") if name in buffers]
+        # Statistics and count are written together, when all else is done: an interrupt finds both or neither.
+        counts = trained and population is None and bool(tracked) and all(one.flags.writeable for one in tracked)
+        if counts:
+            running = tracked[0].copy(), tracked[1].copy()
+        elif population is not None:
             running = np.copy(buffers["running_mean"]), np.copy(buffers["running_var"])
         if momentum is None:
             momentum = 1.0 if count is None else 1 / (count.item() + 1)
@@ -355,8 +361,8 @@ class BatchNorm(_Channels):
         if trained and count is not None and (x.size or not self.num_features):  # a batch without values counts nowhere
             if population is not None:
                 population.append(F.batch_norm_stats(x, channel_axis=self.channel_axis))
-            else:
-                count.fill(count.item() + 1)
+            elif counts:
+                commit(tracked, (*running, count + 1))
         self._kept = (x, trained, *([y] if more else ()), *statistics)
         return y
 
@@ -710,8 +716,13 @@ def update_bn(batches: Iterable[Any], forward: Callable[[Any], Any], layers: Ite
     finally:
         for layer in layers:
             layer._population = None
+    targets: list[Array] = []
+    sources: list[Any] = []
     for layer, (its_batches, count, mean, m2) in zip(layers, whole, strict=True):
+        mean_to, var_to, count_to = (
+            layer.buffers[name] for name in ("running_mean", "running_var", "num_batches_tracked")
+        )
+        targets += [mean_to, var_to, count_to]
         with np.errstate(all="ignore"):
-            layer.buffers["running_mean"][...] = mean
-            layer.buffers["running_var"][...] = m2 / (count - 1)
-        layer.buffers["num_batches_tracked"][...] = its_batches
+            sources += [mean.astype(mean_to.dtype), (m2 / (count - 1)).astype(var_to.dtype), its_batches]
+    commit(targets, sources)

@@ -6,9 +6,10 @@ from typing import Any
 
 import numpy as np
 
+from .._commit import commit
 from ._formats import is_half
 from .parameters import Array, Record
-from .plan import begin, commit, is_writeable
+from .plan import begin, is_writeable
 
 
 def averages_of(records: list[Record]) -> list[Array]:

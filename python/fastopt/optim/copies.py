@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from .accumulate import Accumulator
-from .parameters import Group, ParameterState, Record, Structure
+from .parameters import Group, ParameterState, Record, Structure, forms_of
 
 if TYPE_CHECKING:
     from .optimizer import Optimizer
@@ -32,7 +32,7 @@ def pickled(optimizer: Optimizer) -> dict[str, Any]:
         "held": [record.held for record in optimizer._records],
         "count": int(optimizer._count),
         "swapped": bool(optimizer._swapped),
-        "accumulated": None if sums is None else sums.contents(),
+        "accumulated": None if sums is None or not sums.micro_batches else sums.contents(),
         "extra": {**optimizer._extra(), "step": int(optimizer._count)},
     }
 
@@ -50,7 +50,7 @@ def revived(optimizer: Optimizer, state: Mapping[str, Any]) -> dict[str, Any]:
     for param, entries, begins, held in zip(params, state["states"], state["begins"], state["held"], strict=True):
         record = Record(param, changed)
         record.state = ParameterState(entries, changed)
-        record.seen, record.fresh, record.held = dict(entries), begins, held
+        record.seen, record.forms, record.fresh, record.held = dict(entries), forms_of(entries), begins, held
         records.append(record)
     sums = state["accumulated"]
     return {

@@ -20,7 +20,7 @@ from .._core import kernels
 from .._rules import AROUND, AROUND_TEXTS, Hyperparameters, Rule
 from ._formats import zeros_like
 from .accumulate import Accumulator
-from .parameters import Array, Group, Record, Structure
+from .parameters import Array, Group, Record, Structure, forms_of
 from .plan import AS_PARAMETER, Member, Plan, member_of, state_for, unmoved
 from .state_dict import SCHEDULED, Reader, plain
 
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 CONSTANT = (float, int, str, bool, type(None), np.generic)  # types of values that cannot change in place
+PLAIN = (float, int, str, bool, type(None))
 ALWAYS = [True]  # watched where a value may change in place
 
 
@@ -195,9 +196,9 @@ class Groups:
         values, rules = [self._values(group) for group in self.param_groups], [*self._rules]
         for index, (group, now, before) in enumerate(zip(self.param_groups, values, self._seen, strict=True)):
             if not all(map(is_, now, before)):
-                if not all(type(value) in (float, int, bool, str, tuple, type(None)) for value in now):
+                if not all(map(_is_constant, now)):
                     return False
-                rules[index] = self._rule(Hyperparameters(self._name, group))
+                rules[index] = self._rule_for(group)
                 if rules[index].kind != self._rules[index].kind:
                     return False
         self._plan.set_options(self._options(rules))
@@ -206,7 +207,8 @@ class Groups:
         return True
 
     def _rule_for(self, group: Mapping[str, Any]) -> Rule:
-        return self._rule(Hyperparameters(self._name, {key: plain(group[key]) for key in self._hyperparameters}))
+        values = {key: value if type(value := group[key]) in PLAIN else plain(value) for key in self._hyperparameters}
+        return self._rule(Hyperparameters(self._name, values))
 
     def _looked_at(self) -> tuple[list[Group], list[str]]:
         """The groups that there are now, and the labels of all parameters; raises where a group is none."""
@@ -225,7 +227,18 @@ class Groups:
             params = group["params"]
             if not isinstance(params, list):
                 raise TypeError(f"{name}: params of param_groups[{index}] must be a list, got {type_of(params)}")
-            one = known.get(id(group)) or (self._groups[index] if index < len(self._groups) else None)
+            names = group.get("param_names")
+            if names is not None and not (
+                isinstance(names, list | tuple)
+                and len(names) == len(params)
+                and all(isinstance(one, str) for one in names)
+            ):
+                raise ValueError(
+                    f"{name}: param_names of param_groups[{index}] must be {len(params)} strings, got {names!r}"
+                )
+            one = known.get(id(group))
+            if one is None and index < len(self._groups) and self._groups[index].group.get("params") is params:
+                one = self._groups[index]  # a new dict around the same parameters
             structure = one.structure if one is not None else Structure(name, params)
             if len(params) != len(structure.leaves):
                 if not structure.flat and id(group) in known:
@@ -235,16 +248,16 @@ class Groups:
                     )
                 structure = Structure(name, params)
             found.append(Group(group, structure))
-            labels += structure.labels(len(labels))
+            own = structure.labels(len(labels))
+            for param, label in zip(params, own, strict=True):
+                if not isinstance(param, np.ndarray):
+                    raise TypeError(f"{name}: params{label} must be a numpy array, got {type_of(param)}")
+            labels += own
         return found, labels
 
     def _planned(self, anew: bool = False) -> Planned:
         """The plan for the groups and the state as they are now; changes nothing.  Makes a new one only where that is needed, or ``anew``."""
         groups, labels = self._looked_at()
-        for one in groups:
-            one.group.update(
-                {key: tuple(one.group[key]) for key in self._hyperparameters if isinstance(one.group[key], list)}
-            )
         values = [self._values(one.group) for one in groups]
         rules = [self._rule_for(one.group) for one in groups]
         params = [param for one in groups for param in one.group["params"]]
@@ -261,7 +274,9 @@ class Groups:
                 for param, label in zip(params, labels, strict=True)
             ]
             if self._accumulated is not None and self._accumulated.micro_batches:
-                raise ValueError(f"{self._name}: accumulated gradients belong to other parameters; step() first")
+                raise ValueError(
+                    f"{self._name}: accumulated gradients belong to other parameters; put these back and step() first"
+                )
         for record, label in zip(records, labels, strict=True):
             unmoved(self._name, record, label)
         return self._plan_of(groups, labels, records, rules, values)
@@ -303,17 +318,25 @@ class Groups:
                 "_whole": self._whole_for(new),
             }
         kept = [record.state for record in new.records] if states is not None else []
+        forms = [forms_of(state) for state in states or ()]
         dicts, updates = zip((vars(self), update), *more, strict=True)
         # Iterators in C that call functions in C: no signal handler runs between, and no other thread.
         calls = (
             map(dict.clear, kept),
             map(dict.update, kept, states or ()),
             map(setattr, new.records, repeat("seen"), states or ()),
+            map(setattr, new.records, repeat("forms"), forms),
             map(setattr, new.records, repeat("fresh"), new.fresh),
             map(dict.update, dicts, updates),
             map(list.__setitem__, [self._changed], [0], [False]),
         )
         deque(chain.from_iterable(calls), maxlen=0)
+
+    def _settle(self) -> None:
+        """Follows what has changed, in place too, before something else than a step reads or writes the parameters."""
+        self._follow()
+        if not self._plan.unchanged():
+            self._adopt(self._planned(anew=True))
 
     def _share(self) -> None:
         """Arrays of the state are about to be given to somebody: steps look at them from now on."""
@@ -353,8 +376,12 @@ class Groups:
 
     def _entries(self, record: Record, label: str) -> dict[str, Any]:
         """A state's entries; those that somebody has put there are checked, and copied where they cannot be used as they are."""
-        entries = dict(record.state)
-        strangers = [key for key, value in entries.items() if record.seen.get(key) is not value]
+        entries: dict[str, Any] = dict(record.state)
+        known, forms = record.seen, record.forms
+        same = {key for key in known if key in entries and entries[key] is known[key]}
+        strangers = [
+            key for key, value in entries.items() if key not in same or forms[key] != (value.shape, value.dtype)
+        ]
         if strangers:
             reader = Reader(self, self._labels, self._records)
             for key in strangers:

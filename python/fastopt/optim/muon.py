@@ -63,7 +63,7 @@ class _Plan:
         )
         self.watch, self.check = self._plan.watch, self._plan.check
         self.current, self.same_members = self._plan.current, self._plan.same_members
-        self.share_state = self._plan.share_state
+        self.share_state, self.unchanged = self._plan.share_state, self._plan.unchanged
 
     def set_options(self, options: list[Rule]) -> None:
         self._rules = options

@@ -18,7 +18,7 @@ from .accumulate import Accumulator
 from .averages import averages_of, exchange
 from .copies import pickled, revived
 from .groups import Groups
-from .parameters import Array, Grads, Group, Params, SplitGroups, Structure, flattened
+from .parameters import Array, Grads, Group, Params, SplitGroups, Structure, flattened, forms_of
 from .plan import begin, step_options
 from .state_dict import Reader, expect_complete, plain, written
 
@@ -47,8 +47,8 @@ class Optimizer(Groups):
       update, or with ``fixed_decay`` too p ← (1 − λ) p.  ``decoupled_weight_decay=None`` is the rule's own way, for those that have one.
     - ``l1``: added to the gradient as l1·sign(p); with ``proximal_l1`` |p| ← max(|p| − lr·l1, 0) after the update, which
       makes weights exactly zero.  With ``weight_decay`` it is the elastic net.
-    - ``l2_init``: as weight decay, but towards p₀, the weights as they are when it first is not 0 (L2-SP): added as
-      l2_init·(p − p₀), or decoupled p ← p + lr·l2_init·(p₀ − p) after the update.
+    - ``l2_init``: as weight decay, but towards p₀, the weights as they are before the first step in which it is not 0 (L2-SP): added
+      as l2_init·(p − p₀), or decoupled p ← p + lr·l2_init·(p₀ − p) after the update.
     - ``noise``: the standard deviation of normal noise that is added to the clipped gradient; ``temperature`` T adds that of
       Langevin dynamics, √(2T/lr), which samples at that temperature with plain SGD.  The numbers depend on ``seed``, the parameter's number, its
       count of steps and the position only.
@@ -137,7 +137,7 @@ class Optimizer(Groups):
             self._expect_unswapped()
             if self._accumulated is not None and self._accumulated.micro_batches:
                 raise ValueError(f"{self._name}: accumulated gradients have no place for another group; step() first")
-            if not self._added:
+            if not self._added or len(self.param_groups) != len(self._groups):
                 self._follow()
             first = len(self._labels)
             whole, self._whole = self._whole, None
@@ -157,7 +157,7 @@ class Optimizer(Groups):
                 raise
             for record, state, begun in zip(records, states, fresh, strict=True):
                 dict.update(record.state, state)
-                record.seen, record.fresh = state, begun
+                record.seen, record.forms, record.fresh = state, forms_of(state), begun
             self._changed[0] = self._added = self._grouped = True
             self._extents = extents
             self._labels = self._labels + labels
@@ -235,8 +235,7 @@ class Optimizer(Groups):
 
     def _take(self, grads: Grads | None, options: tuple[float, ...] | None) -> StepInfo:
         """Takes a step, with the turn."""
-        if self._swapped:
-            self._expect_unswapped()
+        self._expect_ready()
         sums = None
         if grads is None:
             sums = self._accumulated
@@ -256,7 +255,13 @@ class Optimizer(Groups):
             outcome = self._plan.step(flat, options, emptied)
             if outcome is None:
                 raise ValueError(f"{self._name}: an array of the state or a parameter is changed by another thread")
-        self._simple = not self._fresh and not self._grouped and self._whole is None and self._groups[0].structure.flat
+        self._simple = (
+            not self._fresh
+            and not self._grouped
+            and self._whole is None
+            and bool(self._groups)
+            and self._groups[0].structure.flat
+        )
         self._simple = self._simple and isinstance(self._plan, kernels.Plan) and type(self)._take is Optimizer._take
         return StepInfo(*outcome)
 
@@ -283,7 +288,7 @@ class Optimizer(Groups):
         """The gradients in the order of the parameters."""
         if whole is not None:
             return whole.flatten(self._name, grads)
-        if not grouped:
+        if not grouped and groups:
             return groups[0].structure.flatten(self._name, grads)
         return flattened(self._name, [one.structure for one in groups], grads)
 
@@ -309,6 +314,7 @@ class Optimizer(Groups):
             array([0.5 , 0.75])
         """
         with self._turn:
+            self._expect_ready()
             flat = self._ready(grads)
             params = [record.param for record in self._records]
             sums = self._accumulated
@@ -332,9 +338,12 @@ class Optimizer(Groups):
         A parameter that has no average stands for itself.
         """
         self._share()
+        if not self._swapped:
+            with self._turn:
+                self._follow()
         averages = iter(averages_of(self._records))
         built = [one.structure.build([next(averages) for _ in one.structure.leaves]) for one in self._groups]
-        return built if self._grouped else built[0]
+        return built if self._grouped or not built else built[0]
 
     def swap_ema(self) -> None:
         """Exchanges the contents of the parameters and their averages, all or none; calling it again brings them back.
@@ -344,10 +353,20 @@ class Optimizer(Groups):
             TypeError: A parameter or an average is read-only.  Nothing has been changed then.
         """
         with self._turn:
+            if not self._swapped:
+                self._settle()
+            elif [id(param) for group in self.param_groups for param in group["params"]] != [
+                id(record.param) for record in self._records
+            ]:
+                raise ValueError(f"{self._name}: parameters were replaced while they are swapped; put them back first")
             if not any("ema_param" in record.state for record in self._records):
                 raise ValueError(f"{self._name}: there are no averages; set ema_decay or swa_start")
             self._simple = False
             exchange(self._name, self._records, self._labels, self._swapped)
+
+    def _expect_ready(self) -> None:
+        """Raises where gradients would be those of other weights than a step is about."""
+        self._expect_unswapped()
 
     def _expect_unswapped(self) -> None:
         if self._swapped:
@@ -356,6 +375,7 @@ class Optimizer(Groups):
     @contextmanager
     def using_ema(self) -> Iterator[None]:
         """Within it the parameters are their averages."""
+        self._expect_unswapped()
         self.swap_ema()
         try:
             yield
@@ -449,7 +469,7 @@ class Optimizer(Groups):
                 for group, loaded in zip(self.param_groups, found.groups, strict=True)
             ]
             new = self._plan_of(self._groups, self._labels, self._records, rules, values, found.states)
-            self._adopt(new, [(vars(self), {"_accumulated": None}), *updates])
+            self._adopt(new, [(vars(self), {"_accumulated": None, "_simple": False}), *updates])
         except BaseException:
             if self._plan is plan:
                 self._count = counted
@@ -469,6 +489,8 @@ class Optimizer(Groups):
             OSError: The file cannot be written; the old one is still there.
         """
         with self._turn:
+            if schedule is not None and not hasattr(schedule, "state_dict"):
+                raise TypeError(f"{self._name}: schedule must be a schedule, got {type_of(schedule)}")
             state = self._state_dict(copy=False)
             arrays = {f"{i}.{name}": array for i, one in state["state"].items() for name, array in one.items()}
             groups = [{key: plain(value) for key, value in group.items()} for group in state["param_groups"]]
@@ -490,6 +512,8 @@ class Optimizer(Groups):
                 class.  Nothing has been changed then.
             OSError: The file cannot be read.
         """
+        if schedule is not None and not hasattr(schedule, "load_state_dict"):
+            raise TypeError(f"{self._name}: schedule must be a schedule, got {type_of(schedule)}")
         arrays, metadata = files.load(path)
         if not {"param_groups", "fastopt"} <= metadata.keys():
             raise ValueError(f"{self._name}: {os.fspath(path)} is not the state of an optimizer")
@@ -503,17 +527,25 @@ class Optimizer(Groups):
         if schedule is None:
             self.load_state_dict(saved, by_position=by_position)
             return
-        before = schedule.state_dict()
-        schedule.load_state_dict(metadata["schedule"])
+        before, plan = schedule.state_dict(), self._plan
         try:
+            schedule.load_state_dict(metadata["schedule"])
             self.load_state_dict(saved, by_position=by_position)
         except BaseException:
-            schedule.load_state_dict(before)
+            if self._plan is plan:
+                schedule.load_state_dict(before)
             raise
 
     def __getstate__(self) -> dict[str, Any]:
         with self._turn:
+            if not self._swapped:
+                self._follow()
             return pickled(self)
+
+    def __copy__(self) -> Any:
+        raise TypeError(
+            f"{self._name}: a shallow copy would share the parameters and the state, but not the counts; use copy.deepcopy"
+        )
 
     def __setstate__(self, state: Mapping[str, Any]) -> None:
         name = type(self).__name__

@@ -63,13 +63,14 @@ class ParameterState(dict[str, Any]):
 class Record:
     """What an optimizer remembers of one parameter."""
 
-    __slots__ = ("dtype", "fresh", "held", "param", "seen", "shape", "state")
+    __slots__ = ("dtype", "forms", "fresh", "held", "param", "seen", "shape", "state")
 
     def __init__(self, param: Array, changed: list[bool]) -> None:
         self.param = param
         self.shape, self.dtype = param.shape, param.dtype  # as they were when the state was made
         self.state = ParameterState({}, changed)
         self.seen: dict[str, Any] = {}  # the state's entries, as they were when they were checked
+        self.forms: dict[str, Any] = {}  # and their shapes and dtypes
         # Entries that begin as the parameter is before its next step, and the parameter's count when they were made.
         self.fresh: tuple[int, tuple[str, ...]] = (0, ())
         self.held: Array | None = None  # the average, while a parameter of 16 bits stands for it
@@ -78,6 +79,11 @@ class Record:
         """Whether some entries are still to begin as the parameter."""
         count, keys = self.fresh
         return bool(keys) and int(self.state["step"]) == count
+
+
+def forms_of(entries: Mapping[str, Array]) -> dict[str, Any]:
+    """The shapes and dtypes of a state's entries, which may be changed in place."""
+    return {key: (array.shape, array.dtype) for key, array in entries.items()}
 
 
 class Structure:

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable, Mapping
 from functools import partial
-from itertools import repeat
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -15,7 +13,7 @@ from .._rules import Rule
 from ._formats import RESTS, computed, copy_of, formats_of, keep_rest, keep_state, rest_of, weights_of
 from .parameters import Array, Record
 
-AS_PARAMETER = ("initial_param", "ema_param")  # copies of the parameter, as it is at first, whatever the rule
+AS_PARAMETER = ("initial_param", "ema_param")  # what begins as the parameter is, whatever the rule
 
 
 class Member(NamedTuple):
@@ -50,6 +48,7 @@ class Plan(Protocol):
     def current(self, groups: Any) -> bool: ...
     def same_members(self, groups: Any) -> bool: ...
     def share_state(self, shared: bool) -> None: ...
+    def unchanged(self) -> bool: ...
     def check(self, grads: list[Any], options: tuple[float, ...] | None = None) -> None: ...
     def step(
         self, grads: list[Any], options: tuple[float, ...] | None = None, emptied: Any = None
@@ -122,8 +121,8 @@ def state_for(
     if loaded and before == 0:
         made = {*one}
     elif at == before:
-        made |= {key for key in fresh if key in entries and one.get(key) is entries[key]}
-    return one, (count, tuple(key for key in ("master_param", *own, "ema_param") if key in made))
+        made |= {key for key in fresh if key in entries and one.get(key) is entries[key] is record.seen.get(key)}
+    return one, (count, tuple(key for key in ("master_param", *own, *AS_PARAMETER) if key in made))
 
 
 def begin(record: Record) -> None:
@@ -131,11 +130,11 @@ def begin(record: Record) -> None:
     if not record.is_fresh():
         return
     one, param, fresh = record.state, record.param, record.fresh[1]
-    if "master_param" in fresh:
+    if "master_param" in fresh and one["master_param"].flags.writeable:
         one["master_param"][...] = param
     weights = weights_of(one, param)
     for key in fresh:
-        if key != "master_param":
+        if key != "master_param" and one[key].flags.writeable:  # else the step says so
             one[key][...] = weights
 
 
@@ -173,11 +172,6 @@ def unmoved(function: str, record: Record, label: str) -> None:
             f"{function}: params{label} has shape {param.shape}, and had {record.shape} when its state was made; "
             "undo that, or put a new array in its place"
         )
-
-
-def commit(targets: list[Array], sources: list[Any]) -> None:
-    """Copies each source into its target, in one call that no signal handler interrupts: Python runs these between bytecodes."""
-    deque(map(np.ndarray.__setitem__, targets, repeat(...), sources), maxlen=0)
 
 
 def is_writeable(function: str, arrays: list[Array], labels: list[str], argument: str = "params") -> None:

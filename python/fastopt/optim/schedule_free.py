@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from .._check import flag
+from .._commit import commit
 from .._rules import Hyperparameters, Rule
 from ._formats import copy_of, moved, weights_of, zeros_like
-from .optimizer import Optimizer, StepInfo
-from .parameters import Array, Grads, Params
-from .plan import commit, is_writeable
+from .optimizer import Optimizer
+from .parameters import Array, Params
+from .plan import is_writeable
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -43,6 +44,7 @@ class ScheduleFree(Optimizer):
         """
         with self._turn:
             if not self._training:
+                self._settle()
                 self._move(lambda beta: 1 - beta, training=True)
 
     def eval(self) -> None:
@@ -53,10 +55,12 @@ class ScheduleFree(Optimizer):
         """
         with self._turn:
             if self._training:
+                self._settle()
                 self._move(lambda beta: 1 - 1 / beta, training=False)
 
     def _move(self, weight: Callable[[float], float], training: bool) -> None:
         """Moves the parameters towards z."""
+        self._simple = False  # the next step looks which view it is
         is_writeable(self._name, [record.param for record in self._records], self._labels)
         records = iter(self._records)
         both: list[tuple[Array, Any]] = []
@@ -71,10 +75,10 @@ class ScheduleFree(Optimizer):
         targets, sources = [target for target, _ in both], [source for _, source in both]
         commit([*targets, self._training], [*sources, np.bool_(training)])
 
-    def _take(self, grads: Grads | None, options: tuple[float, ...] | None) -> StepInfo:
+    def _expect_ready(self) -> None:
+        super()._expect_ready()
         if not self._training:
             raise ValueError(f"{self._name}: the parameters are those for evaluation; train() first")
-        return super()._take(grads, options)
 
     def _extra(self) -> dict[str, Any]:
         return {"training": bool(self._training)}
@@ -90,7 +94,8 @@ class ScheduleFree(Optimizer):
 
 
 def _weights(h: Hyperparameters) -> dict[str, float]:
-    if h.values["decoupled_weight_decay"] or h.flag("proximal_l1"):
+    decoupled = h.values["decoupled_weight_decay"]
+    if (decoupled is not None and h.flag("decoupled_weight_decay")) or h.flag("proximal_l1"):
         raise ValueError(
             f"{h.function}: decoupled_weight_decay and proximal_l1 would act on y only, and z bring all back"
         )

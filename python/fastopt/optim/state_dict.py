@@ -89,6 +89,10 @@ class Reader:
         for index, (group, other) in enumerate(zip(own, groups, strict=True)):
             ids += self._ids(index, group, other, by_position)
             merged.append({**group, **self._hyperparameters(index, other, averages)})
+        if not all(isinstance(one, int | str) for one in ids):
+            raise TypeError(
+                f"{name}: params of the groups of state_dict must be numbers of parameters, got {ids!r:.100}"
+            )
         known = set(ids)
         if strangers := [key for key in saved if key not in known]:
             raise ValueError(f"{name}: state_dict has state of parameters {strangers}, which are in no group")
@@ -101,7 +105,10 @@ class Reader:
     def _in_order(self, groups: Any) -> Any:
         """The groups in the order of the optimizer's, where their names say that it is another one."""
         own = [frozenset(group.get("param_names", ())) for group in self._optimizer.param_groups]
-        theirs = {frozenset(group.get("param_names") or ()): group for group in groups}
+        every = [group.get("param_names") or () for group in groups]
+        if not all(isinstance(names, list | tuple) and all(isinstance(one, str) for one in names) for names in every):
+            return groups  # an error that _ids raises
+        theirs = {frozenset(names): group for names, group in zip(every, groups, strict=True)}
         if len(theirs) == len(groups) == len(set(own)) and theirs.keys() == set(own):
             return [theirs[names] for names in own]
         return groups
@@ -115,7 +122,8 @@ class Reader:
         names, others = group.get("param_names"), other.get("param_names")
         if by_position or not names or not others:
             return list(params)
-        if not isinstance(others, list | tuple) or len(others) != count or len(set(others)) != count:
+        strings = isinstance(others, list | tuple) and all(isinstance(one, str) for one in others)
+        if not strings or len(others) != count or len({*others}) != count:
             raise ValueError(
                 f"{self._name}: param_names of group {index} of state_dict must name {count} parameters, got {others!r}"
             )
@@ -227,7 +235,9 @@ def plain(value: Any) -> Any:
     """A hyperparameter as Python's own number, without the array or tensor around it."""
     if isinstance(value, list | tuple):
         return tuple(plain(one) for one in value)
-    if hasattr(value, "item") and hasattr(value, "dtype"):
+    if hasattr(value, "item") and hasattr(value, "dtype") and not isinstance(value, np.ma.MaskedArray):
+        if getattr(value, "ndim", 0) == 1 and len(value) > 1:
+            return tuple(value.tolist())
         try:
             return value.item()
         except (ValueError, RuntimeError):  # more than one number, which the check of the hyperparameter refuses

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from .._check import flag, number, whole
@@ -86,10 +86,9 @@ class SwitchOptimizer(Optimizer):
 
     kernels = ("adam", "adam_projected", "sgd_momentum")
     function = None  # it is two rules, not one
-    _private = ("_ratio", "_switched", "_switch_lrs")
+    _private = ("_ratio", "_switched")
     _ratio = _Ratio()
     _switched = False
-    _switch_lrs: Sequence[float] = ()  # of each group, when it switched
 
     def __init__(
         self,
@@ -107,7 +106,9 @@ class SwitchOptimizer(Optimizer):
         name = type(self).__name__
         self.switch_at = None if switch_at is None else whole(name, "switch_at", switch_at, 1)
         self.tolerance = number(name, "tolerance", tolerance, 0)
-        super().__init__(params, around, lr=lr, betas=betas, eps=eps, weight_decay=weight_decay, sgd_lr=sgd_lr)
+        super().__init__(
+            params, around, lr=lr, betas=betas, eps=eps, weight_decay=weight_decay, sgd_lr=sgd_lr, switch_lr=None
+        )
 
     @property
     def switched(self) -> bool:
@@ -121,26 +122,19 @@ class SwitchOptimizer(Optimizer):
             sgd_lr = h.number("sgd_lr")
         if self._switched:
             if sgd_lr is None:
-                raise ValueError(f"{h.function}: sgd_lr must be set for a group that is added after the switch")
-            lr, at = h.number("lr"), h.values.get("switch_lr")
-            rate = sgd_lr if at is None or lr == at else sgd_lr * (lr / at)
+                raise ValueError(f"{h.function}: sgd_lr must be set for every group after the switch")
+            lr, at = h.number("lr"), h.values["switch_lr"]  # a group that was added later follows lr from then on
+            rate = sgd_lr if at is None or lr == h.number("switch_lr") or at == 0 else sgd_lr * (lr / at)
             return h.rule("sgd_momentum", lr=rate, momentum=betas["beta1"], dampening=0.0, nesterov=0.0)
         projects = self.switch_at is None or sgd_lr is None
         return h.rule("adam_projected" if projects else "adam", **betas, eps=eps, eps_hat=0.0)
 
     def add_param_group(self, param_group: Mapping[str, Any]) -> None:
+        if self._switched and isinstance(param_group, Mapping):
+            param_group = {"switch_lr": param_group.get("lr", self.defaults["lr"]), **param_group}
         super().add_param_group(param_group)
-        if self._switched:
-            self._switch_lrs = [*self._switch_lrs, number(self._name, "lr", plain(self.param_groups[-1]["lr"]))]
 
     add_param_group.__doc__ = Optimizer.add_param_group.__doc__
-
-    def _rule_for(self, group: Mapping[str, Any]) -> Rule:
-        found = [one is group or one.get("params") is group["params"] for one in self.param_groups]
-        index = found.index(True) if True in found else len(self._switch_lrs)
-        at = self._switch_lrs[index] if index < len(self._switch_lrs) else 0.0
-        values = {key: plain(group[key]) for key in self._hyperparameters}
-        return self._rule(Hyperparameters(self._name, {**values, "switch_lr": at or None}))
 
     def _take(self, grads: Grads | None, options: tuple[float, ...] | None) -> StepInfo:
         self._advance()
@@ -152,27 +146,25 @@ class SwitchOptimizer(Optimizer):
         """Does what follows from the last step, if that has not been done: averages γ, and switches."""
         if self._switched or self._ratio.step == int(self._count):
             return
-        self._ratio = self._ratio.after(
-            self._plan, int(self._count), self._rules, float(self.param_groups[0]["betas"][1])
-        )
-        due = self._ratio.step >= self.switch_at if self.switch_at is not None else self._ratio.settled < self.tolerance
-        if due:
-            self._switch(self._ratio.rate)
+        beta2 = float(plain(self.param_groups[0]["betas"])[1])
+        ratio = self._ratio.after(self._plan, int(self._count), self._rules, beta2)
+        due = ratio.step >= self.switch_at if self.switch_at is not None else ratio.settled < self.tolerance
+        if not (due and self._switch(ratio)):
+            self._ratio = ratio
 
-    def _switch(self, rate: float | None) -> None:
-        """Goes on with SGD, at a rate without its momentum if groups have none of their own."""
-        rates = []
+    def _switch(self, ratio: _Ratio) -> bool:
+        """Goes on with SGD, at a rate without its momentum if groups have none of their own; False if none is known yet."""
+        changes = []
         for group in self.param_groups:
-            if group["sgd_lr"] is None and rate is None:
-                return  # no gradient has told one yet
-            rates.append(group["sgd_lr"] if rate is None else (1 - float(group["betas"][0])) * rate)
-        sgd_lrs = [
-            found if group["sgd_lr"] is None else group["sgd_lr"]
-            for group, found in zip(self.param_groups, rates, strict=True)
-        ]
+            sgd_lr, rate = group["sgd_lr"], ratio.rate
+            if sgd_lr is None:
+                if rate is None:
+                    return False
+                sgd_lr = (1 - float(plain(group["betas"])[0])) * rate
+            changes.append({"sgd_lr": sgd_lr, "switch_lr": plain(group["lr"])})
         states, records = [], iter(self._records)
         for group in self.param_groups:
-            beta1 = float(group["betas"][0])
+            beta1 = float(plain(group["betas"])[0])
             for param in group["params"]:
                 one = dict(next(records).state)
                 m, step = numbers_of(one, "exp_avg", "moment"), int(one["step"])
@@ -183,22 +175,17 @@ class SwitchOptimizer(Optimizer):
                     m = m * m.dtype.type(1 / ((1 - beta1**step) * (1 - beta1)))
                 one["momentum_buffer"] = copy_of(m, param)
                 states.append(one)
-        before, plan = (self._switched, self._switch_lrs), self._plan
-        self._switched, self._switch_lrs = (
-            True,
-            [number(self._name, "lr", plain(group["lr"])) for group in self.param_groups],
-        )
+        plan, self._switched = self._plan, True
         try:
-            changed = [{**group, "sgd_lr": sgd_lr} for group, sgd_lr in zip(self.param_groups, sgd_lrs, strict=True)]
+            changed = [{**group, **change} for group, change in zip(self.param_groups, changes, strict=True)]
             rules = [self._rule_for(group) for group in changed]
             values = [self._values(group) for group in changed]
-            updates = [(group, {"sgd_lr": sgd_lr}) for group, sgd_lr in zip(self.param_groups, sgd_lrs, strict=True)]
             new = self._plan_of(self._groups, self._labels, self._records, rules, values, states)
-            self._adopt(new, updates)
+            self._adopt(new, [(vars(self), {"_ratio": ratio}), *zip(self.param_groups, changes, strict=True)])
         except BaseException:
-            if self._plan is plan:
-                self._switched, self._switch_lrs = before
+            self._switched = self._plan is not plan
             raise
+        return True
 
     def _extra(self) -> dict[str, Any]:
         return {
@@ -208,16 +195,13 @@ class SwitchOptimizer(Optimizer):
             "average": self._ratio.average,
             "since": self._ratio.since,
             "decay": self._ratio.decay,
-            "switch_lrs": list(self._switch_lrs),
         }
 
     def _restore(self, extra: Mapping[str, Any]) -> None:
         name = f"{self._name}: the switch in state_dict"
-        if not extra.keys() >= self._extra().keys() - {"switch_lrs"}:
+        if not extra.keys() >= self._extra().keys():
             raise ValueError(f"{name} is not there")
-        switch_at, lrs = extra["switch_at"], extra.get("switch_lrs", [])
-        if not isinstance(lrs, list | tuple):
-            raise TypeError(f"{name}: switch_lrs must be a list, got {lrs!r}")
+        switch_at = extra["switch_at"]
         ratio = _Ratio(
             number(name, "average", extra["average"]),
             whole(name, "since", extra["since"]),
@@ -228,7 +212,6 @@ class SwitchOptimizer(Optimizer):
             flag(name, "switched", extra["switched"]),
             None if switch_at is None else whole(name, "switch_at", switch_at, 1),
             number(name, "tolerance", extra["tolerance"], 0),
-            [number(name, "switch_lrs", lr, 0) for lr in lrs],
         )
-        self._switched, self.switch_at, self.tolerance, self._switch_lrs = restored
+        self._switched, self.switch_at, self.tolerance = restored
         self._ratio = ratio
