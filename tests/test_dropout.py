@@ -529,7 +529,7 @@ BAD: list[tuple[Mapping[str, Any], type[Exception], str]] = [
     (
         {"x": PARTS},
         TypeError,
-        "{x} has strides that are no multiples of its item size; np.ascontiguousarray({x}) has not",
+        "{x} has strides that are no multiples of its elements; give numpy.ascontiguousarray(…)",
     ),
     ({"x": np.ones((4, 4), ">f8")}, TypeError, "{x} has swapped byte order (dtype >f8), expected the machine's own"),
     ({"out": [1.0]}, TypeError, "out must be a numpy array, got list"),
