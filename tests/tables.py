@@ -748,6 +748,14 @@ def axes_reversed(x: Array) -> Array:
     return np.ascontiguousarray(x.transpose(axes)).transpose(np.argsort(axes))
 
 
+def between_bytes(x: Array) -> Array:
+    """The elements in records of one byte more."""
+    records = np.zeros(x.shape, np.dtype({"names": ["x"], "formats": [x.dtype], "itemsize": x.itemsize + 1}))
+    records["x"] = x
+    field: Array = records["x"]
+    return field
+
+
 _LAYOUTS: dict[str, View] = {
     "flipped": lambda x: np.flip(np.flip(x).copy()),
     "flipped in its last axis": lambda x: x[..., ::-1].copy()[..., ::-1],
@@ -758,6 +766,7 @@ _LAYOUTS: dict[str, View] = {
     "with its inner axes reversed": axes_reversed,
     "the same everywhere in its last axis": lambda x: np.broadcast_to(x[..., :1], x.shape),
     "the same everywhere in its first axis": lambda x: np.broadcast_to(x[:1], x.shape),
+    "between the bytes of records": between_bytes,
     "one number": lambda x: np.broadcast_to(x.ravel()[0], x.shape),
 }
 LAYOUTS: dict[str, View] = {name: lambda x, place=place: place(x) if x.ndim else x for name, place in _LAYOUTS.items()}

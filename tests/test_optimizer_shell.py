@@ -175,9 +175,18 @@ def test_a_call_inside_a_call_is_an_error(call: str) -> None:
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 @pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")
+@pytest.mark.parametrize("lent", [True, False])
 @pytest.mark.parametrize("name", ["Adam", "Muon"])
-def test_a_child_that_is_forked_during_a_step_steps(name: str) -> None:
-    """From where a whole step was taken."""
+def test_a_child_that_is_forked_during_a_step_steps(name: str, lent: bool) -> None:
+    """From where a whole step was taken, whether products run on our threads or on those of NumPy's BLAS."""
+    fo.lend_threads() if lent else fo.reclaim_threads()
+    try:
+        fork_during_steps(name)
+    finally:
+        fo.lend_threads()
+
+
+def fork_during_steps(name: str) -> None:
     p, g = np.zeros((512, 512), np.float32), np.full((512, 512), 0.5, np.float32)
     opt, running = CLASSES[name]([p], lr=1e-3, weight_decay=0.0), threading.Event()
 
@@ -349,6 +358,8 @@ def layouts(g: Array) -> dict[str, Array]:
         "every third": wide[..., 1 : 3 * g.shape[-1] + 1 : 3],
         "transposed": np.ascontiguousarray(g.T).T,
         "field": np.rec.fromarrays([g, g], names="a,b")["a"],
+        "field of a packed record": np.rec.fromarrays([g.astype(np.int8), g], names="a,b")["b"],
+        "bytes": np.frombuffer(bytearray(b"\0" + g.tobytes()), g.dtype, offset=1).reshape(g.shape),
     }
 
 

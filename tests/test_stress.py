@@ -10,10 +10,6 @@ from pathlib import Path
 
 import pytest
 
-pytestmark = pytest.mark.skipif(
-    "FASTOPT_EXAMPLES" not in os.environ, reason="a long stress: set FASTOPT_EXAMPLES to run it"
-)
-
 STRESS = Path(__file__).parents[1] / "bench" / "stress.py"
 
 pytestmark = pytest.mark.skipif(not STRESS.is_file() or not hasattr(os, "fork"), reason="needs the sources, and fork")

@@ -57,7 +57,8 @@ std::size_t itemsize_of(Dtype dtype) {
   return sizes[static_cast<int>(dtype)];
 }
 
-Array::Array(py::handle object, const Name& name, Accepted accepted) : proxy_(py::detail::array_proxy(object.ptr())) {
+Array::Array(py::handle object, const Name& name, Accepted accepted, Alignment alignment)
+    : proxy_(py::detail::array_proxy(object.ptr())) {
   if (!py::detail::npy_api::get().PyArray_Check_(object.ptr()))
     throw py::type_error(name.text() + " must be a numpy array, got " + text_of_type(object));
   if (Py_TYPE(object.ptr()) != py::detail::npy_api::get().PyArray_Type_ && is_masked(object))
@@ -73,8 +74,10 @@ Array::Array(py::handle object, const Name& name, Accepted accepted) : proxy_(py
   if (descr->byteorder != '=' && descr->byteorder != '|')
     throw py::type_error(name.text() + " has swapped byte order (dtype " +
                          std::string(py::str(object.attr("dtype").attr("str"))) + "), expected the machine's own");
-  if (reinterpret_cast<std::uintptr_t>(proxy_->data) % itemsize() != 0)
-    throw py::type_error(name.text() + " is not aligned to its elements; give numpy.require(array, requirements='A')");
+  if (alignment == Alignment::needed && !aligned())
+    throw py::type_error(name.text() +
+                         " has elements that do not lie at multiples of their size; give "
+                         "numpy.require(array, requirements='CA')");
 }
 
 std::size_t Array::size() const {
@@ -113,21 +116,15 @@ bool Array::has_shape_of(const Array& other) const {
          std::equal(proxy_->dimensions, proxy_->dimensions + ndim(), other.proxy_->dimensions);
 }
 
-std::ptrdiff_t step_of(const Array& array, std::ptrdiff_t axis, const Name& name) {
-  const auto itemsize = static_cast<std::ptrdiff_t>(array.itemsize());
-  if (array.stride(axis) % itemsize != 0)
-    throw py::type_error(name.text() +
-                         " has strides that are no multiples of its elements; give numpy.ascontiguousarray(…)");
-  return array.stride(axis) / itemsize;
-}
+py::object copy_of(const Array& array, const char* order) { return array.object().attr("copy")(order); }
 
-Rows elements_of(const Array& array, const Name& name) {
+Rows elements_of(const Array& array) {
   Rows rows;
   rows.width = 0;
   for (std::ptrdiff_t axis = array.ndim(); axis-- > 0;) {
     const auto count = static_cast<std::size_t>(array.shape(axis));
     if (count == 1) continue;
-    const std::ptrdiff_t stride = step_of(array, axis, name);
+    const std::ptrdiff_t stride = step_of(array, axis);
     const auto continues = [&](std::size_t inner_count, std::ptrdiff_t inner) {
       return stride == static_cast<std::ptrdiff_t>(inner_count) * inner;
     };
@@ -145,7 +142,7 @@ Rows elements_of(const Array& array, const Name& name) {
   return rows;
 }
 
-Rows rows_of(const Array& array, AxisList outer, AxisList inner, const Name& name) {
+Rows rows_of(const Array& array, AxisList outer, AxisList inner) {
   const bool empty = array.size() == 0;  // then strides mean nothing
   // Calls add(axis) for axes merged as far as they lie evenly, innermost first.
   const auto merge = [&](AxisList axes, const auto& add) {
@@ -153,7 +150,7 @@ Rows rows_of(const Array& array, AxisList outer, AxisList inner, const Name& nam
     for (auto axis = axes.rbegin(); axis != axes.rend(); ++axis) {
       const auto count = static_cast<std::size_t>(array.shape(*axis));
       if (count == 1) continue;
-      const std::ptrdiff_t apart = empty ? 0 : step_of(array, *axis, name);
+      const std::ptrdiff_t apart = empty ? 0 : step_of(array, *axis);
       if (merged.count != 1 && apart != static_cast<std::ptrdiff_t>(merged.count) * merged.stride) {
         add(merged);
         merged.count = 1;

@@ -34,12 +34,16 @@ struct Name {
 /// Which dtypes are meant: those that are computed with, those that parameters and gradients may have, or all.
 enum class Accepted { computed, floats, all };
 
+/// Whether elements must lie at multiples of their size.  Those of fields of records, or of bytes from a file, may not.
+enum class Alignment { needed, any };
+
 /// A view of one NumPy array that has been found to be one of ours: of an accepted dtype, aligned, in native byte
 /// order. Holds no reference: the caller's arguments keep the array alive.
 class Array {
  public:
   /// TypeError where `object` is not such an array.
-  Array(py::handle object, const Name& name, Accepted accepted = Accepted::computed);
+  Array(py::handle object, const Name& name, Accepted accepted = Accepted::computed,
+        Alignment alignment = Alignment::needed);
 
   Dtype dtype() const { return dtype_; }
   std::ptrdiff_t ndim() const { return proxy_->nd; }
@@ -51,6 +55,7 @@ class Array {
   std::size_t size() const;
   std::size_t itemsize() const { return itemsize_of(dtype_); }
   bool contiguous() const { return (proxy_->flags & py::detail::npy_api::NPY_ARRAY_C_CONTIGUOUS_) != 0; }
+  bool aligned() const { return (proxy_->flags & kAligned) != 0; }
   bool writeable() const { return (proxy_->flags & py::detail::npy_api::NPY_ARRAY_WRITEABLE_) != 0; }
   template <class T> T* data() const { return reinterpret_cast<T*>(proxy_->data); }
   /// Whether some of its elements may lie at the same place, as those of a broadcast array do.
@@ -58,6 +63,8 @@ class Array {
   py::handle object() const { return {reinterpret_cast<PyObject*>(const_cast<py::detail::PyArray_Proxy*>(proxy_))}; }
 
  private:
+  static constexpr int kAligned = py::detail::npy_api::NPY_ARRAY_ALIGNED_;
+
   const py::detail::PyArray_Proxy* proxy_;
   Dtype dtype_;
 };
@@ -70,14 +77,16 @@ void expect_shape(const Array& array, const std::vector<std::ptrdiff_t>& shape, 
 void expect_contiguous(const Array& array, const Name& name);
 void expect_writeable(const Array& array, const Name& name);
 
+/// A copy without gaps, in C order or, with 'K', in that of the array's memory.
+py::object copy_of(const Array& array, const char* order = "C");
+
 /// The elements of an array of any layout, in the order of its axes, in rows that are as long as the memory allows.
-/// TypeError where strides are no multiples of its elements.
-Rows elements_of(const Array& array, const Name& name);
+Rows elements_of(const Array& array);
 
 using AxisList = std::span<const std::ptrdiff_t>;
 /// Rows of an array of any layout whose `inner` axes together are a row, and whose `outer` axes count rows (both
-/// outermost first).  TypeError where strides are no multiples of its elements.
-Rows rows_of(const Array& array, AxisList outer, AxisList inner, const Name& name);
+/// outermost first).
+Rows rows_of(const Array& array, AxisList outer, AxisList inner);
 /// Axes from `first` on, before `end`.
 inline AxisList axes_from(std::ptrdiff_t first, std::ptrdiff_t end) {
   static constexpr auto kAll = [] {
@@ -87,8 +96,10 @@ inline AxisList axes_from(std::ptrdiff_t first, std::ptrdiff_t end) {
   }();
   return AxisList(kAll).subspan(static_cast<std::size_t>(first), static_cast<std::size_t>(end - first));
 }
-/// Elements from one to the next along an axis; TypeError where there is part of one between them.
-std::ptrdiff_t step_of(const Array& array, std::ptrdiff_t axis, const Name& name);
+/// Elements from one to the next along an axis.
+inline std::ptrdiff_t step_of(const Array& array, std::ptrdiff_t axis) {
+  return array.stride(axis) / static_cast<std::ptrdiff_t>(array.itemsize());
+}
 
 std::string text_of(const std::vector<std::ptrdiff_t>& shape);
 

@@ -31,13 +31,22 @@ bool is_parameter(std::string_view argument) {
 }  // namespace
 
 Array Call::read(py::handle object, const char* argument) {
-  const Array array(object, name(argument), Accepted::floats);
-  spans_.add(array, argument, false);
+  const Array array = aligned(object, argument);
   if (!x_) {
     x_ = array;
     x_name_ = argument;
   }
   return array;
+}
+
+Array Call::aligned(py::handle object, const char* argument) {
+  const Array array(object, name(argument), Accepted::floats, Alignment::any);
+  if (array.aligned()) {
+    spans_.add(array, argument, false);
+    return array;
+  }
+  copies_.push_back(copy_of(array, "K"));
+  return Array(copies_.back(), name(argument), Accepted::floats);
 }
 
 Array Call::read(py::handle object, const char* argument, Dtype dtype, const Shape& shape) {
@@ -92,15 +101,18 @@ std::optional<Array> Call::optional(py::handle object, const char* argument, Dty
 
 Array Call::required(py::handle object, const char* argument, Dtype dtype, const Shape& shape, bool written) {
   if (object.is_none()) throw py::type_error(text(argument) + " must be a numpy array, got None");
-  const Array array(object, name(argument), Accepted::floats);
-  if (array.dtype() != dtype || array.shape() != shape) expect_fitting(array, argument, dtype, shape);
   if (written) {
+    const Array array(object, name(argument), Accepted::floats);
+    if (array.dtype() != dtype || array.shape() != shape) expect_fitting(array, argument, dtype, shape);
     expect_contiguous(array, name(argument));
     expect_writeable(array, name(argument));
+    spans_.add(array, argument, true);
+    return array;
   }
-  spans_.add(array, argument, written);
+  const Array array = aligned(object, argument);
+  if (array.dtype() != dtype || array.shape() != shape) expect_fitting(array, argument, dtype, shape);
   if (array.contiguous()) return array;
-  copies_.push_back(py::array::ensure(object, py::array::c_style));
+  copies_.push_back(copy_of(array));
   return Array(copies_.back(), name(argument), Accepted::floats);
 }
 

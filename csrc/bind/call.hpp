@@ -71,6 +71,8 @@ class Call {
   void expect_disjoint() { spans_.expect_disjoint(function_); }
 
  private:
+  /// The array, or a copy of one whose elements are not aligned.
+  Array aligned(py::handle object, const char* argument);
   py::object given(std::size_t i, Dtype dtype, const Shape& shape);
   /// TypeError or ValueError where the dtype or the shape is another one, with the reason and what helps.
   void expect_fitting(const Array& array, const char* argument, Dtype dtype, const Shape& shape) const;

@@ -28,7 +28,7 @@ bool has_columns(const Array& array, std::ptrdiff_t axis) {
 }
 
 /// The channels of an array as columns or as planes, whose numbers may lie anywhere.
-Channels channels_of(const Array& array, std::ptrdiff_t axis, bool columns, const Name& name) {
+Channels channels_of(const Array& array, std::ptrdiff_t axis, bool columns) {
   const AxisList before = axes_from(0, axis), after = axes_from(axis + 1, array.ndim());
   Channels channels{};
   channels.count = static_cast<std::size_t>(array.shape(axis));
@@ -39,10 +39,10 @@ Channels channels_of(const Array& array, std::ptrdiff_t axis, bool columns, cons
       others.assign(before.begin(), before.end());
       others.insert(others.end(), after.begin(), after.end());
     }
-    channels.rows = rows_of(array, after.empty() ? before : AxisList(others), axes_from(axis, axis + 1), name);
+    channels.rows = rows_of(array, after.empty() ? before : AxisList(others), axes_from(axis, axis + 1));
   } else {
-    channels.rows = rows_of(array, before, after, name);
-    if (channels.count > 1 && array.size() != 0) channels.stride = step_of(array, axis, name);
+    channels.rows = rows_of(array, before, after);
+    if (channels.count > 1 && array.size() != 0) channels.stride = step_of(array, axis);
   }
   return channels;
 }
@@ -84,7 +84,7 @@ class Layout {
     shape_ = x.shape();
     data_ = x.data<void>();
     call.channels_along(axis, axis_name);
-    in_ = channels_of(x, axis, has_columns(x, axis), call.name(x_name));
+    in_ = channels_of(x, axis, has_columns(x, axis));
   }
 
   // As x was when it was checked: what is asked for later may run Python, which may change it.
@@ -103,8 +103,7 @@ class Layout {
   };
   Other read(py::handle object, const char* argument) const {
     const Array array = call_.read(object, argument, dtype_, shape_);
-    return {array.data<void>(),
-            channels_of(array, static_cast<std::ptrdiff_t>(axis_), in_.columns, call_.name(argument))};
+    return {array.data<void>(), channels_of(array, static_cast<std::ptrdiff_t>(axis_), in_.columns)};
   }
 
   /// A result in columns or planes as x, contiguous ones.
@@ -130,7 +129,7 @@ class Layout {
     const Array array(object, name, Accepted::floats);
     const bool dense = array.size() == 0 || is_dense(array);
     const auto axis = static_cast<std::ptrdiff_t>(axis_);
-    const Channels channels = dense ? channels_of(array, axis, in_.columns, name) : Channels{};
+    const Channels channels = dense ? channels_of(array, axis, in_.columns) : Channels{};
     if (!dense || !channels.rows.contiguous())
       throw py::type_error(
           name.text() + " must have " +

@@ -160,6 +160,7 @@ class BoundPlan {
     for (std::size_t i = 0; i < size; ++i) add(i, py::handle(item(records_, i)));
     first_.push_back(checked_.size());
     first_shape_.push_back(shapes_.size());
+    for (const Member& member : plan_.members) nanoseconds_ += kPerTensor + member.bytes() * kPerByte;
     written_.expect_disjoint(function_);
     hints_.assign(size, 0);
     if (!count_.is_none()) plan_.count = counter(count_, {function_, "count"});
@@ -203,29 +204,32 @@ class BoundPlan {
   /// Raises what is wrong with gradients; changes nothing.
   void check(const py::list& grads, const py::object& options) {
     const Use use(*this);
-    collect(grads, step_options(options, function_));
+    collect(grads, step_options(options, function_), false);
   }
 
   /// Takes a step, and right after it one of `then`, another plan with its gradients and no options.  Returns the count
   /// of steps, the norm of all gradients where it was needed, and whether the step was skipped; or None, before
   /// anything was written, where an array is not what it was when it was checked.  `emptied`: the plan whose parameters
-  /// were the gradients, and which begins anew.
+  /// were the gradients, and which begins anew.  Other threads run meanwhile, unless the step is a brief one.
   py::object step(const py::list& grads, const py::object& options, BoundPlan* emptied, BoundPlan* then,
                   const py::list& then_grads) {
     const StepOptions wish = step_options(options, function_);
     const Use use(*this);
     std::optional<Use> use_then;
     if (then != nullptr) use_then.emplace(*then);
-    if (!collect(grads, wish) || (then != nullptr && !then->collect(then_grads, {}))) return py::none();
+    const bool brief = then == nullptr && nanoseconds_ < kBrief && !wish.zero_grads;
+    if (!collect(grads, wish, !brief) || (then != nullptr && !then->collect(then_grads, {}, !brief))) return py::none();
     if (first_region_pending() && plan_.parallel()) run_first_region_hook();
     Outcome outcome;
     {
-      const py::gil_scoped_release release;
+      std::optional<py::gil_scoped_release> release;
+      if (!brief) release.emplace();
       const NoFork guard;
       outcome = plan_.take(wish);
       if (then != nullptr && !outcome.skipped) then->plan_.take({});
       if (emptied != nullptr) emptied->plan_.restart();
     }
+    for (const py::object& grad : emptied_) grad.attr("fill")(0);
     return py::make_tuple(plan_.count != nullptr ? *plan_.count : 0, outcome.norm, outcome.skipped);
   }
 
@@ -256,11 +260,11 @@ class BoundPlan {
     explicit Use(BoundPlan& plan) : plan_(plan) {
       const std::uint32_t generation = fork_generation();
       if (plan.in_use_ == generation) throw std::runtime_error(plan.function_ + ": a step is being taken already");
-      plan.held_.clear();  // of a thread that this forked child has not got
+      plan.let_go();  // what belongs to a thread that this forked child has not got
       plan.in_use_ = generation;
     }
     ~Use() {
-      plan_.held_.clear();
+      plan_.let_go();
       plan_.in_use_.reset();
     }
     Use(const Use&) = delete;
@@ -443,40 +447,48 @@ class BoundPlan {
     for (std::size_t c = first_[i]; c < last(i); ++c) checked_[c].prefetch();
   }
 
-  /// Checks and holds the gradients; false where an array of a member that has one is not what it was.
-  bool collect(const py::list& grads, const StepOptions& wish) {
+  /// Checks the gradients; false where an array of a member that has one is not what it was.  Not to `hold` them is
+  /// safe as long as nothing runs that may take them away; so whatever needs Python's help to be checked is held all
+  /// the same.
+  bool collect(const py::list& grads, const StepOptions& wish, bool hold) {
+    hold = hold || wish.zero_grads;
     const std::size_t count = plan_.members.size();
     if (grads.size() != count)
       throw py::value_error(function_ + ": grads has " + std::to_string(grads.size()) + " entries, expected " +
                             std::to_string(count) + ", one for each parameter");
     plan_.begin();
+    let_go();
     rows_.clear();
     rows_.reserve(count);
     std::vector<std::size_t> zeroed;
     for (std::size_t i = 0; i < count; ++i) {
       if (i + kAhead < count) prefetch(i + kAhead, grads);
       if (grads.size() != count) return false;  // another thread has changed the list while an array's own code ran
-      auto object = py::reinterpret_borrow<py::object>(item(grads, i));
+      py::handle object = item(grads, i);
       if (object.is_none()) continue;
       if (!unchanged(i)) return false;
       const Member& member = plan_.members[i];
-      if (!py::detail::npy_api::get().PyArray_Check_(object.ptr())) {
-        object = scalar(std::move(object));
-        if (wish.zero_grads && py::detail::npy_api::get().PyArray_Check_(object.ptr()))
-          throw py::type_error(name("grads", i).text() +
-                               " is a scalar, which cannot be zeroed; give an array, or "
-                               "zero_grads=False");
+      if (state_is_shared_ && *member.step < 0)
+        throw py::value_error(name("step", i).text() + " must be at least 0, got " + std::to_string(*member.step));
+      const bool exact = Py_TYPE(object.ptr()) == py::detail::npy_api::get().PyArray_Type_;
+      if (!hold && !(exact && is_simple(object))) return collect(grads, wish, true);
+      if (hold) {
+        auto held = py::reinterpret_borrow<py::object>(object);
+        object = held_.emplace_back(exact ? std::move(held) : array(std::move(held), i, wish));
       }
-      const Array grad(object, name("grads", i), Accepted::floats);
+      const Array grad(object, name("grads", i), Accepted::floats, Alignment::any);
       const Dtype computed = member.kernel->itemsize == sizeof(double) ? Dtype::float64 : Dtype::float32;
       if (computed != Dtype::float32 || !is_half(grad.dtype())) expect_dtype(grad, computed, name("grads", i));
       const std::ptrdiff_t* const shape = shapes_.data() + first_shape_[i];
       const std::size_t ndim = first_shape_[i + 1] - first_shape_[i];
       if (!grad.has_shape(shape, ndim)) expect_shape(grad, Shape(shape, shape + ndim), name("grads", i));
       const Rows* rows = nullptr;
-      if (member.size != 0 && !grad.contiguous()) rows = &rows_.emplace_back(elements_of(grad, name("grads", i)));
-      plan_.add(i, grad.data<void>(), format_of(grad.dtype()), rows, wish);
-      held_.push_back(std::move(object));
+      const void* data = grad.data<void>();
+      if (!grad.aligned())
+        data = py::detail::array_proxy(copies_.emplace_back(copy_of(grad)).ptr())->data;
+      else if (member.size != 0 && !grad.contiguous())
+        rows = &rows_.emplace_back(elements_of(grad));
+      plan_.add(i, data, format_of(grad.dtype()), rows, wish);
       if (member.size == 0) continue;
       written_.expect_apart(grad, name("grads", i), hints_[i]);
       if (!wish.zero_grads) continue;
@@ -485,6 +497,7 @@ class BoundPlan {
         throw py::value_error(name("grads", i).text() +
                               " has elements that share memory, and would be zeroed; give a copy, or zero_grads=False");
       zeroed.push_back(held_.size() - 1);
+      if (!grad.aligned()) emptied_.push_back(held_.back());
     }
     if (!zeroed.empty()) expect_disjoint(zeroed);
     return true;
@@ -498,7 +511,7 @@ class BoundPlan {
     };
     std::vector<Part> parts, open;
     for (const std::size_t k : which) {
-      const Array grad(held_[k], name("grads", plan_.which()[k]), Accepted::floats);
+      const Array grad(held_[k], name("grads", plan_.which()[k]), Accepted::floats, Alignment::any);
       parts.push_back({Spans::extent(grad), k, grad.contiguous()});
     }
     std::sort(parts.begin(), parts.end(), [](const Part& a, const Part& b) { return a.begin < b.begin; });
@@ -512,13 +525,30 @@ class BoundPlan {
     }
   }
 
+  static bool is_simple(py::handle array) {
+    constexpr int kSimple = py::detail::npy_api::NPY_ARRAY_C_CONTIGUOUS_ | py::detail::npy_api::NPY_ARRAY_ALIGNED_;
+    return (py::detail::array_proxy(array.ptr())->flags & kSimple) == kSimple;
+  }
+
+  void let_go() {
+    held_.clear();
+    copies_.clear();
+    emptied_.clear();
+  }
+
   /// One of NumPy's scalars as an array without axes; anything else as it is.
-  static py::object scalar(py::object object) {
+  py::object array(py::object object, std::size_t i, const StepOptions& wish) const {
     const py::module_ numpy = py::module_::import("numpy");
-    return py::isinstance(object, numpy.attr("generic")) ? py::object(numpy.attr("asarray")(object)) : object;
+    if (!py::isinstance(object, numpy.attr("generic"))) return object;
+    if (wish.zero_grads)
+      throw py::type_error(name("grads", i).text() +
+                           " is a scalar, which cannot be zeroed; give an array, or zero_grads=False");
+    return numpy.attr("asarray")(object);
   }
 
   static constexpr std::size_t kAhead = 8;  // members between a prefetch and the one that is checked
+  static constexpr double kBrief = 1e6;  // nanoseconds of a step that keeps the interpreter: a fifth of a thread's turn
+  static constexpr double kPerTensor = 50, kPerByte = 0.1;
 
   std::string function_;  // for errors: "AdamW"
   py::list records_;      // which hold all arrays
@@ -533,6 +563,7 @@ class BoundPlan {
   std::vector<std::size_t> hints_;                // where each gradient lay among what is written
   Spans written_;
   Plan plan_;
+  double nanoseconds_ = 0;  // that a step takes, roughly
 
   std::vector<Seen> seen_;
   py::tuple names_;
@@ -541,7 +572,9 @@ class BoundPlan {
   // Of the step that is being taken; they keep their memory.
   std::optional<std::uint32_t> in_use_;  // since which fork
   std::vector<Rows> rows_;
-  std::vector<py::object> held_;
+  std::vector<py::object> held_;     // gradients
+  std::vector<py::object> copies_;   // of those that are not aligned
+  std::vector<py::object> emptied_;  // those of these that become zero
 };
 
 py::tuple described(const Entry& entry) {

@@ -47,7 +47,7 @@ struct Arguments {
     else if (Shape sorted = axes; std::ranges::sort(sorted), !std::ranges::equal(sorted, axes_from(0, x.ndim())))
       throw py::value_error(call.text("order") + " must name each of the " + std::to_string(shape.size()) +
                             " axes of " + x_name + " once, got " + text_of(axes));
-    row = rows_of(x, {}, axes, call.name(x_name));
+    row = rows_of(x, {}, axes);
   }
 
   /// The result: without gaps in the order of the axes, and x itself if that is given.
@@ -166,7 +166,7 @@ std::pair<Rows, Sets> sets_of(const Arguments& arguments) {
   for (auto at = arguments.axes.rbegin(); at != arguments.axes.rend() && x.size() != 0; ++at) {
     const auto count = static_cast<std::size_t>(x.shape(*at));
     if (count == 1) continue;
-    const std::ptrdiff_t stride = step_of(x, *at, call.name(x_name));
+    const std::ptrdiff_t stride = step_of(x, *at);
     if (merged.empty()) sets.channels_first = *at == 0;
     std::size_t set = 0;
     if (*at == 0) set = sets.channels_first ? 1 : sets.channels;

@@ -54,16 +54,15 @@ struct Input {
   const void* data;
   Rows rows;
 
-  Input(const Call& call, const Array& array, const char* argument, const Axes& axes)
-      : dtype(array.dtype()), data(array.data<void>()) {
+  Input(const Array& array, const Axes& axes) : dtype(array.dtype()), data(array.data<void>()) {
     const auto split = static_cast<std::ptrdiff_t>(axes.leading.size());
-    rows = rows_of(array, axes_from(0, split), axes_from(split, array.ndim()), call.name(argument));
+    rows = rows_of(array, axes_from(0, split), axes_from(split, array.ndim()));
   }
   template <class S> const S* at() const { return static_cast<const S*>(data); }
 };
 
 Input another(Call& call, py::handle object, const char* argument, const Input& x, const Axes& axes) {
-  return {call, call.read(object, argument, x.dtype, axes.shape()), argument, axes};
+  return {call.read(object, argument, x.dtype, axes.shape()), axes};
 }
 
 /// y [, sum] [, mean], rstd.
@@ -149,7 +148,7 @@ py::tuple normalize(const char* function, py::handle x_object, py::handle residu
   Call call(function);
   const Array array = call.read(x_object, "x");
   const Axes axes(call, array, "x", normalized_shape);
-  const Input x(call, array, "x", axes);
+  const Input x(array, axes);
   std::optional<Input> residual;
   if (added) residual = another(call, residual_object, "residual", x, axes);
   const Dtype computed = computed_with(x.dtype);
@@ -166,7 +165,7 @@ py::tuple differentiate(const char* function, py::handle dy_object, py::handle d
   Call call(function);
   const Array array = call.read(x_object, x_name);
   const Axes axes(call, array, x_name, normalized_shape);
-  const Input x(call, array, x_name, axes), dy = another(call, dy_object, "dy", x, axes);
+  const Input x(array, axes), dy = another(call, dy_object, "dy", x, axes);
   std::optional<Input> dsum;
   if (!dsum_object.is_none()) dsum = another(call, dsum_object, "dsum", x, axes);
   return backward<Norm>(call, dy, dsum, x, axes, mean, rstd, "rstd", weight, out);
@@ -213,14 +212,14 @@ py::tuple py_cosine_norm(py::handle x_object, py::handle eps, py::handle out) {
   Call call("cosine_norm");
   const Array array = call.read(x_object, "x");
   const Axes axes(call, array);
-  const Input x(call, array, "x", axes);
+  const Input x(array, axes);
   return forward<CosineNorm>(call, x, axes, {}, {}, {}, call.eps(eps), out);
 }
 py::object py_cosine_norm_backward(py::handle dy_object, py::handle x_object, py::handle rnorm, py::handle out) {
   Call call("cosine_norm_backward");
   const Array array = call.read(x_object, "x");
   const Axes axes(call, array);
-  const Input x(call, array, "x", axes), dy = another(call, dy_object, "dy", x, axes);
+  const Input x(array, axes), dy = another(call, dy_object, "dy", x, axes);
   return backward<CosineNorm>(call, dy, {}, x, axes, py::none(), rnorm, "rnorm", py::none(), out)[0];
 }
 

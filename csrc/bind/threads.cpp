@@ -139,6 +139,8 @@ void bind_threads(py::module_& m) {
       },
       py::arg("install"), py::arg("slots"), py::call_guard<py::gil_scoped_release>(),
       "Lends the threads to the OpenBLAS whose openblas_set_threads_callback_function is at address `install`.");
+  m.def("expect_products", &Lender::expect_products,
+        "Tells forks that this thread is going to call for products, whether threads are lent or not.");
   m.def("reclaim", &Lender::reclaim, py::call_guard<py::gil_scoped_release>(),
         "Gives every BLAS its own threads back; how many had ours.");
   m.def(

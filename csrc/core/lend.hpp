@@ -76,11 +76,11 @@ class Lender {
   /// For fork: no product runs between hold() and release(), and a child calls renew() instead.
   ///
   /// OpenBLAS has locks of its own, which also a product on one thread takes, and a child that is born meanwhile can
-  /// never take them.  So this waits until no thread that may be inside is running.  `python` are the ids of Python's
+  /// never take them; where it has its own threads, it waits for ever to end those that are busy.  So this waits until no thread that may be inside is running.  `python` are the ids of Python's
   /// threads: one that is inside nothing sleeps or soon waits for the global lock, which the thread that forks has.
   /// Those that have had products before are waited for up to 2 s, and for some time not again where that was in vain;
-  /// others, which may compute anything, only for a moment.  Where Python's threads are not known, there must have been
-  /// no product for 2 ms instead.
+  /// others, which may compute anything, only for a moment, and where nothing is lent not at all.  Where Python's threads
+  /// are not known, there must have been no product for 2 ms instead.
   static void hold(const std::optional<std::vector<int>>& python) {
     using namespace std::chrono_literals;
     constexpr auto step = 100us;  // asleep, so that a thread that waits for a core gets on
@@ -88,10 +88,11 @@ class Lender {
     const int enough = python ? 2 : 20;
     int patience = 150;  // looks, not time: where cores are scarce, each takes longer
     const Nanoseconds begin = now();
-    for (int quiet = 0; lent_.load(std::memory_order_relaxed); std::this_thread::sleep_for(step)) {
+    const bool lent = lent_.load(std::memory_order_relaxed);
+    for (int quiet = 0; lent || Users::any(); std::this_thread::sleep_for(step)) {
       const bool last = now() - begin > longest;
       bool busy = running_.load(std::memory_order_relaxed) > 0 || Users::any_runs(last);
-      if (!busy && python && patience > 0 && std::any_of(python->begin(), python->end(), runs)) {
+      if (!busy && lent && python && patience > 0 && std::any_of(python->begin(), python->end(), runs)) {
         busy = true;
         --patience;
       }
@@ -101,6 +102,10 @@ class Lender {
     pool_.lock();
   }
   static void release() { pool_.unlock(); }
+
+  /// The calling thread is going to call for products, whether anything is lent or not.
+  static void expect_products() { Users::add(); }
+
   static void renew() {
     new (&pool_) std::mutex;
     running_ = 0;
@@ -139,6 +144,11 @@ class Lender {
       mine.generation = fork_generation();
       const std::lock_guard lock(lock_);
       all_.push_back({mine.thread, 0});
+    }
+
+    static bool any() {
+      const std::lock_guard lock(lock_);
+      return !all_.empty();
     }
 
     /// Whether another one runs now.  `last` says that nobody will wait for those that do: for a minute they do not

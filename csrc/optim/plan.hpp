@@ -40,6 +40,9 @@ struct Member {
   std::int64_t* step = nullptr;   ///< how many steps it has taken
   Storage storage;                ///< where `packed`: how its numbers are kept
   bool packed = false;
+
+  /// That a step moves.
+  double bytes() const { return static_cast<double>(size) * kernel->bytes; }
 };
 
 /// The options of one step; a negative limit is none.
@@ -63,36 +66,25 @@ class Plan {
   std::int64_t* count = nullptr;             ///< how many steps have been taken, or null
 
   /// Forgets the gradients of the last step.
-  void begin() {
-    tensors_.clear();
-    which_.clear();
-  }
+  void begin() { which_.clear(); }
 
   /// Adds a gradient of the step that take() will take; members come in increasing order.
   void add(std::size_t number, const void* data, Format format, const Rows* rows, const StepOptions& wish) {
-    const Member& member = members[number];
+    const std::size_t place = which_.size();
     which_.push_back(number);
-    Tensor& tensor = tensors_.emplace_back();
-    tensor.kernel = member.kernel;
-    tensor.setting = nullptr;
-    tensor.size = member.size;
-    tensor.param = member.param;
+    if (place == tensors_.size())
+      tensors_.push_back(of_member(number));
+    else if (tensors_[place].member != number)
+      tensors_[place] = of_member(number);
+    Tensor& tensor = tensors_[place];
     tensor.grad = data;
-    tensor.state = member.state;
-    tensor.initial = member.initial;
-    tensor.average = member.average;
+    tensor.grad_format = format;
     tensor.rows = rows;
     tensor.scale = 1;
     tensor.unit_scale = nullptr;
-    tensor.unit = member.unit;
     tensor.clip = wish.clip_value;
     tensor.zero = wish.zero_grads;
-    tensor.member = static_cast<std::uint32_t>(number);
-    tensor.columns = member.columns;
-    tensor.matrix_rows = member.matrix_rows;
     tensor.row_factor = nullptr;
-    tensor.storage = member.packed ? &member.storage : nullptr;
-    tensor.grad_format = format;
   }
 
   /// Members that have a gradient.
@@ -101,6 +93,7 @@ class Plan {
   /// Takes the step.
   Outcome take(const StepOptions& wish) {
     const NoFork guard;
+    tensors_.resize(which_.size());
     Outcome outcome;
     outcome.skipped = wish.scales() && !scale(wish, outcome.norm);
     if (outcome.skipped) {
@@ -123,7 +116,7 @@ class Plan {
   /// Whether the step is worth more than one thread.
   bool parallel() const {
     double bytes = 0;
-    for (const Tensor& tensor : tensors_) bytes += static_cast<double>(tensor.size) * tensor.kernel->bytes;
+    for (const std::size_t number : which_) bytes += members[number].bytes();
     return threads_for(bytes * kNanosecondsPerByte) > 1;
   }
 
@@ -131,6 +124,24 @@ class Plan {
   const std::array<double, kMostSums>& measured() const { return measured_; }
 
  private:
+  /// What is the same in all steps of a member.
+  Tensor of_member(std::size_t number) const {
+    const Member& member = members[number];
+    Tensor tensor{};
+    tensor.kernel = member.kernel;
+    tensor.size = member.size;
+    tensor.param = member.param;
+    tensor.state = member.state;
+    tensor.initial = member.initial;
+    tensor.average = member.average;
+    tensor.unit = member.unit;
+    tensor.member = static_cast<std::uint32_t>(number);
+    tensor.columns = member.columns;
+    tensor.matrix_rows = member.matrix_rows;
+    tensor.storage = member.packed ? &member.storage : nullptr;
+    return tensor;
+  }
+
   /// Sets the scales of gradients; false where the step is to be skipped.
   bool scale(const StepOptions& wish, std::optional<double>& norm) {
     const double size_of_scale = std::abs(wish.grad_scale);
@@ -218,8 +229,8 @@ class Plan {
   std::array<double, kMostSums> measured_{};
 
   // Of the step that is being taken; they keep their memory.
-  std::vector<Tensor> tensors_;
-  std::vector<std::size_t> which_;  // their members
+  std::vector<std::size_t> which_;  // members that have a gradient
+  std::vector<Tensor> tensors_;     // of these, or until take() of more; mostly those of the last step
   std::vector<double> unit_scales_, row_factors_;
   std::vector<Setting> settings_;
   bool measures_ = false;

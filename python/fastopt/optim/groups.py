@@ -195,8 +195,9 @@ class Groups:
             return False
         values, rules = [self._values(group) for group in self.param_groups], [*self._rules]
         for index, (group, now, before) in enumerate(zip(self.param_groups, values, self._seen, strict=True)):
-            if not all(map(is_, now, before)):
-                if not all(map(_is_constant, now)):
+            others = [value for value, old in zip(now, before, strict=True) if value is not old]
+            if others:
+                if not all(map(_is_constant, others)):
                     return False
                 rules[index] = self._rule_for(group)
                 if rules[index].kind != self._rules[index].kind:
@@ -364,11 +365,13 @@ class Groups:
     ) -> tuple[list[Member], list[dict[str, Any]], list[tuple[int, tuple[str, ...]]]]:
         """Members of a plan, with the entries of their states and which of these are fresh; changes nothing."""
         members, states, fresh = [], [], []
+        steps = np.zeros(len(records), np.int64)  # close together, as each step counts them all
         for i, (record, label, owner) in enumerate(zip(records, labels, owners, strict=True)):
             rule = self._rule_of(rules[owner], record.param)
             now = self._entries(record, label) if loaded is None else loaded[i]
             initial = partial(self._initial, group=groups[owner])
-            state, begun = state_for(record, now, rule, self.hidden, initial, self.as_parameter, loaded is not None)
+            own = self.as_parameter
+            state, begun = state_for(record, now, rule, self.hidden, initial, own, steps[i, ...], loaded is not None)
             members.append(member_of(label, rule, owner, record.param, state, self.hidden))
             states.append(state)
             fresh.append(begun)

@@ -88,6 +88,7 @@ class _Plan:
         directions: list[Array | None] = []
         descent = []
         at = kernels.rules["sgd"][2].index("lr")
+        kernels.expect_products()
         for grad, update, member in zip(grads, self._updates, self._members, strict=True):
             coefficients, eps, steps, adjust, of_update = self._rules[member.group].more
             directions.append(None if grad is None else _orthogonalized(update, coefficients, eps, steps))

@@ -91,11 +91,12 @@ def state_for(
     hidden: tuple[str, ...],
     initial: Callable[[str, Array], Array],
     own: tuple[str, ...],
+    step: Array,
     loaded: bool = False,
 ) -> tuple[dict[str, Any], tuple[int, tuple[str, ...]]]:
     """The entries that a parameter's state has under a rule, made of those that it has now, and which of them are fresh.
 
-    ``initial`` makes new buffers; those called ``own`` begin as the parameter.  Where no step had been taken when a state that
+    ``initial`` makes new buffers; those called ``own`` begin as the parameter; ``step`` is for a count that is new.  Where no step had been taken when a state that
     is ``loaded`` was saved, all of them begin again.
     """
     param, one = record.param, dict(entries)
@@ -103,7 +104,8 @@ def state_for(
     before = int(one.get("step", 0))
     count = 0 if names and not one.keys() & set(names) else before  # a rule whose state is new has taken no step
     if "step" not in one or count != before:
-        one["step"] = np.array(count, np.int64)
+        step[...] = count
+        one["step"] = step
     for name, kind in zip(rule.states, rule.kinds, strict=True):
         if name in names:
             keep_state(one, name, kind, rule.formats[1], param, partial(initial, name, param))
