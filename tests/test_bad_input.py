@@ -332,7 +332,7 @@ def part_of_a_batch(name: str) -> Invocation:
         arguments = {"dy": call.dy, "x": call.x, "mean": stats[1], "rstd": rstd, "channel_axis": 1}
     else:
         arguments = {"stats": [stats, F.batch_norm_stats(call.dy)]}
-        more = {"stats": ANY_LAYOUT}
+        more = {"stats": READ}
     return Invocation(getattr(F, name), arguments, (), BAD_NORM, loose=more)
 
 
