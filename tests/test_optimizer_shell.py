@@ -755,3 +755,69 @@ def test_zero_axes_are_kept() -> None:
         other.swap_ema()
         other.swap_ema()
         assert half.shape == other.ema_params[0].shape == ()
+
+
+# What sequences of calls have found
+
+
+def test_gradients_come_in_groups_as_soon_as_there_are_groups() -> None:
+    """Also where something else than a step has followed the change, and steps took the quick way before."""
+    w, more, g = np.ones(3), np.ones(2), np.ones(3)
+    opt = optim.SGD([w], lr=0.5)
+    for _ in range(2):
+        opt.step([g])
+    opt.add_param_group({"params": {"bias": more}})
+    opt.state_dict()
+    opt.step([[g], {"bias": np.ones(2)}])
+    del opt.param_groups[1]
+    opt.state_dict()
+    opt.step([[g]])
+    np.testing.assert_array_equal(w, -1.0)
+    np.testing.assert_array_equal(more, 0.5)
+
+
+def test_a_key_in_place_of_another_is_an_error_that_names_it() -> None:
+    opt = optim.Adam([np.ones(2)])
+    opt.step([np.ones(2)])
+    del opt.param_groups[0]["lr"]
+    opt.param_groups[0]["rate"] = 0.1
+    for call in (lambda: opt.step([np.ones(2)]), opt.state_dict, lambda: opt.ema_params):
+        with pytest.raises(ValueError, match="unknown hyperparameter 'rate'"):
+            call()
+
+
+def test_a_step_without_gradients_is_not_averaged_in_the_switch() -> None:
+    w = np.ones(3)
+    opt = optim.SwitchOptimizer([w], switch_at=9)
+    for g in np.array([1.0, 2.0, 3.0]), np.array([2.0, 1.0, 3.0]):
+        opt.step([g])
+    before = opt._ratio
+    opt.step([None])
+    assert opt._ratio[:3] == before[:3]
+    assert opt._ratio.step == 3
+    opt.step([np.array([1.0, 2.0, 3.0])])
+    assert opt._ratio.since == 3
+
+
+def test_an_average_begins_once() -> None:
+    """Setting the count back does not let it begin again, whether somebody looks at it or not."""
+    for looks in False, True:
+        w = np.ones(2)
+        opt = optim.SGD([w], lr=1.0, ema_decay=0.5)
+        opt.step([np.ones(2)])
+        opt.state[0]["step"][...] = 0
+        if looks:
+            assert opt.ema_params[0].tolist() == [0.5, 0.5]
+        opt.step([np.ones(2)])
+        assert opt.ema_params[0].tolist() == [-0.25, -0.25]
+
+
+def test_weights_that_are_swapped_away_are_not_lost() -> None:
+    """The average has not begun yet, and the parameters are written to in its place."""
+    w = np.ones(2)
+    opt = optim.SGD([w], lr=1.0, ema_decay=0.5)
+    opt.swap_ema()
+    w[...] = 5.0
+    assert opt.ema_params[0].tolist() == [1.0, 1.0]
+    opt.swap_ema()
+    assert w.tolist() == [1.0, 1.0]

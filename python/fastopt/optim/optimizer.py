@@ -159,6 +159,7 @@ class Optimizer(Groups):
                 dict.update(record.state, state)
                 record.seen, record.forms, record.fresh = state, forms_of(state), begun
             self._changed[0] = self._added = self._grouped = True
+            self._simple = False
             self._extents = extents
             self._labels = self._labels + labels
             self._records = self._records + records
@@ -255,6 +256,8 @@ class Optimizer(Groups):
             outcome = self._plan.step(flat, options, emptied)
             if outcome is None:
                 raise ValueError(f"{self._name}: an array of the state or a parameter is changed by another thread")
+        if self._fresh:
+            self._fresh = [i for i in self._fresh if self._records[i].is_fresh()]
         self._simple = (
             not self._fresh
             and not self._grouped
@@ -282,7 +285,6 @@ class Optimizer(Groups):
         for i in self._fresh:
             if flat[i] is not None:
                 begin(self._records[i])
-        self._fresh = [i for i in self._fresh if self._records[i].is_fresh()]
 
     def _flatten(self, grads: Grads, groups: list[Group], grouped: bool, whole: Structure | None) -> list[Any]:
         """The gradients in the order of the parameters."""
@@ -341,7 +343,7 @@ class Optimizer(Groups):
         if not self._swapped:
             with self._turn:
                 self._follow()
-        averages = iter(averages_of(self._records))
+        averages = iter(averages_of(self._records, bool(self._swapped)))
         built = [one.structure.build([next(averages) for _ in one.structure.leaves]) for one in self._groups]
         return built if self._grouped or not built else built[0]
 
@@ -469,7 +471,7 @@ class Optimizer(Groups):
                 for group, loaded in zip(self.param_groups, found.groups, strict=True)
             ]
             new = self._plan_of(self._groups, self._labels, self._records, rules, values, found.states)
-            self._adopt(new, [(vars(self), {"_accumulated": None, "_simple": False}), *updates])
+            self._adopt(new, [(vars(self), {"_accumulated": None}), *updates])
         except BaseException:
             if self._plan is plan:
                 self._count = counted
