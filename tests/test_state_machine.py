@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, settings
+from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import precondition, rule, run_state_machine_as_test
 from optimizers import CLASSES, Array, leaves
@@ -44,6 +44,7 @@ from pairs import (
 from test_state import BAD_STATES
 
 from fastopt import schedules
+from fastopt.optim.plan import AS_PARAMETER
 
 pytestmark = pytest.mark.skipif(
     "FASTOPT_EXAMPLES" not in os.environ, reason="a long search: set FASTOPT_EXAMPLES to run it"
@@ -117,6 +118,9 @@ class Machine(Pair):
     @rule(seed=seeds, nones=st.sampled_from([0, 2]), layout=st.sampled_from(list(LAYOUTS)))
     def accumulate(self, seed: int, nones: int, layout: str) -> None:
         grads = self.gradients(seed, nones)
+        if self.swapped or not self.training:  # they would be those of other weights than the step's
+            self.refuse(lambda: self.opt.accumulate(self.built(grads)))
+            return
         self.opt.accumulate(self.built([None if g is None else LAYOUTS[layout](g) for g in grads]))
         self.twin.accumulate(self.built(grads))
         self.micro_batches += 1
@@ -187,6 +191,8 @@ class Machine(Pair):
     @rule()
     def swap(self) -> None:
         """In the optimizer only."""
+        if not self.swapped:
+            self.opt.ema_params  # noqa: B018  # which follows changes, as swap_ema does before it looks for averages
         if self.swapped or any("ema_param" in one for one in self.opt.state):
             self.opt.swap_ema()
         else:
@@ -324,7 +330,7 @@ class Machine(Pair):
     @still
     @rule(number=numbers, which=numbers, seed=seeds)
     def replace_an_entry(self, number: int, which: int, seed: int) -> None:
-        """And write into the twin's."""
+        """And write into the twin's, if it is not one that begins as the parameter with the next step."""
         self.checked()
         i = number % len(self.params())
         one, other = self.opt.state[i], self.twin.state[i]
@@ -336,7 +342,11 @@ class Machine(Pair):
         else:
             value = np.abs(drawn(np.random.default_rng(seed), one[key].shape, one[key].dtype))[...]
             one[key] = np.copy(value, order="F") if seed % 2 else value
-        other[key][...] = value
+        record = self.twin._records[i]
+        if record.is_fresh() and key in record.fresh[1]:
+            other[key] = value.copy()
+        else:
+            other[key][...] = value
         self.settled, self.moved = False, True
 
     @rule(number=numbers, which=numbers)
@@ -383,6 +393,8 @@ class Machine(Pair):
     @rule(way=st.sampled_from(["load", "file"]))
     def load_into_another(self, way: str) -> None:
         """Which is the twin from now on."""
+        self.checked()
+        self.begin_again()
         self.twin = self.fresh()
         mine, theirs = self.schedules[0] if self.schedules else None, None
         if mine is not None:
@@ -396,6 +408,13 @@ class Machine(Pair):
             if mine is not None and theirs is not None:
                 theirs.load_state_dict(mine.state_dict())
         self.settled, self.moved = True, False
+
+    def begin_again(self) -> None:
+        """Lets what begins as the parameter begin again where no step was taken: a state that is loaded does so too."""
+        for one in self.opt.state:
+            for key in ("master_param", *self.cls.as_parameter, *AS_PARAMETER):
+                if not one["step"] and key in one:
+                    del one[key]
 
     @precondition(lambda self: not self.moved)
     @rule(pickled=flags)
@@ -471,6 +490,9 @@ def test_any_sequence_of_calls(name: str) -> None:
             derandomize=not EXAMPLES,
             database=None,
             deadline=None,
+            phases=(Phase.explicit, Phase.reuse, Phase.generate),  # to shrink takes minutes
+            report_multiple_bugs=False,
+            print_blob=False,
             suppress_health_check=list(HealthCheck),
         ),
     )
