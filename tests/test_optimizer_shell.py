@@ -821,3 +821,21 @@ def test_weights_that_are_swapped_away_are_not_lost() -> None:
     assert opt.ema_params[0].tolist() == [1.0, 1.0]
     opt.swap_ema()
     assert w.tolist() == [1.0, 1.0]
+
+
+def test_a_master_that_is_new_moves_with_the_view() -> None:
+    """It begins as the parameter is before that, and does not begin again."""
+    w = np.array([1.0, 2.0], np.float16)
+    opt = optim.ScheduleFreeSGD([w], lr=0.1)
+    for g in (3.0, 1.0), (1.0, 0.1):
+        opt.step([np.array(g, np.float16)])
+    opt.param_groups[0]["weights"] = "master"
+    opt.state_dict()
+    w[...] = 1.0, 2.0
+    opt.eval()
+    x = opt.state_dict()["state"][0]["master_param"].copy()
+    z = opt.state[0]["z"]
+    np.testing.assert_allclose(x, [1.0, 2.0] + (z - [1.0, 2.0]) * (1 - 1 / 0.9), 1e-6)
+    assert not np.array_equal(x, w)
+    opt.train()
+    np.testing.assert_allclose(opt.state[0]["master_param"], [1.0, 2.0], 1e-6)

@@ -187,7 +187,6 @@ class Machine(Pair):
 
     # Averages and views
 
-    @precondition(lambda self: not self.moved)
     @rule()
     def swap(self) -> None:
         """In the optimizer only."""
@@ -198,18 +197,19 @@ class Machine(Pair):
         else:
             self.refuse(self.opt.swap_ema)
 
-    @precondition(
-        lambda self: not self.moved and not self.swapped and any("ema_param" in one for one in self.opt.state)
-    )
+    @precondition(lambda self: not self.swapped)
     @rule()
     def use_averages(self) -> None:
+        self.opt.ema_params  # noqa: B018  # which follows changes, as using_ema does before it looks for averages
+        if not any("ema_param" in one for one in self.opt.state):
+            return
         with self.opt.using_ema():
             self.holds()
             self.refuse(lambda: self.opt.step(self.built(self.gradients(0))))
             self.refuse(self.opt.state_dict)
             self.refuse(lambda: self.opt.add_param_group({"params": [np.ones((2, 2))]}))
 
-    @precondition(lambda self: hasattr(self.opt, "eval") and not self.swapped and not self.moved)
+    @precondition(lambda self: hasattr(self.opt, "eval") and not self.swapped)
     @rule()
     def change_view(self) -> None:
         for one in self.opt, self.twin:
@@ -416,7 +416,6 @@ class Machine(Pair):
                 if not one["step"] and key in one:
                     del one[key]
 
-    @precondition(lambda self: not self.moved)
     @rule(pickled=flags)
     def copy(self, pickled: bool) -> None:
         """As pickle or copy.deepcopy make it, which is the twin from now on."""
