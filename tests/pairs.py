@@ -147,7 +147,6 @@ class Pair(RuleBasedStateMachine):
         self.taken = 0  # steps
         self.micro_batches = 0
         self.settled = True  # whether no change waits for the next step
-        self.moved = False  # whether the change is one of groups or parameters
         self.saved: tuple[Any, ...] | None = None
         self.schedules: tuple[Any, Any] | None = None
 
@@ -267,7 +266,7 @@ class Pair(RuleBasedStateMachine):
             self.refuse(self.opt.state_dict)
             self.refuse(lambda: self.opt.save(self.path))
 
-    def change(self, change: Callable[[Any], Callable[[], None]], moves: bool = False) -> None:
+    def change(self, change: Callable[[Any], Callable[[], None]]) -> None:
         """Changes both, if it is legal: if another optimizer could be made so.  Otherwise it is refused, and undone."""
         undo = change(self.opt)
         try:
@@ -277,4 +276,4 @@ class Pair(RuleBasedStateMachine):
             undo()
         else:
             change(self.twin)
-            self.settled, self.moved = False, self.moved or moves
+            self.settled = False
