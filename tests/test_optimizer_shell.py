@@ -839,3 +839,13 @@ def test_a_master_that_is_new_moves_with_the_view() -> None:
     assert not np.array_equal(x, w)
     opt.train()
     np.testing.assert_allclose(opt.state[0]["master_param"], [1.0, 2.0], 1e-6)
+
+
+def test_a_new_dict_around_the_same_parameters_keeps_their_structure() -> None:
+    """Wherever it is among the groups."""
+    w, b = np.ones(2), np.ones(3)
+    opt = optim.SGD([{"params": {"w": w}}, {"params": {"b": b}}], lr=0.5)
+    opt.param_groups = [{**group} for group in reversed(opt.param_groups)]
+    assert opt.ema_params[0].keys() == {"b"}
+    opt.step([{"b": np.ones(3)}, {"w": np.zeros(2)}])
+    assert (w.tolist(), b.tolist()) == ([1.0] * 2, [0.5] * 3)

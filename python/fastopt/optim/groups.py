@@ -218,6 +218,7 @@ class Groups:
     def _looked_at(self) -> tuple[list[Group], list[str]]:
         """The groups that there are now, and the labels of all parameters; raises where a group is none."""
         name, known = self._name, {id(one.group): one for one in self._groups}
+        around = {id(one.group.get("params")): one for one in self._groups}
         if not isinstance(self.param_groups, list):
             raise TypeError(f"{name}: param_groups must be a list of dicts, got {type_of(self.param_groups)}")
         found: list[Group] = []
@@ -241,9 +242,7 @@ class Groups:
                 raise ValueError(
                     f"{name}: param_names of param_groups[{index}] must be {len(params)} strings, got {names!r}"
                 )
-            one = known.get(id(group))
-            if one is None and index < len(self._groups) and self._groups[index].group.get("params") is params:
-                one = self._groups[index]  # a new dict around the same parameters
+            one = known.get(id(group)) or around.get(id(params))  # or a new dict around the same parameters
             structure = one.structure if one is not None else Structure(name, params)
             if len(params) != len(structure.leaves):
                 if not structure.flat and id(group) in known:
