@@ -84,7 +84,8 @@ def everything(opt: optim.Optimizer, averages: bool = True) -> dict[str, Any]:
     """
     groups, sums = [], opt._accumulated
     for group in opt.param_groups:
-        groups.append({key: copy.deepcopy(value) for key, value in group.items() if key != "params"})
+        values = {key: tuple(value) if isinstance(value, list) else value for key, value in group.items()}
+        groups.append({key: copy.deepcopy(value) for key, value in values.items() if key != "params"})
     return {
         "params": [param.tobytes() for group in opt.param_groups for param in group["params"]],
         "state": [

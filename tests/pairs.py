@@ -50,7 +50,7 @@ VALUES: dict[str, list[Any]] = {
     "momentum": [0.0, 0.5, 0.9],
     "dampening": [0.0, 0.5],
     **dict.fromkeys(("nesterov", "velocity", "amsgrad", "centered", "eps_hat"), FLAG),
-    "betas": [(0.5, 0.9), (0.9, 0.99), (0.9, 0.5, 0.99), (np.float32(0.5), 0.75)],
+    "betas": [(0.5, 0.9), [0.6, 0.9], [0.6, 0.5, 0.9], (0.9, 0.99), (0.9, 0.5, 0.99), (np.float32(0.5), 0.75)],
     "eps": [1e-8, 1e-3, (None, 1e-3)],
     "warmup_steps": [0, 3],
 }
