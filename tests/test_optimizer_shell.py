@@ -849,3 +849,52 @@ def test_a_new_dict_around_the_same_parameters_keeps_their_structure() -> None:
     assert opt.ema_params[0].keys() == {"b"}
     opt.step([{"b": np.ones(3)}, {"w": np.zeros(2)}])
     assert (w.tolist(), b.tolist()) == ([1.0] * 2, [0.5] * 3)
+
+
+@pytest.mark.parametrize("bad", [np.zeros(3, np.float32), np.zeros((1, 3)), np.zeros(7), "average", None])
+def test_what_was_swapped_away_is_not_exchanged_with_something_wrong(bad: Any) -> None:
+    w = np.array([1.0, 2.0, 3.0])
+    opt = optim.SGD([w], lr=1.0, ema_decay=0.5)
+    opt.step([np.ones(3)])
+    opt.swap_ema()
+    weights = opt.state[0]["ema_param"]
+    opt.state[0]["ema_param"] = bad
+    for call in (opt.swap_ema, lambda: pickle.dumps(opt), lambda: copy.deepcopy(opt)):
+        with pytest.raises((TypeError, ValueError), match="ema_param of params"):
+            call()
+    assert w.tolist() == [0.5, 1.5, 2.5]
+    opt.state[0]["ema_param"] = weights
+    opt.swap_ema()
+    assert w.tolist() == [0.0, 1.0, 2.0]
+
+
+def test_an_entry_that_is_put_there_meanwhile_is_checked_in_a_copy_too() -> None:
+    w = np.ones((2, 2))
+    opt = optim.SGD([w], lr=1.0, momentum=0.5, ema_decay=0.5)
+    opt.step([np.zeros((2, 2))])
+    opt.swap_ema()
+    opt.state[0]["momentum_buffer"] = np.array([[1.0, 2.0], [3.0, 4.0]], order="F")
+    other = pickle.loads(pickle.dumps(opt))
+    for one in opt, other:
+        one.swap_ema()
+        one.step([np.zeros((2, 2))])
+        assert one.param_groups[0]["params"][0].tolist() == [[0.5, 0.0], [-0.5, -1.0]]
+
+
+def test_parameters_that_are_replaced_while_they_are_swapped_are_refused_by_copies_too() -> None:
+    """A pickle of these could not be read."""
+    w, b = np.ones(2), np.ones(3)
+    opt = optim.SGD([{"params": [w]}, {"params": [b]}], lr=1.0, ema_decay=0.5)
+    opt.step([[np.ones(2)], [np.ones(3)]])
+    opt.swap_ema()
+    group = opt.param_groups.pop()
+    for call in (opt.swap_ema, lambda: pickle.dumps(opt), lambda: copy.deepcopy(opt)):
+        with pytest.raises(ValueError, match="replaced while they are swapped"):
+            call()
+    opt.param_groups.append(group)
+    params = group.pop("params")
+    with pytest.raises(ValueError, match="replaced while they are swapped"):
+        opt.swap_ema()
+    group["params"] = params
+    opt.swap_ema()
+    assert (w.tolist(), b.tolist()) == ([0.0] * 2, [0.0] * 3)

@@ -357,10 +357,10 @@ class Optimizer(Groups):
         with self._turn:
             if not self._swapped:
                 self._settle()
-            elif [id(param) for group in self.param_groups for param in group["params"]] != [
-                id(record.param) for record in self._records
-            ]:
-                raise ValueError(f"{self._name}: parameters were replaced while they are swapped; put them back first")
+            else:
+                self._expect_swapped_params()
+                for record, label in zip(self._records, self._labels, strict=True) if self._changed[0] else ():
+                    self._entries(record, label)  # raises where somebody has put something wrong into a state
             if not any("ema_param" in record.state for record in self._records):
                 raise ValueError(f"{self._name}: there are no averages; set ema_decay or swa_start")
             self._simple = False
@@ -373,6 +373,15 @@ class Optimizer(Groups):
     def _expect_unswapped(self) -> None:
         if self._swapped:
             raise ValueError(f"{self._name}: the parameters are swapped for their averages; swap_ema() them back first")
+
+    def _expect_swapped_params(self) -> None:
+        """Raises where the parameters are not those that were swapped."""
+        try:
+            params = [id(param) for group in self.param_groups for param in group["params"]]
+        except (KeyError, TypeError):  # a group is none
+            params = []
+        if params != [id(record.param) for record in self._records]:
+            raise ValueError(f"{self._name}: parameters were replaced while they are swapped; put them back first")
 
     @contextmanager
     def using_ema(self) -> Iterator[None]:
@@ -540,7 +549,9 @@ class Optimizer(Groups):
 
     def __getstate__(self) -> dict[str, Any]:
         with self._turn:
-            if not self._swapped:
+            if self._swapped:
+                self._expect_swapped_params()
+            else:
                 self._follow()
             return pickled(self)
 
