@@ -87,7 +87,7 @@ def everything(opt: optim.Optimizer, averages: bool = True) -> dict[str, Any]:
         values = {key: tuple(value) if isinstance(value, list) else value for key, value in group.items()}
         groups.append({key: copy.deepcopy(value) for key, value in values.items() if key != "params"})
     return {
-        "params": [param.tobytes() for group in opt.param_groups for param in group["params"]],
+        "params": [np.asarray(param).tobytes() for group in opt.param_groups for param in group["params"]],
         "state": [
             {key: (array.dtype.str, array.shape, array.tobytes()) for key, array in one.items()} for one in opt.state
         ],

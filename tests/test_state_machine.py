@@ -221,7 +221,7 @@ class Machine(Pair):
     def spoil_an_array(self, number: int, what: str) -> None:
         i = number % len(self.params())
         p, group, at = self.places()[i]
-        if p.size < 2 or not self.settled:
+        if p.size < 2 or (what == "shape" and not self.settled):  # a new parameter may have any shape
             return
         if what == "read-only":
             p.flags.writeable = False
@@ -246,6 +246,9 @@ class Machine(Pair):
             }
             group["params"][at] = bad[what]
             self.refuse_state()
+            if self.swapped:
+                self.refuse(self.opt.swap_ema)
+                self.refuse(lambda: pickle.dumps(self.opt))
             group["params"][at] = p
 
     def places(self, opt: Any = None) -> list[tuple[Array, dict[str, Any], int]]:
@@ -337,15 +340,18 @@ class Machine(Pair):
 
     # State
 
-    @still
+    @precondition(lambda self: not self.micro_batches)
     @rule(number=numbers, which=numbers, seed=seeds)
     def replace_an_entry(self, number: int, which: int, seed: int) -> None:
         """And write into the twin's, if it is not one that begins as the parameter with the next step."""
         if not all([*map(id, self.params(o))] == [id(one.param) for one in o._records] for o in (self.opt, self.twin)):
+            if self.swapped:
+                return
             self.checked()  # state is that of the parameters as they were when somebody looked last
         i = number % len(self.opt.state)
         one, other = self.opt.state[i], self.twin.state[i]
-        key = list(one)[which % len(one)]
+        keys = [key for key in one if not (self.swapped and key in ("master_param", *AS_PARAMETER))]  # exchanged
+        key = keys[which % len(keys)]
         if key == "step":
             one[key] = value = np.array(seed)
         elif one[key].dtype.kind in "ui":
@@ -364,13 +370,16 @@ class Machine(Pair):
     def spoil_an_entry(self, number: int, which: int) -> None:
         one = self.opt.state[number % len(self.opt.state)]
         keys = list(one)
-        if not self.settled or not keys:
-            return
+        if not keys or [*map(id, self.params())] != [id(record.param) for record in self.opt._records]:
+            return  # it may be the state of a parameter that is gone
         key = keys[which % len(keys)]
         old = one[key]
         for bad in (-1 if key == "step" else np.zeros((*old.shape, 7)), "text", np.array([1j]), None):
             one[key] = bad
             self.refuse_state()
+            if self.swapped:
+                with pytest.raises(ERRORS):
+                    self.opt.swap_ema()
         one[key] = old
         one["speed"] = old
         self.refuse_state()
@@ -464,12 +473,13 @@ class Machine(Pair):
                 p[...] = saved
         self.micro_batches, self.settled, self.schedules = 0, True, None
 
-    @precondition(lambda self: self.saved is not None and self.settled)
+    @precondition(lambda self: self.saved is not None)
     @rule(bad=st.sampled_from(BAD_LOADS))
     def load_what_is_bad(self, bad: str) -> None:
         assert self.saved is not None
         state = copy.deepcopy(self.saved[0])
         BAD_STATES[bad][0](state)
+        self.opt.ema_params  # noqa: B018  # which follows changes, as load_state_dict does before it reads
         self.refuse(lambda: self.opt.load_state_dict(state))
 
     # Schedules
