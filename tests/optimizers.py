@@ -77,17 +77,21 @@ def leaves(tree: Any) -> list[Array]:
     return [leaf for part in parts for leaf in leaves(part)]
 
 
-def everything(opt: optim.Optimizer) -> dict[str, Any]:
-    """All that an optimizer is, as bytes and values that can be compared."""
+def everything(opt: optim.Optimizer, averages: bool = True) -> dict[str, Any]:
+    """All that an optimizer is, as bytes and values that can be compared.
+
+    To read ``averages`` follows changes of groups, and raises where these are wrong; they are in the state too.
+    """
     groups, sums = [], opt._accumulated
     for group in opt.param_groups:
-        groups.append({key: copy.deepcopy(value) for key, value in group.items() if key != "params"})
+        values = {key: tuple(value) if isinstance(value, list) else value for key, value in group.items()}
+        groups.append({key: copy.deepcopy(value) for key, value in values.items() if key != "params"})
     return {
-        "params": [param.tobytes() for group in opt.param_groups for param in group["params"]],
+        "params": [np.asarray(param).tobytes() for group in opt.param_groups for param in group["params"]],
         "state": [
             {key: (array.dtype.str, array.shape, array.tobytes()) for key, array in one.items()} for one in opt.state
         ],
-        "averages": [array.tobytes() for array in leaves(opt.ema_params)],
+        "averages": [array.tobytes() for array in leaves(opt.ema_params)] if averages else [],
         "groups": groups,
         "extra": (int(opt._count), bool(opt._swapped), bool(sums and sums.micro_batches), opt._extra()),
     }

@@ -755,3 +755,146 @@ def test_zero_axes_are_kept() -> None:
         other.swap_ema()
         other.swap_ema()
         assert half.shape == other.ema_params[0].shape == ()
+
+
+# What sequences of calls have found
+
+
+def test_gradients_come_in_groups_as_soon_as_there_are_groups() -> None:
+    """Also where something else than a step has followed the change, and steps took the quick way before."""
+    w, more, g = np.ones(3), np.ones(2), np.ones(3)
+    opt = optim.SGD([w], lr=0.5)
+    for _ in range(2):
+        opt.step([g])
+    opt.add_param_group({"params": {"bias": more}})
+    opt.state_dict()
+    opt.step([[g], {"bias": np.ones(2)}])
+    del opt.param_groups[1]
+    opt.state_dict()
+    opt.step([[g]])
+    np.testing.assert_array_equal(w, -1.0)
+    np.testing.assert_array_equal(more, 0.5)
+
+
+def test_a_key_in_place_of_another_is_an_error_that_names_it() -> None:
+    opt = optim.Adam([np.ones(2)])
+    opt.step([np.ones(2)])
+    del opt.param_groups[0]["lr"]
+    opt.param_groups[0]["rate"] = 0.1
+    for call in (lambda: opt.step([np.ones(2)]), opt.state_dict, lambda: opt.ema_params):
+        with pytest.raises(ValueError, match="unknown hyperparameter 'rate'"):
+            call()
+
+
+def test_a_step_without_gradients_is_not_averaged_in_the_switch() -> None:
+    w = np.ones(3)
+    opt = optim.SwitchOptimizer([w], switch_at=9)
+    for g in np.array([1.0, 2.0, 3.0]), np.array([2.0, 1.0, 3.0]):
+        opt.step([g])
+    before = opt._ratio
+    opt.step([None])
+    assert opt._ratio[:3] == before[:3]
+    assert opt._ratio.step == 3
+    opt.step([np.array([1.0, 2.0, 3.0])])
+    assert opt._ratio.since == 3
+
+
+def test_an_average_begins_once() -> None:
+    """Setting the count back does not let it begin again, whether somebody looks at it or not."""
+    for looks in False, True:
+        w = np.ones(2)
+        opt = optim.SGD([w], lr=1.0, ema_decay=0.5)
+        opt.step([np.ones(2)])
+        opt.state[0]["step"][...] = 0
+        if looks:
+            assert opt.ema_params[0].tolist() == [0.5, 0.5]
+        opt.step([np.ones(2)])
+        assert opt.ema_params[0].tolist() == [-0.25, -0.25]
+
+
+def test_weights_that_are_swapped_away_are_not_lost() -> None:
+    """The average has not begun yet, and the parameters are written to in its place."""
+    w = np.ones(2)
+    opt = optim.SGD([w], lr=1.0, ema_decay=0.5)
+    opt.swap_ema()
+    w[...] = 5.0
+    assert opt.ema_params[0].tolist() == [1.0, 1.0]
+    opt.swap_ema()
+    assert w.tolist() == [1.0, 1.0]
+
+
+def test_a_master_that_is_new_moves_with_the_view() -> None:
+    """It begins as the parameter is before that, and does not begin again."""
+    w = np.array([1.0, 2.0], np.float16)
+    opt = optim.ScheduleFreeSGD([w], lr=0.1)
+    for g in (3.0, 1.0), (1.0, 0.1):
+        opt.step([np.array(g, np.float16)])
+    opt.param_groups[0]["weights"] = "master"
+    opt.state_dict()
+    w[...] = 1.0, 2.0
+    opt.eval()
+    x = opt.state_dict()["state"][0]["master_param"].copy()
+    z = opt.state[0]["z"]
+    np.testing.assert_allclose(x, [1.0, 2.0] + (z - [1.0, 2.0]) * (1 - 1 / 0.9), 1e-6)
+    assert not np.array_equal(x, w)
+    opt.train()
+    np.testing.assert_allclose(opt.state[0]["master_param"], [1.0, 2.0], 1e-6)
+
+
+def test_a_new_dict_around_the_same_parameters_keeps_their_structure() -> None:
+    """Wherever it is among the groups."""
+    w, b = np.ones(2), np.ones(3)
+    opt = optim.SGD([{"params": {"w": w}}, {"params": {"b": b}}], lr=0.5)
+    opt.param_groups = [{**group} for group in reversed(opt.param_groups)]
+    assert opt.ema_params[0].keys() == {"b"}
+    opt.step([{"b": np.ones(3)}, {"w": np.zeros(2)}])
+    assert (w.tolist(), b.tolist()) == ([1.0] * 2, [0.5] * 3)
+
+
+@pytest.mark.parametrize("bad", [np.zeros(3, np.float32), np.zeros((1, 3)), np.zeros(7), "average", None])
+def test_what_was_swapped_away_is_not_exchanged_with_something_wrong(bad: Any) -> None:
+    w = np.array([1.0, 2.0, 3.0])
+    opt = optim.SGD([w], lr=1.0, ema_decay=0.5)
+    opt.step([np.ones(3)])
+    opt.swap_ema()
+    weights = opt.state[0]["ema_param"]
+    opt.state[0]["ema_param"] = bad
+    for call in (opt.swap_ema, lambda: pickle.dumps(opt), lambda: copy.deepcopy(opt)):
+        with pytest.raises((TypeError, ValueError), match="ema_param of params"):
+            call()
+    assert w.tolist() == [0.5, 1.5, 2.5]
+    opt.state[0]["ema_param"] = weights
+    opt.swap_ema()
+    assert w.tolist() == [0.0, 1.0, 2.0]
+
+
+def test_an_entry_that_is_put_there_meanwhile_is_checked_in_a_copy_too() -> None:
+    w = np.ones((2, 2))
+    opt = optim.SGD([w], lr=1.0, momentum=0.5, ema_decay=0.5)
+    opt.step([np.zeros((2, 2))])
+    opt.swap_ema()
+    opt.state[0]["momentum_buffer"] = np.array([[1.0, 2.0], [3.0, 4.0]], order="F")
+    other = pickle.loads(pickle.dumps(opt))
+    for one in opt, other:
+        one.swap_ema()
+        one.step([np.zeros((2, 2))])
+        assert one.param_groups[0]["params"][0].tolist() == [[0.5, 0.0], [-0.5, -1.0]]
+
+
+def test_parameters_that_are_replaced_while_they_are_swapped_are_refused_by_copies_too() -> None:
+    """A pickle of these could not be read."""
+    w, b = np.ones(2), np.ones(3)
+    opt = optim.SGD([{"params": [w]}, {"params": [b]}], lr=1.0, ema_decay=0.5)
+    opt.step([[np.ones(2)], [np.ones(3)]])
+    opt.swap_ema()
+    group = opt.param_groups.pop()
+    for call in (opt.swap_ema, lambda: pickle.dumps(opt), lambda: copy.deepcopy(opt)):
+        with pytest.raises(ValueError, match="replaced while they are swapped"):
+            call()
+    opt.param_groups.append(group)
+    params = group.pop("params")
+    with pytest.raises(ValueError, match="replaced while they are swapped"):
+        opt.swap_ema()
+    group["params"] = params
+    opt.swap_ema()
+    assert (w.tolist(), b.tolist()) == ([0.0] * 2, [0.0] * 3)

@@ -12,10 +12,11 @@ from .parameters import Array, Record
 from .plan import begin, is_writeable
 
 
-def averages_of(records: list[Record]) -> list[Array]:
+def averages_of(records: list[Record], swapped: bool) -> list[Array]:
     """The average of each parameter, or the parameter itself where it has none."""
-    for record in records:
-        begin(record)
+    if not swapped:  # else the parameters are the averages, which have begun, and the averages are the weights
+        for record in records:
+            begin(record)
     return [record.state.get("ema_param", record.param) for record in records]
 
 

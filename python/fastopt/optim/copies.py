@@ -23,13 +23,14 @@ MADE = (
 def pickled(optimizer: Optimizer) -> dict[str, Any]:
     """All that an optimizer is; the arrays are the live ones."""
     own, whole, sums = vars(optimizer), optimizer._whole, optimizer._accumulated
+    records = optimizer._records
     return {
         "attributes": {key: value for key, value in own.items() if key not in MADE and key not in optimizer._private},
         "structures": [_template(group.structure) for group in optimizer._groups],
         "whole": None if whole is None else _template(whole),
-        "states": [dict(record.state) for record in optimizer._records],
-        "begins": [record.fresh for record in optimizer._records],
-        "held": [record.held for record in optimizer._records],
+        "states": [optimizer._entries(*both) for both in zip(records, optimizer._labels, strict=True)],
+        "begins": [_begins(record) for record in records],
+        "held": [record.held for record in records],
         "count": int(optimizer._count),
         "swapped": bool(optimizer._swapped),
         "accumulated": None if sums is None or not sums.micro_batches else sums.contents(),
@@ -72,6 +73,12 @@ def revived(optimizer: Optimizer, state: Mapping[str, Any]) -> dict[str, Any]:
         "_swapped": np.array(state["swapped"]),
         "_accumulated": None if sums is None else Accumulator(name, params, labels, *sums),
     }
+
+
+def _begins(record: Record) -> tuple[int, tuple[str, ...]]:
+    """Those of the entries that begin as the parameter which nobody has replaced."""
+    count, keys = record.fresh
+    return count, tuple(key for key in keys if record.state.get(key) is record.seen.get(key))
 
 
 def _template(structure: Structure) -> Any:

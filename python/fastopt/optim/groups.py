@@ -68,6 +68,7 @@ class Groups:
     _accumulated: Accumulator | None
     _shared: bool  # whether somebody has been given arrays of the state, and may change them
     _grouped: bool  # whether gradients come in a list with one entry for each group
+    _simple: bool  # whether a list of gradients may go to the plan as it is
     _whole: Structure | None  # the structure of gradients where it is not that of the groups
     _extents: list[tuple[int, int, str]] | None  # of the parameters' memory, sorted
 
@@ -193,7 +194,10 @@ class Groups:
         """Takes other values of hyperparameters over, if nothing else has changed and the plan can go on; the quick way."""
         if not self._plan.same_members(self.param_groups):
             return False
-        values, rules = [self._values(group) for group in self.param_groups], [*self._rules]
+        try:
+            values, rules = [self._values(group) for group in self.param_groups], [*self._rules]
+        except KeyError:  # one is missing, with another key in its place; who makes a new plan says so
+            return False
         for index, (group, now, before) in enumerate(zip(self.param_groups, values, self._seen, strict=True)):
             others = [value for value, old in zip(now, before, strict=True) if value is not old]
             if others:
@@ -214,6 +218,7 @@ class Groups:
     def _looked_at(self) -> tuple[list[Group], list[str]]:
         """The groups that there are now, and the labels of all parameters; raises where a group is none."""
         name, known = self._name, {id(one.group): one for one in self._groups}
+        around = {id(one.group.get("params")): one for one in self._groups}
         if not isinstance(self.param_groups, list):
             raise TypeError(f"{name}: param_groups must be a list of dicts, got {type_of(self.param_groups)}")
         found: list[Group] = []
@@ -237,9 +242,7 @@ class Groups:
                 raise ValueError(
                     f"{name}: param_names of param_groups[{index}] must be {len(params)} strings, got {names!r}"
                 )
-            one = known.get(id(group))
-            if one is None and index < len(self._groups) and self._groups[index].group.get("params") is params:
-                one = self._groups[index]  # a new dict around the same parameters
+            one = known.get(id(group)) or around.get(id(params))  # or a new dict around the same parameters
             structure = one.structure if one is not None else Structure(name, params)
             if len(params) != len(structure.leaves):
                 if not structure.flat and id(group) in known:
@@ -317,6 +320,7 @@ class Groups:
                 "_fresh": [i for i, (_, keys) in enumerate(new.fresh) if keys],
                 "_grouped": self._grouped or len(new.groups) > 1,
                 "_whole": self._whole_for(new),
+                "_simple": False,
             }
         kept = [record.state for record in new.records] if states is not None else []
         forms = [forms_of(state) for state in states or ()]

@@ -159,6 +159,7 @@ class Optimizer(Groups):
                 dict.update(record.state, state)
                 record.seen, record.forms, record.fresh = state, forms_of(state), begun
             self._changed[0] = self._added = self._grouped = True
+            self._simple = False
             self._extents = extents
             self._labels = self._labels + labels
             self._records = self._records + records
@@ -255,6 +256,8 @@ class Optimizer(Groups):
             outcome = self._plan.step(flat, options, emptied)
             if outcome is None:
                 raise ValueError(f"{self._name}: an array of the state or a parameter is changed by another thread")
+        if self._fresh:
+            self._fresh = [i for i in self._fresh if self._records[i].is_fresh()]
         self._simple = (
             not self._fresh
             and not self._grouped
@@ -282,7 +285,6 @@ class Optimizer(Groups):
         for i in self._fresh:
             if flat[i] is not None:
                 begin(self._records[i])
-        self._fresh = [i for i in self._fresh if self._records[i].is_fresh()]
 
     def _flatten(self, grads: Grads, groups: list[Group], grouped: bool, whole: Structure | None) -> list[Any]:
         """The gradients in the order of the parameters."""
@@ -341,7 +343,7 @@ class Optimizer(Groups):
         if not self._swapped:
             with self._turn:
                 self._follow()
-        averages = iter(averages_of(self._records))
+        averages = iter(averages_of(self._records, bool(self._swapped)))
         built = [one.structure.build([next(averages) for _ in one.structure.leaves]) for one in self._groups]
         return built if self._grouped or not built else built[0]
 
@@ -355,10 +357,10 @@ class Optimizer(Groups):
         with self._turn:
             if not self._swapped:
                 self._settle()
-            elif [id(param) for group in self.param_groups for param in group["params"]] != [
-                id(record.param) for record in self._records
-            ]:
-                raise ValueError(f"{self._name}: parameters were replaced while they are swapped; put them back first")
+            else:
+                self._expect_swapped_params()
+                for record, label in zip(self._records, self._labels, strict=True) if self._changed[0] else ():
+                    self._entries(record, label)  # raises where somebody has put something wrong into a state
             if not any("ema_param" in record.state for record in self._records):
                 raise ValueError(f"{self._name}: there are no averages; set ema_decay or swa_start")
             self._simple = False
@@ -371,6 +373,15 @@ class Optimizer(Groups):
     def _expect_unswapped(self) -> None:
         if self._swapped:
             raise ValueError(f"{self._name}: the parameters are swapped for their averages; swap_ema() them back first")
+
+    def _expect_swapped_params(self) -> None:
+        """Raises where the parameters are not those that were swapped."""
+        try:
+            params = [id(param) for group in self.param_groups for param in group["params"]]
+        except (KeyError, TypeError):  # a group is none
+            params = []
+        if params != [id(record.param) for record in self._records]:
+            raise ValueError(f"{self._name}: parameters were replaced while they are swapped; put them back first")
 
     @contextmanager
     def using_ema(self) -> Iterator[None]:
@@ -469,7 +480,7 @@ class Optimizer(Groups):
                 for group, loaded in zip(self.param_groups, found.groups, strict=True)
             ]
             new = self._plan_of(self._groups, self._labels, self._records, rules, values, found.states)
-            self._adopt(new, [(vars(self), {"_accumulated": None, "_simple": False}), *updates])
+            self._adopt(new, [(vars(self), {"_accumulated": None}), *updates])
         except BaseException:
             if self._plan is plan:
                 self._count = counted
@@ -538,7 +549,9 @@ class Optimizer(Groups):
 
     def __getstate__(self) -> dict[str, Any]:
         with self._turn:
-            if not self._swapped:
+            if self._swapped:
+                self._expect_swapped_params()
+            else:
                 self._follow()
             return pickled(self)
 

@@ -76,9 +76,11 @@ class Record:
         self.held: Array | None = None  # the average, while a parameter of 16 bits stands for it
 
     def is_fresh(self) -> bool:
-        """Whether some entries are still to begin as the parameter."""
+        """Whether some entries are still to begin as the parameter; never again when its count has once moved on."""
         count, keys = self.fresh
-        return bool(keys) and int(self.state["step"]) == count
+        if keys and int(self.state["step"]) != count:
+            self.fresh = (0, ())
+        return bool(self.fresh[1])
 
 
 def forms_of(entries: Mapping[str, Array]) -> dict[str, Any]:

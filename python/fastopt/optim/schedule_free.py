@@ -13,7 +13,7 @@ from .._rules import Hyperparameters, Rule
 from ._formats import copy_of, moved, weights_of, zeros_like
 from .optimizer import Optimizer
 from .parameters import Array, Params
-from .plan import is_writeable
+from .plan import begin, is_writeable
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -70,10 +70,15 @@ class ScheduleFree(Optimizer):
                 record = next(records)
                 one = record.state
                 if one["step"] != 0:
+                    begin(record)
                     weights = weights_of(one, record.param)
                     both += moved(one, record.param, weights + (one["z"] - weights) * one["z"].dtype.type(of_beta))
         targets, sources = [target for target, _ in both], [source for _, source in both]
         commit([*targets, self._training], [*sources, np.bool_(training)])
+        for record in self._records:  # masters have moved too: they do not begin as what was rounded
+            count, keys = record.fresh
+            if record.state["step"] != 0:
+                record.fresh = count, tuple(key for key in keys if key != "master_param")
 
     def _expect_ready(self) -> None:
         super()._expect_ready()

@@ -11,7 +11,6 @@ from .._rules import Hyperparameters, Rule
 from ._formats import copy_of, numbers_of
 from .optimizer import Optimizer, StepInfo
 from .parameters import Grads, Params
-from .plan import Plan
 from .state_dict import plain
 
 if TYPE_CHECKING:
@@ -34,11 +33,11 @@ class _Ratio(NamedTuple):
         """The corrected average; None before the first γ."""
         return self.average / (1 - self.decay) if self.since else None
 
-    def after(self, plan: Plan, step: int, rules: list[Rule], beta2: float) -> _Ratio:
-        """The one after a step that the plan has just taken."""
-        if not any(rule.name == "adam_projected" for rule in rules):
-            return self._replace(step=step)
-        squares, products = plan.measured()
+    def after(self, sums: list[float] | None, step: int, beta2: float) -> _Ratio:
+        """The one after a step that has just been taken; without ``sums`` it has measured nothing."""
+        if sums is None:
+            return self._replace(step=step, settled=math.inf)
+        squares, products = sums
         if not products > 0 or not math.isfinite(squares / products):
             return self._replace(step=step, settled=math.inf)
         gamma = squares / products
@@ -86,9 +85,12 @@ class SwitchOptimizer(Optimizer):
 
     kernels = ("adam", "adam_projected", "sgd_momentum")
     function = None  # it is two rules, not one
-    _private = ("_ratio", "_switched")
+    _private = ("_ratio", "_switched", "_measures")
     _ratio = _Ratio()
     _switched = False
+    _measures = (
+        False  # whether a parameter whose step is projected had a gradient; if none, the plan's sums are older ones
+    )
 
     def __init__(
         self,
@@ -137,17 +139,25 @@ class SwitchOptimizer(Optimizer):
     add_param_group.__doc__ = Optimizer.add_param_group.__doc__
 
     def _take(self, grads: Grads | None, options: tuple[float, ...] | None) -> StepInfo:
-        self._advance()
         info = super()._take(grads, options)
         self._advance()
         return info
+
+    def _ready(self, grads: Any, options: tuple[float, ...] | None = None, gathered: bool = False) -> list[Any]:
+        self._advance()
+        flat = super()._ready(grads, options, gathered)
+        both = zip(self._rules, self.param_groups, strict=True)
+        projected = [rule.name == "adam_projected" for rule, group in both for _ in group["params"]]
+        self._measures = any(one and grad is not None for one, grad in zip(projected, flat, strict=False))
+        return flat
 
     def _advance(self) -> None:
         """Does what follows from the last step, if that has not been done: averages γ, and switches."""
         if self._switched or self._ratio.step == int(self._count):
             return
         beta2 = float(plain(self.param_groups[0]["betas"])[1])
-        ratio = self._ratio.after(self._plan, int(self._count), self._rules, beta2)
+        sums = self._plan.measured() if self._measures else None
+        ratio = self._ratio.after(sums, int(self._count), beta2)
         due = ratio.step >= self.switch_at if self.switch_at is not None else ratio.settled < self.tolerance
         if not (due and self._switch(ratio)):
             self._ratio = ratio
