@@ -585,7 +585,7 @@ def test_overlap_and_read_only(function: str) -> None:
     call(function, x=x, seed=1, out=room[4:8])
     fixed = np.ones((4, 4))
     fixed.flags.writeable = False
-    with pytest.raises(TypeError, match=f"^{function}: out is read-only, but would be written$"):
+    with pytest.raises(TypeError, match=f"^{function}: out is read-only, but would be written; give a copy$"):
         call(function, x=x, seed=1, out=fixed)
     call(function, x=fixed, seed=1)
     for x in (np.ones((4, 6))[:, :4], np.ones((4, 4))[:, ::-1]):

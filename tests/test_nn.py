@@ -556,7 +556,9 @@ def test_a_bad_state_dict_changes_nothing() -> None:
             layer.load_state_dict({"weight": [9, 9], **bad} if bad else bad)
         assert all(differing(array, good[key]) == 0 for key, array in layer.state_dict().items())
     layer.params["bias"].flags.writeable = False
-    with pytest.raises(ValueError, match=r"^BatchNorm: the layer's bias is read-only, but would be written$"):
+    with pytest.raises(
+        ValueError, match=r"^BatchNorm: the layer's bias is read-only, but would be written; give a copy$"
+    ):
         layer.load_state_dict(good | {"weight": [9, 9]})
     assert np.all(layer.params["weight"] == 1)
 

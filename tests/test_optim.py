@@ -615,7 +615,7 @@ def test_a_parameter_that_has_become_read_only_is_an_error() -> None:
     p = np.ones(3)
     opt = optim.SGD([p], lr=0.1)
     p.flags.writeable = False
-    with pytest.raises(TypeError, match=r"^SGD: params\[0\] is read-only, but would be written$"):
+    with pytest.raises(TypeError, match=r"^SGD: params\[0\] is read-only, but would be written; give a copy$"):
         opt.step([np.ones(3)])
     assert np.all(p == 1)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import gc
 import os
@@ -11,6 +12,8 @@ import threading
 import time
 import weakref
 from collections.abc import Callable
+from decimal import Decimal
+from fractions import Fraction
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -24,6 +27,7 @@ from optimizers import CLASSES, Array, arrays, copies, everything, normal, riche
 import fastopt as fo
 from fastopt import functional as F
 from fastopt import optim, schedules
+from fastopt.optim import Optimizer
 
 classes = pytest.mark.parametrize("name", CLASSES)
 AVERAGED = {"ema_decay": 0.9, "l2_init": 0.01}
@@ -112,7 +116,9 @@ def test_read_only_state_is_an_error(name: str, rng: Generator) -> None:
         if key != "step":
             array.flags.writeable = False
             before = everything(opt)
-            with pytest.raises(TypeError, match=rf"^{name}: {key}s\[0\] is read-only, but would be written$"):
+            with pytest.raises(
+                TypeError, match=rf"^{name}: {key}s\[0\] is read-only, but would be written; give a copy$"
+            ):
                 opt.step(arrays(rng, name))
             assert everything(opt) == before
             array.flags.writeable = True
@@ -324,7 +330,7 @@ def test_a_read_only_parameter_stops_an_exchange_before_it_begins(name: str) -> 
     )
     params[1].flags.writeable = False
     for exchange in exchanges:
-        with pytest.raises(TypeError, match=rf"^{name}: params\[1\] is read-only, but would be written$"):
+        with pytest.raises(TypeError, match=rf"^{name}: params\[1\] is read-only, but would be written; give a copy$"):
             exchange()
         assert bits(params) == bits(before)
     params[1].flags.writeable = True
@@ -898,3 +904,263 @@ def test_parameters_that_are_replaced_while_they_are_swapped_are_refused_by_copi
     group["params"] = params
     opt.swap_ema()
     assert (w.tolist(), b.tolist()) == ([0.0] * 2, [0.0] * 3)
+
+
+# What was found from outside afterwards
+
+
+@pytest.mark.parametrize("name", ["SGD", "ScheduleFreeSGD"])
+def test_a_step_that_waits_for_its_turn_looks_again_whose_turn_it_was(name: str) -> None:
+    """Which weights the parameters are, is known only inside the turn."""
+    size, done = 200_000, threading.Event()
+    g = [np.ones(size, "f")]
+    opt = CLASSES[name]([np.ones(size, "f")], lr=1e-3, ema_decay=0.5)
+    leave, back = (opt.swap_ema, opt.swap_ema) if name == "SGD" else (opt.eval, opt.train)  # type: ignore[attr-defined]
+
+    def run() -> None:
+        while not done.is_set():
+            with contextlib.suppress(ValueError):
+                opt.step(g)
+
+    threads = [threading.Thread(target=run) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    changed = 0
+    for _ in range(10):
+        time.sleep(0.002)
+        leave()
+        count = int(opt.state[0]["step"])
+        time.sleep(0.01)
+        changed += int(opt.state[0]["step"]) != count
+        back()
+    done.set()
+    for thread in threads:
+        thread.join()
+    assert changed == 0
+
+
+def test_a_plan_that_has_been_replaced_takes_no_step() -> None:
+    opt = optim.SGD([np.ones(3)], lr=0.5, momentum=0.9)
+    opt.step([np.ones(3)])
+    opt.step([np.ones(3)])
+    old = opt._simple[0]
+    opt.load_state_dict(opt.state_dict(copy=True))
+    assert old.step_if_current(opt._turn, opt._simple, opt.param_groups, [np.ones(3)]) is None
+    assert opt.step([np.ones(3)]).step == 3
+
+
+def test_code_of_an_array_that_runs_during_the_checks_cannot_move_others() -> None:
+    class Hostile(np.ndarray):
+        def copy(self, order: Any = "C") -> Any:
+            raise AssertionError("no code of a subclass runs")
+
+        def fill(self, value: Any) -> Any:
+            raise AssertionError("no code of a subclass runs")
+
+    packed = np.zeros(50, np.dtype([("a", "u1"), ("g", "f4")]))
+    packed["g"] = 2
+    p = np.ones(50, "f")
+    optim.SGD([p], lr=0.25).step([packed["g"].view(Hostile)], zero_grads=True)
+    assert (p == 0.5).all()
+    assert not packed["g"].any()
+    weight = np.ones(12, "f")[::2].view(Hostile)
+    assert F.layer_norm(np.ones((2, 6), "f"), 6, weight, weight)[0].shape == (2, 6)
+
+    class Moves:
+        def __float__(self) -> float:
+            x.resize((1, 1), refcheck=False)
+            return 1e-5
+
+    x = np.ones((100, 1000), "f")
+    with pytest.raises(ValueError, match=r"^layer_norm: x was changed while arguments were checked$"):
+        F.layer_norm(x, 1000, None, None, Moves())  # type: ignore[arg-type]
+
+
+def test_averages_may_be_read_while_they_begin() -> None:
+    for _ in range(20):
+        w, done = np.ones(300_000, "f"), threading.Event()
+        opt = optim.SGD([w], lr=1.0, ema_decay=0.5)
+
+        def read(opt: optim.Optimizer = opt, done: threading.Event = done) -> None:
+            while not done.is_set():
+                opt.ema_params  # noqa: B018
+
+        thread = threading.Thread(target=read)
+        thread.start()
+        opt.step([np.ones_like(w)])
+        done.set()
+        thread.join()
+        assert (opt.ema_params[0] == 0.5).all()
+
+
+def test_a_switch_that_is_due_is_made_before_anything_is_saved() -> None:
+    opt = optim.SwitchOptimizer([np.ones(2)], lr=0.1, switch_at=2, sgd_lr=0.05)
+    opt.step([np.ones(2)])
+    Optimizer._take(opt, [np.ones(2)], None)  # as where an interrupt comes right after the step
+    assert not opt.switched
+    assert optim.SwitchOptimizer.switched.fget(pickle.loads(pickle.dumps(opt)))  # type: ignore[attr-defined]
+    assert opt.state_dict()["fastopt"]["switched"] is True
+
+
+def test_attributes_of_a_switch_are_checked_and_followed() -> None:
+    opt = optim.SwitchOptimizer([np.ones(3)], lr=0.1, switch_at=100, sgd_lr=0.1, tolerance=1e9)
+    opt.step([np.ones(3)])
+    with pytest.raises(TypeError, match=r"^SwitchOptimizer: switch_at must be an integer, got 'x'$"):
+        opt.switch_at = "x"  # type: ignore[assignment]
+    with pytest.raises(ValueError, match=r"^SwitchOptimizer: tolerance must be finite and >= 0, got -3$"):
+        opt.tolerance = -3
+    opt.switch_at = None
+    for _ in range(6):
+        opt.step([np.ones(3)])
+    assert opt.switched
+
+
+def test_the_view_is_not_changed_while_averages_are_swapped() -> None:
+    p = np.ones(4)
+    opt = optim.ScheduleFreeSGD([p], lr=1.0, ema_decay=0.5)
+    for g in 1.0, 0.3:
+        opt.step([np.full(4, g)])
+    y = p.copy()
+    with opt.using_ema(), pytest.raises(ValueError, match="swap_ema"):
+        opt.eval()
+    assert (p == y).all()
+    opt.eval()
+    with opt.using_ema(), pytest.raises(ValueError, match="swap_ema"):
+        opt.train()
+    opt.train()
+    np.testing.assert_allclose(p, y)
+
+
+@pytest.mark.filterwarnings("ignore:Setting:DeprecationWarning")
+@pytest.mark.parametrize("what", ["shape", "dtype", "removed", "other shape", "masked", "list"])
+def test_averages_come_back_all_or_none(what: str) -> None:
+    p = [np.ones(4, "f"), np.ones(4, "f")]
+    opt = optim.SGD(p, lr=1.0, ema_decay=0.5)
+    opt.step([np.ones(4, "f")] * 2)
+    opt.swap_ema()
+    state, average = opt.state[1], opt.state[1]["ema_param"]
+    if what == "shape":
+        p[1].shape = (2, 2)
+    elif what == "dtype":
+        p[1].dtype = "i4"  # type: ignore[assignment]
+    elif what == "removed":
+        del state["ema_param"]
+    else:
+        some = {"other shape": np.zeros(5, "f"), "masked": np.ma.masked_array(np.zeros(4, "f")), "list": ["a"]}
+        state["ema_param"] = some[what]
+    with pytest.raises((TypeError, ValueError), match=r"^SGD: .*params\[1\]"):
+        opt.swap_ema()
+    assert (p[0] == 0.5).all()
+    if what == "shape":
+        p[1].shape = (4,)
+    elif what == "dtype":
+        p[1].dtype = "f"  # type: ignore[assignment]
+    else:
+        state["ema_param"] = average
+    opt.swap_ema()
+    assert [float(one[0]) for one in p] == [0.0, 0.0]
+
+
+def test_a_file_that_does_not_fit_leaves_the_schedule_too(tmp_path: Path) -> None:
+    first = optim.SGD([np.ones(3)], lr=1.0, momentum=0.9)
+    schedule = schedules.ExponentialLR(first, 0.5)
+    for _ in range(4):
+        first.step([np.ones(3)])
+        schedule.step()
+    first.save(tmp_path / "state", schedule)
+    opt = optim.SGD([np.ones(4)], lr=1.0, momentum=0.9)
+    other = schedules.ExponentialLR(opt, 0.5)
+    opt.step([np.ones(4)])
+    opt.param_groups[0]["params"][0] = np.ones(4)
+    with pytest.raises(ValueError, match="shape"):
+        opt.load(tmp_path / "state", other)
+    assert (other.last_epoch, opt.param_groups[0]["lr"]) == (0, 1.0)
+    with pytest.raises(ValueError, match=r"^SGD: schedule is that of another optimizer$"):
+        opt.save(tmp_path / "other", schedule)
+    for wrong in opt, schedules.StepLR:
+        with pytest.raises(TypeError, match=r"^SGD: schedule must be a schedule, got"):
+            opt.save(tmp_path / "other", wrong)
+
+
+def test_a_group_is_added_or_not() -> None:
+    both = {"a": {"w": np.ones((2, 2)), "b": np.ones(2)}}
+    for after in np.linspace(2e-5, 4e-4, 150):
+        opt = optim.SGD(optim.no_decay(copy.deepcopy(both)), lr=0.1)
+        opt.step(both)
+        interrupted(float(after), lambda opt=opt: opt.add_param_group({"params": [np.ones(1)]}))
+        if len(opt.param_groups) == 2:
+            opt.step(both)
+        else:
+            opt.step([both["a"]["w"], both["a"]["b"], np.ones(1)])
+
+
+def test_the_averages_do_not_outlive_their_with() -> None:
+    w = np.ones(500_000, "f")
+    opt = optim.SGD([w], lr=1.0, ema_decay=0.5)
+    opt.step([np.ones_like(w)])
+
+    def use() -> None:
+        with opt.using_ema():
+            time.sleep(0.005)
+
+    for after in np.linspace(1e-4, 8e-3, 30):
+        interrupted(float(after), use)
+        assert (w[0], bool(opt._swapped)) == (0, False)
+
+
+def test_muon_takes_the_gradients_that_it_was_given() -> None:
+    """Though the list changes between its parts."""
+
+    class Changing(list[Any]):
+        def __iter__(self) -> Any:
+            yield from [*super().__iter__()]
+            self[:] = [None]
+
+    w = np.zeros((4, 4))
+    opt = optim.Muon([w], lr=0.1, weight_decay=0.0)
+    opt.step(Changing([np.eye(4)]))
+    assert (opt.state[0]["step"], bool(w.any())) == (1, True)
+
+
+def test_every_entry_of_a_group_is_watched() -> None:
+    opt = optim.SGD({"a": np.ones(3)}, lr=1.0)
+    group = opt.param_groups[0]
+    grads = {"a": np.ones(3)}
+    opt.step(grads)
+    names = group.pop("param_names")
+    group["learning_rate"] = 3.0
+    with pytest.raises(ValueError, match=r"^SGD: unknown hyperparameter 'learning_rate'; did you mean 'lr'"):
+        opt.step(grads)
+    del group["learning_rate"]
+    for wrong in ["x", "y"], 5:
+        group["param_names"] = wrong
+        with pytest.raises(ValueError, match=r"^SGD: param_names of param_groups\[0\] must be 1 strings, got"):
+            opt.step(grads)
+    group["param_names"] = names
+    opt.step(grads)
+    del names[0]
+    with pytest.raises(ValueError, match=r"^SGD: param_names of param_groups\[0\] must be 1 strings, got"):
+        opt.state_dict()
+    names.append("a")
+    group["initial_lr"] = "x"
+    with pytest.raises(TypeError, match=r"^SGD: initial_lr must be a number, got 'x'$"):
+        opt.step(grads)
+
+
+def test_what_a_step_accepts_can_be_saved(tmp_path: Path) -> None:
+    for lr in Fraction(1, 4), Decimal("0.25"), np.longdouble(0.25), np.array(0.25):
+        opt = optim.SGD({"a.b": np.ones(3), "a": {"b": np.ones(2)}}, lr=lr)
+        opt.step({"a.b": np.ones(3), "a": {"b": None}})
+        opt.save(tmp_path / "state")
+        opt.load(tmp_path / "state")
+        assert opt.param_groups[0]["lr"] == 0.25
+    for betas in {0.9, 0.99}, {0.9: 1, 0.99: 2}:
+        with pytest.raises(TypeError, match=r"^Adam: betas must be two numbers, got"):
+            optim.Adam([np.ones(2)], betas=betas)  # type: ignore[arg-type]
+
+
+def test_state_cannot_be_set_and_is_made_once() -> None:
+    opt = optim.SGD([np.ones(2)], lr=0.1)
+    with pytest.raises(AttributeError, match=r"^SGD: state cannot be set; "):
+        opt.state = ()  # type: ignore[misc]
+    assert opt.state is opt.state

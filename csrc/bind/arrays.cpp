@@ -39,13 +39,14 @@ std::optional<Dtype> dtype_of_number(int number, Accepted accepted) {
   return {};
 }
 
-/// Whether an instance of a subclass of NumPy's arrays has a mask.
+}  // namespace
+
 bool is_masked(py::handle object) {
   PyObject* module = PyDict_GetItemString(PyImport_GetModuleDict(), "numpy.ma");
-  return module != nullptr && py::isinstance(object, py::handle(module).attr("MaskedArray"));
+  if (module == nullptr) return false;
+  static const py::handle type = py::object(py::handle(module).attr("MaskedArray")).release();
+  return PyType_IsSubtype(Py_TYPE(object.ptr()), reinterpret_cast<PyTypeObject*>(type.ptr())) != 0;
 }
-
-}  // namespace
 
 const char* name_of(Dtype dtype) {
   constexpr const char* names[] = {"float32", "float64", "float16", "bfloat16", "int8", "uint8"};
@@ -116,7 +117,15 @@ bool Array::has_shape_of(const Array& other) const {
          std::equal(proxy_->dimensions, proxy_->dimensions + ndim(), other.proxy_->dimensions);
 }
 
-py::object copy_of(const Array& array, const char* order) { return array.object().attr("copy")(order); }
+py::object copy_of(const Array& array, const char* order) {
+  static const py::handle copy = py::object(py::module_::import("numpy").attr("array")).release();
+  return copy(array.object(), py::arg("copy") = true, py::arg("order") = order);
+}
+
+void set_to_zero(py::handle array) {
+  static const py::handle fill = py::object(py::module_::import("numpy").attr("ndarray").attr("fill")).release();
+  fill(array, 0);
+}
 
 Rows elements_of(const Array& array) {
   Rows rows;
@@ -191,17 +200,19 @@ void expect_shape(const Array& array, const std::vector<std::ptrdiff_t>& shape, 
 }
 
 void expect_contiguous(const Array& array, const Name& name) {
-  if (!array.contiguous()) throw py::type_error(name.text() + " must be C-contiguous");
+  if (!array.contiguous()) throw py::type_error(name.text() + " must be C-contiguous; give numpy.ascontiguousarray(…)");
 }
 
 void expect_writeable(const Array& array, const Name& name) {
-  if (!array.writeable()) throw py::type_error(name.text() + " is read-only, but would be written");
+  if (!array.writeable()) throw py::type_error(name.text() + " is read-only, but would be written; give a copy");
 }
 
-Spans::Extent Spans::extent(const Array& array) {
-  auto begin = reinterpret_cast<std::uintptr_t>(array.data<char>()), end = begin + array.itemsize();
-  for (std::ptrdiff_t axis = 0; axis < array.ndim(); ++axis) {
-    const std::ptrdiff_t reach = (array.shape(axis) - 1) * array.stride(axis);
+Spans::Extent Spans::extent(py::handle array) {
+  const auto* proxy = py::detail::array_proxy(array.ptr());
+  auto begin = reinterpret_cast<std::uintptr_t>(proxy->data);
+  auto end = begin + static_cast<std::uintptr_t>(py::detail::array_descriptor2_proxy(proxy->descr)->elsize);
+  for (int axis = 0; axis < proxy->nd; ++axis) {
+    const std::ptrdiff_t reach = (proxy->dimensions[axis] - 1) * proxy->strides[axis];
     (reach > 0 ? end : begin) += static_cast<std::uintptr_t>(reach);
   }
   return {begin, end};
@@ -209,10 +220,13 @@ Spans::Extent Spans::extent(const Array& array) {
 
 void Spans::add(const Array& array, std::string argument, bool written) {
   if (array.size() != 0)
-    spans_.push_back({extent(array), array.object(), std::move(argument), written, array.contiguous()});
+    spans_.push_back({extent(array.object()), array.object(), std::move(argument), written, array.contiguous()});
 }
 
 void Spans::expect_disjoint(std::string_view function) {
+  for (const Span& span : spans_)
+    if (const Extent now = extent(span.object); now.begin != span.begin || now.end != span.end)
+      throw py::value_error(std::string(function) + ": " + span.argument + " was changed while arguments were checked");
   std::sort(spans_.begin(), spans_.end(), [](const Span& a, const Span& b) { return a.begin < b.begin; });
   std::uintptr_t end = 0;
   const bool apart = std::all_of(spans_.begin(), spans_.end(), [&](const Span& span) {
@@ -235,7 +249,7 @@ void Spans::expect_disjoint(std::string_view function) {
 }
 
 void Spans::expect_apart(const Array& read, const Name& name, std::size_t& hint) const {
-  const Extent extent = Spans::extent(read);
+  const Extent extent = Spans::extent(read.object());
   const std::size_t size = sorted_.size();
   if (!(hint <= size && (hint == 0 || sorted_[hint - 1].begin < extent.end) &&
         (hint == size || sorted_[hint].begin >= extent.end)))

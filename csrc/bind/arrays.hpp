@@ -77,8 +77,14 @@ void expect_shape(const Array& array, const std::vector<std::ptrdiff_t>& shape, 
 void expect_contiguous(const Array& array, const Name& name);
 void expect_writeable(const Array& array, const Name& name);
 
-/// A copy without gaps, in C order or, with 'K', in that of the array's memory.
+/// Whether it is an instance of NumPy's masked arrays.  Runs none of its code.
+bool is_masked(py::handle object);
+
+/// A copy without gaps, in C order or, with 'K', in that of the array's memory; of NumPy's own type, so that no code of
+/// a subclass runs.  Other threads may run meanwhile.
 py::object copy_of(const Array& array, const char* order = "C");
+/// Sets all elements to zero, likewise.
+void set_to_zero(py::handle array);
 
 /// The elements of an array of any layout, in the order of its axes, in rows that are as long as the memory allows.
 Rows elements_of(const Array& array);
@@ -112,10 +118,11 @@ class Spans {
     std::uintptr_t begin, end;
   };
 
-  static Extent extent(const Array& array);
+  static Extent extent(py::handle array);
 
   void add(const Array& array, std::string argument, bool written);
-  /// Sorts; ValueError where two share memory and one of them is written.
+  /// Sorts; ValueError where two share memory and one of them is written, or where one lies elsewhere now: code of
+  /// later arguments has changed it.
   void expect_disjoint(std::string_view function);
   /// After expect_disjoint, where all are written: ValueError where a further array, which is read, shares memory with
   /// one.  `hint` says where the array was found to lie among these the last time, and is brought up to date.

@@ -12,13 +12,15 @@ PyTypeObject* numpy_bool() {
   return reinterpret_cast<PyTypeObject*>(type.ptr());
 }
 
-bool is_bool(py::handle object) { return PyBool_Check(object.ptr()) || Py_TYPE(object.ptr()) == numpy_bool(); }
-
-/// Whether it may be asked for its value: a bool or an array with axes may not, though Python would take them.
+/// Whether it may be asked for its value: a bool, a string, a complex number or an array with axes may not, though
+/// Python would take them.
 bool is_one_number(py::handle object) {
   if (PyFloat_Check(object.ptr())) return true;
   if (is_bool(object)) return false;
-  return PyLong_Check(object.ptr()) || py::getattr(object, "ndim", py::int_(0)).equal(py::int_(0));
+  if (PyLong_Check(object.ptr())) return true;
+  if (!py::getattr(object, "ndim", py::int_(0)).equal(py::int_(0)) || is_masked(object)) return false;
+  const py::object kind = py::getattr(py::getattr(object, "dtype", py::none()), "kind", py::none());
+  return kind.is_none() || py::str("iuf").attr("__contains__")(kind).cast<bool>();
 }
 
 /// Whether the argument has the dtype that is computed with; the others are statistics, in float64.
@@ -29,6 +31,8 @@ bool is_parameter(std::string_view argument) {
 }
 
 }  // namespace
+
+bool is_bool(py::handle object) { return PyBool_Check(object.ptr()) || Py_TYPE(object.ptr()) == numpy_bool(); }
 
 Array Call::read(py::handle object, const char* argument) {
   const Array array = aligned(object, argument);

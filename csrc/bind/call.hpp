@@ -29,6 +29,9 @@ template <class Body> auto with_storage(Dtype dtype, Body&& body) {
   }
 }
 
+/// Whether it is a bool, Python's or NumPy's.
+bool is_bool(py::handle object);
+
 /// One call.  Arguments are asked for one by one; expect_disjoint() is the last check.
 class Call {
  public:

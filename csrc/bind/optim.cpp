@@ -89,12 +89,13 @@ class Checked {
   int ndim_, flags_;
 };
 
-/// Hyperparameters as they were when the options were made of them.
+/// A group as it was when the options were made of it.
 struct Seen {
   py::dict group;
   Py_ssize_t size;
   py::object params;
-  py::tuple values;
+  py::tuple values;                                       // of its hyperparameters
+  std::vector<std::pair<py::object, py::object>> others;  // its other entries, but for params
 };
 
 /// The lock of one optimizer, a context manager.  A thread that already has it gets an error instead of waiting for
@@ -181,18 +182,24 @@ class BoundPlan {
     plan_.options = std::move(read);
   }
 
-  /// Says what current() is to compare: of each group the values of these names, and its params.  `changed` is a list
-  /// with one bool, which is set where anything else has changed.
-  void watch(const py::list& groups, const py::tuple& names, const py::list& values, const py::list& changed) {
+  /// Says what current() is to compare: of each group the values of these names, its params, and what else is in it.
+  /// `changed` is a list with one bool, which is set where anything else has changed; `shared` one that says whether
+  /// somebody else has arrays of the state, and may change them: steps look at these then.
+  void watch(const py::list& groups, const py::tuple& names, const py::list& values, const py::list& changed,
+             const py::list& shared) {
     std::vector<Seen> seen;
     for (std::size_t g = 0; g < groups.size(); ++g) {
       const auto group = py::cast<py::dict>(py::handle(item(groups, g)));
-      seen.push_back(
-          {group, PyDict_Size(group.ptr()), group["params"], py::cast<py::tuple>(py::handle(item(values, g)))});
+      Seen& now = seen.emplace_back(
+          Seen{group, PyDict_Size(group.ptr()), group["params"], py::cast<py::tuple>(py::handle(item(values, g))), {}});
+      for (const auto& [key, value] : group)
+        if (!key.equal(py::str("params")) && PySequence_Contains(names.ptr(), key.ptr()) == 0)
+          now.others.emplace_back(py::reinterpret_borrow<py::object>(key), py::reinterpret_borrow<py::object>(value));
     }
     seen_ = std::move(seen);
     names_ = names;
     changed_ = changed;
+    shared_ = shared;
   }
 
   /// Whether the groups are still what they were when they were watched.
@@ -229,18 +236,19 @@ class BoundPlan {
       if (then != nullptr && !outcome.skipped) then->plan_.take({});
       if (emptied != nullptr) emptied->plan_.restart();
     }
-    for (const py::object& grad : emptied_) grad.attr("fill")(0);
+    for (const py::object& grad : emptied_) set_to_zero(grad);
     return py::make_tuple(plan_.count != nullptr ? *plan_.count : 0, outcome.norm, outcome.skipped);
   }
 
-  /// step() of a list of gradients with an optimizer's turn; None too where anything has changed that was watched.
-  py::object step_if_current(Turn& turn, const py::object& groups, const py::list& grads, const py::object& options) {
+  /// step() of a list of gradients with an optimizer's turn; None too where anything has changed that was watched, or
+  /// where `simple`, a list with one entry, has another plan by the time the turn has come, or none.
+  static py::object step_if_current(const py::object& self, Turn& turn, const py::list& simple,
+                                    const py::object& groups, const py::list& grads, const py::object& options) {
     const Turn::Taken taken(turn);
-    return current(groups) ? step(grads, options, nullptr, nullptr, py::list()) : py::none();
+    if (simple.size() != 1 || item(simple, 0) != self.ptr()) return py::none();
+    auto& plan = py::cast<BoundPlan&>(self);
+    return plan.current(groups) ? plan.step(grads, options, nullptr, nullptr, py::list()) : py::none();
   }
-
-  /// Whether somebody else has arrays of the state, and may change them: steps look at these too.
-  void share_state(bool shared) { state_is_shared_ = shared; }
 
   /// Whether all arrays are still what they were when they were checked.
   bool all_unchanged() const {
@@ -287,6 +295,8 @@ class BoundPlan {
         for (Py_ssize_t k = 0; k < PyTuple_GET_SIZE(names_.ptr()); ++k)
           if (PyDict_GetItem(group, PyTuple_GET_ITEM(names_.ptr(), k)) != PyTuple_GET_ITEM(seen.values.ptr(), k))
             return false;
+      for (const auto& [other, value] : seen.others)
+        if (PyDict_GetItem(group, other.ptr()) != value.ptr()) return false;
       static PyObject* const key = PyUnicode_InternFromString("params");
       PyObject* params = PyDict_GetItem(group, key);
       if (params != seen.params.ptr() || !PyList_CheckExact(params)) return false;
@@ -437,7 +447,8 @@ class BoundPlan {
   }
 
   /// Behind the last of member i's arrays that steps look at.
-  std::size_t last(std::size_t i) const { return state_is_shared_ ? first_[i + 1] : first_[i] + 1; }
+  std::size_t last(std::size_t i) const { return state_is_shared() ? first_[i + 1] : first_[i] + 1; }
+  bool state_is_shared() const { return shared_.size() != 1 || item(shared_, 0) == Py_True; }
 
   /// Brings what member i's checks look at closer: objects that lie anywhere.
   void prefetch(std::size_t i, const py::list& grads) const {
@@ -461,24 +472,30 @@ class BoundPlan {
     rows_.clear();
     rows_.reserve(count);
     std::vector<std::size_t> zeroed;
+    const bool shared = state_is_shared();
+    bool others_ran = false;  // whether Python's code or other threads may have run meanwhile
     for (std::size_t i = 0; i < count; ++i) {
       if (i + kAhead < count) prefetch(i + kAhead, grads);
-      if (grads.size() != count) return false;  // another thread has changed the list while an array's own code ran
+      if (grads.size() != count) return false;
       py::handle object = item(grads, i);
       if (object.is_none()) continue;
       if (!unchanged(i)) return false;
       const Member& member = plan_.members[i];
-      if (state_is_shared_ && *member.step < 0)
+      if (shared && *member.step < 0)
         throw py::value_error(name("step", i).text() + " must be at least 0, got " + std::to_string(*member.step));
       const bool exact = Py_TYPE(object.ptr()) == py::detail::npy_api::get().PyArray_Type_;
       if (!hold && !(exact && is_simple(object))) return collect(grads, wish, true);
       if (hold) {
         auto held = py::reinterpret_borrow<py::object>(object);
         object = held_.emplace_back(exact ? std::move(held) : array(std::move(held), i, wish));
+        others_ran = others_ran || !exact || !is_simple(object);
       }
       const Array grad(object, name("grads", i), Accepted::floats, Alignment::any);
       const Dtype computed = member.kernel->itemsize == sizeof(double) ? Dtype::float64 : Dtype::float32;
-      if (computed != Dtype::float32 || !is_half(grad.dtype())) expect_dtype(grad, computed, name("grads", i));
+      if (grad.dtype() != computed && (computed != Dtype::float32 || !is_half(grad.dtype())))
+        throw py::type_error(name("grads", i).text() + " has dtype " + name_of(grad.dtype()) + ", expected " +
+                             name_of(computed) + ", as its parameter has: pass grads" + labels_[i] + ".astype(np." +
+                             name_of(computed) + ")");
       const std::ptrdiff_t* const shape = shapes_.data() + first_shape_[i];
       const std::size_t ndim = first_shape_[i + 1] - first_shape_[i];
       if (!grad.has_shape(shape, ndim)) expect_shape(grad, Shape(shape, shape + ndim), name("grads", i));
@@ -486,9 +503,10 @@ class BoundPlan {
       const void* data = grad.data<void>();
       if (!grad.aligned())
         data = py::detail::array_proxy(copies_.emplace_back(copy_of(grad)).ptr())->data;
-      else if (member.size != 0 && !grad.contiguous())
+      else if (in_rows(grad, i))
         rows = &rows_.emplace_back(elements_of(grad));
       plan_.add(i, data, format_of(grad.dtype()), rows, wish);
+      if (hold) grads_.emplace_back(grad, wish.zero_grads);
       if (member.size == 0) continue;
       written_.expect_apart(grad, name("grads", i), hints_[i]);
       if (!wish.zero_grads) continue;
@@ -500,7 +518,25 @@ class BoundPlan {
       if (!grad.aligned()) emptied_.push_back(held_.back());
     }
     if (!zeroed.empty()) expect_disjoint(zeroed);
+    return !others_ran || nothing_moved();
+  }
+
+  /// Whether the arrays of the step that is being taken are still as they were found to be.
+  bool nothing_moved() const {
+    auto rows = rows_.begin();
+    for (std::size_t k = 0; k < held_.size(); ++k) {
+      const std::size_t i = plan_.which()[k];
+      if (!unchanged(i) || !grads_[k].unchanged() || !grads_[k].has_shape(shapes_.data() + first_shape_[i]))
+        return false;
+      const Array grad(held_[k], name("grads", i), Accepted::floats, Alignment::any);
+      if (in_rows(grad, i) && !(rows != rows_.end() && *rows++ == elements_of(grad))) return false;
+    }
     return true;
+  }
+
+  /// Whether a gradient is read in rows, and neither as it lies nor from a copy.
+  bool in_rows(const Array& grad, std::size_t i) const {
+    return plan_.members[i].size != 0 && grad.aligned() && !grad.contiguous();
   }
 
   /// That no two of these gradients share memory.
@@ -512,7 +548,7 @@ class BoundPlan {
     std::vector<Part> parts, open;
     for (const std::size_t k : which) {
       const Array grad(held_[k], name("grads", plan_.which()[k]), Accepted::floats, Alignment::any);
-      parts.push_back({Spans::extent(grad), k, grad.contiguous()});
+      parts.push_back({Spans::extent(grad.object()), k, grad.contiguous()});
     }
     std::sort(parts.begin(), parts.end(), [](const Part& a, const Part& b) { return a.begin < b.begin; });
     for (const Part& part : parts) {
@@ -531,6 +567,7 @@ class BoundPlan {
   }
 
   void let_go() {
+    grads_.clear();
     held_.clear();
     copies_.clear();
     emptied_.clear();
@@ -557,7 +594,6 @@ class BoundPlan {
   std::vector<PyObject*> params_;
   std::vector<const Entry*> entries_;
   std::vector<Checked> checked_;                  // of all members, the parameter's first
-  bool state_is_shared_ = true;                   // whether somebody else has arrays of the state
   std::vector<std::size_t> first_, first_shape_;  // those of each member
   std::vector<std::ptrdiff_t> shapes_;            // of the parameters
   std::vector<std::size_t> hints_;                // where each gradient lay among what is written
@@ -567,12 +603,13 @@ class BoundPlan {
 
   std::vector<Seen> seen_;
   py::tuple names_;
-  py::list changed_;
+  py::list changed_, shared_;
 
   // Of the step that is being taken; they keep their memory.
   std::optional<std::uint32_t> in_use_;  // since which fork
   std::vector<Rows> rows_;
   std::vector<py::object> held_;     // gradients
+  std::vector<Checked> grads_;       // as they were when they were checked
   std::vector<py::object> copies_;   // of those that are not aligned
   std::vector<py::object> emptied_;  // those of these that become zero
 };
@@ -610,7 +647,7 @@ void bind_optim(py::module_& m) {
       .def("set_options", &BoundPlan::set_options, py::arg("options"),
            "For each group a tuple of floats, in the order that `rules` gives.")
       .def("watch", &BoundPlan::watch, py::arg("groups"), py::arg("names"), py::arg("values"), py::arg("changed"),
-           "Says what current() compares.")
+           py::arg("shared"), "Says what current() compares.")
       .def("current", &BoundPlan::current, py::arg("groups"), "Whether nothing has changed that was watched.")
       .def(
           "step", &BoundPlan::step, py::arg("grads"), py::arg("options") = py::none(),
@@ -619,12 +656,10 @@ void bind_optim(py::module_& m) {
           "Checks the gradients, and takes and counts a step: (count, norm, skipped), or None if an array has changed.")
       .def("same_members", &BoundPlan::same_members, py::arg("groups"),
            "Whether nothing has changed but values of hyperparameters.")
-      .def("step_if_current", &BoundPlan::step_if_current, py::arg("turn"), py::arg("groups"), py::arg("grads"),
-           py::arg("options") = py::none(), "step() with the turn, if current().")
+      .def("step_if_current", &BoundPlan::step_if_current, py::arg("turn"), py::arg("simple"), py::arg("groups"),
+           py::arg("grads"), py::arg("options") = py::none(), "step() with the turn, if current().")
       .def("check", &BoundPlan::check, py::arg("grads"), py::arg("options") = py::none(),
            "Raises what is wrong with gradients; changes nothing.")
-      .def("share_state", &BoundPlan::share_state, py::arg("shared"),
-           "Whether steps look at the arrays of the state too, which somebody else has.")
       .def("unchanged", &BoundPlan::all_unchanged,
            "Whether all arrays are still what they were when they were checked.")
       .def("restart", &BoundPlan::restart, "Sets all counts to 0.")

@@ -81,7 +81,7 @@ struct Arguments {
   }
 
   std::uint64_t unsigned_of(const char* argument, py::handle object, int bits) const {
-    const auto number = py::reinterpret_steal<py::object>(PyNumber_Index(object.ptr()));
+    const auto number = py::reinterpret_steal<py::object>(is_bool(object) ? nullptr : PyNumber_Index(object.ptr()));
     if (!number) {
       PyErr_Clear();
       throw py::type_error(call.text(argument) + " must be an integer, got " + std::string(py::repr(object)));

@@ -14,12 +14,15 @@ struct Rows {
   struct Axis {
     std::size_t count;
     std::ptrdiff_t stride;  ///< in elements
+    bool operator==(const Axis&) const = default;
   };
 
   std::size_t width = 0;    ///< elements in a row
   std::ptrdiff_t step = 1;  ///< from one element of a row to the next, in elements
   std::vector<Axis> axes;   ///< how rows are counted, outermost axis first
   std::vector<Axis> inner;  ///< how the elements of a row are counted where one step cannot say it; otherwise empty
+
+  bool operator==(const Rows&) const = default;
 
   std::size_t count() const {
     std::size_t rows = 1;

@@ -82,7 +82,7 @@ class Layer:
         arrays = {key: _converted(name, key, state_dict[key], own[key]) for key in own if key in state_dict}
         for key in arrays:
             if not own[key].flags.writeable:
-                raise ValueError(f"{name}: the layer's {key} is read-only, but would be written")
+                raise ValueError(f"{name}: the layer's {key} is read-only, but would be written; give a copy")
         commit([own[key] for key in arrays], arrays.values())
 
     def __getstate__(self) -> dict[str, Any]:

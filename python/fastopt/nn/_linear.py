@@ -63,9 +63,9 @@ class _Linear(Layer):
         layer = type(self).__name__
         self._rows("out", out, shape[-1], shape, dtype)
         if not out.flags.c_contiguous:
-            raise TypeError(f"{layer}: out must be C-contiguous")
+            raise TypeError(f"{layer}: out must be C-contiguous; give numpy.ascontiguousarray(…)")
         if not out.flags.writeable:
-            raise TypeError(f"{layer}: out is read-only, but would be written")
+            raise TypeError(f"{layer}: out is read-only, but would be written; give a copy")
         if any(np.may_share_memory(out, array) for array in (*read, *self.params.values(), *self.grads.values())):
             raise ValueError(f"{layer}: out would be written, but overlaps another array")
 

@@ -25,11 +25,12 @@ def exchange(function: str, records: list[Record], labels: list[str], swapped: A
 
     A parameter of 16 bits cannot hold its average, which is held beside it meanwhile, so that both come back exactly.
     """
-    some = [(record, label) for record, label in zip(records, labels, strict=True) if "ema_param" in record.state]
+    back = bool(swapped)
+    every = zip(records, labels, strict=True)
+    some = [(record, label) for record, label in every if "ema_param" in (record.seen if back else record.state)]
     some_labels = [label for _, label in some]
     is_writeable(function, [record.param for record, _ in some], some_labels)
     is_writeable(function, [record.state["ema_param"] for record, _ in some], some_labels, "ema_params")
-    back = bool(swapped)
     targets: list[Array] = []
     sources: list[Any] = []
     for record, _ in some:

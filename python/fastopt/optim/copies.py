@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 # Attributes of an optimizer that are made anew.
 MADE = (
     "_turn", "_plan", "_extents", "_changed", "_added", "_name", "_values", "_groups", "_records", "_labels", "_rules",
-    "_fresh", "_seen", "_shared", "_simple", "_whole", "_count", "_swapped", "_accumulated",
+    "_fresh", "_seen", "_shared", "_simple", "_viewed", "_whole", "_count", "_swapped", "_accumulated",
 )  # fmt: skip
 
 
@@ -66,8 +66,9 @@ def revived(optimizer: Optimizer, state: Mapping[str, Any]) -> dict[str, Any]:
         "_rules": [],
         "_fresh": [],
         "_seen": [],
-        "_shared": True,  # somebody may have got them in the same pickle
-        "_simple": False,
+        "_shared": [True],  # somebody may have got them in the same pickle
+        "_simple": [None],
+        "_viewed": ([], ()),
         "_whole": None if state["whole"] is None else _structure(name, state["whole"]),
         "_count": np.array(state["count"], np.int64),
         "_swapped": np.array(state["swapped"]),

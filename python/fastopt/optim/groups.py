@@ -5,17 +5,17 @@ from __future__ import annotations
 import inspect
 import re
 from bisect import bisect, insort
-from collections import deque
 from collections.abc import Iterable, Mapping
 from functools import partial
-from itertools import chain, repeat
+from itertools import repeat
 from operator import attrgetter, is_
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 import numpy as np
 
-from .._check import did_you_mean, type_of
+from .._check import did_you_mean, real, type_of
+from .._commit import at_once
 from .._core import kernels
 from .._rules import AROUND, AROUND_TEXTS, Hyperparameters, Rule
 from ._formats import zeros_like
@@ -66,9 +66,10 @@ class Groups:
     _fresh: list[int]  # numbers of parameters with entries that begin as the parameter
     _count: Array  # steps taken; int64, without axes
     _accumulated: Accumulator | None
-    _shared: bool  # whether somebody has been given arrays of the state, and may change them
+    _shared: list[bool]  # one entry: whether somebody has been given arrays of the state, and may change them
+    _viewed: tuple[list[Record], tuple[dict[str, Any], ...]]  # records, and their states
     _grouped: bool  # whether gradients come in a list with one entry for each group
-    _simple: bool  # whether a list of gradients may go to the plan as it is
+    _simple: list[Any]  # one entry: the plan, if a list of gradients may go to it as it is; otherwise None
     _whole: Structure | None  # the structure of gradients where it is not that of the groups
     _extents: list[tuple[int, int, str]] | None  # of the parameters' memory, sorted
 
@@ -137,8 +138,8 @@ class Groups:
                     kinds[state] = kind
         return kinds
 
-    def _new_group(self, param_group: Mapping[str, Any], first: int) -> Group:
-        """A group, checked, with the structure of its parameters."""
+    def _new_group(self, param_group: Mapping[str, Any], first: int, whole: Structure | None) -> Group:
+        """A group, checked, with the structure of its parameters; ``whole`` is that of all, from the ``first`` on its."""
         name = self._name
         if not isinstance(param_group, Mapping) or "params" not in param_group:
             raise TypeError(f"{name}: a group must be a dict with params, got {param_group!r}")
@@ -148,8 +149,8 @@ class Groups:
             raise TypeError(f"{name}: params must be a list or a dict of arrays, got {type_of(params)}")
         structure = Structure(name, params if isinstance(params, Mapping) else list(params))
         names = structure.names
-        if self._whole is not None:
-            names = self._whole.names[first : first + len(structure.leaves)]
+        if whole is not None:
+            names = whole.names[first : first + len(structure.leaves)]
         group: dict[str, Any] = {**self.defaults, **param_group, "params": [*structure.leaves]}
         if names:
             group["param_names"] = names
@@ -161,6 +162,16 @@ class Groups:
                 raise ValueError(
                     f"{self._name}: unknown hyperparameter {key!r}{did_you_mean(str(key), self._hyperparameters)}"
                 )
+            if key in SCHEDULED:
+                real(self._name, key, group[key])
+
+    def _expect_names(self, index: int, group: Mapping[str, Any]) -> None:
+        names, count = group.get("param_names"), len(group["params"])
+        strings = isinstance(names, list | tuple) and all(isinstance(one, str) for one in names)
+        if names is not None and not (strings and len(names) == count):
+            raise ValueError(
+                f"{self._name}: param_names of param_groups[{index}] must be {count} strings, got {names!r}"
+            )
 
     def _new_record(self, param: Any, label: str) -> Record:
         if not isinstance(param, np.ndarray):
@@ -207,7 +218,7 @@ class Groups:
                 if rules[index].kind != self._rules[index].kind:
                     return False
         self._plan.set_options(self._options(rules))
-        self._plan.watch(self.param_groups, self._hyperparameters, values, self._changed)
+        self._plan.watch(self.param_groups, self._hyperparameters, values, self._changed, self._shared)
         self._rules, self._seen = rules, values
         return True
 
@@ -233,15 +244,7 @@ class Groups:
             params = group["params"]
             if not isinstance(params, list):
                 raise TypeError(f"{name}: params of param_groups[{index}] must be a list, got {type_of(params)}")
-            names = group.get("param_names")
-            if names is not None and not (
-                isinstance(names, list | tuple)
-                and len(names) == len(params)
-                and all(isinstance(one, str) for one in names)
-            ):
-                raise ValueError(
-                    f"{name}: param_names of param_groups[{index}] must be {len(params)} strings, got {names!r}"
-                )
+            self._expect_names(index, group)
             one = known.get(id(group)) or around.get(id(params))  # or a new dict around the same parameters
             structure = one.structure if one is not None else Structure(name, params)
             if len(params) != len(structure.leaves):
@@ -304,10 +307,10 @@ class Groups:
     def _adopt(self, new: Planned, more: Iterable[tuple[dict[str, Any], Mapping[str, Any]]] = ()) -> None:
         """Takes a plan over with all that belongs to it; ``more`` are further dicts and what they are updated with."""
         new.plan.set_options(self._options(new.rules))
-        new.plan.share_state(self._shared)
         constant = all(_is_constant(value) for some in new.values for value in some)
         of_groups = [one.group for one in new.groups]
-        new.plan.watch(of_groups, self._hyperparameters, new.values, self._changed if constant else ALWAYS)
+        changed = self._changed if constant else ALWAYS
+        new.plan.watch(of_groups, self._hyperparameters, new.values, changed, self._shared)
         update: dict[str, Any] = {"_rules": new.rules, "_groups": new.groups, "_seen": new.values if constant else []}
         states = new.states
         if states is not None:
@@ -320,13 +323,12 @@ class Groups:
                 "_fresh": [i for i, (_, keys) in enumerate(new.fresh) if keys],
                 "_grouped": self._grouped or len(new.groups) > 1,
                 "_whole": self._whole_for(new),
-                "_simple": False,
             }
         kept = [record.state for record in new.records] if states is not None else []
         forms = [forms_of(state) for state in states or ()]
         dicts, updates = zip((vars(self), update), *more, strict=True)
-        # Iterators in C that call functions in C: no signal handler runs between, and no other thread.
-        calls = (
+        at_once(
+            map(list.__setitem__, [self._simple], [0], [None]),
             map(dict.clear, kept),
             map(dict.update, kept, states or ()),
             map(setattr, new.records, repeat("seen"), states or ()),
@@ -335,19 +337,12 @@ class Groups:
             map(dict.update, dicts, updates),
             map(list.__setitem__, [self._changed], [0], [False]),
         )
-        deque(chain.from_iterable(calls), maxlen=0)
 
     def _settle(self) -> None:
         """Follows what has changed, in place too, before something else than a step reads or writes the parameters."""
         self._follow()
         if not self._plan.unchanged():
             self._adopt(self._planned(anew=True))
-
-    def _share(self) -> None:
-        """Arrays of the state are about to be given to somebody: steps look at them from now on."""
-        if not self._shared:
-            self._shared = True
-            self._plan.share_state(True)
 
     def _whole_for(self, new: Planned) -> Structure | None:
         """The structure of all gradients, as long as there are as many."""

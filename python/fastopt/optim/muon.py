@@ -63,7 +63,7 @@ class _Plan:
         )
         self.watch, self.check = self._plan.watch, self._plan.check
         self.current, self.same_members = self._plan.current, self._plan.same_members
-        self.share_state, self.unchanged = self._plan.share_state, self._plan.unchanged
+        self.unchanged = self._plan.unchanged
 
     def set_options(self, options: list[Rule]) -> None:
         self._rules = options
@@ -77,6 +77,7 @@ class _Plan:
     def step(
         self, grads: list[Any], options: tuple[float, ...] | None = None, emptied: Any = None
     ) -> tuple[int, float | None, bool] | None:
+        grads = [*grads]  # another thread may change the list meanwhile
         for member, trial in zip(self._members, self._trial, strict=True):
             for mine, its in zip(_written(trial), _written(member), strict=True):
                 mine[...] = its

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from .._check import closest, did_you_mean, flag, type_of
+from .._commit import at_once
 from .._core import kernels
 from .._rules import AROUND
 from . import files
@@ -19,7 +20,7 @@ from .averages import averages_of, exchange
 from .copies import pickled, revived
 from .groups import Groups
 from .parameters import Array, Grads, Group, Params, SplitGroups, Structure, flattened, forms_of
-from .plan import begin, step_options
+from .plan import begin, step_options, unmoved
 from .state_dict import Reader, expect_complete, plain, written
 
 
@@ -85,8 +86,7 @@ class Optimizer(Groups):
         self._changed, self._added = [False], False
         self._fresh = []
         self._seen = []
-        self._shared = False
-        self._simple = False  # whether a list of gradients may go to the plan as it is
+        self._shared, self._simple, self._viewed = [False], [None], ([], ())
         self._count = np.zeros((), np.int64)
         self._swapped = np.zeros((), np.bool_)  # whether the parameters stand for their averages
         self._accumulated = None
@@ -103,15 +103,20 @@ class Optimizer(Groups):
         self._whole = params.structure if isinstance(params, SplitGroups) else None
         first = 0
         for group in groups if self._grouped else [{"params": params if one else groups}]:
-            new = self._new_group(group, first)
+            new = self._new_group(group, first, self._whole)
             self._groups.append(new)
             self.param_groups.append(new.group)
             first += len(new.structure.leaves)
         self._adopt(self._planned())
 
     def __setattr__(self, name: str, value: Any) -> None:
-        known = self.__dict__.get("_hyperparameters", ())
-        meant = name if name in known else "" if name.startswith("_") or name in vars(self) else closest(name, known)
+        known, own = self.__dict__.get("_hyperparameters", ()), getattr(type(self), name, None)
+        if isinstance(own, property) and own.fset is None:
+            raise AttributeError(
+                f"{self._name}: {name} cannot be set; its arrays and entries can, and load_state_dict takes another state"
+            )
+        free = name.startswith("_") or name in vars(self) or own is not None
+        meant = name if name in known else "" if free else closest(name, known)
         if meant:
             raise TypeError(
                 f"{self._name}: {name} is no attribute of an optimizer; hyperparameters belong to its groups: "
@@ -140,32 +145,34 @@ class Optimizer(Groups):
             if not self._added or len(self.param_groups) != len(self._groups):
                 self._follow()
             first = len(self._labels)
-            whole, self._whole = self._whole, None
-            try:
-                new = self._new_group(param_group, first)
-                rule = self._rule_for(new.group)
-                labels = new.structure.labels(first)
-                kernels.expect_disjoint(self._name, new.structure.leaves, labels)
-                records = [
-                    self._new_record(param, label) for param, label in zip(new.structure.leaves, labels, strict=True)
-                ]
-                members, states, fresh = self._members(records, labels, [0] * len(records), [rule], [new.group])
-                self._make_plan(self._name, members)
-                extents = self._extents_with(records, labels)
-            except BaseException:
-                self._whole = whole
-                raise
+            new = self._new_group(param_group, first, None)
+            rule = self._rule_for(new.group)
+            labels = new.structure.labels(first)
+            kernels.expect_disjoint(self._name, new.structure.leaves, labels)
+            records = [
+                self._new_record(param, label) for param, label in zip(new.structure.leaves, labels, strict=True)
+            ]
+            members, states, fresh = self._members(records, labels, [0] * len(records), [rule], [new.group])
+            self._make_plan(self._name, members)
             for record, state, begun in zip(records, states, fresh, strict=True):
                 dict.update(record.state, state)
                 record.seen, record.forms, record.fresh = state, forms_of(state), begun
-            self._changed[0] = self._added = self._grouped = True
-            self._simple = False
-            self._extents = extents
-            self._labels = self._labels + labels
-            self._records = self._records + records
-            self._rules = [*self._rules, rule]
-            self._groups = [*self._groups, new]
-            self.param_groups.append(new.group)
+            update = {
+                "_added": True,
+                "_grouped": True,
+                "_whole": None,
+                "_extents": self._extents_with(records, labels),
+                "_labels": self._labels + labels,
+                "_records": self._records + records,
+                "_rules": [*self._rules, rule],
+                "_groups": [*self._groups, new],
+            }
+            at_once(
+                map(list.__setitem__, [self._simple], [0], [None]),
+                map(list.__setitem__, [self._changed], [0], [True]),
+                map(dict.update, [vars(self)], [update]),
+                map(list.append, [self.param_groups], [new.group]),
+            )
 
     # The step
 
@@ -227,8 +234,8 @@ class Optimizer(Groups):
                 skip_nonfinite,
                 zero_grads,
             )
-        if self._simple and type(grads) is list:
-            outcome = self._plan.step_if_current(self._turn, self.param_groups, grads, options)  # type: ignore[attr-defined]
+        if type(grads) is list and (simple := self._simple[0]) is not None:
+            outcome = simple.step_if_current(self._turn, self._simple, self.param_groups, grads, options)
             if outcome is not None:
                 return StepInfo(*outcome)
         with self._turn:
@@ -258,14 +265,9 @@ class Optimizer(Groups):
                 raise ValueError(f"{self._name}: an array of the state or a parameter is changed by another thread")
         if self._fresh:
             self._fresh = [i for i in self._fresh if self._records[i].is_fresh()]
-        self._simple = (
-            not self._fresh
-            and not self._grouped
-            and self._whole is None
-            and bool(self._groups)
-            and self._groups[0].structure.flat
-        )
-        self._simple = self._simple and isinstance(self._plan, kernels.Plan) and type(self)._take is Optimizer._take
+        flat_list = self._groups and self._groups[0].structure.flat and not self._grouped and self._whole is None
+        plain = flat_list and not self._fresh and type(self)._take is Optimizer._take
+        self._simple[0] = self._plan if plain and isinstance(self._plan, kernels.Plan) else None
         return StepInfo(*outcome)
 
     def _ready(self, grads: Any, options: tuple[float, ...] | None = None, gathered: bool = False) -> list[Any]:
@@ -339,13 +341,13 @@ class Optimizer(Groups):
 
         A parameter that has no average stands for itself.
         """
-        self._share()
-        if not self._swapped:
-            with self._turn:
+        with self._turn:
+            self._shared[0] = True
+            if not self._swapped:
                 self._follow()
-        averages = iter(averages_of(self._records, bool(self._swapped)))
-        built = [one.structure.build([next(averages) for _ in one.structure.leaves]) for one in self._groups]
-        return built if self._grouped or not built else built[0]
+            averages = iter(averages_of(self._records, bool(self._swapped)))
+            built = [one.structure.build([next(averages) for _ in one.structure.leaves]) for one in self._groups]
+            return built if self._grouped or not built else built[0]
 
     def swap_ema(self) -> None:
         """Exchanges the contents of the parameters and their averages, all or none; calling it again brings them back.
@@ -359,11 +361,10 @@ class Optimizer(Groups):
                 self._settle()
             else:
                 self._expect_swapped_params()
-                for record, label in zip(self._records, self._labels, strict=True) if self._changed[0] else ():
-                    self._entries(record, label)  # raises where somebody has put something wrong into a state
+                self._adopt_entries()
             if not any("ema_param" in record.state for record in self._records):
                 raise ValueError(f"{self._name}: there are no averages; set ema_decay or swa_start")
-            self._simple = False
+            self._simple[0] = None
             exchange(self._name, self._records, self._labels, self._swapped)
 
     def _expect_ready(self) -> None:
@@ -383,15 +384,32 @@ class Optimizer(Groups):
         if params != [id(record.param) for record in self._records]:
             raise ValueError(f"{self._name}: parameters were replaced while they are swapped; put them back first")
 
+    def _adopt_entries(self) -> None:
+        """Takes over what somebody has put into the states while parameters and averages are swapped, all or nothing."""
+        found = []
+        for record, label in zip(self._records, self._labels, strict=True):
+            unmoved(self._name, record, label)
+            found.append(self._entries(record, label))
+            if "ema_param" in record.seen and "ema_param" not in found[-1]:
+                raise ValueError(
+                    f"{self._name}: state of params{label} has no ema_param, for which the parameter is swapped; put it back"
+                )
+        at_once(map(dict.update, [record.state for record in self._records], found))
+
     @contextmanager
     def using_ema(self) -> Iterator[None]:
         """Within it the parameters are their averages."""
         self._expect_unswapped()
-        self.swap_ema()
         try:
+            self.swap_ema()
             yield
         finally:
-            self.swap_ema()
+            try:
+                if self._swapped:
+                    self.swap_ema()
+            finally:
+                if self._swapped:  # an interrupt came between
+                    self.swap_ema()
 
     # State
 
@@ -401,8 +419,10 @@ class Optimizer(Groups):
 
         An entry may be replaced, ``opt.state[0]["momentum_buffer"] = zeros``: the next step checks it and goes on with it.
         """
-        self._share()
-        return tuple(record.state for record in self._records)
+        self._shared[0] = True
+        if self._viewed[0] is not self._records:
+            self._viewed = self._records, tuple(record.state for record in self._records)
+        return self._viewed[1]
 
     def _extra(self) -> dict[str, Any]:
         """What a subclass keeps beside arrays, as JSON knows it."""
@@ -426,8 +446,7 @@ class Optimizer(Groups):
         """
         copy = flag(self._name, "copy", copy)
         with self._turn:
-            if not copy:
-                self._share()
+            self._shared[0] = self._shared[0] or not copy
             return self._state_dict(copy)
 
     def _state_dict(self, copy: bool) -> dict[str, Any]:
@@ -435,6 +454,8 @@ class Optimizer(Groups):
             raise ValueError(f"{self._name}: accumulated gradients would be lost; step() first")
         self._expect_unswapped()
         self._follow()
+        for index, group in enumerate(self.param_groups):
+            self._expect_names(index, group)  # a list of them may have changed in place
         for record in self._records:
             begin(record)
         own = {"class": self._name, "step": int(self._count), **self._extra()}
@@ -446,7 +467,8 @@ class Optimizer(Groups):
         The arrays are copied.  Parameters are matched by their names where both sides have names, otherwise by position.
         Hyperparameters are restored too; those that the state does not have stay as they are.  So do ``weights``, ``moments`` and
         ``moment_rounding``: state that is in other formats is converted; and the hyperparameters of averages, if the state is of an
-        optimizer without averages.  What the state lacks, such as an average, begins with the next step.
+        optimizer without averages.  What the state lacks, such as an average, begins with the next step.  What ``accumulate`` has
+        gathered is dropped.
 
         Args:
             state_dict: What :meth:`state_dict` returned, here or in torch.
@@ -500,8 +522,7 @@ class Optimizer(Groups):
             OSError: The file cannot be written; the old one is still there.
         """
         with self._turn:
-            if schedule is not None and not hasattr(schedule, "state_dict"):
-                raise TypeError(f"{self._name}: schedule must be a schedule, got {type_of(schedule)}")
+            self._expect_schedule(schedule)
             state = self._state_dict(copy=False)
             arrays = {f"{i}.{name}": array for i, one in state["state"].items() for name, array in one.items()}
             groups = [{key: plain(value) for key, value in group.items()} for group in state["param_groups"]]
@@ -523,8 +544,7 @@ class Optimizer(Groups):
                 class.  Nothing has been changed then.
             OSError: The file cannot be read.
         """
-        if schedule is not None and not hasattr(schedule, "load_state_dict"):
-            raise TypeError(f"{self._name}: schedule must be a schedule, got {type_of(schedule)}")
+        self._expect_schedule(schedule)
         arrays, metadata = files.load(path)
         if not {"param_groups", "fastopt"} <= metadata.keys():
             raise ValueError(f"{self._name}: {os.fspath(path)} is not the state of an optimizer")
@@ -533,19 +553,33 @@ class Optimizer(Groups):
         state: dict[int, dict[str, Array]] = {}
         for key, array in arrays.items():
             number, _, name = key.partition(".")
+            if not number.isdecimal():
+                raise ValueError(f"{self._name}: {os.fspath(path)} is not the state of an optimizer: it has {key!r}")
             state.setdefault(int(number), {})[name] = array
         saved = {"state": state, "param_groups": metadata["param_groups"], "fastopt": metadata["fastopt"]}
+        by_position = flag(self._name, "by_position", by_position)
+        with self._turn:
+            if schedule is None:
+                self._load(saved, by_position)
+                return
+            self._follow()
+            before, count = schedule.state_dict(), self._count
+            try:
+                schedule.load_state_dict(metadata["schedule"])
+                self._load(saved, by_position)
+            except BaseException:
+                if self._count is count:  # else all has been loaded
+                    schedule.load_state_dict(before)
+                raise
+
+    def _expect_schedule(self, schedule: Any) -> None:
         if schedule is None:
-            self.load_state_dict(saved, by_position=by_position)
             return
-        before, plan = schedule.state_dict(), self._plan
-        try:
-            schedule.load_state_dict(metadata["schedule"])
-            self.load_state_dict(saved, by_position=by_position)
-        except BaseException:
-            if self._plan is plan:
-                schedule.load_state_dict(before)
-            raise
+        if isinstance(schedule, type) or isinstance(schedule, Optimizer) or not hasattr(schedule, "load_state_dict"):
+            found = schedule.__name__ if isinstance(schedule, type) else type_of(schedule)
+            raise TypeError(f"{self._name}: schedule must be a schedule, got {found}")
+        if getattr(schedule, "optimizer", self) is not self:
+            raise ValueError(f"{self._name}: schedule is that of another optimizer")
 
     def __getstate__(self) -> dict[str, Any]:
         with self._turn:

@@ -43,11 +43,15 @@ class Plan(Protocol):
 
     def set_options(self, options: list[Any]) -> None: ...
     def watch(
-        self, groups: list[dict[str, Any]], names: tuple[str, ...], values: list[Any], changed: list[bool]
+        self,
+        groups: list[dict[str, Any]],
+        names: tuple[str, ...],
+        values: list[Any],
+        changed: list[bool],
+        shared: list[bool],
     ) -> None: ...
     def current(self, groups: Any) -> bool: ...
     def same_members(self, groups: Any) -> bool: ...
-    def share_state(self, shared: bool) -> None: ...
     def unchanged(self) -> bool: ...
     def check(self, grads: list[Any], options: tuple[float, ...] | None = None) -> None: ...
     def step(
@@ -180,4 +184,4 @@ def is_writeable(function: str, arrays: list[Array], labels: list[str], argument
     """Raises where one of them is read-only, before anything is written."""
     for array, label in zip(arrays, labels, strict=True):
         if not array.flags.writeable:
-            raise TypeError(f"{function}: {argument}{label} is read-only, but would be written")
+            raise TypeError(f"{function}: {argument}{label} is read-only, but would be written; give a copy")

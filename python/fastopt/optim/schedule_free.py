@@ -41,8 +41,10 @@ class ScheduleFree(Optimizer):
 
         Raises:
             TypeError: A parameter is read-only.  Nothing has been changed then.
+            ValueError: The parameters are swapped for their averages.
         """
         with self._turn:
+            self._expect_unswapped()
             if not self._training:
                 self._settle()
                 self._move(lambda beta: 1 - beta, training=True)
@@ -52,15 +54,17 @@ class ScheduleFree(Optimizer):
 
         Raises:
             TypeError: A parameter is read-only.  Nothing has been changed then.
+            ValueError: The parameters are swapped for their averages.
         """
         with self._turn:
+            self._expect_unswapped()
             if self._training:
                 self._settle()
                 self._move(lambda beta: 1 - 1 / beta, training=False)
 
     def _move(self, weight: Callable[[float], float], training: bool) -> None:
         """Moves the parameters towards z."""
-        self._simple = False  # the next step looks which view it is
+        self._simple[0] = None  # the next step looks which view it is
         is_writeable(self._name, [record.param for record in self._records], self._labels)
         records = iter(self._records)
         both: list[tuple[Array, Any]] = []

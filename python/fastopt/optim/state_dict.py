@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy as _copy
 from collections.abc import Mapping
+from numbers import Number
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -120,12 +121,13 @@ class Reader:
             found = len(params) if isinstance(params, list | tuple) else "no"
             raise ValueError(f"{self._name}: group {index} of state_dict has {found} parameters, expected {count}")
         names, others = group.get("param_names"), other.get("param_names")
-        if by_position or not names or not others:
+        if by_position or not names or not others or [*names] == [*others]:
             return list(params)
         strings = isinstance(others, list | tuple) and all(isinstance(one, str) for one in others)
-        if not strings or len(others) != count or len({*others}) != count:
+        if not strings or len(others) != count or len({*others}) != count or len({*names}) != count:
             raise ValueError(
-                f"{self._name}: param_names of group {index} of state_dict must name {count} parameters, got {others!r}"
+                f"{self._name}: param_names of group {index} of state_dict must name {count} parameters, got {others!r}; "
+                "where names are not unique, load with by_position=True"
             )
         if {*names} != {*others}:
             raise ValueError(
@@ -239,7 +241,9 @@ def plain(value: Any) -> Any:
         if getattr(value, "ndim", 0) == 1 and len(value) > 1:
             return tuple(value.tolist())
         try:
-            return value.item()
+            value = value.item()
         except (ValueError, RuntimeError):  # more than one number, which the check of the hyperparameter refuses
             return value
+    if isinstance(value, Number) and not isinstance(value, int | float | complex):  # fractions, decimals, long doubles
+        return float(value)  # type: ignore[arg-type]
     return value

@@ -105,12 +105,29 @@ class SwitchOptimizer(Optimizer):
         tolerance: float = 1e-9,
         **around: Unpack[Around],
     ) -> None:
-        name = type(self).__name__
-        self.switch_at = None if switch_at is None else whole(name, "switch_at", switch_at, 1)
-        self.tolerance = number(name, "tolerance", tolerance, 0)
+        self.switch_at, self.tolerance = switch_at, tolerance
         super().__init__(
             params, around, lr=lr, betas=betas, eps=eps, weight_decay=weight_decay, sgd_lr=sgd_lr, switch_lr=None
         )
+
+    @property
+    def switch_at(self) -> int | None:
+        """The last step of Adam, at least 1; ``None`` for when γ has settled."""
+        return self._switch_at
+
+    @switch_at.setter
+    def switch_at(self, value: int | None) -> None:
+        self._switch_at = None if value is None else whole(type(self).__name__, "switch_at", value, 1)
+        vars(self).get("_changed", [False])[0] = True  # Adam's step is projected, or not
+
+    @property
+    def tolerance(self) -> float:
+        """How little γ may differ from its average to have settled, at least 0."""
+        return self._tolerance
+
+    @tolerance.setter
+    def tolerance(self, value: float) -> None:
+        self._tolerance = number(type(self).__name__, "tolerance", value, 0)
 
     @property
     def switched(self) -> bool:
@@ -151,16 +168,21 @@ class SwitchOptimizer(Optimizer):
         self._measures = any(one and grad is not None for one, grad in zip(projected, flat, strict=False))
         return flat
 
+    def _follow(self) -> None:
+        self._advance()
+        super()._follow()
+
     def _advance(self) -> None:
-        """Does what follows from the last step, if that has not been done: averages γ, and switches."""
-        if self._switched or self._ratio.step == int(self._count):
+        """Does what follows from the last step, as far as that has not been done: averages γ, and switches."""
+        if self._switched:
             return
-        beta2 = float(plain(self.param_groups[0]["betas"])[1])
-        sums = self._plan.measured() if self._measures else None
-        ratio = self._ratio.after(sums, int(self._count), beta2)
-        due = ratio.step >= self.switch_at if self.switch_at is not None else ratio.settled < self.tolerance
-        if not (due and self._switch(ratio)):
-            self._ratio = ratio
+        if self._ratio.step != int(self._count):
+            beta2 = float(plain(self.param_groups[0]["betas"])[1])
+            self._ratio = self._ratio.after(self._plan.measured() if self._measures else None, int(self._count), beta2)
+        ratio, at = self._ratio, self.switch_at
+        if ratio.step >= at if at is not None else ratio.settled < self.tolerance:
+            super()._follow()
+            self._switch(ratio)
 
     def _switch(self, ratio: _Ratio) -> bool:
         """Goes on with SGD, at a rate without its momentum if groups have none of their own; False if none is known yet."""
