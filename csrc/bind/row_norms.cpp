@@ -20,7 +20,7 @@ struct Axes {
 
   Axes(const Call& call, const Array& x, const char* x_name, py::handle normalized_shape) {
     if (!PyIndex_Check(normalized_shape.ptr()) && py::isinstance<py::sequence>(normalized_shape) &&
-        !py::isinstance<py::str>(normalized_shape))
+        !py::isinstance<py::str>(normalized_shape) && !py::isinstance<py::bytes>(normalized_shape))
       for (const py::handle axis : normalized_shape) normalized.push_back(call.integer(axis, "normalized_shape"));
     else
       normalized.push_back(call.integer(normalized_shape, "normalized_shape"));

@@ -278,6 +278,8 @@ def reclaim_threads() -> None:
 
 def _count(function: str, n: int) -> int:
     try:
+        if isinstance(n, bool):
+            raise TypeError
         count = operator.index(n)
     except TypeError:
         raise TypeError(f"{function}: n must be an integer, got {n!r}") from None

@@ -72,7 +72,8 @@ def to_torch(state_dict: Mapping[str, Any]) -> dict[str, Any]:
         TypeError: It is not the state of an optimizer of fastopt's.
         ValueError: torch has no such optimizer, or it lacks a hyperparameter that has an effect here.
     """
-    if not isinstance(state_dict, Mapping) or not {"state", "param_groups", "fastopt"} <= state_dict.keys():
+    own = state_dict.get("fastopt") if isinstance(state_dict, Mapping) else None
+    if not isinstance(own, Mapping) or "class" not in own or not {"state", "param_groups"} <= state_dict.keys():
         raise TypeError(
             "to_torch: state_dict must be what the state_dict() of an optimizer of fastopt's returned, "
             f"got {type(state_dict).__name__}"
@@ -81,7 +82,7 @@ def to_torch(state_dict: Mapping[str, Any]) -> dict[str, Any]:
         import torch
     except ImportError:
         raise ImportError("to_torch: torch is not installed") from None
-    name = state_dict["fastopt"]["class"]
+    name = own["class"]
     theirs = getattr(torch.optim, name, None)
     if theirs is None:
         raise ValueError(f"to_torch: torch has no {name}")
@@ -107,12 +108,19 @@ def _group(name: str, group: Mapping[str, Any], known: Any) -> dict[str, Any]:
     taken = {}
     for key, value in group.items():
         if key in known or key not in defaults:
-            taken[key] = value.item() if isinstance(value, np.generic) else value
+            taken[key] = _plain(value)
         elif key in _STORAGE:
             continue
         elif value != defaults[key] and (key not in _NEEDS or group[_NEEDS[key]] not in (0, None)):
             raise ValueError(f"to_torch: torch's {name} has no {key}, which is {value!r}")
     return taken
+
+
+def _plain(value: Any) -> Any:
+    """A hyperparameter without NumPy's types around it."""
+    if isinstance(value, np.ndarray | np.generic):
+        return tuple(value.tolist()) if value.ndim else value.item()
+    return type(value)(map(_plain, value)) if isinstance(value, list | tuple) else value
 
 
 def __dir__() -> list[str]:

@@ -43,7 +43,7 @@ def array_of(
     if shape is not None and array.shape != shape:
         raise ValueError(f"{function}: {name} has shape {array.shape}, expected {shape}{why and ', ' + why}")
     if contiguous and not array.flags.c_contiguous:
-        raise TypeError(f"{function}: {name} must be C-contiguous")
+        raise TypeError(f"{function}: {name} must be C-contiguous; give numpy.ascontiguousarray(…)")
     return array
 
 

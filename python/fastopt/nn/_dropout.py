@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from .. import functional as F
-from .._check import number, whole
+from .._check import flag, number, whole
 from ..functional._arrays import array_of, memory_order
 from ._layer import Array, Layer, axis_of
 
@@ -37,13 +37,15 @@ class _Dropout(Layer):
 
     def __call__(self, x: Array, *, out: Array | None = None) -> Array:
         """``x`` with what is dropped, in ``out`` if that is given; without training, or with p = 0, ``x`` itself."""
-        options = self._options()
-        nothing, function = not (self.training and self.p), type(self)._forward
+        layer = type(self).__name__
+        number(layer, "p", self.p, 0, 1)
+        options, training = self._options(), flag(layer, "training", self.training)
+        nothing, function = not (training and self.p), type(self)._forward
         if nothing:
             array_of(function.__name__, "x", x)
         y = x if nothing and out is None else function(x, **options, out=out)
         self._kept = nothing, options, x.shape, memory_order(x)
-        if self.training:  # evaluation writes nothing that threads share
+        if training:  # evaluation writes nothing that threads share
             self.step += 1
         return y
 

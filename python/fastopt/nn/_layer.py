@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -141,10 +141,7 @@ def _dtype_of(layer: str, dtype: Any) -> np.dtype[Any]:
 def sizes_of(layer: str, name: str, shape: int | Iterable[int]) -> tuple[int, ...]:
     """The sizes of some axes, from a sequence or the only one of them."""
     sizes: tuple[Any, ...]
-    try:
-        sizes = tuple(shape)  # type: ignore[arg-type]
-    except TypeError:
-        sizes = (shape,)
+    sizes = tuple(shape) if isinstance(shape, Sequence) and not isinstance(shape, str | bytes) else (shape,)
     if not sizes:
         raise ValueError(f"{layer}: {name} must name at least one axis, got {shape!r}")
     return tuple(whole(layer, name, size) for size in sizes)

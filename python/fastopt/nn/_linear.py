@@ -29,6 +29,7 @@ class _Linear(Layer):
         self.in_features, self.out_features = in_features, out_features
         super().__init__(shapes, dtype)
         self._dtype = next(iter(self.params.values())).dtype
+        self._shapes = {name: param.shape for name, param in self.params.items()}
 
     def _initial(self, seed: int | np.random.Generator | None, *names: str) -> None:
         """Weights and bias as torch's linear layers have them at first: uniform in ±1/√in_features."""
@@ -68,6 +69,16 @@ class _Linear(Layer):
             raise TypeError(f"{layer}: out is read-only, but would be written; give a copy")
         if any(np.may_share_memory(out, array) for array in (*read, *self.params.values(), *self.grads.values())):
             raise ValueError(f"{layer}: out would be written, but overlaps another array")
+
+    def _check_own(self, written: bool = False) -> None:
+        """That parameters, and gradients if they are going to be ``written``, are as they were made, before anything is written."""
+        layer, dtypes = type(self).__name__, [self._dtype.name]
+        for name, shape in self._shapes.items():
+            array_of(layer, name, self.params.get(name), shape, dtypes)
+            if written:
+                grad = array_of(layer, f"grads[{name!r}]", self.grads.get(name), shape, dtypes, contiguous=True)
+                if not grad.flags.writeable:
+                    raise TypeError(f"{layer}: grads[{name!r}] is read-only, but would be written; give a copy")
 
     @staticmethod
     def _stored(result: Array, x: Array, out: Array | None) -> Array:
@@ -124,6 +135,7 @@ class CosineLinear(_Linear):
 
     def __call__(self, x: Array, *, out: Array | None = None) -> Array:
         """The cosines of ``x`` with each weight, in ``out`` if that is given."""
+        self._check_own()
         rows = self._rows("x", x, self.in_features)
         self._check_out(out, (*x.shape[:-1], self.out_features), x.dtype, x)
         directions, rnorm = F.cosine_norm(rows, self.eps)
@@ -134,6 +146,7 @@ class CosineLinear(_Linear):
     def backward(self, dy: Array, *, out: Array | None = None) -> Array:
         """The gradient with respect to the last input, from ``dy``, that of its output; in ``out`` if given; fills ``grads``."""
         x, rows, directions, rnorm, weights, weight_rnorm = self._last()
+        self._check_own(written=True)
         g = self._rows("dy", dy, self.out_features, (*x.shape[:-1], self.out_features), x.dtype)
         self._check_out(out, x.shape, x.dtype, x, dy)
         F.cosine_norm_backward(g.T @ directions, self.params["weight"], weight_rnorm, out=self.grads["weight"])
@@ -189,6 +202,7 @@ class WeightNormLinear(_Linear):
 
     def __call__(self, x: Array, *, out: Array | None = None) -> Array:
         """The products of ``x`` with each weight, in ``out`` if that is given."""
+        self._check_own()
         rows = self._rows("x", x, self.in_features)
         self._check_out(out, (*x.shape[:-1], self.out_features), x.dtype, x)
         weights, rnorm = F.weight_norm(self.params["weight_v"], self.params["weight_g"])
@@ -201,6 +215,7 @@ class WeightNormLinear(_Linear):
     def backward(self, dy: Array, *, out: Array | None = None) -> Array:
         """The gradient with respect to the last input, from ``dy``, that of its output; in ``out`` if given; fills ``grads``."""
         x, rows, weights, rnorm = self._last()
+        self._check_own(written=True)
         g = self._rows("dy", dy, self.out_features, (*x.shape[:-1], self.out_features), x.dtype)
         self._check_out(out, x.shape, x.dtype, x, dy)
         v, length = self.params["weight_v"], self.params["weight_g"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from itertools import repeat
 from typing import Any
 
 import numpy as np
@@ -10,7 +11,7 @@ from numpy.typing import DTypeLike
 
 from .. import functional as F
 from .._check import flag, number, type_of, whole
-from .._commit import commit
+from .._commit import at_once, commit
 from ._layer import Array, Layer, axis_of, sizes_of
 
 __all__ = [
@@ -251,6 +252,21 @@ class _Channels(Layer):
     def _running(self) -> tuple[Array | None, Array | None]:
         return self.buffers.get("running_mean"), self.buffers.get("running_var")
 
+    def _statistics(self) -> list[Array]:
+        """Running statistics and their count, checked as far as functions do not; empty where there are none."""
+        buffers, layer = self.buffers, type(self).__name__
+        if not buffers:
+            return []
+        for key in "running_mean", "running_var", "num_batches_tracked":
+            if key not in buffers:
+                raise ValueError(f"{layer}: buffers has no {key}; put it back")
+        count = buffers["num_batches_tracked"]
+        if not isinstance(count, np.ndarray) or count.dtype != np.int64 or count.ndim or count < 0:
+            raise TypeError(
+                f"{layer}: num_batches_tracked must be an int64 array without axes, of at least 0, got {count!r}"
+            )
+        return [buffers["running_mean"], buffers["running_var"], count]
+
     @property
     def _learned(self) -> tuple[Array | None, Array | None]:
         return self.params.get("weight"), self.params.get("bias")
@@ -333,16 +349,17 @@ class BatchNorm(_Channels):
         """y of a function from the family of batch_norm, and what goes with it."""
         if not self.params and not self.buffers:
             self._expect_channels(x, self.num_features)
-        buffers, population, momentum = self.buffers, self._population, self.momentum
-        trained = not buffers or population is not None or bool(self.training and not self.frozen)
-        running, count = self._running, buffers.get("num_batches_tracked")
-        tracked = [buffers[name] for name in ("running_mean", "running_var", "num_batches_tracked") if name in buffers]
-        # Statistics and count are written together, when all else is done: an interrupt finds both or neither.
-        counts = trained and population is None and bool(tracked) and all(one.flags.writeable for one in tracked)
-        if counts:
-            running = tracked[0].copy(), tracked[1].copy()
-        elif population is not None:
-            running = np.copy(buffers["running_mean"]), np.copy(buffers["running_var"])
+        tracked, population, momentum = self._statistics(), self._population, self.momentum
+        running, count = self._running, tracked[2] if tracked else None
+        layer = type(self).__name__
+        training, frozen = flag(layer, "training", self.training), flag(layer, "frozen", self.frozen)
+        if frozen and not tracked:
+            raise ValueError(f"{layer}: frozen needs track_running_stats")
+        trained = not tracked or population is not None or (training and not frozen)
+        if trained and tracked:
+            # Statistics and count are written together, when all else is done: an interrupt finds both or neither.
+            _expect_apart(layer, tracked, out)
+            running = np.copy(tracked[0], subok=True), np.copy(tracked[1], subok=True)
         if momentum is None:
             momentum = 1.0 if count is None else 1 / (count.item() + 1)
         y: Array
@@ -361,7 +378,7 @@ class BatchNorm(_Channels):
         if trained and count is not None and (x.size or not self.num_features):  # a batch without values counts nowhere
             if population is not None:
                 population.append(F.batch_norm_stats(x, channel_axis=self.channel_axis))
-            elif counts:
+            else:
                 commit(tracked, (*running, count + 1))
         self._kept = (x, trained, *([y] if more else ()), *statistics)
         return y
@@ -630,7 +647,8 @@ class InstanceNorm(_Channels):
         """The normalized ``x``, in ``out`` if that is given."""
         if not self.params and not self.buffers:
             self._expect_channels(x, self.num_features)
-        of_input = bool(self.training or not self.buffers)
+        training = flag(type(self).__name__, "training", self.training)
+        of_input = training or not self.buffers
         y, mean, rstd = F.instance_norm(
             x,
             *self._running,
@@ -700,6 +718,7 @@ def update_bn(batches: Iterable[Any], forward: Callable[[Any], Any], layers: Ite
             raise TypeError(f"update_bn: layers[{i}] must be a BatchNorm, got {type(layer).__name__}")
         if not layer.buffers:
             raise ValueError(f"update_bn: layers[{i}] has no running statistics")
+        _expect_apart(f"update_bn: layers[{i}]", layer._statistics())
     try:
         for layer in layers:
             layer._population = []
@@ -713,9 +732,13 @@ def update_bn(batches: Iterable[Any], forward: Callable[[Any], Any], layers: Ite
                 raise ValueError(
                     f"update_bn: layers[{i}] has been given {whole[-1][1]} values a channel, expected more than 1"
                 )
+        for i, layer in enumerate(layers):
+            _expect_apart(f"update_bn: layers[{i}]", layer._statistics())
     finally:
-        for layer in layers:
-            layer._population = None
+        try:
+            _forget_populations(layers)
+        finally:  # where an interrupt came between
+            _forget_populations(layers)
     targets: list[Array] = []
     sources: list[Any] = []
     for layer, (its_batches, count, mean, m2) in zip(layers, whole, strict=True):
@@ -726,3 +749,21 @@ def update_bn(batches: Iterable[Any], forward: Callable[[Any], Any], layers: Ite
         with np.errstate(all="ignore"):
             sources += [mean.astype(mean_to.dtype), (m2 / (count - 1)).astype(var_to.dtype), its_batches]
     commit(targets, sources)
+
+
+def _forget_populations(layers: list[Any]) -> None:
+    at_once(map(setattr, layers, repeat("_population"), repeat(None)))
+
+
+def _expect_apart(function: str, tracked: list[Array], out: Any = None) -> None:
+    """Raises where statistics or their count cannot be written, or share memory with each other or with ``out``."""
+    names = "running_mean", "running_var", "num_batches_tracked"
+    for name, array in zip(names, tracked, strict=True):
+        if not isinstance(array, np.ndarray):
+            raise TypeError(f"{function}: {name} must be a numpy array, got {type_of(array)}")
+        if not array.flags.writeable:
+            raise TypeError(f"{function}: {name} is read-only, but would be written; give a copy")
+        if isinstance(out, np.ndarray) and np.may_share_memory(out, array):
+            raise ValueError(f"{function}: out would be written, but overlaps {name}")
+    if tracked[0].size and np.may_share_memory(tracked[0], tracked[1]):
+        raise ValueError(f"{function}: running_mean would be written, but overlaps running_var")

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import numpy as np
 
+from .._check import type_of
 from .parameters import Array, Params, SplitGroups, Structure
 
 
@@ -31,12 +32,20 @@ def no_decay(params: Params, rule: Callable[[str, Array], bool] | None = None) -
         >>> w["weight"][0], w["bias"]
         (array([0.95, 0.95]), array([1., 1.]))
     """
+    if not isinstance(params, Iterable) or isinstance(params, np.ndarray | str | bytes):
+        raise TypeError(f"no_decay: params must be a list or dict of arrays, got {type_of(params)}")
+    if rule is not None and not callable(rule):
+        raise TypeError(f"no_decay: rule must be a function of a name and an array, got {rule!r}")
     structure = Structure("no_decay", params if isinstance(params, Mapping) else list(params))
     names = structure.names or [str(i) for i in range(len(structure.leaves))]
     groups: list[dict[str, Any]] = []
     last: bool | None = None
     for name, param in zip(names, structure.leaves, strict=True):
-        without = bool(rule(name, param)) if rule is not None else np.ndim(param) < 2
+        without = np.ndim(param) < 2 if rule is None else rule(name, param)
+        try:
+            without = bool(without)
+        except ValueError:
+            raise TypeError(f"no_decay: rule must return a bool, got {type_of(without)} for {name}") from None
         if without is not last:
             last = without
             groups.append({"params": []} | ({"weight_decay": 0.0} if without else {}))

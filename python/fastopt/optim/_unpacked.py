@@ -37,14 +37,15 @@ def unpacked(state_dict: Mapping[str, Any]) -> dict[str, Any]:
         >>> fo.optim.unpacked(opt.state_dict())["state"][0]["exp_avg"]
         array([0.5, 0.5], dtype=float32)
     """
-    if not isinstance(state_dict, Mapping) or not {"state", "param_groups", "fastopt"} <= state_dict.keys():
+    own = state_dict.get("fastopt") if isinstance(state_dict, Mapping) else None
+    if not isinstance(own, Mapping) or "class" not in own or not {"state", "param_groups"} <= state_dict.keys():
         raise TypeError(
             "unpacked: state_dict must be what the state_dict() of an optimizer of fastopt's returned, "
             f"got {type(state_dict).__name__}"
         )
-    found = [one for one in _classes(Optimizer) if one.__name__ == state_dict["fastopt"]["class"]]
+    found = [one for one in _classes(Optimizer) if one.__name__ == own["class"]]
     if not found:
-        raise TypeError(f"unpacked: state_dict is that of {state_dict['fastopt']['class']}, which is not known")
+        raise TypeError(f"unpacked: state_dict is that of {own['class']}, which is not known")
     kinds = found[0]._kinds()
     left_out = {*RESTS.values(), *(f"{name}_scale" for name in kinds)}
     return {

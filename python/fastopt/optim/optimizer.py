@@ -575,7 +575,7 @@ class Optimizer(Groups):
     def _expect_schedule(self, schedule: Any) -> None:
         if schedule is None:
             return
-        if isinstance(schedule, type) or isinstance(schedule, Optimizer) or not hasattr(schedule, "load_state_dict"):
+        if isinstance(schedule, type | Optimizer) or not hasattr(schedule, "load_state_dict"):
             found = schedule.__name__ if isinstance(schedule, type) else type_of(schedule)
             raise TypeError(f"{self._name}: schedule must be a schedule, got {found}")
         if getattr(schedule, "optimizer", self) is not self:
