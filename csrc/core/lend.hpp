@@ -76,11 +76,12 @@ class Lender {
   /// For fork: no product runs between hold() and release(), and a child calls renew() instead.
   ///
   /// OpenBLAS has locks of its own, which also a product on one thread takes, and a child that is born meanwhile can
-  /// never take them; where it has its own threads, it waits for ever to end those that are busy.  So this waits until no thread that may be inside is running.  `python` are the ids of Python's
-  /// threads: one that is inside nothing sleeps or soon waits for the global lock, which the thread that forks has.
-  /// Those that have had products before are waited for up to 2 s, and for some time not again where that was in vain;
-  /// others, which may compute anything, only for a moment, and where nothing is lent not at all.  Where Python's threads
-  /// are not known, there must have been no product for 2 ms instead.
+  /// never take them; where it has its own threads, it waits for ever to end those that are busy.  So this waits until
+  /// no thread that may be inside is running.  `python` are the ids of Python's threads: one that is inside nothing
+  /// sleeps or soon waits for the global lock, which the thread that forks has. Those that have had products before are
+  /// waited for up to 2 s, and for some time not again where that was in vain; others, which may compute anything, only
+  /// for a moment, and where nothing is lent not at all.  Where Python's threads are not known, there must have been no
+  /// product for 2 ms instead.
   static void hold(const std::optional<std::vector<int>>& python) {
     using namespace std::chrono_literals;
     constexpr auto step = 100us;  // asleep, so that a thread that waits for a core gets on
