@@ -35,7 +35,7 @@ CPP_KNOWS = {
 }
 PUBLIC = {"functional", "nn", "optim", "reference", "schedules", *fastopt.__all__}
 PYTHON_KNOWS = {
-    "_threads": {"__version__", "_core"},  # to report them
+    "_threads": {"__version__", "_check", "_core"},  # the first and the last to report them
     "_core": {"_cpu", "_threads", "_kernels"},
     "_check": set(),
     "_commit": set(),

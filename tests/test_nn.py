@@ -950,3 +950,106 @@ def test_linear_layers_learn(name: str, rng: Generator) -> None:
         layer.backward(error)
         opt.step(layer.grads)
     assert losses[-1] < 1e-3 * losses[0]
+
+
+# What functions do not see
+
+
+def test_statistics_that_cannot_be_written_stop_the_pass() -> None:
+    x = np.arange(24, dtype="f").reshape(8, 3)
+
+    def refused(error: type[Exception], message: str, layer: nn.BatchNorm, **more: Any) -> None:
+        before = {key: copy.deepcopy(one) for key, one in layer.buffers.items()}
+        with pytest.raises(error, match="^BatchNorm: " + message):
+            layer(x, **more)
+        assert repr(layer.buffers) == repr(before)
+
+    layer = nn.BatchNorm(3)
+    layer.buffers["running_mean"] = layer.buffers["running_var"]
+    refused(ValueError, "running_mean would be written, but overlaps running_var$", layer)
+    for key in nn.BatchNorm(3).buffers:
+        layer = nn.BatchNorm(3)
+        layer.buffers[key].flags.writeable = False
+        refused(TypeError, f"{key} is read-only, but would be written; give a copy$", layer)
+        assert layer.eval()(x).shape == x.shape
+        del layer.buffers[key]
+        refused(ValueError, f"buffers has no {key}; put it back$", layer)
+    for count in np.uint8(255), np.array(0.0), 3, np.zeros(1, np.int64), np.array(-1):
+        layer = nn.BatchNorm(3)
+        layer.buffers["num_batches_tracked"] = count  # type: ignore[assignment]
+        refused(TypeError, "num_batches_tracked (must be an int64 array|must be a numpy array|is read-only)", layer)
+    room = np.zeros(48, "f")
+    layer = nn.BatchNorm(3)
+    layer.buffers["running_mean"] = room[:3]
+    refused(ValueError, "out would be written, but overlaps running_mean$", layer, out=room[:24].reshape(8, 3))
+
+
+def test_update_bn_changes_all_layers_or_none() -> None:
+    a, b = nn.BatchNorm(2), nn.BatchNorm(2)
+    x = np.random.default_rng(0).normal(3, 2, (8, 2)).astype("f")
+    before = a.state_dict()
+    b.buffers["running_mean"].flags.writeable = False
+    with pytest.raises(TypeError, match=r"^update_bn: layers\[1\]: running_mean is read-only"):
+        nn.update_bn([x], lambda v: b(a(v)), [a, b])
+
+    def spoil(v: Any) -> Any:
+        b.buffers["running_var"].flags.writeable = False
+        return b(a(v))
+
+    b.buffers["running_mean"].flags.writeable = True
+    with pytest.raises(TypeError, match=r"running_var is read-only"):
+        nn.update_bn([x], spoil, [a, b])
+    assert all(np.array_equal(a.buffers[key], before[key]) for key in a.buffers)
+    assert a._population is b._population is None
+
+
+@pytest.mark.parametrize("make", [nn.CosineLinear, nn.WeightNormLinear])
+def test_linear_layers_check_what_is_their_own_first(make: Any) -> None:
+    layer = make(6, 3, seed=0)
+    x, dy = np.ones((2, 6), "f"), np.ones((2, 3), "f")
+    layer(x)
+    for name, param in layer.params.items():
+        some = {
+            "shape": np.zeros((*param.shape, 2), "f"),
+            "dtype": param.astype(np.float64),
+            "masked": np.ma.masked_array(param),
+            "None": None,
+        }
+        for what, wrong in some.items():
+            layer.params[name] = wrong
+            with pytest.raises((TypeError, ValueError), match=rf"^{make.__name__}: {name} .*{what}"):
+                layer(x)
+        layer.params[name] = param
+        grads = {key: grad.copy() for key, grad in layer.grads.items()}
+        for what, wrong in (some | {"read-only": np.broadcast_to(np.float32(0), param.shape).copy()}).items():
+            if what == "read-only":
+                wrong.flags.writeable = False  # type: ignore[union-attr]
+            own, layer.grads[name] = layer.grads[name], wrong
+            with pytest.raises((TypeError, ValueError), match=rf"^{make.__name__}: grads\['{name}'\] .*{what}"):
+                layer.backward(dy)
+            layer.grads[name] = own
+        assert all(np.array_equal(grads[key], layer.grads[key]) for key in grads)
+
+
+def test_attributes_of_layers_are_checked_at_the_call() -> None:
+    x = np.ones((4, 3), "f")
+    for layer, key, value, message in (
+        (nn.BatchNorm(3), "frozen", "no", "BatchNorm: frozen must be a bool, got 'no'"),
+        (nn.BatchNorm(3), "training", "eval", "BatchNorm: training must be a bool, got 'eval'"),
+        (nn.InstanceNorm(3), "training", 1, "InstanceNorm: training must be a bool, got 1"),
+        (nn.BatchNorm(3, track_running_stats=False), "frozen", True, "BatchNorm: frozen needs track_running_stats"),
+        (nn.Dropout(0.5), "p", None, "Dropout: p must be a number, got None"),
+        (nn.Dropout(0.5), "p", "", "Dropout: p must be a number, got ''"),
+        (nn.Dropout(0.5), "training", "eval", "Dropout: training must be a bool, got 'eval'"),
+    ):
+        setattr(layer, key, value)
+        with pytest.raises((TypeError, ValueError), match=f"^{message}$"):
+            layer(x)
+
+
+@pytest.mark.parametrize("shape", [b"\x06", {6}, np.array([6]), iter([6])])
+def test_a_normalized_shape_is_an_integer_or_a_sequence_of_them(shape: Any) -> None:
+    with pytest.raises(TypeError, match=r"^LayerNorm: normalized_shape must be an integer"):
+        nn.LayerNorm(shape)
+    with pytest.raises(TypeError, match=r"^layer_norm: normalized_shape must be an integer"):
+        F.layer_norm(np.ones((2, 6), "f"), shape, None, None)

@@ -1164,3 +1164,54 @@ def test_state_cannot_be_set_and_is_made_once() -> None:
     with pytest.raises(AttributeError, match=r"^SGD: state cannot be set; "):
         opt.state = ()  # type: ignore[misc]
     assert opt.state is opt.state
+
+
+def test_a_whole_group_may_have_no_gradients() -> None:
+    p, q = np.ones(2), np.ones(3)
+    opt = optim.SGD([{"params": [p]}, {"params": {"w": q}}], lr=0.5)
+    opt.step([[np.ones(2)], None])
+    assert (p[0], q[0]) == (0.5, 1.0)
+    with pytest.raises(TypeError, match=r"^SGD: grads\[1\] must be the gradients of group 1, got ndarray$"):
+        opt.step([[np.ones(2)], np.ones(3)])
+
+
+def test_types_are_no_values_of_hyperparameters() -> None:
+    for key, value in {"moments": np.float16, "lr": np.float32}.items():
+        with pytest.raises(TypeError, match=rf"^AdamW: {key} must be a"):
+            optim.AdamW([np.ones(3, "f")], **{key: value})
+
+
+def test_names_that_are_none_are_refused_as_such() -> None:
+    opt = optim.SGD({"a": np.ones(3)}, lr=0.5)
+    state = opt.state_dict(copy=True)
+    for wrong in 5, ["b", "c"], [1]:
+        state["param_groups"][0]["param_names"] = wrong
+        with pytest.raises(
+            ValueError, match=r"^SGD: param_names of group 0 of state_dict must be 1 different names, got"
+        ):
+            opt.load_state_dict(state)
+
+
+def test_no_decay_says_what_it_wants() -> None:
+    for params in None, np.ones(2), 3:
+        with pytest.raises(TypeError, match=r"^no_decay: params must be a list or dict of arrays, got"):
+            optim.no_decay(params)  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match=r"^no_decay: rule must be a function of a name and an array, got 0.1$"):
+        optim.no_decay([np.ones(2)], 0.1)  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match=r"^no_decay: rule must return a bool, got ndarray for 0$"):
+        optim.no_decay([np.ones(2)], lambda _, p: p > 0)  # type: ignore[arg-type,return-value]
+    with pytest.raises(TypeError, match=r"^unpacked: state_dict must be what"):
+        optim.unpacked({"state": {}, "param_groups": [], "fastopt": {}})
+
+
+def test_a_bool_is_no_number() -> None:
+    for call in fo.set_num_threads, lambda n: fo.threads(n).__enter__():
+        with pytest.raises(TypeError, match=r"threads: n must be an integer, got True$"):
+            call(True)
+    x = np.ones(3, "f")
+    for more in {"seed": True, "step": 1}, {"seed": 1, "step": np.True_}:
+        with pytest.raises(TypeError, match=r"^dropout: (seed|step) must be an integer, got"):
+            F.dropout(x, 0.5, training=True, **more)
+    for eps in np.array(True), np.array("1"), np.complex64(1), np.ma.masked, np.timedelta64(1):
+        with pytest.raises(TypeError, match=r"^layer_norm: eps must be a number, got"):
+            F.layer_norm(x, 3, None, None, eps)  # type: ignore[arg-type]

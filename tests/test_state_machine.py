@@ -338,6 +338,35 @@ class Machine(Pair):
         i = number % len(self.forms)
         self.opt.param_groups[i] = {**self.opt.param_groups[i]}
 
+    @precondition(lambda self: self.micro_batches or self.swapped)
+    @rule(number=numbers, what=st.sampled_from(["replace", "remove", "append", "remove a group", "reverse"]))
+    def change_what_may_not_change(self, number: int, what: str) -> None:
+        """Sums of gradients and averages that are swapped belong to the parameters that there are; in the optimizer only."""
+        groups = self.opt.param_groups
+        params = groups[number % len(groups)]["params"]
+        before, of_group = [*groups], [*params]
+        if what == "replace":
+            params[number % len(params)] = params[number % len(params)].copy()
+        elif what == "remove":
+            del params[number % len(params)]
+        elif what == "append":
+            params.append(np.ones((2, 2)))
+        elif what == "remove a group":
+            del groups[number % len(groups)]
+        elif len(groups) > 1:
+            groups.reverse()
+        else:
+            params.append(params[0])
+        self.refuse(self.opt.step)
+        self.refuse(lambda: self.opt.step(self.gradients(0)))
+        self.refuse(lambda: self.opt.accumulate(self.gradients(0)))
+        self.refuse(lambda: self.opt.add_param_group({"params": [np.ones((2, 2))]}))
+        self.refuse(self.opt.state_dict)
+        self.refuse(self.opt.swap_ema)
+        if self.swapped:
+            self.refuse(lambda: pickle.dumps(self.opt))
+        params[:], groups[:] = of_group, before
+
     # State
 
     @precondition(lambda self: not self.micro_batches)

@@ -476,7 +476,7 @@ class BoundPlan {
     bool others_ran = false;  // whether Python's code or other threads may have run meanwhile
     for (std::size_t i = 0; i < count; ++i) {
       if (i + kAhead < count) prefetch(i + kAhead, grads);
-      if (grads.size() != count) return false;
+      if (grads.size() != count) return false;  // changed by whatever ran meanwhile
       py::handle object = item(grads, i);
       if (object.is_none()) continue;
       if (!unchanged(i)) return false;

@@ -54,8 +54,9 @@ inline std::uint32_t fork_generation() { return ForkGate::generation(); }
 /// While one of these lives, on any thread, this process does not fork.  Making one while a fork is being prepared
 /// waits until that is done.
 ///
-/// The thread that makes one has released Python's global lock and does not take it meanwhile: the thread that forks
-/// has it, and waits.  Whoever must take it leaves the gate with a Leave first.  One thread may nest them.
+/// The thread that makes one does not wait for Python's global lock meanwhile: the thread that forks may have it, and
+/// waits for this one.  So it either keeps the lock all the time, or has released it; whoever must take it back leaves
+/// the gate with a Leave first.  One thread may nest them.
 class NoFork {
  public:
   NoFork() {

@@ -188,6 +188,7 @@ class Plan {
     settings_.clear();
     settings_.reserve(tensors_.size());
     measures_ = false;
+    measured_ = {};
     std::int64_t step = 0;
     std::size_t group = 0;
     bool shared = false;  // whether others may use the last setting
@@ -216,7 +217,6 @@ class Plan {
   /// Takes the sums that rules ask for, and tells them.
   void measure() {
     const auto sums = fastopt::measured(tensors_);
-    measured_ = {};
     for (std::size_t t = 0; t < tensors_.size(); ++t) {
       const Kernel& kernel = *tensors_[t].kernel;
       for (std::size_t k = 0; k < kernel.sums; ++k) measured_[k] += sums[t * kMostSums + k];

@@ -6,7 +6,6 @@ import atexit
 import contextlib
 import ctypes
 import math
-import operator
 import os
 import platform
 import re
@@ -18,6 +17,8 @@ from pathlib import Path
 from typing import Any
 
 import threadpoolctl
+
+from ._check import whole
 
 # Since 0.3.29 a job finds scratch memory for any slot; in 0.3.28 only those of OpenBLAS's own threads have some.
 _OLDEST_OPENBLAS = (0, 3, 29)
@@ -277,15 +278,7 @@ def reclaim_threads() -> None:
 
 
 def _count(function: str, n: int) -> int:
-    try:
-        if isinstance(n, bool):
-            raise TypeError
-        count = operator.index(n)
-    except TypeError:
-        raise TypeError(f"{function}: n must be an integer, got {n!r}") from None
-    if not 1 <= count <= 1024:
-        raise ValueError(f"{function}: n must be in [1, 1024], got {n}")
-    return count
+    return whole(function, "n", n, 1, 1025)
 
 
 def set_num_threads(n: int) -> None:

@@ -4,8 +4,8 @@ Optimizer steps update their arrays in place.  Normalizations and dropout return
 
 Every function raises before it writes anything: TypeError for dtype and memory layout, ValueError for shape, range and
 overlap, with the name of the argument.  What is written must be C-contiguous (a normalization's result may also have the
-memory order of ``x``); inputs and gradients may be slices, as long as their innermost axis is contiguous.  All of them release
-the GIL.  :mod:`fastopt.reference` has the same functions in NumPy, with the same results to the last bit.
+memory order of ``x``); inputs and gradients may have any memory layout.  All of them release the GIL, but for optimizer steps
+of less than about a millisecond.  :mod:`fastopt.reference` has the same functions in NumPy, with the same results to the last bit.
 
 Normalizations compute in float32, and in float64 where x is float64; their statistics come as float64.  Numbers of 16 bits go
 with weights, biases and running statistics in float32; each result is rounded once, to the nearest.

@@ -37,10 +37,9 @@ class _Dropout(Layer):
 
     def __call__(self, x: Array, *, out: Array | None = None) -> Array:
         """``x`` with what is dropped, in ``out`` if that is given; without training, or with p = 0, ``x`` itself."""
-        layer = type(self).__name__
-        number(layer, "p", self.p, 0, 1)
-        options, training = self._options(), flag(layer, "training", self.training)
-        nothing, function = not (training and self.p), type(self)._forward
+        layer, options, function = type(self).__name__, self._options(), type(self)._forward
+        training = flag(layer, "training", self.training)
+        nothing = not training or number(layer, "p", self.p, 0, 1) == 0
         if nothing:
             array_of(function.__name__, "x", x)
         y = x if nothing and out is None else function(x, **options, out=out)

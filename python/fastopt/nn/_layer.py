@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -138,10 +138,11 @@ def _dtype_of(layer: str, dtype: Any) -> np.dtype[Any]:
     return dtype
 
 
-def sizes_of(layer: str, name: str, shape: int | Iterable[int]) -> tuple[int, ...]:
+def sizes_of(layer: str, name: str, shape: int | Sequence[int]) -> tuple[int, ...]:
     """The sizes of some axes, from a sequence or the only one of them."""
-    sizes: tuple[Any, ...]
-    sizes = tuple(shape) if isinstance(shape, Sequence) and not isinstance(shape, str | bytes) else (shape,)
+    sizes: tuple[Any, ...] = (
+        tuple(shape) if isinstance(shape, Sequence) and not isinstance(shape, str | bytes) else (shape,)
+    )
     if not sizes:
         raise ValueError(f"{layer}: {name} must name at least one axis, got {shape!r}")
     return tuple(whole(layer, name, size) for size in sizes)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from itertools import repeat
 from typing import Any
 
@@ -27,6 +27,9 @@ __all__ = [
     "RMSNorm",
     "update_bn",
 ]
+
+
+_STATISTICS = ("running_mean", "running_var", "num_batches_tracked")
 
 
 def _pair(layer: Layer, out: Any) -> tuple[Any, Any]:
@@ -60,7 +63,7 @@ class LayerNorm(Layer):
 
     def __init__(
         self,
-        normalized_shape: int | Iterable[int],
+        normalized_shape: int | Sequence[int],
         eps: float = 1e-5,
         elementwise_affine: bool = True,
         bias: bool = True,
@@ -149,7 +152,7 @@ class RMSNorm(Layer):
 
     def __init__(
         self,
-        normalized_shape: int | Iterable[int],
+        normalized_shape: int | Sequence[int],
         eps: float | None = None,
         elementwise_affine: bool = True,
         *,
@@ -252,20 +255,14 @@ class _Channels(Layer):
     def _running(self) -> tuple[Array | None, Array | None]:
         return self.buffers.get("running_mean"), self.buffers.get("running_var")
 
-    def _statistics(self) -> list[Array]:
-        """Running statistics and their count, checked as far as functions do not; empty where there are none."""
-        buffers, layer = self.buffers, type(self).__name__
-        if not buffers:
+    def _statistics(self) -> list[Any]:
+        """Running statistics and their count; empty where there are none."""
+        if not self.buffers:
             return []
-        for key in "running_mean", "running_var", "num_batches_tracked":
-            if key not in buffers:
-                raise ValueError(f"{layer}: buffers has no {key}; put it back")
-        count = buffers["num_batches_tracked"]
-        if not isinstance(count, np.ndarray) or count.dtype != np.int64 or count.ndim or count < 0:
-            raise TypeError(
-                f"{layer}: num_batches_tracked must be an int64 array without axes, of at least 0, got {count!r}"
-            )
-        return [buffers["running_mean"], buffers["running_var"], count]
+        try:
+            return [self.buffers[key] for key in _STATISTICS]
+        except KeyError as error:
+            raise ValueError(f"{type(self).__name__}: buffers has no {error.args[0]}; put it back") from None
 
     @property
     def _learned(self) -> tuple[Array | None, Array | None]:
@@ -358,7 +355,7 @@ class BatchNorm(_Channels):
         trained = not tracked or population is not None or (training and not frozen)
         if trained and tracked:
             # Statistics and count are written together, when all else is done: an interrupt finds both or neither.
-            _expect_apart(layer, tracked, out)
+            _expect_to_be_written(layer, tracked, out)
             running = np.copy(tracked[0], subok=True), np.copy(tracked[1], subok=True)
         if momentum is None:
             momentum = 1.0 if count is None else 1 / (count.item() + 1)
@@ -718,7 +715,7 @@ def update_bn(batches: Iterable[Any], forward: Callable[[Any], Any], layers: Ite
             raise TypeError(f"update_bn: layers[{i}] must be a BatchNorm, got {type(layer).__name__}")
         if not layer.buffers:
             raise ValueError(f"update_bn: layers[{i}] has no running statistics")
-        _expect_apart(f"update_bn: layers[{i}]", layer._statistics())
+        _expect_to_be_written(f"update_bn: layers[{i}]", layer._statistics())
     try:
         for layer in layers:
             layer._population = []
@@ -733,7 +730,7 @@ def update_bn(batches: Iterable[Any], forward: Callable[[Any], Any], layers: Ite
                     f"update_bn: layers[{i}] has been given {whole[-1][1]} values a channel, expected more than 1"
                 )
         for i, layer in enumerate(layers):
-            _expect_apart(f"update_bn: layers[{i}]", layer._statistics())
+            _expect_to_be_written(f"update_bn: layers[{i}]", layer._statistics())
     finally:
         try:
             _forget_populations(layers)
@@ -742,9 +739,7 @@ def update_bn(batches: Iterable[Any], forward: Callable[[Any], Any], layers: Ite
     targets: list[Array] = []
     sources: list[Any] = []
     for layer, (its_batches, count, mean, m2) in zip(layers, whole, strict=True):
-        mean_to, var_to, count_to = (
-            layer.buffers[name] for name in ("running_mean", "running_var", "num_batches_tracked")
-        )
+        mean_to, var_to, count_to = layer._statistics()
         targets += [mean_to, var_to, count_to]
         with np.errstate(all="ignore"):
             sources += [mean.astype(mean_to.dtype), (m2 / (count - 1)).astype(var_to.dtype), its_batches]
@@ -755,15 +750,20 @@ def _forget_populations(layers: list[Any]) -> None:
     at_once(map(setattr, layers, repeat("_population"), repeat(None)))
 
 
-def _expect_apart(function: str, tracked: list[Array], out: Any = None) -> None:
-    """Raises where statistics or their count cannot be written, or share memory with each other or with ``out``."""
-    names = "running_mean", "running_var", "num_batches_tracked"
-    for name, array in zip(names, tracked, strict=True):
+def _expect_to_be_written(function: str, statistics: list[Any], out: Any = None) -> None:
+    """Raises where running statistics or their count cannot be written, or share memory with each other or with ``out``.
+
+    Functions get copies of them, and so do not see this.
+    """
+    for name, array in zip(_STATISTICS, statistics, strict=True):
         if not isinstance(array, np.ndarray):
             raise TypeError(f"{function}: {name} must be a numpy array, got {type_of(array)}")
         if not array.flags.writeable:
             raise TypeError(f"{function}: {name} is read-only, but would be written; give a copy")
         if isinstance(out, np.ndarray) and np.may_share_memory(out, array):
             raise ValueError(f"{function}: out would be written, but overlaps {name}")
-    if tracked[0].size and np.may_share_memory(tracked[0], tracked[1]):
+    mean, var, count = statistics
+    if count.dtype != np.int64 or count.ndim or count < 0:
+        raise TypeError(f"{function}: {_STATISTICS[2]} must be an int64 array without axes, at least 0, got {count!r}")
+    if mean.size and np.may_share_memory(mean, var):
         raise ValueError(f"{function}: running_mean would be written, but overlaps running_var")

@@ -14,7 +14,7 @@ from .parameters import Array, Params, SplitGroups, Structure
 def no_decay(params: Params, rule: Callable[[str, Array], bool] | None = None) -> list[dict[str, Any]]:
     """Groups of the same parameters that leave biases and the parameters of norms without weight decay.
 
-    They keep the order of the parameters, so that ``step`` takes the gradients as before: a flat list, or the same dict.
+    They keep the order of the parameters, so that ``step`` takes the gradients as before, in the structure of ``params``.
 
     Args:
         params: A list or dict of arrays, also within each other.

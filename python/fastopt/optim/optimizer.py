@@ -195,8 +195,8 @@ class Optimizer(Groups):
 
         Args:
             grads: The gradients, in the structure that ``params`` had: a list (a generator or ``layer.grads.values()`` too), a dict
-                with the same keys, or for groups a list with one of these for each group; a flat list in the order of all parameters
-                will do too.  A gradient has its parameter's shape, in any memory layout, and is only read; its dtype is the
+                with the same keys, or for groups a list with one of these for each group, or one flat list
+                in the order of all parameters.  A gradient has its parameter's shape, in any memory layout, and is only read; its dtype is the
                 parameter's, or for all but float64 float32, float16 or bfloat16.  ``None`` leaves the parameter and its state alone.
                 Without ``grads``: the mean of what ``accumulate`` has gathered.
             grad_scale: The factor that the loss had been multiplied by, above 0.

@@ -213,12 +213,23 @@ def flattened(function: str, structures: list[Structure], grads: Any) -> list[An
     if isinstance(grads, Mapping | np.ndarray | str | bytes) or not isinstance(grads, Iterable):
         raise TypeError(f"{function}: grads must be a list, with one list for each group or flat, got {type_of(grads)}")
     parts, count = list(grads), sum(len(structure.leaves) for structure in structures)
-    if parts and all(isinstance(part, Iterable) and not isinstance(part, np.ndarray | np.generic) for part in parts):
+    of_groups = [isinstance(part, Iterable) and not isinstance(part, np.ndarray | np.generic) for part in parts]
+    if any(of_groups):
         if len(parts) != len(structures):
             raise ValueError(
                 f"{function}: grads has {len(parts)} lists, expected {len(structures)}, one for each group"
             )
-        return [leaf for one, part in zip(structures, parts, strict=True) for leaf in one.flatten(function, part)]
+        flat: list[Any] = []
+        for index, (one, part, of_group) in enumerate(zip(structures, parts, of_groups, strict=True)):
+            if part is None:
+                flat += [None] * len(one.leaves)
+            elif of_group:
+                flat += one.flatten(function, part)
+            else:
+                raise TypeError(
+                    f"{function}: grads[{index}] must be the gradients of group {index}, got {type_of(part)}"
+                )
+        return flat
     if len(parts) != count:
         raise ValueError(f"{function}: grads has {len(parts)} entries, expected {count}, one for each parameter")
     return parts

@@ -100,8 +100,8 @@ def state_for(
 ) -> tuple[dict[str, Any], tuple[int, tuple[str, ...]]]:
     """The entries that a parameter's state has under a rule, made of those that it has now, and which of them are fresh.
 
-    ``initial`` makes new buffers; those called ``own`` begin as the parameter; ``step`` is for a count that is new.  Where no step had been taken when a state that
-    is ``loaded`` was saved, all of them begin again.
+    ``initial`` makes new buffers; those called ``own`` begin as the parameter; ``step`` is the array for a count that is new.
+    Where no step had been taken when a state that is ``loaded`` was saved, all of them begin again.
     """
     param, one = record.param, dict(entries)
     names = [name for name in rule.states if name not in hidden]

@@ -121,13 +121,15 @@ class Reader:
             found = len(params) if isinstance(params, list | tuple) else "no"
             raise ValueError(f"{self._name}: group {index} of state_dict has {found} parameters, expected {count}")
         names, others = group.get("param_names"), other.get("param_names")
-        if by_position or not names or not others or [*names] == [*others]:
+        if by_position or not names or not others:
             return list(params)
         strings = isinstance(others, list | tuple) and all(isinstance(one, str) for one in others)
+        if strings and [*names] == [*others]:
+            return list(params)
         if not strings or len(others) != count or len({*others}) != count or len({*names}) != count:
             raise ValueError(
-                f"{self._name}: param_names of group {index} of state_dict must name {count} parameters, got {others!r}; "
-                "where names are not unique, load with by_position=True"
+                f"{self._name}: param_names of group {index} of state_dict must be {count} different names, got {others!r}; "
+                "by_position=True does without them"
             )
         if {*names} != {*others}:
             raise ValueError(
@@ -237,7 +239,7 @@ def plain(value: Any) -> Any:
     """A hyperparameter as Python's own number, without the array or tensor around it."""
     if isinstance(value, list | tuple):
         return tuple(plain(one) for one in value)
-    if hasattr(value, "item") and hasattr(value, "dtype") and not isinstance(value, np.ma.MaskedArray):
+    if hasattr(value, "item") and hasattr(value, "dtype") and not isinstance(value, np.ma.MaskedArray | type):
         if getattr(value, "ndim", 0) == 1 and len(value) > 1:
             return tuple(value.tolist())
         try:

@@ -33,10 +33,8 @@ class _Ratio(NamedTuple):
         """The corrected average; None before the first γ."""
         return self.average / (1 - self.decay) if self.since else None
 
-    def after(self, sums: list[float] | None, step: int, beta2: float) -> _Ratio:
-        """The one after a step that has just been taken; without ``sums`` it has measured nothing."""
-        if sums is None:
-            return self._replace(step=step, settled=math.inf)
+    def after(self, sums: list[float], step: int, beta2: float) -> _Ratio:
+        """The one after a step that has just been taken; its sums are 0 where it has measured nothing."""
         squares, products = sums
         if not products > 0 or not math.isfinite(squares / products):
             return self._replace(step=step, settled=math.inf)
@@ -85,12 +83,9 @@ class SwitchOptimizer(Optimizer):
 
     kernels = ("adam", "adam_projected", "sgd_momentum")
     function = None  # it is two rules, not one
-    _private = ("_ratio", "_switched", "_measures")
+    _private = ("_ratio", "_switched")
     _ratio = _Ratio()
     _switched = False
-    _measures = (
-        False  # whether a parameter whose step is projected had a gradient; if none, the plan's sums are older ones
-    )
 
     def __init__(
         self,
@@ -162,11 +157,7 @@ class SwitchOptimizer(Optimizer):
 
     def _ready(self, grads: Any, options: tuple[float, ...] | None = None, gathered: bool = False) -> list[Any]:
         self._advance()
-        flat = super()._ready(grads, options, gathered)
-        both = zip(self._rules, self.param_groups, strict=True)
-        projected = [rule.name == "adam_projected" for rule, group in both for _ in group["params"]]
-        self._measures = any(one and grad is not None for one, grad in zip(projected, flat, strict=False))
-        return flat
+        return super()._ready(grads, options, gathered)
 
     def _follow(self) -> None:
         self._advance()
@@ -178,7 +169,7 @@ class SwitchOptimizer(Optimizer):
             return
         if self._ratio.step != int(self._count):
             beta2 = float(plain(self.param_groups[0]["betas"])[1])
-            self._ratio = self._ratio.after(self._plan.measured() if self._measures else None, int(self._count), beta2)
+            self._ratio = self._ratio.after(self._plan.measured(), int(self._count), beta2)
         ratio, at = self._ratio, self.switch_at
         if ratio.step >= at if at is not None else ratio.settled < self.tolerance:
             super()._follow()
