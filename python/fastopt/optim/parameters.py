@@ -214,7 +214,7 @@ def flattened(function: str, structures: list[Structure], grads: Any) -> list[An
         raise TypeError(f"{function}: grads must be a list, with one list for each group or flat, got {type_of(grads)}")
     parts, count = list(grads), sum(len(structure.leaves) for structure in structures)
     of_groups = [isinstance(part, Iterable) and not isinstance(part, np.ndarray | np.generic) for part in parts]
-    if any(of_groups):
+    if (parts and all(of_groups)) or (any(of_groups) and len(parts) == len(structures)):
         if len(parts) != len(structures):
             raise ValueError(
                 f"{function}: grads has {len(parts)} lists, expected {len(structures)}, one for each group"
