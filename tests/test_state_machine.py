@@ -226,7 +226,9 @@ class Machine(Pair):
         if what == "read-only":
             p.flags.writeable = False
             self.refuse_all(reading=False)
-            if "ema_param" in self.opt.state[i]:
+            if (
+                self.settled and "ema_param" in self.opt.state[i]
+            ):  # a new parameter is not taken over while it is refused
                 self.refuse(self.opt.swap_ema)
             if hasattr(self.opt, "eval"):
                 self.refuse(self.opt.eval if self.training else self.opt.train)

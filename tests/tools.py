@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from itertools import count
 from types import ModuleType
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import pytest
@@ -17,6 +17,7 @@ from tables import Place
 from fastopt import _core
 
 Array = NDArray[Any]
+Some: TypeAlias = Callable[[Iterable[Any], int], list[Any]]  # the fixture
 
 
 def differing(a: Array, b: Array) -> int:

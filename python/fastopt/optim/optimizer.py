@@ -76,12 +76,12 @@ class Optimizer(Groups):
 
     def __init__(self, params: Params, around: Mapping[str, Any], **defaults: Any) -> None:
         self._name = name = type(self).__name__
-        self._hyperparameters = (*defaults, *AROUND)
         for key in around:
             if key not in AROUND:
-                raise TypeError(f"{name}: unknown hyperparameter {key!r}{did_you_mean(key, self._hyperparameters)}")
+                raise TypeError(f"{name}: unknown hyperparameter {key!r}{did_you_mean(key, (*defaults, *AROUND))}")
         self.defaults = {**defaults, **AROUND, **self.around, **around}
         self.param_groups = []
+        self._hyperparameters = (*defaults, *AROUND)  # from here on no attribute may have their names
         self._groups, self._records, self._labels, self._rules = [], [], [], []
         self._changed, self._added = [False], False
         self._fresh = []
