@@ -322,7 +322,15 @@ def test_errors_are_as_small_as_documented(how: str, rng: Generator) -> None:
 def half_weight(dtype: str, weights: str) -> Callable[[Array, int, int], Array]:
     def of(x: Array, step: int, seed: int) -> Array:
         p, rest = np.zeros(x.shape, dtype), np.zeros(x.shape, np.int8)
-        F.sgd([p], [-x], step=step, lr=1.0, seed=seed, weights=weights, corrections=[rest])
+        F.sgd(
+            [p],
+            [-x],
+            step=step,
+            lr=1.0,
+            seed=seed,
+            weights=weights,
+            corrections=[rest if weights == "correction" else None],
+        )
         return np.asarray(_core.kernels.unpack_weights(p, rest if weights == "correction" else None))
 
     return of
@@ -332,7 +340,9 @@ def moment(moments: str) -> Callable[[Array, int, int], Array]:
     def of(x: Array, step: int, seed: int) -> Array:
         p, b, scales = np.zeros_like(x), np.zeros(x.shape, ml_dtypes.bfloat16), np.zeros(-(-x.size // 64), np.uint8)
         b = np.zeros(x.shape, np.uint8) if moments == "8bit" else b
-        more: Options = {"momentum": 0.5, "moments": moments, "momentum_buffer_scales": [scales], "seed": seed}
+        more: Options = {"momentum": 0.5, "moments": moments, "seed": seed}
+        if moments == "8bit":
+            more["momentum_buffer_scales"] = [scales]
         F.sgd([p], [x], [b], step=step, lr=0.0, **more)
         return np.asarray(_core.kernels.unpack(b, "moment", scales))
 
@@ -345,7 +355,9 @@ def largest_gradient(moments: str) -> Callable[[Array, int, int], Array]:
     def of(x: Array, step: int, seed: int) -> Array:
         dtype = np.dtype(np.uint8 if moments == "8bit" else ml_dtypes.bfloat16)
         p, m, u, *scales = np.zeros_like(x), *np.zeros((2, x.size), dtype), *np.zeros((2, -(-x.size // 64)), np.uint8)
-        more: Options = {"moments": moments, "exp_avg_scales": scales[:1], "exp_inf_scales": scales[1:], "seed": seed}
+        more: Options = {"moments": moments, "seed": seed}
+        if moments == "8bit":
+            more |= {"exp_avg_scales": scales[:1], "exp_inf_scales": scales[1:]}
         F.adamax([p], [x], [m], [u], step=step, lr=0.0, betas=(0.0, 0.0), eps=0.0, **more)
         return np.asarray(_core.kernels.unpack(u, "square", scales[1]))
 

@@ -6,6 +6,7 @@ import copy
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 from functools import partial
+from typing import Any
 
 import numpy as np
 import pytest
@@ -135,6 +136,32 @@ def test_variants_need_their_own_buffers() -> None:
     for what, more in ("initial_params", {"l2_init": 0.1}), ("ema_params", {"ema_decay": 0.1}):
         with pytest.raises(TypeError, match=rf"^sgd: {what} must be a list of arrays, got NoneType$"):
             F.sgd(p, g, step=1, lr=0.1, **more)
+
+
+@pytest.mark.parametrize(
+    ("call", "name", "wanted"),
+    [
+        (F.sgd, "momentum_buffers", "another variant of the rule"),
+        (F.sgd, "momentum_buffer_scales", "moments='8bit'"),
+        (F.sgd, "master_params", "weights='master'"),
+        (F.sgd, "compensations", "weights='kahan'"),
+        (F.sgd, "corrections", "weights='correction'"),
+        (F.sgd, "initial_params", "l2_init"),
+        (F.sgd, "ema_params", "ema_decay and swa_start"),
+        (partial(F.adam, exp_avgs=[np.zeros(3)], exp_avg_sqs=[np.zeros(3)]), "max_exp_avg_sqs", "another variant"),
+    ],
+)
+def test_arrays_that_would_not_be_used_are_refused(call: Callable[..., Any], name: str, wanted: str) -> None:
+    """What is written by nobody must not look as if it were; placeholders for arrays are fine."""
+    p, g = np.ones(3), np.ones(3)
+    given: Any
+    for given in [np.zeros(3)], (np.zeros(3),), np.zeros((1, 3)), "ab", 3:
+        with pytest.raises(ValueError, match=rf"^\w+: {name} would not be used; it is for {wanted}"):
+            call([p], [g], step=1, lr=0.1, **{name: given})
+    assert np.all(p == 1)
+    for given in None, [], [None]:
+        call([p], [g], step=1, lr=0.1, **{name: given})
+    assert np.all(p < 1)
 
 
 def test_the_first_step_of_sgd_does_not_read_the_buffer(rng: Generator) -> None:

@@ -8,6 +8,7 @@ import math
 import pickle
 import signal
 from collections.abc import Callable, Iterator
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -724,9 +725,9 @@ def test_an_interrupted_step_is_taken_or_not(case: str, interrupts: list[bool]) 
     (schedule, step), (twin, _) = moved(EVERY[case], opt), moved(EVERY[case], twins)
     seen = 0
     for _ in range(20_000):
-        before = snapshot(twins, twin)
         if schedule.last_epoch >= 200:  # where a cycle ends
             (schedule, _), (twin, _) = moved(EVERY[case], opt := groups()), moved(EVERY[case], twins := groups())
+        before = snapshot(twins, twin)
         hit = interrupted(interrupts, lambda: step(schedule))  # noqa: B023
         after = snapshot(opt, schedule)
         if not hit or after != before:
@@ -883,6 +884,11 @@ def test_attributes() -> None:
     with pytest.raises(AttributeError, match="total_steps"):
         schedules.OneCycleLR(opt, 1, 9).total_steps = 10  # type: ignore[misc]
 
+    sequence = schedules.SequentialLR(opt, [schedule, schedules.ConstantLR(opt)], [3])
+    for name in "optimizer", "schedulers":
+        with pytest.raises(AttributeError, match=f"^SequentialLR: {name} cannot be set; make a new schedule$"):
+            setattr(sequence, name, getattr(sequence, name))
+
     class Halved(schedules.LRScheduler):
         def __init__(self, optimizer: Any) -> None:
             super().__init__(optimizer)
@@ -892,6 +898,50 @@ def test_attributes() -> None:
             return lr / 2
 
     assert Halved(opt).note == "mine"
+
+
+@pytest.mark.parametrize(
+    ("make", "name", "good", "bad"),
+    [
+        (lambda o: schedules.StepLR(o, 2), "step_size", 3, [0, -1, 1.5, "2", None]),
+        (lambda o: schedules.StepLR(o, 2), "gamma", 0.5, ["x", np.nan, -1, None]),
+        (lambda o: schedules.StepLR(o, 2), "optimizer", groups(), [None, 3, SimpleNamespace(param_groups=[])]),
+        (lambda o: schedules.StepLR(o, 2), "base_lrs", [0.5, 0.25], [0.5, [0.5], [0.5, "x"], [0.5, np.nan]]),
+        (lambda o: schedules.MultiStepLR(o, [2, 4]), "milestones", [1, 5], [[3, 1], 4, ["a"], None]),
+        (lambda o: schedules.CosineAnnealingLR(o, 5), "T_max", 6, [0, None, 0.5]),
+        (lambda o: schedules.CosineAnnealingWarmRestarts(o, 5), "T_mult", 2, [0, 1.5]),
+        (lambda o: schedules.WarmupCosineLR(o, 2, 5), "total_steps", 6, [0, 1, "6"]),
+        (lambda o: schedules.PiecewiseLR(o, [2], [1, 0.5]), "boundaries", [3], [[1, 2], [0], "x"]),
+        (
+            lambda o: schedules.PiecewiseLR(o, [2], [1, 0.5]),
+            "values",
+            [[1.0, 2.0]] * 2,
+            [[[1.0]] * 2, 3, [["a", 1]] * 2],
+        ),
+        (lambda o: schedules.LambdaLR(o, lambda t: 1), "lr_lambdas", [abs, abs], [[abs], [1, 2], None]),
+        (lambda o: schedules.ReduceLROnPlateau(o), "mode", "max", ["x", 1]),
+        (lambda o: schedules.ReduceLROnPlateau(o), "min_lrs", [0.1, 0.2], [[0.1], [-1, 0], "x"]),
+        (lambda o: schedules.ReduceLROnPlateau(o), "num_bad_epochs", 3, [-1, 1.5, "x"]),
+        (lambda o: schedules.ReduceLROnPlateau(o), "best", 0.5, ["x", None]),
+        (
+            lambda o: schedules.SequentialLR(o, [schedules.StepLR(o, 2), schedules.StepLR(o, 3)], [4]),
+            "milestones",
+            [5],
+            [[1, 2], ["a"], 3],
+        ),
+    ],
+)
+def test_attributes_are_checked_as_arguments_are(make: Any, name: str, good: Any, bad: list[Any]) -> None:
+    schedule = make(groups())
+    before = getattr(schedule, name)
+    for value in bad:
+        with pytest.raises((TypeError, ValueError), match=rf"^{type(schedule).__name__}: "):
+            setattr(schedule, name, value)
+        assert getattr(schedule, name) is before
+    setattr(schedule, name, good)
+    assert getattr(schedule, name) == good
+    if not isinstance(schedule, schedules.ReduceLROnPlateau):
+        schedule.step()
 
 
 @pytest.mark.parametrize(

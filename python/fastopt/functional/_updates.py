@@ -47,6 +47,13 @@ def _listed(function: str, name: str, arrays: Any, count: int | None = None) -> 
     return listed
 
 
+def _holds_arrays(arrays: Any) -> bool:
+    """Whether a list was given that has something in it; a placeholder for one has not."""
+    if isinstance(arrays, list | tuple):
+        return any(one is not None for one in arrays)
+    return arrays is not None
+
+
 _STEP: dict[str, Any] = dict(
     grad_scale=1.0,
     clip_norm=None,
@@ -148,6 +155,13 @@ def _update(optimizer: type[optim.Optimizer]) -> Callable[..., Outcome]:
         averages: list[Any] = (
             _listed(name, "ema_params", given["ema_params"], count) if rule.average else [None] * count
         )
+        used = {state_of[state] for one in [rule, *rules] for state in (*one.states, *one.numbers) if state in state_of}
+        used |= {rest, *["initial_params"] * rule.initial, *["ema_params"] * rule.average}
+        used |= {*scales.values()} if rule.formats[1] == "8bit" else set()
+        for key in (*buffers, *scales.values(), *_WANTED):
+            if key not in used and _holds_arrays(given[key]):
+                wanted = _WANTED.get(key, "moments='8bit'" if key in scales.values() else "another variant of the rule")
+                raise ValueError(f"{name}: {key} would not be used; it is for {wanted}: ask for that, or give None")
         if not count:
             return Outcome(0.0 if given["clip_norm"] is not None or given["skip_nonfinite"] else None, False)
         members = [
@@ -197,7 +211,8 @@ def _scales(optimizer: type[optim.Optimizer]) -> dict[str, str]:
     return {state: f"{state}_scales" for state, kind in optimizer._kinds().items() if kind != "exact"}
 
 
-_RESTS = tuple(f"{rest}s" for rest in RESTS.values())
+_RESTS = {f"{rest}s": f"weights={weights!r}" for weights, rest in RESTS.items()}
+_WANTED = {**_RESTS, "initial_params": "l2_init", "ema_params": "ema_decay and swa_start"}
 
 
 def _documented(

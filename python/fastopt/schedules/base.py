@@ -8,9 +8,10 @@ from difflib import get_close_matches
 from itertools import chain, pairwise, repeat, starmap
 from math import inf, isfinite
 from operator import setitem
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
-from .._check import number, type_of, whole
+from .._check import number, real, type_of, whole
 
 PUBLIC = "fastopt.schedules"  # where users find the classes; pickles name it
 
@@ -202,30 +203,55 @@ class Schedule:
     if not TYPE_CHECKING:  # else type checkers would take any attribute for one that there is
 
         def __setattr__(self, name: str, value: Any) -> None:
-            """Refuses to set what no step would look at; subclasses of one's own may have attributes of their own."""
-            if (
-                not hasattr(self, name)
-                and hasattr(self, "_now")  # before which all others are set
-                and not name.startswith("_")
-                and type(self).__module__ == PUBLIC
-            ):
-                attributes = sorted(one for one in vars(self) if not one.startswith("_"))
-                close = get_close_matches(name, attributes, 1)
-                hint = f"did you mean {close[0]}?" if close else f"it has {', '.join(attributes)}"
-                raise AttributeError(f"{self._name}: there is no {name} to be set; {hint}")
+            """Refuses what no step would look at, and values that the constructor would refuse.
+
+            Subclasses of one's own may have attributes of their own.
+            """
+            begun = hasattr(self, "_now")  # before which all others are set
+            if begun and not name.startswith("_") and type(self).__module__ == PUBLIC:
+                if not hasattr(self, name):
+                    attributes = sorted(one for one in vars(self) if not one.startswith("_"))
+                    close = get_close_matches(name, attributes, 1)
+                    hint = f"did you mean {close[0]}?" if close else f"it has {', '.join(attributes)}"
+                    raise AttributeError(f"{self._name}: there is no {name} to be set; {hint}")
+                if name in vars(self):
+                    value = self._checked(name, value)
             super().__setattr__(name, value)
 
-    def __repr__(self) -> str:
+    def _checked(self, name: str, value: Any) -> Any:
+        """What an attribute becomes that is set."""
+        if name in ("optimizer", "base_lrs"):
+            new = self._groups_of(value) if name == "optimizer" else self._numbers(name, value, 0)
+            if len(new) != len(self.base_lrs):
+                raise ValueError(f"{self._name}: {name} is of {len(new)} groups, expected {len(self.base_lrs)}")
+            return value if name == "optimizer" else new
+        if name in self._state:
+            return (whole if isinstance(getattr(self, name), int) else real)(self._name, name, value)
+        optimizer = SimpleNamespace(param_groups=[{"lr": lr} for lr in self.base_lrs])
+        arguments = {one: value if key == name else vars(self)[key] for one, key in self._arguments()}
+        make: Any = type(self)
+        return getattr(make(optimizer, **arguments), name)
+
+    def _arguments(self) -> list[tuple[str, str]]:
+        """The arguments of the constructor, and the attributes that keep them.
+
+        These have the same name, or are spread over the groups, or are private where a change would have no effect.
+        """
         known = vars(self)
+        return [
+            (name, key)
+            for name in inspect.signature(type(self)).parameters
+            for key in [next((key for key in (name, f"{name}s", f"_{name}") if key in known), name)]
+            if key in known and name != "optimizer"
+        ]
+
+    def __repr__(self) -> str:
         shown = []
-        for name in inspect.signature(type(self)).parameters:
-            # Kept under its name, or spread over the groups, or privately where a change would have no effect.
-            key = next((key for key in (name, f"{name}s", f"_{name}") if key in known), name)
-            if key in known and name not in ("optimizer", "last_epoch"):
-                value = known[key]
-                if key != name and isinstance(value, list) and value and all(one == value[0] for one in value):
-                    value = value[0]
-                shown.append(f"{name}={_shown(value)}")
+        for name, key in self._arguments():
+            value = vars(self)[key]
+            if key != name and isinstance(value, list) and value and all(one == value[0] for one in value):
+                value = value[0]
+            shown.append(f"{name}={_shown(value)}")
         return f"{self._name}({', '.join(shown)}) at epoch {self.last_epoch}"
 
     # Arguments

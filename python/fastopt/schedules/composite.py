@@ -28,6 +28,22 @@ class Composite(LRScheduler):
             member._found()  # which raises if groups have been added or removed since it was made
         return members
 
+    def _checked(self, name: str, value: Any) -> Any:
+        if name in ("schedulers", "optimizer"):
+            raise AttributeError(f"{self._name}: {name} cannot be set; make a new schedule")
+        if name != "milestones":
+            return super()._checked(name, value)
+        return self._milestones(value)
+
+    def _milestones(self, milestones: Any) -> list[int]:
+        epochs = self._epochs("milestones", milestones, 0)
+        if len(epochs) != len(self.schedulers) - 1:
+            raise ValueError(
+                f"{self._name}: milestones has {len(epochs)} entries, expected {len(self.schedulers) - 1},"
+                " one less than schedulers"
+            )
+        return epochs
+
     def state_dict(self) -> dict[str, Any]:
         return {**super().state_dict(), "schedulers": [schedule.state_dict() for schedule in self.schedulers]}
 
@@ -114,12 +130,7 @@ class SequentialLR(Composite):
         last_epoch: int = -1,
     ) -> None:
         self.schedulers = self._members(schedulers, optimizer)
-        self.milestones = self._epochs("milestones", milestones, 0)
-        if len(self.milestones) != len(self.schedulers) - 1:
-            raise ValueError(
-                f"{self._name}: milestones has {len(self.milestones)} entries, expected {len(self.schedulers) - 1},"
-                " one less than schedulers"
-            )
+        self.milestones = self._milestones(milestones)
         super().__init__(optimizer, last_epoch)
 
     def _begin(self, draft: Draft, again: bool = False) -> None:
