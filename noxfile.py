@@ -32,6 +32,13 @@ def isas(session: nox.Session, isa: str) -> None:
 
 
 @nox.session
+def nightly(session: nox.Session) -> None:
+    """The tests, with every case of those that are many and alike, and long random sequences of calls."""
+    session.install(".[test]")
+    session.run("pytest", *session.posargs, env={"FASTOPT_NIGHTLY": "1", "FASTOPT_EXAMPLES": "100"})
+
+
+@nox.session
 def sanitize(session: nox.Session) -> None:
     """The tests under AddressSanitizer and UBSan, on one instruction set: for the night."""
     session.install(

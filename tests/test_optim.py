@@ -520,6 +520,7 @@ def test_changed_hyperparameters_hold_from_the_next_step(
         if step == 4:
             opt.param_groups[0].update(after)
             options |= after
+            states = {name: states[name] for name in RULES[rule].new_states(options, [plain])}
         g = ordinary(rng, p.shape, "float64")
         opt.step([g])
         RULES[rule].update(F, [plain], [g], states, step, options)
@@ -632,6 +633,40 @@ def test_repr_names_the_class_and_its_hyperparameters(rule: str) -> None:
     assert all(f"{name}={opt.defaults[name]!r}" in repr(opt) for name in RULES[rule].own)
     assert "l1=" not in repr(opt)
     assert "l1=0.5" in repr(RULES[rule].optimizer(params, lr=0.25, l1=0.5))
+
+
+def test_repr_shows_the_groups_as_they_are() -> None:
+    opt = optim.SGD([{"params": [np.ones(2)]}, {"params": [np.ones(3)], "lr": 0.5}], lr=0.1)
+    assert repr(opt).startswith("SGD(2 parameters in 2 groups, lr=[0.1, 0.5], momentum=0.0, ")
+    for group in opt.param_groups:
+        group.update(lr=0.25, l2_init=np.float64(0.5))
+    opt.param_groups[1]["momentum"] = np.array([1, 2])
+    assert repr(opt).startswith("SGD(2 parameters in 2 groups, lr=0.25, momentum=[0.0, array([1, 2])], ")
+    assert "l2_init=np.float64(0.5)" in repr(opt)
+    del opt.param_groups[0]["momentum"]
+    assert "momentum=[None, array([1, 2])]" in repr(opt)
+
+
+def test_tensors_are_refused_with_the_way_to_an_array() -> None:
+    class Tensor:
+        def numpy(self) -> np.ndarray[Any, Any]:
+            return np.ones(3)
+
+    hint = r"must be a numpy array, got Tensor: give its .numpy\(\), which shares its memory$"
+    p, t = np.ones(3), Tensor()
+    opt = optim.SGD([p], lr=0.1)
+    for name, call in {
+        r"SGD: params\[0\]": lambda: optim.SGD([t]),
+        r"SGD: grads\[0\]": lambda: opt.step([t]),
+        r"sgd: params\[0\]": lambda: F.sgd([t], [p], step=1, lr=0.1),
+        r"sgd: grads\[0\]": lambda: F.sgd([p], [t], step=1, lr=0.1),
+        r"layer_norm: x": lambda: F.layer_norm(t, 3),
+    }.items():
+        with pytest.raises(TypeError, match=f"^{name} {hint}"):
+            call()
+    opt.param_groups[0]["params"][0] = t
+    with pytest.raises(TypeError, match=r"^SGD: params\[0\] " + hint):
+        opt.step([p])
 
 
 @rules

@@ -61,7 +61,8 @@ std::size_t itemsize_of(Dtype dtype) {
 Array::Array(py::handle object, const Name& name, Accepted accepted, Alignment alignment)
     : proxy_(py::detail::array_proxy(object.ptr())) {
   if (!py::detail::npy_api::get().PyArray_Check_(object.ptr()))
-    throw py::type_error(name.text() + " must be a numpy array, got " + text_of_type(object));
+    throw py::type_error(name.text() + " must be a numpy array, got " + text_of_type(object) +
+                         (py::hasattr(object, "numpy") ? ": give its .numpy(), which shares its memory" : ""));
   if (Py_TYPE(object.ptr()) != py::detail::npy_api::get().PyArray_Type_ && is_masked(object))
     throw py::type_error(name.text() + " is a masked array, whose mask would be ignored: pass " +
                          std::string(name.argument) + std::string(name.item) + ".filled(...)");

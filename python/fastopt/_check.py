@@ -125,6 +125,12 @@ def type_of(value: object) -> str:
     return "None" if value is None else type(value).__name__
 
 
+def not_an_array(value: object) -> str:
+    """The type of what should be an array, as errors say it, and the way to one."""
+    shared = ": give its .numpy(), which shares its memory" if callable(getattr(value, "numpy", None)) else ""
+    return type_of(value) + shared
+
+
 def _scalar(value: Any) -> Any:
     """What a NumPy scalar, or an array or tensor without axes, holds; raises TypeError if that is a bool, masked, or not one value."""
     if getattr(value, "ndim", 0) or isinstance(value, np.ma.MaskedArray):

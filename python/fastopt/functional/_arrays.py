@@ -8,7 +8,7 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from .._check import type_of
+from .._check import not_an_array
 
 __all__ = ["Array", "Statistics", "array_of", "memory_order", "results_of"]
 
@@ -34,7 +34,7 @@ def array_of(
     Errors say what helps against another dtype, which ``way_out`` returns, and why the shape is expected.
     """
     if not isinstance(array, np.ndarray):
-        raise TypeError(f"{function}: {name} must be a numpy array, got {type_of(array)}")
+        raise TypeError(f"{function}: {name} must be a numpy array, got {not_an_array(array)}")
     if isinstance(array, np.ma.MaskedArray):
         raise TypeError(f"{function}: {name} is a masked array, whose mask would be ignored: pass {name}.filled(...)")
     if array.dtype.name not in dtypes or not array.dtype.isnative:

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .. import _rules, optim
-from .._check import type_of, whole
+from .._check import not_an_array, whole
 from .._core import kernels
 from .._rules import Hyperparameters
 from ..optim._formats import RESTS, formats_of
@@ -122,7 +122,7 @@ def _update(optimizer: type[optim.Optimizer]) -> Callable[..., Outcome]:
         labels = [f"[{i}]" for i in range(count)]
         for param, label in zip(params, labels, strict=True):
             if not isinstance(param, np.ndarray):
-                raise TypeError(f"{name}: params{label} must be a numpy array, got {type_of(param)}")
+                raise TypeError(f"{name}: params{label} must be a numpy array, got {not_an_array(param)}")
         kernels.expect_disjoint(name, params, labels)
         rules = [optimizer._rule_of(rule, param) for param in params]
         state_of = {state: key for key, (state, _) in buffers.items()}

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import DTypeLike
 
 from .. import functional as F
-from .._check import flag, number, type_of, whole
+from .._check import flag, not_an_array, number, type_of, whole
 from .._commit import at_once, commit
 from ._layer import Array, Layer, axis_of, sizes_of
 
@@ -757,7 +757,7 @@ def _expect_to_be_written(function: str, statistics: list[Any], out: Any = None)
     """
     for name, array in zip(_STATISTICS, statistics, strict=True):
         if not isinstance(array, np.ndarray):
-            raise TypeError(f"{function}: {name} must be a numpy array, got {type_of(array)}")
+            raise TypeError(f"{function}: {name} must be a numpy array, got {not_an_array(array)}")
         if not array.flags.writeable:
             raise TypeError(f"{function}: {name} is read-only, but would be written; give a copy")
         if isinstance(out, np.ndarray) and np.may_share_memory(out, array):

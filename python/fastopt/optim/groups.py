@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 import numpy as np
 
-from .._check import did_you_mean, real, type_of
+from .._check import did_you_mean, not_an_array, real, type_of
 from .._commit import at_once
 from .._core import kernels
 from .._rules import AROUND, AROUND_TEXTS, Hyperparameters, Rule
@@ -175,7 +175,7 @@ class Groups:
 
     def _new_record(self, param: Any, label: str) -> Record:
         if not isinstance(param, np.ndarray):
-            raise TypeError(f"{self._name}: params{label} must be a numpy array, got {type_of(param)}")
+            raise TypeError(f"{self._name}: params{label} must be a numpy array, got {not_an_array(param)}")
         return Record(param, self._changed)
 
     def _extents_with(self, records: list[Record], labels: list[str]) -> list[tuple[int, int, str]]:
@@ -258,7 +258,7 @@ class Groups:
             own = structure.labels(len(labels))
             for param, label in zip(params, own, strict=True):
                 if not isinstance(param, np.ndarray):
-                    raise TypeError(f"{name}: params{label} must be a numpy array, got {type_of(param)}")
+                    raise TypeError(f"{name}: params{label} must be a numpy array, got {not_an_array(param)}")
             labels += own
         return found, labels
 

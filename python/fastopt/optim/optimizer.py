@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from operator import itemgetter
 from typing import Any, NamedTuple
 
@@ -603,5 +604,18 @@ class Optimizer(Groups):
         self._restore(state["extra"])
 
     def __repr__(self) -> str:
-        shown = {k: v for k, v in self.defaults.items() if k not in AROUND or v != {**AROUND, **self.around}[k]}
-        return f"{self._name}({len(self._labels)} parameters, {', '.join(f'{k}={v!r}' for k, v in shown.items())})"
+        groups, usual = self.param_groups or [self.defaults], {**AROUND, **self.around}
+        of = f" in {len(groups)} groups" if len(groups) > 1 else ""
+        shown = [f"{len(self._labels)} parameters{of}"]
+        for key in self.defaults:
+            values = [group.get(key) for group in groups]
+            if key in AROUND and all(map(partial(_alike, usual[key]), values)):
+                continue
+            one = all(map(partial(_alike, values[0]), values))
+            shown.append(f"{key}={values[0]!r}" if one else f"{key}=[{', '.join(map(repr, values))}]")
+        return f"{self._name}({', '.join(shown)})"
+
+
+def _alike(a: Any, b: Any) -> bool:
+    """Whether two hyperparameters, of any type, read alike."""
+    return a is b or repr(a) == repr(b)

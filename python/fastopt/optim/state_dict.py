@@ -65,8 +65,12 @@ class Reader:
     def read(self, state_dict: Mapping[str, Any], by_position: bool) -> Loaded:
         """Checks a state dict and copies its arrays."""
         name = self._name
-        if not isinstance(state_dict, Mapping) or not {"state", "param_groups"} <= state_dict.keys():
+        if not isinstance(state_dict, Mapping):
             raise TypeError(f"{name}: state_dict must be a dict with state and param_groups, got {type_of(state_dict)}")
+        if not {"state", "param_groups"} <= state_dict.keys():
+            raise TypeError(
+                f"{name}: state_dict must be a dict with state and param_groups, got one with the keys {[*state_dict]!r:.80}"
+            )
         groups, saved, extra = state_dict["param_groups"], state_dict["state"], state_dict.get("fastopt", {})
         if not isinstance(groups, list | tuple) or not all(isinstance(group, Mapping) for group in groups):
             raise TypeError(f"{name}: param_groups of state_dict must be a list of dicts")
