@@ -974,14 +974,26 @@ def test_statistics_that_cannot_be_written_stop_the_pass() -> None:
         assert layer.eval()(x).shape == x.shape
         del layer.buffers[key]
         refused(ValueError, f"buffers has no {key}; put it back$", layer)
-    for count in np.uint8(255), np.array(0.0), 3, np.zeros(1, np.int64), np.array(-1):
+    for count in np.uint8(255), np.array(0.0), 3, np.zeros(1, np.int64), np.array(-1), np.array(2**53):
         layer = nn.BatchNorm(3)
         layer.buffers["num_batches_tracked"] = count  # type: ignore[assignment]
         refused(TypeError, "num_batches_tracked (must be an int64 array|must be a numpy array|is read-only)", layer)
     room = np.zeros(48, "f")
     layer = nn.BatchNorm(3)
     layer.buffers["running_mean"] = room[:3]
-    refused(ValueError, "out would be written, but overlaps running_mean$", layer, out=room[:24].reshape(8, 3))
+    refused(ValueError, "running_mean would be written, but overlaps out$", layer, out=room[:24].reshape(8, 3))
+    for where, key in (("params", "weight"), ("params", "bias"), ("grads", "bias")):
+        layer = nn.BatchNorm(3)
+        layer.buffers["running_mean"] = getattr(layer, where)[key]
+        what = key if where == "params" else rf"grads\['{key}'\]"
+        refused(ValueError, f"running_mean would be written, but overlaps {what}$", layer)
+    layer = nn.BatchNorm(3)
+    layer.buffers["running_var"] = x[0]
+    refused(ValueError, "running_var would be written, but overlaps x$", layer)
+    layer = nn.BatchNormAddReLU(3)
+    layer.buffers["running_var"] = room[:3]
+    with pytest.raises(ValueError, match=r"^BatchNormAddReLU: running_var would be written, but overlaps residual$"):
+        layer(x, room[:24].reshape(8, 3))
 
 
 def test_update_bn_changes_all_layers_or_none() -> None:

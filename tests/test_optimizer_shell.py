@@ -8,8 +8,11 @@ import gc
 import os
 import pickle
 import signal
+import subprocess
+import sys
 import threading
 import time
+import warnings
 import weakref
 from collections.abc import Callable
 from decimal import Decimal
@@ -1215,3 +1218,306 @@ def test_a_bool_is_no_number() -> None:
     for eps in np.array(True), np.array("1"), np.complex64(1), np.ma.masked, np.timedelta64(1):
         with pytest.raises(TypeError, match=r"^layer_norm: eps must be a number, got"):
             F.layer_norm(x, 3, None, None, eps)  # type: ignore[arg-type]
+
+
+# Between checks and the step
+
+
+FIRST_PARALLEL_STEP = """
+import mmap, sys, threading
+import numpy as np
+import fastopt as fo
+
+sys.setswitchinterval(1e-6)
+p = np.zeros(700_000, np.float32)
+opt, others = fo.optim.SGD([p], lr=1.0), [np.frombuffer(mmap.mmap(-1, p.nbytes), np.float32) for _ in range(500)]
+grads, ready = [others.pop()], threading.Event()
+
+def replace():
+    ready.set()
+    while others:
+        grads[0] = others.pop()
+
+thread = threading.Thread(target=replace)
+thread.start()
+ready.wait()
+opt.step(grads)
+thread.join()
+print(np.unique(p))
+"""
+
+
+def test_the_first_parallel_step_of_a_process_holds_its_gradients() -> None:
+    """Though it is a brief one: threads are lent in the middle of it, by code in Python."""
+    for _ in range(3):
+        done = subprocess.run([sys.executable, "-c", FIRST_PARALLEL_STEP], capture_output=True, text=True, check=False)
+        assert (done.returncode, done.stdout) == (0, "[0.]\n"), done.stderr
+
+
+def test_a_parameter_that_moves_to_another_group_follows_its_hyperparameters() -> None:
+    def make() -> tuple[Array, Array, Array, Optimizer]:
+        a, b, c = np.zeros(1), np.zeros(1), np.zeros(1)
+        opt = optim.SGD([{"params": [a, b], "lr": 1.0}, {"params": [c], "lr": 0.0}])
+        opt.step([np.zeros(1)] * 3)
+        return a, b, c, opt
+
+    def move_in_place(opt: Optimizer) -> None:
+        first, second = (group["params"] for group in opt.param_groups)
+        second.insert(0, first.pop())
+
+    def replace(opt: Optimizer) -> None:
+        first, second = (group["params"] for group in opt.param_groups)
+        opt.param_groups[0]["params"], opt.param_groups[1]["params"] = first[:1], first[1:] + second
+
+    for move in move_in_place, replace:
+        a, b, c, opt = make()
+        move(opt)
+        for lr in 0.0, 0.5:
+            opt.param_groups[1]["lr"] = lr
+            opt.step([np.ones(1)] * 3)
+        assert (a[0], b[0], c[0]) == (-2.0, -0.5, -0.5)
+
+
+def test_threads_do_not_swap_averages_back_for_each_other() -> None:
+    p, g = np.ones(1 << 21, np.float32), np.ones(1 << 21, np.float32)
+    opt = optim.AdamW([p], lr=0.1, ema_decay=0.9)
+    for _ in range(2):
+        opt.step([g])
+    for _ in range(5):
+        seen: list[bool] = []
+        refused: list[str] = []
+        barrier = threading.Barrier(3)
+
+        def evaluate(seen: list[bool] = seen, refused: list[str] = refused, barrier: Any = barrier) -> None:
+            barrier.wait()
+            try:
+                with opt.using_ema():
+                    time.sleep(0.01)
+                    seen.append(bool(opt._swapped))
+            except ValueError as error:
+                refused.append(str(error))
+
+        threads = [threading.Thread(target=evaluate) for _ in range(2)]
+        for thread in threads:
+            thread.start()
+        barrier.wait()
+        with contextlib.suppress(ValueError):  # the parameters are swapped already
+            opt.step([g])
+        for thread in threads:
+            thread.join()
+        assert len(seen) + len(refused) == 2
+        assert all(seen)
+        assert all("are swapped for their averages" in one for one in refused)
+        assert not opt._swapped
+
+
+# SwitchOptimizer
+
+
+def test_an_interrupted_switch_is_made_later() -> None:
+    """Wherever the interrupt comes."""
+    g = [np.ones(4)]
+
+    def make() -> Optimizer:
+        opt = optim.SwitchOptimizer([np.ones(4)], lr=0.1, switch_at=2)
+        opt.step(g)
+        return opt
+
+    hits = 0
+    for number in range(60):
+        opt, twin, left = make(), make(), number
+
+        def trace(frame: Any, event: str, arg: Any) -> Any:
+            nonlocal left
+            if frame.f_code.co_name in ("_switch", "_advance", "__setattr__") and event in ("line", "return"):
+                left -= 1
+                if left < 0:
+                    sys.settrace(None)
+                    raise KeyboardInterrupt
+            return trace
+
+        before = sys.gettrace()
+        sys.settrace(trace)
+        try:
+            opt.step(g)
+        except KeyboardInterrupt:
+            hits += 1
+        finally:
+            sys.settrace(before)
+        if int(opt._count) == 1:
+            opt.step(g)
+        twin.step(g)
+        for one in opt, twin:
+            one.step(g)
+        assert opt.switched and opt.param_groups[0]["sgd_lr"] is not None  # type: ignore[attr-defined]
+        assert bits(copies(opt.param_groups[0]["params"])) == bits(copies(twin.param_groups[0]["params"]))
+        optim.SwitchOptimizer([np.ones(4)], lr=0.1, switch_at=2).load_state_dict(opt.state_dict())
+    assert hits > 20
+
+
+def test_a_switch_that_must_wait_does_not_spoil_the_step() -> None:
+    a, b = np.ones(3), np.ones(3)
+    opt = optim.SwitchOptimizer([a, b], lr=0.1, switch_at=2)
+    opt.step([np.ones(3), np.ones(3)])
+    b.flags.writeable = False
+    assert opt.step([np.ones(3), None]).step == 2
+    assert not opt.switched
+    before = a.copy()
+    with pytest.raises(TypeError, match=r"^SwitchOptimizer: params\[1\] is read-only"):
+        opt.step([np.ones(3), None])
+    assert np.all(a == before)
+    b.flags.writeable = True
+    opt.step([np.ones(3), None])
+    assert opt.switched
+
+    opt = optim.SwitchOptimizer([np.ones(3)], lr=0.1, switch_at=1)
+    opt.param_groups.clear()
+    assert opt.step([]).step == 1
+    assert opt.state_dict()["param_groups"] == []
+
+
+def test_a_rate_after_the_switch_that_overflows_is_an_error() -> None:
+    p = np.ones(3)
+    opt = optim.SwitchOptimizer([p], lr=1e-300, switch_at=1, sgd_lr=0.5)
+    opt.step([np.ones(3)])
+    opt.param_groups[0]["lr"] = 1e300
+    before = p.copy()
+    with pytest.raises(ValueError, match=r"^SwitchOptimizer: sgd_lr·lr/switch_lr must be finite"):
+        opt.step([np.ones(3)])
+    assert np.all(p == before)
+
+
+# Arrays of the state that change in place
+
+
+def test_state_that_is_reshaped_in_place_changes_nothing() -> None:
+    def make(**options: Any) -> tuple[list[Array], Optimizer]:
+        params = [np.ones((6, 4), np.float32), np.ones((6, 4), np.float32)]
+        opt = optim.SGD(params, lr=0.1, momentum=0.9, ema_decay=0.5, **options)
+        opt.step([np.ones((6, 4), np.float32)] * 2)
+        return params, opt
+
+    calls: list[Callable[[Optimizer], Any]] = [
+        lambda opt: opt.swap_ema(),
+        lambda opt: opt.using_ema().__enter__(),
+        lambda opt: opt.state_dict(),
+        lambda opt: opt.ema_params,
+        lambda opt: opt.step([np.ones((6, 4), np.float32)] * 2),
+        pickle.dumps,
+    ]
+    for key in "ema_param", "momentum_buffer":
+        for call in calls:
+            params, opt = make()
+            array, before = opt.state[1][key], bits(params)
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", DeprecationWarning)
+                array.shape = (4, 6)
+                with pytest.raises(
+                    ValueError, match=rf"^SGD: {key} of params\[1\] in opt.state has shape \(4, 6\), expected"
+                ):
+                    call(opt)
+                assert bits(params) == before
+                assert not opt._swapped
+                array.shape = (6, 4)
+            call(opt)
+
+    halves = [np.ones((6, 4), np.float16), np.ones((6, 4), np.float16)]
+    opt = optim.SGD(halves, lr=0.1, weights="kahan", ema_decay=0.5)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        halves[1].shape = (24,)
+        for call in (*calls[:3], lambda opt: opt.step([np.ones((6, 4), np.float16), np.ones(24, np.float16)])):
+            with pytest.raises(ValueError, match=r"^SGD: params\[1\] has shape \(24,\), and had \(6, 4\)"):
+                call(opt)
+
+
+def test_counts_are_checked_as_other_state_is() -> None:
+    a, b = np.ones(2), np.ones(2)
+
+    def make() -> Optimizer:
+        opt = optim.Adam([a, b], lr=0.1)
+        opt.step([np.ones(2)] * 2)
+        return opt
+
+    def refused(opt: Optimizer, error: type[Exception], message: str, call: Callable[[], Any] | None = None) -> None:
+        before = bits([a, b])
+        with pytest.raises(error, match=message):
+            (call or (lambda: opt.step([np.ones(2)] * 2)))()
+        assert bits([a, b]) == before
+
+    opt = make()
+    opt.state[1]["step"] = opt.state[0]["step"]
+    refused(opt, ValueError, r"^Adam: step\[0\] would be written, but overlaps step\[1\]$")
+    opt = make()
+    opt.state[0]["step"] = a.view(np.int64)[0, ...]
+    refused(opt, ValueError, r"^Adam: ")
+    opt = make()
+    opt.state[0]["step"].flags.writeable = False
+    refused(opt, TypeError, r"^Adam: step\[0\] must be a writeable int64 array")
+    for count in -1, 1 << 53, (1 << 63) - 1:
+        opt = make()
+        opt.state[1]["step"][...] = count
+        refused(opt, ValueError, r"^Adam: step\[1\] must be in \[0, 2\*\*53\), got ")
+        refused(opt, ValueError, r"^Adam: step of params\[1\] in opt.state must be in \[0, 2\*\*53\)", opt.state_dict)
+
+
+def test_a_run_that_has_diverged_can_be_saved_and_loaded(tmp_path: Path) -> None:
+    for options in {"lr": 1e200}, {"r": 400.0}:
+        opt = optim.ScheduleFreeSGD([np.ones(2)], **options)  # type: ignore[arg-type]
+        for _ in range(10):
+            opt.step([np.ones(2)])
+        assert not np.isfinite(opt.state[0]["weight_sum"])
+        opt.save(tmp_path / "state")
+        other = optim.ScheduleFreeSGD([np.ones(2)])
+        other.load(tmp_path / "state")
+        assert {key: one.tobytes() for key, one in other.state[0].items()} == {
+            key: one.tobytes() for key, one in opt.state[0].items()
+        }
+
+
+def test_loading_while_swapped_changes_nothing(tmp_path: Path) -> None:
+    p = np.ones(2)
+    opt = optim.SGD([p], lr=0.1, ema_decay=0.5)
+    schedule = schedules.StepLR(opt, 2)
+    opt.step([np.ones(2)])
+    opt.save(tmp_path / "state", schedule)
+    opt.step([np.ones(2)])
+    live = p.copy()
+    opt.swap_ema()
+    opt.param_groups[0]["params"][0] = np.zeros(2)
+    for more in (), (schedule,):
+        with pytest.raises(ValueError, match="are swapped for their averages"):
+            opt.load(tmp_path / "state", *more)
+    opt.param_groups[0]["params"][0] = p
+    opt.swap_ema()
+    assert np.all(p == live)
+
+
+# Numbers
+
+
+@pytest.mark.parametrize(
+    "lr", [Fraction(10**400), Decimal("sNaN"), Decimal("NaN"), np.timedelta64(1, "ns"), np.datetime64(1, "ns")]
+)
+def test_odd_numbers_are_refused_by_name(lr: Any) -> None:
+    for make in (
+        lambda: optim.SGD([np.ones(2)], lr=lr),
+        lambda: F.sgd([np.ones(2)], [np.ones(2)], step=1, lr=lr),
+        lambda: optim.SGD([np.ones(2)], lr=0.1).step([np.ones(2)], grad_scale=lr),
+    ):
+        with pytest.raises((TypeError, ValueError), match=r"^(SGD|sgd): (lr|grad_scale) must be "):
+            make()
+
+
+def test_betas_and_scales_that_work_once_or_not_at_all_are_refused() -> None:
+    with pytest.raises(TypeError, match=r"^Adam: betas must be two numbers, got <generator"):
+        optim.Adam([np.ones(2)], betas=(beta for beta in (0.9, 0.99)))  # type: ignore[arg-type]
+    with pytest.raises(
+        ValueError, match=r"^SGD: grad_scale must be so large that 1 / grad_scale is finite, got 1e-320$"
+    ):
+        optim.SGD([np.ones(2)], lr=0.1).step([np.ones(2)], grad_scale=1e-320)
+    for options in {"ema_decay": 0.5}, {"l2_init": 0.1}, {}:
+        with pytest.raises(
+            TypeError, match=r"^SGD: params\[0\] has dtype float16; weights='correction' is for bfloat16"
+        ):
+            optim.SGD([np.ones(2, np.float16)], lr=0.1, weights="correction", **options)

@@ -224,6 +224,10 @@ void Spans::add(const Array& array, std::string argument, bool written) {
     spans_.push_back({extent(array.object()), array.object(), std::move(argument), written, array.contiguous()});
 }
 
+void Spans::add(py::handle array, std::string argument) {
+  spans_.push_back({extent(array), array, std::move(argument), true, true});
+}
+
 void Spans::expect_disjoint(std::string_view function) {
   for (const Span& span : spans_)
     if (const Extent now = extent(span.object); now.begin != span.begin || now.end != span.end)

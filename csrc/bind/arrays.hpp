@@ -121,6 +121,8 @@ class Spans {
   static Extent extent(py::handle array);
 
   void add(const Array& array, std::string argument, bool written);
+  /// A NumPy array with one element, of any dtype, that is written.
+  void add(py::handle array, std::string argument);
   /// Sorts; ValueError where two share memory and one of them is written, or where one lies elsewhere now: code of
   /// later arguments has changed it.
   void expect_disjoint(std::string_view function);

@@ -61,31 +61,43 @@ StepOptions step_options(const py::object& object, const std::string& function) 
 /// it read-only, at any time.
 class Checked {
  public:
-  Checked(const Array& array, bool written)
-      : proxy_(py::detail::array_proxy(array.object().ptr())),
+  /// `shape`: where the array's shape stands in a list of numbers.
+  Checked(py::handle array, bool written, std::size_t shape)
+      : proxy_(py::detail::array_proxy(array.ptr())),
         data_(proxy_->data),
         descr_(proxy_->descr),
+        shape_(shape),
         ndim_(proxy_->nd),
         flags_(proxy_->flags & (written ? kContiguous | kWriteable : kContiguous)) {}
 
-  bool unchanged() const {
+  bool unchanged(const std::vector<std::ptrdiff_t>& shapes) const { return unmoved(shapes) && !became_read_only(); }
+  /// The same, but that it may have become read-only.
+  bool unmoved(const std::vector<std::ptrdiff_t>& shapes) const {
     return proxy_->data == data_ && proxy_->descr == descr_ && proxy_->nd == ndim_ &&
-           (proxy_->flags & flags_) == flags_;
+           (flags_ & kContiguous & ~proxy_->flags) == 0 && has_shape(shapes);
   }
   /// Its object, which lies in up to two lines of the cache.
   void prefetch() const {
     __builtin_prefetch(proxy_);
     __builtin_prefetch(&proxy_->flags);
   }
-  bool has_shape(const std::ptrdiff_t* shape) const { return std::equal(shape, shape + ndim_, proxy_->dimensions); }
+  const std::ptrdiff_t* shape(const std::vector<std::ptrdiff_t>& shapes) const { return shapes.data() + shape_; }
+  std::size_t shape() const { return shape_; }
+  std::size_t ndim() const { return static_cast<std::size_t>(ndim_); }
 
  private:
+  bool became_read_only() const { return (flags_ & kWriteable & ~proxy_->flags) != 0; }
+  bool has_shape(const std::vector<std::ptrdiff_t>& shapes) const {
+    return std::equal(shape(shapes), shape(shapes) + ndim_, proxy_->dimensions);
+  }
+
   static constexpr int kContiguous = py::detail::npy_api::NPY_ARRAY_C_CONTIGUOUS_,
                        kWriteable = py::detail::npy_api::NPY_ARRAY_WRITEABLE_;
 
   const py::detail::PyArray_Proxy* proxy_;
   const void* data_;
   const PyObject* descr_;
+  std::size_t shape_;
   int ndim_, flags_;
 };
 
@@ -94,6 +106,7 @@ struct Seen {
   py::dict group;
   Py_ssize_t size;
   py::object params;
+  std::size_t count;                                      // of its parameters
   py::tuple values;                                       // of its hyperparameters
   std::vector<std::pair<py::object, py::object>> others;  // its other entries, but for params
 };
@@ -160,11 +173,11 @@ class BoundPlan {
     entries_.reserve(size);
     for (std::size_t i = 0; i < size; ++i) add(i, py::handle(item(records_, i)));
     first_.push_back(checked_.size());
-    first_shape_.push_back(shapes_.size());
     for (const Member& member : plan_.members) nanoseconds_ += kPerTensor + member.bytes() * kPerByte;
     written_.expect_disjoint(function_);
     hints_.assign(size, 0);
     if (!count_.is_none()) plan_.count = counter(count_, {function_, "count"});
+    shapes_.shrink_to_fit();
   }
 
   /// Takes the numbers over that the groups' rules have now.
@@ -190,8 +203,12 @@ class BoundPlan {
     std::vector<Seen> seen;
     for (std::size_t g = 0; g < groups.size(); ++g) {
       const auto group = py::cast<py::dict>(py::handle(item(groups, g)));
-      Seen& now = seen.emplace_back(
-          Seen{group, PyDict_Size(group.ptr()), group["params"], py::cast<py::tuple>(py::handle(item(values, g))), {}});
+      Seen& now = seen.emplace_back(Seen{group,
+                                         PyDict_Size(group.ptr()),
+                                         group["params"],
+                                         py::len(group["params"]),
+                                         py::cast<py::tuple>(py::handle(item(values, g))),
+                                         {}});
       for (const auto& [key, value] : group)
         if (!key.equal(py::str("params")) && PySequence_Contains(names.ptr(), key.ptr()) == 0)
           now.others.emplace_back(py::reinterpret_borrow<py::object>(key), py::reinterpret_borrow<py::object>(value));
@@ -224,9 +241,13 @@ class BoundPlan {
     const Use use(*this);
     std::optional<Use> use_then;
     if (then != nullptr) use_then.emplace(*then);
-    const bool brief = then == nullptr && nanoseconds_ < kBrief && !wish.zero_grads;
+    const bool pending = first_region_pending();  // so Python's code may run in between
+    const bool brief = then == nullptr && nanoseconds_ < kBrief && !wish.zero_grads && !pending;
     if (!collect(grads, wish, !brief) || (then != nullptr && !then->collect(then_grads, {}, !brief))) return py::none();
-    if (first_region_pending() && plan_.parallel()) run_first_region_hook();
+    if (pending && (plan_.parallel() || (then != nullptr && then->plan_.parallel()))) {
+      run_first_region_hook();
+      if (!nothing_moved() || (then != nullptr && !then->nothing_moved())) return py::none();
+    }
     Outcome outcome;
     {
       std::optional<py::gil_scoped_release> release;
@@ -250,11 +271,9 @@ class BoundPlan {
     return plan.current(groups) ? plan.step(grads, options, nullptr, nullptr, py::list()) : py::none();
   }
 
-  /// Whether all arrays are still what they were when they were checked.
-  bool all_unchanged() const {
-    for (std::size_t i = 0; i < plan_.members.size(); ++i)
-      if (!unchanged(i, first_[i + 1])) return false;
-    return true;
+  /// Whether all arrays are still what they were when they were checked; they may have become read-only.
+  bool unmoved() const {
+    return std::all_of(checked_.begin(), checked_.end(), [&](const Checked& one) { return one.unmoved(shapes_); });
   }
 
   void restart() { plan_.restart(); }
@@ -301,7 +320,7 @@ class BoundPlan {
       PyObject* params = PyDict_GetItem(group, key);
       if (params != seen.params.ptr() || !PyList_CheckExact(params)) return false;
       const auto count = static_cast<std::size_t>(PyList_GET_SIZE(params));
-      if (i + count > params_.size()) return false;
+      if (count != seen.count || i + count > params_.size()) return false;
       for (std::size_t k = 0; k < count; ++k, ++i)
         if (PyList_GET_ITEM(params, static_cast<Py_ssize_t>(k)) != params_[i]) return false;
     }
@@ -318,13 +337,11 @@ class BoundPlan {
     if (entry == nullptr) throw py::value_error(function_ + ": no rule is called " + rule);
     entries_.push_back(entry);
     first_.push_back(checked_.size());
-    first_shape_.push_back(shapes_.size());
 
     const py::object object = record.attr("param");
     const Array param(object, name("params", i), Accepted::floats);
     params_.push_back(object.ptr());
     const Shape shape = param.shape();
-    shapes_.insert(shapes_.end(), shape.begin(), shape.end());
     Member member;
     const Dtype dtype = is_half(param.dtype()) ? Dtype::float32 : param.dtype();
     member.kernel = &entry->kernels[dtype == Dtype::float32 ? 0 : 1];
@@ -360,7 +377,10 @@ class BoundPlan {
       member.initial = written(Array(initial, name("initial_params", i)), dtype, shape, "initial_params", i, false);
     if (const py::object average = record.attr("average"); !average.is_none())
       member.average = written(Array(average, name("ema_params", i)), dtype, shape, "ema_params", i);
-    member.step = counter(record.attr("step"), name("step", i));
+    const py::object step = record.attr("step");
+    member.step = counter(step, name("step", i));
+    written_.add(step, "step" + labels_[i]);
+    checked_.emplace_back(step, true, shapes_.size());
     plan_.members.push_back(member);
   }
 
@@ -425,8 +445,19 @@ class BoundPlan {
     expect_contiguous(array, name(argument, i));
     if (writes) expect_writeable(array, name(argument, i));
     written_.add(array, std::string(argument) + labels_[i], true);
-    checked_.emplace_back(array, writes);
+    checked_.emplace_back(array.object(), writes, place_of(shape, i));
     return array.data<void>();
+  }
+
+  /// Where a shape stands among the numbers of shapes_.  Most arrays of a member have that of its parameter.
+  std::size_t place_of(const Shape& shape, std::size_t i) {
+    if (checked_.size() > first_[i]) {
+      const Checked& param = checked_[first_[i]];
+      if (std::equal(shape.begin(), shape.end(), param.shape(shapes_), param.shape(shapes_) + param.ndim()))
+        return param.shape();
+    }
+    shapes_.insert(shapes_.end(), shape.begin(), shape.end());
+    return shapes_.size() - shape.size();
   }
 
   static std::int64_t* counter(const py::object& object, const Name& name) {
@@ -441,9 +472,9 @@ class BoundPlan {
   /// Whether member i's arrays, those that somebody else has, are still as they were when they were checked.
   bool unchanged(std::size_t i) const { return unchanged(i, last(i)); }
   bool unchanged(std::size_t i, std::size_t end) const {
-    for (std::size_t c = first_[i]; c < end; ++c)
-      if (!checked_[c].unchanged()) return false;
-    return checked_[first_[i]].has_shape(shapes_.data() + first_shape_[i]);
+    return std::all_of(checked_.begin() + static_cast<std::ptrdiff_t>(first_[i]),
+                       checked_.begin() + static_cast<std::ptrdiff_t>(end),
+                       [&](const Checked& one) { return one.unchanged(shapes_); });
   }
 
   /// Behind the last of member i's arrays that steps look at.
@@ -481,8 +512,8 @@ class BoundPlan {
       if (object.is_none()) continue;
       if (!unchanged(i)) return false;
       const Member& member = plan_.members[i];
-      if (shared && *member.step < 0)
-        throw py::value_error(name("step", i).text() + " must be at least 0, got " + std::to_string(*member.step));
+      if (shared && (*member.step < 0 || *member.step >= kMostSteps))
+        throw py::value_error(name("step", i).text() + " must be in [0, 2**53), got " + std::to_string(*member.step));
       const bool exact = Py_TYPE(object.ptr()) == py::detail::npy_api::get().PyArray_Type_;
       if (!hold && !(exact && is_simple(object))) return collect(grads, wish, true);
       if (hold) {
@@ -496,8 +527,8 @@ class BoundPlan {
         throw py::type_error(name("grads", i).text() + " has dtype " + name_of(grad.dtype()) + ", expected " +
                              name_of(computed) + ", as its parameter has: pass grads" + labels_[i] + ".astype(np." +
                              name_of(computed) + ")");
-      const std::ptrdiff_t* const shape = shapes_.data() + first_shape_[i];
-      const std::size_t ndim = first_shape_[i + 1] - first_shape_[i];
+      const std::ptrdiff_t* const shape = checked_[first_[i]].shape(shapes_);
+      const std::size_t ndim = checked_[first_[i]].ndim();
       if (!grad.has_shape(shape, ndim)) expect_shape(grad, Shape(shape, shape + ndim), name("grads", i));
       const Rows* rows = nullptr;
       const void* data = grad.data<void>();
@@ -506,7 +537,7 @@ class BoundPlan {
       else if (in_rows(grad, i))
         rows = &rows_.emplace_back(elements_of(grad));
       plan_.add(i, data, format_of(grad.dtype()), rows, wish);
-      if (hold) grads_.emplace_back(grad, wish.zero_grads);
+      if (hold) grads_.emplace_back(grad.object(), wish.zero_grads, checked_[first_[i]].shape());
       if (member.size == 0) continue;
       written_.expect_apart(grad, name("grads", i), hints_[i]);
       if (!wish.zero_grads) continue;
@@ -526,8 +557,7 @@ class BoundPlan {
     auto rows = rows_.begin();
     for (std::size_t k = 0; k < held_.size(); ++k) {
       const std::size_t i = plan_.which()[k];
-      if (!unchanged(i) || !grads_[k].unchanged() || !grads_[k].has_shape(shapes_.data() + first_shape_[i]))
-        return false;
+      if (!unchanged(i) || !grads_[k].unchanged(shapes_)) return false;
       const Array grad(held_[k], name("grads", i), Accepted::floats, Alignment::any);
       if (in_rows(grad, i) && !(rows != rows_.end() && *rows++ == elements_of(grad))) return false;
     }
@@ -586,6 +616,7 @@ class BoundPlan {
   static constexpr std::size_t kAhead = 8;  // members between a prefetch and the one that is checked
   static constexpr double kBrief = 1e6;  // nanoseconds of a step that keeps the interpreter: a fifth of a thread's turn
   static constexpr double kPerTensor = 50, kPerByte = 0.1;
+  static constexpr std::int64_t kMostSteps = std::int64_t{1} << 53;  // a double holds them exactly
 
   std::string function_;  // for errors: "AdamW"
   py::list records_;      // which hold all arrays
@@ -593,10 +624,10 @@ class BoundPlan {
   std::vector<std::string> labels_;  // for errors, of each member: "[0]" or "['bias']"
   std::vector<PyObject*> params_;
   std::vector<const Entry*> entries_;
-  std::vector<Checked> checked_;                  // of all members, the parameter's first
-  std::vector<std::size_t> first_, first_shape_;  // those of each member
-  std::vector<std::ptrdiff_t> shapes_;            // of the parameters
-  std::vector<std::size_t> hints_;                // where each gradient lay among what is written
+  std::vector<Checked> checked_;        // of all members, the parameter's first
+  std::vector<std::size_t> first_;      // those of each member
+  std::vector<std::ptrdiff_t> shapes_;  // of what was checked
+  std::vector<std::size_t> hints_;      // where each gradient lay among what is written
   Spans written_;
   Plan plan_;
   double nanoseconds_ = 0;  // that a step takes, roughly
@@ -660,8 +691,8 @@ void bind_optim(py::module_& m) {
            py::arg("grads"), py::arg("options") = py::none(), "step() with the turn, if current().")
       .def("check", &BoundPlan::check, py::arg("grads"), py::arg("options") = py::none(),
            "Raises what is wrong with gradients; changes nothing.")
-      .def("unchanged", &BoundPlan::all_unchanged,
-           "Whether all arrays are still what they were when they were checked.")
+      .def("unmoved", &BoundPlan::unmoved,
+           "Whether all arrays are still where, and what, they were when they were checked; they may be read-only now.")
       .def("restart", &BoundPlan::restart, "Sets all counts to 0.")
       .def("measured", &BoundPlan::measured, "The sums over all parameters that the rules took in the last step.");
   m.def("square_sum", &square_sum, py::arg("array"), "The sum of the squares of an array's elements, in double.");

@@ -135,6 +135,8 @@ def _scalar(value: Any) -> Any:
     """What a NumPy scalar, or an array or tensor without axes, holds; raises TypeError if that is a bool, masked, or not one value."""
     if getattr(value, "ndim", 0) or isinstance(value, np.ma.MaskedArray):
         raise TypeError
+    if getattr(getattr(value, "dtype", None), "kind", "") in ("m", "M"):  # times, whose item() may be an int
+        raise TypeError
     scalar = value.item() if hasattr(value, "item") else value
     if isinstance(scalar, bool | np.bool_):
         raise TypeError

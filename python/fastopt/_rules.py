@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Set
+from collections.abc import Iterator, Mapping, Set
 from typing import Any, NamedTuple, TypedDict
 
 from ._check import choice, flag, number, whole
@@ -134,7 +134,7 @@ class Hyperparameters:
         words = {2: "two", 3: "three"}[count]
         try:
             several = tuple(value)
-            if isinstance(value, str | bytes | Set | Mapping) or len(several) != count:
+            if isinstance(value, str | bytes | Set | Mapping | Iterator) or len(several) != count:
                 raise TypeError
         except TypeError:
             raise TypeError(f"{self.function}: {name} must be {words} numbers, got {value!r}") from None

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import repeat
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -29,6 +30,7 @@ __all__ = [
 ]
 
 
+_NONE: Mapping[str, Any] = MappingProxyType({})
 _STATISTICS = ("running_mean", "running_var", "num_batches_tracked")
 
 
@@ -355,7 +357,15 @@ class BatchNorm(_Channels):
         trained = not tracked or population is not None or (training and not frozen)
         if trained and tracked:
             # Statistics and count are written together, when all else is done: an interrupt finds both or neither.
-            _expect_to_be_written(layer, tracked, out)
+            gradients = {f"grads[{key!r}]": array for key, array in self.grads.items()}
+            others = {
+                "out": out,
+                "x": x,
+                **self.params,
+                **gradients,
+                **dict.fromkeys(("residual",)[: len(more)], *more),
+            }
+            _expect_to_be_written(layer, tracked, others)
             running = np.copy(tracked[0], subok=True), np.copy(tracked[1], subok=True)
         if momentum is None:
             momentum = 1.0 if count is None else 1 / (count.item() + 1)
@@ -750,8 +760,8 @@ def _forget_populations(layers: list[Any]) -> None:
     at_once(map(setattr, layers, repeat("_population"), repeat(None)))
 
 
-def _expect_to_be_written(function: str, statistics: list[Any], out: Any = None) -> None:
-    """Raises where running statistics or their count cannot be written, or share memory with each other or with ``out``.
+def _expect_to_be_written(function: str, statistics: list[Any], others: Mapping[str, Any] = _NONE) -> None:
+    """Raises where running statistics or their count cannot be written, or share memory with each other or with ``others``.
 
     Functions get copies of them, and so do not see this.
     """
@@ -760,10 +770,28 @@ def _expect_to_be_written(function: str, statistics: list[Any], out: Any = None)
             raise TypeError(f"{function}: {name} must be a numpy array, got {not_an_array(array)}")
         if not array.flags.writeable:
             raise TypeError(f"{function}: {name} is read-only, but would be written; give a copy")
-        if isinstance(out, np.ndarray) and np.may_share_memory(out, array):
-            raise ValueError(f"{function}: out would be written, but overlaps {name}")
+        for other, its in others.items():
+            if _overlap(array, its):
+                raise ValueError(f"{function}: {name} would be written, but overlaps {other}")
     mean, var, count = statistics
-    if count.dtype != np.int64 or count.ndim or count < 0:
-        raise TypeError(f"{function}: {_STATISTICS[2]} must be an int64 array without axes, at least 0, got {count!r}")
-    if mean.size and np.may_share_memory(mean, var):
-        raise ValueError(f"{function}: running_mean would be written, but overlaps running_var")
+    if count.dtype != np.int64 or count.ndim or not 0 <= count < 1 << 53:
+        raise TypeError(
+            f"{function}: {_STATISTICS[2]} must be an int64 array without axes, in [0, 2**53), got {count!r}"
+        )
+    for name, array, other, its in (
+        (_STATISTICS[0], mean, _STATISTICS[1], var),
+        (_STATISTICS[2], count, _STATISTICS[0], mean),
+        (_STATISTICS[2], count, _STATISTICS[1], var),
+    ):
+        if _overlap(array, its):
+            raise ValueError(f"{function}: {name} would be written, but overlaps {other}")
+
+
+def _overlap(a: Array, b: Any) -> bool:
+    """Whether two arrays may share memory, which they cannot where each has its own."""
+    return a is b or (
+        isinstance(b, np.ndarray)
+        and (a.base is not None or b.base is not None)
+        and a.size > 0
+        and np.may_share_memory(a, b)
+    )

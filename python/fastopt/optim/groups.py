@@ -18,7 +18,7 @@ from .._check import did_you_mean, not_an_array, real, type_of
 from .._commit import at_once
 from .._core import kernels
 from .._rules import AROUND, AROUND_TEXTS, Hyperparameters, Rule
-from ._formats import zeros_like
+from ._formats import RESTS, rest_of, zeros_like
 from .accumulate import Accumulator
 from .parameters import Array, Group, Record, Structure, forms_of
 from .plan import AS_PARAMETER, Member, Plan, member_of, state_for, unmoved
@@ -271,7 +271,8 @@ class Groups:
         records = self._records
         same = len(params) == len(records) and all(map(is_, params, map(attrgetter("param"), records)))
         kept = same and [rule.kind for rule in rules] == [rule.kind for rule in self._rules]
-        if kept and not anew and not self._changed[0] and len(groups) == len(self._groups):
+        sizes, sizes_before = ([len(one.structure.leaves) for one in some] for some in (groups, self._groups))
+        if kept and not anew and not self._changed[0] and sizes == sizes_before:
             return Planned(self._plan, groups, labels, records, rules, values, None, [])
         if not same:
             kernels.expect_disjoint(self._name, params, labels)
@@ -339,9 +340,9 @@ class Groups:
         )
 
     def _settle(self) -> None:
-        """Follows what has changed, in place too, before something else than a step reads or writes the parameters."""
+        """Follows what has changed, in place too, before something else than a step reads or writes parameters and state."""
         self._follow()
-        if not self._plan.unchanged():
+        if not self._plan.unmoved():
             self._adopt(self._planned(anew=True))
 
     def _whole_for(self, new: Planned) -> Structure | None:
@@ -367,6 +368,10 @@ class Groups:
         steps = np.zeros(len(records), np.int64)  # close together, as each step counts them all
         for i, (record, label, owner) in enumerate(zip(records, labels, owners, strict=True)):
             rule = self._rule_of(rules[owner], record.param)
+            if rest_of(rule, record.param) == RESTS["correction"] and record.param.dtype == np.float16:
+                raise TypeError(
+                    f"{self._name}: params{label} has dtype float16; weights='correction' is for bfloat16: use 'kahan' or 'master'"
+                )
             now = self._entries(record, label) if loaded is None else loaded[i]
             initial = partial(self._initial, group=groups[owner])
             own = self.as_parameter

@@ -63,7 +63,7 @@ class _Plan:
         )
         self.watch, self.check = self._plan.watch, self._plan.check
         self.current, self.same_members = self._plan.current, self._plan.same_members
-        self.unchanged = self._plan.unchanged
+        self.unmoved = self._plan.unmoved
 
     def set_options(self, options: list[Rule]) -> None:
         self._rules = options
@@ -77,6 +77,8 @@ class _Plan:
     def step(
         self, grads: list[Any], options: tuple[float, ...] | None = None, emptied: Any = None
     ) -> tuple[int, float | None, bool] | None:
+        if not self._plan.unmoved():
+            return None
         grads = [*grads]  # another thread may change the list meanwhile
         for member, trial in zip(self._members, self._trial, strict=True):
             for mine, its in zip(_written(trial), _written(member), strict=True):

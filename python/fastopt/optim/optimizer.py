@@ -254,13 +254,13 @@ class Optimizer(Groups):
             grads, options = sums.gathered(), (scale * sums.micro_batches, *rest[:5], 1.0)
         flat = self._ready(grads, options, gathered=sums is not None)
         if self._fresh:
+            if not self._plan.unmoved():
+                self._renew(flat, options)
             self._begin(flat)
         emptied = None if sums is None else sums.plan
         outcome = self._plan.step(flat, options, emptied)
         if outcome is None:  # an array is not what it was when it was checked
-            new = self._planned(anew=True)
-            new.plan.check(flat, options)
-            self._adopt(new)
+            self._renew(flat, options)
             outcome = self._plan.step(flat, options, emptied)
             if outcome is None:
                 raise ValueError(f"{self._name}: an array of the state or a parameter is changed by another thread")
@@ -282,6 +282,12 @@ class Optimizer(Groups):
             new.plan.check(flat, options)
         self._adopt(new)
         return flat
+
+    def _renew(self, flat: list[Any], options: tuple[float, ...] | None) -> None:
+        """Takes over what arrays have become since they were checked; nothing has changed if the gradients do not fit."""
+        new = self._planned(anew=True)
+        new.plan.check(flat, options)
+        self._adopt(new)
 
     def _begin(self, flat: list[Any]) -> None:
         """Lets averages, masters and the like begin as the parameters are now, of those that take their first step with them."""
@@ -345,7 +351,7 @@ class Optimizer(Groups):
         with self._turn:
             self._shared[0] = True
             if not self._swapped:
-                self._follow()
+                self._settle()
             averages = iter(averages_of(self._records, bool(self._swapped)))
             built = [one.structure.build([next(averages) for _ in one.structure.leaves]) for one in self._groups]
             return built if self._grouped or not built else built[0]
@@ -358,15 +364,23 @@ class Optimizer(Groups):
             TypeError: A parameter or an average is read-only.  Nothing has been changed then.
         """
         with self._turn:
-            if not self._swapped:
-                self._settle()
-            else:
-                self._expect_swapped_params()
-                self._adopt_entries()
-            if not any("ema_param" in record.state for record in self._records):
-                raise ValueError(f"{self._name}: there are no averages; set ema_decay or swa_start")
-            self._simple[0] = None
-            exchange(self._name, self._records, self._labels, self._swapped)
+            self._swap()
+
+    def _swap(self) -> None:
+        if not self._swapped:
+            self._settle()
+        else:
+            self._expect_swapped_params()
+            self._adopt_entries()
+        if not any("ema_param" in record.state for record in self._records):
+            raise ValueError(f"{self._name}: there are no averages; set ema_decay or swa_start")
+        self._simple[0] = None
+        exchange(self._name, self._records, self._labels, self._swapped)
+
+    def _swap_back(self) -> None:
+        with self._turn:
+            if self._swapped:
+                self._swap()
 
     def _expect_ready(self) -> None:
         """Raises where gradients would be those of other weights than a step is about."""
@@ -399,18 +413,29 @@ class Optimizer(Groups):
 
     @contextmanager
     def using_ema(self) -> Iterator[None]:
-        """Within it the parameters are their averages."""
-        self._expect_unswapped()
+        """Within it the parameters are their averages.
+
+        Raises:
+            ValueError: There are no averages, or the parameters are swapped for them already, by another thread perhaps.
+        """
+        mine = False
         try:
-            self.swap_ema()
+            with self._turn:
+                self._expect_unswapped()
+                mine = True
+                try:
+                    self._swap()
+                except BaseException:
+                    mine = bool(self._swapped)
+                    raise
             yield
         finally:
             try:
-                if self._swapped:
-                    self.swap_ema()
+                if mine:
+                    self._swap_back()
             finally:
-                if self._swapped:  # an interrupt came between
-                    self.swap_ema()
+                if mine:  # an interrupt came between
+                    self._swap_back()
 
     # State
 
@@ -454,11 +479,15 @@ class Optimizer(Groups):
         if self._accumulated is not None and self._accumulated.micro_batches:
             raise ValueError(f"{self._name}: accumulated gradients would be lost; step() first")
         self._expect_unswapped()
-        self._follow()
+        self._settle()
         for index, group in enumerate(self.param_groups):
             self._expect_names(index, group)  # a list of them may have changed in place
-        for record in self._records:
+        for record, label in zip(self._records, self._labels, strict=True):
             begin(record)
+            if not 0 <= record.state["step"] < 1 << 53:  # which somebody has written there
+                raise ValueError(
+                    f"{self._name}: step of params{label} in opt.state must be in [0, 2**53), got {record.state['step']}"
+                )
         own = {"class": self._name, "step": int(self._count), **self._extra()}
         return written(self.param_groups, self._records, own, copy)
 
@@ -563,6 +592,7 @@ class Optimizer(Groups):
             if schedule is None:
                 self._load(saved, by_position)
                 return
+            self._expect_unswapped()
             self._follow()
             before, count = schedule.state_dict(), self._count
             try:
@@ -587,7 +617,7 @@ class Optimizer(Groups):
             if self._swapped:
                 self._expect_swapped_params()
             else:
-                self._follow()
+                self._settle()
             return pickled(self)
 
     def __copy__(self) -> Any:

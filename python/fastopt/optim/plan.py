@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from functools import partial
+from math import isfinite
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -52,7 +53,7 @@ class Plan(Protocol):
     ) -> None: ...
     def current(self, groups: Any) -> bool: ...
     def same_members(self, groups: Any) -> bool: ...
-    def unchanged(self) -> bool: ...
+    def unmoved(self) -> bool: ...
     def check(self, grads: list[Any], options: tuple[float, ...] | None = None) -> None: ...
     def step(
         self, grads: list[Any], options: tuple[float, ...] | None = None, emptied: Any = None
@@ -81,6 +82,8 @@ def step_options(
     scale = number(function, "grad_scale", grad_scale)
     if scale <= 0:
         raise ValueError(f"{function}: grad_scale must be > 0, got {grad_scale}")
+    if not isfinite(1 / scale):
+        raise ValueError(f"{function}: grad_scale must be so large that 1 / grad_scale is finite, got {grad_scale}")
     if len(chosen) > 1:
         raise ValueError(f"{function}: {' and '.join(chosen)} exclude each other")
     limits = (-1.0 if value is None else number(function, name, value, 0) for name, value in clips.items())

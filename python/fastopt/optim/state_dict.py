@@ -185,10 +185,10 @@ class Reader:
             raise TypeError(f"{what} is a masked array, whose mask would be ignored")
         array = as_array(value)
         if key in self._numbers:
-            if array.size != 1 or array.dtype.kind not in "iuf" or not np.isfinite(array).all():
+            if array.size != 1 or array.dtype.kind not in "iuf":
                 raise ValueError(f"{what} must be one number, got {value!r}")
-            one = array.item()
-            if key == "step" and (one < 0 or one != int(one) or one >= 1 << 53):
+            one = array.item()  # a run that has diverged has numbers that are not finite
+            if key == "step" and not (0 <= one < 1 << 53 and one == int(one)):
                 raise ValueError(f"{what} must be a whole number of at least 0, got {value!r}")
             return np.array(one, np.int64 if key == "step" else np.float64)
         if key in self._scales:
@@ -243,6 +243,8 @@ def plain(value: Any) -> Any:
     """A hyperparameter as Python's own number, without the array or tensor around it."""
     if isinstance(value, list | tuple):
         return tuple(plain(one) for one in value)
+    if getattr(getattr(value, "dtype", None), "kind", "") in ("m", "M"):  # times, whose item() may be an int
+        return value
     if hasattr(value, "item") and hasattr(value, "dtype") and not isinstance(value, np.ma.MaskedArray | type):
         if getattr(value, "ndim", 0) == 1 and len(value) > 1:
             return tuple(value.tolist())
@@ -251,5 +253,8 @@ def plain(value: Any) -> Any:
         except (ValueError, RuntimeError):  # more than one number, which the check of the hyperparameter refuses
             return value
     if isinstance(value, Number) and not isinstance(value, int | float | complex):  # fractions, decimals, long doubles
-        return float(value)  # type: ignore[arg-type]
+        try:
+            return float(value)  # type: ignore[arg-type]
+        except (OverflowError, ValueError):  # which the check of the hyperparameter refuses
+            return value
     return value

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from .._check import flag, number, whole
@@ -139,6 +140,10 @@ class SwitchOptimizer(Optimizer):
                 raise ValueError(f"{h.function}: sgd_lr must be set for every group after the switch")
             lr, at = h.number("lr"), h.values["switch_lr"]  # a group that was added later follows lr from then on
             rate = sgd_lr if at is None or lr == h.number("switch_lr") or at == 0 else sgd_lr * (lr / at)
+            if not math.isfinite(rate):
+                raise ValueError(
+                    f"{h.function}: sgd_lr·lr/switch_lr must be finite, got {sgd_lr}·{lr}/{at}; set sgd_lr and switch_lr"
+                )
             return h.rule("sgd_momentum", lr=rate, momentum=betas["beta1"], dampening=0.0, nesterov=0.0)
         projects = self.switch_at is None or sgd_lr is None
         return h.rule("adam_projected" if projects else "adam", **betas, eps=eps, eps_hat=0.0)
@@ -152,7 +157,8 @@ class SwitchOptimizer(Optimizer):
 
     def _take(self, grads: Grads | None, options: tuple[float, ...] | None) -> StepInfo:
         info = super()._take(grads, options)
-        self._advance()
+        with suppress(Exception):  # the step has been taken; the next one raises this before it begins
+            self._advance()
         return info
 
     def _ready(self, grads: Any, options: tuple[float, ...] | None = None, gathered: bool = False) -> list[Any]:
@@ -165,7 +171,7 @@ class SwitchOptimizer(Optimizer):
 
     def _advance(self) -> None:
         """Does what follows from the last step, as far as that has not been done: averages γ, and switches."""
-        if self._switched:
+        if self._switched or not self.param_groups:
             return
         if self._ratio.step != int(self._count):
             beta2 = float(plain(self.param_groups[0]["betas"])[1])
@@ -173,6 +179,8 @@ class SwitchOptimizer(Optimizer):
         ratio, at = self._ratio, self.switch_at
         if ratio.step >= at if at is not None else ratio.settled < self.tolerance:
             super()._follow()
+            if not self._plan.unmoved():
+                self._adopt(self._planned(anew=True))
             self._switch(ratio)
 
     def _switch(self, ratio: _Ratio) -> bool:
@@ -198,8 +206,9 @@ class SwitchOptimizer(Optimizer):
                     m = m * m.dtype.type(1 / ((1 - beta1**step) * (1 - beta1)))
                 one["momentum_buffer"] = copy_of(m, param)
                 states.append(one)
-        plan, self._switched = self._plan, True
+        plan = self._plan
         try:
+            self._switched = True
             changed = [{**group, **change} for group, change in zip(self.param_groups, changes, strict=True)]
             rules = [self._rule_for(group) for group in changed]
             values = [self._values(group) for group in changed]
