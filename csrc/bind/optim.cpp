@@ -66,9 +66,9 @@ class Checked {
       : proxy_(py::detail::array_proxy(array.ptr())),
         data_(proxy_->data),
         descr_(proxy_->descr),
-        shape_(shape),
-        ndim_(proxy_->nd),
-        flags_(proxy_->flags & (written ? kContiguous | kWriteable : kContiguous)) {}
+        shape_(static_cast<std::uint32_t>(shape)),
+        ndim_(static_cast<std::int16_t>(proxy_->nd)),
+        flags_(static_cast<std::int16_t>(proxy_->flags & (written ? kContiguous | kWriteable : kContiguous))) {}
 
   bool unchanged(const std::vector<std::ptrdiff_t>& shapes) const { return unmoved(shapes) && !became_read_only(); }
   /// The same, but that it may have become read-only.
@@ -97,8 +97,8 @@ class Checked {
   const py::detail::PyArray_Proxy* proxy_;
   const void* data_;
   const PyObject* descr_;
-  std::size_t shape_;
-  int ndim_, flags_;
+  std::uint32_t shape_;
+  std::int16_t ndim_, flags_;
 };
 
 /// A group as it was when the options were made of it.
@@ -273,7 +273,8 @@ class BoundPlan {
 
   /// Whether all arrays are still what they were when they were checked; they may have become read-only.
   bool unmoved() const {
-    return std::all_of(checked_.begin(), checked_.end(), [&](const Checked& one) { return one.unmoved(shapes_); });
+    const auto same = [&](const Checked& one) { return one.unmoved(shapes_); };
+    return std::all_of(checked_.begin(), checked_.end(), same) && std::all_of(counts_.begin(), counts_.end(), same);
   }
 
   void restart() { plan_.restart(); }
@@ -380,7 +381,7 @@ class BoundPlan {
     const py::object step = record.attr("step");
     member.step = counter(step, name("step", i));
     written_.add(step, "step" + labels_[i]);
-    checked_.emplace_back(step, true, shapes_.size());
+    counts_.emplace_back(step, true, shapes_.size());
     plan_.members.push_back(member);
   }
 
@@ -512,6 +513,7 @@ class BoundPlan {
       if (object.is_none()) continue;
       if (!unchanged(i)) return false;
       const Member& member = plan_.members[i];
+      if (shared && !counts_[i].unchanged(shapes_)) return false;
       if (shared && (*member.step < 0 || *member.step >= kMostSteps))
         throw py::value_error(name("step", i).text() + " must be in [0, 2**53), got " + std::to_string(*member.step));
       const bool exact = Py_TYPE(object.ptr()) == py::detail::npy_api::get().PyArray_Type_;
@@ -625,6 +627,7 @@ class BoundPlan {
   std::vector<PyObject*> params_;
   std::vector<const Entry*> entries_;
   std::vector<Checked> checked_;        // of all members, the parameter's first
+  std::vector<Checked> counts_;         // of steps, which only their owner changes, unless the state is shared
   std::vector<std::size_t> first_;      // those of each member
   std::vector<std::ptrdiff_t> shapes_;  // of what was checked
   std::vector<std::size_t> hints_;      // where each gradient lay among what is written

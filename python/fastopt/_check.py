@@ -19,6 +19,8 @@ def real(function: str, name: str, value: Any) -> float:
     if type(value) is float:
         return value
     try:
+        if type(value) is int:
+            return float(value)
         scalar = _scalar(value)
         if isinstance(scalar, str | bytes) or not (hasattr(scalar, "__float__") or hasattr(scalar, "__index__")):
             raise TypeError

@@ -131,6 +131,8 @@ class Hyperparameters:
     def several(self, name: str, count: int) -> tuple[Any, ...]:
         """So many values, of any type."""
         value = self.values[name]
+        if type(value) is tuple and len(value) == count:
+            return value
         words = {2: "two", 3: "three"}[count]
         try:
             several = tuple(value)
@@ -159,7 +161,7 @@ class Hyperparameters:
         numbers = {"lr": lr, **values, **around}
         return Rule(
             name,
-            tuple(float(numbers[option]) for option in options),
+            tuple(map(float, map(numbers.__getitem__, options))),
             initial=self.values["l2_init"] != 0,
             average=around["ema_decay"] >= 0 or around["swa_start"] > 0,
             formats=self._formats(kernels.rules[name][0], kernels.rules[name][3]),

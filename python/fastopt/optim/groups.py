@@ -22,13 +22,12 @@ from ._formats import RESTS, rest_of, zeros_like
 from .accumulate import Accumulator
 from .parameters import Array, Group, Record, Structure, forms_of
 from .plan import AS_PARAMETER, Member, Plan, member_of, state_for, unmoved
-from .state_dict import SCHEDULED, Reader, plain
+from .state_dict import PLAIN, SCHEDULED, Reader, plain
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
 CONSTANT = (float, int, str, bool, type(None), np.generic)  # types of values that cannot change in place
-PLAIN = (float, int, str, bool, type(None))
 ALWAYS = [True]  # watched where a value may change in place
 
 

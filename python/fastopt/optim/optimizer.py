@@ -111,12 +111,15 @@ class Optimizer(Groups):
         self._adopt(self._planned())
 
     def __setattr__(self, name: str, value: Any) -> None:
+        if name.startswith("_"):
+            super().__setattr__(name, value)
+            return
         known, own = self.__dict__.get("_hyperparameters", ()), getattr(type(self), name, None)
         if isinstance(own, property) and own.fset is None:
             raise AttributeError(
                 f"{self._name}: {name} cannot be set; its arrays and entries can, and load_state_dict takes another state"
             )
-        free = name.startswith("_") or name in vars(self) or own is not None
+        free = name in vars(self) or own is not None
         meant = name if name in known else "" if free else closest(name, known)
         if meant:
             raise TypeError(

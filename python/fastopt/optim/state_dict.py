@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 # Keys that torch's groups have beside hyperparameters, and those that schedules add.
 IGNORED = {"foreach", "fused", "capturable", "differentiable"}
+PLAIN = (float, int, str, bool, type(None))  # types of hyperparameters that are what they say
 SCHEDULED = {"initial_lr", "max_lr", "min_lr", "max_momentum", "base_momentum"}
 # Hyperparameters of the averages: those of the optimizer stay where the state that is loaded has no averages.
 AVERAGES = ("ema_decay", "ema_warmup", "swa_start", "swa_freq")
@@ -241,6 +242,8 @@ def as_array(value: Any) -> Array:
 
 def plain(value: Any) -> Any:
     """A hyperparameter as Python's own number, without the array or tensor around it."""
+    if type(value) in PLAIN:
+        return value
     if isinstance(value, list | tuple):
         return tuple(plain(one) for one in value)
     if getattr(getattr(value, "dtype", None), "kind", "") in ("m", "M"):  # times, whose item() may be an int
