@@ -657,11 +657,16 @@ OUTPUTS: dict[str, tuple[View, int | None]] = {
 _SOME_CHANNELS = ("NC", "NCHW", "NHWC", "NHWC seen as NCHW", "NCL of a slice")
 _SOME_ROWS = ("", " of a slice")
 
-_OF_ROWS: tuple[Options, ...] = ({}, {"bias": False}, {"weight": False}, {"weight": False, "bias": False, "eps": 1e-3})
+_OF_ROWS: tuple[Options, ...] = (
+    {},
+    {"bias": False},
+    {"weight": False},
+    {"weight": False, "bias": False, "bias_grad": False, "eps": 1e-3},
+)
 _OF_SUMS: tuple[Options, ...] = (
     {},
     {"dsum": False},
-    {"weight": False, "bias": False, "eps": 1e-3},
+    {"weight": False, "bias": False, "bias_grad": False, "eps": 1e-3},
     {"bias": False, "dsum": False},
 )
 _OF_CHANNELS = (
@@ -669,25 +674,30 @@ _OF_CHANNELS = (
     {"training": True, "weight": False, "running": False, "momentum": 0.3},
     {"training": True, "bias": False, "momentum": 1.0, "eps": 1e-3},
     {"training": False},
-    {"training": False, "weight": False, "bias": False, "eps": 1e-3},
+    {"training": False, "weight": False, "bias": False, "bias_grad": False, "eps": 1e-3},
 )
 _OF_RENORM = (
     {"training": True},
     {"training": True, "weight": False, "momentum": 0.3, "r_max": 1.2, "d_max": 0.1},
     {"training": True, "bias": False, "eps": 1e-3, "r_max": 1.0, "d_max": 0.0},
     {"training": False},
-    {"training": False, "weight": False, "bias": False, "eps": 1e-3},
+    {"training": False, "weight": False, "bias": False, "bias_grad": False, "eps": 1e-3},
 )
 _OF_PARTS: tuple[Options, ...] = (
     {},
     {"weight": False, "running": False},
-    {"bias": False, "momentum": 1.0, "eps": 1e-3},
+    {"bias": False, "bias_grad": False, "momentum": 1.0, "eps": 1e-3},
 )
-_OF_GROUPS: tuple[Options, ...] = ({}, {"weight": False}, {"bias": False, "eps": 1e-3}, {"num_groups": 1})
+_OF_GROUPS: tuple[Options, ...] = (
+    {},
+    {"weight": False},
+    {"bias": False, "bias_grad": False, "eps": 1e-3},
+    {"num_groups": 1},
+)
 _OF_INSTANCES = (
     *_OF_PARTS,
     {"use_input_stats": False},
-    {"use_input_stats": False, "weight": False, "bias": False, "eps": 1e-3},
+    {"use_input_stats": False, "weight": False, "bias": False, "bias_grad": False, "eps": 1e-3},
 )
 
 

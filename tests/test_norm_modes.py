@@ -338,9 +338,9 @@ def test_channels_of_one_value_each_may_lie_anywhere(rng: Generator) -> None:
         y, mean, rstd = F.batch_norm(x, None, None, training=True)
         dense, *_ = F.batch_norm(np.ascontiguousarray(x), None, None, training=True)
         np.testing.assert_allclose(y, dense, rtol=1e-6, atol=1e-6)
-        dx = F.batch_norm_backward(dy, x, mean, rstd)[0]
+        dx = F.batch_norm_backward(dy, x, mean, rstd, training=True)[0]
         np.testing.assert_allclose(
-            dx, F.batch_norm_backward(dy, np.ascontiguousarray(x), mean, rstd)[0], rtol=1e-5, atol=1e-6
+            dx, F.batch_norm_backward(dy, np.ascontiguousarray(x), mean, rstd, training=True)[0], rtol=1e-5, atol=1e-6
         )
 
 

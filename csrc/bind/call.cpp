@@ -1,6 +1,8 @@
 #include "bind/call.hpp"
 
+#include <algorithm>
 #include <limits>
+#include <stdexcept>
 
 namespace fastopt {
 
@@ -34,8 +36,43 @@ bool is_parameter(std::string_view argument) {
 
 bool is_bool(py::handle object) { return PyBool_Check(object.ptr()) || Py_TYPE(object.ptr()) == numpy_bool(); }
 
-Array Call::read(py::handle object, const char* argument) {
-  const Array array = aligned(object, argument);
+void bind_functions(py::module_& m, const std::vector<Function>& table) {
+  py::dict signatures = py::hasattr(m, "signatures") ? py::dict(m.attr("signatures")) : py::dict();
+  for (const Function& function : table) {
+    m.def(function.name, [&function](const py::args& arguments) {
+      Call call(function, arguments);
+      return function.run(call);
+    });
+    py::tuple names(function.arguments.size());
+    for (std::size_t i = 0; i < names.size(); ++i) names[i] = py::str(std::string(function.arguments[i]));
+    signatures[function.name] = names;
+  }
+  m.attr("signatures") = signatures;
+}
+
+Call::Call(const Function& function, const py::args& arguments)
+    : function_(function.name), arguments_(&function.arguments), given_arguments_(arguments) {
+  if (arguments.size() != arguments_->size())
+    throw py::type_error(std::string(function_) + ": takes " + std::to_string(arguments_->size()) + " arguments, got " +
+                         std::to_string(arguments.size()));
+}
+
+std::size_t Call::find(std::string_view argument) const {
+  const std::vector<std::string_view>& all = *arguments_;
+  if (next_ < all.size() && all[next_] == argument) return next_++;
+  const auto found = static_cast<std::size_t>(std::find(all.begin(), all.end(), argument) - all.begin());
+  if (found < all.size()) next_ = found + 1;
+  return found;
+}
+
+py::handle Call::operator[](std::string_view argument) const {
+  const std::size_t i = find(argument);
+  if (i == arguments_->size()) throw std::logic_error(std::string(function_) + " has no " + std::string(argument));
+  return PyTuple_GET_ITEM(given_arguments_.ptr(), static_cast<Py_ssize_t>(i));
+}
+
+Array Call::read(const char* argument) {
+  const Array array = aligned(argument);
   if (!x_) {
     x_ = array;
     x_name_ = argument;
@@ -43,8 +80,8 @@ Array Call::read(py::handle object, const char* argument) {
   return array;
 }
 
-Array Call::aligned(py::handle object, const char* argument) {
-  const Array array(object, name(argument), Accepted::floats, Alignment::any);
+Array Call::aligned(const char* argument) {
+  const Array array((*this)[argument], name(argument), Accepted::floats, Alignment::any);
   if (array.aligned()) {
     spans_.add(array, argument, false);
     return array;
@@ -53,8 +90,8 @@ Array Call::aligned(py::handle object, const char* argument) {
   return Array(copies_.back(), name(argument), Accepted::floats);
 }
 
-Array Call::read(py::handle object, const char* argument, Dtype dtype, const Shape& shape) {
-  const Array array = read(object, argument);
+Array Call::read(const char* argument, Dtype dtype, const Shape& shape) {
+  const Array array = read(argument);
   if (array.dtype() != dtype) {
     const std::string x = x_name_;
     const bool either = dtype == Dtype::float64 && array.dtype() == Dtype::float32;  // x has NumPy's default
@@ -97,13 +134,13 @@ std::string Call::why_channels(const Array& array, const Shape& expected) const 
   return why;
 }
 
-std::optional<Array> Call::optional(py::handle object, const char* argument, Dtype dtype, const Shape& shape,
-                                    bool written) {
-  if (object.is_none()) return std::nullopt;
-  return required(object, argument, dtype, shape, written);
+std::optional<Array> Call::optional(const char* argument, Dtype dtype, const Shape& shape, bool written) {
+  if (!has(argument) || (*this)[argument].is_none()) return std::nullopt;
+  return required(argument, dtype, shape, written);
 }
 
-Array Call::required(py::handle object, const char* argument, Dtype dtype, const Shape& shape, bool written) {
+Array Call::required(const char* argument, Dtype dtype, const Shape& shape, bool written) {
+  const py::handle object = (*this)[argument];
   if (object.is_none()) throw py::type_error(text(argument) + " must be a numpy array, got None");
   if (written) {
     const Array array(object, name(argument), Accepted::floats);
@@ -113,14 +150,15 @@ Array Call::required(py::handle object, const char* argument, Dtype dtype, const
     spans_.add(array, argument, true);
     return array;
   }
-  const Array array = aligned(object, argument);
+  const Array array = aligned(argument);
   if (array.dtype() != dtype || array.shape() != shape) expect_fitting(array, argument, dtype, shape);
   if (array.contiguous()) return array;
   copies_.push_back(copy_of(array));
   return Array(copies_.back(), name(argument), Accepted::floats);
 }
 
-double Call::number(py::handle object, const char* argument, double low, double high, const char* constraint) const {
+double Call::number(const char* argument, double low, double high, const char* constraint) const {
+  const py::handle object = (*this)[argument];
   if (!is_one_number(object))
     throw py::type_error(text(argument) + " must be a number, got " + std::string(py::repr(object)));
   const double value = PyFloat_AsDouble(object.ptr());
@@ -135,9 +173,7 @@ double Call::number(py::handle object, const char* argument, double low, double 
   return value;
 }
 
-double Call::eps(py::handle object) const {
-  return number(object, "eps", 0, std::numeric_limits<double>::max(), "finite and >= 0");
-}
+double Call::eps() const { return number("eps", 0, std::numeric_limits<double>::max(), "finite and >= 0"); }
 
 std::ptrdiff_t Call::integer(py::handle object, const char* argument) const {
   const Py_ssize_t value = is_bool(object) ? -1 : PyNumber_AsSsize_t(object.ptr(), PyExc_OverflowError);
@@ -149,12 +185,14 @@ std::ptrdiff_t Call::integer(py::handle object, const char* argument) const {
   throw py::type_error(text(argument) + " must be an integer, got " + std::string(py::repr(object)));
 }
 
-bool Call::flag(py::handle object, const char* argument) const {
+bool Call::flag(const char* argument) const {
+  const py::handle object = (*this)[argument];
   if (!is_bool(object)) throw py::type_error(text(argument) + " must be a bool, got " + std::string(py::repr(object)));
   return PyObject_IsTrue(object.ptr()) == 1;
 }
 
-void Call::results(py::handle out, std::size_t count) {
+void Call::results(std::size_t count) {
+  const py::handle out = (*this)["out"];
   given_.assign(count, py::none());
   result_names_.assign(count, "out");
   if (count == 1) {

@@ -1,8 +1,10 @@
-/// The arguments of one call of a function of arrays: finds what is wrong with them before anything is written.
+/// Functions of arrays as Python calls them: a table says their names and those of their arguments, which a call reads
+/// by name and checks before anything is written.
 #pragma once
 
 #include <optional>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "bind/arrays.hpp"
@@ -32,36 +34,53 @@ template <class Body> auto with_storage(Dtype dtype, Body&& body) {
 /// Whether it is a bool, Python's or NumPy's.
 bool is_bool(py::handle object);
 
+class Call;
+
+/// One line of such a table.  Python passes all arguments by position, in this order.
+struct Function {
+  const char* name;
+  std::vector<std::string_view> arguments;
+  py::object (*run)(Call&);
+};
+
+/// Makes functions of the module, and adds their arguments to its `signatures`.  The table must live for ever.
+void bind_functions(py::module_& m, const std::vector<Function>& table);
+
 /// One call.  Arguments are asked for one by one; expect_disjoint() is the last check.
 class Call {
  public:
-  explicit Call(const char* function) : function_(function) {}
+  Call(const Function& function, const py::args& arguments);
+
+  bool has(std::string_view argument) const { return find(argument) < arguments_->size(); }
+  py::handle operator[](std::string_view argument) const;
 
   Name name(std::string_view argument) const { return {function_, argument}; }
   std::string text(std::string_view argument) const { return name(argument).text(); }
 
   /// An array that is only read, of any layout.
-  Array read(py::handle object, const char* argument);
+  Array read(const char* argument);
   /// Such an array of a dtype and shape.
-  Array read(py::handle object, const char* argument, Dtype dtype, const Shape& shape);
+  Array read(const char* argument, Dtype dtype, const Shape& shape);
 
   /// The channels that parameters and statistics must fit, for the texts of errors: those of x, the array that was read
   /// first, along an axis that is the argument `argument`.
   void channels_along(std::ptrdiff_t axis, const char* argument) { channel_axis_ = axis, axis_name_ = argument; }
 
-  /// A contiguous array of one dtype and shape, or nothing; of one that is only read and lies otherwise, a copy.
-  std::optional<Array> optional(py::handle object, const char* argument, Dtype dtype, const Shape& shape,
-                                bool written = false);
-  Array required(py::handle object, const char* argument, Dtype dtype, const Shape& shape, bool written = false);
+  /// A contiguous array of one dtype and shape; nothing where it is None, or where the function has no such argument.
+  /// Of an array that is only read and lies otherwise, a copy.
+  std::optional<Array> optional(const char* argument, Dtype dtype, const Shape& shape, bool written = false);
+  Array required(const char* argument, Dtype dtype, const Shape& shape, bool written = false);
 
   /// A number in [low, high].
-  double number(py::handle object, const char* argument, double low, double high, const char* constraint) const;
-  double eps(py::handle object) const;
+  double number(const char* argument, double low, double high, const char* constraint) const;
+  double eps() const;
+  std::ptrdiff_t integer(const char* argument) const { return integer((*this)[argument], argument); }
+  /// One that is part of an argument.
   std::ptrdiff_t integer(py::handle object, const char* argument) const;
-  bool flag(py::handle object, const char* argument) const;
+  bool flag(const char* argument) const;
 
-  /// The results, of which `out` may bring some: an array where there is one, otherwise a tuple.
-  void results(py::handle out, std::size_t count);
+  /// The results, of which the argument `out` may bring some: an array where there is one, otherwise a tuple.
+  void results(std::size_t count);
   /// Result number i: the one that is given, or what `make` makes.
   template <class Make> py::object result(std::size_t i, Dtype dtype, const Shape& shape, const Make& make) {
     return given_[i].is_none() ? make() : given(i, dtype, shape);
@@ -74,15 +93,20 @@ class Call {
   void expect_disjoint() { spans_.expect_disjoint(function_); }
 
  private:
+  /// The number of an argument; that of all of them if there is none.
+  std::size_t find(std::string_view argument) const;
   /// The array, or a copy of one whose elements are not aligned.
-  Array aligned(py::handle object, const char* argument);
+  Array aligned(const char* argument);
   py::object given(std::size_t i, Dtype dtype, const Shape& shape);
   /// TypeError or ValueError where the dtype or the shape is another one, with the reason and what helps.
   void expect_fitting(const Array& array, const char* argument, Dtype dtype, const Shape& shape) const;
   std::string why_channels(const Array& array, const Shape& expected) const;
 
   const char* function_;
-  std::optional<Array> x_;  ///< the array that was read first, which the others must suit
+  const std::vector<std::string_view>* arguments_;
+  py::args given_arguments_;
+  mutable std::size_t next_ = 0;  ///< the argument that is asked for next, usually
+  std::optional<Array> x_;        ///< the array that was read first, which the others must suit
   const char* x_name_ = nullptr;
   std::ptrdiff_t channel_axis_ = -1;
   const char* axis_name_ = nullptr;

@@ -25,24 +25,21 @@ Shape memory_order(const Array& array) {
   return axes;
 }
 
-/// One call of a function of one array, and what all of them are given.
+/// The arguments of a function of one array, which all of them have.
 struct Arguments {
-  /// x is read last, as the others may run Python, which may change its layout.  channel_axis: None but for channels.
-  Arguments(const char* function, const char* argument, py::handle x_object, py::handle p_object, double most,
-            const char* constraint, py::handle training_object, py::handle seed_object, py::handle step_object,
-            py::handle order_object, py::handle channel_axis)
-      : call(function),
-        object(x_object),
-        x_name(argument),
-        p(call.number(p_object, "p", 0, most, constraint)),
-        active(call.flag(training_object, "training") && p != 0),
-        draw{unsigned_of("seed", seed_object, 64), static_cast<std::uint32_t>(unsigned_of("step", step_object, 32))},
-        channel(channel_axis.is_none() ? 0 : call.integer(channel_axis, "channel_axis")),
-        axes(order_of(order_object)),
-        x(call.read(x_object, argument)),
+  /// The array, the first argument, is read last, as the others may run Python, which may change its layout.
+  Arguments(Call& its_call, double most, const char* constraint)
+      : call(its_call),
+        x_name(call.has("x") ? "x" : "dy"),
+        p(call.number("p", 0, most, constraint)),
+        active(call.flag("training") && p != 0),
+        draw{unsigned_of("seed", 64), static_cast<std::uint32_t>(unsigned_of("step", 32))},
+        channel(call.has("channel_axis") ? call.integer("channel_axis") : 0),
+        axes(order()),
+        x(call.read(x_name)),
         dtype(x.dtype()),
         shape(x.shape()) {
-    if (order_object.is_none())
+    if (!call.has("order") || call["order"].is_none())
       axes = memory_order(x);
     else if (Shape sorted = axes; std::ranges::sort(sorted), !std::ranges::equal(sorted, axes_from(0, x.ndim())))
       throw py::value_error(call.text("order") + " must name each of the " + std::to_string(shape.size()) +
@@ -51,7 +48,7 @@ struct Arguments {
   }
 
   /// The result: without gaps in the order of the axes, and x itself if that is given.
-  py::object result(py::handle out) {
+  py::object result() {
     Shape strides(shape.size());
     auto stride = static_cast<std::ptrdiff_t>(itemsize_of(dtype));
     for (auto axis = axes.rbegin(); axis != axes.rend(); ++axis) {
@@ -59,20 +56,22 @@ struct Arguments {
       strides[a] = stride;
       stride *= std::max<std::ptrdiff_t>(shape[a], 1);
     }
-    call.results(out, 1);
+    call.results(1);
     py::object y = call.result(0, dtype, shape, [&] { return fresh(dtype, shape, strides); });
     const Array array(y, call.result_name(0), Accepted::floats);
     for (std::size_t a = 0; a < shape.size() && row.width != 0; ++a)
       if (shape[a] > 1 && array.stride(static_cast<std::ptrdiff_t>(a)) != strides[a])
         throw py::type_error(call.result_name(0).text() + " must have its axes in the order that those of " + x_name +
                              " have in memory, without gaps or negative strides; None makes such an array");
-    if (!y.is(object)) call.expect_disjoint();
+    if (!y.is(call[x_name])) call.expect_disjoint();
     return y;
   }
 
-  Shape order_of(py::handle order_object) const {
+  /// The axes in the order that the argument says; empty where it says none.
+  Shape order() const {
     Shape order;
-    if (order_object.is_none()) return order;
+    if (!call.has("order") || call["order"].is_none()) return order;
+    const py::handle order_object = call["order"];
     if (!py::isinstance<py::sequence>(order_object) || py::isinstance<py::str>(order_object))
       throw py::type_error(call.text("order") + " must be a sequence of axes or None, got " +
                            std::string(py::repr(order_object)));
@@ -80,7 +79,8 @@ struct Arguments {
     return order;
   }
 
-  std::uint64_t unsigned_of(const char* argument, py::handle object, int bits) const {
+  std::uint64_t unsigned_of(const char* argument, int bits) const {
+    const py::handle object = call[argument];
     const auto number = py::reinterpret_steal<py::object>(is_bool(object) ? nullptr : PyNumber_Index(object.ptr()));
     if (!number) {
       PyErr_Clear();
@@ -95,8 +95,7 @@ struct Arguments {
     return value;
   }
 
-  Call call;
-  py::handle object;
+  Call& call;
   const char* x_name;
   double p;
   bool active;  ///< whether anything happens
@@ -110,8 +109,8 @@ struct Arguments {
 };
 
 /// y = x, or what kernel(x, y) makes of it.
-template <class Kernel> py::object run(Arguments& arguments, py::handle out, const Kernel& kernel) {
-  py::object y = arguments.result(out);
+template <class Kernel> py::object run(Arguments& arguments, const Kernel& kernel) {
+  py::object y = arguments.result();
   with_storage(arguments.dtype, [&](auto number) {
     using S = decltype(number);
     const S* x = arguments.x.data<S>();
@@ -125,19 +124,15 @@ template <class Kernel> py::object run(Arguments& arguments, py::handle out, con
   return y;
 }
 
-py::object py_dropout(const char* function, const char* argument, py::handle x, py::handle p, py::handle training,
-                      py::handle seed, py::handle step, py::handle order, py::handle out) {
-  Arguments arguments(function, argument, x, p, 1, "in [0, 1]", training, seed, step, order, py::none());
-  return run(arguments, out,
+py::object any_dropout(Call& call) {
+  Arguments arguments(call, 1, "in [0, 1]");
+  return run(arguments,
              [&](const auto* from, auto* to) { dropout(from, arguments.row, Drops(arguments.p), arguments.draw, to); });
 }
 
-py::object py_gaussian_dropout(const char* function, const char* argument, py::handle x, py::handle p,
-                               py::handle training, py::handle seed, py::handle step, py::handle order,
-                               py::handle out) {
-  Arguments arguments(function, argument, x, p, std::nextafter(1.0, 0.0), "in [0, 1)", training, seed, step, order,
-                      py::none());
-  return run(arguments, out, [&](const auto* from, auto* to) {
+py::object any_gaussian_dropout(Call& call) {
+  Arguments arguments(call, std::nextafter(1.0, 0.0), "in [0, 1)");
+  return run(arguments, [&](const auto* from, auto* to) {
     gaussian_dropout(from, arguments.row, arguments.p, arguments.draw, to);
   });
 }
@@ -191,43 +186,25 @@ std::pair<Rows, Sets> sets_of(const Arguments& arguments) {
   return {rows, sets};
 }
 
-py::object py_channel_dropout(const char* function, const char* argument, py::handle x, py::handle p,
-                              py::handle training, py::handle seed, py::handle step, py::handle channel_axis,
-                              py::handle out) {
-  Arguments arguments(function, argument, x, p, 1, "in [0, 1]", training, seed, step, py::none(), channel_axis);
+py::object any_channel_dropout(Call& call) {
+  Arguments arguments(call, 1, "in [0, 1]");
   const auto both = sets_of(arguments);
-  return run(arguments, out, [&](const auto* from, auto* to) {
+  return run(arguments, [&](const auto* from, auto* to) {
     channel_dropout(from, both.first, both.second, Drops(arguments.p), arguments.draw, to);
   });
 }
 
+const std::vector<Function> kTable{
+    {"dropout", {"x", "p", "training", "seed", "step", "order", "out"}, any_dropout},
+    {"dropout_backward", {"dy", "p", "training", "seed", "step", "order", "out"}, any_dropout},
+    {"gaussian_dropout", {"x", "p", "training", "seed", "step", "order", "out"}, any_gaussian_dropout},
+    {"gaussian_dropout_backward", {"dy", "p", "training", "seed", "step", "order", "out"}, any_gaussian_dropout},
+    {"channel_dropout", {"x", "p", "training", "seed", "step", "channel_axis", "out"}, any_channel_dropout},
+    {"channel_dropout_backward", {"dy", "p", "training", "seed", "step", "channel_axis", "out"}, any_channel_dropout},
+};
+
 }  // namespace
 
-void bind_regularize(py::module_& m) {
-  using py::arg;
-  using py::handle;
-  const auto bind = [&](auto function, const char* name, const char* x) {
-    m.def(
-        name,
-        [=](handle array, handle p, handle training, handle seed, handle step, handle order, handle out) {
-          return function(name, x, array, p, training, seed, step, order, out);
-        },
-        arg(x), arg("p"), arg("training"), arg("seed"), arg("step"), arg("order"), arg("out"));
-  };
-  const auto bind_channels = [&](const char* name, const char* x) {
-    m.def(
-        name,
-        [=](handle array, handle p, handle training, handle seed, handle step, handle channel_axis, handle out) {
-          return py_channel_dropout(name, x, array, p, training, seed, step, channel_axis, out);
-        },
-        arg(x), arg("p"), arg("training"), arg("seed"), arg("step"), arg("channel_axis"), arg("out"));
-  };
-  bind(&py_dropout, "dropout", "x");
-  bind(&py_dropout, "dropout_backward", "dy");
-  bind(&py_gaussian_dropout, "gaussian_dropout", "x");
-  bind(&py_gaussian_dropout, "gaussian_dropout_backward", "dy");
-  bind_channels("channel_dropout", "x");
-  bind_channels("channel_dropout_backward", "dy");
-}
+void bind_regularize(py::module_& m) { bind_functions(m, kTable); }
 
 }  // namespace fastopt

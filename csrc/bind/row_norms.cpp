@@ -14,30 +14,30 @@ namespace fastopt {
 
 namespace {
 
-/// The axes of x that are normalized together, its last ones, and those that count rows.
+/// The axes of an array that are normalized together, its last ones, and those that count rows.
 struct Axes {
   Shape normalized, leading;
 
-  Axes(const Call& call, const Array& x, const char* x_name, py::handle normalized_shape) {
-    if (!PyIndex_Check(normalized_shape.ptr()) && py::isinstance<py::sequence>(normalized_shape) &&
-        !py::isinstance<py::str>(normalized_shape) && !py::isinstance<py::bytes>(normalized_shape))
-      for (const py::handle axis : normalized_shape) normalized.push_back(call.integer(axis, "normalized_shape"));
-    else
-      normalized.push_back(call.integer(normalized_shape, "normalized_shape"));
-    const auto axes = static_cast<std::ptrdiff_t>(normalized.size());
-    if (axes == 0) throw py::value_error(call.text("normalized_shape") + " must name at least one axis");
+  /// Those that the argument normalized_shape names; the last one where the function has no such argument.
+  Axes(const Call& call, const Array& x, const char* x_name) {
     const Shape all = x.shape();
+    if (!call.has("normalized_shape")) {
+      if (all.empty()) throw py::value_error(call.text(x_name) + " has shape (), expected at least 1 axis");
+      normalized = {all.back()};
+    } else {
+      const py::handle object = call["normalized_shape"];
+      if (!PyIndex_Check(object.ptr()) && py::isinstance<py::sequence>(object) && !py::isinstance<py::str>(object) &&
+          !py::isinstance<py::bytes>(object))
+        for (const py::handle axis : object) normalized.push_back(call.integer(axis, "normalized_shape"));
+      else
+        normalized.push_back(call.integer("normalized_shape"));
+      if (normalized.empty()) throw py::value_error(call.text("normalized_shape") + " must name at least one axis");
+    }
+    const auto axes = static_cast<std::ptrdiff_t>(normalized.size());
     if (axes > x.ndim() || !std::equal(normalized.begin(), normalized.end(), all.end() - axes))
       throw py::value_error(call.text(x_name) + " has shape " + text_of(all) +
                             ", expected it to end with normalized_shape " + text_of(normalized));
     leading.assign(all.begin(), all.end() - axes);
-  }
-  /// The last axis.
-  Axes(const Call& call, const Array& x) {
-    const Shape all = x.shape();
-    if (all.empty()) throw py::value_error(call.text("x") + " has shape (), expected at least 1 axis");
-    normalized = {all.back()};
-    leading.assign(all.begin(), all.end() - 1);
   }
 
   Shape shape() const {
@@ -61,16 +61,23 @@ struct Input {
   template <class S> const S* at() const { return static_cast<const S*>(data); }
 };
 
-Input another(Call& call, py::handle object, const char* argument, const Input& x, const Axes& axes) {
-  return {call.read(object, argument, x.dtype, axes.shape()), axes};
+Input another(Call& call, const char* argument, const Input& x, const Axes& axes) {
+  return {call.read(argument, x.dtype, axes.shape()), axes};
 }
 
-/// y [, sum] [, mean], rstd.
-template <class Norm>
-py::tuple forward(Call& call, const Input& x, const Axes& axes, const std::optional<Input>& residual,
-                  const std::optional<Array>& weight, const std::optional<Array>& bias, double eps, py::handle out) {
+/// x [, residual], weight, bias, eps -> y [, sum] [, mean], rstd.
+template <class Norm> py::object forward(Call& call) {
+  const Array array = call.read("x");
+  const Axes axes(call, array, "x");
+  const Input x(array, axes);
+  std::optional<Input> residual;
+  if (call.has("residual")) residual = another(call, "residual", x, axes);
+  const Dtype computed = computed_with(x.dtype);
+  const auto weight = call.optional("weight", computed, axes.normalized),
+             bias = call.optional("bias", computed, axes.normalized);
+  const double eps = call.eps();
   constexpr std::size_t kStatistics = Norm::centred ? 2 : 1;
-  call.results(out, 1 + residual.has_value() + kStatistics);
+  call.results(1 + residual.has_value() + kStatistics);
   std::vector<py::object> results{call.contiguous_result(0, x.dtype, axes.shape())};
   if (residual) results.push_back(call.contiguous_result(1, x.dtype, axes.shape()));
   for (std::size_t k = 0; k < kStatistics; ++k)
@@ -99,22 +106,27 @@ py::tuple forward(Call& call, const Input& x, const Axes& axes, const std::optio
   return py::tuple(py::cast(results));
 }
 
-/// dx [, dweight [, dbias]].
-template <class Norm>
-py::tuple backward(Call& call, const Input& dy, const std::optional<Input>& dsum, const Input& x, const Axes& axes,
-                   py::handle mean_object, py::handle rstd_object, const char* rstd_name, py::handle weight_object,
-                   py::handle out) {
+/// dy [, dsum], x or sum [, mean], rstd, weight [, bias_grad] -> dx [, dweight [, dbias]].
+template <class Norm> py::object backward(Call& call) {
+  const char* const x_name = call.has("sum") ? "sum" : "x";
+  const Array array = call.read(x_name);
+  const Axes axes(call, array, x_name);
+  const Input x(array, axes), dy = another(call, "dy", x, axes);
+  std::optional<Input> dsum;
+  if (call.has("dsum") && !call["dsum"].is_none()) dsum = another(call, "dsum", x, axes);
   std::optional<Array> mean;
-  if constexpr (Norm::centred) mean = call.required(mean_object, "mean", Dtype::float64, axes.leading);
-  const Array rstd = call.required(rstd_object, rstd_name, Dtype::float64, axes.leading);
+  if constexpr (Norm::centred) mean = call.required("mean", Dtype::float64, axes.leading);
+  const Array rstd = call.required(call.has("rnorm") ? "rnorm" : "rstd", Dtype::float64, axes.leading);
   const Dtype computed = computed_with(x.dtype);
-  const auto weight = call.optional(weight_object, "weight", computed, axes.normalized);
+  const auto weight = call.optional("weight", computed, axes.normalized);
+  const bool biased = Norm::centred && call.flag("bias_grad");
   constexpr std::size_t kResults = 1 + (Norm::weighted ? 1 : 0) + (Norm::centred ? 1 : 0);
-  call.results(out, kResults);
+  call.results(kResults);
   std::vector<py::object> results{call.contiguous_result(0, x.dtype, axes.shape())};
-  while (results.size() < kResults)
-    results.push_back(
-        call.result_if(weight.has_value(), results.size(), computed, axes.normalized, "there is no weight"));
+  if constexpr (Norm::weighted)
+    results.push_back(call.result_if(weight.has_value(), 1, computed, axes.normalized, "there is no weight"));
+  if constexpr (Norm::centred)
+    results.push_back(call.result_if(biased, 2, computed, axes.normalized, "bias_grad is False"));
   call.expect_disjoint();
   with_storage(x.dtype, [&](auto number) {
     using S = decltype(number);
@@ -137,105 +149,29 @@ py::tuple backward(Call& call, const Input& dy, const std::optional<Input>& dsum
     const py::gil_scoped_release release;
     row_norm_backward<Norm>(arrays);
   });
+  if constexpr (!Norm::weighted) return results[0];
   return py::tuple(py::cast(results));
 }
 
-/// Forward of LayerNorm or RMSNorm (whose bias is None), with a residual or without.
-template <class Norm>
-py::tuple normalize(const char* function, py::handle x_object, py::handle residual_object, bool added,
-                    py::handle normalized_shape, py::handle weight_object, py::handle bias_object,
-                    py::handle eps_object, py::handle out) {
-  Call call(function);
-  const Array array = call.read(x_object, "x");
-  const Axes axes(call, array, "x", normalized_shape);
-  const Input x(array, axes);
-  std::optional<Input> residual;
-  if (added) residual = another(call, residual_object, "residual", x, axes);
-  const Dtype computed = computed_with(x.dtype);
-  const auto weight = call.optional(weight_object, "weight", computed, axes.normalized),
-             bias = call.optional(bias_object, "bias", computed, axes.normalized);
-  return forward<Norm>(call, x, axes, residual, weight, bias, call.eps(eps_object), out);
-}
-
-/// Backward of the same; x is called `x_name`.
-template <class Norm>
-py::tuple differentiate(const char* function, py::handle dy_object, py::handle dsum_object, py::handle x_object,
-                        const char* x_name, py::handle normalized_shape, py::handle mean, py::handle rstd,
-                        py::handle weight, py::handle out) {
-  Call call(function);
-  const Array array = call.read(x_object, x_name);
-  const Axes axes(call, array, x_name, normalized_shape);
-  const Input x(array, axes), dy = another(call, dy_object, "dy", x, axes);
-  std::optional<Input> dsum;
-  if (!dsum_object.is_none()) dsum = another(call, dsum_object, "dsum", x, axes);
-  return backward<Norm>(call, dy, dsum, x, axes, mean, rstd, "rstd", weight, out);
-}
-
-py::tuple py_layer_norm(py::handle x, py::handle normalized_shape, py::handle weight, py::handle bias, py::handle eps,
-                        py::handle out) {
-  return normalize<LayerNorm>("layer_norm", x, py::none(), false, normalized_shape, weight, bias, eps, out);
-}
-py::tuple py_layer_norm_backward(py::handle dy, py::handle x, py::handle normalized_shape, py::handle mean,
-                                 py::handle rstd, py::handle weight, py::handle out) {
-  return differentiate<LayerNorm>("layer_norm_backward", dy, py::none(), x, "x", normalized_shape, mean, rstd, weight,
-                                  out);
-}
-py::tuple py_add_layer_norm(py::handle x, py::handle residual, py::handle normalized_shape, py::handle weight,
-                            py::handle bias, py::handle eps, py::handle out) {
-  return normalize<LayerNorm>("add_layer_norm", x, residual, true, normalized_shape, weight, bias, eps, out);
-}
-py::tuple py_add_layer_norm_backward(py::handle dy, py::handle dsum, py::handle sum, py::handle normalized_shape,
-                                     py::handle mean, py::handle rstd, py::handle weight, py::handle out) {
-  return differentiate<LayerNorm>("add_layer_norm_backward", dy, dsum, sum, "sum", normalized_shape, mean, rstd, weight,
-                                  out);
-}
-
-py::tuple py_rms_norm(py::handle x, py::handle normalized_shape, py::handle weight, py::handle eps, py::handle out) {
-  return normalize<RmsNorm>("rms_norm", x, py::none(), false, normalized_shape, weight, py::none(), eps, out);
-}
-py::tuple py_rms_norm_backward(py::handle dy, py::handle x, py::handle normalized_shape, py::handle rstd,
-                               py::handle weight, py::handle out) {
-  return differentiate<RmsNorm>("rms_norm_backward", dy, py::none(), x, "x", normalized_shape, py::none(), rstd, weight,
-                                out);
-}
-py::tuple py_add_rms_norm(py::handle x, py::handle residual, py::handle normalized_shape, py::handle weight,
-                          py::handle eps, py::handle out) {
-  return normalize<RmsNorm>("add_rms_norm", x, residual, true, normalized_shape, weight, py::none(), eps, out);
-}
-py::tuple py_add_rms_norm_backward(py::handle dy, py::handle dsum, py::handle sum, py::handle normalized_shape,
-                                   py::handle rstd, py::handle weight, py::handle out) {
-  return differentiate<RmsNorm>("add_rms_norm_backward", dy, dsum, sum, "sum", normalized_shape, py::none(), rstd,
-                                weight, out);
-}
-
-py::tuple py_cosine_norm(py::handle x_object, py::handle eps, py::handle out) {
-  Call call("cosine_norm");
-  const Array array = call.read(x_object, "x");
-  const Axes axes(call, array);
-  const Input x(array, axes);
-  return forward<CosineNorm>(call, x, axes, {}, {}, {}, call.eps(eps), out);
-}
-py::object py_cosine_norm_backward(py::handle dy_object, py::handle x_object, py::handle rnorm, py::handle out) {
-  Call call("cosine_norm_backward");
-  const Array array = call.read(x_object, "x");
-  const Axes axes(call, array);
-  const Input x(array, axes), dy = another(call, dy_object, "dy", x, axes);
-  return backward<CosineNorm>(call, dy, {}, x, axes, py::none(), rnorm, "rnorm", py::none(), out)[0];
-}
+const std::vector<Function> kTable{
+    {"layer_norm", {"x", "normalized_shape", "weight", "bias", "eps", "out"}, forward<LayerNorm>},
+    {"layer_norm_backward",
+     {"dy", "x", "normalized_shape", "mean", "rstd", "weight", "bias_grad", "out"},
+     backward<LayerNorm>},
+    {"add_layer_norm", {"x", "residual", "normalized_shape", "weight", "bias", "eps", "out"}, forward<LayerNorm>},
+    {"add_layer_norm_backward",
+     {"dy", "dsum", "sum", "normalized_shape", "mean", "rstd", "weight", "bias_grad", "out"},
+     backward<LayerNorm>},
+    {"rms_norm", {"x", "normalized_shape", "weight", "eps", "out"}, forward<RmsNorm>},
+    {"rms_norm_backward", {"dy", "x", "normalized_shape", "rstd", "weight", "out"}, backward<RmsNorm>},
+    {"add_rms_norm", {"x", "residual", "normalized_shape", "weight", "eps", "out"}, forward<RmsNorm>},
+    {"add_rms_norm_backward", {"dy", "dsum", "sum", "normalized_shape", "rstd", "weight", "out"}, backward<RmsNorm>},
+    {"cosine_norm", {"x", "eps", "out"}, forward<CosineNorm>},
+    {"cosine_norm_backward", {"dy", "x", "rnorm", "out"}, backward<CosineNorm>},
+};
 
 }  // namespace
 
-void bind_row_norms(py::module_& m) {
-  m.def("layer_norm", &py_layer_norm);
-  m.def("layer_norm_backward", &py_layer_norm_backward);
-  m.def("add_layer_norm", &py_add_layer_norm);
-  m.def("add_layer_norm_backward", &py_add_layer_norm_backward);
-  m.def("rms_norm", &py_rms_norm);
-  m.def("rms_norm_backward", &py_rms_norm_backward);
-  m.def("add_rms_norm", &py_add_rms_norm);
-  m.def("add_rms_norm_backward", &py_add_rms_norm_backward);
-  m.def("cosine_norm", &py_cosine_norm);
-  m.def("cosine_norm_backward", &py_cosine_norm_backward);
-}
+void bind_row_norms(py::module_& m) { bind_functions(m, kTable); }
 
 }  // namespace fastopt

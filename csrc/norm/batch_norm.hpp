@@ -141,13 +141,6 @@ void batch_norm_apply(const detail::Batch<S>& batch, const BatchNorm<Computed<S>
     });
 }
 
-/// running ← (1 − momentum)·running + momentum·statistic.
-template <class T> void update_running(T* running, const double* statistic, std::size_t channels, double momentum) {
-  const FlushSubnormals environment;
-  for (std::size_t c = 0; c < channels; ++c)
-    running[c] = static_cast<T>((1 - momentum) * static_cast<double>(running[c]) + momentum * statistic[c]);
-}
-
 namespace detail {
 
 /// Σ dy x̂ from Σ dy and Σ dy (x − high): what the mean has beyond its nearest T is left to double.

@@ -49,7 +49,7 @@ template <class S> struct RowNormBackward {
   const double *mean, *rstd;  ///< (rows), as forward returned them
   const T* weight;            ///< (width), or null
   S* dx;                      ///< (rows, width), contiguous
-  T *dweight, *dbias;         ///< (width), null as weight is; dbias only with a centre
+  T *dweight, *dbias;         ///< (width), or null where they are not wanted; dbias only with a centre
   const S* dsum = nullptr;    ///< rows as `dsum_rows` says: what reaches the sum from elsewhere; or null
   Rows dsum_rows = {};
 };
@@ -354,8 +354,12 @@ template <class Norm, class S> void row_norm_backward(const RowNormBackward<S>& 
   constexpr std::size_t kFewest = 2, kMost = 32;  // blocks in a chunk; chunks
   const std::size_t blocks = (count + kBlock - 1) / kBlock;
   const Chunks chunks{count, kBlock * std::max(kFewest, (blocks + kMost - 1) / kMost)};
-  const std::size_t sums = a.weight ? (Norm::centred ? 2 : 1) * width : 0;  // dw, then db
-  const Scratch<double> partial(chunks.count() * sums);                     // of each chunk
+  const bool summed = a.weight || a.dbias;
+  const std::size_t sums = summed ? (Norm::centred ? 2 : 1) * width : 0;  // dw, then db
+  const Scratch<double> partial(chunks.count() * sums);                   // of each chunk
+  const Scratch<T> ones(summed && !a.weight ? width : 0);
+  std::fill_n(ones.data(), summed && !a.weight ? width : 0, T{1});
+  const T* const weight = a.weight ? a.weight : ones.data();
 
   const double bytes = 3.0 * sizeof(S) * static_cast<double>(width * count);
   const bool streamed = worth_streaming(a.dx, width * sizeof(S), width * count * sizeof(S));
@@ -382,7 +386,6 @@ template <class Norm, class S> void row_norm_backward(const RowNormBackward<S>& 
       it.dsum = added ? input(a.dsum, a.dsum_rows, 2) : nullptr;
       it.dx = a.dx + row * width;
       it.constants = detail::row_constants<Norm::centred, T>(Norm::centred ? a.mean[row] : 0, a.rstd[row]);
-      const T* const weight = a.weight;
       const auto g_of = [=](std::size_t i, auto number) {
         using V = decltype(number);
         V g = dy.take(i, number);
@@ -404,7 +407,7 @@ template <class Norm, class S> void row_norm_backward(const RowNormBackward<S>& 
         it.mean_gx = static_cast<T>(gx * a.rstd[row] / n);
       }
     }
-    detail::row_norm_backward_rows<Norm, weighted, added, past_caches>(group, width, a.weight, block,
+    detail::row_norm_backward_rows<Norm, weighted, added, past_caches>(group, width, weight, block,
                                                                        weighted ? block + width : nullptr);
   };
 
@@ -434,7 +437,7 @@ template <class Norm, class S> void row_norm_backward(const RowNormBackward<S>& 
     if constexpr (!Norm::weighted)
       pass(std::false_type{}, std::false_type{}, past_caches);
     else
-      with_flag(a.weight != nullptr, [&](auto weighted) {
+      with_flag(summed, [&](auto weighted) {
         with_flag(a.dsum != nullptr, [&](auto added) { pass(weighted, added, past_caches); });
       });
   });
@@ -445,7 +448,7 @@ template <class Norm, class S> void row_norm_backward(const RowNormBackward<S>& 
     for (std::size_t chunk = 0; chunk < chunks.count(); ++chunk)
       for (std::size_t i = mine.begin; i < mine.end; ++i) total[i - mine.begin] += partial.data()[chunk * sums + i];
     for (std::size_t i = mine.begin; i < mine.end; ++i)
-      (i < width ? a.dweight[i] : a.dbias[i - width]) = static_cast<T>(total[i - mine.begin]);
+      if (T* const to = i < width ? a.dweight : a.dbias) to[i % width] = static_cast<T>(total[i - mine.begin]);
   });
 }
 

@@ -12,6 +12,7 @@ Options = tuple[float, ...]
 
 rules: dict[str, tuple[list[str], list[str], list[str], list[str]]]
 SHARE: int
+signatures: dict[str, tuple[str, ...]]  # of the functions of arrays, whose arguments go by position
 
 class Plan:
     def __init__(self, function: str, members: list[Any], count: NDArray[int64] | None = None) -> None: ...
@@ -68,6 +69,7 @@ def layer_norm_backward(
     mean: Statistics,
     rstd: Statistics,
     weight: Array | None,
+    bias_grad: bool,
     out: tuple[Array | None, Array | None, Array | None] | None,
 ) -> tuple[Array, Array | None, Array | None]: ...
 def rms_norm(
@@ -106,6 +108,7 @@ def add_layer_norm_backward(
     mean: Statistics,
     rstd: Statistics,
     weight: Array | None,
+    bias_grad: bool,
     out: tuple[Array | None, Array | None, Array | None] | None,
 ) -> tuple[Array, Array | None, Array | None]: ...
 def add_rms_norm(
@@ -144,6 +147,7 @@ def batch_norm_backward(
     rstd: Statistics,
     weight: Array | None,
     training: bool,
+    bias_grad: bool,
     channel_axis: int,
     out: tuple[Array | None, Array | None, Array | None] | None,
 ) -> tuple[Array, Array | None, Array | None]: ...
@@ -167,6 +171,7 @@ def batch_norm_relu_backward(
     weight: Array | None,
     bias: Array | None,
     training: bool,
+    bias_grad: bool,
     channel_axis: int,
     out: tuple[Array | None, Array | None, Array | None] | None,
 ) -> tuple[Array, Array | None, Array | None]: ...
@@ -191,6 +196,7 @@ def batch_norm_add_relu_backward(
     rstd: Statistics,
     weight: Array | None,
     training: bool,
+    bias_grad: bool,
     channel_axis: int,
     out: tuple[Array | None, Array | None, Array | None, Array | None] | None,
 ) -> tuple[Array, Array, Array | None, Array | None]: ...
@@ -217,6 +223,7 @@ def batch_renorm_backward(
     d: Statistics,
     weight: Array | None,
     training: bool,
+    bias_grad: bool,
     channel_axis: int,
     out: tuple[Array | None, Array | None, Array | None] | None,
 ) -> tuple[Array, Array | None, Array | None]: ...
@@ -236,6 +243,7 @@ def group_norm_backward(
     mean: Statistics,
     rstd: Statistics,
     weight: Array | None,
+    bias_grad: bool,
     channel_axis: int,
     out: tuple[Array | None, Array | None, Array | None] | None,
 ) -> tuple[Array, Array | None, Array | None]: ...
@@ -258,6 +266,7 @@ def instance_norm_backward(
     rstd: Statistics,
     weight: Array | None,
     use_input_stats: bool,
+    bias_grad: bool,
     channel_axis: int,
     out: tuple[Array | None, Array | None, Array | None] | None,
 ) -> tuple[Array, Array | None, Array | None]: ...

@@ -85,7 +85,8 @@ def batch_norm_backward(
     rstd: Statistics,
     weight: Array | None = None,
     *,
-    training: bool = True,
+    training: bool,
+    bias_grad: bool = True,
     channel_axis: int = 1,
     out: tuple[Array | None, Array | None, Array | None] | None = None,
 ) -> tuple[Array, Array | None, Array | None]:
@@ -104,11 +105,13 @@ def batch_norm_backward(
         rstd: As forward returned it, float64, shape ``(C,)``.
         weight: As in forward.
         training: As in forward.
+        bias_grad: Whether dbias is wanted.
         channel_axis: As in forward.
         out: Arrays for ``(dx, dweight, dbias)``, ``None`` for those that are wanted new.  None may overlap an argument.
 
     Returns:
-        dx, like x, channels last in memory where x has them there, otherwise C-contiguous; dweight and dbias, shape ``(C,)``, ``None`` without a weight.
+        dx, like x, channels last in memory where x has them there, otherwise C-contiguous; dweight, shape ``(C,)``, ``None`` without a weight; dbias,
+        of the same shape, ``None`` without ``bias_grad``.
 
     Raises:
         TypeError: A dtype is wrong, or the memory layout of what is written.
@@ -119,11 +122,11 @@ def batch_norm_backward(
         >>> from fastopt import functional as F
         >>> x, w = np.array([[1.0], [3.0], [8.0]]), np.ones(1)
         >>> y, mean, rstd = F.batch_norm(x, None, None, w, training=True)
-        >>> dx, dweight, dbias = F.batch_norm_backward(np.ones((3, 1)), x, mean, rstd, w)
+        >>> dx, dweight, dbias = F.batch_norm_backward(np.ones((3, 1)), x, mean, rstd, w, training=True)
         >>> dx.ravel().round(6), dbias
         (array([0., 0., 0.]), array([3.]))
     """
-    return kernels.batch_norm_backward(dy, x, mean, rstd, weight, training, channel_axis, out)
+    return kernels.batch_norm_backward(dy, x, mean, rstd, weight, training, bias_grad, channel_axis, out)
 
 
 def batch_norm_relu(
@@ -187,7 +190,8 @@ def batch_norm_relu_backward(
     weight: Array | None = None,
     bias: Array | None = None,
     *,
-    training: bool = True,
+    training: bool,
+    bias_grad: bool = True,
     channel_axis: int = 1,
     out: tuple[Array | None, Array | None, Array | None] | None = None,
 ) -> tuple[Array, Array | None, Array | None]:
@@ -207,11 +211,13 @@ def batch_norm_relu_backward(
         weight: As in forward.
         bias: As in forward.
         training: As in forward.
+        bias_grad: Whether dbias is wanted.
         channel_axis: As in forward.
         out: Arrays for ``(dx, dweight, dbias)``, ``None`` for those that are wanted new.  None may overlap an argument.
 
     Returns:
-        dx, like x, channels last in memory where x has them there, otherwise C-contiguous; dweight and dbias, shape ``(C,)``, ``None`` without a weight.
+        dx, like x, channels last in memory where x has them there, otherwise C-contiguous; dweight, shape ``(C,)``, ``None`` without a weight; dbias,
+        of the same shape, ``None`` without ``bias_grad``.
 
     Raises:
         TypeError: A dtype is wrong, or the memory layout of what is written.
@@ -222,10 +228,10 @@ def batch_norm_relu_backward(
         >>> from fastopt import functional as F
         >>> x, w, b = np.array([[1.0], [3.0]]), np.ones(1), np.zeros(1)
         >>> y, mean, rstd = F.batch_norm_relu(x, None, None, w, b, training=True)
-        >>> F.batch_norm_relu_backward(np.ones((2, 1)), x, mean, rstd, w, b)[2]
+        >>> F.batch_norm_relu_backward(np.ones((2, 1)), x, mean, rstd, w, b, training=True)[2]
         array([1.])
     """
-    return kernels.batch_norm_relu_backward(dy, x, mean, rstd, weight, bias, training, channel_axis, out)
+    return kernels.batch_norm_relu_backward(dy, x, mean, rstd, weight, bias, training, bias_grad, channel_axis, out)
 
 
 def batch_norm_add_relu(
@@ -292,7 +298,8 @@ def batch_norm_add_relu_backward(
     rstd: Statistics,
     weight: Array | None = None,
     *,
-    training: bool = True,
+    training: bool,
+    bias_grad: bool = True,
     channel_axis: int = 1,
     out: tuple[Array | None, Array | None, Array | None, Array | None] | None = None,
 ) -> tuple[Array, Array, Array | None, Array | None]:
@@ -310,11 +317,13 @@ def batch_norm_add_relu_backward(
         rstd: As forward returned it, float64, shape ``(C,)``.
         weight: As in forward.
         training: As in forward.
+        bias_grad: Whether dbias is wanted.
         channel_axis: As in forward.
         out: Arrays for ``(dx, dresidual, dweight, dbias)``, ``None`` for those that are wanted new.  None may overlap an argument.
 
     Returns:
-        dx and dresidual, like x, channels last in memory where x has them there, otherwise C-contiguous; dweight and dbias, shape ``(C,)``, ``None`` without a weight.
+        dx and dresidual, like x, channels last in memory where x has them there, otherwise C-contiguous; dweight, shape ``(C,)``, ``None`` without a weight; dbias,
+        of the same shape, ``None`` without ``bias_grad``.
 
     Raises:
         TypeError: A dtype is wrong, or the memory layout of what is written.
@@ -325,11 +334,11 @@ def batch_norm_add_relu_backward(
         >>> from fastopt import functional as F
         >>> x, residual = np.array([[1.0], [3.0]]), np.array([[4.0], [-4.0]])
         >>> y, mean, rstd = F.batch_norm_add_relu(x, residual, None, None, training=True)
-        >>> dx, dresidual, _, _ = F.batch_norm_add_relu_backward(np.ones((2, 1)), y, x, mean, rstd)
+        >>> dx, dresidual, _, _ = F.batch_norm_add_relu_backward(np.ones((2, 1)), y, x, mean, rstd, training=True)
         >>> dresidual.ravel()
         array([1., 0.])
     """
-    return kernels.batch_norm_add_relu_backward(dy, y, x, mean, rstd, weight, training, channel_axis, out)
+    return kernels.batch_norm_add_relu_backward(dy, y, x, mean, rstd, weight, training, bias_grad, channel_axis, out)
 
 
 def batch_renorm(
@@ -405,7 +414,8 @@ def batch_renorm_backward(
     d: Statistics,
     weight: Array | None = None,
     *,
-    training: bool = True,
+    training: bool,
+    bias_grad: bool = True,
     channel_axis: int = 1,
     out: tuple[Array | None, Array | None, Array | None] | None = None,
 ) -> tuple[Array, Array | None, Array | None]:
@@ -426,11 +436,13 @@ def batch_renorm_backward(
         d: As forward returned it, float64, shape ``(C,)``.
         weight: As in forward.
         training: As in forward.
+        bias_grad: Whether dbias is wanted.
         channel_axis: As in forward.
         out: Arrays for ``(dx, dweight, dbias)``, ``None`` for those that are wanted new.  None may overlap an argument.
 
     Returns:
-        dx, like x, channels last in memory where x has them there, otherwise C-contiguous; dweight and dbias, shape ``(C,)``, ``None`` without a weight.
+        dx, like x, channels last in memory where x has them there, otherwise C-contiguous; dweight, shape ``(C,)``, ``None`` without a weight; dbias,
+        of the same shape, ``None`` without ``bias_grad``.
 
     Raises:
         TypeError: A dtype is wrong, or the memory layout of what is written.
@@ -441,14 +453,14 @@ def batch_renorm_backward(
         >>> from fastopt import functional as F
         >>> x, w = np.array([[1.0], [3.0]]), np.ones(1)
         >>> y, *used = F.batch_renorm(x, np.zeros(1), np.ones(1), w, training=True, eps=0.0)
-        >>> dx, dweight, dbias = F.batch_renorm_backward(np.ones((2, 1)), x, *used, w)
+        >>> dx, dweight, dbias = F.batch_renorm_backward(np.ones((2, 1)), x, *used, w, training=True)
         >>> dx.ravel(), dweight, dbias
         (array([0., 0.]), array([4.]), array([2.]))
 
     References:
         Ioffe 2017, arXiv:1702.03275, section 3.
     """
-    return kernels.batch_renorm_backward(dy, x, mean, rstd, r, d, weight, training, channel_axis, out)
+    return kernels.batch_renorm_backward(dy, x, mean, rstd, r, d, weight, training, bias_grad, channel_axis, out)
 
 
 def group_norm(
@@ -507,6 +519,7 @@ def group_norm_backward(
     rstd: Statistics,
     weight: Array | None = None,
     *,
+    bias_grad: bool = True,
     channel_axis: int = 1,
     out: tuple[Array | None, Array | None, Array | None] | None = None,
 ) -> tuple[Array, Array | None, Array | None]:
@@ -525,11 +538,13 @@ def group_norm_backward(
         mean: As forward returned it, float64, shape ``(N, num_groups)``.
         rstd: As forward returned it, float64, shape ``(N, num_groups)``.
         weight: As in forward.
+        bias_grad: Whether dbias is wanted.
         channel_axis: As in forward.
         out: Arrays for ``(dx, dweight, dbias)``, ``None`` for those that are wanted new.  None may overlap an argument.
 
     Returns:
-        dx, like x, channels last in memory where x has them there, otherwise C-contiguous; dweight and dbias, shape ``(C,)``, ``None`` without a weight.
+        dx, like x, channels last in memory where x has them there, otherwise C-contiguous; dweight, shape ``(C,)``, ``None`` without a weight; dbias,
+        of the same shape, ``None`` without ``bias_grad``.
 
     Raises:
         TypeError: A dtype is wrong, or the memory layout of what is written.
@@ -544,7 +559,7 @@ def group_norm_backward(
         >>> dx.round(6), dbias
         (array([[0., 0., 0., 0.]]), array([1., 1., 1., 1.]))
     """
-    return kernels.group_norm_backward(dy, x, num_groups, mean, rstd, weight, channel_axis, out)
+    return kernels.group_norm_backward(dy, x, num_groups, mean, rstd, weight, bias_grad, channel_axis, out)
 
 
 def instance_norm(
@@ -612,6 +627,7 @@ def instance_norm_backward(
     weight: Array | None = None,
     *,
     use_input_stats: bool = True,
+    bias_grad: bool = True,
     channel_axis: int = 1,
     out: tuple[Array | None, Array | None, Array | None] | None = None,
 ) -> tuple[Array, Array | None, Array | None]:
@@ -630,11 +646,13 @@ def instance_norm_backward(
         rstd: As forward returned it, float64, shape ``(N, C)``.
         weight: As in forward.
         use_input_stats: As in forward.
+        bias_grad: Whether dbias is wanted.
         channel_axis: As in forward.
         out: Arrays for ``(dx, dweight, dbias)``, ``None`` for those that are wanted new.  None may overlap an argument.
 
     Returns:
-        dx, like x, channels last in memory where x has them there, otherwise C-contiguous; dweight and dbias, shape ``(C,)``, ``None`` without a weight.
+        dx, like x, channels last in memory where x has them there, otherwise C-contiguous; dweight, shape ``(C,)``, ``None`` without a weight; dbias,
+        of the same shape, ``None`` without ``bias_grad``.
 
     Raises:
         TypeError: A dtype is wrong, or the memory layout of what is written.
@@ -649,4 +667,4 @@ def instance_norm_backward(
         >>> dx.ravel().round(6), dbias
         (array([0., 0., 0., 0.]), array([2., 2.]))
     """
-    return kernels.instance_norm_backward(dy, x, mean, rstd, weight, use_input_stats, channel_axis, out)
+    return kernels.instance_norm_backward(dy, x, mean, rstd, weight, use_input_stats, bias_grad, channel_axis, out)

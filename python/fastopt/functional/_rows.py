@@ -78,6 +78,7 @@ def layer_norm_backward(
     rstd: Statistics,
     weight: Array | None = None,
     *,
+    bias_grad: bool = True,
     out: tuple[Array | None, Array | None, Array | None] | None = None,
 ) -> tuple[Array, Array | None, Array | None]:
     """The gradients of :func:`layer_norm`.
@@ -94,10 +95,12 @@ def layer_norm_backward(
         mean: As forward returned it, float64.
         rstd: As forward returned it, float64.
         weight: As in forward.
+        bias_grad: Whether dbias is wanted.
         out: Arrays for ``(dx, dweight, dbias)``, ``None`` for those that are wanted new.  None may overlap an argument.
 
     Returns:
-        dx, like x, C-contiguous; dweight and dbias, like weight, ``None`` without a weight.
+        dx, like x, C-contiguous; dweight, shape ``normalized_shape``, ``None`` without a weight; dbias,
+        of the same shape, ``None`` without ``bias_grad``.
 
     Raises:
         TypeError: A dtype is wrong, or the memory layout of what is written.
@@ -112,7 +115,7 @@ def layer_norm_backward(
         >>> dx.round(6), dbias
         (array([[0., 0., 0.]]), array([1., 1., 1.]))
     """
-    return kernels.layer_norm_backward(dy, x, normalized_shape, mean, rstd, weight, out)
+    return kernels.layer_norm_backward(dy, x, normalized_shape, mean, rstd, weight, bias_grad, out)
 
 
 def rms_norm(
@@ -323,6 +326,7 @@ def add_layer_norm_backward(
     rstd: Statistics,
     weight: Array | None = None,
     *,
+    bias_grad: bool = True,
     out: tuple[Array | None, Array | None, Array | None] | None = None,
 ) -> tuple[Array, Array | None, Array | None]:
     """The gradients of :func:`add_layer_norm`.
@@ -339,11 +343,12 @@ def add_layer_norm_backward(
         mean: As forward returned it, float64.
         rstd: As forward returned it, float64.
         weight: As in forward.
+        bias_grad: Whether dbias is wanted.
         out: Arrays for ``(dx, dweight, dbias)``, ``None`` for those that are wanted new.  None may overlap an argument.
 
     Returns:
-        dx, like sum, C-contiguous, the gradient with respect to x and with respect to residual; dweight and dbias, like weight, ``None``
-        without a weight.
+        dx, like sum, C-contiguous, the gradient with respect to x and with respect to residual; dweight, shape ``normalized_shape``, ``None`` without a weight; dbias,
+        of the same shape, ``None`` without ``bias_grad``.
 
     Raises:
         TypeError: A dtype is wrong, or the memory layout of what is written.
@@ -357,7 +362,7 @@ def add_layer_norm_backward(
         >>> dx.round(6)
         array([[5., 5., 5.]])
     """
-    return kernels.add_layer_norm_backward(dy, dsum, sum, normalized_shape, mean, rstd, weight, out)
+    return kernels.add_layer_norm_backward(dy, dsum, sum, normalized_shape, mean, rstd, weight, bias_grad, out)
 
 
 def add_rms_norm(

@@ -43,6 +43,12 @@ def _pair(layer: Layer, out: Any) -> tuple[Any, Any]:
     return out
 
 
+def _gradients(layer: Layer) -> tuple[Array | None, Array | None]:
+    """Where the gradients of the weight and of the bias go, of those that the layer has."""
+    weight, bias = (layer.grads.get(key) if key in layer.params else None for key in ("weight", "bias"))
+    return weight, bias
+
+
 class LayerNorm(Layer):
     """Layer normalization over the last axes, see :func:`fastopt.functional.layer_norm`.
 
@@ -90,9 +96,16 @@ class LayerNorm(Layer):
     def backward(self, dy: Array, *, out: Array | None = None) -> Array:
         """The gradient with respect to the last input, from ``dy``, that of its output; in ``out`` if given; fills ``grads``."""
         x, mean, rstd = self._last()
-        weight = self.params.get("weight")
-        gradients = self.grads.get("weight"), self.grads.get("bias")
-        return F.layer_norm_backward(dy, x, self.normalized_shape, mean, rstd, weight, out=(out, *gradients))[0]
+        return F.layer_norm_backward(
+            dy,
+            x,
+            self.normalized_shape,
+            mean,
+            rstd,
+            self.params.get("weight"),
+            bias_grad="bias" in self.params,
+            out=(out, *_gradients(self)),
+        )[0]
 
 
 class AddLayerNorm(LayerNorm):
@@ -128,9 +141,17 @@ class AddLayerNorm(LayerNorm):
     def backward(self, dy: Array, dsum: Array | None = None, *, out: Array | None = None) -> Array:
         """The gradient with respect to either of the last inputs, from those of y, ``dy``, and of the sum, ``dsum``; in ``out`` if given; fills ``grads``."""
         total, mean, rstd = self._last()
-        weight = self.params.get("weight")
-        to = out, self.grads.get("weight"), self.grads.get("bias")
-        return F.add_layer_norm_backward(dy, dsum, total, self.normalized_shape, mean, rstd, weight, out=to)[0]
+        return F.add_layer_norm_backward(
+            dy,
+            dsum,
+            total,
+            self.normalized_shape,
+            mean,
+            rstd,
+            self.params.get("weight"),
+            bias_grad="bias" in self.params,
+            out=(out, *_gradients(self)),
+        )[0]
 
 
 class RMSNorm(Layer):
@@ -176,7 +197,7 @@ class RMSNorm(Layer):
     def backward(self, dy: Array, *, out: Array | None = None) -> Array:
         """The gradient with respect to the last input, from ``dy``, that of its output; in ``out`` if given; fills ``grads``."""
         x, rstd = self._last()
-        weight, to = self.params.get("weight"), (out, self.grads.get("weight"))
+        weight, to = self.params.get("weight"), (out, _gradients(self)[0])
         return F.rms_norm_backward(dy, x, self.normalized_shape, rstd, weight, out=to)[0]
 
 
@@ -212,7 +233,7 @@ class AddRMSNorm(RMSNorm):
     def backward(self, dy: Array, dsum: Array | None = None, *, out: Array | None = None) -> Array:
         """The gradient with respect to either of the last inputs, from those of y, ``dy``, and of the sum, ``dsum``; in ``out`` if given; fills ``grads``."""
         total, rstd = self._last()
-        weight, to = self.params.get("weight"), (out, self.grads.get("weight"))
+        weight, to = self.params.get("weight"), (out, _gradients(self)[0])
         return F.add_rms_norm_backward(dy, dsum, total, self.normalized_shape, rstd, weight, out=to)[0]
 
 
@@ -269,10 +290,6 @@ class _Channels(Layer):
     @property
     def _learned(self) -> tuple[Array | None, Array | None]:
         return self.params.get("weight"), self.params.get("bias")
-
-    @property
-    def _gradients(self) -> tuple[Array | None, Array | None]:
-        return self.grads.get("weight"), self.grads.get("bias")
 
 
 class BatchNorm(_Channels):
@@ -338,8 +355,9 @@ class BatchNorm(_Channels):
             rstd,
             self.params.get("weight"),
             training=trained,
+            bias_grad="bias" in self.params,
             channel_axis=self.channel_axis,
-            out=(out, *self._gradients),
+            out=(out, *_gradients(self)),
         )[0]
 
     def _normalized(
@@ -428,8 +446,9 @@ class BatchNormReLU(BatchNorm):
             rstd,
             *self._learned,
             training=trained,
+            bias_grad="bias" in self.params,
             channel_axis=self.channel_axis,
-            out=(out, *self._gradients),
+            out=(out, *_gradients(self)),
         )[0]
 
 
@@ -474,8 +493,9 @@ class BatchNormAddReLU(BatchNorm):
             rstd,
             self.params.get("weight"),
             training=trained,
+            bias_grad="bias" in self.params,
             channel_axis=self.channel_axis,
-            out=(*_pair(self, out), *self._gradients),
+            out=(*_pair(self, out), *_gradients(self)),
         )[:2]
 
 
@@ -541,8 +561,9 @@ class BatchRenorm(BatchNorm):
             d,
             self.params.get("weight"),
             training=trained,
+            bias_grad="bias" in self.params,
             channel_axis=self.channel_axis,
-            out=(out, *self._gradients),
+            out=(out, *_gradients(self)),
         )[0]
 
 
@@ -607,8 +628,9 @@ class GroupNorm(_Channels):
             mean,
             rstd,
             self.params.get("weight"),
+            bias_grad="bias" in self.params,
             channel_axis=self.channel_axis,
-            out=(out, *self._gradients),
+            out=(out, *_gradients(self)),
         )[0]
 
 
@@ -679,8 +701,9 @@ class InstanceNorm(_Channels):
             rstd,
             self.params.get("weight"),
             use_input_stats=of_input,
+            bias_grad="bias" in self.params,
             channel_axis=self.channel_axis,
-            out=(out, *self._gradients),
+            out=(out, *_gradients(self)),
         )[0]
 
 

@@ -156,13 +156,20 @@ def _gradient(channels: Channels, g: Any, mean: Any, rstd: Any, factor: Any, sum
     return channels.gradient(g, mean, factor, factor * rstd * (sum_dyx / n), factor * (sum_dy / n))
 
 
-def _gradients(channels: Channels, g: Any, mean: Any, rstd: Any, weight: Any, training: bool) -> Arrays:
+def _gradients(
+    channels: Channels, g: Any, mean: Any, rstd: Any, weight: Any, training: bool, bias_grad: bool
+) -> Arrays:
     """dx, dweight and dbias from the gradient g of what has been normalized."""
     mean, rstd = flushed(mean), flushed(rstd)
     factor, sums = weighted(rstd, weight), channels.sums_of_gradient(g, mean, rstd)
     dx = _gradient(channels, g, mean, rstd, factor, sums, channels.n) if training else g * channels.each(factor)
-    dbias, dweight = (None if weight is None else one.to(channels.dtype) for one in sums)
-    return channels.array(dx), dweight, dbias
+    return channels.array(dx), *_learned(channels, sums[1], sums[0], weight, bias_grad)
+
+
+def _learned(channels: Channels, sum_dy_xhat: Any, sum_dy: Any, weight: Any, bias_grad: bool) -> Arrays:
+    """dweight and dbias, where they are wanted."""
+    dweight = None if weight is None else sum_dy_xhat.to(channels.dtype)
+    return dweight, sum_dy.to(channels.dtype) if bias_grad else None
 
 
 def batch_norm(
@@ -192,13 +199,14 @@ def batch_norm_backward(
     rstd: Any,
     weight: Any = None,
     *,
-    training: bool = True,
+    training: bool,
+    bias_grad: bool = True,
     channel_axis: int = 1,
     out: Arrays | None = None,
 ) -> Arrays:
     """See :func:`fastopt.functional.batch_norm_backward`."""
     channels = Channels(x, channel_axis)
-    return into(out, *_gradients(channels, channels.of_array(dy), mean, rstd, weight, training))
+    return into(out, *_gradients(channels, channels.of_array(dy), mean, rstd, weight, training, bias_grad))
 
 
 def batch_norm_relu(
@@ -229,14 +237,15 @@ def batch_norm_relu_backward(
     weight: Any = None,
     bias: Any = None,
     *,
-    training: bool = True,
+    training: bool,
+    bias_grad: bool = True,
     channel_axis: int = 1,
     out: Arrays | None = None,
 ) -> Arrays:
     """See :func:`fastopt.functional.batch_norm_relu_backward`."""
     channels = Channels(x, channel_axis)
     t = channels.normalized(flushed(mean), weighted(flushed(rstd), weight), double(bias))
-    return into(out, *_gradients(channels, positive(t, channels.of_array(dy)), mean, rstd, weight, training))
+    return into(out, *_gradients(channels, positive(t, channels.of_array(dy)), mean, rstd, weight, training, bias_grad))
 
 
 def batch_norm_add_relu(
@@ -268,14 +277,15 @@ def batch_norm_add_relu_backward(
     rstd: Any,
     weight: Any = None,
     *,
-    training: bool = True,
+    training: bool,
+    bias_grad: bool = True,
     channel_axis: int = 1,
     out: Arrays | None = None,
 ) -> Arrays:
     """See :func:`fastopt.functional.batch_norm_add_relu_backward`."""
     channels = Channels(x, channel_axis)
     g = positive(channels.of_array(y), channels.of_array(dy))
-    dx, *gradients = _gradients(channels, g, mean, rstd, weight, training)
+    dx, *gradients = _gradients(channels, g, mean, rstd, weight, training, bias_grad)
     return into(out, dx, channels.array(g), *gradients)
 
 
@@ -316,7 +326,8 @@ def batch_renorm_backward(
     d: Any,
     weight: Any = None,
     *,
-    training: bool = True,
+    training: bool,
+    bias_grad: bool = True,
     channel_axis: int = 1,
     out: Arrays | None = None,
 ) -> Arrays:
@@ -326,8 +337,8 @@ def batch_renorm_backward(
     g, factor = channels.of_array(dy), weighted(rstd, weight) * r
     sum_dy, sum_dyx = sums = channels.sums_of_gradient(g, mean, rstd)
     dx = _gradient(channels, g, mean, rstd, factor, sums, channels.n) if training else g * channels.each(factor)
-    gradients = (None, None) if weight is None else (r * sum_dyx + d * sum_dy, sum_dy)
-    return into(out, channels.array(dx), *(one if one is None else one.to(channels.dtype) for one in gradients))
+    gradients = _learned(channels, r * sum_dyx + d * sum_dy, sum_dy, weight, bias_grad)
+    return into(out, channels.array(dx), *gradients)
 
 
 # BatchNorm of a batch that is in several places

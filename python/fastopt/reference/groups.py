@@ -41,8 +41,10 @@ def _affine(samples: Channels, mean: Any, rstd: Any, weight: Any, bias: Any) -> 
     return samples.array(samples.normalized(mean, weighted(rstd, weight), double(bias)))
 
 
-def _over_samples(of_channels: Any, weight: Any, dtype: Any) -> Any:
-    return None if weight is None else in_order(of_channels).to(dtype)
+def _learned(samples: Channels, sum_dy_xhat: Any, sum_dy: Any, weight: Any, bias_grad: bool) -> Arrays:
+    """dweight and dbias, where they are wanted: Σ over the samples."""
+    dweight = None if weight is None else in_order(sum_dy_xhat).to(samples.dtype)
+    return dweight, in_order(sum_dy).to(samples.dtype) if bias_grad else None
 
 
 def group_norm(
@@ -71,6 +73,7 @@ def group_norm_backward(
     rstd: Any,
     weight: Any = None,
     *,
+    bias_grad: bool = True,
     channel_axis: int = 1,
     out: Arrays | None = None,
 ) -> Arrays:
@@ -81,8 +84,7 @@ def group_norm_backward(
     sum_dy, sum_dyx = sums = samples.sums_of_gradient(g, mean, rstd)
     sum_g, sum_gx = (_repeated(in_order(_grouped(weighted(one, weight), num_groups)), samples) for one in sums)
     dx = samples.gradient(g, mean, weighted(rstd, weight), rstd * rstd * (sum_gx / m), rstd * (sum_g / m))
-    gradients = (_over_samples(one, weight, samples.dtype) for one in (sum_dyx, sum_dy))
-    return into(out, samples.array(dx), *gradients)
+    return into(out, samples.array(dx), *_learned(samples, sum_dyx, sum_dy, weight, bias_grad))
 
 
 def instance_norm(
@@ -123,14 +125,16 @@ def instance_norm_backward(
     weight: Any = None,
     *,
     use_input_stats: bool = True,
+    bias_grad: bool = True,
     channel_axis: int = 1,
     out: Arrays | None = None,
 ) -> Arrays:
     """See :func:`fastopt.functional.instance_norm_backward`."""
     samples = Channels(x, channel_axis, by_sample=True)
     if use_input_stats:
-        return group_norm_backward(dy, x, samples.count, mean, rstd, weight, channel_axis=channel_axis, out=out)
+        options: dict[str, Any] = {"bias_grad": bias_grad, "channel_axis": channel_axis, "out": out}
+        return group_norm_backward(dy, x, samples.count, mean, rstd, weight, **options)
     mean, rstd, g = flushed(mean), flushed(rstd), samples.of_array(dy)
     dx = samples.array(g * samples.each(weighted(rstd, weight)))
     sum_dy, sum_dyx = samples.sums_of_gradient(g, mean, rstd)
-    return into(out, dx, *(_over_samples(one, weight, samples.dtype) for one in (sum_dyx, sum_dy)))
+    return into(out, dx, *_learned(samples, sum_dyx, sum_dy, weight, bias_grad))

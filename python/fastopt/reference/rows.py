@@ -29,14 +29,12 @@ def _weighted(rows: Any, weight: Any, bias: Any = None) -> Any:
     return rows if bias is None else rows + bias.ravel()
 
 
-def _over_rows(terms: Any, weight: Any) -> Any:
-    """Σ over rows, as the gradient of a weight; ``None`` without one."""
-    if weight is None:
-        return None
+def _over_rows(terms: Any, normalized_shape: Any) -> Any:
+    """Σ over rows, as the gradient of a parameter."""
     count, width = terms.shape
     rows = BLOCK * max(2, math.ceil(math.ceil(count / BLOCK) / 32))
     chunks = [block_sums(terms[first : first + rows]) for first in range(0, count, rows)]
-    return in_order(np.reshape(chunks, (len(chunks), width))).to(terms.dtype).reshape(weight.shape)
+    return in_order(np.reshape(chunks, (len(chunks), width))).to(terms.dtype).reshape(normalized_shape)
 
 
 def _result(dx: Any, dsum: Any, like: Any) -> Any:
@@ -57,10 +55,18 @@ def layer_norm(
 
 
 def layer_norm_backward(
-    dy: Any, x: Any, normalized_shape: Any, mean: Any, rstd: Any, weight: Any = None, *, out: Arrays | None = None
+    dy: Any,
+    x: Any,
+    normalized_shape: Any,
+    mean: Any,
+    rstd: Any,
+    weight: Any = None,
+    *,
+    bias_grad: bool = True,
+    out: Arrays | None = None,
 ) -> Arrays:
     """See :func:`fastopt.functional.layer_norm_backward`."""
-    return add_layer_norm_backward(dy, None, x, normalized_shape, mean, rstd, weight, out=out)
+    return add_layer_norm_backward(dy, None, x, normalized_shape, mean, rstd, weight, bias_grad=bias_grad, out=out)
 
 
 def add_layer_norm(
@@ -88,6 +94,7 @@ def add_layer_norm_backward(
     rstd: Any,
     weight: Any = None,
     *,
+    bias_grad: bool = True,
     out: Arrays | None = None,
 ) -> Arrays:
     """See :func:`fastopt.functional.add_layer_norm_backward`."""
@@ -102,7 +109,9 @@ def add_layer_norm_backward(
     sum_g, sum_gx = row_sums(g), row_sums(g * d)
     mean_g, mean_gx = (sum_g / n).to(dtype), ((sum_gx - low.to(np.float64) * sum_g) * rstd / n).to(dtype)
     dx = (g - mean_g[:, None] - xhat * mean_gx[:, None]) * scale
-    return into(out, _result(dx, dsum, sum), _over_rows(dy_rows * xhat, weight), _over_rows(dy_rows, weight))
+    dweight = None if weight is None else _over_rows(dy_rows * xhat, normalized_shape)
+    dbias = _over_rows(dy_rows, normalized_shape) if bias_grad else None
+    return into(out, _result(dx, dsum, sum), dweight, dbias)
 
 
 def rms_norm(
@@ -150,7 +159,8 @@ def add_rms_norm_backward(
     g = _weighted(dy_rows, weight)
     mean_gx = (row_sums(g * rows) * rstd / n).to(dtype)
     dx = (g - xhat * mean_gx[:, None]) * scale
-    return into(out, _result(dx, dsum, sum), _over_rows(dy_rows * xhat, weight))
+    dweight = None if weight is None else _over_rows(dy_rows * xhat, normalized_shape)
+    return into(out, _result(dx, dsum, sum), dweight)
 
 
 def cosine_norm(x: Any, eps: float = 1e-12, *, out: Arrays | None = None) -> Arrays:

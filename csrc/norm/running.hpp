@@ -1,0 +1,70 @@
+/// Running statistics of channels: what a batch changes in them, and what evaluation and batch renormalization take
+/// from them.
+#pragma once
+
+#include <algorithm>
+#include <cstddef>
+#include <vector>
+
+#include "core/parallel.hpp"
+#include "norm/statistics.hpp"
+
+namespace fastopt {
+
+/// (channels) each; both null where there are none.
+template <class T> struct RunningStatistics {
+  T *mean, *var;
+  std::size_t channels;
+
+  bool given() const { return mean != nullptr; }
+  double rstd(std::size_t c, double eps) const { return rstd_of(static_cast<double>(var[c]), 1, eps); }
+
+  /// running ← (1 − momentum)·running + momentum·statistic, with the unbiased variance m2/(n − 1); m2: Σ(x − mean)²
+  /// over the n values of each channel.
+  void update(const double* of_mean, const double* m2, double n, double momentum) const {
+    const FlushSubnormals environment;
+    for (std::size_t c = 0; c < channels; ++c) blend(c, of_mean[c], m2[c] / (n - 1), momentum);
+  }
+
+  /// The same with averages over samples; of_mean, m2: (samples, channels), each of n values.
+  void update_by_sample(const double* of_mean, const double* m2, std::size_t samples, double n, double momentum) const {
+    const FlushSubnormals environment;
+    std::vector<double> mean_sum(channels), var_sum(channels);
+    for (std::size_t set = 0; set < samples * channels; ++set) {
+      mean_sum[set % channels] += of_mean[set];
+      var_sum[set % channels] += m2[set] / (n - 1);
+    }
+    const auto count = static_cast<double>(samples);
+    for (std::size_t c = 0; c < channels; ++c) blend(c, mean_sum[c] / count, var_sum[c] / count, momentum);
+  }
+
+  /// Mean and rstd of evaluation.
+  void report(double eps, double* to_mean, double* to_rstd) const {
+    const FlushSubnormals environment;
+    for (std::size_t c = 0; c < channels; ++c) {
+      to_mean[c] = static_cast<double>(mean[c]);
+      to_rstd[c] = rstd(c, eps);
+    }
+  }
+
+ private:
+  void blend(std::size_t c, double of_mean, double of_var, double momentum) const {
+    mean[c] = static_cast<T>((1 - momentum) * static_cast<double>(mean[c]) + momentum * of_mean);
+    var[c] = static_cast<T>((1 - momentum) * static_cast<double>(var[c]) + momentum * of_var);
+  }
+};
+
+/// The corrections of batch renormalization.  Ioffe 2017, arXiv:1702.03275, algorithm 1.
+///   r = clip(σ/√(running_var + ε), 1/r_max, r_max),  d = clip((mean − running_mean)/√(running_var + ε), −d_max, d_max)
+struct Renorm {
+  double r_max, d_max;
+
+  template <class T> double r(const RunningStatistics<T>& running, std::size_t c, double rstd, double eps) const {
+    return std::clamp(running.rstd(c, eps) / rstd, 1 / r_max, r_max);
+  }
+  template <class T> double d(const RunningStatistics<T>& running, std::size_t c, double mean, double eps) const {
+    return std::clamp((mean - static_cast<double>(running.mean[c])) * running.rstd(c, eps), -d_max, d_max);
+  }
+};
+
+}  // namespace fastopt
