@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import ast
 import copy
+import inspect
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -28,7 +31,9 @@ from tables import (
 )
 from tools import differing
 
+from fastopt import _core, reference
 from fastopt import functional as F
+from fastopt.functional import _generate
 
 dtypes = pytest.mark.parametrize("dtype", DTYPES)
 rules = pytest.mark.parametrize("rule", RULES)
@@ -100,15 +105,21 @@ def test_functions_take_nothing_as_it_comes(rule: str) -> None:
     assert [differing(a, b) for a, b in zip(params, before, strict=True)] == [0, 0]
 
 
+def test_updates_are_what_the_classes_say() -> None:
+    """To make the file again: python -m fastopt.functional._generate > python/fastopt/functional/_updates.py"""
+    written = (Path(F.__file__).parent / "_updates.py").read_text()
+    assert ast.dump(ast.parse(_generate.source())) == ast.dump(ast.parse(written))
+
+
 @rules
 def test_functions_say_what_arguments_they_miss(rule: str) -> None:
     function = getattr(F, rule)
     p = np.ones(RULES[rule].fit(3))
-    with pytest.raises(TypeError, match=rf"^{rule}: missing a required"):
+    with pytest.raises(TypeError, match=rf"^{rule}\(\) missing .* required positional argument"):
         function([p])
-    with pytest.raises(TypeError, match=rf"^{rule}: missing a required"):
+    with pytest.raises(TypeError, match=rf"^{rule}\(\) missing 1 required keyword-only argument: 'lr'$"):
         function([p], [p.copy()], **RULES[rule].new_states(RULES[rule].plain, [p]), step=1)
-    with pytest.raises(TypeError, match=rf"^{rule}: got an unexpected keyword argument 'speed'$"):
+    with pytest.raises(TypeError, match=rf"^{rule}\(\) got an unexpected keyword argument 'speed'"):
         function([p], [p.copy()], **RULES[rule].new_states(RULES[rule].plain, [p]), step=1, lr=0.1, speed=3)
 
 
@@ -316,6 +327,69 @@ def test_results_lie_in_memory_as_the_documentation_says(norm: str, layout: str,
             assert (np.moveaxis(array, axis, -1) if columns else array).flags.c_contiguous
 
 
+@pytest.mark.parametrize("name", sorted(_core.kernels.signatures))
+def test_signatures_are_the_same_everywhere(name: str) -> None:
+    """Of the typed function, of the reference, and of the binding, to which arguments go by position."""
+    names = [*inspect.signature(getattr(F, name)).parameters]
+    assert names == [*inspect.signature(getattr(reference, name)).parameters]
+    bound = [*_core.kernels.signatures[name]]
+    if name == "batch_norm_apply":
+        at = names.index("stats")
+        names[at : at + 1] = ["count", "mean", "m2"]
+    assert names == bound
+    call = next(
+        node
+        for node in ast.walk(ast.parse(inspect.getsource(getattr(F, name))))
+        if isinstance(node, ast.Call) and ast.unparse(node.func) == f"kernels.{name}"
+    )
+    given = [argument.id for argument in call.args if isinstance(argument, ast.Name) and argument.id in bound]
+    assert [one for one in bound if one in given] == given
+    assert len(call.args) == len(bound)
+    stub = ast.parse((Path(_core.__file__).parent / "_kernels.pyi").read_text())
+    (function,) = (node for node in stub.body if isinstance(node, ast.FunctionDef) and node.name == name)
+    assert [argument.arg for argument in function.args.args] == bound
+
+
+def test_kernels_say_how_many_arguments_they_take() -> None:
+    with pytest.raises(TypeError, match=r"^rms_norm: takes 5 arguments, got 1$"):
+        _core.kernels.rms_norm(np.ones(3))  # type: ignore[call-arg]
+
+
+@pytest.mark.parametrize("norm", [name for name, norm in NORMS.items() if "dbias" in RESULTS[norm.norm][1]])
+def test_a_bias_has_a_gradient_without_a_weight(norm: str, rng: Generator) -> None:
+    """The same one as with a weight of ones; unless nobody wants it."""
+    call = NORMS[norm].call(rng, "float32", 24, 70)
+    call.arguments["weight"][...] = 1
+    with_weight = call.run(F)
+    call.arguments["weight"] = None
+    without = call.run(F)
+    assert differing(without["dbias"], with_weight["dbias"]) == 0
+    assert differing(without["dx"], with_weight["dx"]) == 0
+    assert "dweight" not in without
+    call.arguments["bias_grad"] = False
+    neither = call.run(F)
+    assert "dbias" not in neither
+    assert differing(neither["dx"], with_weight["dx"]) == 0
+    results, like = call.forward(F), without["dbias"]
+    with pytest.raises(ValueError, match=r"_backward: out\[\d\] is given, but bias_grad is False$"):
+        call.backward(F, results, out=(*[None] * (len(RESULTS[call.norm][1]) - 1), like))
+
+
+@pytest.mark.parametrize("name", ["batch_norm", "batch_norm_relu", "batch_norm_add_relu", "batch_renorm"])
+def test_backward_must_be_told_the_mode(name: str) -> None:
+    """As forward's default is evaluation, and the other mode would be differentiated silently."""
+    x, c = np.ones((4, 3)), np.ones(3)
+    arguments = {
+        "batch_norm": (x, x, c, c),
+        "batch_norm_relu": (x, x, c, c),
+        "batch_norm_add_relu": (x, x, x, c, c),
+        "batch_renorm": (x, x, c, c, c, c),
+    }[name]
+    for module in F, reference:
+        with pytest.raises(TypeError, match="required keyword-only argument: 'training'"):
+            getattr(module, f"{name}_backward")(*arguments)
+
+
 @norms
 def test_out_in_another_layout_is_an_error(norm: str, rng: Generator) -> None:
     """Which says what it may be."""
@@ -340,10 +414,10 @@ def test_new_results_are_new_every_time(norm: str, rng: Generator) -> None:
 
 
 @pytest.mark.parametrize("norm", [name for name, norm in NORMS.items() if "dweight" in RESULTS[norm.norm][1]])
-def test_without_a_weight_its_gradients_are_none(norm: str, rng: Generator) -> None:
+def test_without_a_weight_its_gradient_is_none(norm: str, rng: Generator) -> None:
     call = NORMS[norm].call(rng, "float32", 24, 6, weight=False, bias=False)
     gradients = dict(zip(RESULTS[call.norm][1], call.backward(F, call.forward(F)), strict=True))
-    assert {name for name, gradient in gradients.items() if gradient is None} == {*gradients} & {"dweight", "dbias"}
+    assert {name for name, gradient in gradients.items() if gradient is None} == {*gradients} & {"dweight"}
 
 
 @pytest.mark.parametrize(
@@ -369,7 +443,7 @@ def test_layouts_agree(dtype: str, rng: Generator) -> None:
 
     def both(x: Array, dy: Array, axis: int) -> list[Array]:
         y, mean, rstd = F.batch_norm(x, None, None, weight, bias, True, channel_axis=axis)
-        return [y, *F.batch_norm_backward(dy, x, mean, rstd, weight, channel_axis=axis)]
+        return [y, *F.batch_norm_backward(dy, x, mean, rstd, weight, training=True, channel_axis=axis)]
 
     last = [np.ascontiguousarray(np.moveaxis(a, 1, -1)) for a in (x, dy)]
     planes, columns, view = both(x, dy, 1), both(*last, -1), both(*(np.moveaxis(a, -1, 1) for a in last), 1)

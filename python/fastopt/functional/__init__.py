@@ -15,9 +15,6 @@ Subnormal numbers (below 1.2e-38 in float32) count as zero, except those of floa
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import TYPE_CHECKING
-
 from . import _updates
 from ._channels import (
     batch_norm,
@@ -60,7 +57,8 @@ from ._shards import (
     batch_norm_stats,
     combine_stats,
 )
-from ._updates import Outcome
+from ._update import Outcome
+from ._updates import *  # noqa: F403  # one for each rule; made by _generate
 from ._weights import fold_batch_norm, weight_norm, weight_norm_backward
 
 __all__ = [
@@ -103,9 +101,7 @@ __all__ = [
     "weight_norm_backward",
 ]
 
-for _name in _updates.__all__:
-    globals()[_name] = getattr(_updates, _name)
-__all__ += [_name for _name in _updates.__all__ if _name not in __all__]
+__all__ += _updates.__all__
 
 for _name in __all__:
     globals()[_name].__module__ = __name__  # the name that pickles keep, so that files may move
@@ -113,8 +109,3 @@ for _name in __all__:
 
 def __dir__() -> list[str]:
     return sorted(__all__)
-
-
-if TYPE_CHECKING:
-
-    def __getattr__(name: str) -> Callable[..., Outcome]: ...

@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
-
-import numpy as np
+from typing import TYPE_CHECKING
 
 from .._check import number
 from .._rules import Hyperparameters, Rule
-from ._formats import computed, zeros_like
 from .optimizer import Optimizer
 from .parameters import Array, Params
 
@@ -101,7 +97,3 @@ class Adafactor(Optimizer, decoupled_weight_decay=True):
         if name == "col_var":
             return (*param.shape[:-2], 1, param.shape[-1])
         return param.shape
-
-    @classmethod
-    def _initial(cls, name: str, param: Array, group: Mapping[str, Any]) -> Array:
-        return zeros_like(param) if name == "variance" else np.zeros(cls._shape_of(name, param), computed(param))

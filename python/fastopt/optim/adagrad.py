@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from types import MappingProxyType
+from typing import TYPE_CHECKING, ClassVar
 
 from .._rules import Hyperparameters, Rule
-from ._formats import zeros_like
 from .optimizer import Optimizer
-from .parameters import Array, Params
+from .parameters import Params
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -46,6 +46,7 @@ class Adagrad(Optimizer):
     """
 
     kernels = ("adagrad",)
+    begins: ClassVar[Mapping[str, float | str]] = MappingProxyType({"sum": "initial_accumulator_value"})
 
     def __init__(
         self,
@@ -71,9 +72,3 @@ class Adagrad(Optimizer):
     def _rule(cls, h: Hyperparameters) -> Rule:
         h.number("initial_accumulator_value")
         return h.rule("adagrad", lr_decay=h.number("lr_decay"), eps=h.number("eps"))
-
-    @classmethod
-    def _initial(cls, name: str, param: Array, group: Mapping[str, Any]) -> Array:
-        buffer = zeros_like(param)
-        buffer[...] = group["initial_accumulator_value"]
-        return buffer

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
-
-import numpy as np
+from types import MappingProxyType
+from typing import TYPE_CHECKING, ClassVar
 
 from .._rules import Hyperparameters, Rule
-from ._formats import zeros_like
 from .optimizer import Optimizer
-from .parameters import Array, Params
+from .parameters import Params
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -51,6 +49,7 @@ class ASGD(Optimizer):
     """
 
     kernels = ("asgd",)
+    begins: ClassVar[Mapping[str, float | str]] = MappingProxyType({"eta": "lr", "mu": 1.0})
 
     def __init__(
         self,
@@ -75,9 +74,3 @@ class ASGD(Optimizer):
     @classmethod
     def _rule(cls, h: Hyperparameters) -> Rule:
         return h.rule("asgd", lambd=h.number("lambd"), alpha=h.number("alpha"), t0=h.number("t0"))
-
-    @classmethod
-    def _initial(cls, name: str, param: Array, group: Mapping[str, Any]) -> Array:
-        if name == "eta":
-            return np.array(float(group["lr"]))
-        return np.ones(()) if name == "mu" else zeros_like(param)

@@ -18,7 +18,7 @@ from .._check import did_you_mean, not_an_array, real, type_of
 from .._commit import at_once
 from .._core import kernels
 from .._rules import AROUND, AROUND_TEXTS, Hyperparameters, Rule
-from ._formats import RESTS, rest_of, zeros_like
+from ._formats import RESTS, computed, copy_of, rest_of, zeros_like
 from .accumulate import Accumulator
 from .parameters import Array, Group, Record, Structure, forms_of
 from .plan import AS_PARAMETER, Member, Plan, member_of, state_for, unmoved
@@ -75,7 +75,8 @@ class Groups:
     # Which kernels its rules may use; their states, in this order, are the arguments of the stateless function.
     kernels: ClassVar[tuple[str, ...]] = ()
     hidden: ClassVar[tuple[str, ...]] = ()  # states of these that are scratch
-    as_parameter: ClassVar[tuple[str, ...]] = ()  # states of these that begin as the parameter
+    # What each state is before a parameter's first step: a number, the name of a hyperparameter, or "param"; 0 if not said.
+    begins: ClassVar[Mapping[str, float | str]] = MappingProxyType({})
     around: ClassVar[Mapping[str, Any]] = MappingProxyType({})  # the rule's own defaults of what every rule has
     _private: ClassVar[tuple[str, ...]] = ()  # attributes that _extra and _restore are about
     function: ClassVar[str | None] = ""  # the name of that function; by default the class's in small letters
@@ -114,7 +115,17 @@ class Groups:
     @classmethod
     def _initial(cls, name: str, param: Array, group: Mapping[str, Any]) -> Array:
         """A new buffer of state."""
-        return zeros_like(param)
+        begins = cls.begins.get(name, 0.0)
+        if begins == "param":
+            return copy_of(param)
+        value = float(group[begins] if isinstance(begins, str) else begins)
+        if any(name in kernels.rules[kernel][1] for kernel in cls.kernels):
+            return np.array(value)
+        shape = cls._shape_of(name, param)
+        buffer = zeros_like(param) if shape == param.shape else np.zeros(shape, computed(param))
+        if value:
+            buffer[...] = value
+        return buffer
 
     @classmethod
     def _shape_of(cls, name: str, param: Array) -> tuple[int, ...]:
@@ -373,7 +384,7 @@ class Groups:
                 )
             now = self._entries(record, label) if loaded is None else loaded[i]
             initial = partial(self._initial, group=groups[owner])
-            own = self.as_parameter
+            own = tuple(key for key, begins in self.begins.items() if begins == "param")
             state, begun = state_for(record, now, rule, self.hidden, initial, own, steps[i, ...], loaded is not None)
             members.append(member_of(label, rule, owner, record.param, state, self.hidden))
             states.append(state)

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
-
-import numpy as np
+from types import MappingProxyType
+from typing import TYPE_CHECKING, ClassVar
 
 from .._rules import Hyperparameters, Rule
-from ._formats import zeros_like
 from .optimizer import Optimizer
-from .parameters import Array, Params
+from .parameters import Params
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -51,6 +49,7 @@ class NAdam(Optimizer):
     """
 
     kernels = ("nadam",)
+    begins: ClassVar[Mapping[str, float | str]] = MappingProxyType({"mu_product": 1.0})
 
     def __init__(
         self,
@@ -75,7 +74,3 @@ class NAdam(Optimizer):
     @classmethod
     def _rule(cls, h: Hyperparameters) -> Rule:
         return h.rule("nadam", **h.betas(2), eps=h.number("eps"), momentum_decay=h.number("momentum_decay"))
-
-    @classmethod
-    def _initial(cls, name: str, param: Array, group: Mapping[str, Any]) -> Array:
-        return np.ones(()) if name == "mu_product" else zeros_like(param)

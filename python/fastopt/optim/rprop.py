@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from types import MappingProxyType
+from typing import TYPE_CHECKING, ClassVar
 
 from .._check import number
 from .._rules import Hyperparameters, Rule
-from ._formats import zeros_like
 from .optimizer import Optimizer
-from .parameters import Array, Params
+from .parameters import Params
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -47,6 +47,7 @@ class Rprop(Optimizer):
     """
 
     kernels = ("rprop",)
+    begins: ClassVar[Mapping[str, float | str]] = MappingProxyType({"step_size": "lr"})
 
     def __init__(
         self,
@@ -77,10 +78,3 @@ class Rprop(Optimizer):
         if least > most:
             raise ValueError(f"{h.function}: step_sizes must be in order, got {least:g} and {most:g}")
         return h.rule("rprop", etaminus=minus, etaplus=plus, step_size_min=least, step_size_max=most)
-
-    @classmethod
-    def _initial(cls, name: str, param: Array, group: Mapping[str, Any]) -> Array:
-        buffer = zeros_like(param)
-        if name == "step_size":
-            buffer[...] = group["lr"]
-        return buffer

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
 from .._check import flag
 from .._commit import commit
 from .._rules import Hyperparameters, Rule
-from ._formats import copy_of, moved, weights_of, zeros_like
+from ._formats import moved, weights_of
 from .optimizer import Optimizer
 from .parameters import Array, Params
 from .plan import begin, is_writeable
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 class ScheduleFree(Optimizer):
     """Parameters that have a view for training and one for evaluation."""
 
-    as_parameter = ("z",)
+    begins: ClassVar[Mapping[str, float | str]] = MappingProxyType({"z": "param"})
     _private = ("_training",)
 
     def __init__(self, params: Params, around: Mapping[str, Any], **defaults: Any) -> None:
@@ -94,12 +95,6 @@ class ScheduleFree(Optimizer):
 
     def _restore(self, extra: Mapping[str, Any]) -> None:
         self._training = np.array(flag(f"{self._name}: state_dict", "training", extra.get("training", True)))
-
-    @classmethod
-    def _initial(cls, name: str, param: Array, group: Mapping[str, Any]) -> Array:
-        if name == "z":
-            return copy_of(param)
-        return np.zeros(()) if name in ("weight_sum", "lr_max") else zeros_like(param)
 
 
 def _weights(h: Hyperparameters) -> dict[str, float]:
