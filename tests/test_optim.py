@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import re
 from collections.abc import Callable
 from typing import Any
@@ -152,7 +153,7 @@ def test_state_may_be_set_from_outside(rule: str, rng: Generator) -> None:
 @rules
 def test_state_begins_as_the_function_says(rule: str, rng: Generator) -> None:
     """Its documentation names the values before step 1."""
-    doc = getattr(F, rule).__doc__
+    doc = inspect.getdoc(getattr(F, rule)) or ""
     for options in RULES[rule].combinations:
         params = arrays(rng, "float64", rule)
         opt = RULES[rule].make(params, options | {"l2_init": 0.1, "ema_decay": 0.5})
@@ -163,8 +164,9 @@ def test_state_begins_as_the_function_says(rule: str, rng: Generator) -> None:
             for name, array in one.items():
                 said = re.search(rf"^    {name}s: State ``{name}``, (.*) before step 1; ", doc, re.MULTILINE)
                 assert said
-                zero = options.get("initial_accumulator_value", 0.0)  # of Adagrad
-                value = {"0": zero, "1": 1.0, "lr": options["lr"], "the parameter": p}[said[1]]
+                values = {"0": 0.0, "1": 1.0, "the parameter": p}
+                values |= {f"``{key}``": value for key, value in opt.param_groups[0].items()}
+                value = values[said[1]]
                 assert np.array_equal(array, np.broadcast_to(value, array.shape))
 
 

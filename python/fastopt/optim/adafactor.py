@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from .._check import number
 from .._rules import Hyperparameters, Rule
-from .optimizer import Optimizer
+from .optimizer import Optimizer, own
 from .parameters import Array, Params
 
 if TYPE_CHECKING:
@@ -62,15 +62,7 @@ class Adafactor(Optimizer, decoupled_weight_decay=True):
         weight_decay: float = 0.0,
         **around: Unpack[Around],
     ) -> None:
-        super().__init__(
-            params,
-            around,
-            lr=lr,
-            beta2_decay=beta2_decay,
-            eps=eps,
-            d=d,
-            weight_decay=weight_decay,
-        )
+        super().__init__(params, around, **own(locals()))
 
     @classmethod
     def _rule(cls, h: Hyperparameters) -> Rule:

@@ -7,7 +7,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, ClassVar
 
 from .._rules import Hyperparameters, Rule
-from .optimizer import Optimizer
+from .optimizer import Optimizer, own
 from .parameters import Params
 
 if TYPE_CHECKING:
@@ -58,15 +58,7 @@ class Adagrad(Optimizer):
         eps: float = 1e-10,
         **around: Unpack[Around],
     ) -> None:
-        super().__init__(
-            params,
-            around,
-            lr=lr,
-            lr_decay=lr_decay,
-            weight_decay=weight_decay,
-            initial_accumulator_value=initial_accumulator_value,
-            eps=eps,
-        )
+        super().__init__(params, around, **own(locals()))
 
     @classmethod
     def _rule(cls, h: Hyperparameters) -> Rule:

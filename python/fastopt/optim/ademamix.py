@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from .._rules import Hyperparameters, Rule
-from .optimizer import Optimizer
+from .optimizer import Optimizer, own
 from .parameters import Params
 
 if TYPE_CHECKING:
@@ -60,17 +60,7 @@ class AdEMAMix(Optimizer, decoupled_weight_decay=None):
         beta3_warmup: int | None = None,
         **around: Unpack[Around],
     ) -> None:
-        super().__init__(
-            params,
-            around,
-            lr=lr,
-            betas=betas,
-            alpha=alpha,
-            eps=eps,
-            weight_decay=weight_decay,
-            alpha_warmup=alpha_warmup,
-            beta3_warmup=beta3_warmup,
-        )
+        super().__init__(params, around, **own(locals()))
 
     @classmethod
     def _rule(cls, h: Hyperparameters) -> Rule:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from .._rules import Hyperparameters, Rule
-from .optimizer import Optimizer
+from .optimizer import Optimizer, own
 from .parameters import Params
 
 if TYPE_CHECKING:
@@ -51,13 +51,7 @@ class Lion(Optimizer, decoupled_weight_decay=True):
         weight_decay: float = 0.0,
         **around: Unpack[Around],
     ) -> None:
-        super().__init__(
-            params,
-            around,
-            lr=lr,
-            betas=betas,
-            weight_decay=weight_decay,
-        )
+        super().__init__(params, around, **own(locals()))
 
     @classmethod
     def _rule(cls, h: Hyperparameters) -> Rule:

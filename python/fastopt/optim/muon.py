@@ -11,7 +11,7 @@ from .._check import number
 from .._core import kernels
 from .._rules import Hyperparameters, Rule
 from ._formats import copy_of, zeros_like
-from .optimizer import Optimizer
+from .optimizer import Optimizer, own
 from .parameters import Array, Params
 from .plan import Member, Plan
 
@@ -186,18 +186,7 @@ class Muon(Optimizer, decoupled_weight_decay=True):
         adjust_lr_fn: str | None = None,
         **around: Unpack[Around],
     ) -> None:
-        super().__init__(
-            params,
-            around,
-            lr=lr,
-            weight_decay=weight_decay,
-            momentum=momentum,
-            nesterov=nesterov,
-            ns_coefficients=ns_coefficients,
-            eps=eps,
-            ns_steps=ns_steps,
-            adjust_lr_fn=adjust_lr_fn,
-        )
+        super().__init__(params, around, **own(locals()))
 
     @classmethod
     def _rule(cls, h: Hyperparameters) -> Rule:

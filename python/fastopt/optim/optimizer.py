@@ -649,6 +649,11 @@ class Optimizer(Groups):
         return f"{self._name}({', '.join(shown)})"
 
 
+def own(arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """A rule's hyperparameters, from the ``locals()`` of its constructor, whose signature is the only place that lists them."""
+    return {key: value for key, value in arguments.items() if key not in ("self", "__class__", "params", "around")}
+
+
 def _alike(a: Any, b: Any) -> bool:
     """Whether two hyperparameters, of any type, read alike."""
     return a is b or repr(a) == repr(b)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from .._check import number
 from .._rules import Hyperparameters, Rule
-from .optimizer import Optimizer
+from .optimizer import Optimizer, own
 from .parameters import Params
 
 if TYPE_CHECKING:
@@ -58,14 +58,7 @@ class Rprop(Optimizer):
         weight_decay: float = 0.0,
         **around: Unpack[Around],
     ) -> None:
-        super().__init__(
-            params,
-            around,
-            lr=lr,
-            etas=etas,
-            step_sizes=step_sizes,
-            weight_decay=weight_decay,
-        )
+        super().__init__(params, around, **own(locals()))
 
     @classmethod
     def _rule(cls, h: Hyperparameters) -> Rule:

@@ -12,7 +12,7 @@ from .._check import flag
 from .._commit import commit
 from .._rules import Hyperparameters, Rule
 from ._formats import moved, weights_of
-from .optimizer import Optimizer
+from .optimizer import Optimizer, own
 from .parameters import Array, Params
 from .plan import begin, is_writeable
 
@@ -158,16 +158,7 @@ class ScheduleFreeSGD(ScheduleFree):
         weight_lr_power: float = 2.0,
         **around: Unpack[Around],
     ) -> None:
-        super().__init__(
-            params,
-            around,
-            lr=lr,
-            momentum=momentum,
-            weight_decay=weight_decay,
-            warmup_steps=warmup_steps,
-            r=r,
-            weight_lr_power=weight_lr_power,
-        )
+        super().__init__(params, around, **own(locals()))
 
     @classmethod
     def _rule(cls, h: Hyperparameters) -> Rule:
@@ -231,17 +222,7 @@ class ScheduleFreeAdamW(ScheduleFree, decoupled_weight_decay=None):
         weight_lr_power: float = 2.0,
         **around: Unpack[Around],
     ) -> None:
-        super().__init__(
-            params,
-            around,
-            lr=lr,
-            betas=betas,
-            eps=eps,
-            weight_decay=weight_decay,
-            warmup_steps=warmup_steps,
-            r=r,
-            weight_lr_power=weight_lr_power,
-        )
+        super().__init__(params, around, **own(locals()))
 
     @classmethod
     def _rule(cls, h: Hyperparameters) -> Rule:
