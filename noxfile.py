@@ -10,11 +10,7 @@ nox.options.default_venv_backend = "venv"
 def lint(session: nox.Session) -> None:
     """Formatting, lint and types."""
     session.install("--group", "lint")
-    session.run("ruff", "format", "--check", ".")
-    session.run("ruff", "check", ".")
-    session.run("mypy")
-    sources = str(session.run("git", "ls-files", "csrc/*.hpp", "csrc/*.cpp", external=True, silent=True)).split()
-    session.run("clang-format", "--dry-run", "-Werror", *sources)
+    session.run(".ci/lint", external=True)
 
 
 @nox.session(python=["3.10", "3.11", "3.12", "3.13"])

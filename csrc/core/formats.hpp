@@ -7,8 +7,7 @@
 ///   moment8   a sign and a code c of 7 bits, 4 for the exponent and 3 for the mantissa: float32 with the bits
 ///             b·2²³ + c·2²⁰; 0 where c = 0
 ///   square8   a code c of 8 bits, 5 and 3: float32 with the bits b·2²³ + c·2²⁰.  There is no 0 but where b = 0, so
-///   that
-///             nothing is ever divided by a square that has vanished.
+///             that nothing is ever divided by a square that has vanished.
 /// b is as small as the largest number of the block allows.  What is not finite becomes the largest number there is.
 #pragma once
 
