@@ -499,6 +499,27 @@ def test_norm_is_the_reference_for_small_numbers(norm: str, dtype: str, some: So
         assert_is_the_reference(NORMS[norm].call(rng, dtype, 24, 70, numbers=small))
 
 
+@pytest.mark.parametrize("eps", [0.0, 1e-5])
+@every_dtype
+@norms
+def test_norm_is_the_reference_at_any_scale(norm: str, dtype: str, eps: float, some: Some, rng: Generator) -> None:
+    """Squares overflow, or vanish, in all sets or in some."""
+    exponents = {"float64": (-170, 170), "float16": (-7, 4)}
+    for exponent in some(exponents.get(dtype, (-35, -22, 19, 30, 38)), 2):
+        call = NORMS[norm].call(rng, dtype, 24, 70, **({} if "weight_norm" in norm else {"eps": eps}))
+        with np.errstate(over="ignore"):
+            scaled = (call.x.astype(np.float64) * 10.0**exponent).astype(call.x.dtype)
+        every = np.copy(call.x, order="K")
+        every[...] = scaled
+        sets = call.sets(np.arange(call.x.size).reshape(call.x.shape))
+        few = np.copy(call.x, order="K")
+        few.flat[sets[::2].ravel()] = scaled.flat[sets[::2].ravel()]
+        constant = np.copy(every, order="K")
+        constant.flat[sets[:1].ravel()] = 0
+        for x in every, few, constant:
+            assert_is_the_reference(replace(call, x=x))
+
+
 @norms
 def test_norm_is_the_reference_in_every_layout(norm: str, some: Some, rng: Generator) -> None:
     """Of all inputs, of x alone, and of all but x."""

@@ -50,7 +50,9 @@ class Batch:
     def whole(self) -> dict[str, Array]:
         given = self.parameters()
         y, mean, rstd = F.batch_norm(self.x, **given, training=True)
-        dx, dweight, dbias = F.batch_norm_backward(self.dy, self.x, mean, rstd, self.weight, channel_axis=self.axis)
+        dx, dweight, dbias = F.batch_norm_backward(
+            self.dy, self.x, mean, rstd, self.weight, training=True, channel_axis=self.axis
+        )
         running = {name: given[name] for name in ("running_mean", "running_var")}
         return {"y": y, "mean": mean, "rstd": rstd, "dx": dx, "dweight": dweight, "dbias": dbias, **running}
 

@@ -462,8 +462,9 @@ class Machine(Pair):
 
     def begin_again(self) -> None:
         """Lets what begins as the parameter begin again where no step was taken: a state that is loaded does so too."""
+        own = [key for key, begins in self.cls.begins.items() if begins == "param"]
         for one in self.opt.state:
-            for key in ("master_param", *self.cls.as_parameter, *AS_PARAMETER):
+            for key in ("master_param", *own, *AS_PARAMETER):
                 if not one["step"] and key in one:
                     del one[key]
 

@@ -15,6 +15,7 @@ import sys
 import textwrap
 import warnings
 from collections.abc import Iterator, Sequence
+from functools import partial
 from typing import Any
 
 import ml_dtypes
@@ -968,7 +969,7 @@ def test_numbers_of_16_bits_agree(dtype: str, rng: Generator) -> None:
         (
             F.batch_norm(x, *running, weight, bias, True),
             norms.batch_norm(x_, None, None, weight_, bias_, True),
-            F.batch_norm_backward,
+            partial(F.batch_norm_backward, training=True),
         ),
         (F.group_norm(x, 2, weight, bias), norms.group_norm(x_, 2, weight_, bias_), F.group_norm_backward),
         (

@@ -36,13 +36,37 @@ bool is_parameter(std::string_view argument) {
 
 bool is_bool(py::handle object) { return PyBool_Check(object.ptr()) || Py_TYPE(object.ptr()) == numpy_bool(); }
 
+namespace {
+
+/// What Python calls; self is a capsule with the line of the table.  It goes past pybind11's dispatch, which costs as
+/// much as all of a small call's checks.
+PyObject* call_function(PyObject* self, PyObject* const* arguments, Py_ssize_t count) {
+  const auto& function = *static_cast<const Function*>(PyCapsule_GetPointer(self, nullptr));
+  try {
+    Call call(function, {arguments, static_cast<std::size_t>(count)});
+    return function.run(call).release().ptr();
+  } catch (py::error_already_set& error) {
+    error.restore();
+  } catch (const py::builtin_exception& error) {
+    error.set_error();
+  } catch (const std::bad_alloc&) {
+    PyErr_NoMemory();
+  } catch (const std::exception& error) {
+    PyErr_SetString(PyExc_RuntimeError, error.what());
+  }
+  return nullptr;
+}
+
+}  // namespace
+
 void bind_functions(py::module_& m, const std::vector<Function>& table) {
   py::dict signatures = py::hasattr(m, "signatures") ? py::dict(m.attr("signatures")) : py::dict();
   for (const Function& function : table) {
-    m.def(function.name, [&function](const py::args& arguments) {
-      Call call(function, arguments);
-      return function.run(call);
-    });
+    auto* const method = new PyMethodDef{
+        // lives as long as the module, which is never unloaded
+        function.name, reinterpret_cast<PyCFunction>(reinterpret_cast<void*>(&call_function)), METH_FASTCALL, nullptr};
+    const py::capsule line(static_cast<const void*>(&function));
+    m.attr(function.name) = py::reinterpret_steal<py::object>(PyCFunction_New(method, line.ptr()));
     py::tuple names(function.arguments.size());
     for (std::size_t i = 0; i < names.size(); ++i) names[i] = py::str(std::string(function.arguments[i]));
     signatures[function.name] = names;
@@ -50,7 +74,7 @@ void bind_functions(py::module_& m, const std::vector<Function>& table) {
   m.attr("signatures") = signatures;
 }
 
-Call::Call(const Function& function, const py::args& arguments)
+Call::Call(const Function& function, std::span<PyObject* const> arguments)
     : function_(function.name), arguments_(&function.arguments), given_arguments_(arguments) {
   if (arguments.size() != arguments_->size())
     throw py::type_error(std::string(function_) + ": takes " + std::to_string(arguments_->size()) + " arguments, got " +
@@ -60,6 +84,7 @@ Call::Call(const Function& function, const py::args& arguments)
 std::size_t Call::find(std::string_view argument) const {
   const std::vector<std::string_view>& all = *arguments_;
   if (next_ < all.size() && all[next_] == argument) return next_++;
+  if (next_ > 0 && all[next_ - 1] == argument) return next_ - 1;
   const auto found = static_cast<std::size_t>(std::find(all.begin(), all.end(), argument) - all.begin());
   if (found < all.size()) next_ = found + 1;
   return found;
@@ -68,7 +93,7 @@ std::size_t Call::find(std::string_view argument) const {
 py::handle Call::operator[](std::string_view argument) const {
   const std::size_t i = find(argument);
   if (i == arguments_->size()) throw std::logic_error(std::string(function_) + " has no " + std::string(argument));
-  return PyTuple_GET_ITEM(given_arguments_.ptr(), static_cast<Py_ssize_t>(i));
+  return given_arguments_[i];
 }
 
 Array Call::read(const char* argument) {

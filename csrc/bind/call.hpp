@@ -3,6 +3,7 @@
 #pragma once
 
 #include <optional>
+#include <span>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -49,7 +50,7 @@ void bind_functions(py::module_& m, const std::vector<Function>& table);
 /// One call.  Arguments are asked for one by one; expect_disjoint() is the last check.
 class Call {
  public:
-  Call(const Function& function, const py::args& arguments);
+  Call(const Function& function, std::span<PyObject* const> arguments);
 
   bool has(std::string_view argument) const { return find(argument) < arguments_->size(); }
   py::handle operator[](std::string_view argument) const;
@@ -104,7 +105,7 @@ class Call {
 
   const char* function_;
   const std::vector<std::string_view>* arguments_;
-  py::args given_arguments_;
+  std::span<PyObject* const> given_arguments_;
   mutable std::size_t next_ = 0;  ///< the argument that is asked for next, usually
   std::optional<Array> x_;        ///< the array that was read first, which the others must suit
   const char* x_name_ = nullptr;

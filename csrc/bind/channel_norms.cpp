@@ -82,7 +82,7 @@ py::object batch_norm_forward(Call& call, After after) {
     norm.d = d;
     const auto n = static_cast<double>(layout.in().values());
     const ChannelMoments moments =
-        batch_norm_training(batch, norm, after, [&](const ChannelMoments& found, Range range) {
+        batch_norm_training(batch, norm, after, eps, [&](const ChannelMoments& found, Range range) {
           for (std::size_t c = range.begin; c < range.end; ++c) {
             mean[c] = found.mean[c];
             rstd[c] = rstd_of(found.m2[c], n, eps);
@@ -161,7 +161,7 @@ py::object batch_norm_stats(Call& call) {
       std::copy_n(middle, layout.in().count, mean_to);
       std::ranges::copy(channel_squares(batch, middle), m2_to);
     } else {
-      const ChannelMoments moments = channel_moments(batch);
+      const ChannelMoments moments = channel_moments(batch, 0);
       std::ranges::copy(moments.mean, mean_to);
       std::ranges::copy(moments.m2, m2_to);
     }

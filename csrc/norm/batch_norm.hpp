@@ -52,14 +52,14 @@ void forward_planes(const Places<S>& planes, std::size_t width, const Constants<
 
 }  // namespace detail
 
-/// The moments of every channel; zeros without values.
-template <class S> ChannelMoments channel_moments(const detail::Batch<S>& batch) {
+/// The moments of every channel; zeros without values.  eps: what will be added to the variance, at least.
+template <class S> ChannelMoments channel_moments(const detail::Batch<S>& batch, double eps) {
   const FlushSubnormals environment;
-  if (batch.in.columns) return detail::column_moments(batch);
+  if (batch.in.columns) return detail::column_moments(batch, eps);
   ChannelMoments moments(batch.in.count);
   if (batch.in.values() == 0) return moments;
   detail::for_channels(batch, 1, [&](std::size_t channel, const auto& planes) {
-    const Moments of_channel = detail::plane_moments(planes, batch.in.rows.width);
+    const Moments of_channel = detail::plane_moments(planes, batch.in.rows.width, eps);
     moments.mean[channel] = of_channel.mean;
     moments.m2[channel] = of_channel.m2;
   });
@@ -102,7 +102,7 @@ template <class S> std::vector<double> channel_squares(const detail::Batch<S>& b
 /// `norm` has.  x, y and, for add_relu, the residual: those of `batch`, laid out alike.
 template <class S, class Finish>
 ChannelMoments batch_norm_training(const detail::Batch<S>& batch, const BatchNorm<Computed<S>>& norm, After after,
-                                   const Finish& finish) {
+                                   double eps, const Finish& finish) {
   const FlushSubnormals environment;
   const std::size_t channels = batch.in.count, width = batch.in.rows.width;
   ChannelMoments moments(channels);
@@ -112,12 +112,12 @@ ChannelMoments batch_norm_training(const detail::Batch<S>& batch, const BatchNor
     detail::set_forward(constants, norm, range);
   };
   if (batch.in.columns) {
-    moments = detail::column_moments(batch);
+    moments = detail::column_moments(batch, eps);
     done({0, channels});
     with_after(after, [&](auto what) { detail::map_columns(batch, 2, constants, detail::forward<what>); });
   } else {
     detail::for_channels(batch, 2, [&, streamed = batch.streamed(2)](std::size_t channel, const auto& planes) {
-      const Moments of_channel = detail::plane_moments(planes, width);
+      const Moments of_channel = detail::plane_moments(planes, width, eps);
       moments.mean[channel] = of_channel.mean;
       moments.m2[channel] = of_channel.m2;
       done({channel, channel + 1});

@@ -375,8 +375,17 @@ std::array<double, 2> plane_sums_around(const Places<S>& planes, std::size_t wid
       [=](const auto& plane) { prefetch_row(plane.x, width); });
 }
 
+/// Calls f for each number of planes, one plane after the other.
+template <class S, class F> void visit_planes(const Places<S>& planes, std::size_t width, const F& f) {
+  for (Pieces<All<S>> pieces(All<S>::all(planes), width); pieces.next();) {
+    const auto piece = *pieces;
+    for (std::size_t k = 0; k < piece.planes.size; ++k)
+      for (std::size_t i = 0; i < piece.columns; ++i) f(static_cast<double>(load<Computed<S>>(piece.planes[k].x + i)));
+  }
+}
+
 /// The moments of one set of planes, which stay in cache.
-template <class S> Moments plane_moments(const Places<S>& planes, std::size_t width) {
+template <class S> Moments plane_moments(const Places<S>& planes, std::size_t width, double eps) {
   using T = Computed<S>;
   std::array<S, kNear> few;
   const S* x = planes.size == 0 ? nullptr : planes.x[0];
@@ -387,7 +396,8 @@ template <class S> Moments plane_moments(const Places<S>& planes, std::size_t wi
   const auto near =
       !x ? T{} : near_mean<T>(width, [x](std::size_t i, auto number) { return load<decltype(number)>(x + i); });
   const auto around = [&](T value) { return plane_sums_around(planes, width, value); };
-  return Moments::around_or_again(near, around(near), static_cast<double>(planes.size * width), around);
+  return Moments::around_or_again(near, around(near), static_cast<double>(planes.size * width), eps, around,
+                                  [&](const auto& f) { visit_planes(planes, width, f); });
 }
 
 /// K sums of every column, summed chunk by chunk in order; [k][sample][channel].  terms(first set of a sample) gives
@@ -422,7 +432,7 @@ std::array<std::vector<double>, K> column_sums(const Batch<S>& batch, std::size_
 /// The moments of every column: of each chunk, in one pass around the mean of its first block (of which the squares
 /// cannot be more than chunk ÷ block times larger than those around its own); then of all, merged in order as by Chan,
 /// Golub & LeVeque 1983.
-template <class S> ChannelMoments column_moments(const Batch<S>& batch) {
+template <class S> ChannelMoments column_moments(const Batch<S>& batch, double eps) {
   using T = Computed<S>;
   const Chunks chunks = column_chunks(batch);
   const std::size_t channels = batch.in.count;
@@ -452,7 +462,13 @@ template <class S> ChannelMoments column_moments(const Batch<S>& batch) {
     });
     double *mean = part(sample, chunk) + first, *m2 = mean + channels;
     for (std::size_t i = 0; i < columns; ++i) {
-      const Moments moments = Moments::around(static_cast<double>(near[i]), sums.of[0][i], sums.of[1][i], n);
+      const Moments moments = squares_lost<T>(sums.of[1][i], n, eps)
+                                  ? Moments::carefully(n,
+                                                       [&, column = first + i](const auto& f) {
+                                                         for (std::size_t row = 0; row < rows.size; ++row)
+                                                           f(static_cast<double>(load<T>(x[row] + column)));
+                                                       })
+                                  : Moments::around(static_cast<double>(near[i]), sums.of[0][i], sums.of[1][i], n);
       mean[i] = moments.mean;
       m2[i] = moments.m2;
     }

@@ -116,7 +116,7 @@ void group_norm(const detail::Batch<S>& batch, const GroupNorm<Computed<S>>& nor
     groups.set_forward(group);
   };
   if (batch.in.columns) {
-    const ChannelMoments moments = detail::column_moments(batch);
+    const ChannelMoments moments = detail::column_moments(batch, eps);
     for (std::size_t group = 0; group < groups.count(); ++group) {
       const std::size_t first = groups.first_set(group);
       done(group, detail::moments_of_group(moments.mean.data() + first, moments.m2.data() + first, groups.size(),
@@ -125,7 +125,7 @@ void group_norm(const detail::Batch<S>& batch, const GroupNorm<Computed<S>>& nor
     return detail::map_columns(batch, 2, groups.constants(), detail::forward<After::nothing>);
   }
   groups.for_each(2, [&, streamed = batch.streamed(2)](std::size_t group, const auto& planes) {
-    done(group, detail::plane_moments(planes, batch.in.rows.width));
+    done(group, detail::plane_moments(planes, batch.in.rows.width, eps));
     groups.map(group, planes, streamed, detail::forward<After::nothing>);
   });
 }

@@ -164,6 +164,9 @@ template <class Norm, class From> class RowStatistics {
   std::pair<double, double> finish(std::size_t width, double eps) {
     const double n = Norm::averaged ? static_cast<double>(width) : 1;
     const auto sums = fold(lanes_);
+    const auto visit = [=, row = from_.row()](const auto& f) {
+      for (std::size_t i = 0; i < width; ++i) f(static_cast<double>(row[i]));
+    };
     if constexpr (Norm::centred) {
       const auto again = [&](T nearer) {
         near_ = nearer;
@@ -173,10 +176,10 @@ template <class Norm, class From> class RowStatistics {
         });
         return fold(lanes_);
       };
-      const Moments moments = Moments::around_or_again(near_, sums, n, again);
+      const Moments moments = Moments::around_or_again(near_, sums, n, eps, again, visit);
       return {moments.mean, rstd_of(moments.m2, n, eps)};
     } else {
-      return {0, rstd_of(sums[0], n, eps)};
+      return {0, rstd_of(squares_lost<T>(sums[0], n, eps) ? careful_squares(visit) : sums[0], n, eps)};
     }
   }
 

@@ -5,6 +5,7 @@
 #include <array>
 #include <cmath>
 #include <cstddef>
+#include <type_traits>
 
 #include "core/tile.hpp"
 
@@ -21,6 +22,19 @@ template <class T> struct Centre {
   template <class V> V operator()(V x) const { return x - high - low; }
 };
 
+/// Whether a sum of squares of n numbers may be wrong because squares left float32's range: above it they overflow, and
+/// below 2⁻¹²⁶ they vanish, which is seen where neither their sum nor eps is large beside that.
+template <class T> bool squares_lost(double squares, double n, double eps) {
+  return std::is_same_v<T, float> && (!(squares <= 0x1p127) || squares < n * (0x1p-100 - eps));
+}
+
+/// Σx² in double, one number after the other; visit(f) calls f for each.
+template <class Visit> double careful_squares(const Visit& visit) {
+  double squares = 0;
+  visit([&](double x) { squares += x * x; });
+  return squares;
+}
+
 /// The mean of n numbers, and the sum of the squares around it.
 struct Moments {
   double mean, m2;
@@ -32,10 +46,26 @@ struct Moments {
     return {centre + shift, m2 < 0 ? 0 : m2};
   }
 
+  /// In double, one number after the other; visit(f) calls f for each of them.
+  template <class Visit> static Moments carefully(double n, const Visit& visit) {
+    if (n == 0) return {0, 0};
+    double sum = 0, m2 = 0;
+    visit([&](double x) { sum += x; });
+    const double mean = sum / n;
+    visit([&](double x) {
+      const double d = x - mean;
+      m2 += d * d;
+    });
+    return {mean, m2};
+  }
+
   /// From these sums around `near`; where that is so far from the mean that it could cost digits, from those that
-  /// again(nearer) returns.
-  template <class T, class Again>
-  static Moments around_or_again(T near, const std::array<double, 2>& sums, double n, const Again& again) {
+  /// again(nearer) returns; where squares are lost, carefully.
+  template <class T, class Again, class Visit>
+  static Moments around_or_again(T near, const std::array<double, 2>& sums, double n, double eps, const Again& again,
+                                 const Visit& visit) {
+    if (squares_lost<T>(sums[1], n, eps)) [[unlikely]]
+      return carefully(n, visit);
     const Moments moments = around(static_cast<double>(near), sums[0], sums[1], n);
     if (!(sums[1] > 4 * moments.m2)) [[likely]]
       return moments;

@@ -14,6 +14,15 @@ namespace fastopt {
 
 namespace detail {
 
+/// Calls f for each number of a column, one row after the other.
+template <class S, class F> void visit_column(const Batch<S>& batch, std::size_t channel, const F& f) {
+  for (std::size_t row = 0; row < batch.rows(); ++row) {
+    S value;
+    batch.in.rows.pack(batch.x.at(row, 0), channel, 1, &value);
+    f(static_cast<double>(load<Computed<S>>(&value)));
+  }
+}
+
 template <class T> void set_weight_norm(const Constants<T>& constants, std::size_t channel, double rnorm, T g) {
   constants.set_forward(channel, 0, static_cast<double>(g) * rnorm, 0);
   constants.at(constants.shift)[channel] = -T{};  // adds nothing, not even to the sign of a zero
@@ -26,8 +35,8 @@ template <class S> void weight_norm(const detail::Batch<S>& batch, const Compute
   using T = Computed<S>;
   const FlushSubnormals environment;
   const detail::Constants<T> constants(batch.in.count);
-  const auto finish = [&](std::size_t channel, double squares) {
-    rnorm[channel] = 1 / std::sqrt(squares);
+  const auto finish = [&](std::size_t channel, double squares, const auto& visit) {
+    rnorm[channel] = 1 / std::sqrt(squares_lost<T>(squares, 1, 0) ? careful_squares(visit) : squares);
     detail::set_weight_norm(constants, channel, rnorm[channel], g[channel]);
   };
   const auto square = [](const auto& place, std::size_t i, auto number) {
@@ -36,14 +45,15 @@ template <class S> void weight_norm(const detail::Batch<S>& batch, const Compute
   };
   if (batch.in.columns) {
     const auto [squares] = detail::column_sums<1>(batch, 1, [=](std::size_t) { return square; });
-    for (std::size_t channel = 0; channel < batch.in.count; ++channel) finish(channel, squares[channel]);
+    for (std::size_t channel = 0; channel < batch.in.count; ++channel)
+      finish(channel, squares[channel], [&](const auto& f) { detail::visit_column(batch, channel, f); });
     return detail::map_columns(batch, 2, constants, detail::forward<After::nothing>);
   }
   detail::for_channels(batch, 2, [&, streamed = batch.streamed(2)](std::size_t channel, const auto& planes) {
     const std::size_t width = batch.in.rows.width;
     const auto [squares] =
         detail::plane_sums<1, T>(planes, width, square, [=](const auto& plane) { prefetch_row(plane.x, width); });
-    finish(channel, squares);
+    finish(channel, squares, [&](const auto& f) { detail::visit_planes(planes, width, f); });
     const auto set_of = [=](std::size_t) { return channel; };
     detail::map_planes(planes, width, constants, set_of, streamed, detail::forward<After::nothing>);
   });

@@ -63,11 +63,54 @@ def moments_around(near: Any, total: Any, squares: Any, n: np.float64) -> tuple[
     return near.to(np.float64) + shift, flushed(np.where(m2 < 0, 0.0, m2))
 
 
-def moments(planes: Any) -> tuple[Any, Any]:
+def squares_lost(squares: Any, n: np.float64, eps: float, dtype: Any) -> Any:
+    """Whether sums of squares of n numbers may be wrong because squares left float32's range.
+
+    Above it they overflow, and below 2⁻¹²⁶ they vanish, which is seen where neither their sum nor eps is large beside that.
+    """
+    if dtype != np.float32 or not n:
+        return np.zeros(squares.shape, bool)
+    squares = np.asarray(squares)
+    with np.errstate(all="ignore"):
+        return ~(squares <= 2.0**127) | (squares < n * np.float64(2.0**-100 - eps))
+
+
+def _one_after_another(x: Any) -> Any:
+    """Σ over the last axis in double."""
+    if x.shape[-1] == 0:
+        return np.zeros(x.shape[:-1])
+    with np.errstate(all="ignore"):
+        return np.cumsum(np.asarray(x, np.float64), -1)[..., -1]
+
+
+def careful_squares(x: Any) -> Any:
+    """Σx² over the last axis in double."""
+    x = np.asarray(flushed(x).to(np.float64))
+    with np.errstate(over="ignore"):
+        return _one_after_another(x * x)
+
+
+def careful_moments(x: Any) -> tuple[Any, Any]:
+    """Mean and Σ(x - mean)² over the last axis in double."""
+    x = np.asarray(flushed(x).to(np.float64))
+    with np.errstate(all="ignore"):
+        mean = _one_after_another(x) / np.float64(x.shape[-1])
+        d = x - mean[..., None]
+        return mean, _one_after_another(d * d)
+
+
+def chosen(where: Any, careful: Any, usual: Any) -> Any:
+    """``careful`` instead of ``usual`` in some places."""
+    usual = np.array(usual)
+    usual[where] = careful
+    return flushed(usual)
+
+
+def moments(planes: Any, eps: float) -> tuple[Any, Any]:
     """Mean and Σ(x - mean)² of each set of planes, which are (plane, *sets, place).
 
     In one pass around the mean of the first 16 numbers; once more around the mean itself where that turns out to be so far
-    away that it costs precision.
+    away that it costs precision; carefully where squares are lost.
     """
     n, few = np.float64(len(planes) * planes.shape[-1]), planes[:1, ..., :BLOCK]
     lanes = flushed(np.zeros((*planes.shape[1:-1], BLOCK)))
@@ -81,7 +124,12 @@ def moments(planes: Any) -> tuple[Any, Any]:
 
     mean, m2, squares = around(average(fold(lanes), np.float64(few.shape[-1])).to(planes.dtype))
     far = np.asarray(squares > np.float64(4) * m2)
+    lost = squares_lost(squares, n, eps, planes.dtype)
     if far.any():
         nearer, less, _ = around(mean.to(planes.dtype))
         mean, m2 = flushed(np.where(far, nearer, mean)), flushed(np.where(far, less, m2))
+    if lost.any():
+        of_sets = np.moveaxis(np.asarray(planes), 0, -2)  # (*sets, plane, place)
+        careful = careful_moments(of_sets[lost].reshape(np.count_nonzero(lost), -1))
+        mean, m2 = chosen(lost, careful[0], mean), chosen(lost, careful[1], m2)
     return mean, m2

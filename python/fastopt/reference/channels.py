@@ -9,7 +9,21 @@ from typing import Any
 import numpy as np
 
 from ._arithmetic import flushed
-from ._norm import Arrays, average, double, into, moments, moments_around, numbers, rstd_of, split, stored
+from ._norm import (
+    Arrays,
+    average,
+    careful_moments,
+    chosen,
+    double,
+    into,
+    moments,
+    moments_around,
+    numbers,
+    rstd_of,
+    split,
+    squares_lost,
+    stored,
+)
 from ._sums import BLOCK, block_sums, in_order, plane_sums
 
 
@@ -68,17 +82,23 @@ class Channels:
             return in_order(np.reshape(parts, (len(parts), *self.sets)))
         return plane_sums(terms)
 
-    def moments(self) -> tuple[Any, Any]:
-        """Mean and Σ(x - mean)² of each set."""
+    def moments(self, eps: float) -> tuple[Any, Any]:
+        """Mean and Σ(x - mean)² of each set; eps: what will be added to the variance."""
         if not self.columns:
-            return moments(self.values)
+            return moments(self.values, eps)
         parts: list[Any] = [(0, *np.zeros((2, *self.sets)))]
         for chunk in self.chunks():
             x = self.values[chunk]
             some = x[:BLOCK]
             near = (block_sums(some) / np.float64(len(some))).to(x.dtype)
-            d = x - near
-            parts.append((len(x), *moments_around(near, block_sums(d), block_sums(d * d), np.float64(len(x)))))
+            d, n = x - near, np.float64(len(x))
+            squares = block_sums(d * d)
+            mean, m2 = moments_around(near, block_sums(d), squares, n)
+            lost = squares_lost(squares, n, eps, x.dtype)
+            if lost.any():
+                careful = careful_moments(np.moveaxis(np.asarray(x), 0, -1)[lost])
+                mean, m2 = chosen(lost, careful[0], mean), chosen(lost, careful[1], m2)
+            parts.append((len(x), mean, m2))
         return merged(parts)[1:]
 
     def sums_of_gradient(self, g: Any, mean: Any, rstd: Any) -> tuple[Any, Any]:
@@ -145,7 +165,7 @@ def _statistics(
     """Mean and rstd that a batch is normalized with."""
     if not training:
         return double(running_mean), rstd_of(double(running_var), eps)
-    mean, m2 = channels.moments()
+    mean, m2 = channels.moments(eps)
     _record(running_mean, running_var, momentum, channels.n, mean, m2)
     return mean, rstd_of(average(m2, channels.n), eps)
 
@@ -353,7 +373,7 @@ def batch_norm_stats(x: Any, around: Any = None, *, channel_axis: int = 1) -> Ar
         d, low = channels.values - channels.each(high), low.to(np.float64)
         m2 = channels.sums(d * d) - low * (np.float64(2) * channels.sums(d) - channels.n * low)
         return count, *into(None, around, np.where(m2 < 0, 0.0, m2))
-    return count, *into(None, *(channels.moments() if count else np.zeros((2, channels.count))))
+    return count, *into(None, *(channels.moments(0.0) if count else np.zeros((2, channels.count))))
 
 
 def combine_stats(stats: Any) -> Arrays:

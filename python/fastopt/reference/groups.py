@@ -23,14 +23,14 @@ def _repeated(of_groups: Any, samples: Channels) -> Any:
     return flushed(np.repeat(of_groups, samples.count // of_groups.shape[1], axis=1))
 
 
-def _moments(samples: Channels, num_groups: int) -> tuple[Any, Any]:
+def _moments(samples: Channels, num_groups: int, eps: float) -> tuple[Any, Any]:
     """Mean and Σ(x - mean)² of each group of each sample."""
     if not samples.columns:
         outer, count, channels, inner = samples.shape
         of_group = channels // num_groups
         planes = np.moveaxis(samples.values.reshape(outer, count, num_groups, of_group, inner), 3, 1)
-        return moments(planes.reshape(outer * of_group, count, num_groups, inner))
-    mean, m2 = (_grouped(one, num_groups) for one in samples.moments())
+        return moments(planes.reshape(outer * of_group, count, num_groups, inner), eps)
+    mean, m2 = (_grouped(one, num_groups) for one in samples.moments(eps))
     deltas = mean - mean[0]
     shift = in_order(deltas) / np.float64(len(deltas))
     rest = deltas - shift
@@ -59,7 +59,7 @@ def group_norm(
 ) -> Arrays:
     """See :func:`fastopt.functional.group_norm`."""
     samples = Channels(x, channel_axis, by_sample=True)
-    mean, m2 = _moments(samples, num_groups)
+    mean, m2 = _moments(samples, num_groups, eps)
     rstd = rstd_of(average(m2, samples.n * np.float64(samples.count // num_groups)), eps)
     y = _affine(samples, _repeated(mean, samples), _repeated(rstd, samples), weight, bias)
     return into(out, y, mean, rstd)
@@ -103,7 +103,7 @@ def instance_norm(
     """See :func:`fastopt.functional.instance_norm`."""
     samples = Channels(x, channel_axis, by_sample=True)
     if use_input_stats:
-        mean, m2 = _moments(samples, samples.count)
+        mean, m2 = _moments(samples, samples.count, eps)
         rstd = rstd_of(average(m2, samples.n), eps)
         if running_mean is not None and x.size:
             variance = m2 / (samples.n - 1)

@@ -8,7 +8,19 @@ from typing import Any
 import numpy as np
 
 from ._arithmetic import flushed
-from ._norm import Arrays, average, into, moments, numbers, rstd_of, split, stored
+from ._norm import (
+    Arrays,
+    average,
+    careful_squares,
+    chosen,
+    into,
+    moments,
+    numbers,
+    rstd_of,
+    split,
+    squares_lost,
+    stored,
+)
 from ._sums import BLOCK, block_sums, in_order, row_sums
 
 
@@ -21,6 +33,13 @@ def _rows(x: Any, normalized_shape: Any) -> Any:
 def _leading(x: Any, normalized_shape: Any) -> tuple[int, ...]:
     """The shape of the axes that are not normalized."""
     return tuple(x.shape[: x.ndim - np.size(normalized_shape)])
+
+
+def _squares(rows: Any, n: Any, eps: float) -> Any:
+    """Σx² of each row."""
+    squares = row_sums(rows * rows)
+    lost = squares_lost(squares, n, eps, rows.dtype)
+    return chosen(lost, careful_squares(np.asarray(rows)[lost]), squares) if lost.any() else squares
 
 
 def _weighted(rows: Any, weight: Any, bias: Any = None) -> Any:
@@ -47,7 +66,7 @@ def layer_norm(
 ) -> Arrays:
     """See :func:`fastopt.functional.layer_norm`."""
     rows, leading = _rows(x, normalized_shape), _leading(x, normalized_shape)
-    mean, m2 = moments(rows[None])
+    mean, m2 = moments(rows[None], eps)
     rstd = rstd_of(average(m2, np.float64(rows.shape[1])), eps)
     high, low = split(mean, rows.dtype)
     y = _weighted((rows - high[:, None] - low[:, None]) * rstd.to(rows.dtype)[:, None], weight, bias)
@@ -121,7 +140,8 @@ def rms_norm(
     if eps is None:
         eps = 2.0**-7 if x.dtype.name == "bfloat16" else float(np.finfo(x.dtype).eps)
     rows = _rows(x, normalized_shape)
-    rstd = rstd_of(average(row_sums(rows * rows), np.float64(rows.shape[1])), eps)
+    n = np.float64(rows.shape[1])
+    rstd = rstd_of(average(_squares(rows, n, eps), n), eps)
     y = _weighted(rows * rstd.to(rows.dtype)[:, None], weight)
     return into(out, stored(y.reshape(x.shape), x), rstd.reshape(_leading(x, normalized_shape)))
 
@@ -166,7 +186,7 @@ def add_rms_norm_backward(
 def cosine_norm(x: Any, eps: float = 1e-12, *, out: Arrays | None = None) -> Arrays:
     """See :func:`fastopt.functional.cosine_norm`."""
     rows = _rows(x, 0)
-    rnorm = rstd_of(row_sums(rows * rows), eps)
+    rnorm = rstd_of(_squares(rows, np.float64(1), eps), eps)
     y = rows * rnorm.to(rows.dtype)[:, None]
     return into(out, stored(y.reshape(x.shape), x), rnorm.reshape(_leading(x, 0)))
 

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from ._arithmetic import flushed
-from ._norm import Arrays, double, into, rstd_of
+from ._norm import Arrays, careful_squares, chosen, double, into, rstd_of, squares_lost
 from .channels import Channels
 
 
@@ -19,7 +19,12 @@ def _channels(v: Any, dim: int | None) -> Channels:
 def weight_norm(v: Any, g: Any, dim: int | None = 0, *, out: Arrays | None = None) -> Arrays:
     """See :func:`fastopt.functional.weight_norm`."""
     channels = _channels(v, dim)
-    rnorm = rstd_of(channels.sums(channels.values * channels.values), 0.0)
+    squares = channels.sums(channels.values * channels.values)
+    lost = squares_lost(squares, np.float64(1), 0.0, channels.dtype)
+    if lost.any():
+        of_channels = np.moveaxis(np.asarray(channels.values), 1, 0)
+        squares = chosen(lost, careful_squares(of_channels.reshape(channels.count, -1)[lost]), squares)
+    rnorm = rstd_of(squares, 0.0)
     w = channels.array(channels.values * channels.each(double(g).ravel() * rnorm))
     return into(out, w.reshape(v.shape), rnorm.reshape(() if dim is None else -1))
 

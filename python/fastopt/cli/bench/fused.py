@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from functools import partial
 from math import prod
+from typing import Any
 
 import numpy as np
 
@@ -175,11 +176,12 @@ def batch_norm_backward(shape: Shape, layout: str, data: Data, *, add: bool = Fa
         y, mean, rstd = F.batch_norm(x, None, None, weight, bias, True, NORM_MOMENTUM, NORM_EPS)
         np.maximum(y, 0, out=y)
         gradients = np.empty_like(weight), np.empty_like(bias)
-        ours: Call = partial(F.batch_norm_relu_backward, dy, x, mean, rstd, weight, bias, out=(dx, *gradients))
+        mode: dict[str, Any] = {"training": True}
+        ours: Call = partial(F.batch_norm_relu_backward, dy, x, mean, rstd, weight, bias, **mode, out=(dx, *gradients))
         if add:
             out = (dx, masked, *gradients)
-            ours = partial(F.batch_norm_add_relu_backward, dy, y, x, mean, rstd, weight, out=out)
-        alone: Call = partial(F.batch_norm_backward, masked, x, mean, rstd, weight, out=(dx, *gradients))
+            ours = partial(F.batch_norm_add_relu_backward, dy, y, x, mean, rstd, weight, **mode, out=out)
+        alone: Call = partial(F.batch_norm_backward, masked, x, mean, rstd, weight, **mode, out=(dx, *gradients))
         found: dict[str, Call] = {
             "fastopt": ours,
             **separate(lambda steps: one_after_another(steps["relu_backward"](dy, y, masked), alone)),

@@ -200,7 +200,9 @@ def batch_norm_backward(shape: Shape, layout: str, data: Data, dtype: Any = None
         weight, bias = affine(shape[1], x, data)
         out = (dx, np.empty_like(weight), np.empty_like(bias))
         _, mean, rstd = F.batch_norm(x, None, None, weight, bias, True, NORM_MOMENTUM, NORM_EPS)
-        found: dict[str, Call] = {"fastopt": partial(F.batch_norm_backward, dy, x, mean, rstd, weight, out=out)}
+        found: dict[str, Call] = {
+            "fastopt": partial(F.batch_norm_backward, dy, x, mean, rstd, weight, training=True, out=out)
+        }
         plain_dy, axes, broadcast = as_memory(dy)
         if dtype is None:
             found["numpy"] = norm_peers.numpy_batch_norm_backward(
