@@ -1,21 +1,11 @@
 """Layers for hand-written loops: ``y = layer(x)``, then ``dx = layer.backward(dy)``."""
 
+from ._batch import BatchNorm, BatchNormAddReLU, BatchNormReLU, BatchRenorm, update_bn
+from ._channels import GroupNorm, InstanceNorm
 from ._dropout import ChannelDropout, Dropout, GaussianDropout
 from ._layer import Layer
 from ._linear import CosineLinear, WeightNormLinear
-from ._norm import (
-    AddLayerNorm,
-    AddRMSNorm,
-    BatchNorm,
-    BatchNormAddReLU,
-    BatchNormReLU,
-    BatchRenorm,
-    GroupNorm,
-    InstanceNorm,
-    LayerNorm,
-    RMSNorm,
-    update_bn,
-)
+from ._rows import AddLayerNorm, AddRMSNorm, LayerNorm, RMSNorm
 
 __all__ = [
     "AddLayerNorm",

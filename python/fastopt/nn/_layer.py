@@ -191,3 +191,18 @@ def _numbers(layer: str, key: str, value: Any) -> Array:
     if array.dtype.kind in "iuf":
         return array
     raise TypeError(f"{layer}: {key} must be an array of numbers, got {type_of(value)} of dtype {array.dtype}")
+
+
+def pair_of(layer: Layer, out: Any) -> tuple[Any, Any]:
+    """Where two results are to go."""
+    if out is None:
+        return None, None
+    if not isinstance(out, tuple) or len(out) != 2:
+        raise TypeError(f"{type(layer).__name__}: out must be a tuple of 2, with None for results that are wanted new")
+    return out
+
+
+def gradients_of(layer: Layer) -> tuple[Array | None, Array | None]:
+    """Where the gradients of the weight and of the bias go, of those that the layer has."""
+    weight, bias = (layer.grads.get(key) if key in layer.params else None for key in ("weight", "bias"))
+    return weight, bias

@@ -1,0 +1,409 @@
+"""Batch normalization and its kin."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from itertools import repeat
+from types import MappingProxyType
+from typing import Any
+
+import numpy as np
+from numpy.typing import DTypeLike
+
+from .. import functional as F
+from .._check import flag, not_an_array, number, type_of, whole
+from .._commit import at_once, commit
+from ._channels import STATISTICS, OfChannels
+from ._layer import Array, gradients_of, pair_of
+
+__all__ = ["BatchNorm", "BatchNormAddReLU", "BatchNormReLU", "BatchRenorm", "update_bn"]
+
+_NONE: Mapping[str, Any] = MappingProxyType({})
+
+
+class BatchNorm(OfChannels):
+    """Batch normalization, see :func:`fastopt.functional.batch_norm`; for any number of axes.
+
+    Args:
+        num_features: The number of channels.
+        eps: Added to the variance.
+        momentum: How much of the running statistics a batch replaces, in [0, 1]; ``None`` for the average of all batches.
+        affine: Have a weight (ones at first) and a bias (zeros).
+        track_running_stats: Keep running statistics for evaluation; without them evaluation uses the batch's own.
+        frozen: Normalize with the running statistics in training too, and leave them as they are; may be switched at any time.
+        channel_axis: The axis of the channels.
+        dtype: float32 or float64: that of the parameters.
+
+    Example:
+        >>> import numpy as np
+        >>> from fastopt import nn
+        >>> layer = nn.BatchNorm(1, dtype=np.float64)
+        >>> layer(np.array([[1.0], [3.0]])).round(4).ravel()
+        array([-1.,  1.])
+        >>> layer.backward(np.ones((2, 1))).round(4).ravel(), layer.grads["bias"]
+        (array([0., 0.]), array([2.]))
+        >>> layer.eval()(np.array([[0.2]])).round(4)
+        array([[0.]])
+    """
+
+    def __init__(
+        self,
+        num_features: int,
+        eps: float = 1e-5,
+        momentum: float | None = 0.1,
+        affine: bool = True,
+        track_running_stats: bool = True,
+        *,
+        frozen: bool = False,
+        channel_axis: int = 1,
+        dtype: DTypeLike = np.float32,
+    ) -> None:
+        name = type(self).__name__
+        self.num_features = whole(name, "num_features", num_features)
+        super().__init__(self.num_features, eps, affine, track_running_stats, channel_axis, dtype)
+        self.momentum = None if momentum is None else number(name, "momentum", momentum, 0, 1)
+        self.frozen = flag(name, "frozen", frozen)
+        if self.frozen and not self.buffers:
+            raise ValueError(f"{name}: frozen needs track_running_stats")
+        self._population: list[tuple[int, Array, Array]] | None = None  # of the batches of update_bn
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**super().__getstate__(), "_population": None}
+
+    def __call__(self, x: Array, *, out: Array | None = None) -> Array:
+        """The normalized ``x``, in ``out`` if that is given."""
+        return self._normalized(F.batch_norm, x, out=out)
+
+    def backward(self, dy: Array, *, out: Array | None = None) -> Array:
+        """The gradient with respect to the last input, from ``dy``, that of its output; in ``out`` if given; fills ``grads``."""
+        x, trained, mean, rstd = self._last()
+        return F.batch_norm_backward(
+            dy,
+            x,
+            mean,
+            rstd,
+            self.params.get("weight"),
+            training=trained,
+            bias_grad="bias" in self.params,
+            channel_axis=self.channel_axis,
+            out=(out, *gradients_of(self)),
+        )[0]
+
+    def _normalized(
+        self, function: Callable[..., Any], x: Array, *more: Array, out: Array | None, **options: float
+    ) -> Array:
+        """y of a function from the family of batch_norm, and what goes with it."""
+        if not self.params and not self.buffers:
+            self._expect_channels(x, self.num_features)
+        tracked, population, momentum = self._statistics(), self._population, self.momentum
+        running, count = self._running, tracked[2] if tracked else None
+        layer = type(self).__name__
+        training, frozen = flag(layer, "training", self.training), flag(layer, "frozen", self.frozen)
+        if frozen and not tracked:
+            raise ValueError(f"{layer}: frozen needs track_running_stats")
+        trained = not tracked or population is not None or (training and not frozen)
+        if trained and tracked:
+            # Statistics and count are written together, when all else is done: an interrupt finds both or neither.
+            gradients = {f"grads[{key!r}]": array for key, array in self.grads.items()}
+            others = {
+                "out": out,
+                "x": x,
+                **self.params,
+                **gradients,
+                **dict.fromkeys(("residual",)[: len(more)], *more),
+            }
+            _expect_to_be_written(layer, tracked, others)
+            running = np.copy(tracked[0], subok=True), np.copy(tracked[1], subok=True)
+        if momentum is None:
+            momentum = 1.0 if count is None else 1 / (count.item() + 1)
+        y: Array
+        y, *statistics = function(
+            x,
+            *more,
+            *running,
+            *self._learned,
+            trained,
+            momentum,
+            self.eps,
+            channel_axis=self.channel_axis,
+            out=out if out is None else (out, *[None] * (4 if options else 2)),
+            **options,
+        )
+        if trained and count is not None and (x.size or not self.num_features):  # a batch without values counts nowhere
+            if population is not None:
+                population.append(F.batch_norm_stats(x, channel_axis=self.channel_axis))
+            else:
+                commit(tracked, (*running, count + 1))
+        self._kept = (x, trained, *([y] if more else ()), *statistics)
+        return y
+
+
+class BatchNormReLU(BatchNorm):
+    """Batch normalization and ReLU in one pass, see :func:`fastopt.functional.batch_norm_relu`.
+
+    Args:
+        num_features: The number of channels.
+        eps: Added to the variance.
+        momentum: How much of the running statistics a batch replaces, in [0, 1]; ``None`` for the average of all batches.
+        affine: Have a weight (ones at first) and a bias (zeros).
+        track_running_stats: Keep running statistics for evaluation; without them evaluation uses the batch's own.
+        frozen: Normalize with the running statistics in training too, and leave them as they are; may be switched at any time.
+        channel_axis: The axis of the channels.
+        dtype: float32 or float64: that of the parameters.
+
+    Example:
+        >>> import numpy as np
+        >>> from fastopt import nn
+        >>> layer = nn.BatchNormReLU(1, dtype=np.float64)
+        >>> layer(np.array([[1.0], [3.0]])).round(4).ravel()
+        array([0., 1.])
+        >>> layer.backward(np.ones((2, 1))).shape, layer.grads["bias"]
+        ((2, 1), array([1.]))
+    """
+
+    def __call__(self, x: Array, *, out: Array | None = None) -> Array:
+        """max(normalized ``x``, 0), in ``out`` if that is given."""
+        return self._normalized(F.batch_norm_relu, x, out=out)
+
+    def backward(self, dy: Array, *, out: Array | None = None) -> Array:
+        """The gradient with respect to the last input, from ``dy``, that of its output; in ``out`` if given; fills ``grads``."""
+        x, trained, mean, rstd = self._last()
+        return F.batch_norm_relu_backward(
+            dy,
+            x,
+            mean,
+            rstd,
+            *self._learned,
+            training=trained,
+            bias_grad="bias" in self.params,
+            channel_axis=self.channel_axis,
+            out=(out, *gradients_of(self)),
+        )[0]
+
+
+class BatchNormAddReLU(BatchNorm):
+    """Batch normalization, an addition and ReLU in one pass, see :func:`fastopt.functional.batch_norm_add_relu`.
+
+    Args:
+        num_features: The number of channels.
+        eps: Added to the variance.
+        momentum: How much of the running statistics a batch replaces, in [0, 1]; ``None`` for the average of all batches.
+        affine: Have a weight (ones at first) and a bias (zeros).
+        track_running_stats: Keep running statistics for evaluation; without them evaluation uses the batch's own.
+        frozen: Normalize with the running statistics in training too, and leave them as they are; may be switched at any time.
+        channel_axis: The axis of the channels.
+        dtype: float32 or float64: that of the parameters.
+
+    Example:
+        >>> import numpy as np
+        >>> from fastopt import nn
+        >>> layer = nn.BatchNormAddReLU(1, dtype=np.float64)
+        >>> layer(np.array([[1.0], [3.0]]), np.array([[4.0], [-4.0]])).round(4).ravel()
+        array([3., 0.])
+        >>> dx, dresidual = layer.backward(np.ones((2, 1)))
+        >>> dresidual.ravel(), layer.grads["bias"]
+        (array([1., 0.]), array([1.]))
+    """
+
+    def __call__(self, x: Array, residual: Array, *, out: Array | None = None) -> Array:  # type: ignore[override]
+        """max(normalized ``x`` + ``residual``, 0), in ``out`` if that is given; keep it for backward."""
+        return self._normalized(F.batch_norm_add_relu, x, residual, out=out)
+
+    def backward(  # type: ignore[override]
+        self, dy: Array, *, out: tuple[Array | None, Array | None] | None = None
+    ) -> tuple[Array, Array]:
+        """The gradients with respect to both of the last inputs, from ``dy``, that of their output; in the arrays of ``out`` if given; fills ``grads``."""
+        x, trained, y, mean, rstd = self._last()
+        return F.batch_norm_add_relu_backward(
+            dy,
+            y,
+            x,
+            mean,
+            rstd,
+            self.params.get("weight"),
+            training=trained,
+            bias_grad="bias" in self.params,
+            channel_axis=self.channel_axis,
+            out=(*pair_of(self, out), *gradients_of(self)),
+        )[:2]
+
+
+class BatchRenorm(BatchNorm):
+    """Batch renormalization, see :func:`fastopt.functional.batch_renorm`.
+
+    ``r_max`` and ``d_max`` may be changed between steps: the paper begins with 1 and 0, which is batch normalization, and raises them
+    to 3 and 5 over the first tens of thousands of steps.
+
+    Args:
+        num_features: The number of channels.
+        eps: Added to the variance.
+        momentum: How much of the running statistics a batch replaces, in [0, 1]; ``None`` for the average of all batches.
+        affine: Have a weight (ones at first) and a bias (zeros).
+        r_max: The limit of r, at least 1.
+        d_max: The limit of d, at least 0.
+        frozen: Normalize with the running statistics in training too, and leave them as they are; may be switched at any time.
+        channel_axis: The axis of the channels.
+        dtype: float32 or float64: that of the parameters.
+
+    Example:
+        >>> import numpy as np
+        >>> from fastopt import nn
+        >>> layer = nn.BatchRenorm(1, dtype=np.float64)
+        >>> layer(np.array([[1.0], [3.0]])).round(4).ravel()
+        array([1., 3.])
+        >>> layer.r_max, layer.d_max = 1.0, 0.0
+        >>> layer(np.array([[1.0], [3.0]])).round(4).ravel()
+        array([-1.,  1.])
+    """
+
+    def __init__(
+        self,
+        num_features: int,
+        eps: float = 1e-5,
+        momentum: float | None = 0.1,
+        affine: bool = True,
+        r_max: float = 3.0,
+        d_max: float = 5.0,
+        *,
+        frozen: bool = False,
+        channel_axis: int = 1,
+        dtype: DTypeLike = np.float32,
+    ) -> None:
+        super().__init__(num_features, eps, momentum, affine, frozen=frozen, channel_axis=channel_axis, dtype=dtype)
+        self.r_max = number("BatchRenorm", "r_max", r_max, 1)
+        self.d_max = number("BatchRenorm", "d_max", d_max, 0)
+
+    def __call__(self, x: Array, *, out: Array | None = None) -> Array:
+        """The normalized ``x``, in ``out`` if that is given."""
+        r_max, d_max = (self.r_max, self.d_max) if self._population is None else (1.0, 0.0)
+        return self._normalized(F.batch_renorm, x, out=out, r_max=r_max, d_max=d_max)
+
+    def backward(self, dy: Array, *, out: Array | None = None) -> Array:
+        """The gradient with respect to the last input, from ``dy``, that of its output; in ``out`` if given; fills ``grads``."""
+        x, trained, mean, rstd, r, d = self._last()
+        return F.batch_renorm_backward(
+            dy,
+            x,
+            mean,
+            rstd,
+            r,
+            d,
+            self.params.get("weight"),
+            training=trained,
+            bias_grad="bias" in self.params,
+            channel_axis=self.channel_axis,
+            out=(out, *gradients_of(self)),
+        )[0]
+
+
+def update_bn(batches: Iterable[Any], forward: Callable[[Any], Any], layers: Iterable[BatchNorm]) -> None:
+    """The running statistics of layers, anew and exactly: those of all values in some batches.
+
+    Each layer normalizes by the batch meanwhile, whether it is in training, in evaluation or frozen.  Afterwards its
+    ``running_mean`` and ``running_var`` are mean and unbiased variance of all that it has been given, with the weights that the
+    network has now, and ``num_batches_tracked`` is the number of batches that have values.  What else differs between training and evaluation, such as
+    dropout, is up to the caller.  Where an error is raised, the statistics stay as they were.
+
+    Args:
+        batches: What the network is to be given, one after the other.
+        forward: The network: called with each batch.
+        layers: The layers :class:`BatchNorm`, or derived from it, whose statistics are wanted.
+
+    Raises:
+        TypeError: An entry of layers is no such layer.
+        ValueError: One has no running statistics, or has been given fewer than two values a channel.
+
+    Example:
+        >>> import numpy as np
+        >>> from fastopt import nn
+        >>> layer = nn.BatchNorm(1)
+        >>> nn.update_bn([np.float32([[1], [3]]), np.float32([[8], [4]])], layer, [layer])
+        >>> layer.buffers["running_mean"], layer.buffers["running_var"].round(4)
+        (array([4.], dtype=float32), array([8.6667], dtype=float32))
+
+    References:
+        Izmailov et al. 2018, arXiv:1803.05407, for averaged weights; Wu & Johnson 2021, arXiv:2105.07576, section 3, for
+        statistics of the population instead of a moving average.
+    """
+    if not isinstance(layers, Iterable):
+        raise TypeError(f"update_bn: layers must be a list of layers, got {type(layers).__name__}")
+    if not isinstance(batches, Iterable):
+        raise TypeError(f"update_bn: batches must be something to iterate over, got {type_of(batches)}")
+    if not callable(forward):
+        raise TypeError(f"update_bn: forward must be a function of a batch, got {type_of(forward)}")
+    layers = list(layers)
+    for i, layer in enumerate(layers):
+        if not isinstance(layer, BatchNorm):
+            raise TypeError(f"update_bn: layers[{i}] must be a BatchNorm, got {type(layer).__name__}")
+        if not layer.buffers:
+            raise ValueError(f"update_bn: layers[{i}] has no running statistics")
+        _expect_to_be_written(f"update_bn: layers[{i}]", layer._statistics())
+    try:
+        for layer in layers:
+            layer._population = []
+        for batch in batches:
+            forward(batch)
+        whole = []
+        for i, layer in enumerate(layers):
+            parts = layer._population or [(0, *np.zeros((2, layer.num_features)))]
+            whole.append((len(layer._population or ()), *F.combine_stats(parts)))
+            if whole[-1][1] < 2:
+                raise ValueError(
+                    f"update_bn: layers[{i}] has been given {whole[-1][1]} values a channel, expected more than 1"
+                )
+        for i, layer in enumerate(layers):
+            _expect_to_be_written(f"update_bn: layers[{i}]", layer._statistics())
+    finally:
+        try:
+            _forget_populations(layers)
+        finally:  # where an interrupt came between
+            _forget_populations(layers)
+    targets: list[Array] = []
+    sources: list[Any] = []
+    for layer, (its_batches, count, mean, m2) in zip(layers, whole, strict=True):
+        mean_to, var_to, count_to = layer._statistics()
+        targets += [mean_to, var_to, count_to]
+        with np.errstate(all="ignore"):
+            sources += [mean.astype(mean_to.dtype), (m2 / (count - 1)).astype(var_to.dtype), its_batches]
+    commit(targets, sources)
+
+
+def _forget_populations(layers: list[Any]) -> None:
+    at_once(map(setattr, layers, repeat("_population"), repeat(None)))
+
+
+def _expect_to_be_written(function: str, statistics: list[Any], others: Mapping[str, Any] = _NONE) -> None:
+    """Raises where running statistics or their count cannot be written, or share memory with each other or with ``others``.
+
+    Functions get copies of them, and so do not see this.
+    """
+    for name, array in zip(STATISTICS, statistics, strict=True):
+        if not isinstance(array, np.ndarray):
+            raise TypeError(f"{function}: {name} must be a numpy array, got {not_an_array(array)}")
+        if not array.flags.writeable:
+            raise TypeError(f"{function}: {name} is read-only, but would be written; give a copy")
+        for other, its in others.items():
+            if _overlap(array, its):
+                raise ValueError(f"{function}: {name} would be written, but overlaps {other}")
+    mean, var, count = statistics
+    if count.dtype != np.int64 or count.ndim or not 0 <= count < 1 << 53:
+        raise TypeError(
+            f"{function}: {STATISTICS[2]} must be an int64 array without axes, in [0, 2**53), got {count!r}"
+        )
+    for name, array, other, its in (
+        (STATISTICS[0], mean, STATISTICS[1], var),
+        (STATISTICS[2], count, STATISTICS[0], mean),
+        (STATISTICS[2], count, STATISTICS[1], var),
+    ):
+        if _overlap(array, its):
+            raise ValueError(f"{function}: {name} would be written, but overlaps {other}")
+
+
+def _overlap(a: Array, b: Any) -> bool:
+    """Whether two arrays may share memory, which they cannot where each has its own."""
+    return a is b or (
+        isinstance(b, np.ndarray)
+        and (a.base is not None or b.base is not None)
+        and a.size > 0
+        and np.may_share_memory(a, b)
+    )
