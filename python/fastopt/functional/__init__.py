@@ -16,7 +16,7 @@ Subnormal numbers (below 1.2e-38 in float32) count as zero, except those of floa
 from __future__ import annotations
 
 from . import _updates
-from ._channels import (
+from ._batch import (
     batch_norm,
     batch_norm_add_relu,
     batch_norm_add_relu_backward,
@@ -25,10 +25,6 @@ from ._channels import (
     batch_norm_relu_backward,
     batch_renorm,
     batch_renorm_backward,
-    group_norm,
-    group_norm_backward,
-    instance_norm,
-    instance_norm_backward,
 )
 from ._dropout import (
     channel_dropout,
@@ -38,6 +34,7 @@ from ._dropout import (
     gaussian_dropout,
     gaussian_dropout_backward,
 )
+from ._groups import group_norm, group_norm_backward, instance_norm, instance_norm_backward
 from ._rows import (
     add_layer_norm,
     add_layer_norm_backward,
