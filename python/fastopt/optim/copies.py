@@ -11,7 +11,7 @@ from .accumulate import Accumulator
 from .parameters import Group, ParameterState, Record, Structure, forms_of
 
 if TYPE_CHECKING:
-    from .optimizer import Optimizer
+    from .saved import Saved
 
 # Attributes of an optimizer that are made anew.
 MADE = (
@@ -20,7 +20,7 @@ MADE = (
 )  # fmt: skip
 
 
-def pickled(optimizer: Optimizer) -> dict[str, Any]:
+def pickled(optimizer: Saved) -> dict[str, Any]:
     """All that an optimizer is; the arrays are the live ones."""
     own, whole, sums = vars(optimizer), optimizer._whole, optimizer._accumulated
     records = optimizer._records
@@ -38,7 +38,7 @@ def pickled(optimizer: Optimizer) -> dict[str, Any]:
     }
 
 
-def revived(optimizer: Optimizer, state: Mapping[str, Any]) -> dict[str, Any]:
+def revived(optimizer: Saved, state: Mapping[str, Any]) -> dict[str, Any]:
     """The attributes of an optimizer that is made of :func:`pickled`, but for its lock and its plan, which the next call makes."""
     name, changed, attributes = type(optimizer).__name__, [True], dict(state["attributes"])
     structures = [_structure(name, template) for template in state["structures"]]

@@ -64,6 +64,8 @@ class Groups:
     _added: bool  # whether that is because of add_param_group
     _fresh: list[int]  # numbers of parameters with entries that begin as the parameter
     _count: Array  # steps taken; int64, without axes
+    _swapped: Array  # whether the parameters stand for their averages; a bool, without axes
+    _turn: Any  # the lock: one call at a time
     _accumulated: Accumulator | None
     _shared: list[bool]  # one entry: whether somebody has been given arrays of the state, and may change them
     _viewed: tuple[list[Record], tuple[dict[str, Any], ...]]  # records, and their states
@@ -354,6 +356,19 @@ class Groups:
         self._follow()
         if not self._plan.unmoved():
             self._adopt(self._planned(anew=True))
+
+    def _expect_unswapped(self) -> None:
+        if self._swapped:
+            raise ValueError(f"{self._name}: the parameters are swapped for their averages; swap_ema() them back first")
+
+    def _expect_swapped_params(self) -> None:
+        """Raises where the parameters are not those that were swapped."""
+        try:
+            params = [id(param) for group in self.param_groups for param in group["params"]]
+        except (KeyError, TypeError):  # a group is none
+            params = []
+        if params != [id(record.param) for record in self._records]:
+            raise ValueError(f"{self._name}: parameters were replaced while they are swapped; put them back first")
 
     def _whole_for(self, new: Planned) -> Structure | None:
         """The structure of all gradients, as long as there are as many."""

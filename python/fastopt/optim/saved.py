@@ -1,0 +1,206 @@
+"""What an optimizer is saved as, and taken back from: state dicts, files, pickles."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from operator import itemgetter
+from typing import Any
+
+import numpy as np
+
+from .._check import flag, type_of
+from .._core import kernels
+from . import files
+from .copies import pickled, revived
+from .groups import Groups
+from .parameters import Array
+from .plan import begin
+from .state_dict import Reader, expect_complete, plain, written
+
+
+class Saved(Groups):
+    """Groups that can be saved."""
+
+    def _extra(self) -> dict[str, Any]:
+        """What a subclass keeps beside arrays, as JSON knows it."""
+        return {}
+
+    def _restore(self, extra: Mapping[str, Any]) -> None:
+        """Takes ``_extra`` back, before the state; raises before it changes anything."""
+
+    def state_dict(self, copy: bool = False) -> dict[str, Any]:
+        """All state, in torch's structure: ``state`` by the numbers of parameters, and ``param_groups`` with these numbers.
+
+        Args:
+            copy: Whether the arrays are a snapshot; otherwise they are the live ones.
+
+        Returns:
+            The state; under ``fastopt`` what torch does not have.
+
+        Raises:
+            ValueError: Gradients have been accumulated and not been used, the parameters are swapped for their averages, or a
+                group has an unknown hyperparameter.
+        """
+        copy = flag(self._name, "copy", copy)
+        with self._turn:
+            self._shared[0] = self._shared[0] or not copy
+            return self._state_dict(copy)
+
+    def _state_dict(self, copy: bool) -> dict[str, Any]:
+        if self._accumulated is not None and self._accumulated.micro_batches:
+            raise ValueError(f"{self._name}: accumulated gradients would be lost; step() first")
+        self._expect_unswapped()
+        self._settle()
+        for index, group in enumerate(self.param_groups):
+            self._expect_names(index, group)  # a list of them may have changed in place
+        for record, label in zip(self._records, self._labels, strict=True):
+            begin(record)
+            if not 0 <= record.state["step"] < 1 << 53:  # which somebody has written there
+                raise ValueError(
+                    f"{self._name}: step of params{label} in opt.state must be in [0, 2**53), got {record.state['step']}"
+                )
+        own = {"class": self._name, "step": int(self._count), **self._extra()}
+        return written(self.param_groups, self._records, own, copy)
+
+    def load_state_dict(self, state_dict: Mapping[str, Any], *, by_position: bool = False) -> None:
+        """Takes the state of another optimizer of the same class with the same parameters; one of torch's will do.
+
+        The arrays are copied.  Parameters are matched by their names where both sides have names, otherwise by position.
+        Hyperparameters are restored too; those that the state does not have stay as they are.  So do ``weights``, ``moments`` and
+        ``moment_rounding``: state that is in other formats is converted; and the hyperparameters of averages, if the state is of an
+        optimizer without averages.  What the state lacks, such as an average, begins with the next step.  What ``accumulate`` has
+        gathered is dropped.
+
+        Args:
+            state_dict: What :meth:`state_dict` returned, here or in torch.
+            by_position: Whether parameters are matched by position, though both sides have names.
+
+        Raises:
+            TypeError: It is not a state, or its arrays have the wrong dtype.
+            ValueError: Its groups, parameters, names or shapes are others, or something is missing or unknown.  Nothing has been
+                changed then.
+        """
+        by_position = flag(self._name, "by_position", by_position)
+        with self._turn:
+            self._load(state_dict, by_position)
+
+    def _load(self, state_dict: Mapping[str, Any], by_position: bool) -> None:
+        self._expect_unswapped()
+        self._follow()
+        found = Reader(self, self._labels, self._records).read(state_dict, by_position)
+        before, plan, counted = {**self._extra(), "step": int(self._count)}, self._plan, self._count
+        self._restore(found.extra)
+        try:
+            rules = [self._rule_for(group) for group in found.groups]
+            values = [self._values(group) for group in found.groups]
+            expect_complete(self._name, self._labels, self._variants(), self._needed(rules), found.states)
+            count = found.steps
+            if count is None:
+                count = max((int(one["step"]) for one in found.states if one), default=0)
+            self._count = np.array(count, np.int64)
+            updates = [
+                (group, {key: value for key, value in loaded.items() if key != "params"})
+                for group, loaded in zip(self.param_groups, found.groups, strict=True)
+            ]
+            new = self._plan_of(self._groups, self._labels, self._records, rules, values, found.states)
+            self._adopt(new, [(vars(self), {"_accumulated": None}), *updates])
+        except BaseException:
+            if self._plan is plan:
+                self._count = counted
+                self._restore(before)
+            raise
+
+    def save(self, path: str | os.PathLike[str], schedule: Any = None) -> None:
+        """Writes all state to a safetensors file, which replaces the one that was there when it is complete and on the disk.
+
+        Args:
+            path: The file.
+            schedule: A schedule from :mod:`fastopt.schedules`, whose state is to be saved too.
+
+        Raises:
+            ValueError: As :meth:`state_dict`.
+            TypeError: A hyperparameter cannot be written.
+            OSError: The file cannot be written; the old one is still there.
+        """
+        with self._turn:
+            self._expect_schedule(schedule)
+            state = self._state_dict(copy=False)
+            arrays = {f"{i}.{name}": array for i, one in state["state"].items() for name, array in one.items()}
+            groups = [{key: plain(value) for key, value in group.items()} for group in state["param_groups"]]
+            metadata = {"param_groups": groups, "fastopt": state["fastopt"]}
+            if schedule is not None:
+                metadata["schedule"] = schedule.state_dict()
+            files.save(path, arrays, metadata)
+
+    def load(self, path: str | os.PathLike[str], schedule: Any = None, *, by_position: bool = False) -> None:
+        """Takes back what :meth:`save` wrote.
+
+        Args:
+            path: The file.
+            schedule: The schedule whose state was saved with it.
+            by_position: As for :meth:`load_state_dict`.
+
+        Raises:
+            ValueError: The file is truncated, corrupted or foreign, or it is the state of other parameters or of another
+                class.  Nothing has been changed then.
+            OSError: The file cannot be read.
+        """
+        self._expect_schedule(schedule)
+        arrays, metadata = files.load(path)
+        if not {"param_groups", "fastopt"} <= metadata.keys():
+            raise ValueError(f"{self._name}: {os.fspath(path)} is not the state of an optimizer")
+        if schedule is not None and "schedule" not in metadata:
+            raise ValueError(f"{self._name}: {os.fspath(path)} has no schedule")
+        state: dict[int, dict[str, Array]] = {}
+        for key, array in arrays.items():
+            number, _, name = key.partition(".")
+            if not number.isdecimal():
+                raise ValueError(f"{self._name}: {os.fspath(path)} is not the state of an optimizer: it has {key!r}")
+            state.setdefault(int(number), {})[name] = array
+        saved = {"state": state, "param_groups": metadata["param_groups"], "fastopt": metadata["fastopt"]}
+        by_position = flag(self._name, "by_position", by_position)
+        with self._turn:
+            if schedule is None:
+                self._load(saved, by_position)
+                return
+            self._expect_unswapped()
+            self._follow()
+            before, count = schedule.state_dict(), self._count
+            try:
+                schedule.load_state_dict(metadata["schedule"])
+                self._load(saved, by_position)
+            except BaseException:
+                if self._count is count:  # else all has been loaded
+                    schedule.load_state_dict(before)
+                raise
+
+    def _expect_schedule(self, schedule: Any) -> None:
+        if schedule is None:
+            return
+        if isinstance(schedule, type | Saved) or not hasattr(schedule, "load_state_dict"):
+            found = schedule.__name__ if isinstance(schedule, type) else type_of(schedule)
+            raise TypeError(f"{self._name}: schedule must be a schedule, got {found}")
+        if getattr(schedule, "optimizer", self) is not self:
+            raise ValueError(f"{self._name}: schedule is that of another optimizer")
+
+    def __getstate__(self) -> dict[str, Any]:
+        with self._turn:
+            if self._swapped:
+                self._expect_swapped_params()
+            else:
+                self._settle()
+            return pickled(self)
+
+    def __copy__(self) -> Any:
+        raise TypeError(
+            f"{self._name}: a shallow copy would share the parameters and the state, but not the counts; use copy.deepcopy"
+        )
+
+    def __setstate__(self, state: Mapping[str, Any]) -> None:
+        name = type(self).__name__
+        vars(self).update(revived(self, state))
+        vars(self).update(
+            _values=itemgetter(*self._hyperparameters), _turn=kernels.Turn(name), _plan=self._make_plan(name, [])
+        )
+        self._restore(state["extra"])
