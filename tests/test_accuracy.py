@@ -144,6 +144,22 @@ def test_results_are_precise_at_any_scale(norm: str, dtype: str, scale: float, r
     assert_precise(call, without={"dx"} if "channel_axis" in call.arguments or "dim" in call.arguments else set())
 
 
+@pytest.mark.parametrize("scale", [1e-30, 1e-18, 1.0, 1e20])
+@pytest.mark.parametrize("shape", [(64, 4), (8, 4, 30)])
+def test_squares_around_a_given_mean_are_right_at_any_scale(
+    shape: tuple[int, ...], scale: float, rng: Generator
+) -> None:
+    x = (ordinary(rng, shape, "float64") * scale).astype(np.float32)
+    x[:, 3] = scale  # constant
+    axes = tuple(axis for axis in range(x.ndim) if axis != 1)
+    count, mean, m2 = F.batch_norm_stats(x)
+    _, _, around = F.batch_norm_stats(x, mean)
+    exact_m2 = ((exactly(x) - exactly(x).mean(axes, keepdims=True)) ** 2).sum(axes).astype(float)
+    assert count == x.size // 4
+    for found in m2, around:
+        np.testing.assert_allclose(found, exact_m2, rtol=1e-6, atol=1e-14 * scale**2)
+
+
 @pytest.mark.parametrize("dtype", HALVES)
 @pytest.mark.parametrize(("rows", "width"), [(64, 1024), (1000, 32)])
 @pytest.mark.parametrize("norm", LAYOUTS)

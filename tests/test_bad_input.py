@@ -1712,6 +1712,24 @@ def test_batch_norm_takes_broadcast_inputs(shape: tuple[int, ...], training: boo
         assert differing(y, F.batch_norm(x.copy(), *map(np.copy, running), training=training)[0]) == 0
 
 
+@pytest.mark.parametrize("error", [KeyboardInterrupt, MemoryError, LookupError])
+def test_what_an_arguments_own_code_raises_is_not_lost(error: type[BaseException]) -> None:
+    class Odd:
+        def __float__(self) -> float:
+            raise error
+
+        __index__ = __float__  # type: ignore[assignment]
+
+    x = np.ones((4, 8), np.float32)
+    for call in (
+        lambda: F.layer_norm(x, 8, eps=Odd()),  # type: ignore[arg-type]
+        lambda: F.layer_norm(x, Odd()),  # type: ignore[arg-type]
+        lambda: F.batch_norm(x, None, None, training=True, channel_axis=Odd()),  # type: ignore[arg-type]
+    ):
+        with pytest.raises(error):
+            call()
+
+
 def test_zero_size_batches_are_legal() -> None:
     weight = np.ones(3)
     x = np.ones((0, 3))

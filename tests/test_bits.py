@@ -515,7 +515,8 @@ def test_norm_is_the_reference_at_any_scale(norm: str, dtype: str, eps: float, s
         few = np.copy(call.x, order="K")
         few.flat[sets[::2].ravel()] = scaled.flat[sets[::2].ravel()]
         constant = np.copy(every, order="K")
-        constant.flat[sets[:1].ravel()] = 0
+        for number, of_set in zip((0.0, -0.0, 3.0), sets, strict=False):
+            constant.flat[of_set] = number
         for x in every, few, constant:
             assert_is_the_reference(replace(call, x=x))
 

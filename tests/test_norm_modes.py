@@ -344,6 +344,21 @@ def test_channels_of_one_value_each_may_lie_anywhere(rng: Generator) -> None:
         )
 
 
+def test_groups_of_no_channels_are_the_reference() -> None:
+    for shape in (2, 0), (2, 0, 3), (2, 3, 0):
+        axis = shape.index(0)
+        x = np.zeros(shape, np.float32)
+        for one, other in zip(
+            F.instance_norm(x, channel_axis=axis), reference.instance_norm(x, channel_axis=axis), strict=True
+        ):
+            assert one.shape == other.shape
+        for one, other in zip(
+            F.group_norm(x, 2, channel_axis=axis), reference.group_norm(x, 2, channel_axis=axis), strict=True
+        ):
+            assert one.shape == other.shape
+            assert np.array_equal(one, other)
+
+
 def test_channels_may_lie_between_elements() -> None:
     records = np.ones((3, 3), np.dtype({"names": ["x", "y"], "formats": ["<f4", "<i2"], "itemsize": 6}))
     for x in records["x"][:1], records["x"][:1, :, None]:

@@ -14,14 +14,34 @@ PyTypeObject* numpy_bool() {
   return reinterpret_cast<PyTypeObject*>(type.ptr());
 }
 
+/// An attribute, or something else if there is none.
+py::object attribute(py::handle object, const char* name, py::object otherwise) {
+  PyObject* const found = PyObject_GetAttrString(object.ptr(), name);
+  if (found != nullptr) return py::reinterpret_steal<py::object>(found);
+  if (PyErr_ExceptionMatches(PyExc_AttributeError) == 0) throw py::error_already_set();
+  PyErr_Clear();
+  return otherwise;
+}
+
+/// Clears what Python raises for a value that is none of a kind; anything else goes on, such as an interrupt.
+/// Whether the value was too large.
+bool clear_refusal() {
+  const bool too_large = PyErr_ExceptionMatches(PyExc_OverflowError) != 0;
+  if (!too_large && PyErr_ExceptionMatches(PyExc_TypeError) == 0 && PyErr_ExceptionMatches(PyExc_ValueError) == 0 &&
+      PyErr_ExceptionMatches(PyExc_RuntimeError) == 0)
+    throw py::error_already_set();
+  PyErr_Clear();
+  return too_large;
+}
+
 /// Whether it may be asked for its value: a bool, a string, a complex number or an array with axes may not, though
 /// Python would take them.
 bool is_one_number(py::handle object) {
   if (PyFloat_Check(object.ptr())) return true;
   if (is_bool(object)) return false;
   if (PyLong_Check(object.ptr())) return true;
-  if (!py::getattr(object, "ndim", py::int_(0)).equal(py::int_(0)) || is_masked(object)) return false;
-  const py::object kind = py::getattr(py::getattr(object, "dtype", py::none()), "kind", py::none());
+  if (!attribute(object, "ndim", py::int_(0)).equal(py::int_(0)) || is_masked(object)) return false;
+  const py::object kind = attribute(attribute(object, "dtype", py::none()), "kind", py::none());
   return kind.is_none() || py::str("iuf").attr("__contains__")(kind).cast<bool>();
 }
 
@@ -188,9 +208,8 @@ double Call::number(const char* argument, double low, double high, const char* c
     throw py::type_error(text(argument) + " must be a number, got " + std::string(py::repr(object)));
   const double value = PyFloat_AsDouble(object.ptr());
   if (value == -1 && PyErr_Occurred()) {
-    const bool too_large = PyErr_ExceptionMatches(PyExc_OverflowError) != 0;
-    PyErr_Clear();
-    if (!too_large) throw py::type_error(text(argument) + " must be a number, got " + std::string(py::repr(object)));
+    if (!clear_refusal())
+      throw py::type_error(text(argument) + " must be a number, got " + std::string(py::repr(object)));
     throw py::value_error(text(argument) + " must be " + constraint + ", got " + std::string(py::str(object)));
   }
   if (!(value >= low && value <= high))
@@ -203,9 +222,7 @@ double Call::eps() const { return number("eps", 0, std::numeric_limits<double>::
 std::ptrdiff_t Call::integer(py::handle object, const char* argument) const {
   const Py_ssize_t value = is_bool(object) ? -1 : PyNumber_AsSsize_t(object.ptr(), PyExc_OverflowError);
   if (value != -1 || (!PyErr_Occurred() && !is_bool(object))) return value;
-  const bool too_large = PyErr_Occurred() != nullptr && PyErr_ExceptionMatches(PyExc_OverflowError) != 0;
-  PyErr_Clear();
-  if (too_large)
+  if (PyErr_Occurred() != nullptr && clear_refusal())
     throw py::value_error(text(argument) + " must be in [-2**63, 2**63), got " + std::string(py::str(object)));
   throw py::type_error(text(argument) + " must be an integer, got " + std::string(py::repr(object)));
 }

@@ -73,15 +73,16 @@ template <class S> std::vector<double> channel_squares(const detail::Batch<S>& b
   const std::size_t channels = batch.in.count;
   const auto n = static_cast<double>(batch.in.values());
   std::vector<double> m2(channels);
-  const auto finish = [&](std::size_t c, double sum, double squares) {
+  const auto finish = [&](std::size_t c, double sum, double squares, const auto& visit) {
+    const auto high = static_cast<double>(Centre<T>(around[c]).high);
     const double low = detail::low_of<T>(around[c]), m2_ = squares - low * (2 * sum - n * low);
-    m2[c] = m2_ < 0 ? 0 : m2_;
+    m2[c] = squares_lost<T>(squares, n, 0, high, visit) ? careful_squares(around[c], visit) : m2_ < 0 ? 0 : m2_;
   };
   if (!batch.in.columns) {
     detail::for_channels(batch, 1, [&](std::size_t channel, const auto& planes) {
       const auto [sum, squares] =
           detail::plane_sums_around(planes, batch.in.rows.width, Centre<T>(around[channel]).high);
-      finish(channel, sum, squares);
+      finish(channel, sum, squares, [&](const auto& f) { detail::visit_planes(planes, batch.in.rows.width, f); });
     });
     return m2;
   }
@@ -94,7 +95,8 @@ template <class S> std::vector<double> channel_squares(const detail::Batch<S>& b
       return std::array{d, d * d};
     };
   });
-  for (std::size_t c = 0; c < channels; ++c) finish(c, sums[c], squares[c]);
+  for (std::size_t c = 0; c < channels; ++c)
+    finish(c, sums[c], squares[c], [&](const auto& f) { detail::visit_column(batch, c, f); });
   return m2;
 }
 

@@ -384,6 +384,15 @@ template <class S, class F> void visit_planes(const Places<S>& planes, std::size
   }
 }
 
+/// Calls f for each number of a column, one row after the other.
+template <class S, class F> void visit_column(const Batch<S>& batch, std::size_t channel, const F& f) {
+  for (std::size_t row = 0; row < batch.rows(); ++row) {
+    S value;
+    batch.in.rows.pack(batch.x.at(row, 0), channel, 1, &value);
+    f(static_cast<double>(load<Computed<S>>(&value)));
+  }
+}
+
 /// The moments of one set of planes, which stay in cache.
 template <class S> Moments plane_moments(const Places<S>& planes, std::size_t width, double eps) {
   using T = Computed<S>;
@@ -462,13 +471,13 @@ template <class S> ChannelMoments column_moments(const Batch<S>& batch, double e
     });
     double *mean = part(sample, chunk) + first, *m2 = mean + channels;
     for (std::size_t i = 0; i < columns; ++i) {
-      const Moments moments = squares_lost<T>(sums.of[1][i], n, eps)
-                                  ? Moments::carefully(n,
-                                                       [&, column = first + i](const auto& f) {
-                                                         for (std::size_t row = 0; row < rows.size; ++row)
-                                                           f(static_cast<double>(load<T>(x[row] + column)));
-                                                       })
-                                  : Moments::around(static_cast<double>(near[i]), sums.of[0][i], sums.of[1][i], n);
+      const auto visit = [&, column = first + i](const auto& f) {
+        for (std::size_t row = 0; row < rows.size; ++row) f(static_cast<double>(load<T>(x[row] + column)));
+      };
+      const auto middle = static_cast<double>(near[i]);
+      const Moments moments = squares_lost<T>(sums.of[1][i], n, eps, middle, visit)
+                                  ? Moments::carefully(n, visit)
+                                  : Moments::around(middle, sums.of[0][i], sums.of[1][i], n);
       mean[i] = moments.mean;
       m2[i] = moments.m2;
     }

@@ -179,7 +179,7 @@ template <class Norm, class From> class RowStatistics {
       const Moments moments = Moments::around_or_again(near_, sums, n, eps, again, visit);
       return {moments.mean, rstd_of(moments.m2, n, eps)};
     } else {
-      return {0, rstd_of(squares_lost<T>(sums[0], n, eps) ? careful_squares(visit) : sums[0], n, eps)};
+      return {0, rstd_of(squares_lost<T>(sums[0], n, eps, 0, visit) ? careful_squares(0, visit) : sums[0], n, eps)};
     }
   }
 

@@ -23,15 +23,25 @@ template <class T> struct Centre {
 };
 
 /// Whether a sum of squares of n numbers may be wrong because squares left float32's range: above it they overflow, and
-/// below 2⁻¹²⁶ they vanish, which is seen where neither their sum nor eps is large beside that.
-template <class T> bool squares_lost(double squares, double n, double eps) {
-  return std::is_same_v<T, float> && (!(squares <= 0x1p127) || squares < n * (0x1p-100 - eps));
+/// below 2⁻¹²⁶ they vanish, which is seen where neither their sum nor eps is large beside that.  Not where all numbers
+/// are `middle`, of which the squares are zero; visit(f) calls f for each number.
+template <class T, class Visit>
+bool squares_lost(double squares, double n, double eps, double middle, const Visit& visit) {
+  if (!std::is_same_v<T, float> || !(squares > 0x1p127 || squares < n * (0x1p-100 - eps))) [[likely]]
+    return false;
+  if (squares != 0) return true;
+  bool constant = true;
+  visit([&](double x) { constant &= x == middle; });
+  return !constant;
 }
 
-/// Σx² in double, one number after the other; visit(f) calls f for each.
-template <class Visit> double careful_squares(const Visit& visit) {
+/// Σ(x − middle)² in double, one number after the other.
+template <class Visit> double careful_squares(double middle, const Visit& visit) {
   double squares = 0;
-  visit([&](double x) { squares += x * x; });
+  visit([&](double x) {
+    const double d = x - middle;
+    squares += d * d;
+  });
   return squares;
 }
 
@@ -46,17 +56,12 @@ struct Moments {
     return {centre + shift, m2 < 0 ? 0 : m2};
   }
 
-  /// In double, one number after the other; visit(f) calls f for each of them.
+  /// In double, one number after the other.
   template <class Visit> static Moments carefully(double n, const Visit& visit) {
     if (n == 0) return {0, 0};
-    double sum = 0, m2 = 0;
+    double sum = 0;
     visit([&](double x) { sum += x; });
-    const double mean = sum / n;
-    visit([&](double x) {
-      const double d = x - mean;
-      m2 += d * d;
-    });
-    return {mean, m2};
+    return {sum / n, careful_squares(sum / n, visit)};
   }
 
   /// From these sums around `near`; where that is so far from the mean that it could cost digits, from those that
@@ -64,7 +69,7 @@ struct Moments {
   template <class T, class Again, class Visit>
   static Moments around_or_again(T near, const std::array<double, 2>& sums, double n, double eps, const Again& again,
                                  const Visit& visit) {
-    if (squares_lost<T>(sums[1], n, eps)) [[unlikely]]
+    if (squares_lost<T>(sums[1], n, eps, static_cast<double>(near), visit)) [[unlikely]]
       return carefully(n, visit);
     const Moments moments = around(static_cast<double>(near), sums[0], sums[1], n);
     if (!(sums[1] > 4 * moments.m2)) [[likely]]

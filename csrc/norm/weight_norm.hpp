@@ -14,15 +14,6 @@ namespace fastopt {
 
 namespace detail {
 
-/// Calls f for each number of a column, one row after the other.
-template <class S, class F> void visit_column(const Batch<S>& batch, std::size_t channel, const F& f) {
-  for (std::size_t row = 0; row < batch.rows(); ++row) {
-    S value;
-    batch.in.rows.pack(batch.x.at(row, 0), channel, 1, &value);
-    f(static_cast<double>(load<Computed<S>>(&value)));
-  }
-}
-
 template <class T> void set_weight_norm(const Constants<T>& constants, std::size_t channel, double rnorm, T g) {
   constants.set_forward(channel, 0, static_cast<double>(g) * rnorm, 0);
   constants.at(constants.shift)[channel] = -T{};  // adds nothing, not even to the sign of a zero
@@ -36,7 +27,7 @@ template <class S> void weight_norm(const detail::Batch<S>& batch, const Compute
   const FlushSubnormals environment;
   const detail::Constants<T> constants(batch.in.count);
   const auto finish = [&](std::size_t channel, double squares, const auto& visit) {
-    rnorm[channel] = 1 / std::sqrt(squares_lost<T>(squares, 1, 0) ? careful_squares(visit) : squares);
+    rnorm[channel] = 1 / std::sqrt(squares_lost<T>(squares, 1, 0, 0, visit) ? careful_squares(0, visit) : squares);
     detail::set_weight_norm(constants, channel, rnorm[channel], g[channel]);
   };
   const auto square = [](const auto& place, std::size_t i, auto number) {

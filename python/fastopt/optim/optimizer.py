@@ -437,7 +437,8 @@ class Optimizer(Saved):
         return self._viewed[1]
 
     def __repr__(self) -> str:
-        groups, usual = self.param_groups or [self.defaults], {**AROUND, **self.around}
+        groups = [group for group in self.param_groups if isinstance(group, dict)] or [self.defaults]
+        usual = {**AROUND, **self.around}
         of = f" in {len(groups)} groups" if len(groups) > 1 else ""
         shown = [f"{len(self._labels)} parameters{of}"]
         for key in self.defaults:

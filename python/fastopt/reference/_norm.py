@@ -63,40 +63,46 @@ def moments_around(near: Any, total: Any, squares: Any, n: np.float64) -> tuple[
     return near.to(np.float64) + shift, flushed(np.where(m2 < 0, 0.0, m2))
 
 
-def squares_lost(squares: Any, n: np.float64, eps: float, dtype: Any) -> Any:
-    """Whether sums of squares of n numbers may be wrong because squares left float32's range.
+def squares_lost(squares: Any, n: np.float64, eps: float, x: Any, middle: Any) -> Any:
+    """Whether Σ(x - middle)² over the last axis, n numbers, may be wrong because squares left float32's range.
 
-    Above it they overflow, and below 2⁻¹²⁶ they vanish, which is seen where neither their sum nor eps is large beside that.
+    Above it they overflow, and below 2⁻¹²⁶ they vanish, which is seen where neither their sum nor eps is large beside that.  Not
+    where all numbers are ``middle``, of which the squares are zero.
     """
-    if dtype != np.float32 or not n:
+    if x.dtype != np.float32 or not n:
         return np.zeros(squares.shape, bool)
-    squares = np.asarray(squares)
+    squares, middle = np.asarray(squares), np.broadcast_to(np.asarray(middle), squares.shape)
     with np.errstate(all="ignore"):
-        return ~(squares <= 2.0**127) | (squares < n * np.float64(2.0**-100 - eps))
+        lost = (squares > 2.0**127) | (squares < n * np.float64(2.0**-100 - eps))
+        constant = (np.asarray(flushed(x).to(np.float32)) == middle[..., None]).all(-1)
+        return lost & ~((squares == 0) & constant)
 
 
 def _one_after_another(x: Any) -> Any:
     """Σ over the last axis in double."""
-    if x.shape[-1] == 0:
-        return np.zeros(x.shape[:-1])
+    total = np.zeros((*x.shape[:-1], 1))
     with np.errstate(all="ignore"):
-        return np.cumsum(np.asarray(x, np.float64), -1)[..., -1]
+        return np.cumsum(np.concatenate([total, x], -1), -1)[..., -1]
 
 
-def careful_squares(x: Any) -> Any:
-    """Σx² over the last axis in double."""
+def careful_squares(x: Any, middle: Any = 0.0) -> Any:
+    """Σ(x - middle)² over the last axis in double."""
     x = np.asarray(flushed(x).to(np.float64))
-    with np.errstate(over="ignore"):
-        return _one_after_another(x * x)
+    with np.errstate(all="ignore"):
+        d = x - np.asarray(middle)[..., None]
+        return _one_after_another(d * d)
 
 
 def careful_moments(x: Any) -> tuple[Any, Any]:
     """Mean and Σ(x - mean)² over the last axis in double."""
-    x = np.asarray(flushed(x).to(np.float64))
     with np.errstate(all="ignore"):
-        mean = _one_after_another(x) / np.float64(x.shape[-1])
-        d = x - mean[..., None]
-        return mean, _one_after_another(d * d)
+        mean = _one_after_another(np.asarray(flushed(x).to(np.float64))) / np.float64(x.shape[-1])
+    return mean, careful_squares(x, mean)
+
+
+def in_order_of_sets(planes: Any) -> Any:
+    """The numbers of each set on the last axis, one plane after the other; planes are (plane, *sets, place)."""
+    return np.moveaxis(np.asarray(planes), 0, -2).reshape(*planes.shape[1:-1], len(planes) * planes.shape[-1])
 
 
 def chosen(where: Any, careful: Any, usual: Any) -> Any:
@@ -122,14 +128,15 @@ def moments(planes: Any, eps: float) -> tuple[Any, Any]:
         squares = plane_sums(d * d)
         return *moments_around(near, plane_sums(d), squares, n), squares
 
-    mean, m2, squares = around(average(fold(lanes), np.float64(few.shape[-1])).to(planes.dtype))
+    near = average(fold(lanes), np.float64(few.shape[-1])).to(planes.dtype)
+    mean, m2, squares = around(near)
     far = np.asarray(squares > np.float64(4) * m2)
-    lost = squares_lost(squares, n, eps, planes.dtype)
+    of_sets = in_order_of_sets(planes)
+    lost = squares_lost(squares, n, eps, of_sets, near)
     if far.any():
         nearer, less, _ = around(mean.to(planes.dtype))
         mean, m2 = flushed(np.where(far, nearer, mean)), flushed(np.where(far, less, m2))
     if lost.any():
-        of_sets = np.moveaxis(np.asarray(planes), 0, -2)  # (*sets, plane, place)
-        careful = careful_moments(of_sets[lost].reshape(np.count_nonzero(lost), -1))
+        careful = careful_moments(of_sets[lost])
         mean, m2 = chosen(lost, careful[0], mean), chosen(lost, careful[1], m2)
     return mean, m2

@@ -13,8 +13,10 @@ from ._norm import (
     Arrays,
     average,
     careful_moments,
+    careful_squares,
     chosen,
     double,
+    in_order_of_sets,
     into,
     moments,
     moments_around,
@@ -68,6 +70,10 @@ class Channels:
         constants = constants.to(self.dtype)
         return constants if self.columns else constants[..., None]
 
+    def of_sets(self) -> Any:
+        """The numbers of each set on the last axis."""
+        return np.moveaxis(np.asarray(self.values), 0, -1) if self.columns else in_order_of_sets(self.values)
+
     # Sums
 
     def chunks(self) -> list[slice]:
@@ -94,9 +100,10 @@ class Channels:
             d, n = x - near, np.float64(len(x))
             squares = block_sums(d * d)
             mean, m2 = moments_around(near, block_sums(d), squares, n)
-            lost = squares_lost(squares, n, eps, x.dtype)
+            of_sets = np.moveaxis(np.asarray(x), 0, -1)
+            lost = squares_lost(squares, n, eps, of_sets, near)
             if lost.any():
-                careful = careful_moments(np.moveaxis(np.asarray(x), 0, -1)[lost])
+                careful = careful_moments(of_sets[lost])
                 mean, m2 = chosen(lost, careful[0], mean), chosen(lost, careful[1], m2)
             parts.append((len(x), mean, m2))
         return merged(parts)[1:]
@@ -371,8 +378,13 @@ def batch_norm_stats(x: Any, around: Any = None, *, channel_axis: int = 1) -> Ar
     if around is not None:
         high, low = split(flushed(around), channels.dtype)
         d, low = channels.values - channels.each(high), low.to(np.float64)
-        m2 = channels.sums(d * d) - low * (np.float64(2) * channels.sums(d) - channels.n * low)
-        return count, *into(None, around, np.where(m2 < 0, 0.0, m2))
+        squares = channels.sums(d * d)
+        m2 = squares - low * (np.float64(2) * channels.sums(d) - channels.n * low)
+        m2 = flushed(np.where(m2 < 0, 0.0, m2))
+        lost = squares_lost(squares, channels.n, 0.0, channels.of_sets(), high)
+        if lost.any():
+            m2 = chosen(lost, careful_squares(channels.of_sets()[lost], np.asarray(around)[lost]), m2)
+        return count, *into(None, around, m2)
     return count, *into(None, *(channels.moments(0.0) if count else np.zeros((2, channels.count))))
 
 

@@ -15,22 +15,24 @@ from .channels import Channels, weighted
 def _grouped(of_channels: Any, num_groups: int) -> Any:
     """A number for each channel of each sample, as (channel of the group, sample, group)."""
     samples, channels = of_channels.shape
-    return np.moveaxis(of_channels.reshape(samples, num_groups, channels // num_groups), 2, 0)
+    return np.moveaxis(of_channels.reshape(samples, num_groups, channels // max(num_groups, 1)), 2, 0)
 
 
 def _repeated(of_groups: Any, samples: Channels) -> Any:
     """What a group has, for each of its channels."""
-    return flushed(np.repeat(of_groups, samples.count // of_groups.shape[1], axis=1))
+    return flushed(np.repeat(of_groups, samples.count // max(of_groups.shape[1], 1), axis=1))
 
 
 def _moments(samples: Channels, num_groups: int, eps: float) -> tuple[Any, Any]:
     """Mean and Σ(x - mean)² of each group of each sample."""
     if not samples.columns:
         outer, count, channels, inner = samples.shape
-        of_group = channels // num_groups
+        of_group = channels // max(num_groups, 1)
         planes = np.moveaxis(samples.values.reshape(outer, count, num_groups, of_group, inner), 3, 1)
         return moments(planes.reshape(outer * of_group, count, num_groups, inner), eps)
     mean, m2 = (_grouped(one, num_groups) for one in samples.moments(eps))
+    if not len(mean):  # groups of no channels
+        return flushed(np.zeros(mean.shape[1:])), flushed(np.zeros(mean.shape[1:]))
     deltas = mean - mean[0]
     shift = in_order(deltas) / np.float64(len(deltas))
     rest = deltas - shift

@@ -38,7 +38,7 @@ def _leading(x: Any, normalized_shape: Any) -> tuple[int, ...]:
 def _squares(rows: Any, n: Any, eps: float) -> Any:
     """Σx² of each row."""
     squares = row_sums(rows * rows)
-    lost = squares_lost(squares, n, eps, rows.dtype)
+    lost = squares_lost(squares, n, eps, np.asarray(rows), 0.0)
     return chosen(lost, careful_squares(np.asarray(rows)[lost]), squares) if lost.any() else squares
 
 

@@ -20,10 +20,9 @@ def weight_norm(v: Any, g: Any, dim: int | None = 0, *, out: Arrays | None = Non
     """See :func:`fastopt.functional.weight_norm`."""
     channels = _channels(v, dim)
     squares = channels.sums(channels.values * channels.values)
-    lost = squares_lost(squares, np.float64(1), 0.0, channels.dtype)
+    lost = squares_lost(squares, np.float64(1), 0.0, channels.of_sets(), 0.0)
     if lost.any():
-        of_channels = np.moveaxis(np.asarray(channels.values), 1, 0)
-        squares = chosen(lost, careful_squares(of_channels.reshape(channels.count, -1)[lost]), squares)
+        squares = chosen(lost, careful_squares(channels.of_sets()[lost]), squares)
     rnorm = rstd_of(squares, 0.0)
     w = channels.array(channels.values * channels.each(double(g).ravel() * rnorm))
     return into(out, w.reshape(v.shape), rnorm.reshape(() if dim is None else -1))
