@@ -62,7 +62,7 @@ def group_norm(
     """See :func:`fastopt.functional.group_norm`."""
     samples = Channels(x, channel_axis, by_sample=True)
     mean, m2 = _moments(samples, num_groups, eps)
-    rstd = rstd_of(average(m2, samples.n * np.float64(samples.count // num_groups)), eps)
+    rstd = rstd_of(average(m2, samples.n * np.float64(samples.count // max(num_groups, 1))), eps)
     y = _affine(samples, _repeated(mean, samples), _repeated(rstd, samples), weight, bias)
     return into(out, y, mean, rstd)
 
@@ -81,7 +81,7 @@ def group_norm_backward(
 ) -> Arrays:
     """See :func:`fastopt.functional.group_norm_backward`."""
     samples = Channels(x, channel_axis, by_sample=True)
-    m = samples.n * np.float64(samples.count // num_groups)
+    m = samples.n * np.float64(samples.count // max(num_groups, 1))
     mean, rstd, g = _repeated(mean, samples), _repeated(rstd, samples), samples.of_array(dy)
     sum_dy, sum_dyx = sums = samples.sums_of_gradient(g, mean, rstd)
     sum_g, sum_gx = (_repeated(in_order(_grouped(weighted(one, weight), num_groups)), samples) for one in sums)
