@@ -511,7 +511,8 @@ class Machine(Pair):
         assert self.saved is not None
         state = copy.deepcopy(self.saved[0])
         BAD_STATES[bad][0](state)
-        self.opt.ema_params  # noqa: B018  # which follows changes, as load_state_dict does before it reads
+        for one in self.opt, self.twin:
+            one.ema_params  # noqa: B018  # which follows changes, as load_state_dict does before it reads
         self.refuse(lambda: self.opt.load_state_dict(state))
 
     # Schedules
