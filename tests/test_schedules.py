@@ -7,6 +7,7 @@ import json
 import math
 import pickle
 import signal
+import time
 from collections.abc import Callable, Iterator
 from types import SimpleNamespace
 from typing import Any
@@ -705,7 +706,9 @@ def interrupts() -> Iterator[list[bool]]:
     try:
         yield armed
     finally:
+        armed.clear()
         signal.setitimer(signal.ITIMER_REAL, 0)
+        time.sleep(0.001)  # a last signal still finds its handler
         signal.signal(signal.SIGALRM, before)
 
 
