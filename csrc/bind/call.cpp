@@ -23,8 +23,8 @@ py::object attribute(py::handle object, const char* name, py::object otherwise) 
   return otherwise;
 }
 
-/// Clears what Python raises for a value that is none of a kind; anything else goes on, such as an interrupt.
-/// Whether the value was too large.
+/// Clears the error that Python raised because a value has the wrong type, and returns whether the value was too large.
+/// Any other error, such as an interrupt, is thrown on.
 bool clear_refusal() {
   const bool too_large = PyErr_ExceptionMatches(PyExc_OverflowError) != 0;
   if (!too_large && PyErr_ExceptionMatches(PyExc_TypeError) == 0 && PyErr_ExceptionMatches(PyExc_ValueError) == 0 &&
@@ -82,8 +82,8 @@ PyObject* call_function(PyObject* self, PyObject* const* arguments, Py_ssize_t c
 void bind_functions(py::module_& m, const std::vector<Function>& table) {
   py::dict signatures = py::hasattr(m, "signatures") ? py::dict(m.attr("signatures")) : py::dict();
   for (const Function& function : table) {
+    // Lives as long as the module, which is never unloaded.
     auto* const method = new PyMethodDef{
-        // lives as long as the module, which is never unloaded
         function.name, reinterpret_cast<PyCFunction>(reinterpret_cast<void*>(&call_function)), METH_FASTCALL, nullptr};
     const py::capsule line(static_cast<const void*>(&function));
     m.attr(function.name) = py::reinterpret_steal<py::object>(PyCFunction_New(method, line.ptr()));

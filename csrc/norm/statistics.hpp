@@ -22,9 +22,9 @@ template <class T> struct Centre {
   template <class V> V operator()(V x) const { return x - high - low; }
 };
 
-/// Whether a sum of squares of n numbers may be wrong because squares left float32's range: above it they overflow, and
-/// below 2⁻¹²⁶ they vanish, which is seen where neither their sum nor eps is large beside that.  Not where all numbers
-/// are `middle`, of which the squares are zero; visit(f) calls f for each number.
+/// Whether Σ(x − middle)² over n numbers may be wrong because squares left float32's range: large ones overflow, and
+/// those below 2⁻¹²⁶ become zero, which matters if neither the sum nor eps is large beside that.  If all numbers equal
+/// `middle` the sum is right as it is.  visit(f) calls f for each number.
 template <class T, class Visit>
 bool squares_lost(double squares, double n, double eps, double middle, const Visit& visit) {
   if (!std::is_same_v<T, float> || !(squares > 0x1p127 || squares < n * (0x1p-100 - eps))) [[likely]]
