@@ -70,7 +70,10 @@ class Checked {
         ndim_(static_cast<std::int16_t>(proxy_->nd)),
         flags_(static_cast<std::int16_t>(proxy_->flags & (written ? kContiguous | kWriteable : kContiguous))) {}
 
-  bool unchanged(const std::vector<std::ptrdiff_t>& shapes) const { return unmoved(shapes) && !became_read_only(); }
+  bool unchanged(const std::vector<std::ptrdiff_t>& shapes) const {
+    return proxy_->data == data_ && proxy_->descr == descr_ && proxy_->nd == ndim_ &&
+           (proxy_->flags & flags_) == flags_ && has_shape(shapes);
+  }
   /// The same, but that it may have become read-only.
   bool unmoved(const std::vector<std::ptrdiff_t>& shapes) const {
     return proxy_->data == data_ && proxy_->descr == descr_ && proxy_->nd == ndim_ &&
@@ -86,9 +89,11 @@ class Checked {
   std::size_t ndim() const { return static_cast<std::size_t>(ndim_); }
 
  private:
-  bool became_read_only() const { return (flags_ & kWriteable & ~proxy_->flags) != 0; }
   bool has_shape(const std::vector<std::ptrdiff_t>& shapes) const {
-    return std::equal(shape(shapes), shape(shapes) + ndim_, proxy_->dimensions);
+    const std::ptrdiff_t* const expected = shape(shapes);
+    for (int axis = 0; axis < ndim_; ++axis)
+      if (proxy_->dimensions[axis] != expected[axis]) return false;
+    return true;
   }
 
   static constexpr int kContiguous = py::detail::npy_api::NPY_ARRAY_C_CONTIGUOUS_,
