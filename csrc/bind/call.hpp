@@ -9,7 +9,7 @@
 #include <vector>
 
 #include "bind/arrays.hpp"
-#include "core/halves.hpp"
+#include "core/codec/half.hpp"
 
 namespace fastopt {
 

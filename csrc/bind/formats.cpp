@@ -1,5 +1,5 @@
 /// Arrays that keep fewer bits, for Python: to float32 and back.
-#include "core/formats.hpp"
+#include "core/codec/codec.hpp"
 
 #include <pybind11/numpy.h>
 
@@ -9,7 +9,7 @@
 
 #include "bind/arrays.hpp"
 #include "bind/module.hpp"
-#include "core/parallel.hpp"
+#include "core/threads/parallel.hpp"
 
 namespace fastopt {
 
@@ -26,16 +26,16 @@ struct Arguments {
     return found;
   }
 
-  Kept kept(const Array& numbers, const std::string& kind, py::handle scales, bool written) const {
+  StoredArray kept(const Array& numbers, const std::string& kind, py::handle scales, bool written) const {
     if (kind != "moment" && kind != "square")
       throw py::value_error(function + ": kind must be 'moment' or 'square', got '" + kind + "'");
-    Kept kept{Format::exact, numbers.data<void>()};
+    StoredArray kept{Format::exact, numbers.data<void>()};
     if (numbers.dtype() == Dtype::float16) kept.format = Format::float16;
     if (numbers.dtype() == Dtype::bfloat16) kept.format = Format::bfloat16;
     if (numbers.dtype() == Dtype::uint8) {
       const Array exponents = array(scales, "scales", written);
       expect_dtype(exponents, Dtype::uint8, {function, "scales"});
-      expect_shape(exponents, {static_cast<std::ptrdiff_t>((numbers.size() + kShare - 1) / kShare)},
+      expect_shape(exponents, {static_cast<std::ptrdiff_t>((numbers.size() + kScaleBlock - 1) / kScaleBlock)},
                    {function, "scales"});
       kept.format = kind == "square" ? Format::square8 : Format::moment8;
       kept.scales = exponents.data<std::uint8_t>();
@@ -46,11 +46,11 @@ struct Arguments {
   }
 
   /// Numbers of 16 bits with their rest.
-  Kept weights(const Array& halves, py::handle object, bool written) const {
+  StoredArray weights(const Array& halves, py::handle object, bool written) const {
     if (!is_half(halves.dtype()))
       throw py::type_error(function + ": numbers has dtype " + name_of(halves.dtype()) +
                            ", expected float16 or bfloat16");
-    Kept kept{halves.dtype() == Dtype::float16 ? Format::float16 : Format::bfloat16, halves.data<void>()};
+    StoredArray kept{halves.dtype() == Dtype::float16 ? Format::float16 : Format::bfloat16, halves.data<void>()};
     if (object.is_none()) return kept;
     const Array beside = array(object, "rest", written);
     expect_shape(beside, halves.shape(), {function, "rest"});
@@ -76,7 +76,7 @@ template <class Body> void for_segments(std::size_t n, const Body& body) {
   });
 }
 
-py::array unpacked(const Array& like, const Kept& kept) {
+py::array unpacked(const Array& like, const StoredArray& kept) {
   py::array_t<float> result(like.shape());
   float* to = result.mutable_data();
   const Codec codec(kept, Rounding::nearest);
@@ -88,7 +88,7 @@ py::array unpacked(const Array& like, const Kept& kept) {
   return result;
 }
 
-void pack_into(const Arguments& arguments, py::handle values, const Array& numbers, const Kept& kept) {
+void pack_into(const Arguments& arguments, py::handle values, const Array& numbers, const StoredArray& kept) {
   const Array from = arguments.array(values, "values", false);
   expect_dtype(from, Dtype::float32, {arguments.function, "values"});
   expect_shape(numbers, from.shape(), {arguments.function, "numbers"});
@@ -124,7 +124,7 @@ void pack_weights(py::handle values, py::handle numbers, py::handle rest) {
 }  // namespace
 
 void bind_formats(py::module_& m) {
-  m.attr("SHARE") = kShare;
+  m.attr("SHARE") = kScaleBlock;
   m.def("unpack", &unpack, py::arg("numbers"), py::arg("kind"), py::arg("scales") = py::none(),
         "The float32 numbers in an array of float16, bfloat16 or 8-bit codes with their scales; kind is 'moment' or "
         "'square'.");

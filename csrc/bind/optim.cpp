@@ -17,7 +17,7 @@
 #include "bind/arrays.hpp"
 #include "bind/module.hpp"
 #include "bind/rules.hpp"
-#include "core/fork.hpp"
+#include "core/threads/fork.hpp"
 #include "optim/plan.hpp"
 
 namespace fastopt {
@@ -178,7 +178,7 @@ class BoundPlan {
     entries_.reserve(size);
     for (std::size_t i = 0; i < size; ++i) add(i, py::handle(item(records_, i)));
     first_.push_back(checked_.size());
-    for (const Member& member : plan_.members) nanoseconds_ += kPerTensor + member.bytes() * kPerByte;
+    for (const Member& member : plan_.members) nanoseconds_ += kCheckPerTensor + member.bytes() * kSlowStepPerByte;
     written_.expect_disjoint(function_);
     hints_.assign(size, 0);
     if (!count_.is_none()) plan_.count = counter(count_, {function_, "count"});
@@ -247,7 +247,7 @@ class BoundPlan {
     std::optional<Use> use_then;
     if (then != nullptr) use_then.emplace(*then);
     const bool pending = first_region_pending();  // so Python's code may run in between
-    const bool brief = then == nullptr && nanoseconds_ < kBrief && !wish.zero_grads && !pending;
+    const bool brief = then == nullptr && nanoseconds_ < kBriefStep && !wish.zero_grads && !pending;
     if (!collect(grads, wish, !brief) || (then != nullptr && !then->collect(then_grads, {}, !brief))) return py::none();
     if (pending && (plan_.parallel() || (then != nullptr && then->plan_.parallel()))) {
       run_first_region_hook();
@@ -421,8 +421,8 @@ class BoundPlan {
                  const std::string& moments, std::size_t i) {
     const State& state = entries_[i]->states[s];
     const std::string argument = plural(state.name);
-    const auto blocks = static_cast<std::ptrdiff_t>((member.size + kShare - 1) / kShare);
-    if (member.kernel->sum_factors != nullptr) {  // of rows and of columns
+    const auto blocks = static_cast<std::ptrdiff_t>((member.size + kScaleBlock - 1) / kScaleBlock);
+    if (member.kernel->factored()) {  // of rows and of columns
       if (shape.size() < 2) throw py::value_error(name("params", i).text() + " must have rows and columns");
       shape[shape.size() - (s == 0 ? 1 : 2)] = 1;
     }
@@ -433,7 +433,7 @@ class BoundPlan {
     if (!packed) return;
     if (!in_blocks && moments != "bfloat16") throw py::value_error(function_ + ": no moments are called " + moments);
     member.packed = true;
-    Kept& kept = member.storage.state[s];
+    StoredArray& kept = member.storage.state[s];
     kept.numbers = member.state[s];
     kept.format = !in_blocks ? Format::bfloat16 : state.kind == State::square ? Format::square8 : Format::moment8;
     if (!in_blocks) return;
@@ -621,8 +621,6 @@ class BoundPlan {
   }
 
   static constexpr std::size_t kAhead = 8;  // members between a prefetch and the one that is checked
-  static constexpr double kBrief = 1e6;  // nanoseconds of a step that keeps the interpreter: a fifth of a thread's turn
-  static constexpr double kPerTensor = 50, kPerByte = 0.1;
   static constexpr std::int64_t kMostSteps = std::int64_t{1} << 53;  // a double holds them exactly
 
   std::string function_;  // for errors: "AdamW"

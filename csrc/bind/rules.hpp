@@ -5,8 +5,8 @@
 #include <string>
 #include <vector>
 
-#include "optim/state.hpp"
-#include "optim/step.hpp"
+#include "optim/rule.hpp"
+#include "optim/tensor.hpp"
 
 namespace fastopt {
 

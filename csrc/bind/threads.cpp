@@ -14,9 +14,9 @@
 #include <vector>
 
 #include "bind/module.hpp"
-#include "core/fork.hpp"
-#include "core/lend.hpp"
-#include "core/parallel.hpp"
+#include "core/threads/fork.hpp"
+#include "core/threads/lend.hpp"
+#include "core/threads/parallel.hpp"
 
 namespace py = pybind11;
 

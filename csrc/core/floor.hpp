@@ -12,8 +12,9 @@
 #include <cstdint>
 #include <vector>
 
-#include "core/parallel.hpp"
-#include "core/storage.hpp"
+#include "core/cost.hpp"
+#include "core/simd.hpp"
+#include "core/threads/parallel.hpp"
 
 namespace fastopt {
 
@@ -36,12 +37,11 @@ template <std::size_t Reads, std::size_t Updates, std::size_t Writes> class Floo
 
   /// Moves every array once.
   void run(FloorStyle style) const {
-    constexpr double words_per_nanosecond = 16;  // of one thread, in cache
     const double traffic = static_cast<double>(words) * (Reads + 2.0 * Updates + Writes);
     const std::size_t head = words_to_alignment();
     for (const Word* array : writes)
       style.streaming = style.streaming && (address(array) - address(leading())) % kVectorBytes == 0;
-    parallel(threads_for(traffic / words_per_nanosecond), [&](int thread, int threads) {
+    parallel(threads_for(traffic * kFloorPerWord), [&](int thread, int threads) {
       if (thread == 0) move_each({0, head});
       const Range tiles = share(words - head, thread, threads, tile);
       const Range mine = {tiles.begin + head, tiles.end + head};
@@ -50,7 +50,7 @@ template <std::size_t Reads, std::size_t Updates, std::size_t Writes> class Floo
   }
 
  private:
-  using V = Word __attribute__((vector_size(kVectorBytes)));
+  using V = fastopt::Word;
   static constexpr bool only_reads = Updates + Writes == 0;
 
   static std::uintptr_t address(const Word* word) { return reinterpret_cast<std::uintptr_t>(word); }
@@ -129,7 +129,6 @@ class UnevenFloor {
 
   /// Moves every array once.
   void run(FloorStyle style) const {
-    constexpr double words_per_nanosecond = 16;  // of one thread, in cache
     double traffic = 0;
     std::size_t largest = 1;
     for (const Array& array : arrays) {
@@ -138,7 +137,7 @@ class UnevenFloor {
     }
     // Of the smallest array at least a line, and of the largest one at most 16 KiB.
     const std::size_t turn = std::clamp<std::size_t>(4096 / largest, 16, 256);
-    parallel(threads_for(traffic / words_per_nanosecond), [&](int thread, int threads) {
+    parallel(threads_for(traffic * kFloorPerWord), [&](int thread, int threads) {
       const Range mine = share(words, thread, threads, turn);
       V seen = {};
       for (std::size_t i = mine.begin; i < mine.end; i += turn)
@@ -160,7 +159,7 @@ class UnevenFloor {
   }
 
  private:
-  using V = Word __attribute__((vector_size(kVectorBytes)));
+  using V = fastopt::Word;
   static constexpr std::size_t wide = sizeof(V) / sizeof(Word);
 
   static void read(const Word* memory, Range piece, V& seen) {

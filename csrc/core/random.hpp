@@ -8,7 +8,7 @@
 #include <cstddef>
 #include <cstdint>
 
-#include "core/storage.hpp"
+#include "core/simd.hpp"
 
 namespace fastopt {
 
@@ -24,26 +24,8 @@ inline constexpr std::size_t kRandomNormals = 128;  ///< normal deviates that ar
 
 namespace detail {
 
-typedef std::uint32_t Word __attribute__((vector_size(kVectorBytes)));
-typedef std::int32_t Integer __attribute__((vector_size(kVectorBytes)));
-typedef std::uint64_t Wide __attribute__((vector_size(kVectorBytes)));
-
 inline constexpr std::size_t kCounters = kRandomWords / 4;
 inline constexpr std::size_t kRounds = 7;
-
-/// The 64-bit products of the lower halves.
-inline Wide multiply_low_halves(Wide a, Wide b) {
-#if defined(__AVX512F__)
-  return reinterpret_cast<Wide>(
-      _mm512_maskz_mul_epu32(0xff, reinterpret_cast<__m512i>(a), reinterpret_cast<__m512i>(b)));
-#elif defined(__AVX2__)
-  return reinterpret_cast<Wide>(_mm256_mul_epu32(reinterpret_cast<__m256i>(a), reinterpret_cast<__m256i>(b)));
-#elif defined(__SSE2__)
-  return reinterpret_cast<Wide>(_mm_mul_epu32(reinterpret_cast<__m128i>(a), reinterpret_cast<__m128i>(b)));
-#else
-  return (a & 0xffffffff) * (b & 0xffffffff);
-#endif
-}
 
 /// −2 ln x for normal numbers x in (0, 1]: x = 2ᵉ·m with m in [√½, √2), and a polynomial in m − 1, good to 2e-5.
 inline Vector<float> minus_twice_logarithm(Vector<float> x) {
@@ -77,13 +59,11 @@ inline void normals(Word words, Vector<float>& first, Vector<float>& second) {
 ///
 /// Even and odd counters are apart, so that each word is the lower half of 64 bits, as multiplications want it; what is
 /// in the upper half does not matter until the end.
-inline std::array<detail::Word, kRandomWords * 4 / kVectorBytes> random_words(const Stream& stream,
-                                                                              std::uint64_t block) {
-  using detail::Wide;
+inline std::array<Word, kRandomWords * 4 / kVectorBytes> random_words(const Stream& stream, std::uint64_t block) {
   constexpr std::size_t kWidth = kVectorBytes / 4, kVectors = detail::kCounters / kWidth;
   constexpr std::uint64_t kLow = 0xffffffff;
-  const auto times = [](Wide a, std::uint64_t factor) { return detail::multiply_low_halves(a, Wide{} + factor); };
-  std::array<detail::Word, 4 * kVectors> words;
+  const auto times = [](Wide a, std::uint64_t factor) { return multiply_low_halves(a, Wide{} + factor); };
+  std::array<Word, 4 * kVectors> words;
   for (std::size_t k = 0; k < kVectors; ++k) {
     const std::uint64_t first = block * detail::kCounters + k * kWidth;  // its upper half is that of the whole vector
     Wide c0[2], c1[2], c2[2], c3[2];
@@ -102,7 +82,7 @@ inline std::array<detail::Word, kRandomWords * 4 / kVectorBytes> random_words(co
         c2[odd] = (product0 >> 32) ^ c3[odd] ^ key1;
         c3[odd] = product0;
       }
-    const auto joined = [](const Wide(&c)[2]) { return reinterpret_cast<detail::Word>((c[0] & kLow) | (c[1] << 32)); };
+    const auto joined = [](const Wide(&c)[2]) { return reinterpret_cast<Word>((c[0] & kLow) | (c[1] << 32)); };
     words[k] = joined(c0), words[kVectors + k] = joined(c1);
     words[2 * kVectors + k] = joined(c2), words[3 * kVectors + k] = joined(c3);
   }

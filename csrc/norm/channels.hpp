@@ -21,10 +21,10 @@
 #include <utility>
 #include <vector>
 
-#include "core/parallel.hpp"
+#include "core/reduce.hpp"
 #include "core/rows.hpp"
 #include "core/scratch.hpp"
-#include "core/tile.hpp"
+#include "core/threads/parallel.hpp"
 #include "norm/statistics.hpp"
 
 namespace fastopt {
@@ -216,9 +216,8 @@ template <class S> struct Batch {
   /// Whether `to` is better stored past the caches by a pass over so many arrays: also where these together leave no
   /// room for results.
   bool streamed(std::size_t passes) const {
-    const std::size_t bytes = sizeof(S) * in.total();
     return worth_streaming(to.data, sizeof(S) * (in.columns ? in.count : in.rows.width),
-                           std::max(bytes, passes * bytes / 2));
+                           passes * sizeof(S) * in.total());
   }
 };
 

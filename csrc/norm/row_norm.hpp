@@ -15,10 +15,10 @@
 #include <utility>
 #include <vector>
 
-#include "core/parallel.hpp"
+#include "core/reduce.hpp"
 #include "core/rows.hpp"
 #include "core/scratch.hpp"
-#include "core/tile.hpp"
+#include "core/threads/parallel.hpp"
 #include "norm/statistics.hpp"
 
 namespace fastopt {
@@ -218,7 +218,7 @@ template <class Norm, class S> void row_norm(const RowNorm<S>& a) {
   const T *weight = a.weight ? a.weight : ones.data(), *bias = a.bias ? a.bias : zeros.data();
 
   const double bytes = 2.0 * sizeof(S) * static_cast<double>(width * count);
-  const auto worth = [&](const S* to) { return worth_streaming(to, width * sizeof(S), width * count * sizeof(S)); };
+  const auto worth = [&](const S* to) { return worth_streaming(to, width * sizeof(S), 2 * width * count * sizeof(S)); };
   const bool streamed = worth(a.y) && (!a.sum || worth(a.sum));
   const bool contiguous = a.rows.contiguous() && a.residual_rows.contiguous();
 
@@ -365,7 +365,7 @@ template <class Norm, class S> void row_norm_backward(const RowNormBackward<S>& 
   const T* const weight = a.weight ? a.weight : ones.data();
 
   const double bytes = 3.0 * sizeof(S) * static_cast<double>(width * count);
-  const bool streamed = worth_streaming(a.dx, width * sizeof(S), width * count * sizeof(S));
+  const bool streamed = worth_streaming(a.dx, width * sizeof(S), 2 * width * count * sizeof(S));
   const bool contiguous = a.rows.contiguous() && a.dy_rows.contiguous() && a.dsum_rows.contiguous();
 
   const auto few_rows = [&](auto weighted, auto added, auto past_caches, std::size_t first, auto few,

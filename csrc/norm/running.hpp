@@ -5,8 +5,8 @@
 #include <cstddef>
 #include <vector>
 
-#include "core/parallel.hpp"
-#include "core/storage.hpp"
+#include "core/simd.hpp"
+#include "core/threads/parallel.hpp"
 #include "norm/statistics.hpp"
 
 namespace fastopt {

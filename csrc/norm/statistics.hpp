@@ -7,7 +7,7 @@
 #include <cstddef>
 #include <type_traits>
 
-#include "core/tile.hpp"
+#include "core/reduce.hpp"
 
 namespace fastopt {
 

@@ -7,9 +7,12 @@
 #include <cstddef>
 #include <vector>
 
-#include "core/parallel.hpp"
+#include "core/cost.hpp"
+#include "core/threads/parallel.hpp"
+#include "optim/blocks.hpp"
 #include "optim/packed.hpp"
-#include "optim/step.hpp"
+#include "optim/sums.hpp"
+#include "optim/tensor.hpp"
 
 namespace fastopt {
 
@@ -60,16 +63,15 @@ std::vector<double> sums_over(const std::vector<Tensor>& tensors, std::size_t k,
 inline std::vector<double> squared_norms(const std::vector<Tensor>& tensors) {
   double bytes = 0;
   for (const Tensor& tensor : tensors) bytes += static_cast<double>(tensor.size * tensor.kernel->itemsize);
-  return sums_over(tensors, 1, bytes * kNanosecondsPerByte, [](const Tensor& tensor, Range chunk, double* sum) {
-    tensor.kernel->square(UnpackedRanges(tensor, kChunk).read(chunk), chunk, false, sum);
+  return sums_over(tensors, 1, bytes * kStepPerByte, [](const Tensor& tensor, Range chunk, double* sum) {
+    tensor.kernel->square(tensor, Reader(tensor, kChunk).read(chunk), false, sum);
   });
 }
 
 /// Whether a gradient with this Σg² is finite.  The squares of float32 do not overflow in double; those of doubles may.
 inline bool is_finite(const Tensor& tensor, double square) {
   if (std::isfinite(square)) return true;
-  return tensor.kernel->itemsize == sizeof(double) &&
-         detail::is_finite(tensor, static_cast<const double*>(tensor.grad));
+  return tensor.kernel->itemsize == sizeof(double) && is_finite(tensor, static_cast<const double*>(tensor.grad));
 }
 
 /// Σg² and Σp² of each unit of all tensors, one after the other.
@@ -84,18 +86,18 @@ inline std::vector<std::array<double, 2>> squared_norms_of_units(const std::vect
   }
   std::vector<std::array<double, 2>> sums(units);
   for_parts(
-      tensors, bytes * kNanosecondsPerByte, [](const Tensor& tensor) { return tensor.unit; },
+      tensors, bytes * kStepPerByte, [](const Tensor& tensor) { return tensor.unit; },
       [&](const Tensor& tensor, Range range) {
         const std::size_t base = first[static_cast<std::size_t>(&tensor - tensors.data())];
-        UnpackedRanges unpacked(tensor, std::min(kChunk, tensor.unit));
+        const Reader reader(tensor, std::min(kChunk, tensor.unit));
         for (std::size_t at = range.begin; at < range.end;) {
           auto& sum = sums[base + at / tensor.unit];
           for (const std::size_t end = at + tensor.unit; at < end; at = std::min(at + kChunk, end)) {
             const Range chunk{at, std::min(at + kChunk, end)};
-            const Tensor& seen = unpacked.read(chunk);
+            const Block block = reader.read(chunk);
             for (const bool of_param : {false, true}) {
               double part;
-              tensor.kernel->square(seen, chunk, of_param, &part);
+              tensor.kernel->square(tensor, block, of_param, &part);
               sum[of_param] += part;
             }
           }
@@ -109,23 +111,20 @@ inline std::vector<double> measured(const std::vector<Tensor>& tensors) {
   double bytes = 0;
   for (const Tensor& tensor : tensors)
     if (tensor.kernel->sums != 0) bytes += static_cast<double>(tensor.size) * tensor.kernel->bytes;
-  return sums_over(tensors, kMostSums, bytes * kNanosecondsPerByte,
-                   [](const Tensor& tensor, Range chunk, double* sums) {
-                     if (tensor.kernel->sums != 0)
-                       tensor.kernel->measure(UnpackedRanges(tensor, kChunk).read_all(chunk), chunk, sums);
-                   });
+  return sums_over(tensors, kMostSums, bytes * kStepPerByte, [](const Tensor& tensor, Range chunk, double* sums) {
+    if (tensor.kernel->sums != 0) tensor.kernel->measure(tensor, Reader(tensor, kChunk).read_all(chunk), sums);
+  });
 }
 
 /// The last part of a step: updates everything.
 inline void update(const std::vector<Tensor>& tensors) {
-  constexpr double kCached = 1 << 25;  // moved bytes up to which caches hold what a step needs
   double bytes = 0;
   for (const Tensor& tensor : tensors) bytes += static_cast<double>(tensor.size) * tensor.kernel->bytes;
-  const bool far = bytes > kCached && prefetching_streams_pays();
+  const bool far = bytes > kCachedStep && prefetching_streams_pays();
   for_parts(
-      tensors, bytes * kNanosecondsPerByte, [](const Tensor& tensor) { return tensor.packed() ? kSegment : kGrain; },
+      tensors, bytes * kStepPerByte, [](const Tensor& tensor) { return tensor.packed() ? kSegment : kGrain; },
       [far](const Tensor& tensor, Range range) {
-        tensor.packed() ? update_packed(tensor, range) : tensor.kernel->update(tensor, range, far);
+        tensor.packed() ? update_any_packed(tensor, range) : update_blocks(tensor, range, far, AsComputed(tensor));
       });
 }
 
@@ -133,11 +132,7 @@ inline void update(const std::vector<Tensor>& tensors) {
 inline void zero(const std::vector<Tensor>& tensors) {
   double bytes = 0;
   for (const Tensor& tensor : tensors) bytes += static_cast<double>(tensor.size * tensor.kernel->itemsize);
-  for_parts(
-      tensors, bytes * kNanosecondsPerByte, [](const Tensor&) { return kGrain; },
-      [](const Tensor& tensor, Range range) {
-        tensor.grad_format != Format::exact ? detail::zero_halves(tensor, range) : tensor.kernel->zero(tensor, range);
-      });
+  for_parts(tensors, bytes * kStepPerByte, [](const Tensor&) { return kGrain; }, zero_gradient);
 }
 
 }  // namespace fastopt

@@ -12,41 +12,41 @@
 #include <new>
 #include <vector>
 
-#include "optim/adafactor.hpp"
-#include "optim/packed.hpp"
-#include "optim/state.hpp"
-#include "optim/step.hpp"
+#include "optim/blocks.hpp"
+#include "optim/kernel.hpp"
+#include "optim/loop.hpp"
+#include "optim/rule.hpp"
+#include "optim/rules/adafactor.hpp"
+#include "optim/shape.hpp"
+#include "optim/tensor.hpp"
 
 namespace fastopt {
 
-namespace detail {
-
-inline constexpr std::size_t kFactorRows = 64;  // rows whose column sums are taken at once
-
-/// Calls body(at, n, gradients) for [range) in pieces that end with rows or earlier.
-template <class T, class Body> void for_row_pieces(const Tensor& tensor, Range range, Body&& body) {
-  const bool plain = tensor.plain() && tensor.scale == 1;
+/// Calls body(piece, gradients) for a block in pieces that end with rows or earlier.
+template <class T, class Body> void for_row_pieces(const Tensor& tensor, const Block& block, Body&& body) {
+  const bool plain = block.grad != nullptr && tensor.plain() && tensor.scale == 1;
   alignas(64) T shaped[kPiece];
-  for (std::size_t at = range.begin, n; at < range.end; at += n) {
-    n = std::min({plain ? tensor.columns : kPiece, tensor.columns - at % tensor.columns, range.end - at});
-    if (!plain) shape_gradient(tensor, at, n, shaped);
-    body(at, n, plain ? element<T>(tensor.grad, at) : shaped);
+  for (std::size_t done = 0, n; done < block.size; done += n) {
+    const std::size_t left_in_row = tensor.columns - (block.at + done) % tensor.columns;
+    n = std::min({plain ? tensor.columns : kPiece, left_in_row, block.size - done});
+    const Block piece = block.part<T>(done, n);
+    if (!plain) shape_gradient(tensor, piece, shaped);
+    body(piece, plain ? static_cast<const T*>(piece.grad) : shaped);
   }
 }
 
 /// Σg² of a row of a matrix, which is also added to its columns.
-template <class T> void sum_factors(const Tensor& tensor, std::size_t row, double* of_rows, double* of_columns) {
+template <class T> void sum_factors(const Tensor& tensor, const Block& row, double* of_row, double* of_columns) {
   DoubleLanes lanes;
-  const std::size_t begin = row * tensor.columns;
-  for_row_pieces<T>(tensor, {begin, begin + tensor.columns}, [&](std::size_t at, std::size_t n, const T* g) {
-    add_squares(g, n, lanes, of_columns + (at - begin));
+  for_row_pieces<T>(tensor, row, [&](const Block& piece, const T* g) {
+    add_squares(g, piece.size, lanes, of_columns + (piece.at - row.at));
   });
-  of_rows[row] = lanes.total();
+  *of_row = lanes.total();
 }
 
 /// Brings row_var and col_var to the new step and replaces Σg² of each row by its factor: v = factor·col_var.
 template <class Rule, class T> void join_factors(const Tensor& tensor, double* rows, const double* columns) {
-  const Rule& rule = *std::launder(reinterpret_cast<const Rule*>(tensor.setting->rule));
+  const Rule& rule = rule_of<Rule>(tensor);
   const std::size_t chunks = (tensor.matrix_rows + kFactorRows - 1) / kFactorRows, width = tensor.columns;
   const std::size_t matrices = tensor.size / (tensor.matrix_rows * width);
   T* row_var = static_cast<T*>(tensor.state[0]);
@@ -81,35 +81,35 @@ template <class T> struct FactorsAt {
                at % tensor.columns) {}
 };
 
-template <class Rule, class T> void update_factored(const Tensor& tensor, Range range, bool) {
-  const Rule rule = *std::launder(reinterpret_cast<const Rule*>(tensor.setting->rule));
+template <class Rule, class T> void update_factored(const Tensor& tensor, const Block& block, bool) {
+  const Rule rule = rule_of<Rule>(tensor);
   const T decay = static_cast<T>(tensor.setting->around.decay);
-  for_row_pieces<T>(tensor, range, [&](std::size_t at, std::size_t n, const T* g) {
-    const FactorsAt<T> factors(tensor, at);
-    T* param = element<T>(tensor.param, at);
-    map<T>(n, [rule, decay, factors, param, g](std::size_t i, auto number) {
+  for_row_pieces<T>(tensor, block, [&](const Block& piece, const T* g) {
+    const FactorsAt<T> factors(tensor, piece.at);
+    T* const param = static_cast<T*>(piece.param);
+    map<T>(piece.size, [rule, decay, factors, param, g](std::size_t i, auto number) {
       using V = decltype(number);
       const V p = load<V>(param + i) * decay;
       store(param + i, p - rule.rate * rule.direction(load<V>(g + i), factors.row, load<V>(factors.column + i)));
     });
-    finish<T>(tensor, at, n);
+    finish<T>(tensor, piece);
   });
 }
 
-template <class Rule, class T> void measure_factored(const Tensor& tensor, Range range, double* sums) {
-  const Rule rule = *std::launder(reinterpret_cast<const Rule*>(tensor.setting->rule));
+template <class Rule, class T> void measure_factored(const Tensor& tensor, const Block& block, double* sums) {
+  const Rule rule = rule_of<Rule>(tensor);
   DoubleLanes lanes[2];
   alignas(64) T directions[kPiece];
-  for (std::size_t begin = range.begin; begin < range.end; begin += kPiece) {
-    const std::size_t count = std::min(kPiece, range.end - begin);
-    for_row_pieces<T>(tensor, {begin, begin + count}, [&](std::size_t at, std::size_t n, const T* g) {
-      map<T>(n,
-             [rule, factors = FactorsAt<T>(tensor, at), to = directions + (at - begin), g](std::size_t i, auto number) {
-               using V = decltype(number);
-               store(to + i, rule.direction(load<V>(g + i), factors.row, load<V>(factors.column + i)));
-             });
+  for (std::size_t done = 0; done < block.size; done += kPiece) {
+    const Block part = block.part<T>(done, std::min(kPiece, block.size - done));
+    for_row_pieces<T>(tensor, part, [&](const Block& piece, const T* g) {
+      T* const to = directions + (piece.at - part.at);
+      map<T>(piece.size, [rule, factors = FactorsAt<T>(tensor, piece.at), to, g](std::size_t i, auto number) {
+        using V = decltype(number);
+        store(to + i, rule.direction(load<V>(g + i), factors.row, load<V>(factors.column + i)));
+      });
     });
-    each<T>(count, [&, param = element<T>(static_cast<const void*>(tensor.param), begin)](std::size_t i, auto number) {
+    each<T>(part.size, [&, param = static_cast<const T*>(part.param)](std::size_t i, auto number) {
       using V = decltype(number);
       const V p = load<V>(param + i), u = load<V>(directions + i);
       lanes[0].add(i % kLanes, p, p);
@@ -118,8 +118,6 @@ template <class Rule, class T> void measure_factored(const Tensor& tensor, Range
   }
   for (std::size_t k = 0; k < 2; ++k) sums[k] = lanes[k].total();
 }
-
-}  // namespace detail
 
 /// Adafactor for matrices: algorithm 4.  With the means of g² over rows and columns in r and c,
 ///   v_ij = r_i c_j / max(mean r, ε₁)
@@ -137,10 +135,10 @@ template <class T> struct AdafactorFactored : Adafactor<T> {
 template <class Rule, class T> Kernel factored_kernel() {
   Kernel kernel = kernel_of<Rule, T>();
   kernel.bytes = 3 * sizeof(T);
-  kernel.sum_factors = &detail::sum_factors<T>;
-  kernel.join_factors = &detail::join_factors<Rule, T>;
-  kernel.update = &detail::update_factored<Rule, T>;
-  kernel.measure = &detail::measure_factored<Rule, T>;
+  kernel.sum_factors = &sum_factors<T>;
+  kernel.join_factors = &join_factors<Rule, T>;
+  kernel.update = &update_factored<Rule, T>;
+  kernel.measure = &measure_factored<Rule, T>;
   return kernel;
 }
 
@@ -154,8 +152,8 @@ inline void factor(std::vector<Tensor>& tensors, std::vector<double>& rows) {
   std::size_t all_rows = 0, all_columns = 0;
   double bytes = 0;
   for (const Tensor& tensor : tensors)
-    if (tensor.kernel->sum_factors != nullptr && tensor.size != 0) {
-      const std::size_t chunks = (tensor.matrix_rows + detail::kFactorRows - 1) / detail::kFactorRows;
+    if (tensor.kernel->factored() && tensor.size != 0) {
+      const std::size_t chunks = (tensor.matrix_rows + kFactorRows - 1) / kFactorRows;
       all_rows += tensor.size / tensor.columns;
       all_columns += tensor.size / (tensor.matrix_rows * tensor.columns) * chunks * tensor.columns;
       bytes += static_cast<double>(tensor.size * tensor.kernel->itemsize);
@@ -168,31 +166,30 @@ inline void factor(std::vector<Tensor>& tensors, std::vector<double>& rows) {
   double* of_rows = rows.data();
   double* of_columns = columns.data();
   for (Tensor& tensor : tensors)
-    if (tensor.kernel->sum_factors != nullptr && tensor.size != 0) {
+    if (tensor.kernel->factored() && tensor.size != 0) {
       tensor.row_factor = of_rows;
       whole.emplace_back(&tensor, of_columns);
       const std::size_t total = tensor.size / tensor.columns;
       for (std::size_t row = 0; row < total;) {
-        const std::size_t left = tensor.matrix_rows - row % tensor.matrix_rows,
-                          count = std::min(detail::kFactorRows, left);
+        const std::size_t left = tensor.matrix_rows - row % tensor.matrix_rows, count = std::min(kFactorRows, left);
         parts.push_back({&tensor, row, count, of_rows, of_columns});
         row += count;
         of_columns += tensor.columns;
       }
       of_rows += total;
     }
-  parallel(threads_for(bytes * kNanosecondsPerByte), [&](int thread, int threads) {
+  parallel(threads_for(bytes * kStepPerByte), [&](int thread, int threads) {
     const Range mine = share(parts.size(), thread, threads);
     for (std::size_t i = mine.begin; i < mine.end; ++i) {
       const Part& part = parts[i];
       const Tensor& tensor = *part.tensor;
-      UnpackedRanges unpacked(tensor, tensor.columns);
+      const Reader reader(tensor, tensor.columns);
       for (std::size_t row = part.first; row < part.first + part.rows; ++row)
-        tensor.kernel->sum_factors(unpacked.read({row * tensor.columns, (row + 1) * tensor.columns}), row, part.of_rows,
-                                   part.of_columns);
+        tensor.kernel->sum_factors(tensor, reader.read({row * tensor.columns, (row + 1) * tensor.columns}),
+                                   part.of_rows + row, part.of_columns);
     }
   });
-  parallel(threads_for(bytes / 64 * kNanosecondsPerByte), [&](int thread, int threads) {
+  parallel(threads_for(bytes / 64 * kStepPerByte), [&](int thread, int threads) {
     const Range mine = share(whole.size(), thread, threads);
     for (std::size_t i = mine.begin; i < mine.end; ++i) {
       const Tensor& tensor = *whole[i].first;

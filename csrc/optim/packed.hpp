@@ -1,237 +1,184 @@
-/// Tensors that are not all kept as they are computed with.
+/// The loop of rules that are often packed: the codecs of a block are compiled into it.
 ///
-/// Kernels know one type only.  What is kept with fewer bits is unpacked to float32, a few elements at a time: the
-/// kernel works on these as on any memory, and what it has changed is packed again.  No rule knows of it.
+/// It takes whole blocks whose moments are packed and rounded at random and around whose rule nothing is to be done but
+/// scale, l2, l1 and decay.  Everything else goes through Decoded, with the same bits.
 #pragma once
 
 #include <algorithm>
 #include <array>
 #include <cstddef>
 #include <cstdint>
-#include <memory>
+#include <type_traits>
 
-#include "core/formats.hpp"
+#include "core/codec/codec.hpp"
+#include "core/cost.hpp"
 #include "core/random.hpp"
-#include "optim/step.hpp"
+#include "optim/blocks.hpp"
+#include "optim/loop.hpp"
+#include "optim/tensor.hpp"
 
 namespace fastopt {
 
-/// A tensor as kernels see it, a range of elements at a time: they find its numbers where they expect them.
-class Unpacked {
+/// An access whose codecs are known when it is compiled: float32 or, with Halves, bfloat16 parameters and gradients, and
+/// moments of one packing.
+template <class Rule, Packing packing, bool Halves> class InlineCodecs {
  public:
-  static constexpr std::size_t kArrays = 2 + kMostStates;  ///< that may have to be unpacked
-  static constexpr std::size_t kFew = 256;                 ///< elements that are best unpacked at once
+  static constexpr std::size_t S = Rule::state.size();
 
-  /// Ranges have at most `most` elements, a multiple of kShare; `room` is for kArrays times as many numbers.
-  Unpacked(const Tensor& tensor, std::size_t most, float* room)
-      : tensor_(tensor), seen_(tensor), room_(room), most_(most) {
-    seen_.grad_format = Format::exact;
-    if (tensor.grad_format != Format::exact) {
-      grad_ = {Codec({tensor.grad_format, const_cast<void*>(tensor.grad)}, Rounding::nearest), buffer()};
-      seen_.rows = nullptr;
-      seen_.zero = false;
-    }
-    if (tensor.storage == nullptr) return;
-    const Storage& storage = *tensor.storage;
-    if (storage.param.format != Format::exact) {
-      const bool random = storage.random_param && storage.master == nullptr;
-      param_.codec = Codec(storage.param, random ? Rounding::high : Rounding::nearest);
-      if (storage.master != nullptr)
-        seen_.param = storage.master;
-      else
-        param_.buffer = buffer();
-    }
-    for (std::size_t s = 0; s < tensor.kernel->states; ++s)
-      if (storage.state[s].format != Format::exact)
-        states_[many_states_++] = {Codec(storage.state[s], !storage.random_state ? Rounding::nearest
-                                                           : s % 2 == 0          ? Rounding::high
-                                                                                 : Rounding::low),
-                                   buffer(), s};
+  InlineCodecs(const Tensor& tensor, const Block& block, const Thresholds& thresholds)
+      : storage_(*tensor.storage),
+        begin_(block.at),
+        grad_{Format::bfloat16, const_cast<void*>(tensor.grad)},
+        given_(block),
+        of_param_(thresholds.from(begin_, 2)) {
+    for (std::size_t s = 0; s < S; ++s) of_state_[s] = thresholds.from(begin_, s / 2);
   }
 
-  /// The tensor in which elements from `begin` on are unpacked, once they have been read.
-  const Tensor& at(std::size_t begin) {
-    begin_ = begin;
-    if (grad_.buffer != nullptr) seen_.grad = as_if_from_0(grad_.buffer);
-    if (param_.buffer != nullptr) seen_.param = as_if_from_0(param_.buffer);
-    for (std::size_t k = 0; k < many_states_; ++k) seen_.state[states_[k].number] = as_if_from_0(states_[k].buffer);
-    return seen_;
-  }
-
-  /// Whether the parameter and its gradient are bfloat16.
-  bool halves() const {
-    return tensor_.storage != nullptr && tensor_.storage->param.format == Format::bfloat16 &&
-           tensor_.grad_format == Format::bfloat16 && tensor_.rows == nullptr;
-  }
-
-  /// The kernel's function for packed moments, if there is nothing to do but what that does.
-  auto update_blocks() const -> decltype(Kernel::update_blocks)::value_type::value_type {
-    if (tensor_.storage == nullptr || !tensor_.storage->random_state || seen_.shaped() ||
-        tensor_.setting->around.finishes())
-      return nullptr;
-    for (const Kept& kept : tensor_.storage->state)
-      if (kept.format != Format::exact) {
-        const Packing packing = kept.format == Format::bfloat16 ? Packing::bfloat16 : Packing::blocks;
-        return tensor_.kernel->update_blocks[static_cast<std::size_t>(packing)][halves()];
-      }
-    return nullptr;
-  }
-
-  /// Brings some elements from `at` on of a packed parameter and gradient closer.
-  void prefetch(std::size_t at) const {
-    const auto some = [at](const void* from, std::size_t itemsize) {
-      for (std::size_t byte = at * itemsize; byte < (at + kFew) * itemsize; byte += 64)
-        fastopt::prefetch<true>(static_cast<const char*>(from), byte);
+  /// Brings block `at` closer: a block fills the processor, so that it does not see what comes after it.
+  [[gnu::always_inline]] void prefetch_block(std::size_t at) const {
+    const auto lines = [](auto* from, std::size_t first) {
+      using T = std::remove_pointer_t<decltype(from)>;
+      for (std::size_t i = 0; i < kScaleBlock; i += 64 / sizeof(T)) prefetch<!std::is_const_v<T>>(from, first + i);
     };
-    if (grad_.buffer != nullptr && tensor_.rows == nullptr) some(tensor_.grad, 2);
-    if (tensor_.storage == nullptr || tensor_.storage->param.format == Format::exact) return;
-    some(tensor_.param, 2);
-    if (tensor_.storage->master != nullptr) some(tensor_.storage->master, 4);
-  }
-
-  /// Reads elements [at, at + n) of the parameter and its gradient.
-  void read(std::size_t at, std::size_t n) const {
-    if (grad_.buffer != nullptr) {
-      if (tensor_.rows == nullptr)
-        grad_.codec.decode(at, n, grad_.buffer + (at - begin_));
+    if constexpr (Halves) {
+      lines(static_cast<const std::uint16_t*>(grad_.numbers), at);
+      lines(static_cast<std::uint16_t*>(storage_.param.numbers), at);
+      if (storage_.master != nullptr) lines(storage_.master, at);
+    } else {
+      lines(given_.grad, at - begin_);
+      lines(given_.param, at - begin_);
+    }
+    unroll<S>([&](auto s) {
+      if constexpr (Rule::state[s].kind == State::exact)
+        lines(given_.state[s], at - begin_);
+      else if constexpr (packing == Packing::bfloat16)
+        lines(static_cast<std::uint16_t*>(storage_.state[s].numbers), at);
       else
-        read_rows(at, n);
+        lines(static_cast<std::uint8_t*>(storage_.state[s].numbers), at);
+    });
+  }
+
+  [[gnu::always_inline]] Arrays<float, S> open(std::size_t at) {
+    Arrays<float, S> arrays;
+    if constexpr (Halves) {
+      InHalves<Bfloat16>::decode(grad_, at, kScaleBlock, gradient_);
+      arrays.grad = gradient_;
+      arrays.param = storage_.master != nullptr ? storage_.master + at : weights_;
+      if (storage_.param.rest == Rest::compensation)
+        Compensated<Bfloat16>::decode(storage_.param, at, kScaleBlock, weights_);
+      else if (storage_.param.rest == Rest::correction)
+        Corrected::decode(storage_.param, at, kScaleBlock, weights_);
+      else if (storage_.param.rest == Rest::none)
+        InHalves<Bfloat16>::decode(storage_.param, at, kScaleBlock, weights_);
+    } else {
+      arrays.grad = given_.grad + (at - begin_);
+      arrays.param = given_.param + (at - begin_);
     }
-    if (param_.buffer != nullptr) param_.codec.decode(at, n, param_.buffer + (at - begin_));
+    unroll<S>([&](auto s) {
+      if constexpr (Rule::state[s].kind == State::exact) {
+        arrays.state[s] = given_.state[s] + (at - begin_);
+      } else {
+        Layout<s>::decode(storage_.state[s], at, kScaleBlock, moments_[s]);
+        arrays.state[s] = moments_[s];
+      }
+    });
+    return arrays;
   }
 
-  /// Reads them with all their state; `at` is a multiple of kShare.
-  void read_all(std::size_t at, std::size_t n) const {
-    for (std::size_t k = 0; k < many_states_; ++k) states_[k].codec.decode(at, n, states_[k].buffer + (at - begin_));
-    read(at, n);
-  }
-
-  /// Writes what read_all has read, after it has been changed.
-  void write(std::size_t at, std::size_t n, const Thresholds& thresholds) const {
-    for (std::size_t k = 0; k < many_states_; ++k)
-      states_[k].codec.encode(at, n, states_[k].buffer + (at - begin_), thresholds.from(at, states_[k].number / 2));
-    write_param(at, n, thresholds);
-  }
-
-  /// Writes the parameter only.
-  void write_param(std::size_t at, std::size_t n, const Thresholds& thresholds) const {
-    if (tensor_.storage != nullptr && tensor_.storage->param.format != Format::exact)
-      param_.codec.encode(at, n, detail::element<float>(seen_.param, at), thresholds.from(at, 2));
+  [[gnu::always_inline]] void close(std::size_t at, const Arrays<float, S>& arrays) const {
+    const auto from_block = [&](const Random& random) { return Random{random.table + (at - begin_), random.offset}; };
+    unroll<S>([&](auto s) {
+      using How = std::conditional_t<s % 2 == 0, High, Low>;
+      if constexpr (Rule::state[s].kind != State::exact)
+        Layout<s>::encode(storage_.state[s], at, kScaleBlock, moments_[s], How(from_block(of_state_[s])));
+    });
+    if constexpr (Halves) {
+      const StoredArray& param = storage_.param;
+      if (param.rest == Rest::compensation)
+        Compensated<Bfloat16>::encode(param, at, kScaleBlock, weights_, Nearest({}));
+      else if (param.rest == Rest::correction)
+        Corrected::encode(param, at, kScaleBlock, weights_, High(from_block(of_param_)));
+      else if (storage_.random_param && storage_.master == nullptr)
+        InHalves<Bfloat16>::encode(param, at, kScaleBlock, arrays.param, High(from_block(of_param_)));
+      else
+        InHalves<Bfloat16>::encode(param, at, kScaleBlock, arrays.param, Nearest({}));
+    }
   }
 
  private:
-  struct Part {
-    Codec codec;
-    float* buffer = nullptr;
-    std::size_t number = 0;
+  template <std::size_t s>
+  using Layout = std::conditional_t<
+      packing == Packing::bfloat16, InHalves<Bfloat16>,
+      std::conditional_t<Rule::state[s].kind == State::square, InBlocks<Square8>, InBlocks<Moment8>>>;
+
+  const Storage& storage_;
+  const std::size_t begin_;
+  const StoredArray grad_;
+  const Arrays<float, S> given_;  // those that are exact
+  const Random of_param_;
+  std::array<Random, S> of_state_;
+  alignas(64) float moments_[S][kScaleBlock], gradient_[kScaleBlock], weights_[kScaleBlock];
+};
+
+/// The rule alone for whole blocks of one segment.
+template <Packing packing, bool Halves, class Rule>
+void update_packed(const Tensor& tensor, const Block& all, const Thresholds& thresholds) {
+  InlineCodecs<Rule, packing, Halves> access(tensor, all, thresholds);
+  const auto blocks = [&, rule = rule_of<Rule>(tensor),
+                       factor = Factors<float>::of(tensor)]<Added added>(std::integral_constant<Added, added>) {
+    for (std::size_t at = all.at; at < all.at + all.size; at += kScaleBlock) {
+      access.prefetch_block(at + kBlocksAhead);
+      const auto arrays = access.open(at);
+      for (std::size_t i = 0; i < kScaleBlock; i += width<Floats>)
+        update_vector<added, Floats>(rule, arrays, factor, i);
+      access.close(at, arrays);
+    }
   };
-
-  float* buffer() {
-    room_ += most_;
-    return room_ - most_;
-  }
-
-  /// Where element 0 would be if element begin_ were at `buffer`; only an address, see detail::element.
-  void* as_if_from_0(const float* buffer) const {
-    return reinterpret_cast<void*>(reinterpret_cast<std::uintptr_t>(buffer) - begin_ * sizeof(float));
-  }
-
-  void read_rows(std::size_t at, std::size_t n) const {
-    std::uint16_t halves[kShare] = {};
-    const Codec codec({tensor_.grad_format, halves}, Rounding::nearest);
-    for (std::size_t i = 0; i < n; i += kShare) {
-      const std::size_t few = std::min(kShare, n - i);
-      detail::gather(static_cast<const std::uint16_t*>(tensor_.grad), *tensor_.rows, at + i, few, halves);
-      codec.decode(0, few, grad_.buffer + (at - begin_) + i);
-    }
-  }
-
-  const Tensor& tensor_;
-  Tensor seen_;
-  float* room_;
-  std::size_t most_, begin_ = 0, many_states_ = 0;
-  Part grad_, param_;
-  std::array<Part, kMostStates> states_;
-};
-
-/// The same for any ranges of elements, to be read only, in memory that the thread keeps: there is one at a time.
-class UnpackedRanges {
- public:
-  UnpackedRanges(const Tensor& tensor, std::size_t most)
-      : tensor_(tensor),
-        most_((most + kShare - 1) / kShare * kShare),
-        unpacked_(tensor, most_, tensor.packed() ? room(Unpacked::kArrays * most_) : nullptr) {}
-
-  const Tensor& read(Range range) {
-    if (!tensor_.packed()) return tensor_;
-    const Tensor& seen = unpacked_.at(range.begin);
-    unpacked_.read(range.begin, range.end - range.begin);
-    return seen;
-  }
-  const Tensor& read_all(Range range) {
-    if (!tensor_.packed()) return tensor_;
-    const Tensor& seen = unpacked_.at(range.begin);
-    unpacked_.read_all(range.begin, range.end - range.begin);
-    return seen;
-  }
-
- private:
-  static float* room(std::size_t numbers) {
-    thread_local std::unique_ptr<float[]> room;
-    thread_local std::size_t size = 0;
-    if (size < numbers) {
-      room.reset();
-      room = std::make_unique_for_overwrite<float[]>(numbers);
-      size = numbers;
-    }
-    return room.get();
-  }
-
-  const Tensor& tensor_;
-  std::size_t most_;
-  Unpacked unpacked_;
-};
-
-namespace detail {
-
-/// Sets a part of a gradient of 16 bits to zero.
-inline void zero_halves(const Tensor& tensor, Range range) { zero<std::uint16_t>(tensor, range); }
-
-}  // namespace detail
-
-/// Updates a range of a tensor that begins with a segment.
-inline void update_packed(const Tensor& tensor, Range range) {
-  alignas(64) float room[Unpacked::kArrays * kSegment];
   const Around& around = tensor.setting->around;
-  Unpacked unpacked(tensor, kSegment, room);
-  const auto in_blocks = unpacked.update_blocks();
-  const bool halves = unpacked.halves();
+  if (around.l1 == 0 && around.l2 == 0)
+    blocks(std::integral_constant<Added, Added::nothing>{});
+  else
+    blocks(std::integral_constant<Added, Added::any>{});
+}
+
+/// The kernel's loop for these packed moments, or null where it has none or more is to be done than it does.
+inline auto packed_loop(const Tensor& tensor, bool halves) -> decltype(Kernel::update_packed)::value_type::value_type {
+  if (tensor.storage == nullptr || !tensor.storage->random_state || tensor.shaped() ||
+      tensor.setting->around.finishes())
+    return nullptr;
+  for (const StoredArray& state : tensor.storage->state)
+    if (state.format != Format::exact) {
+      const Packing packing = state.format == Format::bfloat16 ? Packing::bfloat16 : Packing::blocks;
+      return tensor.kernel->update_packed[static_cast<std::size_t>(packing)][halves];
+    }
+  return nullptr;
+}
+
+/// Updates a range of a packed tensor that begins with a segment.
+inline void update_any_packed(const Tensor& tensor, Range range) {
+  alignas(64) float room[Decoded::kArrays * kDecoded];
+  const bool halves = tensor.storage != nullptr && tensor.storage->param.format == Format::bfloat16 &&
+                      tensor.grad_format == Format::bfloat16 && tensor.rows == nullptr;
+  const auto loop = packed_loop(tensor, halves);
+  if (loop == nullptr) return update_blocks(tensor, range, false, Decoded(tensor, kDecoded, room));
   for (std::size_t begin = range.begin; begin < range.end; begin += kSegment) {
-    const Range segment{begin, std::min(begin + kSegment, range.end)};
-    const Thresholds thresholds({around.seed, around.step, tensor.member}, begin / kSegment);
-    const Tensor& seen = unpacked.at(begin);
-    std::size_t at = begin;
-    const std::size_t whole = begin + (segment.end - begin) / kShare * kShare;
-    if (in_blocks != nullptr && halves && whole != begin) {
-      in_blocks(tensor, {begin, whole}, thresholds);
-      at = whole;
-    } else if (in_blocks != nullptr) {
-      for (std::size_t n; at < whole; at += n) {
-        n = std::min(Unpacked::kFew, whole - at);
-        unpacked.prefetch(at + Unpacked::kFew);
-        unpacked.read(at, n);
-        in_blocks(seen, {at, at + n}, thresholds);
-        unpacked.write_param(at, n, thresholds);
-        if (seen.zero) tensor.kernel->zero(seen, {at, at + n});
+    const std::size_t end = std::min(begin + kSegment, range.end);
+    const std::size_t whole = begin + (end - begin) / kScaleBlock * kScaleBlock;
+    const Thresholds thresholds = thresholds_of(tensor, begin);
+    if (halves) {
+      if (whole != begin) loop(tensor, tensor.exact_block(begin, whole), thresholds);
+      if (tensor.zero) zero_gradient(tensor, {begin, whole});
+    } else {
+      Decoded access(tensor, kDecoded, room, false);
+      for (std::size_t at = begin, n; at < whole; at += n) {
+        n = access.size(at, whole);
+        const Block block = access.open(at, n);
+        loop(tensor, block, thresholds);
+        if (tensor.zero) zero_gradient(tensor, {at, at + n});
+        access.close(block);
       }
     }
-    for (std::size_t n; at < segment.end; at += n) {
-      n = std::min(Unpacked::kFew, segment.end - at);
-      unpacked.read_all(at, n);
-      tensor.kernel->update(seen, {at, at + n}, false);
-      unpacked.write(at, n, thresholds);
-    }
-    if (tensor.zero && !seen.zero) detail::zero_halves(tensor, segment);
+    if (whole != end) update_blocks(tensor, {whole, end}, false, Decoded(tensor, kDecoded, room));
   }
 }
 

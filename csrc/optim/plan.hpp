@@ -15,13 +15,14 @@
 #include <optional>
 #include <vector>
 
-#include "core/fork.hpp"
-#include "core/formats.hpp"
-#include "core/parallel.hpp"
+#include "core/codec/codec.hpp"
+#include "core/cost.hpp"
 #include "core/rows.hpp"
+#include "core/threads/fork.hpp"
+#include "core/threads/parallel.hpp"
 #include "optim/apply.hpp"
 #include "optim/factored.hpp"
-#include "optim/step.hpp"
+#include "optim/tensor.hpp"
 
 namespace fastopt {
 
@@ -117,7 +118,7 @@ class Plan {
   bool parallel() const {
     double bytes = 0;
     for (const std::size_t number : which_) bytes += members[number].bytes();
-    return threads_for(bytes * kNanosecondsPerByte) > 1;
+    return threads_for(bytes * kStepPerByte) > 1;
   }
 
   /// The sums that rules asked for in the last step, over all parameters.

@@ -14,11 +14,11 @@
 #include <type_traits>
 #include <vector>
 
-#include "core/halves.hpp"
-#include "core/parallel.hpp"
+#include "core/codec/half.hpp"
 #include "core/random.hpp"
+#include "core/reduce.hpp"
 #include "core/rows.hpp"
-#include "core/tile.hpp"
+#include "core/threads/parallel.hpp"
 
 namespace fastopt {
 
@@ -81,7 +81,7 @@ inline void for_pieces(const Rows& rows, std::size_t begin, std::size_t end, std
 template <std::size_t Block, class S, class Body>
 void for_blocks(const S* x, const Rows& row, S* y, double nanoseconds, const Body& body) {
   const std::size_t n = row.width;
-  with_flag(worth_streaming(y, Block * sizeof(S), n * sizeof(S)), [&](auto streamed) {
+  with_flag(worth_streaming(y, Block * sizeof(S), 2 * n * sizeof(S)), [&](auto streamed) {
     parallel(threads_for(nanoseconds * static_cast<double>(n)), [&](int thread, int threads) {
       const Range mine = share(n, thread, threads, Block);
       alignas(64) std::array<S, Block> gathered;
@@ -159,7 +159,7 @@ template <class S> void dropout(const S* x, const Rows& row, const Drops& drops,
       x, row, y, 0.25, [&](std::uint64_t block, const S* from, S* to, auto count, auto streamed) {
         const auto words = random_words(uppers, block);
         const auto* numbers = reinterpret_cast<const std::uint32_t*>(words.data());
-        detail::unroll<2>([&](auto h) {
+        unroll<2>([&](auto h) {
           constexpr std::size_t kFirst = h * kRandomWords;
           each<T>(std::min(std::max<std::size_t>(count, kFirst) - kFirst, kRandomWords),
                   [=](std::size_t i, auto number) {
@@ -225,7 +225,7 @@ void channel_dropout(const S* x, const Rows& rows, const Sets& sets, const Drops
 
   constexpr std::size_t kGathered = 1024;
   const std::size_t most = rows.contiguous() ? n : kGathered;
-  with_flag(worth_streaming(y, rows.width * sizeof(S), n * sizeof(S)), [&](auto streamed) {
+  with_flag(worth_streaming(y, rows.width * sizeof(S), 2 * n * sizeof(S)), [&](auto streamed) {
     parallel(threads_for(static_cast<double>(n * sizeof(S)) / 25), [&](int thread, int threads) {
       const Range mine = share(n, thread, threads, kLanes);
       alignas(64) std::array<S, kGathered> gathered;

@@ -3,8 +3,8 @@
 
 #include <array>
 
-#include "core/storage.hpp"
-#include "optim/state.hpp"
+#include "core/simd.hpp"
+#include "optim/rule.hpp"
 
 namespace fastopt {
 

@@ -3,7 +3,7 @@
 
 #include <array>
 
-#include "optim/state.hpp"
+#include "optim/rule.hpp"
 
 namespace fastopt {
 
@@ -25,6 +25,7 @@ template <class T> struct SGD {
 template <class T> struct SGDMomentum {
   static constexpr std::array options{"lr", "momentum", "dampening", "nesterov"};
   static constexpr std::array state{moment("momentum_buffer")};
+  static constexpr bool often_packed = true;
 
   T lr, momentum, undampened;
   bool nesterov, first;

@@ -5,9 +5,9 @@
 #include <cmath>
 #include <utility>
 
-#include "core/storage.hpp"
-#include "optim/adam.hpp"
-#include "optim/state.hpp"
+#include "core/simd.hpp"
+#include "optim/rule.hpp"
+#include "optim/rules/adam.hpp"
 
 namespace fastopt {
 

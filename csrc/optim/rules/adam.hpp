@@ -5,8 +5,8 @@
 #include <cmath>
 #include <utility>
 
-#include "core/storage.hpp"
-#include "optim/state.hpp"
+#include "core/simd.hpp"
+#include "optim/rule.hpp"
 
 namespace fastopt {
 
@@ -18,6 +18,7 @@ namespace fastopt {
 template <class T> struct Adam {
   static constexpr std::array options{"lr", "beta1", "beta2", "eps", "eps_hat"};
   static constexpr std::array state{moment("exp_avg"), square("exp_avg_sq")};
+  static constexpr bool often_packed = true;
 
   T beta1, rest1, beta2, rest2, alpha, nu, eps;
 
@@ -49,6 +50,7 @@ template <class T> struct Adam {
 /// algorithm 1: with Adam's step d, γ = dᵀd / dᵀg.  The two products are summed over all parameters.
 template <class T> struct AdamProjected : Adam<T> {
   static constexpr std::size_t sums = 2;
+  static constexpr bool often_packed = false;
   using Adam<T>::Adam;
 
   template <class V> std::array<std::pair<V, V>, 2> measure(V, V g, V m, V v) const {
@@ -64,6 +66,7 @@ template <class T> struct AdamProjected : Adam<T> {
 ///   m, v as Adam      v̂ ← max(v̂, v)      p ← p − α m / (√v̂·ν + ε)
 template <class T> struct AMSGrad : Adam<T> {
   static constexpr std::array state{moment("exp_avg"), square("exp_avg_sq"), square("max_exp_avg_sq")};
+  static constexpr bool often_packed = false;
   using Adam<T>::Adam;
 
   template <class V> void operator()(V& p, V g, V& m, V& v, V& v_max) const {

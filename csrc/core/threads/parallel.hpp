@@ -15,40 +15,12 @@
 #include <thread>
 #include <utility>
 
-#if defined(__SSE2__)
-#include <immintrin.h>
-#endif
-
-#include "core/cores.hpp"
-#include "core/fork.hpp"
+#include "core/cost.hpp"
+#include "core/threads/cores.hpp"
+#include "core/threads/environment.hpp"
+#include "core/threads/fork.hpp"
 
 namespace fastopt {
-
-/// While one of these lives, subnormal numbers are zero for the thread that made it, as operands and as results.
-class FlushSubnormals {
- public:
-#if defined(__SSE2__)
-  FlushSubnormals() : saved_(_mm_getcsr()) { _mm_setcsr(saved_ | 0x8040); }  // FTZ and DAZ
-  ~FlushSubnormals() { _mm_setcsr(saved_); }
-#elif defined(__aarch64__)
-  FlushSubnormals() {
-    asm volatile("mrs %0, fpcr" : "=r"(saved_));
-    asm volatile("msr fpcr, %0" ::"r"(saved_ | (1UL << 24)));  // FZ
-  }
-  ~FlushSubnormals() { asm volatile("msr fpcr, %0" ::"r"(saved_)); }
-#else
-  FlushSubnormals() = default;
-#endif
-  FlushSubnormals(const FlushSubnormals&) = delete;
-  FlushSubnormals& operator=(const FlushSubnormals&) = delete;
-
- private:
-#if defined(__SSE2__)
-  unsigned saved_;
-#elif defined(__aarch64__)
-  unsigned long saved_;
-#endif
-};
 
 /// A half-open range of indices.
 struct Range {
@@ -305,10 +277,9 @@ template <class Body> std::pair<Nanoseconds, Nanoseconds> region(int threads, Bo
 
 /// How many threads are worth waking for work that takes one thread `nanoseconds`.
 inline int threads_for(double nanoseconds) {
-  constexpr double worth_a_thread = 3000;  // on two cores a region costs 1 µs while workers spin; on more, more
-  return nanoseconds < 2 * worth_a_thread
+  return nanoseconds < 2 * kPerThread
              ? 1
-             : static_cast<int>(std::min(nanoseconds / worth_a_thread, static_cast<double>(ThreadCount::get())));
+             : static_cast<int>(std::min(nanoseconds / kPerThread, static_cast<double>(ThreadCount::get())));
 }
 
 /// Runs body(thread, threads) on `threads` threads at once (or fewer, where the system gives fewer).  No fork cuts it

@@ -35,9 +35,9 @@
 #include <utility>
 #include <vector>
 
-#include "core/cores.hpp"
-#include "core/fork.hpp"
-#include "core/parallel.hpp"
+#include "core/threads/cores.hpp"
+#include "core/threads/fork.hpp"
+#include "core/threads/parallel.hpp"
 
 namespace fastopt {
 

@@ -16,8 +16,9 @@
 #include <type_traits>
 #include <utility>
 
-#include "core/halves.hpp"
-#include "core/storage.hpp"
+#include "core/codec/half.hpp"
+#include "core/cost.hpp"
+#include "core/simd.hpp"
 
 namespace fastopt {
 
@@ -44,13 +45,6 @@ template <bool Streamed, class V, class S> inline void put(S* to, V value) {
     store(to, value);
 }
 
-/// Whether results at `to`, in rows of so many bytes, are better stored past the caches: where there are too many of
-/// them (`bytes`) to be read from there again.
-inline bool worth_streaming(const void* to, std::size_t row_bytes, std::size_t bytes) {
-  constexpr std::size_t kCached = 8 << 20;
-  return bytes > kCached && reinterpret_cast<std::uintptr_t>(to) % 16 == 0 && row_bytes % 16 == 0;
-}
-
 /// Calls body with std::true_type or std::false_type: one copy of its loops for each, without the question inside.
 template <class Body> inline void with_flag(bool flag, Body&& body) {
   flag ? body(std::true_type{}) : body(std::false_type{});
@@ -71,12 +65,6 @@ template <std::size_t K> struct alignas(64) Lanes {
 };
 
 namespace detail {
-
-template <std::size_t N, class Body> [[gnu::always_inline]] inline void unroll(Body&& body) {
-  [&]<std::size_t... I>(std::index_sequence<I...>) {
-    (body(std::integral_constant<std::size_t, I>{}), ...);
-  }(std::make_index_sequence<N>{});
-}
 
 /// What the tiles of one block add to each lane.
 template <std::size_t K, class T> struct alignas(64) Block {
@@ -119,10 +107,6 @@ template <std::size_t K, class T>
 
 /// Vectors of lanes at once: enough independent sums to hide the latency of an addition.
 inline constexpr std::size_t kAtOnce = 4;
-
-template <std::size_t N> struct Doubles {
-  typedef double type __attribute__((vector_size(N * sizeof(double))));
-};
 
 /// Σ of N numbers in a vector: the upper half onto the lower one, until one is left.
 template <std::size_t N> [[gnu::always_inline]] inline double fold_vector(typename Doubles<N>::type v) {
@@ -190,12 +174,6 @@ inline void add_rows(Lanes<K>& lanes, std::size_t rows, std::size_t n, const Ter
   }
 }
 
-/// Columns that are summed or mapped at once: enough for the processor to follow the rows, few enough for L1.
-inline constexpr std::size_t kColumns = 256;
-
-/// Rows that are worked on together.
-inline constexpr std::size_t kTogether = 4;
-
 /// Calls body(row, count), with Together or 1 as a constant count, for rows [begin, end).
 template <std::size_t Together, class Body> inline void for_few_rows(std::size_t begin, std::size_t end, Body&& body) {
   for (; begin + Together <= end; begin += Together) body(begin, std::integral_constant<std::size_t, Together>{});
@@ -232,12 +210,12 @@ inline void add_columns(ColumnSums<K>& sums, const S* like, std::size_t rows, st
                   [&]<class U, std::size_t AtOnce>(std::size_t column, U, std::integral_constant<std::size_t, AtOnce>) {
                     std::array<std::array<U, AtOnce>, K> total = {};
                     for (std::size_t row = first; row < first + count; ++row)
-                      detail::unroll<AtOnce>([&, of_row = terms(row)](auto u) {
+                      unroll<AtOnce>([&, of_row = terms(row)](auto u) {
                         const std::array<U, K> term = of_row(column + u * width<U>, U{});
-                        detail::unroll<K>([&](auto k) { total[k][u] += term[k]; });
+                        unroll<K>([&](auto k) { total[k][u] += term[k]; });
                       });
-                    detail::unroll<K>([&](auto k) {
-                      detail::unroll<AtOnce>([&](auto u) { store(block[k] + column + u * width<U>, total[k][u]); });
+                    unroll<K>([&](auto k) {
+                      unroll<AtOnce>([&](auto u) { store(block[k] + column + u * width<U>, total[k][u]); });
                     });
                   });
     for (std::size_t k = 0; k < K; ++k)
@@ -249,7 +227,7 @@ inline void add_columns(ColumnSums<K>& sums, const S* like, std::size_t rows, st
 /// The K sums: 8, 4, 2, 1 apart.
 template <std::size_t K> [[gnu::always_inline]] inline std::array<double, K> fold(const Lanes<K>& lanes) {
   std::array<double, K> sums;
-  detail::unroll<K>([&](auto k) { sums[k] = detail::fold_doubles<kFolds>(lanes.of[k]); });
+  unroll<K>([&](auto k) { sums[k] = detail::fold_doubles<kFolds>(lanes.of[k]); });
   return sums;
 }
 
@@ -294,7 +272,7 @@ template <class T, class At> [[gnu::always_inline]] inline double sum_of_few(std
   alignas(64) T few[kFew] = {};
   each<T>(count, [&](std::size_t i, auto number) { store(few + i, at(i, number)); });
   std::array<D, kFew / width<D>> v;
-  detail::unroll<kFew / width<D>>([&](auto i) { v[i] = widened(few + i * width<D>); });
+  unroll<kFew / width<D>>([&](auto i) { v[i] = widened(few + i * width<D>); });
   return detail::fold_vectors(v);
 }
 
@@ -329,16 +307,16 @@ template <class T> void add_squares(const T* x, std::size_t n, DoubleLanes& lane
   using D = Vector<double>;
   constexpr std::size_t kVectors = kLanes / width<D>;
   std::array<D, kVectors> sum;
-  detail::unroll<kVectors>([&](auto k) { sum[k] = load<D>(lanes.of + k * width<D>); });
+  unroll<kVectors>([&](auto k) { sum[k] = load<D>(lanes.of + k * width<D>); });
   std::size_t at = 0;
   for (; at + kLanes <= n; at += kLanes)
-    detail::unroll<kVectors>([&](auto k) {
+    unroll<kVectors>([&](auto k) {
       const std::size_t i = at + k * width<D>;
       const D value = widened(x + i), square = value * value;
       sum[k] += square;
       store(columns + i, load<D>(columns + i) + square);
     });
-  detail::unroll<kVectors>([&](auto k) { store(lanes.of + k * width<D>, sum[k]); });
+  unroll<kVectors>([&](auto k) { store(lanes.of + k * width<D>, sum[k]); });
   for (std::size_t lane = 0; at < n; ++at, ++lane) {
     const double value = static_cast<double>(x[at]);
     lanes.of[lane] += value * value;

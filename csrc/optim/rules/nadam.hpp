@@ -4,8 +4,8 @@
 #include <array>
 #include <cmath>
 
-#include "core/storage.hpp"
-#include "optim/state.hpp"
+#include "core/simd.hpp"
+#include "optim/rule.hpp"
 
 namespace fastopt {
 

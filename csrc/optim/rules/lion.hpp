@@ -3,8 +3,8 @@
 
 #include <array>
 
-#include "core/storage.hpp"
-#include "optim/state.hpp"
+#include "core/simd.hpp"
+#include "optim/rule.hpp"
 
 namespace fastopt {
 
@@ -13,6 +13,7 @@ namespace fastopt {
 template <class T> struct Lion {
   static constexpr std::array options{"lr", "beta1", "beta2"};
   static constexpr std::array state{moment("exp_avg")};
+  static constexpr bool often_packed = true;
 
   T lr, beta1, rest1, beta2, rest2;
 

@@ -7,8 +7,8 @@
 #include <limits>
 #include <utility>
 
-#include "core/storage.hpp"
-#include "optim/state.hpp"
+#include "core/simd.hpp"
+#include "optim/rule.hpp"
 
 namespace fastopt {
 

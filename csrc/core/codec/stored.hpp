@@ -1,0 +1,39 @@
+/// An array whose numbers are kept with fewer bits than they are computed with.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+#include "core/codec/half.hpp"
+#include "core/simd.hpp"
+
+namespace fastopt {
+
+/// How an array keeps its numbers; exact: in the type in which they are computed.
+enum class Format : std::uint8_t { exact, float16, bfloat16, moment8, square8 };
+
+/// What a weight of 16 bits has beside them.
+enum class Rest : std::uint8_t {
+  none,
+  master,        ///< the weight itself as float32, of which the 16 bits are a copy
+  compensation,  ///< what is to be added to them, 16 bits too.  Kahan 1965
+  correction,    ///< the next 8 bits of a bfloat16, int8: what is to be added to its bits
+};
+
+/// An array and its format.
+struct StoredArray {
+  Format format = Format::exact;
+  void* numbers = nullptr;
+  std::uint8_t* scales = nullptr;  ///< b of each block, for 8 bits
+  Rest rest = Rest::none;
+  void* more = nullptr;  ///< the rest, but for a master
+};
+
+/// Two vectors, from and to memory.
+inline Pair load_pair(const float* from) { return {load<Floats>(from), load<Floats>(from + kWidth)}; }
+inline void store_pair(float* to, const Pair& x) {
+  store(to, x[0]);
+  store(to + kWidth, x[1]);
+}
+
+}  // namespace fastopt

@@ -1,0 +1,90 @@
+/// What work costs, how large the caches are, and what follows from that: the only tuning constants.
+///
+/// Times are of one thread, on a server core of the years from 2020 on.  None of these numbers changes a result, but for
+/// those that say so.
+#pragma once
+
+#include <algorithm>
+#include <cstddef>
+#include <cstdint>
+#include <cstdio>
+
+#include "core/simd.hpp"
+
+namespace fastopt {
+
+// How work is cut.
+
+inline constexpr std::size_t kPiece =
+    1024;  ///< elements of a step that are worked on at once where there is more than the rule
+inline constexpr std::size_t kGrain = 256;         ///< elements by which threads share a tensor
+inline constexpr std::size_t kChunk = 1 << 14;     ///< elements whose sum is taken by one thread; results depend on it
+inline constexpr std::size_t kDecoded = 256;       ///< elements that are best decoded at once
+inline constexpr std::size_t kFactorRows = 64;     ///< rows whose column sums are taken at once; results depend on it
+inline constexpr std::size_t kTogether = 4;        ///< rows of a normalization that are worked on together
+inline constexpr std::size_t kColumns = 256;       ///< columns at once: enough to follow the rows, few enough for L1
+inline constexpr std::size_t kWideRow = 16 << 10;  ///< bytes of a row of which kTogether would leave L1
+inline constexpr std::size_t kWidestRow = 256 << 10;  ///< bytes of a row of which 2·kTogether would leave L2
+inline constexpr std::size_t kColumnChunk = 1 << 14;  ///< elements of a chunk of columns; results depend on it
+
+// Prefetching.
+
+inline constexpr std::size_t kAhead = 512;          ///< elements between a prefetch and the tile that is computed
+inline constexpr std::size_t kBlocksAhead = 256;    ///< the same where blocks are decoded
+inline constexpr std::size_t kRowAhead = 16 << 10;  ///< bytes, the same along a row that is streamed
+
+/// Whether prefetching a few streams that are longer than the caches pays.  On Intel's processors it gains up to 30 %
+/// (Sapphire Rapids, AdamW); AMD's follow the streams by themselves, and it costs 5 to 20 % (Zen 4).
+inline bool prefetching_streams_pays() {
+#if defined(__x86_64__)
+  static const bool intel = __builtin_cpu_is("intel") != 0;
+  return intel;
+#else
+  return false;
+#endif
+}
+
+/// Moved bytes of a step up to which the caches hold what the next one needs.
+inline constexpr double kCachedStep = 1 << 25;
+
+// Nanoseconds.
+
+inline constexpr double kStepPerByte = 1.0 / 70;     ///< of an optimizer's step
+inline constexpr double kRowNormPerByte = 1.0 / 15;  ///< of a normalization of rows
+inline constexpr double kChannelPerByte = 1.0 / 20;  ///< of one of channels
+inline constexpr double kFloorPerWord = 1.0 / 16;    ///< of the floor
+inline constexpr double kPerThread = 3000;  ///< work that is worth waking a thread: with two cores a region costs 1 µs
+inline constexpr double kBriefStep = 1e6;   ///< of a step that keeps Python's lock: a fifth of a thread's turn
+inline constexpr double kCheckPerTensor = 50;    ///< of the checks before a step
+inline constexpr double kSlowStepPerByte = 0.1;  ///< of a step, at most
+
+// Stores past the caches.
+
+/// Bytes of the last cache that this process may count on.  Larger caches than 32 MiB are shared by many cores, of which
+/// this process may have a few.
+inline std::size_t last_cache() {
+  static const std::size_t size = [] {
+    constexpr std::size_t kMost = 32 << 20, kUnknown = 16 << 20;
+    std::size_t kib = 0;
+    if (std::FILE* const file = std::fopen("/sys/devices/system/cpu/cpu0/cache/index3/size", "re")) {
+      if (std::fscanf(file, "%zuK", &kib) != 1) kib = 0;
+      std::fclose(file);
+    }
+    return kib == 0 ? kUnknown : std::min(kib << 10, kMost);
+  }();
+  return size;
+}
+
+/// Whether results at `to`, in rows of so many bytes, are better stored past the caches: where the whole working set of
+/// a kernel, its inputs and its results, leaves no room for them until they are read.
+///
+/// Where the set fits, such stores take 1.3 to 1.5 times as long (BatchNorm backward of 8×56×56×64, 18 MiB in an L3 of
+/// 32 MiB); where it does not, they gain as much and up to 2.4 times (LayerNorm of 8192×1024).  At 16 MiB the two are
+/// even in smaller caches.
+inline bool worth_streaming(const void* to, std::size_t row_bytes, std::size_t working_set) {
+  constexpr std::size_t kFewest = 16 << 20;
+  return working_set > std::max(kFewest, last_cache() / 8 * 5) && reinterpret_cast<std::uintptr_t>(to) % 16 == 0 &&
+         row_bytes % 16 == 0;
+}
+
+}  // namespace fastopt

@@ -1,0 +1,52 @@
+/// The options that surround every rule, whatever its formula.
+#pragma once
+
+#include <algorithm>
+#include <array>
+#include <cmath>
+#include <cstdint>
+
+namespace fastopt {
+
+/// The options that every rule understands beside its own hyperparameters, for one step.
+struct Around {
+  static constexpr std::array options{"maximize",   "l2",        "l1",      "l2_init", "decay",
+                                      "pull",       "threshold", "noise",   "seed",    "ema_decay",
+                                      "ema_warmup", "swa_start", "swa_freq"};
+
+  double sign;       ///< −1 to maximize
+  double l2;         ///< g ← g + l2·p
+  double l1;         ///< g ← g + l1·sign(p)
+  double l2_init;    ///< g ← g + l2_init·(p − p₀)
+  double decay;      ///< p ← decay·p before the rule's own update
+  double pull;       ///< p ← p + pull·(p₀ − p) after it
+  double threshold;  ///< then |p| ← max(|p| − threshold, 0)
+  double noise;      ///< standard deviation of what is added to g
+  double average;    ///< a ← a + average·(p − a) at last; 0 leaves a alone
+  std::uint64_t seed;
+  std::uint32_t step;
+
+  Around(const double* o, double step)
+      : sign(o[0] != 0 ? -1 : 1),
+        l2(o[1]),
+        l1(o[2]),
+        l2_init(o[3]),
+        decay(o[4]),
+        pull(o[5]),
+        threshold(o[6]),
+        noise(o[7]),
+        average(0),
+        seed(static_cast<std::uint64_t>(o[8])),
+        step(static_cast<std::uint32_t>(static_cast<std::uint64_t>(step))) {
+    const double ema_decay = o[9], swa_start = o[11], swa_freq = o[12];
+    const bool warmup = o[10] != 0;
+    if (ema_decay >= 0) average = 1 - (warmup ? std::min(ema_decay, (1 + step) / (10 + step)) : ema_decay);
+    if (swa_start > 0 && step >= swa_start && std::fmod(step - swa_start, swa_freq) == 0)
+      average = 1 / ((step - swa_start) / swa_freq + 1);
+  }
+
+  bool shapes_gradient() const { return l2_init != 0 || noise != 0; }  ///< beside l2 and l1
+  bool finishes() const { return pull != 0 || threshold != 0 || average != 0; }
+};
+
+}  // namespace fastopt

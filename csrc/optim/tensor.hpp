@@ -1,0 +1,127 @@
+/// One parameter in one step: its memory, its formats, and what is to be done to it.
+#pragma once
+
+#include <array>
+#include <cstddef>
+#include <cstdint>
+
+#include "core/codec/codec.hpp"
+#include "core/rows.hpp"
+#include "core/threads/parallel.hpp"
+#include "optim/around.hpp"
+#include "optim/rule.hpp"
+
+namespace fastopt {
+
+/// The formats of a tensor's arrays, where not all of them are exact.
+struct Storage {
+  StoredArray param;
+  float* master = nullptr;   ///< the weights of which the parameter is a copy, or null
+  bool random_param = true;  ///< the parameter is rounded at random
+  std::array<StoredArray, kMostStates> state;
+  bool random_state = true;
+};
+
+/// The formats of moments for which rules that are often packed have loops of their own.
+enum class Packing : std::uint8_t { bfloat16, blocks };
+
+/// Some elements of a tensor, in the type in which they are computed: where each array has them.
+struct Block {
+  std::size_t at, size;  ///< number of the first element; how many there are
+  void* param;
+  const void* grad;  ///< null where the gradient is read in rows
+  std::array<void*, kMostStates> state;
+
+  /// n of these elements, from number `first` of the block on.
+  template <class T> Block part(std::size_t first, std::size_t n) const {
+    Block part{at + first,
+               n,
+               static_cast<T*>(param) + first,
+               grad == nullptr ? nullptr : static_cast<const T*>(grad) + first,
+               {}};
+    for (std::size_t s = 0; s < kMostStates; ++s)
+      if (state[s] != nullptr) part.state[s] = static_cast<T*>(state[s]) + first;
+    return part;
+  }
+};
+
+struct Tensor;
+
+/// A rule for one dtype, without types.
+struct Kernel {
+  std::size_t states, numbers, sums;
+  std::size_t itemsize;
+  double bytes;  ///< moved by a step for each element
+  void (*construct)(void* rule, const double* options, double step, double* numbers);
+  void (*conclude)(void* rule, const double* sums, double size);
+  /// Everything that a step does to a block but zeroing its gradient; at most kPiece elements if tensor.surrounded().
+  void (*update)(const Tensor& tensor, const Block& block, bool far);
+  /// The rule alone for whole blocks of one segment, with moments that are packed and rounded at random; by packing,
+  /// and whether the parameter and its gradient are bfloat16 too.  Null for rules that are not often_packed.
+  std::array<std::array<void (*)(const Tensor&, const Block&, const Thresholds&), 2>, 2> update_packed;
+  void (*measure)(const Tensor& tensor, const Block& block, double* sums);
+  void (*square)(const Tensor& tensor, const Block& block, bool of_param, double* sum);
+  void (*sum_factors)(const Tensor& tensor, const Block& row, double* of_row, double* of_columns);
+  void (*join_factors)(const Tensor& tensor, double* rows, const double* columns);
+
+  /// Whether the state has one number for each row and column, and not for each element.
+  bool factored() const { return sum_factors != nullptr; }
+};
+
+/// The numbers that parameters with the same hyperparameters and the same count of steps share.
+struct Setting {
+  static constexpr std::size_t kBytes = 128;
+
+  alignas(16) std::byte rule[kBytes];
+  Around around;
+};
+
+/// One parameter in one step.  Its arrays have the type of its kernel where `storage` and `grad_format` say no other.
+struct Tensor {
+  const Kernel* kernel;
+  const Setting* setting;
+  std::size_t size;
+  void* param;
+  const void* grad;
+  std::array<void*, kMostStates> state;
+  const void* initial;       ///< p₀, where the setting needs it
+  void* average;             ///< a, likewise
+  const Rows* rows;          ///< where the gradient lies, if it is not contiguous
+  double scale;              ///< g ← scale·g first
+  const double* unit_scale;  ///< then, where it is not null, by another factor for each `unit` elements
+  std::size_t unit;
+  double clip;                       ///< then to [−clip, clip], if that is at least 0
+  bool zero;                         ///< the gradient is zero afterwards
+  std::uint32_t member;              ///< the number of its stream of noise
+  std::size_t columns, matrix_rows;  ///< of its last two axes
+  const double* row_factor;          ///< of each row, where the second moment is factored
+  const Storage* storage;            ///< null where parameter and state are exact
+  Format grad_format;
+
+  /// Whether there is more to do to a contiguous gradient than to scale it and to add l2·p and l1·sign(p).
+  bool shaped() const { return unit_scale != nullptr || clip >= 0 || setting->around.shapes_gradient(); }
+  /// Whether there is nothing to do to it but to scale it.
+  bool plain() const { return !shaped() && setting->around.l2 == 0 && setting->around.l1 == 0; }
+  /// Whether there is more to do than the rule, scale, l2, l1 and decay, so that it goes piece by piece.
+  bool surrounded() const { return rows != nullptr || shaped() || zero || setting->around.finishes(); }
+  /// Whether kernels need it decoded.
+  bool packed() const { return storage != nullptr || grad_format != Format::exact; }
+
+  /// Elements [begin, end) of the arrays that are exact, and null for the others.
+  Block exact_block(std::size_t begin, std::size_t end) const {
+    const std::size_t bytes = begin * kernel->itemsize;
+    Block block{begin, end - begin, nullptr, nullptr, {}};
+    if (storage == nullptr || storage->param.format == Format::exact)
+      block.param = static_cast<char*>(param) + bytes;
+    else if (storage->master != nullptr)
+      block.param = storage->master + begin;
+    if (grad_format == Format::exact && rows == nullptr) block.grad = static_cast<const char*>(grad) + bytes;
+    if (kernel->factored()) return block;
+    for (std::size_t s = 0; s < kernel->states; ++s)
+      if (storage == nullptr || storage->state[s].format == Format::exact)
+        block.state[s] = static_cast<char*>(state[s]) + bytes;
+    return block;
+  }
+};
+
+}  // namespace fastopt
