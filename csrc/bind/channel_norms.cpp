@@ -10,9 +10,9 @@
 
 #include "bind/layout.hpp"
 #include "bind/module.hpp"
-#include "norm/batch_norm.hpp"
-#include "norm/group_norm.hpp"
-#include "norm/weight_norm.hpp"
+#include "norm/channels/batch_norm.hpp"
+#include "norm/channels/group_norm.hpp"
+#include "norm/channels/weight_norm.hpp"
 
 namespace fastopt {
 
@@ -63,8 +63,8 @@ py::object batch_norm_forward(Call& call, After after) {
     using S = decltype(number);
     using T = Computed<S>;
     auto batch = batch_of<S>(layout);
-    batch.to = laid<S>(y);
-    if (residual) batch.more = laid<S>(*residual);
+    batch.to = channel_array<S>(y);
+    if (residual) batch.more = channel_array<S>(*residual);
     double *mean = data_of<double>(results[1]), *rstd = data_of<double>(results[2]);
     double *r = renorm ? data_of<double>(results[3]) : nullptr, *d = renorm ? data_of<double>(results[4]) : nullptr;
     const auto running = given.as<T>();
@@ -81,17 +81,16 @@ py::object batch_norm_forward(Call& call, After after) {
     norm.r = r;
     norm.d = d;
     const auto n = static_cast<double>(layout.in().values());
-    const ChannelMoments moments =
-        batch_norm_training(batch, norm, after, eps, [&](const ChannelMoments& found, Range range) {
-          for (std::size_t c = range.begin; c < range.end; ++c) {
-            mean[c] = found.mean[c];
-            rstd[c] = rstd_of(found.m2[c], n, eps);
-            if (!renorm) continue;
-            r[c] = limits.r(running, c, rstd[c], eps);
-            d[c] = limits.d(running, c, mean[c], eps);
-          }
-        });
-    if (running.given() && layout.in().values() != 0) running.update(mean, moments.m2.data(), n, momentum);
+    std::vector<double> m2(channels);
+    batch_norm_training(batch, norm, after, eps, [&](std::size_t c, const Moments& moments) {
+      mean[c] = moments.mean;
+      m2[c] = moments.m2;
+      rstd[c] = rstd_of(moments.m2, n, eps);
+      if (!renorm) return;
+      r[c] = limits.r(running, c, rstd[c], eps);
+      d[c] = limits.d(running, c, mean[c], eps);
+    });
+    if (running.given() && layout.in().values() != 0) running.update(mean, m2.data(), n, momentum);
   });
   return py::tuple(py::cast(results));
 }
@@ -121,10 +120,10 @@ py::object batch_norm_differentiate(Call& call, After after) {
     using S = decltype(number);
     using T = Computed<S>;
     auto batch = batch_of<S>(layout);
-    batch.dy = laid<S>(dy);
-    if (y) batch.more = laid<S>(*y);
-    batch.to = laid<S>(dx);
-    if (dresidual) batch.also_to = laid<S>(*dresidual);
+    batch.dy = channel_array<S>(dy);
+    if (y) batch.more = channel_array<S>(*y);
+    batch.to = channel_array<S>(dx);
+    if (dresidual) batch.also_to = channel_array<S>(*dresidual);
     const BatchNorm<T> norm{mean.data<double>(),      rstd.data<double>(), data_of<T>(learned.weight),
                             data_of<T>(learned.bias), data_of<double>(r),  data_of<double>(d)};
     T *dweight = data_of<T>(gradients.weight), *dbias = data_of<T>(gradients.bias);
@@ -159,11 +158,9 @@ py::object batch_norm_stats(Call& call) {
     const py::gil_scoped_release release;
     if (around) {
       std::copy_n(middle, layout.in().count, mean_to);
-      std::ranges::copy(channel_squares(batch, middle), m2_to);
+      channel_squares(batch, middle, m2_to);
     } else {
-      const ChannelMoments moments = channel_moments(batch, 0);
-      std::ranges::copy(moments.mean, mean_to);
-      std::ranges::copy(moments.m2, m2_to);
+      channel_moments(batch, 0, mean_to, m2_to);
     }
   });
   return py::make_tuple(layout.in().values(), mean, m2);
@@ -186,7 +183,7 @@ py::object batch_norm_apply_stats(Call& call) {
     using S = decltype(number);
     using T = Computed<S>;
     auto batch = batch_of<S>(layout);
-    batch.to = laid<S>(y);
+    batch.to = channel_array<S>(y);
     double *mean_to = data_of<double>(mean), *rstd_to = data_of<double>(rstd);
     const double *found = of_mean.data<double>(), *m2 = of_m2.data<double>();
     const auto running = given.as<T>();
@@ -210,13 +207,11 @@ py::object batch_norm_backward_stats(Call& call) {
   with_storage(layout.dtype(), [&](auto number) {
     using S = decltype(number);
     auto batch = batch_of<S>(layout);
-    batch.dy = laid<S>(dy);
+    batch.dy = channel_array<S>(dy);
     double *dy_to = data_of<double>(sum_dy), *dyx_to = data_of<double>(sum_dy_xhat);
     const BatchNorm<Computed<S>> norm{mean.data<double>(), rstd.data<double>()};
     const py::gil_scoped_release release;
-    const ChannelSums sums = batch_norm_gradient_sums(batch, norm);
-    std::ranges::copy(sums.first, dy_to);
-    std::ranges::copy(sums.second, dyx_to);
+    batch_norm_gradient_sums(batch, norm, dy_to, dyx_to);
   });
   return py::make_tuple(sum_dy, sum_dy_xhat);
 }
@@ -235,8 +230,8 @@ py::object batch_norm_backward_apply(Call& call) {
     using S = decltype(number);
     using T = Computed<S>;
     auto batch = batch_of<S>(layout);
-    batch.dy = laid<S>(dy);
-    batch.to = laid<S>(dx);
+    batch.dy = channel_array<S>(dy);
+    batch.to = channel_array<S>(dx);
     const BatchNorm<T> norm{mean.data<double>(), rstd.data<double>(), data_of<T>(learned.weight)};
     const double *of_dy = sum_dy.data<double>(), *of_dyx = sum_dy_xhat.data<double>();
     const py::gil_scoped_release release;
@@ -282,7 +277,7 @@ py::object group_norm_forward(Call& call) {
     using S = decltype(number);
     using T = Computed<S>;
     auto batch = batch_of<S>(layout, groups.samples);
-    batch.to = laid<S>(y);
+    batch.to = channel_array<S>(y);
     const GroupNorm<T> norm{groups.count, data_of<double>(mean), data_of<double>(rstd), data_of<T>(learned.weight),
                             data_of<T>(learned.bias)};
     const py::gil_scoped_release release;
@@ -311,7 +306,7 @@ py::object instance_norm_forward(Call& call) {
     using S = decltype(number);
     using T = Computed<S>;
     auto batch = batch_of<S>(layout, samples);
-    batch.to = laid<S>(y);
+    batch.to = channel_array<S>(y);
     const auto running = given.as<T>();
     const GroupNorm<T> norm{channels, data_of<double>(mean), data_of<double>(rstd), data_of<T>(learned.weight),
                             data_of<T>(learned.bias)};
@@ -346,8 +341,8 @@ py::object group_norm_differentiate(Call& call) {
     using S = decltype(number);
     using T = Computed<S>;
     auto batch = batch_of<S>(layout, groups.samples);
-    batch.dy = laid<S>(dy);
-    batch.to = laid<S>(dx);
+    batch.dy = channel_array<S>(dy);
+    batch.to = channel_array<S>(dx);
     const GroupNorm<T> norm{groups.count, mean.data<double>(), rstd.data<double>(), data_of<T>(learned.weight)};
     T *dweight = data_of<T>(gradients.weight), *dbias = data_of<T>(gradients.bias);
     const py::gil_scoped_release release;
@@ -375,7 +370,7 @@ py::object weight_norm_forward(Call& call) {
   with_storage(layout.dtype(), [&](auto number) {
     using S = decltype(number);
     auto batch = batch_of<S>(layout);
-    batch.to = laid<S>(w);
+    batch.to = channel_array<S>(w);
     const auto* lengths = g.data<Computed<S>>();
     double* rnorm_to = data_of<double>(rnorm);
     const py::gil_scoped_release release;
@@ -397,8 +392,8 @@ py::object weight_norm_differentiate(Call& call) {
     using S = decltype(number);
     using T = Computed<S>;
     auto batch = batch_of<S>(layout);
-    batch.dy = laid<S>(dw);
-    batch.to = laid<S>(dv);
+    batch.dy = channel_array<S>(dw);
+    batch.to = channel_array<S>(dv);
     const T* lengths = g.data<T>();
     const double* of_v = rnorm.data<double>();
     T* dg_to = data_of<T>(dg);

@@ -10,7 +10,7 @@
 #include <vector>
 
 #include "bind/call.hpp"
-#include "norm/channels.hpp"
+#include "norm/channels/layout.hpp"
 #include "norm/running.hpp"
 
 namespace fastopt {
@@ -142,13 +142,13 @@ class Layout {
   Channels in_;
 };
 
-template <class S> detail::Laid<const S> laid(const Layout::Other& other) {
+template <class S> ChannelArray<const S> channel_array(const Layout::Other& other) {
   return {static_cast<const S*>(other.data), &other.in};
 }
-template <class S> detail::Laid<S> laid(const Layout::Result& result) {
+template <class S> ChannelArray<S> channel_array(const Layout::Result& result) {
   return {data_of<S>(result.object), &result.in};
 }
-template <class S> detail::Batch<S> batch_of(const Layout& layout, std::size_t samples = 1) {
+template <class S> ChannelBatch<S> batch_of(const Layout& layout, std::size_t samples = 1) {
   return {layout.in(), {layout.data<S>(), &layout.in()}, samples};
 }
 

@@ -13,6 +13,7 @@
 #include <exception>
 #include <optional>
 #include <thread>
+#include <type_traits>
 #include <utility>
 
 #include "core/cost.hpp"
@@ -246,12 +247,29 @@ class Company {
   static inline std::atomic<Nanoseconds> spell_{0};
 };
 
+/// A reference to what one thread of a team does: body(thread, threads).  It is not a template parameter, so that the
+/// code around it exists once.
+class Work {
+ public:
+  template <class Body>
+    requires(!std::is_same_v<std::remove_cvref_t<Body>, Work>)
+  Work(Body&& body)  // NOLINT: a conversion
+      : body_(const_cast<void*>(static_cast<const void*>(&body))), call_([](void* of, int thread, int threads) {
+          (*static_cast<std::remove_reference_t<Body>*>(of))(thread, threads);
+        }) {}
+  void operator()(int thread, int threads) const { call_(body_, thread, threads); }
+
+ private:
+  void* body_;
+  void (*call_)(void*, int, int);
+};
+
 /// Runs body(thread, threads) on every thread of one team, of at least `threads` unless the system gives fewer.
 ///
 /// The team has always the full size, though the work may be for fewer: libgomp ends the threads that a smaller team
 /// leaves over and makes them anew for the next larger one.  Returns how long the caller's own part took, and how long
 /// it then waited for the others.
-template <class Body> std::pair<Nanoseconds, Nanoseconds> region(int threads, Body&& body) {
+[[gnu::noinline]] inline std::pair<Nanoseconds, Nanoseconds> region(int threads, Work body) {
   run_first_region_hook();
   const int wish = std::max(threads, ThreadCount::get()), team = std::max(threads, std::min(wish, Room::threads(wish)));
   const KeepCores keep;
@@ -284,7 +302,7 @@ inline int threads_for(double nanoseconds) {
 
 /// Runs body(thread, threads) on `threads` threads at once (or fewer, where the system gives fewer).  No fork cuts it
 /// in two.
-template <class Body> void parallel(int threads, Body&& body) {
+[[gnu::noinline]] inline void parallel(int threads, Work body) {
   if (threads > 1) threads = std::min(threads, Room::threads(threads));
   if (threads <= 1 || stranded.load(std::memory_order_relaxed) || !Company::expected()) {
     const NoFork guard;

@@ -1,0 +1,100 @@
+/// Group normalization, and instance normalization, whose groups are single channels.
+/// Wu & He 2018, arXiv:1803.08494; Ulyanov, Vedaldi & Lempitsky 2016, arXiv:1607.08022.
+///   x̂ = (x − mean)·rstd,  rstd = 1/√(var + ε),  y = x̂·w_c + b_c      mean and biased var of each group of channels of
+///   each sample, over m values;  A = Σ dy·w_c,  B = Σ dy·w_c·x̂ over the same
+///   dx = rstd·(w_c·dy − A/m − x̂·B/m);   dw_c = Σ dy·x̂,  db_c = Σ dy  over samples and places
+/// Statistics are float64, (samples, groups); backward takes mean and rstd from forward.
+#pragma once
+
+#include <cstddef>
+#include <functional>
+#include <vector>
+
+#include "norm/channels/groups.hpp"
+
+namespace fastopt {
+
+/// How channels are grouped, their statistics (samples, groups) and weights (channels), null where there are none.
+template <class T> struct GroupNorm {
+  std::size_t groups;
+  double *mean, *rstd;
+  const T *weight = nullptr, *bias = nullptr;
+
+  double weight_of(std::size_t channel) const { return weight ? static_cast<double>(weight[channel]) : 1; }
+
+  template <class S> [[gnu::noinline]] void set_forward(const ChannelGroups<S>& all, std::size_t group) const {
+    for (std::size_t k = 0; k < all.size(); ++k) {
+      const std::size_t channel = all.first_channel(group) + k;
+      all.constants().set_forward(all.first_set(group) + k, mean[group],
+                                  weight ? rstd[group] * static_cast<double>(weight[channel]) : rstd[group],
+                                  bias ? static_cast<double>(bias[channel]) : 0);
+    }
+  }
+
+  /// From Σ dy and Σ dy (x − high) of the group's channels; writes Σ dy x̂ to sum_dyx.
+  template <class S>
+  void set_backward(const ChannelGroups<S>& all, std::size_t group, const double* sum_dy, const double* sum_dyd,
+                    double* sum_dyx) const {
+    const double low = low_of<T>(mean[group]), scale = rstd[group], m = all.values();
+    double a = 0, b = 0;
+    for (std::size_t k = 0; k < all.size(); ++k) {
+      const double w = weight_of(all.first_channel(group) + k);
+      sum_dyx[k] = (sum_dyd[k] - low * sum_dy[k]) * scale;
+      a += w * sum_dy[k];
+      b += w * sum_dyx[k];
+    }
+    for (std::size_t k = 0; k < all.size(); ++k)
+      all.constants().set_backward(all.first_set(group) + k, low, scale * scale * (b / m), scale * (a / m));
+  }
+};
+
+/// Forward; x, y: those of `batch`.  Sets norm.mean and norm.rstd.  finish(group, m2) is told the sum of squares.
+template <class S>
+void group_norm(const ChannelBatch<S>& batch, const GroupNorm<Computed<S>>& norm, double eps,
+                const std::function<void(std::size_t group, double m2)>& finish) {
+  const ChannelGroups<S> groups(batch, norm.groups);
+  groups.normalize(eps, After::nothing, [&](std::size_t group, const Moments& moments) {
+    norm.mean[group] = moments.mean;
+    norm.rstd[group] = rstd_of(moments.m2, groups.values(), eps);
+    finish(group, moments.m2);
+    norm.set_forward(groups, group);
+  });
+}
+
+/// Forward with the statistics that norm.mean and norm.rstd have.
+template <class S> void group_norm_apply(const ChannelBatch<S>& batch, const GroupNorm<Computed<S>>& norm) {
+  const FlushSubnormals environment;
+  const ChannelGroups<S> groups(batch, norm.groups);
+  for (std::size_t group = 0; group < groups.count(); ++group) norm.set_forward(groups, group);
+  groups.apply(After::nothing);
+}
+
+/// Backward; dy, x, dx: those of `batch`; dweight, dbias: (channels), or null.  Not training: the statistics were not
+/// the input's own, but constants.
+template <class S>
+void group_norm_backward(const ChannelBatch<S>& batch, const GroupNorm<Computed<S>>& norm, bool training,
+                         Computed<S>* dweight, Computed<S>* dbias) {
+  using T = Computed<S>;
+  const FlushSubnormals environment;
+  const std::size_t channels = batch.in.count;
+  const ChannelGroups<S> groups(batch, norm.groups);
+  for (std::size_t group = 0; group < groups.count(); ++group) norm.set_forward(groups, group);
+  std::vector<double> sum_dy(batch.sets()), sum_dyx(batch.sets());
+  groups.differentiate(After::nothing, training, [&](std::size_t group, const double* g, const double* gd) {
+    const std::size_t first = groups.first_set(group);
+    std::copy_n(g, groups.size(), sum_dy.data() + first);
+    norm.set_backward(groups, group, g, gd, sum_dyx.data() + first);
+  });
+  const auto over_samples = [&](const std::vector<double>& of_sets, T* to) {
+    if (to)
+      for (std::size_t c = 0; c < channels; ++c) {
+        double total = 0;
+        for (std::size_t sample = 0; sample < batch.samples; ++sample) total += of_sets[sample * channels + c];
+        to[c] = static_cast<T>(total);
+      }
+  };
+  over_samples(sum_dyx, dweight);
+  over_samples(sum_dy, dbias);
+}
+
+}  // namespace fastopt
