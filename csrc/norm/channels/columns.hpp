@@ -209,7 +209,8 @@ template <class S> [[gnu::noinline]] ChannelMoments column_moments(const Channel
 /// Elementwise work on columns: to ← formula(row, i, c, V).  The constants of a strip of columns
 /// stay in registers over some rows, which stay in L1.
 template <class S, class Formula>
-[[gnu::noinline]] void map_columns(const ChannelBatch<S>& batch, std::size_t passes, const Constants<Computed<S>>& constants, const Formula& formula) {
+[[gnu::noinline]] void map_columns(const ChannelBatch<S>& batch, std::size_t passes,
+                                   const Constants<Computed<S>>& constants, const Formula& formula) {
   with_streaming<S>(batch.streamed(passes), [&](auto past_caches) {
     for_column_tasks(batch, passes, Order::backwards, [&](const ColumnTask<S>& task) {
       const auto of_sample = constants.rows(task.sample * batch.in.count);

@@ -60,7 +60,7 @@ template <class S> class ChannelGroups {
         constants_(batch.sets()) {}
 
   std::size_t count() const { return batch_.samples * groups_; }
-  std::size_t size() const { return size_; }  ///< channels in a group
+  std::size_t size() const { return size_; }                                             ///< channels in a group
   double values() const { return static_cast<double>(size_ * batch_.values_of_set()); }  ///< in a group
   std::size_t first_set(std::size_t group) const { return group * size_; }
   std::size_t first_channel(std::size_t group) const { return group % groups_ * size_; }
@@ -74,7 +74,8 @@ template <class S> class ChannelGroups {
     else if (batch_.in.columns)
       moments_of_columns(eps, done);
     else
-      for_groups(1, [&](std::size_t group, const Planes<S>& planes, RowList<S>&) { done(group, plane_moments(planes, eps)); });
+      for_groups(
+          1, [&](std::size_t group, const Planes<S>& planes, RowList<S>&) { done(group, plane_moments(planes, eps)); });
   }
 
   /// The same, and then y.
@@ -216,7 +217,8 @@ template <class S> class ChannelGroups {
     });
   }
   template <After after>
-  [[gnu::noinline]] void gradient_sums_of_planes(std::size_t group, const Planes<S>& planes, const GradientDone& done) const {
+  [[gnu::noinline]] void gradient_sums_of_planes(std::size_t group, const Planes<S>& planes,
+                                                 const GradientDone& done) const {
     constexpr std::size_t kFew = 64;
     std::array<double, 2 * kFew> few;
     std::vector<double> many(size_ > kFew ? 2 * size_ : 0);
@@ -230,7 +232,8 @@ template <class S> class ChannelGroups {
     done(group, g, gd);
   }
 
-  [[gnu::noinline]] void map_forward_planes(std::size_t group, const Planes<S>& planes, bool streamed, After after) const {
+  [[gnu::noinline]] void map_forward_planes(std::size_t group, const Planes<S>& planes, bool streamed,
+                                            After after) const {
     with_after(after, [&](auto what) {
       map_planes(planes, constants_, first_set(group), size_, streamed, forward_formula<what>);
     });
@@ -239,18 +242,19 @@ template <class S> class ChannelGroups {
     with_after(after, [&](auto what) { map_columns(batch_, 2, constants_, forward_formula<what>); });
   }
 
-  [[gnu::noinline]] void map_backward_planes(std::size_t group, const Planes<S>& planes, bool streamed, After after, bool training) const {
+  [[gnu::noinline]] void map_backward_planes(std::size_t group, const Planes<S>& planes, bool streamed, After after,
+                                             bool training) const {
     with_flag(training, [&](auto trained) {
       with_flag(after == After::relu, [&](auto relu) {
         map_planes(planes, constants_, first_set(group), size_, streamed,
-                   backward_formula<relu ? After::relu : After::nothing, trained>);
+                   backward_formula < relu ? After::relu : After::nothing, trained >);
       });
     });
   }
   [[gnu::noinline]] void map_backward_columns(const ChannelBatch<S>& batch, After after, bool training) const {
     with_flag(training, [&](auto trained) {
       with_flag(after == After::relu, [&](auto relu) {
-        map_columns(batch, 3, constants_, backward_formula<relu ? After::relu : After::nothing, trained>);
+        map_columns(batch, 3, constants_, backward_formula < relu ? After::relu : After::nothing, trained >);
       });
     });
   }

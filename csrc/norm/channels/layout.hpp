@@ -83,8 +83,8 @@ template <class S> struct ChannelBatch {
   ChannelArray<const S> dy = {}, more = {};  ///< more: the residual, or the y of forward
   ChannelArray<S> to = {}, also_to = {};
 
-  std::size_t rows() const { return samples ? in.rows.count() / samples : 0; }                     ///< of a sample
-  std::size_t sets() const { return samples * in.count; }                                          ///< channels of samples
+  std::size_t rows() const { return samples ? in.rows.count() / samples : 0; }  ///< of a sample
+  std::size_t sets() const { return samples * in.count; }                       ///< channels of samples
   std::size_t values_of_set() const { return rows() * (in.columns ? 1 : in.rows.width); }
   bool scattered() const { return x.scattered() || dy.scattered() || more.scattered(); }
 

@@ -122,7 +122,8 @@ template <class S> [[gnu::noinline]] double plane_squares(const Planes<S>& plane
 }
 
 /// The sums of x − near and of its squares.
-template <class S> [[gnu::noinline]] std::array<double, 2> plane_sums_around(const Planes<S>& planes, Computed<S> near) {
+template <class S>
+[[gnu::noinline]] std::array<double, 2> plane_sums_around(const Planes<S>& planes, Computed<S> near) {
   return plane_sums<2>(
       planes,
       [=](const auto& plane, std::size_t i, auto number) {
@@ -136,8 +137,7 @@ template <class S> [[gnu::noinline]] std::array<double, 2> plane_sums_around(con
 template <After after, class S>
 [[gnu::noinline]] std::array<double, 2> plane_gradient_sums(const Planes<S>& planes, const Constant<Computed<S>>& c) {
   return plane_sums<2>(
-      planes,
-      [=](const auto& plane, std::size_t i, auto number) { return gradient_terms<after>(plane, i, c, number); },
+      planes, [=](const auto& plane, std::size_t i, auto number) { return gradient_terms<after>(plane, i, c, number); },
       [width = planes.width](const auto& plane) {
         prefetch_row(plane.x, width);
         prefetch_row(plane.dy, width);
@@ -178,9 +178,8 @@ template <class S, class Formula>
       const auto c = Constant<T>::of(constants.rows(first + (pieces->row + k) % sets), 0);
       const auto plane = pieces->planes[k];
       with_streaming<S>(streamed, [&](auto past_caches) {
-        each<T>(pieces->planes.width, [=](std::size_t i, auto number) {
-          put<past_caches>(plane.to + i, formula(plane, i, c, number));
-        });
+        each<T>(pieces->planes.width,
+                [=](std::size_t i, auto number) { put<past_caches>(plane.to + i, formula(plane, i, c, number)); });
       });
     }
 }
