@@ -6,9 +6,11 @@
 
 #include "bind/call.hpp"
 #include "bind/module.hpp"
-#include "norm/cosine_norm.hpp"
-#include "norm/layer_norm.hpp"
-#include "norm/rms_norm.hpp"
+#include "norm/rows/backward.hpp"
+#include "norm/rows/cosine_norm.hpp"
+#include "norm/rows/forward.hpp"
+#include "norm/rows/layer_norm.hpp"
+#include "norm/rows/rms_norm.hpp"
 
 namespace fastopt {
 
@@ -120,10 +122,10 @@ template <class Norm> py::object backward(Call& call) {
   const Dtype computed = computed_with(x.dtype);
   const auto weight = call.optional("weight", computed, axes.normalized);
   const bool biased = Norm::centred && call.flag("bias_grad");
-  constexpr std::size_t kResults = 1 + (Norm::weighted ? 1 : 0) + (Norm::centred ? 1 : 0);
+  constexpr std::size_t kResults = 1 + (Norm::weights == Weights::columns ? 1 : 0) + (Norm::centred ? 1 : 0);
   call.results(kResults);
   std::vector<py::object> results{call.contiguous_result(0, x.dtype, axes.shape())};
-  if constexpr (Norm::weighted)
+  if constexpr (Norm::weights == Weights::columns)
     results.push_back(call.result_if(weight.has_value(), 1, computed, axes.normalized, "there is no weight"));
   if constexpr (Norm::centred)
     results.push_back(call.result_if(biased, 2, computed, axes.normalized, "bias_grad is False"));
@@ -140,7 +142,7 @@ template <class Norm> py::object backward(Call& call) {
     arrays.rstd = rstd.data<double>();
     arrays.weight = data_of<T>(weight);
     arrays.dx = data_of<S>(results[0]);
-    if constexpr (Norm::weighted) arrays.dweight = data_of<T>(results[1]);
+    if constexpr (Norm::weights == Weights::columns) arrays.dweight = data_of<T>(results[1]);
     if constexpr (Norm::centred) arrays.dbias = data_of<T>(results[2]);
     if (dsum) {
       arrays.dsum = dsum->at<S>();
@@ -149,7 +151,7 @@ template <class Norm> py::object backward(Call& call) {
     const py::gil_scoped_release release;
     row_norm_backward<Norm>(arrays);
   });
-  if constexpr (!Norm::weighted) return results[0];
+  if constexpr (Norm::weights == Weights::none) return results[0];
   return py::tuple(py::cast(results));
 }
 

@@ -49,8 +49,9 @@ inline constexpr double kCachedStep = 1 << 25;
 
 // Nanoseconds.
 
-inline constexpr double kStepPerByte = 1.0 / 70;     ///< of an optimizer's step
-inline constexpr double kRowNormPerByte = 1.0 / 15;  ///< of a normalization of rows
+inline constexpr double kStepPerByte = 1.0 / 70;                                        ///< of an optimizer's step
+inline constexpr double kRowForwardPerByte = 1.0 / 20, kRowBackwardPerByte = 1.0 / 15;  ///< of a normalization of rows
+inline constexpr double kSumOfChunks = 1.0 / 4;      ///< of a number that is added to a sum over chunks
 inline constexpr double kChannelPerByte = 1.0 / 20;  ///< of one of channels
 inline constexpr double kFloorPerWord = 1.0 / 16;    ///< of the floor
 inline constexpr double kPerThread = 3000;  ///< work that is worth waking a thread: with two cores a region costs 1 µs

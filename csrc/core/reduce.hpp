@@ -64,17 +64,15 @@ template <std::size_t K> struct alignas(64) Lanes {
   double of[K][kFolds] = {};
 };
 
-namespace detail {
-
 /// What the tiles of one block add to each lane.
-template <std::size_t K, class T> struct alignas(64) Block {
+template <std::size_t K, class T> struct alignas(64) LaneBlock {
   T of[K][kLanes];
 };
 
 /// Σ over the tiles of some rows in AtOnce vectors of lanes from `lane` on, which stay in registers.
 template <class V, std::size_t AtOnce, std::size_t K, class T, class Terms>
-[[gnu::always_inline]] inline void sum_tiles(Block<K, T>& block, std::size_t lane, std::size_t rows, std::size_t tiles,
-                                             const Terms& terms) {
+[[gnu::always_inline]] inline void sum_tiles(LaneBlock<K, T>& block, std::size_t lane, std::size_t rows,
+                                             std::size_t tiles, const Terms& terms) {
   std::array<std::array<V, AtOnce>, K> sum = {};
   for (std::size_t row = 0; row < rows; ++row) {
     const auto of_row = terms(row);
@@ -89,7 +87,7 @@ template <class V, std::size_t AtOnce, std::size_t K, class T, class Terms>
 
 /// Adds a block to the sums: of its lanes first those 32 apart, then those 16 apart.
 template <std::size_t K, class T>
-[[gnu::always_inline]] inline void add_block(Lanes<K>& lanes, const Block<K, T>& block) {
+[[gnu::always_inline]] inline void add_block(Lanes<K>& lanes, const LaneBlock<K, T>& block) {
   using V = Vector<T>;
   using D = Vector<double>;
   unroll<K>([&](auto k) {
@@ -138,15 +136,13 @@ template <std::size_t N> [[gnu::always_inline]] inline double fold_doubles(const
   return fold_vectors(v);
 }
 
-}  // namespace detail
-
 /// Adds `rows` rows of n contiguous elements to K sums in lanes: terms(row)(i, V) is what element(s) i add to each.
 /// Short rows share a block: it has first the full tiles of each of them, then the rests.  ahead(row) is called in time
 /// to prefetch a row.
 template <std::size_t K, class T, class Terms, class Ahead>
 inline void add_rows(Lanes<K>& lanes, std::size_t rows, std::size_t n, const Terms& terms, const Ahead& ahead) {
   using V = Vector<T>;
-  constexpr std::size_t kStep = detail::kAtOnce * width<V>;
+  constexpr std::size_t kStep = kAtOnce * width<V>;
   const std::size_t tiles = n / kLanes, rest = n % kLanes, all = tiles + (rest != 0);
   if (all == 0) return;
   const std::size_t together = std::max<std::size_t>(1, kBlock / all);  // rows in a block
@@ -155,9 +151,9 @@ inline void add_rows(Lanes<K>& lanes, std::size_t rows, std::size_t n, const Ter
     for (std::size_t next = row + count; next < std::min(row + 2 * together, rows); ++next) ahead(next);
     for (std::size_t first = 0; first < all; first += kBlock) {
       const std::size_t last = std::min(first + kBlock, tiles), full = last - first;
-      detail::Block<K, T> block;
+      LaneBlock<K, T> block;
       for (std::size_t lane = 0; lane < kLanes; lane += kStep)
-        detail::sum_tiles<V, detail::kAtOnce>(block, lane, count, full, [&](std::size_t r) {
+        sum_tiles<V, kAtOnce>(block, lane, count, full, [&](std::size_t r) {
           return [of_row = terms(row + r), skipped = first * kLanes](std::size_t i, auto number) {
             return of_row(skipped + i, number);
           };
@@ -169,7 +165,7 @@ inline void add_rows(Lanes<K>& lanes, std::size_t rows, std::size_t n, const Ter
             const std::array<U, K> term = of_row(skipped + lane, number);
             for (std::size_t k = 0; k < K; ++k) store(block.of[k] + lane, load<U>(block.of[k] + lane) + term[k]);
           });
-      detail::add_block(lanes, block);
+      add_block(lanes, block);
     }
   }
 }
@@ -190,7 +186,7 @@ template <std::size_t K> struct ColumnSums {
 template <class T, class S, class Body> inline void for_strips(const S* like, std::size_t columns, const Body& body) {
   using V = Vector<T>;
   constexpr std::integral_constant<std::size_t, 1> kOne;
-  constexpr std::integral_constant<std::size_t, detail::kAtOnce> kMany;
+  constexpr std::integral_constant<std::size_t, kAtOnce> kMany;
   const std::size_t past_line = reinterpret_cast<std::uintptr_t>(like) % 64 / sizeof(S);
   std::size_t column = past_line == 0 ? 0 : std::min(64 / sizeof(S) - past_line, columns);
   each<T>(column, [&](std::size_t i, auto number) { body(i, number, kOne); });
@@ -227,16 +223,14 @@ inline void add_columns(ColumnSums<K>& sums, const S* like, std::size_t rows, st
 /// The K sums: 8, 4, 2, 1 apart.
 template <std::size_t K> [[gnu::always_inline]] inline std::array<double, K> fold(const Lanes<K>& lanes) {
   std::array<double, K> sums;
-  unroll<K>([&](auto k) { sums[k] = detail::fold_doubles<kFolds>(lanes.of[k]); });
+  unroll<K>([&](auto k) { sums[k] = fold_doubles<kFolds>(lanes.of[k]); });
   return sums;
 }
 
-namespace detail {
-
 /// What some full tiles of a row and the numbers behind them add to each lane.
 template <std::size_t K, class T, class Terms>
-[[gnu::always_inline]] inline void sum_block(Block<K, T>& block, std::size_t first, std::size_t tiles, std::size_t rest,
-                                             const Terms& terms) {
+[[gnu::always_inline]] inline void sum_block(LaneBlock<K, T>& block, std::size_t first, std::size_t tiles,
+                                             std::size_t rest, const Terms& terms) {
   using V = Vector<T>;
   constexpr std::size_t kStep = kAtOnce * width<V>;
   for (std::size_t lane = 0; lane < kLanes; lane += kStep)
@@ -250,17 +244,15 @@ template <std::size_t K, class T, class Terms>
   });
 }
 
-}  // namespace detail
-
 /// K sums over n contiguous elements: terms(i, V) is what element(s) i add to each.
 template <std::size_t K, class T, class Terms>
 [[gnu::always_inline]] inline std::array<double, K> row_sums(std::size_t n, const Terms& terms) {
   Lanes<K> lanes;
   for (std::size_t first = 0; first < n; first += kBlock * kLanes) {
     const std::size_t some = std::min(kBlock * kLanes, n - first);
-    detail::Block<K, T> block;
-    detail::sum_block(block, first, some / kLanes, some % kLanes, terms);
-    detail::add_block(lanes, block);
+    LaneBlock<K, T> block;
+    sum_block(block, first, some / kLanes, some % kLanes, terms);
+    add_block(lanes, block);
   }
   return fold(lanes);
 }
@@ -273,7 +265,7 @@ template <class T, class At> [[gnu::always_inline]] inline double sum_of_few(std
   each<T>(count, [&](std::size_t i, auto number) { store(few + i, at(i, number)); });
   std::array<D, kFew / width<D>> v;
   unroll<kFew / width<D>>([&](auto i) { v[i] = widened(few + i * width<D>); });
-  return detail::fold_vectors(v);
+  return fold_vectors(v);
 }
 
 /// 64 lanes of one sum of products that are taken in double, which has them exactly for float32: for norms of whole
@@ -287,19 +279,19 @@ struct DoubleLanes {
       of[lane] += static_cast<double>(a) * static_cast<double>(b);
     } else {
       using D = Vector<double>;
-      using Half = std::conditional_t<width<V> <= width<D>, V, typename detail::VectorOf<float, width<D> * 4>::type>;
+      using Half = std::conditional_t<width<V> <= width<D>, V, typename VectorOf<float, width<D> * 4>::type>;
       for (std::size_t i = 0; i < width<V>; i += width<Half>) {
         Half x, y;
         std::memcpy(&x, reinterpret_cast<const char*>(&a) + i * (sizeof(V) / width<V>), sizeof x);
         std::memcpy(&y, reinterpret_cast<const char*>(&b) + i * (sizeof(V) / width<V>), sizeof y);
-        using Wide = typename detail::VectorOf<double, width<Half> * 8>::type;
+        using Wide = typename VectorOf<double, width<Half> * 8>::type;
         const Wide product = __builtin_convertvector(x, Wide) * __builtin_convertvector(y, Wide);
         store(of + lane + i, load<Wide>(of + lane + i) + product);
       }
     }
   }
 
-  double total() const { return detail::fold_doubles<kLanes>(of); }
+  double total() const { return fold_doubles<kLanes>(of); }
 };
 
 /// Adds the squares of n numbers to lanes, from the first lane on, and to as many columns.

@@ -29,7 +29,6 @@ inline constexpr std::size_t kVectorBytes = 32;
 inline constexpr std::size_t kVectorBytes = 16;
 #endif
 
-namespace detail {
 template <class T, std::size_t Bytes> struct VectorOf;
 template <std::size_t Bytes> struct VectorOf<float, Bytes> {
   typedef float type __attribute__((vector_size(Bytes)));
@@ -46,11 +45,10 @@ template <> struct Element<float> {
 template <> struct Element<double> {
   using type = double;
 };
-}  // namespace detail
 
 /// A native vector of numbers of type T, and the 16 bytes that every instruction set has, for the tails of arrays.
-template <class T> using Vector = typename detail::VectorOf<T, kVectorBytes>::type;
-template <class T> using ShortVector = typename detail::VectorOf<T, 16>::type;
+template <class T> using Vector = typename VectorOf<T, kVectorBytes>::type;
+template <class T> using ShortVector = typename VectorOf<T, 16>::type;
 
 /// Native vectors of 32-bit words, signed and unsigned, of 64-bit words, and of 16-bit halves.
 typedef std::uint32_t Word __attribute__((vector_size(kVectorBytes)));
@@ -72,7 +70,7 @@ template <std::size_t N> struct Doubles {
 };
 
 /// How many numbers V holds: 1 for a number itself.
-template <class V> inline constexpr std::size_t width = sizeof(V) / sizeof(typename detail::Element<V>::type);
+template <class V> inline constexpr std::size_t width = sizeof(V) / sizeof(typename Element<V>::type);
 
 template <class V> inline constexpr bool is_number = std::is_arithmetic_v<V>;
 
@@ -99,7 +97,7 @@ template <class T> inline Vector<double> widened(const T* from) {
 #elif defined(__AVX__)
   if constexpr (sizeof(T) == 4) return _mm256_cvtps_pd(load<__m128>(from));
 #endif
-  return __builtin_convertvector(load<typename detail::VectorOf<T, width<Vector<double>> * sizeof(T)>::type>(from),
+  return __builtin_convertvector(load<typename VectorOf<T, width<Vector<double>> * sizeof(T)>::type>(from),
                                  Vector<double>);
 }
 

@@ -189,8 +189,8 @@ template <class S> void gaussian_dropout(const S* x, const Rows& row, double p, 
           else if constexpr (is_number<V>)
             deviate = static_cast<V>(normal[i]);
           else
-            deviate = __builtin_convertvector(
-                load<typename detail::VectorOf<float, width<V> * sizeof(float)>::type>(normal + i), V);
+            deviate =
+                __builtin_convertvector(load<typename VectorOf<float, width<V> * sizeof(float)>::type>(normal + i), V);
           put<streamed>(to + i, load<V>(from + i) * (1 + deviation * deviate));
         });
       });

@@ -3,12 +3,13 @@
 ///   dx = rstd·(g − x̂·Σ(g x̂)/width),  g = dy·w;   dw = Σ dy·x̂           over rows
 #pragma once
 
-#include "norm/row_norm.hpp"
+#include "norm/rows/arrays.hpp"
 
 namespace fastopt {
 
 struct RmsNorm {
-  static constexpr bool centred = false, averaged = true, weighted = true;
+  static constexpr bool centred = false, averaged = true;
+  static constexpr Weights weights = Weights::columns;
 };
 
 }  // namespace fastopt

@@ -3,12 +3,13 @@
 ///   dx = rnorm·(dy − y·Σ(dy y))
 #pragma once
 
-#include "norm/row_norm.hpp"
+#include "norm/rows/arrays.hpp"
 
 namespace fastopt {
 
 struct CosineNorm {
-  static constexpr bool centred = false, averaged = false, weighted = false;
+  static constexpr bool centred = false, averaged = false;
+  static constexpr Weights weights = Weights::none;
 };
 
 }  // namespace fastopt

@@ -4,12 +4,13 @@
 /// Statistics are float64; backward takes mean and rstd from forward and recomputes x̂.
 #pragma once
 
-#include "norm/row_norm.hpp"
+#include "norm/rows/arrays.hpp"
 
 namespace fastopt {
 
 struct LayerNorm {
-  static constexpr bool centred = true, averaged = true, weighted = true;
+  static constexpr bool centred = true, averaged = true;
+  static constexpr Weights weights = Weights::columns;
 };
 
 }  // namespace fastopt
