@@ -10,19 +10,8 @@ from typing import Any
 import numpy as np
 import pytest
 from numpy.random import Generator
-from optimizers import (
-    CLASSES,
-    Array,
-    Options,
-    arrays,
-    copies,
-    everything,
-    leaves,
-    normal,
-    richest,
-    shapes_for,
-    variants,
-)
+from tables import CLASSES, OPTIMIZERS, Array, Options, ordinary
+from tools import copies, everything, leaves
 
 import fastopt as fo
 from fastopt import optim
@@ -37,7 +26,7 @@ every_variant = pytest.mark.parametrize(
     [
         pytest.param(name, options, id="-".join([name, *(f"{key}={value}" for key, value in options.items())]))
         for name in CLASSES
-        for options in variants(name)
+        for options in OPTIMIZERS[name].variants
     ],
 )
 
@@ -66,13 +55,13 @@ def assert_close(some: Any, others: Any, rtol: float = 1e-12) -> None:
 @every_variant
 def test_ema_is_the_average(name: str, options: Options, warmup: bool, rng: Generator) -> None:
     """By each parameter's own count, and the run is the same as without it."""
-    params = arrays(rng, name)
+    params = OPTIMIZERS[name].arrays(rng)
     alone = copies(params)
     opt = CLASSES[name](params, lr=LR, ema_decay=0.8, ema_warmup=warmup, **options)
     plain = CLASSES[name](alone, lr=LR, **options)
     averages, counts = copies(params), [0] * len(params)
     for step in range(6):
-        grads = some_missing(arrays(rng, name), step)
+        grads = some_missing(OPTIMIZERS[name].arrays(rng), step)
         opt.step(grads)
         plain.step(grads)
         for i, (p, g) in enumerate(zip(params, grads, strict=True)):
@@ -87,13 +76,13 @@ def test_ema_is_the_average(name: str, options: Options, warmup: bool, rng: Gene
 @pytest.mark.parametrize(("start", "freq"), [(1, 1), (3, 1), (2, 3)])
 @classes
 def test_swa_is_the_mean_of_the_chosen_iterates(name: str, start: int, freq: int, rng: Generator) -> None:
-    params = arrays(rng, name)
+    params = OPTIMIZERS[name].arrays(rng)
     before = copies(params)
-    opt = CLASSES[name](params, lr=LR, swa_start=start, swa_freq=freq, **richest(name))
+    opt = CLASSES[name](params, lr=LR, swa_start=start, swa_freq=freq, **OPTIMIZERS[name].richest)
     chosen: list[list[Array]] = [[] for _ in params]
     counts = [0] * len(params)
     for step in range(10):
-        grads = some_missing(arrays(rng, name), step)
+        grads = some_missing(OPTIMIZERS[name].arrays(rng), step)
         opt.step(grads)
         for i, (p, g) in enumerate(zip(params, grads, strict=True)):
             counts[i] += g is not None
@@ -106,17 +95,17 @@ def test_swa_is_the_mean_of_the_chosen_iterates(name: str, start: int, freq: int
 
 @classes
 def test_averages_are_swapped_and_brought_back(name: str, rng: Generator) -> None:
-    params = arrays(rng, name)
+    params = OPTIMIZERS[name].arrays(rng)
     opt = CLASSES[name](params, lr=LR, ema_decay=0.5)
     for _ in range(2):
-        opt.step(arrays(rng, name))
+        opt.step(OPTIMIZERS[name].arrays(rng))
     here, averages = copies(params), copies(opt.ema_params)
     before = everything(opt)
     opt.swap_ema()
     assert bits(params) == bits(averages)
     assert bits(opt.ema_params) == bits(here)
     with pytest.raises(ValueError, match=rf"^{name}: the parameters are swapped for their averages; swap_ema\(\) them"):
-        opt.step(arrays(rng, name))
+        opt.step(OPTIMIZERS[name].arrays(rng))
     opt.swap_ema()
     assert everything(opt) == before
     with opt.using_ema():
@@ -125,30 +114,30 @@ def test_averages_are_swapped_and_brought_back(name: str, rng: Generator) -> Non
     with pytest.raises(KeyError, match="inside"), opt.using_ema():
         raise KeyError("inside")
     assert everything(opt) == before
-    opt.step(arrays(rng, name))
+    opt.step(OPTIMIZERS[name].arrays(rng))
 
 
 @classes
 def test_without_averages_there_is_nothing_to_swap(name: str, rng: Generator) -> None:
-    opt = CLASSES[name](arrays(rng, name), lr=LR)
+    opt = CLASSES[name](OPTIMIZERS[name].arrays(rng), lr=LR)
     for act in opt.swap_ema, opt.using_ema().__enter__:
         with pytest.raises(ValueError, match=rf"^{name}: there are no averages; set ema_decay or swa_start$"):
             act()
-    opt.step(arrays(rng, name))
+    opt.step(OPTIMIZERS[name].arrays(rng))
 
 
 def test_averages_have_the_structure_of_the_parameters(rng: Generator) -> None:
     """The live arrays; what has no average stands for itself."""
-    w = {"first": {"w": normal(rng, (2, 3))}, "rest": [normal(rng, (3,)), normal(rng, ())]}
+    w = {"first": {"w": ordinary(rng, (2, 3))}, "rest": [ordinary(rng, (3,)), ordinary(rng, ())]}
     opt = optim.SGD(w, lr=0.1, ema_decay=0.5)
-    opt.step({"first": None, "rest": [normal(rng, (3,)), normal(rng, ())]})
+    opt.step({"first": None, "rest": [ordinary(rng, (3,)), ordinary(rng, ())]})
     averages = opt.ema_params
     assert averages["first"]["w"] is opt.state[0]["ema_param"]
     assert averages["rest"][1] is opt.state[2]["ema_param"]
 
-    p, q = normal(rng, (2,)), normal(rng, (3,))
+    p, q = ordinary(rng, (2,)), ordinary(rng, (3,))
     opt = optim.SGD([{"params": [p]}, {"params": {"q": q}, "ema_decay": 0.5}], lr=0.1)
-    opt.step([[normal(rng, (2,))], {"q": normal(rng, (3,))}])
+    opt.step([[ordinary(rng, (2,))], {"q": ordinary(rng, (3,))}])
     (first,), second = opt.ema_params
     assert first is p
     assert second["q"] is opt.state[1]["ema_param"]
@@ -159,12 +148,12 @@ def test_averages_have_the_structure_of_the_parameters(rng: Generator) -> None:
 
 
 def test_an_average_that_is_switched_on_later_begins_there(rng: Generator) -> None:
-    p = normal(rng, (5,))
+    p = ordinary(rng, (5,))
     opt = optim.SGD([p], lr=0.1)
-    opt.step([normal(rng, (5,))])
+    opt.step([ordinary(rng, (5,))])
     opt.param_groups[0]["ema_decay"] = 0.5
     here = p.copy()
-    opt.step([normal(rng, (5,))])
+    opt.step([ordinary(rng, (5,))])
     assert_close(opt.ema_params, [(here + p) / 2])
 
 
@@ -189,18 +178,21 @@ def test_averages_that_make_no_sense_are_errors(name: str, options: Options, mes
 
 @classes
 def test_accumulated_gradients_are_a_step_with_their_mean(name: str, rng: Generator) -> None:
-    params = arrays(rng, name)
+    params = OPTIMIZERS[name].arrays(rng)
     twins = copies(params)
-    opt, plain = CLASSES[name](params, lr=LR, **richest(name)), CLASSES[name](twins, lr=LR, **richest(name))
+    opt, plain = (
+        CLASSES[name](params, lr=LR, **OPTIMIZERS[name].richest),
+        CLASSES[name](twins, lr=LR, **OPTIMIZERS[name].richest),
+    )
     for step in range(3):
-        parts = [some_missing(arrays(rng, name), step + part) for part in range(4)]
+        parts = [some_missing(OPTIMIZERS[name].arrays(rng), step + part) for part in range(4)]
         before = [[g.copy() for g in part if g is not None] for part in parts]
         for part in parts:
             opt.accumulate(part)
         assert bits([g for part in parts for g in part if g is not None]) == bits([g for part in before for g in part])
         mean = [
             np.asarray(sum((g for part in parts if (g := part[i]) is not None), np.zeros(shape)) / 4)
-            for i, shape in enumerate(shapes_for(name))
+            for i, shape in enumerate(OPTIMIZERS[name].shapes)
         ]
         info = opt.step(clip_norm=5.0, grad_scale=2.0)
         expected = plain.step(mean, clip_norm=5.0, grad_scale=2.0)
@@ -213,9 +205,9 @@ def test_accumulated_gradients_are_a_step_with_their_mean(name: str, rng: Genera
 @classes
 def test_accumulated_gradients_may_be_strided(name: str, dtype: str, rng: Generator) -> None:
     shape = (6, 10)
-    p, q = (normal(np.random.default_rng(1), shape, dtype) for _ in range(2))
+    p, q = (ordinary(np.random.default_rng(1), shape, dtype) for _ in range(2))
     opt, plain = CLASSES[name]([p], lr=LR), CLASSES[name]([q], lr=LR)
-    g = normal(rng, (6, 30), dtype)[:, 10:20]
+    g = ordinary(rng, (6, 30), dtype)[:, 10:20]
     opt.accumulate([g])
     opt.step()
     plain.step([g.copy()])
@@ -225,12 +217,12 @@ def test_accumulated_gradients_may_be_strided(name: str, dtype: str, rng: Genera
 @classes
 def test_a_parameter_without_any_gradient_is_left_alone(name: str, rng: Generator) -> None:
     """As in a step: None adds nothing, and nothing is no gradient."""
-    params = arrays(rng, name)
+    params = OPTIMIZERS[name].arrays(rng)
     opt = CLASSES[name](params, lr=LR, weight_decay=0.1)
-    opt.step(arrays(rng, name))
+    opt.step(OPTIMIZERS[name].arrays(rng))
     before = everything(opt)
     for _ in range(2):
-        opt.accumulate([None, *arrays(rng, name)[1:]])
+        opt.accumulate([None, *OPTIMIZERS[name].arrays(rng)[1:]])
     opt.step()
     after = everything(opt)
     assert after["params"][0] == before["params"][0]
@@ -240,10 +232,10 @@ def test_a_parameter_without_any_gradient_is_left_alone(name: str, rng: Generato
 
 @classes
 def test_a_micro_batch_that_is_wrong_adds_nothing(name: str, rng: Generator) -> None:
-    params = arrays(rng, name)
+    params = OPTIMIZERS[name].arrays(rng)
     twins = copies(params)
     opt, plain = CLASSES[name](params, lr=LR), CLASSES[name](twins, lr=LR)
-    grads = arrays(rng, name)
+    grads = OPTIMIZERS[name].arrays(rng)
     for bad in (
         [],
         [*grads[:-1], np.ones(7)],
@@ -270,7 +262,7 @@ def test_a_micro_batch_that_is_wrong_adds_nothing(name: str, rng: Generator) -> 
 def test_a_step_with_gradients_leaves_what_was_accumulated(rng: Generator) -> None:
     p, q = (np.ones(3) for _ in range(2))
     opt, plain = optim.SGD([p], lr=0.1, momentum=0.9), optim.SGD([q], lr=0.1, momentum=0.9)
-    first, second = normal(rng, (3,)), normal(rng, (3,))
+    first, second = ordinary(rng, (3,)), ordinary(rng, (3,))
     opt.accumulate([first])
     opt.step([second])
     opt.step()
@@ -350,11 +342,14 @@ CLIPS: dict[str, Callable[[list[Array], list[Array], float], list[Array]]] = {
 @pytest.mark.parametrize("clip", CLIPS)
 @classes
 def test_clipping_is_clipping_by_hand(name: str, clip: str, most: float, rng: Generator) -> None:
-    params = arrays(rng, name)
+    params = OPTIMIZERS[name].arrays(rng)
     twins = copies(params)
-    opt, plain = CLASSES[name](params, lr=LR, **richest(name)), CLASSES[name](twins, lr=LR, **richest(name))
+    opt, plain = (
+        CLASSES[name](params, lr=LR, **OPTIMIZERS[name].richest),
+        CLASSES[name](twins, lr=LR, **OPTIMIZERS[name].richest),
+    )
     for _ in range(3):
-        grads = arrays(rng, name)
+        grads = OPTIMIZERS[name].arrays(rng)
         info = opt.step([np.asarray(g * 8) for g in grads], grad_scale=8.0, **{clip: most})
         expected = CLIPS[clip](grads, twins, most)
         plain.step(expected)
@@ -364,10 +359,10 @@ def test_clipping_is_clipping_by_hand(name: str, clip: str, most: float, rng: Ge
 
 @pytest.mark.parametrize("clip", CLIPS)
 def test_clipping_reads_strided_gradients(clip: str, rng: Generator) -> None:
-    p = normal(rng, (5, 40))
+    p = ordinary(rng, (5, 40))
     q = p.copy()
     opt, plain = optim.SGD([p], lr=LR), optim.SGD([q], lr=LR)
-    g = normal(rng, (5, 90))[:, 3:43]
+    g = ordinary(rng, (5, 90))[:, 3:43]
     options: Options = {clip: 0.1}
     opt.step([g], **options)
     plain.step([g.copy()], **options)
@@ -397,17 +392,22 @@ def test_clips_exclude_each_other(one: str, other: str) -> None:
 def test_options_of_a_step_that_make_no_sense_are_errors(
     name: str, option: str, value: Any, error: type[Exception], rng: Generator
 ) -> None:
-    opt = CLASSES[name]([normal(rng, (2, 3))], lr=LR)
+    opt = CLASSES[name]([ordinary(rng, (2, 3))], lr=LR)
     before = everything(opt)
     with pytest.raises(error, match=rf"^{name}: {option} must be"):
-        opt.step([normal(rng, (2, 3))], **{option: value})
+        opt.step([ordinary(rng, (2, 3))], **{option: value})
     assert everything(opt) == before
 
 
 def test_one_clip_norm_for_groups_of_different_rules_and_dtypes(rng: Generator) -> None:
-    params = [normal(rng, (30,), "float32"), normal(rng, (4, 5)), normal(rng, (7,), "float32"), normal(rng, (3,))]
+    params = [
+        ordinary(rng, (30,), "float32"),
+        ordinary(rng, (4, 5)),
+        ordinary(rng, (7,), "float32"),
+        ordinary(rng, (3,)),
+    ]
     twins = copies(params)
-    grads = [normal(rng, p.shape, p.dtype.name) for p in params]
+    grads = [ordinary(rng, p.shape, p.dtype.name) for p in params]
     opt = optim.SGD(
         [
             {"params": params[:1]},
@@ -437,12 +437,12 @@ def test_one_clip_norm_for_groups_of_different_rules_and_dtypes(rng: Generator) 
 @every_variant
 def test_a_step_with_a_bad_gradient_is_skipped(name: str, options: Options, bad: float, rng: Generator) -> None:
     """No byte of anything changes, nothing is counted, and the next step is as if it had never been."""
-    params = arrays(rng, name)
+    params = OPTIMIZERS[name].arrays(rng)
     twins = copies(params)
     more = {"lr": LR, "ema_decay": 0.9, "noise": 0.1, "l2_init": 0.1, "weight_decay": 0.1, **options}
     opt, plain = CLASSES[name](params, **more), CLASSES[name](twins, **more)
     for where in range(2):
-        grads = arrays(rng, name)
+        grads = OPTIMIZERS[name].arrays(rng)
         for one in opt, plain:
             assert not one.step(grads, skip_nonfinite=True).skipped
         grads[where][-1, -1] = bad
@@ -457,7 +457,7 @@ def test_a_step_with_a_bad_gradient_is_skipped(name: str, options: Options, bad:
         assert info.skipped
         assert everything(opt) == before
         assert not any(np.any(g) for g in grads)
-    grads = arrays(rng, name)
+    grads = OPTIMIZERS[name].arrays(rng)
     for one in opt, plain:
         assert one.step(grads).step == 3
     assert everything(opt) == everything(plain)
@@ -475,12 +475,12 @@ def test_a_step_is_skipped_for_infinities_only(rng: Generator) -> None:
 @every_variant
 def test_gradients_are_zeroed_if_asked(name: str, options: Options, dtype: str, rng: Generator) -> None:
     """Strided ones too, and nothing around them; the step is the same."""
-    params = arrays(rng, name, dtype)
+    params = OPTIMIZERS[name].arrays(rng, dtype=dtype)
     twins = copies(params)
     opt, plain = CLASSES[name](params, lr=LR, **options), CLASSES[name](twins, lr=LR, **options)
     for _ in range(2):
-        grads = arrays(rng, name, dtype)
-        room = normal(rng, (30, 12), dtype)
+        grads = OPTIMIZERS[name].arrays(rng, dtype=dtype)
+        room = ordinary(rng, (30, 12), dtype)
         around = room.copy()
         grads[1] = room[:, 4:9]
         plain.step(copies(grads))
@@ -495,10 +495,10 @@ def test_gradients_are_zeroed_if_asked(name: str, options: Options, dtype: str, 
 @classes
 def test_gradients_that_cannot_be_zeroed_are_errors(name: str, skip: bool, rng: Generator) -> None:
     shape = (4, 6)
-    params = [normal(rng, shape) for _ in range(3)]
+    params = [ordinary(rng, shape) for _ in range(3)]
     opt = CLASSES[name](params, lr=LR)
     before = everything(opt)
-    frozen, shared = normal(rng, shape), normal(rng, (6, 6))
+    frozen, shared = ordinary(rng, shape), ordinary(rng, (6, 6))
     frozen.flags.writeable = False
     bad = np.nan if skip else 1.0
     for grads, error, message in (
@@ -528,12 +528,12 @@ def test_gradients_that_cannot_be_zeroed_are_errors(name: str, skip: bool, rng: 
 
 @every_variant
 def test_to_maximize_is_to_minimize_the_negative(name: str, options: Options, rng: Generator) -> None:
-    params = arrays(rng, name)
+    params = OPTIMIZERS[name].arrays(rng)
     twins = copies(params)
     more = {"lr": LR, "weight_decay": 0.1, "l1": 0.01, **options}
     opt, plain = CLASSES[name](params, maximize=True, **more), CLASSES[name](twins, **more)
     for step in range(3):
-        grads = some_missing(arrays(rng, name), step)
+        grads = some_missing(OPTIMIZERS[name].arrays(rng), step)
         opt.step(grads)
         plain.step([None if g is None else np.negative(g, out=np.empty_like(g)) for g in grads])
     assert bits(params) == bits(twins)
@@ -542,13 +542,13 @@ def test_to_maximize_is_to_minimize_the_negative(name: str, options: Options, rn
 @every_variant
 def test_penalties_are_added_to_the_gradient(name: str, options: Options, rng: Generator) -> None:
     """L2, L1, and the distance to the initial weights, after clipping."""
-    params = arrays(rng, name)
+    params = OPTIMIZERS[name].arrays(rng)
     twins, initial = copies(params), copies(params)
     more = {"lr": LR, "decoupled_weight_decay": False, **options}
     opt = CLASSES[name](params, weight_decay=0.1, l1=0.02, l2_init=0.3, **more)
     plain = CLASSES[name](twins, weight_decay=0.0, **more)
     for _ in range(3):
-        grads = arrays(rng, name)
+        grads = OPTIMIZERS[name].arrays(rng)
         opt.step(grads, clip_value=0.5)
         plain.step(
             [
@@ -562,14 +562,14 @@ def test_penalties_are_added_to_the_gradient(name: str, options: Options, rng: G
 @decoupling
 def test_decoupled_decay_comes_before_the_step_and_the_rest_after(name: str, rng: Generator) -> None:
     """p ← (1 − lr·λ) p, the rule, the pull to p₀, the threshold."""
-    params = arrays(rng, name)
+    params = OPTIMIZERS[name].arrays(rng)
     twins, initial = copies(params), copies(params)
     around: Options = {"weight_decay": 0.2, "l2_init": 0.5, "l1": 0.3, "proximal_l1": True}
     opt = CLASSES[name](params, lr=0.0, decoupled_weight_decay=True, **around)
     plain = CLASSES[name](twins, lr=0.0, decoupled_weight_decay=True, weight_decay=0.0)
     for lr in 0.0, LR, LR / 2:
         opt.param_groups[0]["lr"] = plain.param_groups[0]["lr"] = lr
-        grads = arrays(rng, name)
+        grads = OPTIMIZERS[name].arrays(rng)
         opt.step(grads)
         decays = [np.asarray(p * lr * 0.2) for p in twins]
         first = name not in ("LAMB", "LARS", "Adafactor")  # which measure the parameter before
@@ -585,7 +585,7 @@ def test_decoupled_decay_comes_before_the_step_and_the_rest_after(name: str, rng
 
 @decoupling
 def test_fixed_decay_does_not_follow_the_rate(name: str, rng: Generator) -> None:
-    params = arrays(rng, name)
+    params = OPTIMIZERS[name].arrays(rng)
     twins = copies(params)
     opt = CLASSES[name](params, lr=LR, weight_decay=0.01, decoupled_weight_decay=True, fixed_decay=True, l2_init=0.02)
     plain = CLASSES[name](twins, lr=LR, weight_decay=0.01 / LR, decoupled_weight_decay=True, l2_init=0.02 / LR)
@@ -593,12 +593,12 @@ def test_fixed_decay_does_not_follow_the_rate(name: str, rng: Generator) -> None
         lr = LR / (1 + step)
         opt.param_groups[0]["lr"] = lr
         plain.param_groups[0].update(lr=lr, weight_decay=0.01 / lr, l2_init=0.02 / lr)
-        grads = arrays(rng, name)
+        grads = OPTIMIZERS[name].arrays(rng)
         opt.step(grads)
         plain.step(grads)
     assert_close(params, twins)
     with pytest.raises(ValueError, match=rf"^{name}: fixed_decay needs decoupled_weight_decay$"):
-        CLASSES[name](arrays(rng, name), fixed_decay=True, decoupled_weight_decay=False)
+        CLASSES[name](OPTIMIZERS[name].arrays(rng), fixed_decay=True, decoupled_weight_decay=False)
 
 
 def test_fixed_decay_is_the_factor() -> None:
@@ -610,10 +610,10 @@ def test_fixed_decay_is_the_factor() -> None:
 @decoupling
 def test_proximal_l1_gives_exact_zeros(name: str, rng: Generator) -> None:
     """To small weights that no gradient holds, and to no others."""
-    params = [np.asarray(np.where(rng.random(shape) < 0.5, 1e-3, 5.0)) for shape in shapes_for(name)]
+    params = [np.asarray(np.where(rng.random(shape) < 0.5, 1e-3, 5.0)) for shape in OPTIMIZERS[name].shapes]
     small = [p < 1 for p in params]
     opt = CLASSES[name](params, lr=LR, weight_decay=0.0, l1=0.1, proximal_l1=True)
-    opt.step([np.zeros(shape) for shape in shapes_for(name)])
+    opt.step([np.zeros(shape) for shape in OPTIMIZERS[name].shapes])
     for p, zero in zip(params, small, strict=True):
         assert not np.any(p[zero])
         assert not np.any(np.signbit(p[zero]))
@@ -635,7 +635,7 @@ def test_the_initial_weights_are_those_at_the_beginning_of_a_warm_up(decoupled: 
 @decoupling
 def test_l2_init_pulls_to_the_initial_weights(name: str, rng: Generator) -> None:
     """Those before the first step, whatever has happened to them since."""
-    params = arrays(rng, name)
+    params = OPTIMIZERS[name].arrays(rng)
     opt = CLASSES[name](params, lr=0.1, weight_decay=0.0, decoupled_weight_decay=True, l2_init=5.0)
     initial = copies(params)
     opt.param_groups[0]["lr"] = 0.0
@@ -708,7 +708,7 @@ def test_noise_depends_on_the_position_only() -> None:
 
 @every_variant
 def test_noise_is_reproducible(name: str, options: Options, rng: Generator) -> None:
-    params = arrays(rng, name)
+    params = OPTIMIZERS[name].arrays(rng)
     first, again, other, none = (copies(params) for _ in range(4))
     opts = [
         CLASSES[name](some, lr=LR, **more, **options)
@@ -720,7 +720,7 @@ def test_noise_is_reproducible(name: str, options: Options, rng: Generator) -> N
         )
     ]
     for step in range(3):
-        grads = some_missing(arrays(rng, name), step)
+        grads = some_missing(OPTIMIZERS[name].arrays(rng), step)
         for opt in opts:
             opt.step(grads)
     assert bits(again) == bits(first)
@@ -732,11 +732,11 @@ def test_noise_is_reproducible(name: str, options: Options, rng: Generator) -> N
 def test_noise_is_added_to_the_clipped_gradient(name: str, rng: Generator) -> None:
     """The same numbers for every rule: they are known from a descent of their own."""
     (x, y) = descended(noise=0.5, seed=7)((5, 20), (6, 4))
-    params = [normal(rng, (5, 20)), normal(rng, (6, 4))]
+    params = [ordinary(rng, (5, 20)), ordinary(rng, (6, 4))]
     twins = copies(params)
-    opt, plain = (CLASSES[name](some, lr=LR, weight_decay=0.0, **richest(name)) for some in (params, twins))
+    opt, plain = (CLASSES[name](some, lr=LR, weight_decay=0.0, **OPTIMIZERS[name].richest) for some in (params, twins))
     opt.param_groups[0].update(noise=0.5, seed=7)
-    grads = [normal(rng, (5, 20)), normal(rng, (6, 4))]
+    grads = [ordinary(rng, (5, 20)), ordinary(rng, (6, 4))]
     opt.step(grads, clip_value=0.1)
     plain.step([np.clip(g, -0.1, 0.1) + n for g, n in zip(grads, (x, y), strict=True)])
     assert_close(params, twins, 1e-11)
@@ -800,7 +800,7 @@ def tree(some: Sequence[Any]) -> Any:
 
 
 def four(rng: Generator) -> list[Array]:
-    return [normal(rng, shape) for shape in ((3, 4), (4, 4), (2, 5), (5, 3))]
+    return [ordinary(rng, shape) for shape in ((3, 4), (4, 4), (2, 5), (5, 3))]
 
 
 @classes
@@ -990,13 +990,13 @@ def test_no_decay_loses_no_parameter_whose_names_meet() -> None:
 
 @classes
 def test_groups_have_hyperparameters_around_the_rule_of_their_own(name: str, rng: Generator) -> None:
-    params = [normal(rng, (4, 5)), normal(rng, (3, 3)), normal(rng, (2, 6))]
+    params = [ordinary(rng, (4, 5)), ordinary(rng, (3, 3)), ordinary(rng, (2, 6))]
     twins = copies(params)
     arounds: list[Options] = [{"l1": 0.1, "maximize": True}, {"ema_decay": 0.5, "lr": 0.1}, {"l2_init": 0.3, "l1": 0.1}]
     opt = CLASSES[name]([{"params": [p], **around} for p, around in zip(params, arounds, strict=True)], lr=LR)
     alone = [CLASSES[name]([p], **{"lr": LR, **around}) for p, around in zip(twins, arounds, strict=True)]
     for _ in range(3):
-        grads = [normal(rng, p.shape) for p in params]
+        grads = [ordinary(rng, p.shape) for p in params]
         opt.step([[g] for g in grads])
         for one, g in zip(alone, grads, strict=True):
             one.step([g])
@@ -1057,7 +1057,7 @@ class Switched:
 )
 def test_a_switch_is_the_formula(options: Options, rng: Generator) -> None:
     """On a quadratic, where γ settles."""
-    params = [normal(rng, (20,)), normal(rng, (4, 5))]
+    params = [ordinary(rng, (20,)), ordinary(rng, (4, 5))]
     twins = copies(params)
     opt = optim.SwitchOptimizer(params, lr=0.01, **options)
     formula = Switched(twins, 0.01, **{"tolerance": 1e-9, **options})
@@ -1079,7 +1079,7 @@ def test_a_switch_is_the_formula(options: Options, rng: Generator) -> None:
 
 def test_groups_switch_with_rates_of_their_own(rng: Generator) -> None:
     """One is given and the other projected."""
-    params = [normal(rng, (20,)), normal(rng, (4, 5))]
+    params = [ordinary(rng, (20,)), ordinary(rng, (4, 5))]
     opt = optim.SwitchOptimizer([{"params": params[:1], "sgd_lr": 0.02}, {"params": params[1:]}], lr=0.01, switch_at=3)
     plain = optim.Adam(twins := copies(params), lr=0.01)
     for _ in range(3):
@@ -1100,7 +1100,7 @@ def test_groups_switch_with_rates_of_their_own(rng: Generator) -> None:
 
 def test_a_parameter_without_gradients_switches_too(rng: Generator) -> None:
     """Its momentum begins with its first gradient."""
-    params = [normal(rng, (5,)), normal(rng, (4,))]
+    params = [ordinary(rng, (5,)), ordinary(rng, (4,))]
     opt = optim.SwitchOptimizer(params, lr=0.01, switch_at=2, sgd_lr=0.1)
     before = params[1].copy()
     for _ in range(3):
@@ -1152,7 +1152,7 @@ def test_switches_that_make_no_sense_are_errors(options: Options, message: str) 
 def test_schedule_free_views_are_the_authors(name: str, options: Options, rng: Generator) -> None:
     torch = pytest.importorskip("torch")
     schedulefree = pytest.importorskip("schedulefree")
-    params = [normal(rng, (7, 3)), normal(rng, (5,))]
+    params = [ordinary(rng, (7, 3)), ordinary(rng, (5,))]
     tensors = [torch.tensor(p, requires_grad=True) for p in params]
     opt = getattr(optim, f"ScheduleFree{name}")(params, **options)
     ref = getattr(schedulefree, f"{name}ScheduleFree")(tensors, foreach=False, **options)
@@ -1166,7 +1166,7 @@ def test_schedule_free_views_are_the_authors(name: str, options: Options, rng: G
         if step == 10:
             for groups in opt.param_groups, ref.param_groups:
                 groups[0]["lr"] = options["lr"] / 3
-        grads = [normal(rng, p.shape) for p in params]
+        grads = [ordinary(rng, p.shape) for p in params]
         for q, g in zip(tensors, grads, strict=True):
             q.grad = torch.tensor(g)
         opt.step(grads)
@@ -1187,16 +1187,16 @@ def test_schedule_free_views_are_the_authors(name: str, options: Options, rng: G
 @pytest.mark.parametrize("name", SCHEDULE_FREE)
 def test_schedule_free_averages_what_it_stepped_through(name: str, rng: Generator) -> None:
     """With equal weights x is the mean of all z, and a step in evaluation is an error that changes nothing."""
-    params = arrays(rng, name)
+    params = OPTIMIZERS[name].arrays(rng)
     opt = CLASSES[name](params, lr=LR)
     zs = [copies([one["z"] for one in opt.state])]
     for _ in range(6):
-        opt.step(arrays(rng, name))
+        opt.step(OPTIMIZERS[name].arrays(rng))
         zs.append(copies([one["z"] for one in opt.state]))
     opt.eval()
     before = everything(opt)
     with pytest.raises(ValueError, match=rf"^{name}: the parameters are those for evaluation; train\(\) first$"):
-        opt.step(arrays(rng, name))
+        opt.step(OPTIMIZERS[name].arrays(rng))
     assert everything(opt) == before
     assert_close(params, [np.asarray(np.mean(some, axis=0)) for some in list(zip(*zs[1:], strict=True))], 1e-11)
 
@@ -1204,14 +1204,14 @@ def test_schedule_free_averages_what_it_stepped_through(name: str, rng: Generato
 @pytest.mark.parametrize("name", SCHEDULE_FREE)
 def test_schedule_free_begins_where_the_parameters_are_then(name: str, rng: Generator) -> None:
     """Weights that are loaded into the parameters after the optimizer was made, before its first step."""
-    params = arrays(rng, name)
-    twins = arrays(rng, name)
+    params = OPTIMIZERS[name].arrays(rng)
+    twins = OPTIMIZERS[name].arrays(rng)
     opt = CLASSES[name](params, lr=LR)
     for p, q in zip(params, twins, strict=True):
         p[...] = q
     plain = CLASSES[name](twins, lr=LR)
     for _ in range(3):
-        grads = arrays(rng, name)
+        grads = OPTIMIZERS[name].arrays(rng)
         opt.step(grads)
         plain.step(grads)
     assert bits(params) == bits(twins)
@@ -1226,9 +1226,9 @@ def test_schedule_free_rules_refuse_what_would_act_on_one_view_only(name: str, o
 
 @pytest.mark.parametrize("name", SCHEDULE_FREE)
 def test_schedule_free_views_are_the_same_before_the_first_step(name: str, rng: Generator) -> None:
-    params = arrays(rng, name)
+    params = OPTIMIZERS[name].arrays(rng)
     opt = CLASSES[name](params, lr=LR)
-    for p, q in zip(params, arrays(rng, name), strict=True):
+    for p, q in zip(params, OPTIMIZERS[name].arrays(rng), strict=True):
         p[...] = q
     before = bits(params)
     opt.eval()

@@ -16,21 +16,8 @@ import ml_dtypes
 import numpy as np
 import pytest
 from numpy.random import Generator
-from optimizers import everything
-from tables import (
-    FORMATS,
-    HALVES,
-    MOMENTS,
-    RULES,
-    WEIGHTS,
-    Array,
-    Options,
-    extreme,
-    mixed,
-    ordinary,
-    rules_and_formats,
-)
-from tools import differing, every_isa
+from tables import FORMATS, HALVES, MOMENTS, RULES, WEIGHTS, Array, Options, extreme, mixed, ordinary, rules_and_formats
+from tools import differing, every_isa, everything
 
 import fastopt as fo
 from fastopt import _core

@@ -25,7 +25,8 @@ import numpy as np
 import pytest
 from numpy.lib.stride_tricks import as_strided
 from numpy.random import Generator
-from optimizers import CLASSES, Array, arrays, copies, everything, normal, richest
+from tables import CLASSES, OPTIMIZERS, Array, ordinary
+from tools import copies, everything
 
 import fastopt as fo
 from fastopt import functional as F
@@ -89,7 +90,7 @@ def test_a_parameter_that_has_changed_since_is_an_error(
     name: str, change: Callable[[Array], None], rng: Generator
 ) -> None:
     """Its shape, dtype or flag; undone, the run goes on."""
-    p = normal(rng, (30, 40))
+    p = ordinary(rng, (30, 40))
     opt, twin = CLASSES[name]([p], lr=0.1, **AVERAGED_FOR(name)), p.copy()
     other = CLASSES[name]([twin], lr=0.1, **AVERAGED_FOR(name))
     for one in opt, other:
@@ -113,8 +114,8 @@ def AVERAGED_FOR(name: str) -> dict[str, Any]:
 
 @classes
 def test_read_only_state_is_an_error(name: str, rng: Generator) -> None:
-    opt = CLASSES[name](arrays(rng, name), lr=0.1, ema_decay=0.9, **richest(name))
-    opt.step(arrays(rng, name))
+    opt = CLASSES[name](OPTIMIZERS[name].arrays(rng), lr=0.1, ema_decay=0.9, **OPTIMIZERS[name].richest)
+    opt.step(OPTIMIZERS[name].arrays(rng))
     for key, array in opt.state[0].items():
         if key != "step":
             array.flags.writeable = False
@@ -122,10 +123,10 @@ def test_read_only_state_is_an_error(name: str, rng: Generator) -> None:
             with pytest.raises(
                 TypeError, match=rf"^{name}: {key}s\[0\] is read-only, but would be written; give a copy$"
             ):
-                opt.step(arrays(rng, name))
+                opt.step(OPTIMIZERS[name].arrays(rng))
             assert everything(opt) == before
             array.flags.writeable = True
-    opt.step(arrays(rng, name))
+    opt.step(OPTIMIZERS[name].arrays(rng))
 
 
 # Threads
@@ -286,9 +287,9 @@ def test_an_interrupted_accumulation_is_added_or_not() -> None:
 
 @pytest.mark.parametrize("name", ["SGD", "ScheduleFreeSGD"])
 def test_an_interrupted_exchange_is_made_or_not(name: str, rng: Generator) -> None:
-    params = [normal(rng, (1 << 10,)) for _ in range(20)]
+    params = [ordinary(rng, (1 << 10,)) for _ in range(20)]
     opt = CLASSES[name](params, lr=0.1, ema_decay=0.5)
-    opt.step([normal(rng, (1 << 10,)) for _ in range(20)])
+    opt.step([ordinary(rng, (1 << 10,)) for _ in range(20)])
     before = bits(params)
     for k in range(60):
         interrupted(5e-6 * (k + 1), opt.eval if isinstance(opt, optim.ScheduleFreeSGD) else opt.swap_ema)
@@ -304,8 +305,8 @@ def test_an_interrupted_exchange_is_made_or_not(name: str, rng: Generator) -> No
 def test_an_interrupted_load_is_made_or_not(rng: Generator) -> None:
     sources = []
     for _ in range(2):
-        source = optim.Adam([normal(rng, (50,)) for _ in range(30)], lr=float(rng.random()), ema_decay=0.9)
-        source.step([normal(rng, (50,)) for _ in range(30)])
+        source = optim.Adam([ordinary(rng, (50,)) for _ in range(30)], lr=float(rng.random()), ema_decay=0.9)
+        source.step([ordinary(rng, (50,)) for _ in range(30)])
         sources.append(source.state_dict(copy=True))
     opt = optim.Adam([np.zeros(50) for _ in range(30)], ema_decay=0.9)
     opt.load_state_dict(sources[0])
@@ -376,9 +377,9 @@ def layouts(g: Array) -> dict[str, Array]:
 @pytest.mark.parametrize("name", ["SGD", "AdamW", "Adafactor", "LAMB", "Muon", "ScheduleFreeAdamW"])
 def test_gradients_of_any_layout_mean_the_same(name: str, dtype: str, rng: Generator) -> None:
     shape = (70, 35)
-    g = normal(rng, shape, dtype)
+    g = ordinary(rng, shape, dtype)
     options = {"grad_scale": 2.0, "clip_norm": 1.0, "skip_nonfinite": True}
-    wanted = normal(rng, shape, dtype)
+    wanted = ordinary(rng, shape, dtype)
     start = wanted.copy()
     CLASSES[name]([wanted], lr=0.1, noise=0.01, weight_decay=0.1).step([g], **options)
     for where, there in layouts(g).items():
@@ -459,11 +460,11 @@ def test_a_hyperparameter_that_changes_in_place_is_seen(wrap: Any) -> None:
 @classes
 def test_a_parameter_that_is_replaced_begins_anew(name: str, rng: Generator) -> None:
     """As in torch: the state belongs to the array.  Those that stay keep theirs, wherever they go."""
-    params = [normal(rng, (4, 3)) for _ in range(3)]
+    params = [ordinary(rng, (4, 3)) for _ in range(3)]
     twins = copies(params)
     opt = CLASSES[name](params, lr=0.1, **AVERAGED)
     opt.step([np.ones((4, 3))] * 3)
-    new = normal(rng, (5, 2))
+    new = ordinary(rng, (5, 2))
     opt.param_groups[0]["params"][0] = new
     opt.param_groups[0]["params"][1:] = opt.param_groups[0]["params"][:0:-1]
     here = params[0].copy()
@@ -483,7 +484,7 @@ def test_a_parameter_that_is_replaced_begins_anew(name: str, rng: Generator) -> 
 
 
 def test_groups_that_come_and_go_are_seen(rng: Generator) -> None:
-    params = [normal(rng, (3,)) for _ in range(3)]
+    params = [ordinary(rng, (3,)) for _ in range(3)]
     opt = optim.SGD([{"params": params[:1]}, {"params": params[1:2]}], lr=0.5, momentum=0.5)
     opt.step([[np.ones(3)], [np.ones(3)]])
     del opt.param_groups[0]
@@ -589,7 +590,7 @@ def test_what_is_switched_on_before_it_is_saved_can_be_loaded(
     name: str, changes: dict[str, Any], stepped: int, tmp_path: Path, rng: Generator
 ) -> None:
     """And goes on as if it had not been saved."""
-    params = [normal(rng, (4, 3), "float32")]
+    params = [ordinary(rng, (4, 3), "float32")]
     opt = CLASSES[name](params, lr=0.1)
     for _ in range(stepped):
         opt.step([np.ones((4, 3), np.float32)])
@@ -604,7 +605,7 @@ def test_what_is_switched_on_before_it_is_saved_can_be_loaded(
 
 
 def test_averages_stay_where_a_checkpoint_has_none(rng: Generator) -> None:
-    p, q = normal(rng, (3,)), normal(rng, (3,))
+    p, q = ordinary(rng, (3,)), ordinary(rng, (3,))
     plain, averaged = optim.Adam([p], lr=0.1), optim.Adam([q], lr=0.2, ema_decay=0.5)
     plain.step([np.ones(3)])
     averaged.load_state_dict(plain.state_dict())
@@ -653,7 +654,7 @@ def test_states_are_matched_by_name(rng: Generator) -> None:
 def test_what_begins_as_the_parameter_begins_with_the_first_step(name: str, dtype: str, rng: Generator) -> None:
     """Averages, masters, z: weights that are filled in after the optimizer was made are what they begin with."""
     options = {"ema_decay": 0.5} | ({"weights": "master"} if dtype == "float16" else {})
-    late, early = np.zeros((4, 3), dtype), normal(rng, (4, 3), dtype)
+    late, early = np.zeros((4, 3), dtype), ordinary(rng, (4, 3), dtype)
     opt = CLASSES[name]([late], lr=0.1, **options)
     other = CLASSES[name]([early], lr=0.1, **options)
     opt.step([None])
@@ -673,15 +674,15 @@ def test_what_begins_as_the_parameter_begins_with_the_first_step(name: str, dtyp
 @classes
 def test_optimizers_are_copied_with_their_parameters(name: str, rng: Generator) -> None:
     """By copy and by pickle, in the middle of a run, with a schedule; identities are kept."""
-    params = arrays(rng, name)
-    opt = CLASSES[name](params, lr=0.1, ema_decay=0.9, **richest(name))
-    opt.step(arrays(rng, name))
-    opt.accumulate(arrays(rng, name))
+    params = OPTIMIZERS[name].arrays(rng)
+    opt = CLASSES[name](params, lr=0.1, ema_decay=0.9, **OPTIMIZERS[name].richest)
+    opt.step(OPTIMIZERS[name].arrays(rng))
+    opt.accumulate(OPTIMIZERS[name].arrays(rng))
     for twice in lambda x: pickle.loads(pickle.dumps(x)), copy.deepcopy:
         twins, twin = twice((params, opt))
         assert twins[0] is twin.param_groups[0]["params"][0] is not params[0]
         assert everything(twin) == everything(opt)
-        grads = arrays(np.random.default_rng(1), name)
+        grads = OPTIMIZERS[name].arrays(np.random.default_rng(1))
         twin.accumulate(grads)
         twin.step()
         before = bits(params)
@@ -695,7 +696,7 @@ def test_optimizers_are_copied_with_their_parameters(name: str, rng: Generator) 
 
 
 def test_a_swapped_optimizer_is_copied_as_it_is(rng: Generator) -> None:
-    p = normal(rng, (5,), "float16")
+    p = ordinary(rng, (5,), "float16")
     opt = optim.SGD([p], lr=0.1, ema_decay=0.5)
     opt.step([np.ones(5, np.float16)])
     before = everything(opt)

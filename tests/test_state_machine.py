@@ -24,7 +24,6 @@ import pytest
 from hypothesis import HealthCheck, Phase, seed, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import precondition, rule, run_state_machine_as_test
-from optimizers import CLASSES, Array, leaves
 from pairs import (
     BAD_GRADS,
     BAD_LOADS,
@@ -42,7 +41,9 @@ from pairs import (
     numbers,
     seeds,
 )
+from tables import CLASSES, Array
 from test_state import BAD_STATES
+from tools import leaves
 
 from fastopt import schedules
 from fastopt.optim.plan import AS_PARAMETER
