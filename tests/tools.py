@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import count
 from types import ModuleType
 from typing import Any, TypeAlias
@@ -18,7 +18,7 @@ from tables import Place
 from fastopt import _core, optim
 
 Array = NDArray[Any]
-Some: TypeAlias = Callable[[Iterable[Any], int], list[Any]]  # the fixture
+Each: TypeAlias = Callable[..., Iterator[Any]]  # the fixture of conftest.py
 
 
 def differing(a: Array, b: Array) -> int:
