@@ -28,6 +28,7 @@ Place: TypeAlias = Callable[[Array], Array]
 
 DTYPES = ("float32", "float64")
 HALVES = ("float16", "bfloat16")
+EVERY_DTYPE = (*DTYPES, *HALVES)
 
 
 # Numbers
