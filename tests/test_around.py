@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from numpy.random import Generator
 from tables import CLASSES, OPTIMIZERS, Array, Options, ordinary
-from tools import copies, everything, leaves
+from tools import Each, copies, everything, leaves
 
 import fastopt as fo
 from fastopt import optim
@@ -21,14 +21,6 @@ SCHEDULE_FREE = [name for name in CLASSES if hasattr(CLASSES[name], "eval")]
 
 classes = pytest.mark.parametrize("name", CLASSES)
 decoupling = pytest.mark.parametrize("name", [name for name in CLASSES if name not in SCHEDULE_FREE])
-every_variant = pytest.mark.parametrize(
-    ("name", "options"),
-    [
-        pytest.param(name, options, id="-".join([name, *(f"{key}={value}" for key, value in options.items())]))
-        for name in CLASSES
-        for options in OPTIMIZERS[name].variants
-    ],
-)
 
 
 def some_missing(grads: list[Array], step: int) -> list[Array | None]:
@@ -51,46 +43,46 @@ def assert_close(some: Any, others: Any, rtol: float = 1e-12) -> None:
 # Averages
 
 
-@pytest.mark.parametrize("warmup", [False, True])
-@every_variant
-def test_ema_is_the_average(name: str, options: Options, warmup: bool, rng: Generator) -> None:
-    """By each parameter's own count, and the run is the same as without it."""
-    params = OPTIMIZERS[name].arrays(rng)
-    alone = copies(params)
-    opt = CLASSES[name](params, lr=LR, ema_decay=0.8, ema_warmup=warmup, **options)
-    plain = CLASSES[name](alone, lr=LR, **options)
-    averages, counts = copies(params), [0] * len(params)
-    for step in range(6):
-        grads = some_missing(OPTIMIZERS[name].arrays(rng), step)
-        opt.step(grads)
-        plain.step(grads)
-        for i, (p, g) in enumerate(zip(params, grads, strict=True)):
-            if g is not None:
-                counts[i] += 1
-                decay = min(0.8, (1 + counts[i]) / (10 + counts[i])) if warmup else 0.8
-                averages[i] = np.asarray(decay * averages[i] + (1 - decay) * p)
-    assert_close(opt.ema_params, averages)
-    assert bits(params) == bits(alone)
-
-
-@pytest.mark.parametrize(("start", "freq"), [(1, 1), (3, 1), (2, 3)])
 @classes
-def test_swa_is_the_mean_of_the_chosen_iterates(name: str, start: int, freq: int, rng: Generator) -> None:
-    params = OPTIMIZERS[name].arrays(rng)
-    before = copies(params)
-    opt = CLASSES[name](params, lr=LR, swa_start=start, swa_freq=freq, **OPTIMIZERS[name].richest)
-    chosen: list[list[Array]] = [[] for _ in params]
-    counts = [0] * len(params)
-    for step in range(10):
-        grads = some_missing(OPTIMIZERS[name].arrays(rng), step)
-        opt.step(grads)
-        for i, (p, g) in enumerate(zip(params, grads, strict=True)):
-            counts[i] += g is not None
-            if g is not None and counts[i] >= start and (counts[i] - start) % freq == 0:
-                chosen[i].append(p.copy())
-        if step == 0 and start > 1:
-            assert bits(opt.ema_params) == bits(before)
-    assert_close(opt.ema_params, [np.asarray(np.mean(some, axis=0)) for some in chosen])
+def test_ema_is_the_average(name: str, each: Each, rng: Generator) -> None:
+    """By each parameter's own count, and the run is the same as without it."""
+    for options, warmup in each(OPTIMIZERS[name].variants, [False, True]):
+        params = OPTIMIZERS[name].arrays(rng)
+        alone = copies(params)
+        opt = CLASSES[name](params, lr=LR, ema_decay=0.8, ema_warmup=warmup, **options)
+        plain = CLASSES[name](alone, lr=LR, **options)
+        averages, counts = copies(params), [0] * len(params)
+        for step in range(6):
+            grads = some_missing(OPTIMIZERS[name].arrays(rng), step)
+            opt.step(grads)
+            plain.step(grads)
+            for i, (p, g) in enumerate(zip(params, grads, strict=True)):
+                if g is not None:
+                    counts[i] += 1
+                    decay = min(0.8, (1 + counts[i]) / (10 + counts[i])) if warmup else 0.8
+                    averages[i] = np.asarray(decay * averages[i] + (1 - decay) * p)
+        assert_close(opt.ema_params, averages)
+        assert bits(params) == bits(alone)
+
+
+@classes
+def test_swa_is_the_mean_of_the_chosen_iterates(name: str, each: Each, rng: Generator) -> None:
+    for start, freq in each([(1, 1), (3, 1), (2, 3)]):
+        params = OPTIMIZERS[name].arrays(rng)
+        before = copies(params)
+        opt = CLASSES[name](params, lr=LR, swa_start=start, swa_freq=freq, **OPTIMIZERS[name].richest)
+        chosen: list[list[Array]] = [[] for _ in params]
+        counts = [0] * len(params)
+        for step in range(10):
+            grads = some_missing(OPTIMIZERS[name].arrays(rng), step)
+            opt.step(grads)
+            for i, (p, g) in enumerate(zip(params, grads, strict=True)):
+                counts[i] += g is not None
+                if g is not None and counts[i] >= start and (counts[i] - start) % freq == 0:
+                    chosen[i].append(p.copy())
+            if step == 0 and start > 1:
+                assert bits(opt.ema_params) == bits(before)
+        assert_close(opt.ema_params, [np.asarray(np.mean(some, axis=0)) for some in chosen])
 
 
 @classes
@@ -157,20 +149,20 @@ def test_an_average_that_is_switched_on_later_begins_there(rng: Generator) -> No
     assert_close(opt.ema_params, [(here + p) / 2])
 
 
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"ema_decay": 0.9, "swa_start": 1}, "ema_decay and swa_start exclude each other"),
-        ({"ema_decay": 1.5}, r"ema_decay must be in \[0, 1\], got 1.5"),
-        ({"swa_start": 0}, "swa_start must be in"),
-        ({"swa_start": 1, "swa_freq": 0}, "swa_freq must be in"),
-        ({"swa_start": 1.5}, "swa_start must be an integer, got 1.5"),
-    ],
-)
+BAD_AVERAGES: Any = [
+    ({"ema_decay": 0.9, "swa_start": 1}, "ema_decay and swa_start exclude each other"),
+    ({"ema_decay": 1.5}, r"ema_decay must be in \[0, 1\], got 1.5"),
+    ({"swa_start": 0}, "swa_start must be in"),
+    ({"swa_start": 1, "swa_freq": 0}, "swa_freq must be in"),
+    ({"swa_start": 1.5}, "swa_start must be an integer, got 1.5"),
+]
+
+
 @classes
-def test_averages_that_make_no_sense_are_errors(name: str, options: Options, message: str) -> None:
-    with pytest.raises((TypeError, ValueError), match=rf"^{name}: {message}"):
-        CLASSES[name]([np.ones((2, 2))], **options)
+def test_averages_that_make_no_sense_are_errors(name: str, each: Each) -> None:
+    for options, message in each(BAD_AVERAGES):
+        with pytest.raises((TypeError, ValueError), match=rf"^{name}: {message}"):
+            CLASSES[name]([np.ones((2, 2))], **options)
 
 
 # Accumulation
@@ -201,17 +193,17 @@ def test_accumulated_gradients_are_a_step_with_their_mean(name: str, rng: Genera
     assert_close(params, twins, 1e-11)
 
 
-@pytest.mark.parametrize("dtype", ["float32", "float64"])
 @classes
-def test_accumulated_gradients_may_be_strided(name: str, dtype: str, rng: Generator) -> None:
-    shape = (6, 10)
-    p, q = (ordinary(np.random.default_rng(1), shape, dtype) for _ in range(2))
-    opt, plain = CLASSES[name]([p], lr=LR), CLASSES[name]([q], lr=LR)
-    g = ordinary(rng, (6, 30), dtype)[:, 10:20]
-    opt.accumulate([g])
-    opt.step()
-    plain.step([g.copy()])
-    assert p.tobytes() == q.tobytes()
+def test_accumulated_gradients_may_be_strided(name: str, each: Each, rng: Generator) -> None:
+    for dtype in each(["float32", "float64"]):
+        shape = (6, 10)
+        p, q = (ordinary(np.random.default_rng(1), shape, dtype) for _ in range(2))
+        opt, plain = CLASSES[name]([p], lr=LR), CLASSES[name]([q], lr=LR)
+        g = ordinary(rng, (6, 30), dtype)[:, 10:20]
+        opt.accumulate([g])
+        opt.step()
+        plain.step([g.copy()])
+        assert p.tobytes() == q.tobytes()
 
 
 @classes
@@ -338,23 +330,22 @@ CLIPS: dict[str, Callable[[list[Array], list[Array], float], list[Array]]] = {
 }
 
 
-@pytest.mark.parametrize("most", [0.0, 0.3, 1e6])
-@pytest.mark.parametrize("clip", CLIPS)
 @classes
-def test_clipping_is_clipping_by_hand(name: str, clip: str, most: float, rng: Generator) -> None:
-    params = OPTIMIZERS[name].arrays(rng)
-    twins = copies(params)
-    opt, plain = (
-        CLASSES[name](params, lr=LR, **OPTIMIZERS[name].richest),
-        CLASSES[name](twins, lr=LR, **OPTIMIZERS[name].richest),
-    )
-    for _ in range(3):
-        grads = OPTIMIZERS[name].arrays(rng)
-        info = opt.step([np.asarray(g * 8) for g in grads], grad_scale=8.0, **{clip: most})
-        expected = CLIPS[clip](grads, twins, most)
-        plain.step(expected)
-        assert info.grad_norm == (pytest.approx(norm(grads), rel=1e-12) if clip == "clip_norm" else None)
-    assert_close(params, twins, 1e-10)
+def test_clipping_is_clipping_by_hand(name: str, each: Each, rng: Generator) -> None:
+    for clip, most in each(CLIPS, [0.0, 0.3, 1e6], by_day=6):
+        params = OPTIMIZERS[name].arrays(rng)
+        twins = copies(params)
+        opt, plain = (
+            CLASSES[name](params, lr=LR, **OPTIMIZERS[name].richest),
+            CLASSES[name](twins, lr=LR, **OPTIMIZERS[name].richest),
+        )
+        for _ in range(3):
+            grads = OPTIMIZERS[name].arrays(rng)
+            info = opt.step([np.asarray(g * 8) for g in grads], grad_scale=8.0, **{clip: most})
+            expected = CLIPS[clip](grads, twins, most)
+            plain.step(expected)
+            assert info.grad_norm == (pytest.approx(norm(grads), rel=1e-12) if clip == "clip_norm" else None)
+        assert_close(params, twins, 1e-10)
 
 
 @pytest.mark.parametrize("clip", CLIPS)
@@ -378,25 +369,23 @@ def test_clips_exclude_each_other(one: str, other: str) -> None:
     assert opt.step([None]).step == 1
 
 
-@pytest.mark.parametrize(
-    ("option", "value", "error"),
-    [
-        *((clip, value, ValueError) for clip in CLIPS for value in (-1.0, np.nan, np.inf, -np.inf)),
-        *((clip, value, TypeError) for clip in CLIPS for value in ("1", [1.0, 2.0], np.ones(2), 1j)),
-        *(("grad_scale", value, ValueError) for value in (0, -1.0, np.nan, np.inf)),
-        *(("grad_scale", value, TypeError) for value in ("1", None, np.ones(2))),
-        *((flag, value, TypeError) for flag in ("skip_nonfinite", "zero_grads") for value in ("yes", 0.5, [1])),
-    ],
-)
+BAD_STEPS: Any = [
+    *((clip, value, ValueError) for clip in CLIPS for value in (-1.0, np.nan, np.inf, -np.inf)),
+    *((clip, value, TypeError) for clip in CLIPS for value in ("1", [1.0, 2.0], np.ones(2), 1j)),
+    *(("grad_scale", value, ValueError) for value in (0, -1.0, np.nan, np.inf)),
+    *(("grad_scale", value, TypeError) for value in ("1", None, np.ones(2))),
+    *((flag, value, TypeError) for flag in ("skip_nonfinite", "zero_grads") for value in ("yes", 0.5, [1])),
+]
+
+
 @pytest.mark.parametrize("name", ["SGD", "Muon"])
-def test_options_of_a_step_that_make_no_sense_are_errors(
-    name: str, option: str, value: Any, error: type[Exception], rng: Generator
-) -> None:
-    opt = CLASSES[name]([ordinary(rng, (2, 3))], lr=LR)
-    before = everything(opt)
-    with pytest.raises(error, match=rf"^{name}: {option} must be"):
-        opt.step([ordinary(rng, (2, 3))], **{option: value})
-    assert everything(opt) == before
+def test_options_of_a_step_that_make_no_sense_are_errors(name: str, each: Each, rng: Generator) -> None:
+    for option, value, error in each(BAD_STEPS):
+        opt = CLASSES[name]([ordinary(rng, (2, 3))], lr=LR)
+        before = everything(opt)
+        with pytest.raises(error, match=rf"^{name}: {option} must be"):
+            opt.step([ordinary(rng, (2, 3))], **{option: value})
+        assert everything(opt) == before
 
 
 def test_one_clip_norm_for_groups_of_different_rules_and_dtypes(rng: Generator) -> None:
@@ -433,34 +422,34 @@ def test_one_clip_norm_for_groups_of_different_rules_and_dtypes(rng: Generator) 
 # Steps that are skipped, gradients that are zeroed
 
 
-@pytest.mark.parametrize("bad", [np.inf, -np.inf, np.nan])
-@every_variant
-def test_a_step_with_a_bad_gradient_is_skipped(name: str, options: Options, bad: float, rng: Generator) -> None:
+@classes
+def test_a_step_with_a_bad_gradient_is_skipped(name: str, each: Each, rng: Generator) -> None:
     """No byte of anything changes, nothing is counted, and the next step is as if it had never been."""
-    params = OPTIMIZERS[name].arrays(rng)
-    twins = copies(params)
-    more = {"lr": LR, "ema_decay": 0.9, "noise": 0.1, "l2_init": 0.1, "weight_decay": 0.1, **options}
-    opt, plain = CLASSES[name](params, **more), CLASSES[name](twins, **more)
-    for where in range(2):
+    for options, bad in each(OPTIMIZERS[name].variants, [np.inf, -np.inf, np.nan], by_day=3):
+        params = OPTIMIZERS[name].arrays(rng)
+        twins = copies(params)
+        more = {"lr": LR, "ema_decay": 0.9, "noise": 0.1, "l2_init": 0.1, "weight_decay": 0.1, **options}
+        opt, plain = CLASSES[name](params, **more), CLASSES[name](twins, **more)
+        for where in range(2):
+            grads = OPTIMIZERS[name].arrays(rng)
+            for one in opt, plain:
+                assert not one.step(grads, skip_nonfinite=True).skipped
+            grads[where][-1, -1] = bad
+            before, held = everything(opt), copies(grads)
+            info = opt.step([*grads[:2], None, *grads[3:]], skip_nonfinite=True)
+            assert (info.step, info.skipped) == (where + 1, True)
+            assert info.grad_norm is not None
+            assert not math.isfinite(info.grad_norm)
+            assert everything(opt) == before
+            assert bits(grads) == bits(held)
+            info = opt.step(grads, skip_nonfinite=True, zero_grads=True, clip_norm=1.0)
+            assert info.skipped
+            assert everything(opt) == before
+            assert not any(np.any(g) for g in grads)
         grads = OPTIMIZERS[name].arrays(rng)
         for one in opt, plain:
-            assert not one.step(grads, skip_nonfinite=True).skipped
-        grads[where][-1, -1] = bad
-        before, held = everything(opt), copies(grads)
-        info = opt.step([*grads[:2], None, *grads[3:]], skip_nonfinite=True)
-        assert (info.step, info.skipped) == (where + 1, True)
-        assert info.grad_norm is not None
-        assert not math.isfinite(info.grad_norm)
-        assert everything(opt) == before
-        assert bits(grads) == bits(held)
-        info = opt.step(grads, skip_nonfinite=True, zero_grads=True, clip_norm=1.0)
-        assert info.skipped
-        assert everything(opt) == before
-        assert not any(np.any(g) for g in grads)
-    grads = OPTIMIZERS[name].arrays(rng)
-    for one in opt, plain:
-        assert one.step(grads).step == 3
-    assert everything(opt) == everything(plain)
+            assert one.step(grads).step == 3
+        assert everything(opt) == everything(plain)
 
 
 def test_a_step_is_skipped_for_infinities_only(rng: Generator) -> None:
@@ -471,92 +460,94 @@ def test_a_step_is_skipped_for_infinities_only(rng: Generator) -> None:
     assert_close(p, np.full(3, 0.9))
 
 
-@pytest.mark.parametrize("dtype", ["float32", "float64"])
-@every_variant
-def test_gradients_are_zeroed_if_asked(name: str, options: Options, dtype: str, rng: Generator) -> None:
-    """Strided ones too, and nothing around them; the step is the same."""
-    params = OPTIMIZERS[name].arrays(rng, dtype=dtype)
-    twins = copies(params)
-    opt, plain = CLASSES[name](params, lr=LR, **options), CLASSES[name](twins, lr=LR, **options)
-    for _ in range(2):
-        grads = OPTIMIZERS[name].arrays(rng, dtype=dtype)
-        room = ordinary(rng, (30, 12), dtype)
-        around = room.copy()
-        grads[1] = room[:, 4:9]
-        plain.step(copies(grads))
-        opt.step(grads, zero_grads=True)
-        assert not any(np.any(g) for g in grads)
-        around[:, 4:9] = 0
-        assert room.tobytes() == around.tobytes()
-    assert bits(params) == bits(twins)
-
-
-@pytest.mark.parametrize("skip", [False, True])
 @classes
-def test_gradients_that_cannot_be_zeroed_are_errors(name: str, skip: bool, rng: Generator) -> None:
-    shape = (4, 6)
-    params = [ordinary(rng, shape) for _ in range(3)]
-    opt = CLASSES[name](params, lr=LR)
-    before = everything(opt)
-    frozen, shared = ordinary(rng, shape), ordinary(rng, (6, 6))
-    frozen.flags.writeable = False
-    bad = np.nan if skip else 1.0
-    for grads, error, message in (
-        ([np.full(shape, bad), frozen, None], TypeError, r"grads\[1\] is read-only, but would be zeroed"),
-        (
-            [np.full(shape, bad), shared[:4], shared[2:]],
-            ValueError,
-            r"grads\[2\] would be zeroed, but overlaps grads\[1\]",
-        ),
-        (
-            [shared[2:], np.full(shape, bad), shared[:4]],
-            ValueError,
-            r"grads\[0\] would be zeroed, but overlaps grads\[2\]",
-        ),
-        ([shared[:4], shared[:4], None], ValueError, r"grads\[[01]\] would be zeroed, but overlaps grads\[[01]\]"),
-    ):
-        held = copies([g for g in grads if g is not None])
-        with pytest.raises(error, match=rf"^{name}: {message}$"):
-            opt.step(grads, zero_grads=True, skip_nonfinite=skip)
-        assert everything(opt) == before
-        assert bits([g for g in grads if g is not None]) == bits(held)
-    opt.step([frozen, shared[:4], shared[2:]])  # they are only read otherwise
+def test_gradients_are_zeroed_if_asked(name: str, each: Each, rng: Generator) -> None:
+    """Strided ones too, and nothing around them; the step is the same."""
+    for options, dtype in each(OPTIMIZERS[name].variants, ["float32", "float64"]):
+        params = OPTIMIZERS[name].arrays(rng, dtype=dtype)
+        twins = copies(params)
+        opt, plain = CLASSES[name](params, lr=LR, **options), CLASSES[name](twins, lr=LR, **options)
+        for _ in range(2):
+            grads = OPTIMIZERS[name].arrays(rng, dtype=dtype)
+            room = ordinary(rng, (30, 12), dtype)
+            around = room.copy()
+            grads[1] = room[:, 4:9]
+            plain.step(copies(grads))
+            opt.step(grads, zero_grads=True)
+            assert not any(np.any(g) for g in grads)
+            around[:, 4:9] = 0
+            assert room.tobytes() == around.tobytes()
+        assert bits(params) == bits(twins)
+
+
+@classes
+def test_gradients_that_cannot_be_zeroed_are_errors(name: str, each: Each, rng: Generator) -> None:
+    for skip in each([False, True]):
+        shape = (4, 6)
+        params = [ordinary(rng, shape) for _ in range(3)]
+        opt = CLASSES[name](params, lr=LR)
+        before = everything(opt)
+        frozen, shared = ordinary(rng, shape), ordinary(rng, (6, 6))
+        frozen.flags.writeable = False
+        bad = np.nan if skip else 1.0
+        for grads, error, message in (
+            ([np.full(shape, bad), frozen, None], TypeError, r"grads\[1\] is read-only, but would be zeroed"),
+            (
+                [np.full(shape, bad), shared[:4], shared[2:]],
+                ValueError,
+                r"grads\[2\] would be zeroed, but overlaps grads\[1\]",
+            ),
+            (
+                [shared[2:], np.full(shape, bad), shared[:4]],
+                ValueError,
+                r"grads\[0\] would be zeroed, but overlaps grads\[2\]",
+            ),
+            ([shared[:4], shared[:4], None], ValueError, r"grads\[[01]\] would be zeroed, but overlaps grads\[[01]\]"),
+        ):
+            held = copies([g for g in grads if g is not None])
+            with pytest.raises(error, match=rf"^{name}: {message}$"):
+                opt.step(grads, zero_grads=True, skip_nonfinite=skip)
+            assert everything(opt) == before
+            assert bits([g for g in grads if g is not None]) == bits(held)
+        opt.step([frozen, shared[:4], shared[2:]])  # they are only read otherwise
 
 
 # Maximizing, penalties
 
 
-@every_variant
-def test_to_maximize_is_to_minimize_the_negative(name: str, options: Options, rng: Generator) -> None:
-    params = OPTIMIZERS[name].arrays(rng)
-    twins = copies(params)
-    more = {"lr": LR, "weight_decay": 0.1, "l1": 0.01, **options}
-    opt, plain = CLASSES[name](params, maximize=True, **more), CLASSES[name](twins, **more)
-    for step in range(3):
-        grads = some_missing(OPTIMIZERS[name].arrays(rng), step)
-        opt.step(grads)
-        plain.step([None if g is None else np.negative(g, out=np.empty_like(g)) for g in grads])
-    assert bits(params) == bits(twins)
+@classes
+def test_to_maximize_is_to_minimize_the_negative(name: str, each: Each, rng: Generator) -> None:
+    for options in each(OPTIMIZERS[name].variants):
+        params = OPTIMIZERS[name].arrays(rng)
+        twins = copies(params)
+        more = {"lr": LR, "weight_decay": 0.1, "l1": 0.01, **options}
+        opt, plain = CLASSES[name](params, maximize=True, **more), CLASSES[name](twins, **more)
+        for step in range(3):
+            grads = some_missing(OPTIMIZERS[name].arrays(rng), step)
+            opt.step(grads)
+            plain.step([None if g is None else np.negative(g, out=np.empty_like(g)) for g in grads])
+        assert bits(params) == bits(twins)
 
 
-@every_variant
-def test_penalties_are_added_to_the_gradient(name: str, options: Options, rng: Generator) -> None:
+@classes
+def test_penalties_are_added_to_the_gradient(name: str, each: Each, rng: Generator) -> None:
     """L2, L1, and the distance to the initial weights, after clipping."""
-    params = OPTIMIZERS[name].arrays(rng)
-    twins, initial = copies(params), copies(params)
-    more = {"lr": LR, "decoupled_weight_decay": False, **options}
-    opt = CLASSES[name](params, weight_decay=0.1, l1=0.02, l2_init=0.3, **more)
-    plain = CLASSES[name](twins, weight_decay=0.0, **more)
-    for _ in range(3):
-        grads = OPTIMIZERS[name].arrays(rng)
-        opt.step(grads, clip_value=0.5)
-        plain.step(
-            [
-                np.asarray(np.clip(g, -0.5, 0.5) + 0.1 * p + 0.02 * np.sign(p) + 0.3 * (p - p0))
-                for g, p, p0 in zip(grads, twins, initial, strict=True)
-            ]
-        )
-    assert_close(params, twins, 1e-10)
+    for options in each(OPTIMIZERS[name].variants):
+        params = OPTIMIZERS[name].arrays(rng)
+        twins, initial = copies(params), copies(params)
+        more = {"lr": LR, "decoupled_weight_decay": False, **options}
+        opt = CLASSES[name](params, weight_decay=0.1, l1=0.02, l2_init=0.3, **more)
+        plain = CLASSES[name](twins, weight_decay=0.0, **more)
+        for _ in range(3):
+            grads = OPTIMIZERS[name].arrays(rng)
+            opt.step(grads, clip_value=0.5)
+            plain.step(
+                [
+                    np.asarray(np.clip(g, -0.5, 0.5) + 0.1 * p + 0.02 * np.sign(p) + 0.3 * (p - p0))
+                    for g, p, p0 in zip(grads, twins, initial, strict=True)
+                ]
+            )
+        assert_close(params, twins, 1e-10)
 
 
 @decoupling
@@ -706,26 +697,27 @@ def test_noise_depends_on_the_position_only() -> None:
     assert (-p).tobytes() == x.tobytes()
 
 
-@every_variant
-def test_noise_is_reproducible(name: str, options: Options, rng: Generator) -> None:
-    params = OPTIMIZERS[name].arrays(rng)
-    first, again, other, none = (copies(params) for _ in range(4))
-    opts = [
-        CLASSES[name](some, lr=LR, **more, **options)
-        for some, more in (
-            (first, {"noise": 0.5, "seed": 3}),
-            (again, {"noise": 0.5, "seed": 3}),
-            (other, {"noise": 0.5, "seed": 4}),
-            (none, {"seed": 3}),
-        )
-    ]
-    for step in range(3):
-        grads = some_missing(OPTIMIZERS[name].arrays(rng), step)
-        for opt in opts:
-            opt.step(grads)
-    assert bits(again) == bits(first)
-    assert other[1].tobytes() != first[1].tobytes()
-    assert none[1].tobytes() != first[1].tobytes()
+@classes
+def test_noise_is_reproducible(name: str, each: Each, rng: Generator) -> None:
+    for options in each(OPTIMIZERS[name].variants):
+        params = OPTIMIZERS[name].arrays(rng)
+        first, again, other, none = (copies(params) for _ in range(4))
+        opts = [
+            CLASSES[name](some, lr=LR, **more, **options)
+            for some, more in (
+                (first, {"noise": 0.5, "seed": 3}),
+                (again, {"noise": 0.5, "seed": 3}),
+                (other, {"noise": 0.5, "seed": 4}),
+                (none, {"seed": 3}),
+            )
+        ]
+        for step in range(3):
+            grads = some_missing(OPTIMIZERS[name].arrays(rng), step)
+            for opt in opts:
+                opt.step(grads)
+        assert bits(again) == bits(first)
+        assert other[1].tobytes() != first[1].tobytes()
+        assert none[1].tobytes() != first[1].tobytes()
 
 
 @classes
@@ -768,27 +760,27 @@ def test_temperature_is_langevin_dynamics() -> None:
     assert 3.0 * np.mean(p**2) == pytest.approx(temperature / (1 - 3.0 * lr / 2), rel=0.05)
 
 
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"temperature": -0.1}, "temperature must be"),
-        ({"noise": -0.1}, "noise must be"),
-        ({"noise": math.nan}, "noise must be"),
-        ({"seed": -1}, "seed must be in"),
-        ({"seed": 1.5}, "seed must be an integer"),
-        ({"seed": 2**53}, "seed must be in"),
-        ({"l1": -0.1}, "l1 must be"),
-        ({"l2_init": math.inf}, "l2_init must be"),
-        ({"proximal_l1": "yes"}, "proximal_l1 must be a bool"),
-        ({"maximize": None}, "maximize must be a bool"),
-        ({"fixed_decay": 0.5}, "fixed_decay must be a bool"),
-        ({"decoupled_weight_decay": "yes"}, "decoupled_weight_decay"),
-    ],
-)
+BAD_HYPERPARAMETERS: Any = [
+    ({"temperature": -0.1}, "temperature must be"),
+    ({"noise": -0.1}, "noise must be"),
+    ({"noise": math.nan}, "noise must be"),
+    ({"seed": -1}, "seed must be in"),
+    ({"seed": 1.5}, "seed must be an integer"),
+    ({"seed": 2**53}, "seed must be in"),
+    ({"l1": -0.1}, "l1 must be"),
+    ({"l2_init": math.inf}, "l2_init must be"),
+    ({"proximal_l1": "yes"}, "proximal_l1 must be a bool"),
+    ({"maximize": None}, "maximize must be a bool"),
+    ({"fixed_decay": 0.5}, "fixed_decay must be a bool"),
+    ({"decoupled_weight_decay": "yes"}, "decoupled_weight_decay"),
+]
+
+
 @classes
-def test_hyperparameters_that_make_no_sense_are_errors(name: str, options: Options, message: str) -> None:
-    with pytest.raises((TypeError, ValueError), match=rf"^{name}: {message}"):
-        CLASSES[name]([np.ones((2, 2))], **options)
+def test_hyperparameters_that_make_no_sense_are_errors(name: str, each: Each) -> None:
+    for options, message in each(BAD_HYPERPARAMETERS):
+        with pytest.raises((TypeError, ValueError), match=rf"^{name}: {message}"):
+            CLASSES[name]([np.ones((2, 2))], **options)
 
 
 # Structures

@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from tables import FORMATS, NORMS, RULES, STEPS, SURROUNDINGS, VALUES
+from tools import Each
 
 import fastopt
 from fastopt import functional, nn, optim, reference
@@ -99,36 +100,38 @@ def known(path: Path) -> set[str]:
     return names - {part_of(path, PACKAGE)}
 
 
-@pytest.mark.parametrize("path", CPP, ids=name_of)
-def test_cpp_knows_only_whom_it_may(path: Path) -> None:
-    part = part_of(path, CSRC)
-    included = re.findall(r'#include "([^"/]+)/', path.read_text())
-    assert set(included) <= CPP_KNOWS[part] | {part}
+def test_cpp_knows_only_whom_it_may(each: Each) -> None:
+    for path in each(CPP):
+        part = part_of(path, CSRC)
+        included = re.findall(r'#include "([^"/]+)/', path.read_text())
+        assert set(included) <= CPP_KNOWS[part] | {part}
 
 
-@pytest.mark.parametrize("path", CPP, ids=name_of)
-def test_python_and_intrinsics_stay_where_they_belong(path: Path) -> None:
-    part, text = part_of(path, CSRC), path.read_text()
-    assert ("pybind11" in text) <= (part in ("bind", "cpu.cpp"))
-    assert bool(re.search(r"\b_mm\w*|\bimmintrin\.h|\b__m\d+|\basm\b", text)) <= (part == "core")
+def test_python_and_intrinsics_stay_where_they_belong(each: Each) -> None:
+    for path in each(CPP):
+        part, text = part_of(path, CSRC), path.read_text()
+        assert ("pybind11" in text) <= (part in ("bind", "cpu.cpp"))
+        assert bool(re.search(r"\b_mm\w*|\bimmintrin\.h|\b__m\d+|\basm\b", text)) <= (part == "core")
 
 
-@pytest.mark.parametrize("path", PYTHON, ids=name_of)
-def test_python_knows_only_whom_it_may(path: Path) -> None:
-    allowed = PYTHON_KNOWS[part_of(path, PACKAGE)] | EXCEPTIONS.get(path.relative_to(PACKAGE).as_posix(), set())
-    assert known(path) <= allowed
+def test_python_knows_only_whom_it_may(each: Each) -> None:
+    for path in each(PYTHON):
+        allowed = PYTHON_KNOWS[part_of(path, PACKAGE)] | EXCEPTIONS.get(path.relative_to(PACKAGE).as_posix(), set())
+        assert known(path) <= allowed
 
 
-@pytest.mark.parametrize("path", [path for path in PYTHON if part_of(path, PACKAGE) == "reference"], ids=name_of)
-def test_reference_knows_numpy_only(path: Path) -> None:
-    outside = {module.split(".")[0] for module in imports(path)}
-    assert outside <= {"numpy", "fastopt", *sys.stdlib_module_names}
+def test_reference_knows_numpy_only(each: Each) -> None:
+    for path in each([path for path in PYTHON if part_of(path, PACKAGE) == "reference"]):
+        outside = {module.split(".")[0] for module in imports(path)}
+        assert outside <= {"numpy", "fastopt", *sys.stdlib_module_names}
 
 
-@pytest.mark.parametrize("path", PYTHON, ids=name_of)
-def test_only_core_names_an_instruction_set(path: Path) -> None:
-    named = re.findall(r"x86-64-v\d|\b_kernels_\w+|\bavx\w*|\bsse[234]\w*|\bneon\b", path.read_text(), re.IGNORECASE)
-    assert bool(named) <= (path.name == "_core.py")
+def test_only_core_names_an_instruction_set(each: Each) -> None:
+    for path in each(PYTHON):
+        named = re.findall(
+            r"x86-64-v\d|\b_kernels_\w+|\bavx\w*|\bsse[234]\w*|\bneon\b", path.read_text(), re.IGNORECASE
+        )
+        assert bool(named) <= (path.name == "_core.py")
 
 
 def test_the_rules_above_notice() -> None:

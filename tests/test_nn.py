@@ -12,15 +12,14 @@ from typing import Any
 import numpy as np
 import pytest
 from numpy.random import Generator
-from tables import DTYPES, HALVES, Array, computed, ordinary
-from tools import differing
+from tables import DTYPES, EVERY_DTYPE, Array, computed, ordinary
+from tools import Each, differing
 
 import fastopt as fo
 from fastopt import functional as F
 from fastopt import nn, optim
 
 dtypes = pytest.mark.parametrize("dtype", DTYPES)
-every_dtype = pytest.mark.parametrize("dtype", [*DTYPES, *HALVES])
 
 # name: the layer, with parameters of a dtype, and the shape of an input
 LAYERS: dict[str, tuple[Callable[[str], nn.Layer], tuple[int, ...]]] = {
@@ -162,16 +161,15 @@ def test_every_layer_is_here() -> None:
     assert made == set(nn.__all__) - others
 
 
-@pytest.mark.parametrize("training", [True, False])
-@every_dtype
 @layers
-def test_layer_computes_what_its_functions_do(name: str, dtype: str, training: bool, rng: Generator) -> None:
-    layer, inputs, gradients = make(name, dtype, rng)
-    layer.train(training)
-    outputs, dxs, dparams = expected(layer, inputs, gradients)
-    assert_same(tupled(layer(*inputs)), outputs)
-    assert_same(tupled(layer.backward(*gradients)), dxs)
-    assert_gradients(layer, dparams)
+def test_layer_computes_what_its_functions_do(name: str, each: Each, rng: Generator) -> None:
+    for dtype, training in each(EVERY_DTYPE, [True, False]):
+        layer, inputs, gradients = make(name, dtype, rng)
+        layer.train(training)
+        outputs, dxs, dparams = expected(layer, inputs, gradients)
+        assert_same(tupled(layer(*inputs)), outputs)
+        assert_same(tupled(layer.backward(*gradients)), dxs)
+        assert_gradients(layer, dparams)
 
 
 @layers
@@ -188,16 +186,18 @@ def test_parameters_and_gradients_stay_the_same_objects(name: str, rng: Generato
     assert all(after[key] is held[key] for key in held)
 
 
-@every_dtype
 @layers
-def test_out_receives_the_results(name: str, dtype: str, rng: Generator) -> None:
-    layer, inputs, gradients = make(name, dtype, rng)
-    outputs, dxs, _ = expected(layer, inputs, gradients)
-    to, back_to = out_like(outputs), out_like(dxs)
-    assert all(a is b for a, b in zip(tupled(layer(*inputs, out=to)), tupled(to), strict=True))
-    assert all(a is b for a, b in zip(tupled(layer.backward(*gradients, out=back_to)), tupled(back_to), strict=True))
-    assert_same(tupled(to), outputs)
-    assert_same(tupled(back_to), dxs)
+def test_out_receives_the_results(name: str, each: Each, rng: Generator) -> None:
+    for dtype in each(EVERY_DTYPE):
+        layer, inputs, gradients = make(name, dtype, rng)
+        outputs, dxs, _ = expected(layer, inputs, gradients)
+        to, back_to = out_like(outputs), out_like(dxs)
+        assert all(a is b for a, b in zip(tupled(layer(*inputs, out=to)), tupled(to), strict=True))
+        assert all(
+            a is b for a, b in zip(tupled(layer.backward(*gradients, out=back_to)), tupled(back_to), strict=True)
+        )
+        assert_same(tupled(to), outputs)
+        assert_same(tupled(back_to), dxs)
 
 
 @layers
@@ -628,31 +628,29 @@ def pickled(thing: Any) -> Any:
     return pickle.loads(pickle.dumps(thing))
 
 
-@pytest.mark.parametrize("copied", [pickled, copy.deepcopy, copy.copy])
 @layers
-def test_pickles_and_copies_go_on_without_the_last_batch(
-    name: str, copied: Callable[[Any], Any], rng: Generator
-) -> None:
+def test_pickles_and_copies_go_on_without_the_last_batch(name: str, each: Each, rng: Generator) -> None:
     """With the hyperparameters, parameters, gradients and buffers."""
-    layer, inputs, gradients = make(name, "float32", rng)
-    layer(*inputs)
-    layer.backward(*gradients)
-    layer.eps = 0.125
-    layer.eval()
-    other = copied(layer)
-    assert (type(other), repr(other), other.training) == (type(layer), repr(layer), False)
-    for kind in "params", "grads", "buffers":
-        one, another = getattr(layer, kind), getattr(other, kind)
-        assert one.keys() == another.keys()
-        assert_same(one.values(), another.values())
-        assert (copied is copy.copy) == all(one[key] is another[key] for key in one) or not one
-    with pytest.raises(RuntimeError, match=rf"^{type(layer).__name__}: backward was called before forward$"):
-        other.backward(*gradients)
-    outputs, dxs = tupled(layer.train()(*inputs)), tupled(layer.backward(*gradients))
-    if copied is not copy.copy:  # which shares running statistics
-        assert_same(tupled(other.train()(*inputs)), outputs)
-        assert_same(tupled(other.backward(*gradients)), dxs)
-        assert_same(other.buffers.values(), layer.buffers.values())
+    for copied in each([pickled, copy.deepcopy, copy.copy]):
+        layer, inputs, gradients = make(name, "float32", rng)
+        layer(*inputs)
+        layer.backward(*gradients)
+        layer.eps = 0.125
+        layer.eval()
+        other = copied(layer)
+        assert (type(other), repr(other), other.training) == (type(layer), repr(layer), False)
+        for kind in "params", "grads", "buffers":
+            one, another = getattr(layer, kind), getattr(other, kind)
+            assert one.keys() == another.keys()
+            assert_same(one.values(), another.values())
+            assert (copied is copy.copy) == all(one[key] is another[key] for key in one) or not one
+        with pytest.raises(RuntimeError, match=rf"^{type(layer).__name__}: backward was called before forward$"):
+            other.backward(*gradients)
+        outputs, dxs = tupled(layer.train()(*inputs)), tupled(layer.backward(*gradients))
+        if copied is not copy.copy:  # which shares running statistics
+            assert_same(tupled(other.train()(*inputs)), outputs)
+            assert_same(tupled(other.backward(*gradients)), dxs)
+            assert_same(other.buffers.values(), layer.buffers.values())
 
 
 def test_pickles_are_small_and_name_what_is_public(rng: Generator) -> None:

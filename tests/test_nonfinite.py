@@ -10,8 +10,8 @@ import ml_dtypes
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from tables import DTYPES, RULES, Options, Rule, of_step, ordinary, rules_and_formats, rules_and_surroundings
-from tools import assert_same_bits
+from tables import DTYPES, RULES, Options, Rule, of_step, ordinary
+from tools import Each, assert_same_bits
 
 from fastopt import functional, optim, reference
 
@@ -140,15 +140,17 @@ def test_it_shows(function: str) -> None:
         assert_it_shows(RULES[function], options, dtype)
 
 
-@pytest.mark.parametrize(("function", "what", "more"), list(rules_and_surroundings()))
-def test_it_shows_whatever_surrounds_the_rule(function: str, what: str, more: Options) -> None:
-    assert_it_shows(RULES[function], RULES[function].plain | more, "float32")
+@pytest.mark.parametrize("function", RULES)
+def test_it_shows_whatever_surrounds_the_rule(function: str, each: Each) -> None:
+    for _, more in each(RULES[function].surroundings.items(), by_day=6):
+        assert_it_shows(RULES[function], RULES[function].plain | more, "float32")
 
 
-@pytest.mark.parametrize(("function", "kept"), list(rules_and_formats()))
-def test_it_shows_in_every_format(function: str, kept: str) -> None:
-    dtype, more = RULES[function].formats[kept]
-    assert_it_shows(RULES[function], RULES[function].plain | more, dtype)
+@pytest.mark.parametrize("function", RULES)
+def test_it_shows_in_every_format(function: str, each: Each) -> None:
+    for _, (dtype, more) in each(RULES[function].formats.items(), by_day=4):
+        dtype, more = RULES[function].formats[kept]
+        assert_it_shows(RULES[function], RULES[function].plain | more, dtype)
 
 
 @pytest.mark.parametrize("of", ["grad", "param"])

@@ -15,19 +15,11 @@ import pytest
 from numpy.random import Generator
 from safetensors.numpy import save_file
 from tables import CLASSES, OPTIMIZERS, Array, Options, ordinary
-from tools import copies, everything
+from tools import Each, copies, everything
 
 from fastopt import optim, schedules
 
 classes = pytest.mark.parametrize("name", CLASSES)
-every_variant = pytest.mark.parametrize(
-    ("name", "options"),
-    [
-        pytest.param(name, options, id="-".join([name, *(f"{key}={value}" for key, value in options.items())]))
-        for name in CLASSES
-        for options in OPTIMIZERS[name].variants
-    ],
-)
 AROUNDS: list[Options] = [
     {"noise": 0.1, "seed": 5, "ema_decay": 0.99, "ema_warmup": True, "l2_init": 0.01},
     {"noise": 0.1, "swa_start": 3, "swa_freq": 2, "maximize": True, "l1": 0.01, "weight_decay": 0.1},
@@ -70,34 +62,32 @@ class Run:
 # Runs go on
 
 
-@pytest.mark.parametrize("around", AROUNDS, ids=["ema", "swa"])
-@every_variant
-def test_a_run_goes_on_from_a_snapshot(name: str, options: Options, around: Options, rng: Generator) -> None:
-    run = Run(name, OPTIMIZERS[name].arrays(rng), lr=0.05, **options, **around)
-    run.go(0, 5)
-    state, schedule = run.opt.state_dict(copy=True), run.schedule.state_dict()
-    other = run.fresh()
-    run.go(5, 5)  # which does not touch the snapshot
-    other.opt.load_state_dict(state)
-    other.schedule.load_state_dict(schedule)
-    other.go(5, 5)
-    assert everything(other.opt) == everything(run.opt)
+@classes
+def test_a_run_goes_on_from_a_snapshot(name: str, each: Each, rng: Generator) -> None:
+    for options, around in each(OPTIMIZERS[name].variants, AROUNDS, by_day=3):
+        run = Run(name, OPTIMIZERS[name].arrays(rng), lr=0.05, **options, **around)
+        run.go(0, 5)
+        state, schedule = run.opt.state_dict(copy=True), run.schedule.state_dict()
+        other = run.fresh()
+        run.go(5, 5)  # which does not touch the snapshot
+        other.opt.load_state_dict(state)
+        other.schedule.load_state_dict(schedule)
+        other.go(5, 5)
+        assert everything(other.opt) == everything(run.opt)
 
 
-@pytest.mark.parametrize("around", AROUNDS, ids=["ema", "swa"])
-@every_variant
-def test_a_run_goes_on_from_a_file(
-    name: str, options: Options, around: Options, tmp_path: Path, rng: Generator
-) -> None:
-    run = Run(name, OPTIMIZERS[name].arrays(rng), lr=0.05, **options, **around)
-    run.go(0, 5)
-    run.opt.save(tmp_path / "state", schedule=run.schedule)
-    other = run.fresh()
-    other.opt.load(tmp_path / "state", schedule=other.schedule)
-    assert everything(other.opt) == everything(run.opt)
-    run.go(5, 5)
-    other.go(5, 5)
-    assert everything(other.opt) == everything(run.opt)
+@classes
+def test_a_run_goes_on_from_a_file(name: str, each: Each, tmp_path: Path, rng: Generator) -> None:
+    for options, around in each(OPTIMIZERS[name].variants, AROUNDS, by_day=3):
+        run = Run(name, OPTIMIZERS[name].arrays(rng), lr=0.05, **options, **around)
+        run.go(0, 5)
+        run.opt.save(tmp_path / "state", schedule=run.schedule)
+        other = run.fresh()
+        other.opt.load(tmp_path / "state", schedule=other.schedule)
+        assert everything(other.opt) == everything(run.opt)
+        run.go(5, 5)
+        other.go(5, 5)
+        assert everything(other.opt) == everything(run.opt)
 
 
 @classes
@@ -473,15 +463,15 @@ BAD_STATES: dict[str, tuple[Callable[[dict[str, Any]], Any], Errors, str]] = {
 }
 
 
-@pytest.mark.parametrize("bad", BAD_STATES)
 @classes
-def test_a_bad_state_changes_nothing(name: str, bad: str, rng: Generator) -> None:
-    twins = Twins(name, rng)
-    state = good_state(name, rng)
-    change, error, message = BAD_STATES[bad]
-    change(state)
-    twins.refuse(loading(state), error, rf"^{name}: (?s:.*){message}")
-    twins.go_on()
+def test_a_bad_state_changes_nothing(name: str, each: Each, rng: Generator) -> None:
+    for bad in each(BAD_STATES, by_day=6):
+        twins = Twins(name, rng)
+        state = good_state(name, rng)
+        change, error, message = BAD_STATES[bad]
+        change(state)
+        twins.refuse(loading(state), error, rf"^{name}: (?s:.*){message}")
+        twins.go_on()
 
 
 @pytest.mark.parametrize(
