@@ -84,6 +84,18 @@ def assert_rule_is_the_reference(
         assert_same_bits(RULES[rule].run(F, params, grads, options), expected)
 
 
+def assert_small_numbers_are_the_reference(
+    rule: str, params: list[Array], grads: list[list[Array | None]], options: Options
+) -> None:
+    """To the last bit; but a zero that BLAS has left in place of a number that vanished may have either sign."""
+    expected = RULES[rule].run(reference, params, grads, options)
+    for _ in every_isa():
+        results = RULES[rule].run(F, params, grads, options)
+        if RULES[rule].uses_blas:
+            results, expected = ({name: a + a.dtype.type(0) for name, a in one.items()} for one in (results, expected))
+        assert_same_bits(results, expected)
+
+
 def some_missing(rng: Generator, grads: list[Array]) -> list[Array | None]:
     return [None if rng.random() < 0.3 else g for g in grads]
 
@@ -260,7 +272,7 @@ def test_rule_is_the_reference_for_small_numbers(rule: str, each: Each, rng: Gen
             params = RULES[rule].arrays(rng, ((6, 11), 100), dtype)
             params[1] *= scale
             grads = [[g * scale for g in RULES[rule].arrays(rng, ((6, 11), 100), dtype)] for _ in range(2)]
-            assert_rule_is_the_reference(rule, params, grads, RULES[rule].sample(rng, step=True))
+            assert_small_numbers_are_the_reference(rule, params, grads, RULES[rule].sample(rng, step=True))
 
 
 @rules
@@ -321,7 +333,7 @@ def test_rule_takes_each_element_by_itself(rule: str, each: Each, rng: Generator
 @rules
 def test_rule_is_the_reference_in_every_format(rule: str, each: Each, rng: Generator) -> None:
     """At first with ordinary numbers, then with those of every magnitude among them."""
-    for kept in each(RULES[rule].formats, by_day=6):
+    for kept in each(RULES[rule].formats, by_day=4):
         dtype, options = FORMATS[kept]
         options = RULES[rule].sample(rng, step=True) | options
         if dtype in HALVES:
@@ -352,8 +364,8 @@ def test_packed_rule_is_the_reference_at_every_size(rule: str, each: Each) -> No
 
 
 @rules
-def test_packed_rule_is_the_reference_for_matrices(rule: str, rng: Generator) -> None:
-    for more in {}, {"clip_adaptive": 0.1}:
+def test_packed_rule_is_the_reference_for_matrices(rule: str, each: Each, rng: Generator) -> None:
+    for more in each([{}, {"clip_adaptive": 0.1}], by_day=1):
         dtype, options = RULES[rule].sample_format(rng, RULES[rule].sample(rng) | more)
         params = RULES[rule].arrays(rng, MATRICES, dtype)
         assert_rule_is_the_reference(rule, params, [some_packed(rng, params)], options)
@@ -387,7 +399,7 @@ def test_packed_rule_is_the_reference_for_small_numbers(rule: str, each: Each, r
         params = RULES[rule].arrays(rng, ((6, 11), 100), dtype)
         params[1] *= np.dtype(dtype).type(10.0**exponent)
         grads = [[(g * 10.0**exponent).astype(g.dtype) for g in some_packed(rng, params)] for _ in range(2)]
-        assert_rule_is_the_reference(rule, params, grads, options)
+        assert_small_numbers_are_the_reference(rule, params, grads, options)
 
 
 @rules
