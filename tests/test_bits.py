@@ -154,7 +154,7 @@ def test_rule_is_the_reference(rule: str, each: Each, rng: Generator) -> None:
 
 @rules
 def test_rule_is_the_reference_with_what_surrounds_it(rule: str, each: Each, rng: Generator) -> None:
-    for _, more in each(RULES[rule].surroundings.items()):
+    for _, more in each(RULES[rule].surroundings.items(), by_day=11):
         shapes = ((5, 13), 130, (2, 3, 50))
         for dtype in each(DTYPES, by_day=1):
             params = RULES[rule].arrays(rng, shapes, dtype)
@@ -174,7 +174,7 @@ def test_rule_is_the_reference_at_every_size(rule: str, each: Each, rng: Generat
         params = RULES[rule].arrays(rng, shapes, dtype)
         grads = [RULES[rule].arrays(rng, shapes, dtype)]
         surrounded = RULES[rule].sample(rng, step=True) | SURROUNDINGS["noise"] | {"skip_nonfinite": True}
-        for options in RULES[rule].sample(rng, around=False), surrounded:
+        for options in each([RULES[rule].sample(rng, around=False), surrounded], by_day=1):
             assert_rule_is_the_reference(rule, params, grads, options)
 
 
@@ -242,7 +242,7 @@ def test_rule_is_the_reference_when_the_rate_changes(rule: str, each: Each, rng:
 
 
 def test_norm_of_many_gradients_is_the_reference(each: Each) -> None:
-    for dtype, seed in each(DTYPES, range(10)):
+    for dtype, seed in each(DTYPES, range(10), by_day=8):
         rng = np.random.default_rng(seed)
         grads = [
             ordinary(rng, n, dtype) * np.dtype(dtype).type(10 ** rng.uniform(-2, 2)) for n in rng.integers(0, 40, 150)
@@ -333,7 +333,7 @@ def test_rule_takes_each_element_by_itself(rule: str, each: Each, rng: Generator
 @rules
 def test_rule_is_the_reference_in_every_format(rule: str, each: Each, rng: Generator) -> None:
     """At first with ordinary numbers, then with those of every magnitude among them."""
-    for kept in each(RULES[rule].formats, by_day=4):
+    for kept in each(RULES[rule].formats, by_day=3):
         dtype, options = FORMATS[kept]
         options = RULES[rule].sample(rng, step=True) | options
         if dtype in HALVES:
@@ -347,7 +347,7 @@ def test_rule_is_the_reference_in_every_format(rule: str, each: Each, rng: Gener
 
 @rules
 def test_packed_rule_is_the_reference_with_what_surrounds_it(rule: str, each: Each, rng: Generator) -> None:
-    for _, more in each(RULES[rule].surroundings.items(), by_day=11):
+    for _, more in each(RULES[rule].surroundings.items(), by_day=7):
         dtype, options = RULES[rule].sample_format(rng, RULES[rule].sample(rng, around=False) | more)
         params = RULES[rule].arrays(rng, ((5, 13), 130, (2, 3, 50)), dtype)
         grads = [some_packed(rng, params), *(some_missing(rng, some_packed(rng, params)) for _ in range(2))]
@@ -454,14 +454,14 @@ def test_norm_is_the_reference(norm: str, each: Each, rng: Generator) -> None:
 def test_norm_is_the_reference_at_every_size(norm: str, each: Each, rng: Generator) -> None:
     for dtype in each(EVERY_DTYPE, by_day=1):
         every = zip_longest(rng.permutation(WIDTHS), ROWS, fillvalue=0)
-        for width, rows in each(every, by_day=5):
+        for width, rows in each(every, by_day=4):
             assert_is_the_reference(NORMS[norm].call(rng, dtype, rows or int(rng.choice(ROWS[:-2])), int(width)))
 
 
-@pytest.mark.parametrize("norm", [*WIDE, *LONG])
-def test_norm_is_the_reference_when_long_or_wide(norm: str, each: Each, rng: Generator) -> None:
-    sizes = ((3, 100_003) if norm in WIDE else (100_003, 3), (2_051, 3), (1_050, 20))
-    for (rows, width), dtype in each(sizes, ["float32", "bfloat16"], by_day=1):
+def test_norm_is_the_reference_when_long_or_wide(each: Each, rng: Generator) -> None:
+    sizes = [(norm, 3, 100_003) for norm in WIDE] + [(norm, 100_003, 3) for norm in LONG]
+    sizes += [(norm, *size) for norm in WIDE + LONG for size in ((2_051, 3), (1_050, 20))]
+    for (norm, rows, width), dtype in each(sizes, ["float32", "bfloat16"], by_day=12):
         assert_is_the_reference(NORMS[norm].call(rng, dtype, rows, width))
 
 
@@ -522,7 +522,7 @@ def test_norm_is_the_reference_at_any_scale(norm: str, each: Each, rng: Generato
 @norms
 def test_norm_is_the_reference_in_every_layout(norm: str, each: Each, rng: Generator) -> None:
     """Of all inputs, of x alone, and of all but x."""
-    for layout, dtype in each(zip(LAYOUTS, cycle(EVERY_DTYPE), strict=False), by_day=3):
+    for layout, dtype in each(zip(LAYOUTS, cycle(EVERY_DTYPE), strict=False), by_day=2):
         call = NORMS[norm].call(rng, dtype, 48, 35)
         everywhere = call.placed(LAYOUTS[layout])
         for placed in everywhere, replace(call, x=everywhere.x), replace(everywhere, x=call.x):
@@ -532,13 +532,13 @@ def test_norm_is_the_reference_in_every_layout(norm: str, each: Each, rng: Gener
 @pytest.mark.parametrize("layout", [layout for layout in LAYOUTS if layout != "in Fortran order"])
 def test_norm_is_that_of_a_contiguous_copy(layout: str, each: Each, rng: Generator) -> None:
     """On any number of threads, and with so many numbers that not all of them are copied at once."""
-    for dtype in each(EVERY_DTYPE, by_day=1):
-        for norm in "layer_norm", "add_rms_norm", "batch_norm_add_relu NCHW", "batch_norm NHWC", "group_norm NCHW":
-            placed = NORMS[norm].call(rng, dtype, 2_400, 270).placed(LAYOUTS[layout])
-            expected = placed.placed(np.ascontiguousarray).run(F)
-            for threads in 1, 3:
-                with fo.threads(threads):
-                    assert_same_bits(placed.run(F), expected)
+    some = ("layer_norm", "add_rms_norm", "batch_norm_add_relu NCHW", "batch_norm NHWC", "group_norm NCHW")
+    for norm, dtype in each(some, EVERY_DTYPE, by_day=2):
+        placed = NORMS[norm].call(rng, dtype, 2_400, 270).placed(LAYOUTS[layout])
+        expected = placed.placed(np.ascontiguousarray).run(F)
+        for threads in 1, 3:
+            with fo.threads(threads):
+                assert_same_bits(placed.run(F), expected)
 
 
 @pytest.mark.parametrize("norm", ["add_layer_norm", "batch_norm_add_relu NCHW", "batch_norm NHWC"])
@@ -569,7 +569,7 @@ def test_norm_is_the_reference_when_sets_begin_far_from_the_rest(norm: str, each
 
 @norms
 def test_norm_has_the_same_bits_on_any_number_of_threads(norm: str, each: Each, rng: Generator) -> None:
-    for options, dtype in each(NORMS[norm].options, EVERY_DTYPE, by_day=4):
+    for options, dtype in each(NORMS[norm].options, EVERY_DTYPE, by_day=2):
         call = NORMS[norm].call(rng, dtype, 1_200, 150, **options)
         with fo.threads(1):
             expected = call.run(F)

@@ -67,12 +67,14 @@ def departs(name: str, shape: tuple[int, ...], bad: float, of: str, step: int) -
 
 @pytest.mark.parametrize("fused", [False, True], ids=["", "fused"])
 @pytest.mark.parametrize(("name", "options"), TORCHS)
-def test_what_is_finite_is_what_torch_has_finite(name: str, options: Options, fused: bool, torch: Any) -> None:
+def test_what_is_finite_is_what_torch_has_finite(
+    name: str, options: Options, fused: bool, torch: Any, each: Each
+) -> None:
     theirs = getattr(torch.optim, name)
     if fused and "fused" not in inspect.signature(theirs).parameters:
         pytest.skip("torch has no fused kernel for it")
     way = {"fused": True} if fused else {"foreach": False}
-    for shape, bad, of, at in ((s, b, o, a) for s in SHAPES for b in BAD for o in ("grad", "param") for a in (1, 2, 4)):
+    for shape, bad, of, at in each(SHAPES, BAD, ("grad", "param"), (1, 2, 4), by_day=14):
         if departs(name, shape, bad, of, at):
             continue
         rng = np.random.default_rng(at)

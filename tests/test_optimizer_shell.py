@@ -197,7 +197,7 @@ def test_a_child_that_is_forked_during_a_step_steps(name: str, lent: bool) -> No
 
 
 def fork_during_steps(name: str) -> None:
-    p, g = np.zeros((512, 512), np.float32), np.full((512, 512), 0.5, np.float32)
+    p, g = np.zeros((256, 256), np.float32), np.full((256, 256), 0.5, np.float32)
     opt, running = CLASSES[name]([p], lr=1e-3, weight_decay=0.0), threading.Event()
 
     def step() -> None:

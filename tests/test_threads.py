@@ -19,6 +19,7 @@ from pathlib import Path
 
 import pytest
 import threadpoolctl
+from tools import Each
 
 import fastopt as fo
 from fastopt import _threads
@@ -213,18 +214,18 @@ def test_another_value_of_the_switch_is_an_error() -> None:
 
 
 @needs_lending
-@pytest.mark.parametrize(
-    ("name", "value"), [("OMP_THREAD_LIMIT", "1"), ("OMP_DYNAMIC", "true"), ("OMP_MAX_ACTIVE_LEVELS", "0")]
-)
-def test_what_openmp_may_not_give_is_not_lent(name: str, value: str) -> None:
-    code = f"""
+def test_what_openmp_may_not_give_is_not_lent(each: Each) -> None:
+    for name, value in each(
+        [("OMP_THREAD_LIMIT", "1"), ("OMP_DYNAMIC", "true"), ("OMP_MAX_ACTIVE_LEVELS", "0")], by_day=2
+    ):
+        code = f"""
         kernels.team(2)
         fo.lend_threads()
         assert not lent() and "{name}" in fo.show_config()["blas"][0]["sharing"]
         assert same(kernel(), kernel_bits) and same(product(), product_bits)
         print("done")
     """
-    assert run(code, OPENBLAS_NUM_THREADS="2", **{name: value}).split() == ["done"]
+        assert run(code, OPENBLAS_NUM_THREADS="2", **{name: value}).split() == ["done"]
 
 
 @needs_lending
@@ -275,11 +276,11 @@ BINDING = [
 
 
 @needs_two_cores
-@pytest.mark.parametrize(("name", "value"), BINDING)
-def test_no_thread_loses_cores_to_openmp(name: str, value: str) -> None:
+def test_no_thread_loses_cores_to_openmp(each: Each) -> None:
     """libgomp binds the thread that loads it, and every other one in its first region; children inherit that."""
-    before = "import os\nbefore = os.sched_getaffinity(0)"
-    code = """
+    for name, value in each(BINDING, by_day=2):
+        before = "import os\nbefore = os.sched_getaffinity(0)"
+        code = """
         def kept():
             return os.sched_getaffinity(0) == before
 
@@ -298,21 +299,21 @@ def test_no_thread_loses_cores_to_openmp(name: str, value: str) -> None:
             os._exit(0 if kept() else 1)
         print(*found, os.waitpid(child, 0)[1])
     """
-    assert run(code, before=before, **{name: value}).split() == ["True"] * 4 + ["0"]
+        assert run(code, before=before, **{name: value}).split() == ["True"] * 4 + ["0"]
 
 
 @needs_lending
 @needs_two_cores
-@pytest.mark.parametrize(("name", "value"), [binding for binding in BINDING if binding[1] in ("master", "{0}", "0")])
-def test_nothing_is_lent_where_openmp_has_too_few_places(name: str, value: str) -> None:
-    code = """
+def test_nothing_is_lent_where_openmp_has_too_few_places(each: Each) -> None:
+    for name, value in each([binding for binding in BINDING if binding[1] in ("master", "{0}", "0")], by_day=2):
+        code = """
         kernels.team(2)
         fo.lend_threads()
         assert not lent() and "places" in fo.show_config()["blas"][0]["sharing"]
         assert same(kernel(), kernel_bits) and same(product(), product_bits)
         print(fo.show_config()["openmp"]["spin_count"])
     """
-    assert run(code, OPENBLAS_NUM_THREADS="2", **{name: value}).split() == [_threads._SPIN_COUNT]
+        assert run(code, OPENBLAS_NUM_THREADS="2", **{name: value}).split() == [_threads._SPIN_COUNT]
 
 
 @needs_lending
@@ -487,14 +488,14 @@ def test_a_child_forked_in_the_middle_of_products_works() -> None:
         threads = [threading.Thread(target=busy, args=(call,)) for call in calls]
         [thread.start() for thread in threads]
         statuses = []
-        for _ in range(25):
+        for _ in range(12):
             child = os.fork()
             if child == 0:
                 os._exit(0 if same(product(), product_bits) and same(kernel(), kernel_bits) else 1)
             statuses.append(os.waitpid(child, 0)[1])
         stop.set()
         [thread.join() for thread in threads]
-        print(statuses == [0] * 25, same(product(), product_bits))
+        print(statuses == [0] * 12, same(product(), product_bits))
     """
     assert run(code).split() == ["True", "True"]
 
@@ -514,7 +515,7 @@ def test_no_fork_cuts_a_kernel_in_two(threads: int) -> None:
         thread = threading.Thread(target=busy)
         thread.start()
         statuses = []
-        for _ in range(20):
+        for _ in range(10):
             child = os.fork()
             if child == 0:
                 whole = all((x == x[0]).all() for x in (p, m, v))
@@ -522,7 +523,7 @@ def test_no_fork_cuts_a_kernel_in_two(threads: int) -> None:
             statuses.append(os.waitpid(child, 0)[1])
         stop.set()
         thread.join()
-        print(statuses == [0] * 20)
+        print(statuses == [0] * 10)
     """
     assert run(code).split() == ["True"]
 

@@ -23,6 +23,7 @@ import numpy as np
 import pytest
 from numpy.random import Generator
 from tables import DTYPES, Array, ordinary
+from tools import Each
 
 from fastopt import functional as F
 from fastopt import nn, optim
@@ -66,14 +67,6 @@ def grid(name: str) -> Iterator[Options]:
 
 def label(options: Options) -> str:
     return "-".join(f"{name}={value}" for name, value in options.items() if value or name == "lr")
-
-
-CASES = [
-    pytest.param(name, fused, options, id=f"{name}{'-fused' * fused}-{label(options)}")
-    for name in OPTIONS
-    for options in grid(name)
-    for fused in ((False, True) if name in FUSED else (False,))
-]
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -163,13 +156,14 @@ def gradients(
 
 
 @dtypes
-@pytest.mark.parametrize(("name", "fused", "options"), CASES)
-def test_optimizer_agrees(name: str, fused: bool, options: Options, dtype: str, rng: Generator) -> None:
-    of_torch = {"foreach": False} | ({"fused": fused} if name in FUSED else {})
-    pair = Pair(name, new_params(rng, dtype), of_torch=of_torch, **options)
-    for grads in gradients(rng, dtype, whole_at_first=fused):
-        pair.step(grads)
-    pair.assert_close(TOLERANCE[dtype])
+@pytest.mark.parametrize("name", OPTIONS)
+def test_optimizer_agrees(name: str, dtype: str, each: Each, rng: Generator) -> None:
+    for options, fused in each(grid(name), [False, True] if name in FUSED else [False], by_day=4):
+        of_torch = {"foreach": False} | ({"fused": fused} if name in FUSED else {})
+        pair = Pair(name, new_params(rng, dtype), of_torch=of_torch, **options)
+        for grads in gradients(rng, dtype, whole_at_first=fused):
+            pair.step(grads)
+        pair.assert_close(TOLERANCE[dtype])
 
 
 @pytest.mark.parametrize("name", ["Muon", *OPTIONS])
@@ -312,27 +306,26 @@ MUON = {
 MATRICES = ((7, 5), (4, 9), (6, 6))
 
 
+MUONS: Any = [dict(zip(MUON, values, strict=True)) for values in itertools.product(*MUON.values())]
+
+
 @dtypes
-@pytest.mark.parametrize(
-    "options",
-    [dict(zip(MUON, values, strict=True)) for values in itertools.product(*MUON.values())],
-    ids=label,
-)
-def test_muon_is_the_formula(options: Options, dtype: str, rng: Generator) -> None:
-    params = new_params(rng, dtype, MATRICES)
-    expected = [p.astype(np.float64) for p in params]
-    buffers = [np.zeros_like(p) for p in expected]
-    opt = optim.Muon(params, lr=0.02, **options)
-    for grads in gradients(rng, dtype, steps=20, shapes=MATRICES):
-        opt.step(grads)
-        for i, g in enumerate(grads):
-            if g is not None:
-                expected[i], buffers[i] = muon_in_float64(
-                    expected[i], buffers[i], g.astype(np.float64), lr=0.02, **options
-                )
-    for i, p in enumerate(params):
-        assert_close(p, expected[i], TOLERANCE[dtype], f"params[{i}]")
-        assert_close(opt.state[i]["momentum_buffer"], buffers[i], TOLERANCE[dtype], f"momentum_buffer[{i}]")
+def test_muon_is_the_formula(dtype: str, each: Each, rng: Generator) -> None:
+    for options in each(MUONS, by_day=6):
+        params = new_params(rng, dtype, MATRICES)
+        expected = [p.astype(np.float64) for p in params]
+        buffers = [np.zeros_like(p) for p in expected]
+        opt = optim.Muon(params, lr=0.02, **options)
+        for grads in gradients(rng, dtype, steps=20, shapes=MATRICES):
+            opt.step(grads)
+            for i, g in enumerate(grads):
+                if g is not None:
+                    expected[i], buffers[i] = muon_in_float64(
+                        expected[i], buffers[i], g.astype(np.float64), lr=0.02, **options
+                    )
+        for i, p in enumerate(params):
+            assert_close(p, expected[i], TOLERANCE[dtype], f"params[{i}]")
+            assert_close(opt.state[i]["momentum_buffer"], buffers[i], TOLERANCE[dtype], f"momentum_buffer[{i}]")
 
 
 @pytest.mark.parametrize("options", [{}, {"nesterov": False}, {"adjust_lr_fn": "match_rms_adamw"}], ids=str)
@@ -357,18 +350,18 @@ def torch_grads(pair: Pair, grads: list[Array | None]) -> None:
 
 
 @dtypes
-@pytest.mark.parametrize("clip_norm", [0.0, 0.3, 1e9])
 @pytest.mark.parametrize("name", OPTIONS)
-def test_clip_norm_agrees(name: str, clip_norm: float, dtype: str, rng: Generator) -> None:
-    pair = Pair(name, new_params(rng, dtype), lr=0.01, weight_decay=0.1) if name != "Rprop" else None
-    pair = pair or Pair(name, new_params(rng, dtype), lr=0.01)
-    for grads in gradients(rng, dtype, steps=5):
-        info = pair.opt.step(grads, clip_norm=clip_norm)
-        torch_grads(pair, grads)
-        norm = torch.nn.utils.clip_grad_norm_(pair.tensors, clip_norm)
-        pair.ref.step()
-        assert info.grad_norm == pytest.approx(float(norm), rel=TOLERANCE[dtype])
-    pair.assert_close(2 * TOLERANCE[dtype])  # the norms are float32 in torch, and so are the factors
+def test_clip_norm_agrees(name: str, dtype: str, each: Each, rng: Generator) -> None:
+    for clip_norm in each([0.0, 0.3, 1e9]):
+        pair = Pair(name, new_params(rng, dtype), lr=0.01, weight_decay=0.1) if name != "Rprop" else None
+        pair = pair or Pair(name, new_params(rng, dtype), lr=0.01)
+        for grads in gradients(rng, dtype, steps=5):
+            info = pair.opt.step(grads, clip_norm=clip_norm)
+            torch_grads(pair, grads)
+            norm = torch.nn.utils.clip_grad_norm_(pair.tensors, clip_norm)
+            pair.ref.step()
+            assert info.grad_norm == pytest.approx(float(norm), rel=TOLERANCE[dtype])
+        pair.assert_close(2 * TOLERANCE[dtype])  # the norms are float32 in torch, and so are the factors
 
 
 @dtypes

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import os
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import count
@@ -19,6 +20,9 @@ from fastopt import _core, optim
 
 Array = NDArray[Any]
 Each: TypeAlias = Callable[..., Iterator[Any]]  # the fixture of conftest.py
+
+
+NIGHTLY = bool(os.environ.get("FASTOPT_NIGHTLY"))  # every case of those that are many and alike
 
 
 def differing(a: Array, b: Array) -> int:
