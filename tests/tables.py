@@ -398,6 +398,7 @@ OPTIMIZERS = {
     if isinstance(one, type) and issubclass(one, optim.Optimizer) and one is not optim.Optimizer
 }
 CLASSES: dict[str, type[Any]] = {name: rule.optimizer for name, rule in OPTIMIZERS.items()}
+SCHEDULE_FREE = [name for name, cls in CLASSES.items() if hasattr(cls, "eval")]
 # Those that have a stateless function, by its name.
 RULES = {
     rule.function: rule

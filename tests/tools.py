@@ -111,3 +111,16 @@ def everything(opt: optim.Optimizer, averages: bool = True) -> dict[str, Any]:
         "groups": groups,
         "extra": (int(opt._count), bool(opt._swapped), bool(sums and sums.micro_batches), opt._extra()),
     }
+
+
+def bits(some: Any) -> list[bytes]:
+    return [np.asarray(one).tobytes() for one in some]
+
+
+def assert_close(some: Any, others: Any, rtol: float = 1e-12) -> None:
+    some, others = leaves(some), leaves(others)
+    assert len(some) == len(others)
+    for one, other in zip(some, others, strict=True):
+        assert one.shape == other.shape
+        bound = rtol * np.max(np.abs(other), initial=1.0)
+        assert np.max(np.abs(one - other), initial=0) <= bound
