@@ -11,7 +11,7 @@ from zlib import crc32
 import numpy as np
 import pytest
 
-pytest.register_assert_rewrite("tools", "pairs", "mistakes")
+pytest.register_assert_rewrite("tools", "pairs", "mistakes", "layers", "beside_torch")
 
 CASES = pytest.StashKey[list[Any]]()  # the cases that the loops of a test are at, the outer loop's first
 
