@@ -20,7 +20,7 @@ import numpy as np
 import pytest
 from numpy.random import Generator
 from tables import CLASSES, ordinary
-from tools import bits, everything
+from tools import NIGHTLY, bits, everything
 
 import fastopt as fo
 from fastopt import optim
@@ -244,7 +244,7 @@ def fork_during_steps(name: str) -> None:
     thread = threading.Thread(target=step, daemon=True)
     thread.start()
     time.sleep(0.05)
-    statuses, forks = [], 8 if name == "Adam" else 3  # a child's first products take long
+    statuses, forks = [], 8 if name == "Adam" or NIGHTLY else 3  # a child's first products take long
     for _ in range(forks):
         child = os.fork()
         if child == 0:

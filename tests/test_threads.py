@@ -19,13 +19,14 @@ from pathlib import Path
 
 import pytest
 import threadpoolctl
-from tools import Each
+from tools import NIGHTLY, Each
 
 import fastopt as fo
 from fastopt import _threads
 from fastopt._core import kernels
 
-PRELUDE = """
+PRELUDE = f"""
+FORKS = {25 if NIGHTLY else 10}
 import os, sys, threading
 import numpy as np
 import fastopt as fo
@@ -488,14 +489,14 @@ def test_a_child_forked_in_the_middle_of_products_works() -> None:
         threads = [threading.Thread(target=busy, args=(call,)) for call in calls]
         [thread.start() for thread in threads]
         statuses = []
-        for _ in range(12):
+        for _ in range(FORKS):
             child = os.fork()
             if child == 0:
                 os._exit(0 if same(product(), product_bits) and same(kernel(), kernel_bits) else 1)
             statuses.append(os.waitpid(child, 0)[1])
         stop.set()
         [thread.join() for thread in threads]
-        print(statuses == [0] * 12, same(product(), product_bits))
+        print(statuses == [0] * FORKS, same(product(), product_bits))
     """
     assert run(code).split() == ["True", "True"]
 
@@ -515,7 +516,7 @@ def test_no_fork_cuts_a_kernel_in_two(threads: int) -> None:
         thread = threading.Thread(target=busy)
         thread.start()
         statuses = []
-        for _ in range(10):
+        for _ in range(FORKS):
             child = os.fork()
             if child == 0:
                 whole = all((x == x[0]).all() for x in (p, m, v))
@@ -523,7 +524,7 @@ def test_no_fork_cuts_a_kernel_in_two(threads: int) -> None:
             statuses.append(os.waitpid(child, 0)[1])
         stop.set()
         thread.join()
-        print(statuses == [0] * 10)
+        print(statuses == [0] * FORKS)
     """
     assert run(code).split() == ["True"]
 
