@@ -407,26 +407,8 @@ RULES = {
 }
 
 
-def rules_and_options() -> Iterator[tuple[str, Options]]:
-    return ((name, options) for name, rule in RULES.items() for options in rule.combinations)
-
-
-def classes_and_variants() -> Iterator[tuple[str, Options]]:
-    return ((name, options) for name, rule in OPTIMIZERS.items() for options in rule.variants)
-
-
-def rules_and_surroundings() -> Iterator[tuple[str, str, Options]]:
-    return ((name, what, more) for name, rule in RULES.items() for what, more in rule.surroundings.items())
-
-
 def rules_and_formats() -> Iterator[tuple[str, str]]:
     return ((name, kept) for name, rule in RULES.items() for kept in rule.formats)
-
-
-def label(options: Options, usual: Options | None = None) -> str:
-    """Options for the name of a test: those that are not as usual."""
-    switched = {name: value for name, value in options.items() if value != (usual or {}).get(name, False)}
-    return "-".join(name if value is True else f"{name}={value}" for name, value in switched.items()) or "plain"
 
 
 # Normalizations
@@ -821,7 +803,3 @@ def far_at_first(x: Array, sets: Array, away: float) -> Array:
     first = sets[:, : min(16, sets.shape[1] // 3)].ravel()
     far.flat[first] = far.flat[first] + np.asarray(away, x.dtype)
     return far
-
-
-def norms_and_options() -> Iterator[tuple[str, Options]]:
-    return ((name, options) for name, norm in NORMS.items() for options in norm.options)

@@ -49,8 +49,8 @@ def test_a_parameter_that_has_changed_since_is_an_error(
 ) -> None:
     """Its shape, dtype or flag; undone, the run goes on."""
     p = ordinary(rng, (30, 40))
-    opt, twin = CLASSES[name]([p], lr=0.1, **AVERAGED_FOR(name)), p.copy()
-    other = CLASSES[name]([twin], lr=0.1, **AVERAGED_FOR(name))
+    opt, twin = CLASSES[name]([p], lr=0.1, **AVERAGED), p.copy()
+    other = CLASSES[name]([twin], lr=0.1, **AVERAGED)
     for one in opt, other:
         one.step([np.ones((30, 40))])
     change(p)
@@ -64,10 +64,6 @@ def test_a_parameter_that_has_changed_since_is_an_error(
     for one in opt, other:
         one.step([np.ones((30, 40))])
     assert bits([p]) == bits([twin])
-
-
-def AVERAGED_FOR(name: str) -> dict[str, Any]:
-    return AVERAGED
 
 
 @classes
