@@ -144,7 +144,7 @@ def assert_is_the_reference(call: Call) -> None:
 @rules
 def test_rule_is_the_reference(rule: str, each: Each, rng: Generator) -> None:
     """At first with ordinary numbers, then with those of every magnitude among them."""
-    for options, dtype in each(RULES[rule].combinations, DTYPES, by_day=4):
+    for options, dtype in each(RULES[rule].combinations, DTYPES, by_day=3):
         shapes = (1, 15, (9, 8), 200)
         params = RULES[rule].arrays(rng, shapes, dtype)
         numbers = [ordinary] * 6 + [mixed] * 2
@@ -154,7 +154,7 @@ def test_rule_is_the_reference(rule: str, each: Each, rng: Generator) -> None:
 
 @rules
 def test_rule_is_the_reference_with_what_surrounds_it(rule: str, each: Each, rng: Generator) -> None:
-    for _, more in each(RULES[rule].surroundings.items(), by_day=11):
+    for _, more in each(RULES[rule].surroundings.items(), by_day=7):
         shapes = ((5, 13), 130, (2, 3, 50))
         for dtype in each(DTYPES, by_day=1):
             params = RULES[rule].arrays(rng, shapes, dtype)
@@ -445,7 +445,7 @@ def test_packed_rule_has_the_same_bits_at_any_alignment(rule: str, each: Each, r
 
 @norms
 def test_norm_is_the_reference(norm: str, each: Each, rng: Generator) -> None:
-    for options, dtype in each(NORMS[norm].options, EVERY_DTYPE, by_day=4):
+    for options, dtype in each(NORMS[norm].options, EVERY_DTYPE, by_day=3):
         for rows, width in each([(2, 1), (48, 35), (130, 66)], by_day=1):
             assert_is_the_reference(NORMS[norm].call(rng, dtype, rows, width, **options))
 
@@ -454,7 +454,7 @@ def test_norm_is_the_reference(norm: str, each: Each, rng: Generator) -> None:
 def test_norm_is_the_reference_at_every_size(norm: str, each: Each, rng: Generator) -> None:
     for dtype in each(EVERY_DTYPE, by_day=1):
         every = zip_longest(rng.permutation(WIDTHS), ROWS, fillvalue=0)
-        for width, rows in each(every, by_day=4):
+        for width, rows in each(every, by_day=3):
             assert_is_the_reference(NORMS[norm].call(rng, dtype, rows or int(rng.choice(ROWS[:-2])), int(width)))
 
 
