@@ -333,7 +333,7 @@ def test_rule_takes_each_element_by_itself(rule: str, each: Each, rng: Generator
 @rules
 def test_rule_is_the_reference_in_every_format(rule: str, each: Each, rng: Generator) -> None:
     """At first with ordinary numbers, then with those of every magnitude among them."""
-    for kept in each(RULES[rule].formats, by_day=3):
+    for kept in each(RULES[rule].formats, by_day=2):
         dtype, options = FORMATS[kept]
         options = RULES[rule].sample(rng, step=True) | options
         if dtype in HALVES:
@@ -347,7 +347,7 @@ def test_rule_is_the_reference_in_every_format(rule: str, each: Each, rng: Gener
 
 @rules
 def test_packed_rule_is_the_reference_with_what_surrounds_it(rule: str, each: Each, rng: Generator) -> None:
-    for _, more in each(RULES[rule].surroundings.items(), by_day=7):
+    for _, more in each(RULES[rule].surroundings.items(), by_day=5):
         dtype, options = RULES[rule].sample_format(rng, RULES[rule].sample(rng, around=False) | more)
         params = RULES[rule].arrays(rng, ((5, 13), 130, (2, 3, 50)), dtype)
         grads = [some_packed(rng, params), *(some_missing(rng, some_packed(rng, params)) for _ in range(2))]
@@ -445,7 +445,7 @@ def test_packed_rule_has_the_same_bits_at_any_alignment(rule: str, each: Each, r
 
 @norms
 def test_norm_is_the_reference(norm: str, each: Each, rng: Generator) -> None:
-    for options, dtype in each(NORMS[norm].options, EVERY_DTYPE, by_day=3):
+    for options, dtype in each(NORMS[norm].options, EVERY_DTYPE, by_day=2):
         for rows, width in each([(2, 1), (48, 35), (130, 66)], by_day=1):
             assert_is_the_reference(NORMS[norm].call(rng, dtype, rows, width, **options))
 
@@ -488,7 +488,7 @@ def test_norm_is_the_reference_for_extreme_numbers(norm: str, each: Each, rng: G
 @norms
 def test_norm_is_the_reference_for_small_numbers(norm: str, each: Each, rng: Generator) -> None:
     """Squares, products and results are about to be subnormal, or already are; in float16 much earlier."""
-    for dtype in each(EVERY_DTYPE, by_day=2):
+    for dtype in each(EVERY_DTYPE, by_day=1):
         exponents = {"float64": (-100, -154, -160, -307, -322), "float16": (-3, -5, -7)}
         for exponent in each(exponents.get(dtype, (-12, -19, -22, -38, -44)), by_day=2):
 
@@ -501,7 +501,7 @@ def test_norm_is_the_reference_for_small_numbers(norm: str, each: Each, rng: Gen
 @norms
 def test_norm_is_the_reference_at_any_scale(norm: str, each: Each, rng: Generator) -> None:
     """Squares overflow, or vanish, in all sets or in some."""
-    for dtype, eps in each(EVERY_DTYPE, [0.0, 1e-5], by_day=2):
+    for dtype, eps in each(EVERY_DTYPE, [0.0, 1e-5], by_day=1):
         exponents = {"float64": (-170, 170), "float16": (-7, 4)}
         for exponent in each(exponents.get(dtype, (-35, -22, 19, 30, 38)), by_day=1):
             call = NORMS[norm].call(rng, dtype, 24, 70, **({} if "weight_norm" in norm else {"eps": eps}))
@@ -522,7 +522,7 @@ def test_norm_is_the_reference_at_any_scale(norm: str, each: Each, rng: Generato
 @norms
 def test_norm_is_the_reference_in_every_layout(norm: str, each: Each, rng: Generator) -> None:
     """Of all inputs, of x alone, and of all but x."""
-    for layout, dtype in each(zip(LAYOUTS, cycle(EVERY_DTYPE), strict=False), by_day=2):
+    for layout, dtype in each(zip(LAYOUTS, cycle(EVERY_DTYPE), strict=False), by_day=1):
         call = NORMS[norm].call(rng, dtype, 48, 35)
         everywhere = call.placed(LAYOUTS[layout])
         for placed in everywhere, replace(call, x=everywhere.x), replace(everywhere, x=call.x):
@@ -533,7 +533,7 @@ def test_norm_is_the_reference_in_every_layout(norm: str, each: Each, rng: Gener
 def test_norm_is_that_of_a_contiguous_copy(layout: str, each: Each, rng: Generator) -> None:
     """On any number of threads, and with so many numbers that not all of them are copied at once."""
     some = ("layer_norm", "add_rms_norm", "batch_norm_add_relu NCHW", "batch_norm NHWC", "group_norm NCHW")
-    for norm, dtype in each(some, EVERY_DTYPE, by_day=2):
+    for norm, dtype in each(some, EVERY_DTYPE, by_day=1):
         placed = NORMS[norm].call(rng, dtype, 2_400, 270).placed(LAYOUTS[layout])
         expected = placed.placed(np.ascontiguousarray).run(F)
         for threads in 1, 3:
