@@ -59,8 +59,8 @@ REFERENCE = "python/fastopt/reference/optim.py"
 USERS = {
     "python/fastopt/optim/accumulate.py": {"sgd"},  # adds gradients with it
     "csrc/bind/optim.cpp": {"sgd"},  # takes sums of squares with it
-    "python/fastopt/optim/muon.py": {"sgd"},  # takes its step with it
-    "python/fastopt/optim/switch.py": {"adam", "sgd", "sgd_momentum"},  # goes from one to the other
+    "python/fastopt/optim/rules/muon.py": {"sgd"},  # takes its step with it
+    "python/fastopt/optim/rules/switch.py": {"adam", "sgd", "sgd_momentum"},  # goes from one to the other
     "python/fastopt/torch.py": {"SGD", "Muon", "Adagrad"},  # whose state torch keeps in its own way
 }
 # Functions that are tested beside those of the tables, and layers that are not called as their function is.
@@ -245,7 +245,7 @@ def places() -> dict[str, set[str]]:
 def test_an_optimizer_is_in_four_places(rule: str, places: dict[str, set[str]]) -> None:
     """Header and bindings; class; reference; each with its export, and no more."""
     optimizer = RULES[rule].optimizer
-    its_file = f"python/fastopt/optim/{Path(inspect.getfile(optimizer.__init__)).name}"
+    its_file = f"python/fastopt/optim/rules/{Path(inspect.getfile(optimizer.__init__)).name}"
 
     def files_with(names: set[str]) -> set[str]:
         return {file for file, found in places.items() if found & names and not found & names <= USERS.get(file, set())}

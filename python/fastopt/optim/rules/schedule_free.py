@@ -8,18 +8,18 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
-from .._check import flag
-from .._commit import commit
-from .._rules import Hyperparameters, Rule
-from ._formats import moved, weights_of
-from .optimizer import Optimizer, own
-from .parameters import Array, Params
-from .plan import begin, is_writeable
+from ..._check import flag
+from ..._commit import commit
+from ..._rules import Hyperparameters, Rule
+from .._formats import moved, weights_of
+from ..optimizer import Optimizer, own
+from ..parameters import Array, Params
+from ..plan import begin, is_writeable
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
 
-    from .._rules import Around
+    from ..._rules import Around
 
 
 class ScheduleFree(Optimizer):

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from .._check import number
-from .._rules import Hyperparameters, Rule
-from .optimizer import Optimizer, own
-from .parameters import Array, Params
+from ..._check import number
+from ..._rules import Hyperparameters, Rule
+from ..optimizer import Optimizer, own
+from ..parameters import Array, Params
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
 
-    from .._rules import Around
+    from ..._rules import Around
 
 
 class Adafactor(Optimizer, decoupled_weight_decay=True):

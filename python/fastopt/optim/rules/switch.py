@@ -7,17 +7,17 @@ from collections.abc import Mapping
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from .._check import flag, number, whole
-from .._rules import Hyperparameters, Rule
-from ._formats import copy_of, numbers_of
-from .optimizer import Optimizer, StepInfo
-from .parameters import Grads, Params
-from .state_dict import plain
+from ..._check import flag, number, whole
+from ..._rules import Hyperparameters, Rule
+from .._formats import copy_of, numbers_of
+from ..optimizer import Optimizer, StepInfo
+from ..parameters import Grads, Params
+from ..state_dict import plain
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
 
-    from .._rules import Around
+    from ..._rules import Around
 
 
 class _Ratio(NamedTuple):

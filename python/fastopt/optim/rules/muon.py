@@ -7,18 +7,18 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .._check import number
-from .._core import kernels
-from .._rules import Hyperparameters, Rule
-from ._formats import copy_of, zeros_like
-from .optimizer import Optimizer, own
-from .parameters import Array, Params
-from .plan import Member, Plan
+from ..._check import number
+from ..._core import kernels
+from ..._rules import Hyperparameters, Rule
+from .._formats import copy_of, zeros_like
+from ..optimizer import Optimizer, own
+from ..parameters import Array, Params
+from ..plan import Member, Plan
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
 
-    from .._rules import Around
+    from ..._rules import Around
 
 
 def _orthogonalized(u: Array, coefficients: tuple[float, ...], eps: float, steps: int) -> Array:
