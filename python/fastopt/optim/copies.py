@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from .accumulate import Accumulator
+from .groups import Groups
 from .parameters import Group, ParameterState, Record, Structure, forms_of
-
-if TYPE_CHECKING:
-    from .saved import Saved
 
 # Attributes of an optimizer that are made anew.
 MADE = (
@@ -20,7 +18,7 @@ MADE = (
 )  # fmt: skip
 
 
-def pickled(optimizer: Saved) -> dict[str, Any]:
+def pickled(optimizer: Groups) -> dict[str, Any]:
     """All that an optimizer is; the arrays are the live ones."""
     own, whole, sums = vars(optimizer), optimizer._whole, optimizer._accumulated
     records = optimizer._records
@@ -38,7 +36,7 @@ def pickled(optimizer: Saved) -> dict[str, Any]:
     }
 
 
-def revived(optimizer: Saved, state: Mapping[str, Any]) -> dict[str, Any]:
+def revived(optimizer: Groups, state: Mapping[str, Any]) -> dict[str, Any]:
     """The attributes of an optimizer that is made of :func:`pickled`, but for its lock and its plan, which the next call makes."""
     name, changed, attributes = type(optimizer).__name__, [True], dict(state["attributes"])
     structures = [_structure(name, template) for template in state["structures"]]

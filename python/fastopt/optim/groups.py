@@ -150,6 +150,13 @@ class Groups:
                     kinds[state] = kind
         return kinds
 
+    def _extra(self) -> dict[str, Any]:
+        """What a subclass keeps beside arrays, as JSON knows it."""
+        return {}
+
+    def _restore(self, extra: Mapping[str, Any]) -> None:
+        """Takes ``_extra`` back, before the state; raises before it changes anything."""
+
     def _new_group(self, param_group: Mapping[str, Any], first: int, whole: Structure | None) -> Group:
         """A group, checked, with the structure of its parameters; ``whole`` is that of all, from the ``first`` on its."""
         name = self._name
@@ -415,12 +422,26 @@ class Groups:
             key for key, value in entries.items() if key not in same or forms[key] != (value.shape, value.dtype)
         ]
         if strangers:
-            reader = Reader(self, self._labels, self._records)
+            reader = self._reader()
             for key in strangers:
                 entries[key] = reader.adopted(record.param, key, entries[key], label)
         if entries and "step" not in entries:
             raise ValueError(f"{self._name}: state of params{label} has no step")
         return entries
+
+    def _reader(self) -> Reader:
+        """The reader of states of this optimizer."""
+        numbers = {number for kernel in self.kernels for number in kernels.rules[kernel][1]}
+        return Reader(
+            self._name,
+            self.param_groups,
+            self._hyperparameters,
+            self._kinds(),
+            numbers,
+            self._shape_of,
+            self._labels,
+            self._records,
+        )
 
     @classmethod
     def _variants(cls) -> list[set[str]]:

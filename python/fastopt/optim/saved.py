@@ -16,18 +16,11 @@ from .copies import pickled, revived
 from .groups import Groups
 from .parameters import Array
 from .plan import begin
-from .state_dict import Reader, expect_complete, plain, written
+from .state_dict import expect_complete, plain, written
 
 
 class Saved(Groups):
     """Groups that can be saved."""
-
-    def _extra(self) -> dict[str, Any]:
-        """What a subclass keeps beside arrays, as JSON knows it."""
-        return {}
-
-    def _restore(self, extra: Mapping[str, Any]) -> None:
-        """Takes ``_extra`` back, before the state; raises before it changes anything."""
 
     def state_dict(self, copy: bool = False) -> dict[str, Any]:
         """All state, in torch's structure: ``state`` by the numbers of parameters, and ``param_groups`` with these numbers.
@@ -88,7 +81,7 @@ class Saved(Groups):
     def _load(self, state_dict: Mapping[str, Any], by_position: bool) -> None:
         self._expect_unswapped()
         self._follow()
-        found = Reader(self, self._labels, self._records).read(state_dict, by_position)
+        found = self._reader().read(state_dict, by_position)
         before, plan, counted = {**self._extra(), "step": int(self._count)}, self._plan, self._count
         self._restore(found.extra)
         try:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import copy as _copy
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from numbers import Number
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -14,9 +14,6 @@ from .._core import kernels
 from ._formats import FORMATS, RESTS, computed, copy_of, is_half, rest_dtype, stored_dtypes
 from .parameters import Array, Record, differing
 from .plan import AS_PARAMETER
-
-if TYPE_CHECKING:
-    from .groups import Groups
 
 # Keys that torch's groups have beside hyperparameters, and those that schedules add.
 IGNORED = {"foreach", "fused", "capturable", "differentiable"}
@@ -55,13 +52,21 @@ def written(groups: list[dict[str, Any]], records: list[Record], own: Mapping[st
 class Reader:
     """Reads states for one optimizer, without changing it."""
 
-    def __init__(self, optimizer: Groups, labels: list[str], records: list[Record]) -> None:
-        self._name = type(optimizer).__name__
-        self._optimizer, self._labels, self._records = optimizer, labels, records
-        cls = type(optimizer)
-        self._kinds = cls._kinds()
-        self._scales = {f"{state}_scale" for state in self._kinds}
-        self._numbers = {number for kernel in cls.kernels for number in kernels.rules[kernel][1]} | {"step"}
+    def __init__(
+        self,
+        name: str,
+        groups: list[dict[str, Any]],
+        hyperparameters: tuple[str, ...],
+        kinds: dict[str, str],
+        numbers: set[str],
+        shape_of: Callable[[str, Array], tuple[int, ...]],
+        labels: list[str],
+        records: list[Record],
+    ) -> None:
+        self._name, self._groups, self._known = name, groups, hyperparameters
+        self._kinds, self._numbers, self._shape_of = kinds, numbers | {"step"}, shape_of
+        self._labels, self._records = labels, records
+        self._scales = {f"{state}_scale" for state in kinds}
 
     def read(self, state_dict: Mapping[str, Any], by_position: bool) -> Loaded:
         """Checks a state dict and copies its arrays."""
@@ -84,7 +89,7 @@ class Reader:
         count = extra.get("step")
         if count is not None:
             count = whole(name, "the number of steps in state_dict", count)
-        own = self._optimizer.param_groups
+        own = self._groups
         if len(groups) != len(own):
             raise ValueError(f"{name}: state_dict has {len(groups)} groups, expected {len(own)}")
         if not by_position:
@@ -110,7 +115,7 @@ class Reader:
 
     def _in_order(self, groups: Any) -> Any:
         """The groups in the order of the optimizer's, where their names say that it is another one."""
-        own = [frozenset(group.get("param_names", ())) for group in self._optimizer.param_groups]
+        own = [frozenset(group.get("param_names", ())) for group in self._groups]
         every = [group.get("param_names") or () for group in groups]
         if not all(isinstance(names, list | tuple) and all(isinstance(one, str) for one in names) for names in every):
             return groups  # an error that _ids raises
@@ -145,7 +150,7 @@ class Reader:
         return [number[one] for one in names]
 
     def _hyperparameters(self, index: int, other: Mapping[str, Any], averages: bool) -> dict[str, Any]:
-        known = {*self._optimizer._hyperparameters}
+        known = {*self._known}
         if unknown := other.keys() - known - IGNORED - SCHEDULED - {"params", "param_names"}:
             raise ValueError(
                 f"{self._name}: group {index} of state_dict has an unknown hyperparameter {', '.join(sorted(map(repr, unknown)))}"
@@ -198,7 +203,7 @@ class Reader:
         elif key in RESTS.values():
             expected, dtypes = param.shape, [rest_dtype(key, param)]
         else:
-            expected = param.shape if key in AS_PARAMETER else self._optimizer._shape_of(key, param)
+            expected = param.shape if key in AS_PARAMETER else self._shape_of(key, param)
             dtypes = stored_dtypes(key, self._kinds, param)
         if array.shape != expected:
             raise ValueError(f"{what} has shape {array.shape}, expected {expected}")

@@ -33,28 +33,6 @@ from .groups import (
     instance_norm,
     instance_norm_backward,
 )
-from .optim import (
-    adadelta,
-    adafactor,
-    adagrad,
-    adam,
-    adamax,
-    adamw,
-    adan,
-    ademamix,
-    asgd,
-    lamb,
-    lars,
-    lion,
-    muon,
-    nadam,
-    radam,
-    rmsprop,
-    rprop,
-    schedule_free_adamw,
-    schedule_free_sgd,
-    sgd,
-)
 from .rows import (
     add_layer_norm,
     add_layer_norm_backward,
@@ -67,6 +45,13 @@ from .rows import (
     rms_norm,
     rms_norm_backward,
 )
+from .rules.adagrad import adadelta, adagrad, rmsprop
+from .rules.adam import adam, adamax, adamw, adan, ademamix, lion, nadam, radam
+from .rules.factored import adafactor
+from .rules.muon import muon
+from .rules.schedule_free import schedule_free_adamw, schedule_free_sgd
+from .rules.sgd import asgd, rprop, sgd
+from .rules.trust import lamb, lars
 from .weights import (
     fold_batch_norm,
     weight_norm,

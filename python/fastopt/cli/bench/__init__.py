@@ -53,7 +53,8 @@ def main(args: argparse.Namespace) -> int:
     import fastopt as fo
 
     from . import norm_peers, peers, report
-    from .cases import Result, cases, matching
+    from .case import Result
+    from .catalog import cases, matching
     from .data import Data
     from .measure import Effort
 

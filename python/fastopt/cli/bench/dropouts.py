@@ -9,7 +9,7 @@ import numpy as np
 
 from fastopt import functional as F
 
-from .cases import Calls, Race
+from .case import Calls, Race
 from .data import Array, Data
 from .floors import floor
 from .norm_peers import compiled

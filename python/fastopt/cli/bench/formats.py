@@ -12,10 +12,11 @@ import numpy as np
 import fastopt as fo
 
 from . import peers
-from .cases import RULES, Calls, Race, power
+from .case import Calls, Race, power
 from .data import Array, Data
 from .floors import floor
 from .peers import Call
+from .steps import RULES
 
 SINGLE, BFLOAT16 = np.dtype(np.float32), np.dtype(ml_dtypes.bfloat16)
 _OPTIONS = RULES["AdamW"]

@@ -16,7 +16,7 @@ import numpy as np
 from fastopt import functional as F
 
 from . import norm_peers
-from .cases import Calls, Race, Shape
+from .case import Calls, Race, Shape
 from .data import Array, Data
 from .floors import floor, twice
 from .formats import BFLOAT16

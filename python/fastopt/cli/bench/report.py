@@ -15,7 +15,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from .cases import Result
+from .case import Result
 from .peers import onednn
 
 COLORS = {

@@ -1,4 +1,4 @@
-"""Every rule of :mod:`fastopt.optim` beside its floor, and whole steps with what people do around them."""
+"""Every rule of :mod:`fastopt.optim` beside its floor, and whole steps with clipping and zeroing."""
 
 from __future__ import annotations
 
@@ -10,10 +10,11 @@ from typing import Any
 import fastopt as fo
 
 from . import peers
-from .cases import MODELS, Calls, Race, Shape, power
+from .case import Calls, Race, Shape, power
 from .data import Array, Data
 from .floors import floor, in_turn
 from .peers import HYPER, Call
+from .steps import MODELS
 
 # What a rule reads before its update: once the parameter and the gradient, and the state for LAMB.
 _MEASURES = {"LAMB": ("param", "grad", "exp_avg", "exp_avg_sq"), "LARS": ("param", "grad")}
@@ -57,7 +58,7 @@ def _tensors(name: str, data: Data) -> tuple[list[Array], list[Array]]:
     return [data.normal(*s, scale=0.02) for s in shapes], [data.normal(*s, scale=1e-3) for s in shapes]
 
 
-def around(name: str, data: Data) -> Race:
+def clipped_step(name: str, data: Data) -> Race:
     """AdamW on all tensors of a model: the gradients clipped by their norm before, and set to zero after the step."""
     size = sum(map(prod, MODELS[name]))
 

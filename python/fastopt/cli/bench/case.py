@@ -1,0 +1,127 @@
+"""The kinds of case that are measured.
+
+A race's candidates do the same work on the same arrays; ``floor/plain`` and ``floor/ahead`` are variants of one
+candidate, of which the fastest counts.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from statistics import median
+from typing import TypeAlias
+
+from .measure import Effort, alternate, march, race
+from .peers import Call
+
+Calls: TypeAlias = Mapping[str, Call]
+Shape: TypeAlias = tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Result:
+    """A table's row (or rows): what was measured of every candidate, in seconds a call unless it is a ratio."""
+
+    group: str
+    label: str
+    columns: dict[str, dict[str, float]]
+    bytes: int = 0  # that a call cannot avoid to move; 0 if it was not a race
+    rounds: int = 0
+    interruptions: float = 0.0  # how often a second another process took a core
+    variants: dict[str, str] = field(default_factory=dict)  # which of a candidate's variants was the fastest
+
+    @property
+    def name(self) -> str:
+        return f"{self.group} {self.label}"
+
+    @property
+    def is_race(self) -> bool:
+        return self.bytes > 0
+
+    def seconds(self, candidate: str) -> float | None:
+        return self.columns.get(candidate, {}).get("seconds")
+
+    def ratio(self, candidate: str) -> float | None:
+        """How many times as long as fastopt the candidate took: the median over the rounds that they shared."""
+        return self.columns.get(candidate, {}).get("ratio")
+
+    def ratio_of_bytes(self, candidate: str) -> float | None:
+        """How many times as many bytes the candidate moves, where it has to move others than fastopt."""
+        moved = self.columns.get(candidate, {}).get("bytes")
+        return moved / self.bytes if moved else None
+
+
+@dataclass(frozen=True)
+class Case(ABC):
+    """Something to measure."""
+
+    group: str
+    label: str
+
+    @property
+    def name(self) -> str:
+        return f"{self.group} {self.label}"
+
+    @abstractmethod
+    def measure(self, effort: Effort) -> Result: ...
+
+
+@dataclass(frozen=True)
+class Race(Case):
+    """Candidates that do the same work take turns."""
+
+    bytes: int
+    calls: Callable[[], Calls]
+    bytes_of: Mapping[str, int] = field(default_factory=dict, hash=False)  # the candidates that have to move others
+
+    def measure(self, effort: Effort) -> Result:
+        samples, interruptions = race(self.calls(), effort)
+        fastest: dict[str, str] = {}
+        for call in sorted(samples, key=lambda call: effort.of(samples[call])):
+            fastest.setdefault(call.partition("/")[0], call)
+        columns, ours = {}, samples[fastest["fastopt"]]
+        for candidate, call in fastest.items():
+            ratio = median(theirs / own for theirs, own in zip(samples[call], ours, strict=True))
+            columns[candidate] = {"seconds": effort.of(samples[call]), "ratio": ratio}
+            if candidate in self.bytes_of:
+                columns[candidate]["bytes"] = self.bytes_of[candidate]
+        variants = {candidate: call.partition("/")[2] for candidate, call in fastest.items() if "/" in call}
+        return Result(self.group, self.label, columns, self.bytes, len(ours), interruptions, variants)
+
+
+@dataclass(frozen=True)
+class Alternating(Case):
+    """A kernel in a loop with a NumPy matrix product, against both alone: the loop should cost the sum of its parts."""
+
+    kernel: Race
+    product: Callable[[], Call]
+
+    def measure(self, effort: Effort) -> Result:
+        product, columns = self.product(), {}
+        for name, call in self.kernel.calls().items():
+            candidate = name.partition("/")[0]
+            if candidate != "floor" and candidate not in columns:
+                alone, other, both = alternate(product, call, effort)
+                parts = {"product": alone, "kernel": other, "in turn": both}
+                columns[candidate] = {**parts, "in turn ÷ sum": both / (alone + other)}
+        return Result(self.group, self.label, columns)
+
+
+@dataclass(frozen=True)
+class Dead(Case):
+    """Parameters that get one gradient and then none: their moments become subnormal after 700 steps or so."""
+
+    steps: int
+    calls: Callable[[], Calls]
+
+    def measure(self, effort: Effort) -> Result:
+        columns = {}
+        for candidate, samples in march(self.calls(), self.steps).items():
+            first, last = effort.of(samples[:100]), effort.of(samples[-100:])
+            columns[candidate] = {"first hundred": first, "last hundred": last, "last ÷ first": last / first}
+        return Result(self.group, self.label, columns)
+
+
+def power(size: int) -> str:
+    return f"2^{size.bit_length() - 1}" if size & (size - 1) == 0 else str(size)
