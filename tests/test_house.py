@@ -173,12 +173,13 @@ def test_no_file_is_longer_than_it_can_be_read(path: Path) -> None:
     assert lines <= LONGEST or name_of(path) in GENERATED
 
 
-def test_import_takes_no_extra() -> None:
-    """Nothing that pyproject.toml does not name as a dependency is loaded by ``import fastopt``."""
-    code = "import sys; before = {*sys.modules}; import fastopt; print(*{name.split('.')[0] for name in {*sys.modules} - before})"
+def test_import_takes_no_extra_and_no_subpackage() -> None:
+    """``import fastopt`` loads nothing that pyproject.toml does not name as a dependency, and subpackages only when they are used."""
+    code = "import sys; before = {*sys.modules}; import fastopt; print(*{*sys.modules} - before)"
     loaded = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout.split()
     assert {"fastopt", "numpy"} <= {*loaded}
-    assert {*loaded} - sys.stdlib_module_names <= {"fastopt", *DEPENDENCIES}
+    assert {name.split(".")[0] for name in loaded} - sys.stdlib_module_names <= {"fastopt", *DEPENDENCIES}
+    assert not {name.split(".")[1] for name in loaded if name.startswith("fastopt.")} & PUBLIC
 
 
 @pytest.mark.parametrize("path", [path for path in PYTHON if part_of(path, PACKAGE) == "reference"], ids=name_of)

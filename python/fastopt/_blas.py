@@ -6,8 +6,7 @@ import contextlib
 import ctypes
 import re
 import warnings
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import threadpoolctl
 
@@ -15,8 +14,7 @@ import threadpoolctl
 _OLDEST_OPENBLAS = (0, 3, 29)
 
 
-@dataclass(frozen=True)
-class Blas:
+class Blas(NamedTuple):
     """A BLAS that this process has loaded."""
 
     name: str

@@ -5,7 +5,6 @@ Every text begins with the function or class that was called, and names the argu
 
 from __future__ import annotations
 
-import difflib
 import math
 import operator
 from collections.abc import Iterable
@@ -109,6 +108,8 @@ _ELSEWHERE = {
 
 def closest(name: str, known: Iterable[str]) -> str:
     """The known name that was probably meant; empty if none is likely."""
+    import difflib  # only errors need it
+
     known = list(known)
     if _ELSEWHERE.get(name) in known:
         return _ELSEWHERE[name]

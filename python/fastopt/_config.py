@@ -11,7 +11,7 @@ import numpy
 
 from . import _core
 from ._blas import Blas, all_blas, controllers
-from ._core import kernels
+from ._core import kernels as _kernels
 from ._threads import forbidden
 from ._version import __version__
 
@@ -40,20 +40,20 @@ _VARIABLES = re.compile(r"FASTOPT_\w+|OMP_\w+|GOMP_\w+|KMP_\w+|OPENBLAS_\w+|MKL_
 
 
 def _sharing(blas: Blas) -> str:
-    if blas.install and kernels.borrowed(blas.install):
+    if blas.install and _kernels.borrowed(blas.install):
         return "runs on fastopt's threads"
     if reason := forbidden(blas):
         return f"keeps its own threads: {reason}"
-    if kernels.pending():
+    if _kernels.pending():
         return "will run on fastopt's threads from the first parallel kernel on"
     return "keeps its own threads, until lend_threads()"
 
 
 def _summary(libraries: list[Blas]) -> str:
-    products, helpers = kernels.lending()
-    if any(blas.install and kernels.borrowed(blas.install) for blas in libraries):
+    products, helpers = _kernels.lending()
+    if any(blas.install and _kernels.borrowed(blas.install) for blas in libraries):
         return f"one pool: fastopt's threads have run {products} BLAS calls ({helpers} helper threads made)"
-    if kernels.pending():
+    if _kernels.pending():
         return "one pool from the first parallel kernel on; FASTOPT_LEND_THREADS=0 or reclaim_threads() turns it off"
     spin = _core.spin_count()
     return "apart" + (f": idle OpenMP workers spin {spin} times, then sleep" if spin else "")
@@ -71,7 +71,7 @@ def show_config() -> Config:
         >>> fo.show_config()["isa"]["chosen"] == fo.isa()
         True
     """
-    openmp, found = kernels.openmp(), controllers()
+    openmp, found = _kernels.openmp(), controllers()
     path = os.path.realpath(openmp["path"])
     everyone = [controller.filepath for controller in found if controller.user_api == "openmp"]
     libraries = all_blas(found)
@@ -96,7 +96,7 @@ def show_config() -> Config:
                 "path": blas.path,
                 "threading_layer": blas.threading_layer,
                 "num_threads": blas.num_threads,
-                "lent": bool(blas.install and kernels.borrowed(blas.install)),
+                "lent": bool(blas.install and _kernels.borrowed(blas.install)),
                 "sharing": _sharing(blas),
             }
             for blas in libraries

@@ -6,41 +6,46 @@ import contextlib
 import math
 import os
 from collections.abc import Iterator
-from pathlib import Path
+from os.path import dirname, join
 
 
-def quota(root: Path = Path("/")) -> float:
+def quota(root: str | os.PathLike[str] = "/") -> float:
     """The number of cores whose time the control groups of this process give it: its own group and all outer ones."""
     least = math.inf
     try:
-        memberships = (root / "proc/self/cgroup").read_text().splitlines()
+        memberships = _text(join(root, "proc/self/cgroup")).splitlines()
     except OSError:
         return least
-    mounts = root / "sys/fs/cgroup"
+    mounts = join(root, "sys/fs/cgroup")
     for membership in memberships:
         _, controllers, path = membership.split(":", 2)
         if not controllers:  # version 2
-            trees = [mounts, mounts / "unified"]
+            trees = [mounts, join(mounts, "unified")]
         elif "cpu" in controllers.split(","):
-            trees = [mounts / controllers, mounts / "cpu"]
+            trees = [join(mounts, controllers), join(mounts, "cpu")]
         else:
             continue
-        group = Path(path.lstrip("/"))
-        for tree in trees:
-            # A container may see the outer path, and its own group mounted as the outermost.
-            for part in (group, *group.parents):
-                least = min(least, _quota_of(tree / part))
+        # A container may see the outer path, and its own group mounted as the outermost: outer groups have other paths there.
+        groups = [group := path.strip("/")]
+        while group:
+            groups.append(group := dirname(group))
+        least = min([least, *(_quota_of(join(tree, group)) for tree in trees for group in groups)])
     return least
 
 
-def _quota_of(group: Path) -> float:
+def _quota_of(group: str) -> float:
     with contextlib.suppress(OSError, ValueError, ZeroDivisionError):
-        limit, period = (group / "cpu.max").read_text().split()  # "max 100000" if there is no limit
+        limit, period = _text(join(group, "cpu.max")).split()  # "max 100000" if there is no limit
         return math.inf if limit == "max" else int(limit) / int(period)
     with contextlib.suppress(OSError, ValueError, ZeroDivisionError):
-        microseconds = int((group / "cpu.cfs_quota_us").read_text())  # -1 if there is no limit
-        return microseconds / int((group / "cpu.cfs_period_us").read_text()) if microseconds > 0 else math.inf
+        microseconds = int(_text(join(group, "cpu.cfs_quota_us")))  # -1 if there is no limit
+        return microseconds / int(_text(join(group, "cpu.cfs_period_us"))) if microseconds > 0 else math.inf
     return math.inf
+
+
+def _text(path: str) -> str:
+    with open(path) as file:
+        return file.read()
 
 
 def too_few_cores(count: int, places: list[int] | None) -> str:

@@ -10,7 +10,8 @@ from collections.abc import Iterator
 
 from ._blas import Blas, all_blas
 from ._check import whole
-from ._core import kernels, lends_threads
+from ._core import kernels as _kernels
+from ._core import lends_threads
 from ._cores import too_few_cores
 
 # Lending
@@ -18,7 +19,7 @@ from ._cores import too_few_cores
 
 def forbidden(blas: Blas) -> str:
     """Why ``blas`` must not borrow the threads in this process; empty where it may."""
-    openmp = kernels.openmp()
+    openmp = _kernels.openmp()
     if obstacle := blas.obstacle():
         return obstacle
     if openmp["thread_limit"] < blas.num_threads:
@@ -32,13 +33,13 @@ def forbidden(blas: Blas) -> str:
     most = max(blas.num_threads, min(os.cpu_count() or 1, blas.slots))
     if 2 * most > blas.slots + 1 and len(sys._current_frames()) > 1:
         return f"it has no slots to spare beyond its {most} threads and may be busy in another thread"
-    return too_few_cores(blas.num_threads, kernels.places())
+    return too_few_cores(blas.num_threads, _kernels.places())
 
 
 def _lend() -> None:
     for blas in all_blas():
         if not forbidden(blas):
-            kernels.lend(blas.install, blas.slots)
+            _kernels.lend(blas.install, blas.slots)
 
 
 def lend_threads() -> None:
@@ -51,7 +52,7 @@ def lend_threads() -> None:
         >>> import fastopt as fo
         >>> fo.lend_threads()
     """
-    kernels.forget_first_region()
+    _kernels.forget_first_region()
     _lend()
 
 
@@ -64,8 +65,8 @@ def reclaim_threads() -> None:
         >>> import fastopt as fo
         >>> fo.reclaim_threads()
     """
-    kernels.forget_first_region()
-    kernels.reclaim()
+    _kernels.forget_first_region()
+    _kernels.reclaim()
 
 
 # Counting
@@ -94,12 +95,12 @@ def set_num_threads(n: int) -> None:
         >>> fo.get_num_threads()
         1
     """
-    kernels.set_num_threads(_count("set_num_threads", n))
+    _kernels.set_num_threads(_count("set_num_threads", n))
 
 
 def get_num_threads() -> int:
     """How many threads a kernel called here uses at most: ``OMP_NUM_THREADS``, the cores, or what was set since."""
-    return int(kernels.get_num_threads())
+    return int(_kernels.get_num_threads())
 
 
 @contextlib.contextmanager
@@ -119,13 +120,13 @@ def threads(n: int) -> Iterator[None]:
         ...     fo.get_num_threads()
         1
     """
-    before = kernels.swap_num_threads(_count("threads", n))
+    before = _kernels.swap_num_threads(_count("threads", n))
     try:
         yield
     finally:
-        kernels.swap_num_threads(before)
+        _kernels.swap_num_threads(before)
 
 
 if lends_threads():
-    kernels.before_first_region(_lend)
-atexit.register(kernels.reclaim)
+    _kernels.before_first_region(_lend)
+atexit.register(_kernels.reclaim)

@@ -11,7 +11,6 @@ import numpy as np
 
 from .._check import flag, type_of
 from .._core import kernels
-from . import files
 from .copies import pickled, revived
 from .groups import Groups
 from .parameters import Array
@@ -116,6 +115,8 @@ class Saved(Groups):
             TypeError: A hyperparameter cannot be written.
             OSError: The file cannot be written; the old one is still there.
         """
+        from . import files  # imports json, hashlib and safetensors, for which nobody else should wait
+
         with self._turn:
             self._expect_schedule(schedule)
             state = self._state_dict(copy=False)
@@ -139,6 +140,8 @@ class Saved(Groups):
                 class.  Nothing has been changed then.
             OSError: The file cannot be read.
         """
+        from . import files
+
         self._expect_schedule(schedule)
         arrays, metadata = files.load(path)
         if not {"param_groups", "fastopt"} <= metadata.keys():
