@@ -21,30 +21,8 @@ __all__ = ["BatchNorm", "BatchNormAddReLU", "BatchNormReLU", "BatchRenorm", "upd
 _NONE: Mapping[str, Any] = MappingProxyType({})
 
 
-class BatchNorm(OfChannels):
-    """Batch normalization, see :func:`fastopt.functional.batch_norm`; for any number of axes.
-
-    Args:
-        num_features: The number of channels.
-        eps: Added to the variance.
-        momentum: How much of the running statistics a batch replaces, in [0, 1]; ``None`` for the average of all batches.
-        affine: Have a weight (ones at first) and a bias (zeros).
-        track_running_stats: Keep running statistics for evaluation; without them evaluation uses the batch's own.
-        frozen: Normalize with the running statistics in training too, and leave them as they are; may be switched at any time.
-        channel_axis: The axis of the channels.
-        dtype: float32 or float64: that of the parameters.
-
-    Example:
-        >>> import numpy as np
-        >>> from fastopt import nn
-        >>> layer = nn.BatchNorm(1, dtype=np.float64)
-        >>> layer(np.array([[1.0], [3.0]])).round(4).ravel()
-        array([-1.,  1.])
-        >>> layer.backward(np.ones((2, 1))).round(4).ravel(), layer.grads["bias"]
-        (array([0., 0.]), array([2.]))
-        >>> layer.eval()(np.array([[0.2]])).round(4)
-        array([[0.]])
-    """
+class OfBatch(OfChannels):
+    """A layer that normalizes each channel over the batch, with running statistics for evaluation."""
 
     def __init__(
         self,
@@ -69,25 +47,6 @@ class BatchNorm(OfChannels):
 
     def __getstate__(self) -> dict[str, Any]:
         return {**super().__getstate__(), "_population": None}
-
-    def __call__(self, x: Array, *, out: Array | None = None) -> Array:
-        """The normalized ``x``, in ``out`` if that is given."""
-        return self._normalized(F.batch_norm, x, out=out)
-
-    def backward(self, dy: Array, *, out: Array | None = None) -> Array:
-        """The gradient with respect to the last input, from ``dy``, that of its output; in ``out`` if given; fills ``grads``."""
-        x, trained, mean, rstd = self._last()
-        return F.batch_norm_backward(
-            dy,
-            x,
-            mean,
-            rstd,
-            self.params.get("weight"),
-            training=trained,
-            bias_grad="bias" in self.params,
-            channel_axis=self.channel_axis,
-            out=(out, *gradients_of(self)),
-        )[0]
 
     def _normalized(
         self, function: Callable[..., Any], x: Array, *more: Array, out: Array | None, **options: float
@@ -138,6 +97,51 @@ class BatchNorm(OfChannels):
         return y
 
 
+class BatchNorm(OfBatch):
+    """Batch normalization, see :func:`fastopt.functional.batch_norm`; for any number of axes.
+
+    Args:
+        num_features: The number of channels.
+        eps: Added to the variance.
+        momentum: How much of the running statistics a batch replaces, in [0, 1]; ``None`` for the average of all batches.
+        affine: Have a weight (ones at first) and a bias (zeros).
+        track_running_stats: Keep running statistics for evaluation; without them evaluation uses the batch's own.
+        frozen: Normalize with the running statistics in training too, and leave them as they are; may be switched at any time.
+        channel_axis: The axis of the channels.
+        dtype: float32 or float64: that of the parameters.
+
+    Example:
+        >>> import numpy as np
+        >>> from fastopt import nn
+        >>> layer = nn.BatchNorm(1, dtype=np.float64)
+        >>> layer(np.array([[1.0], [3.0]])).round(4).ravel()
+        array([-1.,  1.])
+        >>> layer.backward(np.ones((2, 1))).round(4).ravel(), layer.grads["bias"]
+        (array([0., 0.]), array([2.]))
+        >>> layer.eval()(np.array([[0.2]])).round(4)
+        array([[0.]])
+    """
+
+    def __call__(self, x: Array, *, out: Array | None = None) -> Array:
+        """The normalized ``x``, in ``out`` if that is given."""
+        return self._normalized(F.batch_norm, x, out=out)
+
+    def backward(self, dy: Array, *, out: Array | None = None) -> Array:
+        """The gradient with respect to the last input, from ``dy``, that of its output; in ``out`` if given; fills ``grads``."""
+        x, trained, mean, rstd = self._last()
+        return F.batch_norm_backward(
+            dy,
+            x,
+            mean,
+            rstd,
+            self.params.get("weight"),
+            training=trained,
+            bias_grad="bias" in self.params,
+            channel_axis=self.channel_axis,
+            out=(out, *gradients_of(self)),
+        )[0]
+
+
 class BatchNormReLU(BatchNorm):
     """Batch normalization and ReLU in one pass, see :func:`fastopt.functional.batch_norm_relu`.
 
@@ -181,7 +185,7 @@ class BatchNormReLU(BatchNorm):
         )[0]
 
 
-class BatchNormAddReLU(BatchNorm):
+class BatchNormAddReLU(OfBatch):
     """Batch normalization, an addition and ReLU in one pass, see :func:`fastopt.functional.batch_norm_add_relu`.
 
     Args:
@@ -205,13 +209,11 @@ class BatchNormAddReLU(BatchNorm):
         (array([1., 0.]), array([1.]))
     """
 
-    def __call__(self, x: Array, residual: Array, *, out: Array | None = None) -> Array:  # type: ignore[override]
+    def __call__(self, x: Array, residual: Array, *, out: Array | None = None) -> Array:
         """max(normalized ``x`` + ``residual``, 0), in ``out`` if that is given; keep it for backward."""
         return self._normalized(F.batch_norm_add_relu, x, residual, out=out)
 
-    def backward(  # type: ignore[override]
-        self, dy: Array, *, out: tuple[Array | None, Array | None] | None = None
-    ) -> tuple[Array, Array]:
+    def backward(self, dy: Array, *, out: tuple[Array | None, Array | None] | None = None) -> tuple[Array, Array]:
         """The gradients with respect to both of the last inputs, from ``dy``, that of their output; in the arrays of ``out`` if given; fills ``grads``."""
         x, trained, y, mean, rstd = self._last()
         return F.batch_norm_add_relu_backward(
@@ -296,7 +298,7 @@ class BatchRenorm(BatchNorm):
         )[0]
 
 
-def update_bn(batches: Iterable[Any], forward: Callable[[Any], Any], layers: Iterable[BatchNorm]) -> None:
+def update_bn(batches: Iterable[Any], forward: Callable[[Any], Any], layers: Iterable[OfBatch]) -> None:
     """The running statistics of layers, anew and exactly: those of all values in some batches.
 
     Each layer normalizes by the batch meanwhile, whether it is in training, in evaluation or frozen.  Afterwards its
@@ -333,7 +335,7 @@ def update_bn(batches: Iterable[Any], forward: Callable[[Any], Any], layers: Ite
         raise TypeError(f"update_bn: forward must be a function of a batch, got {type_of(forward)}")
     layers = list(layers)
     for i, layer in enumerate(layers):
-        if not isinstance(layer, BatchNorm):
+        if not isinstance(layer, OfBatch):
             raise TypeError(f"update_bn: layers[{i}] must be a BatchNorm, got {type(layer).__name__}")
         if not layer.buffers:
             raise ValueError(f"update_bn: layers[{i}] has no running statistics")

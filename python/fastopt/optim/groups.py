@@ -248,7 +248,7 @@ class Groups:
     def _looked_at(self) -> tuple[list[Group], list[str]]:
         """The groups that there are now, and the labels of all parameters; raises where a group is none."""
         name, known = self._name, {id(one.group): one for one in self._groups}
-        around = {id(one.group.get("params")): one for one in self._groups}
+        holders = {id(one.group.get("params")): one for one in self._groups}
         if not isinstance(self.param_groups, list):
             raise TypeError(f"{name}: param_groups must be a list of dicts, got {type_of(self.param_groups)}")
         found: list[Group] = []
@@ -264,7 +264,9 @@ class Groups:
             if not isinstance(params, list):
                 raise TypeError(f"{name}: params of param_groups[{index}] must be a list, got {type_of(params)}")
             self._expect_names(index, group)
-            one = known.get(id(group)) or around.get(id(params))  # or a new dict around the same parameters
+            one = known.get(id(group)) or holders.get(
+                id(params)
+            )  # or a new dict that holds the same list of parameters
             structure = one.structure if one is not None else Structure(name, params)
             if len(params) != len(structure.leaves):
                 if not structure.flat and id(group) in known:

@@ -54,27 +54,27 @@ def average(total: Any, n: np.float64) -> Any:
     return total / n if n else flushed(np.zeros(total.shape))
 
 
-def moments_around(near: Any, total: Any, squares: Any, n: np.float64) -> tuple[Any, Any]:
-    """Mean and Σ(x - mean)² from Σ(x - near) and Σ(x - near)²; zeros without numbers."""
+def shifted_moments(shift: Any, total: Any, squares: Any, n: np.float64) -> tuple[Any, Any]:
+    """Mean and Σ(x - mean)² from Σ(x - shift) and Σ(x - shift)²; zeros without numbers."""
     if not n:
         return flushed(np.zeros(total.shape)), flushed(np.zeros(total.shape))
-    shift = total / n
-    m2 = squares - total * shift
-    return near.to(np.float64) + shift, flushed(np.where(m2 < 0, 0.0, m2))
+    mean = total / n
+    m2 = squares - total * mean
+    return shift.to(np.float64) + mean, flushed(np.where(m2 < 0, 0.0, m2))
 
 
-def squares_lost(squares: Any, n: np.float64, eps: float, x: Any, middle: Any) -> Any:
-    """Whether Σ(x - middle)² over the last axis, n numbers, may be wrong because squares left float32's range.
+def squares_lost(squares: Any, n: np.float64, eps: float, x: Any, shift: Any) -> Any:
+    """Whether Σ(x - shift)² over the last axis, n numbers, may be wrong because squares left float32's range.
 
     Above it they overflow, and below 2⁻¹²⁶ they vanish, which is seen where neither their sum nor eps is large beside that.  Not
-    where all numbers are ``middle``, of which the squares are zero.
+    where all numbers are ``shift`` and the squares therefore zero.
     """
     if x.dtype != np.float32 or not n:
         return np.zeros(squares.shape, bool)
-    squares, middle = np.asarray(squares), np.broadcast_to(np.asarray(middle), squares.shape)
+    squares, shift = np.asarray(squares), np.broadcast_to(np.asarray(shift), squares.shape)
     with np.errstate(all="ignore"):
         lost = (squares > 2.0**127) | (squares < n * np.float64(2.0**-100 - eps))
-        constant = (np.asarray(flushed(x).to(np.float32)) == middle[..., None]).all(-1)
+        constant = (np.asarray(flushed(x).to(np.float32)) == shift[..., None]).all(-1)
         return lost & ~((squares == 0) & constant)
 
 
@@ -85,11 +85,11 @@ def _one_after_another(x: Any) -> Any:
         return np.cumsum(np.concatenate([total, x], -1), -1)[..., -1]
 
 
-def careful_squares(x: Any, middle: Any = 0.0) -> Any:
-    """Σ(x - middle)² over the last axis in double."""
+def careful_squares(x: Any, shift: Any = 0.0) -> Any:
+    """Σ(x - shift)² over the last axis in double."""
     x = np.asarray(flushed(x).to(np.float64))
     with np.errstate(all="ignore"):
-        d = x - np.asarray(middle)[..., None]
+        d = x - np.asarray(shift)[..., None]
         return _one_after_another(d * d)
 
 
@@ -115,27 +115,27 @@ def chosen(where: Any, careful: Any, usual: Any) -> Any:
 def moments(planes: Any, eps: float) -> tuple[Any, Any]:
     """Mean and Σ(x - mean)² of each set of planes, which are (plane, *sets, place).
 
-    In one pass around the mean of the first 16 numbers; once more around the mean itself where that turns out to be so far
-    away that it costs precision; carefully where squares are lost.
+    One pass takes the numbers less the mean of the first 16.  Another one takes them less the mean itself, where the two means are
+    so far apart that precision is lost.  Sets whose squares are lost are summed in double, one number after the other.
     """
     n, few = np.float64(len(planes) * planes.shape[-1]), planes[:1, ..., :BLOCK]
     lanes = flushed(np.zeros((*planes.shape[1:-1], BLOCK)))
     for plane in few:
         lanes[..., : few.shape[-1]] = plane.to(np.float64)
 
-    def around(near: Any) -> tuple[Any, Any, Any]:
-        d = planes - near[..., None]
+    def shifted_by(shift: Any) -> tuple[Any, Any, Any]:
+        d = planes - shift[..., None]
         squares = plane_sums(d * d)
-        return *moments_around(near, plane_sums(d), squares, n), squares
+        return *shifted_moments(shift, plane_sums(d), squares, n), squares
 
-    near = average(fold(lanes), np.float64(few.shape[-1])).to(planes.dtype)
-    mean, m2, squares = around(near)
+    shift = average(fold(lanes), np.float64(few.shape[-1])).to(planes.dtype)
+    mean, m2, squares = shifted_by(shift)
     far = np.asarray(squares > np.float64(4) * m2)
     of_sets = in_order_of_sets(planes)
-    lost = squares_lost(squares, n, eps, of_sets, near)
+    lost = squares_lost(squares, n, eps, of_sets, shift)
     if far.any():
-        nearer, less, _ = around(mean.to(planes.dtype))
-        mean, m2 = flushed(np.where(far, nearer, mean)), flushed(np.where(far, less, m2))
+        better_mean, better_m2, _ = shifted_by(mean.to(planes.dtype))
+        mean, m2 = flushed(np.where(far, better_mean, mean)), flushed(np.where(far, better_m2, m2))
     if lost.any():
         careful = careful_moments(of_sets[lost])
         mean, m2 = chosen(lost, careful[0], mean), chosen(lost, careful[1], m2)

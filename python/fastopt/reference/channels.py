@@ -19,9 +19,9 @@ from ._norm import (
     in_order_of_sets,
     into,
     moments,
-    moments_around,
     numbers,
     rstd_of,
+    shifted_moments,
     split,
     squares_lost,
     stored,
@@ -96,12 +96,12 @@ class Channels:
         for chunk in self.chunks():
             x = self.values[chunk]
             some = x[:BLOCK]
-            near = (block_sums(some) / np.float64(len(some))).to(x.dtype)
-            d, n = x - near, np.float64(len(x))
+            shift = (block_sums(some) / np.float64(len(some))).to(x.dtype)
+            d, n = x - shift, np.float64(len(x))
             squares = block_sums(d * d)
-            mean, m2 = moments_around(near, block_sums(d), squares, n)
+            mean, m2 = shifted_moments(shift, block_sums(d), squares, n)
             of_sets = np.moveaxis(np.asarray(x), 0, -1)
-            lost = squares_lost(squares, n, eps, of_sets, near)
+            lost = squares_lost(squares, n, eps, of_sets, shift)
             if lost.any():
                 careful = careful_moments(of_sets[lost])
                 mean, m2 = chosen(lost, careful[0], mean), chosen(lost, careful[1], m2)
