@@ -14,7 +14,7 @@ from .. import functional as F
 from .._check import flag, not_an_array, number, type_of, whole
 from .._commit import at_once, commit
 from ._channels import STATISTICS, OfChannels
-from ._layer import Array, gradients_of, pair_of
+from ._layer import Array, pair_of
 
 __all__ = ["BatchNorm", "BatchNormAddReLU", "BatchNormReLU", "BatchRenorm", "update_bn"]
 
@@ -129,17 +129,8 @@ class BatchNorm(OfBatch):
     def backward(self, dy: Array, *, out: Array | None = None) -> Array:
         """The gradient with respect to the last input, from ``dy``, that of its output; in ``out`` if given; fills ``grads``."""
         x, trained, mean, rstd = self._last()
-        return F.batch_norm_backward(
-            dy,
-            x,
-            mean,
-            rstd,
-            self.params.get("weight"),
-            training=trained,
-            bias_grad="bias" in self.params,
-            channel_axis=self.channel_axis,
-            out=(out, *gradients_of(self)),
-        )[0]
+        given = dy, x, mean, rstd, self.params.get("weight")
+        return self._gradients(F.batch_norm_backward, *given, training=trained, out=(out,))[0]
 
 
 class BatchNormReLU(BatchNorm):
@@ -172,17 +163,8 @@ class BatchNormReLU(BatchNorm):
     def backward(self, dy: Array, *, out: Array | None = None) -> Array:
         """The gradient with respect to the last input, from ``dy``, that of its output; in ``out`` if given; fills ``grads``."""
         x, trained, mean, rstd = self._last()
-        return F.batch_norm_relu_backward(
-            dy,
-            x,
-            mean,
-            rstd,
-            *self._learned,
-            training=trained,
-            bias_grad="bias" in self.params,
-            channel_axis=self.channel_axis,
-            out=(out, *gradients_of(self)),
-        )[0]
+        given = dy, x, mean, rstd, *self._learned
+        return self._gradients(F.batch_norm_relu_backward, *given, training=trained, out=(out,))[0]
 
 
 class BatchNormAddReLU(OfBatch):
@@ -216,18 +198,9 @@ class BatchNormAddReLU(OfBatch):
     def backward(self, dy: Array, *, out: tuple[Array | None, Array | None] | None = None) -> tuple[Array, Array]:
         """The gradients with respect to both of the last inputs, from ``dy``, that of their output; in the arrays of ``out`` if given; fills ``grads``."""
         x, trained, y, mean, rstd = self._last()
-        return F.batch_norm_add_relu_backward(
-            dy,
-            y,
-            x,
-            mean,
-            rstd,
-            self.params.get("weight"),
-            training=trained,
-            bias_grad="bias" in self.params,
-            channel_axis=self.channel_axis,
-            out=(*pair_of(self, out), *gradients_of(self)),
-        )[:2]
+        given, to = (dy, y, x, mean, rstd, self.params.get("weight")), pair_of(self, out)
+        dx, dresidual, *_ = self._gradients(F.batch_norm_add_relu_backward, *given, training=trained, out=to)
+        return dx, dresidual
 
 
 class BatchRenorm(BatchNorm):
@@ -283,19 +256,8 @@ class BatchRenorm(BatchNorm):
     def backward(self, dy: Array, *, out: Array | None = None) -> Array:
         """The gradient with respect to the last input, from ``dy``, that of its output; in ``out`` if given; fills ``grads``."""
         x, trained, mean, rstd, r, d = self._last()
-        return F.batch_renorm_backward(
-            dy,
-            x,
-            mean,
-            rstd,
-            r,
-            d,
-            self.params.get("weight"),
-            training=trained,
-            bias_grad="bias" in self.params,
-            channel_axis=self.channel_axis,
-            out=(out, *gradients_of(self)),
-        )[0]
+        given = dy, x, mean, rstd, r, d, self.params.get("weight")
+        return self._gradients(F.batch_renorm_backward, *given, training=trained, out=(out,))[0]
 
 
 def update_bn(batches: Iterable[Any], forward: Callable[[Any], Any], layers: Iterable[OfBatch]) -> None:

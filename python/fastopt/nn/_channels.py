@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -70,6 +71,19 @@ class OfChannels(Layer):
     def _learned(self) -> tuple[Array | None, Array | None]:
         return self.params.get("weight"), self.params.get("bias")
 
+    def _gradients(
+        self, backward: Callable[..., Any], *given: Any, out: tuple[Array | None, ...], **mode: bool
+    ) -> tuple[Array, ...]:
+        """The results of a backward function: ``out`` is for the gradients of inputs, ``grads`` gets those of weight and bias."""
+        results: tuple[Array, ...] = backward(
+            *given,
+            bias_grad="bias" in self.params,
+            channel_axis=self.channel_axis,
+            out=(*out, *gradients_of(self)),
+            **mode,
+        )
+        return results
+
 
 class GroupNorm(OfChannels):
     """Group normalization, see :func:`fastopt.functional.group_norm`.
@@ -125,17 +139,8 @@ class GroupNorm(OfChannels):
     def backward(self, dy: Array, *, out: Array | None = None) -> Array:
         """The gradient with respect to the last input, from ``dy``, that of its output; in ``out`` if given; fills ``grads``."""
         x, mean, rstd = self._last()
-        return F.group_norm_backward(
-            dy,
-            x,
-            self.num_groups,
-            mean,
-            rstd,
-            self.params.get("weight"),
-            bias_grad="bias" in self.params,
-            channel_axis=self.channel_axis,
-            out=(out, *gradients_of(self)),
-        )[0]
+        weight = self.params.get("weight")
+        return self._gradients(F.group_norm_backward, dy, x, self.num_groups, mean, rstd, weight, out=(out,))[0]
 
 
 class InstanceNorm(OfChannels):
@@ -198,14 +203,5 @@ class InstanceNorm(OfChannels):
     def backward(self, dy: Array, *, out: Array | None = None) -> Array:
         """The gradient with respect to the last input, from ``dy``, that of its output; in ``out`` if given; fills ``grads``."""
         x, of_input, mean, rstd = self._last()
-        return F.instance_norm_backward(
-            dy,
-            x,
-            mean,
-            rstd,
-            self.params.get("weight"),
-            use_input_stats=of_input,
-            bias_grad="bias" in self.params,
-            channel_axis=self.channel_axis,
-            out=(out, *gradients_of(self)),
-        )[0]
+        given = dy, x, mean, rstd, self.params.get("weight")
+        return self._gradients(F.instance_norm_backward, *given, use_input_stats=of_input, out=(out,))[0]
