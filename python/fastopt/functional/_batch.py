@@ -145,15 +145,15 @@ def batch_norm_relu(
         y = max(t, 0),   t = (x − mean)·rstd·weight + bias   as in batch_norm
 
     Args:
-        x: At least two axes, any memory layout, float32, float64, float16 or bfloat16.
+        x: As in :func:`batch_norm`.
         running_mean: As in :func:`batch_norm`.
         running_var: As in :func:`batch_norm`.
-        weight: Shape ``(C,)``, dtype of x; float32 where x has 16 bits.
-        bias: Shape ``(C,)``, dtype of x; float32 where x has 16 bits.
-        training: Use and record the statistics of this batch.
-        momentum: How much of the running statistics is replaced, in [0, 1].
-        eps: Added to the variance, at least 0.
-        channel_axis: The axis of the C channels.
+        weight: As in :func:`batch_norm`.
+        bias: As in :func:`batch_norm`.
+        training: As in :func:`batch_norm`.
+        momentum: As in :func:`batch_norm`.
+        eps: As in :func:`batch_norm`.
+        channel_axis: As in :func:`batch_norm`.
         out: Arrays for ``(y, mean, rstd)``, ``None`` for those that are wanted new.  None may overlap an argument.
 
     Returns:
@@ -251,16 +251,16 @@ def batch_norm_add_relu(
         y = max(u, 0),   u = (x − mean)·rstd·weight + bias + residual   as in batch_norm
 
     Args:
-        x: At least two axes, any memory layout, float32, float64, float16 or bfloat16.
+        x: As in :func:`batch_norm`.
         residual: Shape and dtype of x, any memory layout.
         running_mean: As in :func:`batch_norm`.
         running_var: As in :func:`batch_norm`.
-        weight: Shape ``(C,)``, dtype of x; float32 where x has 16 bits.
-        bias: Shape ``(C,)``, dtype of x; float32 where x has 16 bits.
-        training: Use and record the statistics of this batch.
-        momentum: How much of the running statistics is replaced, in [0, 1].
-        eps: Added to the variance, at least 0.
-        channel_axis: The axis of the C channels.
+        weight: As in :func:`batch_norm`.
+        bias: As in :func:`batch_norm`.
+        training: As in :func:`batch_norm`.
+        momentum: As in :func:`batch_norm`.
+        eps: As in :func:`batch_norm`.
+        channel_axis: As in :func:`batch_norm`.
         out: Arrays for ``(y, mean, rstd)``, ``None`` for those that are wanted new.  None may overlap an argument.
 
     Returns:
@@ -365,17 +365,17 @@ def batch_renorm(
     With r_max = 1 and d_max = 0 it is :func:`batch_norm`; training starts with these and raises them.
 
     Args:
-        x: At least two axes, any memory layout, float32, float64, float16 or bfloat16.
+        x: As in :func:`batch_norm`.
         running_mean: Shape ``(C,)``, dtype of x; float32 where x has 16 bits; updated in training.
         running_var: Likewise.
-        weight: Shape ``(C,)``, dtype of x; float32 where x has 16 bits.
-        bias: Shape ``(C,)``, dtype of x; float32 where x has 16 bits.
-        training: Use and record the statistics of this batch.
-        momentum: How much of the running statistics is replaced, in [0, 1].
-        eps: Added to the variance, at least 0.
+        weight: As in :func:`batch_norm`.
+        bias: As in :func:`batch_norm`.
+        training: As in :func:`batch_norm`.
+        momentum: As in :func:`batch_norm`.
+        eps: As in :func:`batch_norm`.
         r_max: The limit of r, at least 1.
         d_max: The limit of d, at least 0.
-        channel_axis: The axis of the C channels.
+        channel_axis: As in :func:`batch_norm`.
         out: Arrays for ``(y, mean, rstd, r, d)``, ``None`` for those that are wanted new.  None may overlap an argument.
 
     Returns:

@@ -289,12 +289,12 @@ def add_layer_norm(
     The sum is rounded to its dtype first, so that y is what :func:`layer_norm` makes of it.
 
     Args:
-        x: Shape ``(*, *normalized_shape)``, any memory layout, float32, float64, float16 or bfloat16.
+        x: As in :func:`layer_norm`.
         residual: Shape and dtype of x, any memory layout.
-        normalized_shape: The shape of the last axes, which are normalized together; an integer for one axis.
-        weight: Shape ``normalized_shape``, dtype of x; float32 where x has 16 bits.
-        bias: Shape ``normalized_shape``, dtype of x; float32 where x has 16 bits.
-        eps: Added to the variance, at least 0.
+        normalized_shape: As in :func:`layer_norm`.
+        weight: As in :func:`layer_norm`.
+        bias: As in :func:`layer_norm`.
+        eps: As in :func:`layer_norm`.
         out: Arrays for ``(y, sum, mean, rstd)``, ``None`` for those that are wanted new.  None may overlap an argument.
 
     Returns:
@@ -383,11 +383,11 @@ def add_rms_norm(
     The sum is rounded to its dtype first, so that y is what :func:`rms_norm` makes of it.
 
     Args:
-        x: Shape ``(*, *normalized_shape)``, any memory layout, float32, float64, float16 or bfloat16.
+        x: As in :func:`rms_norm`.
         residual: Shape and dtype of x, any memory layout.
-        normalized_shape: The shape of the last axes, which are normalized together; an integer for one axis.
-        weight: Shape ``normalized_shape``, dtype of x; float32 where x has 16 bits.
-        eps: Added to the mean of the squares, at least 0; ``None`` is the machine epsilon of x's dtype.
+        normalized_shape: As in :func:`rms_norm`.
+        weight: As in :func:`rms_norm`.
+        eps: As in :func:`rms_norm`.
         out: Arrays for ``(y, sum, rstd)``, ``None`` for those that are wanted new.  None may overlap an argument.
 
     Returns:
