@@ -31,7 +31,7 @@ __all__ = [
 ]
 
 
-if not TYPE_CHECKING:  # a type checker would take every name for one that there is
+if not TYPE_CHECKING:  # with it, type checkers would accept every name
 
     def __getattr__(name: str) -> Any:
         """The subpackages and ``show_config`` are imported when they are first used: ``import fastopt`` costs little."""
@@ -44,4 +44,4 @@ if not TYPE_CHECKING:  # a type checker would take every name for one that there
 
 
 def __dir__() -> list[str]:
-    return sorted({*__all__, *({"torch"} & globals().keys())})  # fastopt.torch is imported by those who need it
+    return sorted({*__all__, *({"torch"} & globals().keys())})  # fastopt.torch is listed once it is imported

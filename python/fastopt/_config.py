@@ -1,4 +1,4 @@
-"""What is in force: versions, instruction set, threads, OpenMP, BLAS and how they share the cores."""
+"""The configuration in force: versions, instruction set, threads, OpenMP, BLAS and how they share the cores."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from ._version import __version__
 
 
 class Config(dict[str, Any]):
-    """What :func:`show_config` returns: a dict that prints as a table."""
+    """The result of :func:`show_config`: a dict that prints as a table."""
 
     def __str__(self) -> str:
         blas_row = "{name} {version} ({threading_layer}, {num_threads} threads), {path}\n{sharing}"
@@ -60,7 +60,7 @@ def _summary(libraries: list[Blas]) -> str:
 
 
 def show_config() -> Config:
-    """What was detected and what is in force: version, instruction sets, threads, OpenMP, BLAS and how they share, NumPy.
+    """Reports the configuration in force: versions, instruction sets, threads, OpenMP, BLAS and how they share the cores.
 
     Returns:
         A dict that prints as a table.  ``blas`` is a list with one dict per library; ``blas[i]["lent"]`` says whether it

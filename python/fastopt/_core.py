@@ -22,8 +22,8 @@ _MODULES = {
     "native": "_kernels_native",
 }
 
-# Idle workers of libgomp spin so many times before they sleep, where a BLAS keeps its own threads.  libgomp's default of
-# 300,000 holds the cores for milliseconds; with much fewer, a worker sleeps between the kernels of one step.
+# The number of times that an idle worker of libgomp spins before it sleeps, where a BLAS keeps its own threads.  With libgomp's
+# # default of 300,000 it holds a core for milliseconds; with a much smaller number it sleeps between the kernels of one step.
 SPIN_COUNT = "3000"
 
 _spin_count: str | None = None  # the count that _short_spin has set
@@ -89,10 +89,10 @@ def spin_count() -> str | None:
 
 @contextlib.contextmanager
 def _short_spin() -> Iterator[None]:
-    """Makes a libgomp that is loaded in this context spin only shortly, where its idle workers would hold the cores of a BLAS.
+    """Gives a libgomp that is loaded in this context a short spin count, where its idle workers would hold the cores of a BLAS.
 
-    libgomp reads its spin count once, when it is loaded.  It gets a short one where a BLAS will keep its own threads, or may
-    because the environment lists places that have not been counted yet.  A count that somebody has chosen stays.
+    libgomp reads its spin count once, when it is loaded.  It gets the short one where a BLAS will keep its own threads, or may keep
+    them because the environment lists places that cannot be counted yet.  A count that the user has chosen stays.
     """
     global _spin_count
     chosen = {"GOMP_SPINCOUNT", "OMP_WAIT_POLICY"} & set(os.environ)
@@ -114,7 +114,7 @@ def _short_spin() -> Iterator[None]:
 
 
 def _few_places() -> bool:
-    """Whether the environment lists places of its own, or puts all threads on one; read before libgomp can be asked."""
+    """Whether the environment lists places or puts all threads on one place; libgomp cannot be asked before it is loaded."""
     listed = re.search(r"\d", os.environ.get("OMP_PLACES", "") + os.environ.get("GOMP_CPU_AFFINITY", ""))
     return bool(listed) or os.environ.get("OMP_PROC_BIND", "").strip().lower() in ("master", "primary")
 

@@ -25,7 +25,7 @@ def quota(root: str | os.PathLike[str] = "/") -> float:
             trees = [join(mounts, controllers), join(mounts, "cpu")]
         else:
             continue
-        # A container may see the outer path, and its own group mounted as the outermost: outer groups have other paths there.
+        # In a container the path may be the one outside, while the container's own group is mounted as the root: so all parts count.
         groups = [group := path.strip("/")]
         while group:
             groups.append(group := dirname(group))

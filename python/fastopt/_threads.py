@@ -18,7 +18,7 @@ from ._cores import too_few_cores
 
 
 def forbidden(blas: Blas) -> str:
-    """Why ``blas`` must not borrow the threads in this process; empty where it may."""
+    """The reason why ``blas`` must not borrow the threads in this process; empty where it may."""
     openmp = _kernels.openmp()
     if obstacle := blas.obstacle():
         return obstacle
@@ -45,8 +45,8 @@ def _lend() -> None:
 def lend_threads() -> None:
     """Lends fastopt's OpenMP threads to every BLAS that is loaded and can use them.
 
-    The first parallel kernel does this by itself.  Call it again for a library that was loaded later (SciPy brings its own
-    OpenBLAS), or after :func:`reclaim_threads`.  ``show_config()`` says who has them.
+    The first parallel kernel does this by itself.  Call it again after a library was loaded (SciPy brings its own OpenBLAS), or
+    after :func:`reclaim_threads`.  ``show_config()`` says which libraries have borrowed them.
 
     Example:
         >>> import fastopt as fo
@@ -79,8 +79,8 @@ def _count(function: str, n: int) -> int:
 def set_num_threads(n: int) -> None:
     """Sets how many threads kernels use, in the whole process.
 
-    It may exceed the number of cores.  A thread that has a limit of its own (:func:`threads`, threadpoolctl) keeps it.
-    OpenMP's count is the one that is set, so torch in the same process follows where it uses the same OpenMP; BLAS does not.
+    The number may exceed that of the cores.  A thread that has a limit of its own (:func:`threads`, threadpoolctl) keeps it.  The
+    function sets OpenMP's count: torch in the same process follows if it uses the same OpenMP; BLAS does not.
 
     Args:
         n: The number of threads, from 1.
@@ -99,13 +99,13 @@ def set_num_threads(n: int) -> None:
 
 
 def get_num_threads() -> int:
-    """How many threads a kernel called here uses at most: ``OMP_NUM_THREADS``, the cores, or what was set since."""
+    """The largest number of threads that a kernel called here uses: ``OMP_NUM_THREADS``, the number of cores, or a later setting."""
     return int(_kernels.get_num_threads())
 
 
 @contextlib.contextmanager
 def threads(n: int) -> Iterator[None]:
-    """Sets how many threads kernels use while the context lasts, for the calling thread.
+    """A context in which kernels that the calling thread starts use ``n`` threads.
 
     Args:
         n: The number of threads, from 1.

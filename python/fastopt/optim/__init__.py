@@ -1,4 +1,4 @@
-"""Optimizers: one class per rule.  Names, defaults and argument order are torch's, where torch has the rule."""
+"""Optimizers: one class per rule.  Names, defaults and argument order are torch's where torch has the rule."""
 
 from ._no_decay import no_decay
 from ._unpacked import unpacked
@@ -50,7 +50,7 @@ __all__ = [
     "unpacked",
 ]
 
-for _name in __all__:  # pickles and documentation name the public path
+for _name in __all__:  # pickles and documentation show the public path
     globals()[_name].__module__ = __name__
 
 

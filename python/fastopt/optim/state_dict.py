@@ -1,4 +1,4 @@
-"""The state of an optimizer as a dict, in torch's structure, and back."""
+"""Writes the state of an optimizer to a dict in torch's structure, and reads it."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from ._formats import FORMATS, RESTS, computed, copy_of, is_half, rest_dtype, st
 from .parameters import Array, Record, differing
 from .plan import AS_PARAMETER
 
-# Keys that torch's groups have beside hyperparameters, and those that schedules add.
+# Keys of torch's groups that are no hyperparameters here.
 IGNORED = {"foreach", "fused", "capturable", "differentiable"}
-PLAIN = (float, int, str, bool, type(None))  # types of hyperparameters that are what they say
-SCHEDULED = {"initial_lr", "max_lr", "min_lr", "max_momentum", "base_momentum"}
-# Hyperparameters of the averages: those of the optimizer stay where the state that is loaded has no averages.
+PLAIN = (float, int, str, bool, type(None))  # types of hyperparameters that need no conversion
+SCHEDULED = {"initial_lr", "max_lr", "min_lr", "max_momentum", "base_momentum"}  # keys that schedules add to groups
+# Hyperparameters of averages: the optimizer keeps its own if the loaded state has no averages.
 AVERAGES = ("ema_decay", "ema_warmup", "swa_start", "swa_freq")
 
 
 class Loaded(NamedTuple):
-    """What a state dict says, checked."""
+    """The checked contents of a state dict."""
 
     groups: list[dict[str, Any]]  # with the optimizer's own params
     states: list[dict[str, Any]]  # new arrays, in the order of the optimizer's parameters
@@ -33,7 +33,7 @@ class Loaded(NamedTuple):
 
 
 def written(groups: list[dict[str, Any]], records: list[Record], own: Mapping[str, Any], copy: bool) -> dict[str, Any]:
-    """The state dict of these groups and states; ``own`` is what torch does not have."""
+    """The state dict of these groups and states; ``own`` has the entries that torch does not have."""
     numbered, first = [], 0
     for group in groups:
         count = len(group["params"])
@@ -50,7 +50,7 @@ def written(groups: list[dict[str, Any]], records: list[Record], own: Mapping[st
 
 
 class Reader:
-    """Reads states for one optimizer, without changing it."""
+    """Reads states for one optimizer; changes nothing in it."""
 
     def __init__(
         self,
@@ -85,7 +85,7 @@ class Reader:
         if not isinstance(extra, Mapping):
             raise TypeError(f"{name}: fastopt of state_dict must be a dict, got {type_of(extra)}")
         if extra.get("class", name) != name:
-            raise ValueError(f"{name}: state_dict is that of {extra['class']}")
+            raise ValueError(f"{name}: state_dict is that of the class {extra['class']}")
         count = extra.get("step")
         if count is not None:
             count = whole(name, "the number of steps in state_dict", count)
@@ -114,18 +114,18 @@ class Reader:
         return Loaded(merged, states, dict(extra), count)
 
     def _in_order(self, groups: Any) -> Any:
-        """The groups in the order of the optimizer's, where their names say that it is another one."""
+        """The groups, sorted into the optimizer's order if the names of their parameters show another one."""
         own = [frozenset(group.get("param_names", ())) for group in self._groups]
         every = [group.get("param_names") or () for group in groups]
         if not all(isinstance(names, list | tuple) and all(isinstance(one, str) for one in names) for names in every):
-            return groups  # an error that _ids raises
+            return groups  # _ids raises the error
         theirs = {frozenset(names): group for names, group in zip(every, groups, strict=True)}
         if len(theirs) == len(groups) == len(set(own)) and theirs.keys() == set(own):
             return [theirs[names] for names in own]
         return groups
 
     def _ids(self, index: int, group: Mapping[str, Any], other: Mapping[str, Any], by_position: bool) -> list[Any]:
-        """The numbers that a group's parameters have in the state, in the order of the optimizer's."""
+        """The numbers of a group's parameters in the state, in the optimizer's order."""
         params, count = other.get("params"), len(group["params"])
         if not isinstance(params, list | tuple) or len(params) != count:
             found = len(params) if isinstance(params, list | tuple) else "no"
@@ -159,31 +159,32 @@ class Reader:
         return {key: plain(other[key]) for key in other if key in (known | SCHEDULED) - left_out}
 
     def _state(self, param: Array, saved: Mapping[str, Any], label: str) -> dict[str, Any]:
-        """One parameter's state, copied."""
+        """A copy of one parameter's state."""
         if not isinstance(saved, Mapping):
             raise TypeError(f"{self._name}: state of params{label} in state_dict must be a dict, got {type_of(saved)}")
         loaded = {
             key: self.entry(param, key, value, label, "state_dict")
             for key, value in saved.items()
-            if value is not None and (key not in RESTS.values() or is_half(param.dtype))  # which only 16 bits need
+            if value is not None
+            and (key not in RESTS.values() or is_half(param.dtype))  # only 16-bit parameters have residual arrays
         }
         for state in self._kinds:
             codes = state in loaded and loaded[state].dtype == np.uint8
             if codes != (f"{state}_scale" in loaded):
                 lacking = f"{state}_scale" if codes else f"codes of 8 bits in {state}"
                 raise ValueError(f"{self._name}: state_dict has no {lacking} of params{label}")
-        if loaded and "step" not in loaded:  # torch's SGD does not count
+        if loaded and "step" not in loaded:  # torch's SGD does not count its steps
             loaded["step"] = np.array(1, np.int64)
         return loaded
 
     def adopted(self, param: Array, key: str, value: Any, label: str) -> Array:
-        """An entry that somebody has put into a state, checked, and copied only where it cannot be used as it is."""
+        """A checked entry that was put into a state from outside; a copy only if it cannot be used as it is."""
         entry = self.entry(param, key, value, label, "opt.state")
         usable = isinstance(value, np.ndarray) and value.dtype == entry.dtype and value.flags.carray
         return value if usable else entry
 
     def entry(self, param: Array, key: str, value: Any, label: str, source: str) -> Array:
-        """One entry of a parameter's state, checked and copied."""
+        """A checked copy of one entry of a parameter's state."""
         what = f"{self._name}: {key} of params{label} in {source}"
         if key not in self._kinds and key not in (*self._scales, *AS_PARAMETER, *RESTS.values(), *self._numbers):
             raise ValueError(f"{self._name}: {source} has an unknown {key!r} of params{label}")
@@ -193,9 +194,9 @@ class Reader:
         if key in self._numbers:
             if array.size != 1 or array.dtype.kind not in "iuf":
                 raise ValueError(f"{what} must be one number, got {value!r}")
-            one = array.item()  # a run that has diverged has numbers that are not finite
+            one = array.item()  # in a run that has diverged it may be infinite or NaN
             if key == "step" and not (0 <= one < 1 << 53 and one == int(one)):
-                raise ValueError(f"{what} must be a whole number of at least 0, got {value!r}")
+                raise ValueError(f"{what} must be an integer >= 0, got {value!r}")
             return np.array(one, np.int64 if key == "step" else np.float64)
         if key in self._scales:
             expected: tuple[int, ...] = (-(-param.size // kernels.SHARE),)
@@ -220,9 +221,9 @@ def expect_complete(
     needed: list[set[str]],
     states: list[dict[str, Any]],
 ) -> None:
-    """Raises where a parameter that has stepped lacks an entry that another one has, or has those of no variant of the rule.
+    """Raises if a parameter that has taken a step lacks an entry that another one has, or fits no variant of the rule.
 
-    What all of them lack belongs to a hyperparameter that was changed after the last step, and begins with the next one.
+    An entry that all of them lack belongs to a hyperparameter that was changed after the last step: it begins with the next step.
     """
     every = zip(labels, needed, states, strict=True)
     stepped = [(label, names, one) for label, names, one in every if one.get("step", 0)]
@@ -236,7 +237,7 @@ def expect_complete(
 
 
 def as_array(value: Any) -> Array:
-    """An array, also of torch's tensors, those of bfloat16 too, which NumPy does not take."""
+    """The value as an array; also from torch's tensors, even in bfloat16, which NumPy does not accept."""
     if hasattr(value, "detach"):
         value = value.detach()
     try:
@@ -246,23 +247,23 @@ def as_array(value: Any) -> Array:
 
 
 def plain(value: Any) -> Any:
-    """A hyperparameter as Python's own number, without the array or tensor around it."""
+    """A hyperparameter as a number of Python's own; also from an array or tensor."""
     if type(value) in PLAIN:
         return value
     if isinstance(value, list | tuple):
         return tuple(plain(one) for one in value)
-    if getattr(getattr(value, "dtype", None), "kind", "") in ("m", "M"):  # times, whose item() may be an int
+    if getattr(getattr(value, "dtype", None), "kind", "") in ("m", "M"):  # the item() of a time may be an int
         return value
     if hasattr(value, "item") and hasattr(value, "dtype") and not isinstance(value, np.ma.MaskedArray | type):
         if getattr(value, "ndim", 0) == 1 and len(value) > 1:
             return tuple(value.tolist())
         try:
             value = value.item()
-        except (ValueError, RuntimeError):  # more than one number, which the check of the hyperparameter refuses
+        except (ValueError, RuntimeError):  # several numbers; the check of the hyperparameter raises the error
             return value
     if isinstance(value, Number) and not isinstance(value, int | float | complex):  # fractions, decimals, long doubles
         try:
             return float(value)  # type: ignore[arg-type]
-        except (OverflowError, ValueError):  # which the check of the hyperparameter refuses
+        except (OverflowError, ValueError):  # the check of the hyperparameter raises the error
             return value
     return value

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 class Adafactor(Optimizer, decoupled_weight_decay=True):
-    """Adafactor: a second moment of rows and columns in place of one of elements.
+    """Adafactor: second moments of rows and columns in place of those of elements.
 
     .. code-block:: text
 
@@ -25,7 +25,7 @@ class Adafactor(Optimizer, decoupled_weight_decay=True):
         matrices:  r ← (1−ω) r + ω mean(g² of each row);   c ← (1−ω) c + ω mean(g² of each column);   v = r cᵀ / max(mean(r), ε₁)
         u = g / √max(v, ε₁²);   p ← p − max(ε₂, rms(p))·ρ / max(1, rms(u)/d) · u
 
-    The last two axes of an array are its matrices.  Two numbers a row and a column are all the state of a matrix.
+    The last two axes of an array span its matrices.  The state of a matrix is one number per row and one per column.
 
     Args:
         params: A list or dict of arrays, or a list of groups.

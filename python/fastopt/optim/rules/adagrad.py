@@ -26,7 +26,7 @@ class Adagrad(Optimizer):
     Args:
         params: A list or dict of arrays, or a list of groups.
         lr: Learning rate, at least 0.
-        lr_decay: How fast the rate falls, at least 0.
+        lr_decay: Decay of the rate over the steps, as in the formula, at least 0.
         weight_decay: λ, at least 0; coupled (L2) by default.
         initial_accumulator_value: s before the first step, at least 0.
         eps: ε, at least 0.

@@ -23,7 +23,7 @@ class Adam(Optimizer):
         p ← p − lr/(1−β₁ᵗ) · m / (√v̂/√(1−β₂ᵗ) + ε)
         eps_hat:  p ← p − lr·√(1−β₂ᵗ)/(1−β₁ᵗ) · m / (√v̂ + ε̂)
 
-    t counts each parameter's own steps: one whose gradient was ``None`` stays behind.
+    t counts the steps of each parameter: it does not grow in a step in which the gradient is ``None``.
 
     Args:
         params: A list or dict of arrays, or a list of groups.
@@ -97,7 +97,7 @@ class AdamW(Adam, decoupled_weight_decay=True):
         (array([0.85, 0.85]), array([0.9]))
 
     References:
-        Loshchilov & Hutter 2019, arXiv:1711.05101, algorithm 2, where torch and we multiply the decay with lr.
+        Loshchilov & Hutter 2019, arXiv:1711.05101, algorithm 2, here, as in torch, with the decay multiplied by lr.
     """
 
     def __init__(

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 class Adan(Optimizer, decoupled_weight_decay=None):
-    """Adan: Nesterov's momentum by the differences of gradients.
+    """Adan: Nesterov's momentum from the differences of gradients.
 
     .. code-block:: text
 
@@ -28,7 +28,7 @@ class Adan(Optimizer, decoupled_weight_decay=None):
         lr: Learning rate, at least 0.
         betas: β₁, β₂ and β₃, in [0, 1).
         eps: ε, at least 0.
-        weight_decay: λ, at least 0; proximal by default, with ``decoupled_weight_decay=True`` the authors' ``no_prox``.
+        weight_decay: λ, at least 0; proximal by default; ``decoupled_weight_decay=True`` is the authors' ``no_prox``.
         around: What every rule has, see :class:`Optimizer`.
 
     Example:

@@ -31,7 +31,7 @@ class ASGD(Optimizer):
         lr: Learning rate, at least 0.
         lambd: λ, the decay, at least 0.
         alpha: α, the power with which the rate falls, at least 0.
-        t0: t₀, the step after which to average, at least 0.
+        t0: t₀, the step after which averaging begins, at least 0.
         weight_decay: λ, at least 0; coupled (L2) by default.
         around: What every rule has, see :class:`Optimizer`.
 

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 class RAdam(Optimizer):
-    """RAdam: Adam that waits until its variance is known.
+    """RAdam: Adam that divides by √v only once the variance of its adaptive rate is known.
 
     .. code-block:: text
 

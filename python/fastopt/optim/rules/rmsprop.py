@@ -22,7 +22,7 @@ class RMSprop(Optimizer):
         v ← α v + (1−α) g²;   centered: ḡ ← α ḡ + (1−α) g, and v − ḡ² in place of v below
         p ← p − lr · g / (√v + ε);   momentum: b ← μ b + g / (√v + ε), p ← p − lr·b
 
-    v − ḡ² is not allowed to become negative by rounding; in torch it may, and the weight is NaN then.
+    v − ḡ² is raised to 0 where rounding makes it negative; in torch the weight becomes NaN then.
 
     Args:
         params: A list or dict of arrays, or a list of groups.

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 class Rprop(Optimizer):
-    """Rprop: steps that follow the signs of the gradients only; for full batches.
+    """Rprop: steps that depend on the signs of the gradients only; for full batches.
 
     .. code-block:: text
 
@@ -43,7 +43,7 @@ class Rprop(Optimizer):
         array([0.9, 0.9])
 
     References:
-        Riedmiller & Braun 1993; Igel & Hüsken 2000 (iRprop⁻), as in torch; signs are compared, not products, which may underflow.
+        Riedmiller & Braun 1993; Igel & Hüsken 2000 (iRprop⁻), as in torch, but comparing signs: products may underflow.
     """
 
     kernels = ("rprop",)
