@@ -253,7 +253,7 @@ def test_a_micro_batch_that_is_wrong_adds_nothing(name: str, rng: Generator) -> 
     ):
         with pytest.raises((TypeError, ValueError), match=f"^{name}: grads"):
             opt.accumulate(bad)
-        with pytest.raises(ValueError, match=f"^{name}: grads is missing, and accumulate has gathered none$"):
+        with pytest.raises(ValueError, match=f"^{name}: grads is missing, and accumulate has added none$"):
             opt.step()
     opt.accumulate(grads)
     with pytest.raises((TypeError, ValueError), match=f"^{name}: grads"):
@@ -263,7 +263,7 @@ def test_a_micro_batch_that_is_wrong_adds_nothing(name: str, rng: Generator) -> 
     opt.step()
     plain.step(grads)
     assert bits(params) == bits(twins)
-    with pytest.raises(ValueError, match="has gathered none"):
+    with pytest.raises(ValueError, match="has added none"):
         opt.step()
 
 
@@ -284,7 +284,7 @@ def test_accumulated_infinities_are_skipped_and_forgotten(rng: Generator) -> Non
     opt.accumulate([np.array([1.0, np.inf, 0.0])])
     opt.accumulate([np.ones(3)])
     assert opt.step(skip_nonfinite=True).skipped
-    with pytest.raises(ValueError, match="has gathered none"):
+    with pytest.raises(ValueError, match="has added none"):
         opt.step()
     opt.accumulate([np.ones(3)])
     assert opt.step().step == 1
@@ -296,9 +296,7 @@ def test_a_group_is_not_added_while_gradients_are_accumulated() -> None:
     opt = optim.SGD([p], lr=0.1)
     opt.accumulate([np.ones(3)])
     before = everything(opt)
-    with pytest.raises(
-        ValueError, match=r"^SGD: accumulated gradients have no place for another group; step\(\) first$"
-    ):
+    with pytest.raises(ValueError, match=r"^SGD: accumulated gradients lack those of a new group; step\(\) first$"):
         opt.add_param_group({"params": [q]})
     assert everything(opt) == before
     opt.step()
@@ -831,7 +829,7 @@ def test_nested_structures_mean_the_same(name: str, rng: Generator) -> None:
     ("wrong", "error", "message"),
     [
         (lambda g: None, ValueError, "grads is missing"),
-        (lambda g: [g["encoder"], g["head"]], TypeError, r"grads must be a dict as params, got list"),
+        (lambda g: [g["encoder"], g["head"]], TypeError, r"grads must be a dict like params, got list"),
         (
             lambda g: {"encoder": g["encoder"]},
             ValueError,
@@ -850,18 +848,18 @@ def test_nested_structures_mean_the_same(name: str, rng: Generator) -> None:
         (
             lambda g: {**g, "encoder": {"layers": {"w": None}}},
             TypeError,
-            r"grads\['encoder'\]\['layers'\] must be a list as params, got dict",
+            r"grads\['encoder'\]\['layers'\] must be a list like params, got dict",
         ),
         (
             lambda g: {**g, "encoder": {"layers": [None]}},
             ValueError,
             r"grads\['encoder'\]\['layers'\] has 1 entries, expected 2",
         ),
-        (lambda g: {**g, "head": g["head"][0]}, TypeError, r"grads\['head'\] must be a list as params, got ndarray"),
+        (lambda g: {**g, "head": g["head"][0]}, TypeError, r"grads\['head'\] must be a list like params, got ndarray"),
         (
             lambda g: {**g, "head": [None, [None]]},
             TypeError,
-            r"grads\['head'\]\[1\] must be a dict as params, got list",
+            r"grads\['head'\]\[1\] must be a dict like params, got list",
         ),
         (
             lambda g: {**g, "head": [None, {"w": {"w": None}}]},
@@ -883,7 +881,7 @@ def test_other_nested_structures_are_errors(
     before = everything(opt)
     grads = wrong(tree(four(rng)))
     if grads is None and act == "accumulate":
-        error, message = TypeError, "grads must be a dict as params, got None"
+        error, message = TypeError, "grads must be a dict like params, got None"
     with pytest.raises(error, match=rf"^SGD: {message}"):
         getattr(opt, act)(grads)
     assert everything(opt) == before
@@ -892,8 +890,8 @@ def test_other_nested_structures_are_errors(
 
 def test_structures_of_parameters_that_make_no_sense_are_errors() -> None:
     for params, error, message in (
-        ({3: np.ones(2)}, TypeError, r"params must have keys that are strings, got 3"),
-        ({"a": {3: np.ones(2)}}, TypeError, r"params\['a'\] must have keys that are strings, got 3"),
+        ({3: np.ones(2)}, TypeError, r"params must have strings as keys, got 3"),
+        ({"a": {3: np.ones(2)}}, TypeError, r"params\['a'\] must have strings as keys, got 3"),
         ({"a": None}, TypeError, r"params\['a'\] must be a numpy array, got None"),
         ({"a": [np.ones(2), 3.0]}, TypeError, r"params\['a'\]\[1\] must be a numpy array, got float"),
         ([[np.ones(2)], {"w": "x"}], TypeError, r"params\[1\]\['w'\] must be a numpy array, got str"),
@@ -1195,7 +1193,7 @@ def test_schedule_free_averages_what_it_stepped_through(name: str, rng: Generato
         zs.append(copies([one["z"] for one in opt.state]))
     opt.eval()
     before = everything(opt)
-    with pytest.raises(ValueError, match=rf"^{name}: the parameters are those for evaluation; train\(\) first$"):
+    with pytest.raises(ValueError, match=rf"^{name}: the parameters are set for evaluation; call train\(\) first$"):
         opt.step(arrays(rng, name))
     assert everything(opt) == before
     assert_close(params, [np.asarray(np.mean(some, axis=0)) for some in list(zip(*zs[1:], strict=True))], 1e-11)

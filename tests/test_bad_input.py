@@ -827,7 +827,7 @@ CASES: list[tuple[str, Path, Any, type[Exception], str]] = [
     ("ScheduleFreeAdamW", ("betas",), (0.0, 0.9), ValueError, r"^ScheduleFreeAdamW: beta1 must be > 0, got 0$"),
     ("Adam.step", ("clip_adaptive",), 1.0, ValueError, r"^Adam: clip_norm and clip_adaptive exclude each other$"),
     ("Adam.step", ("grad_scale",), "2", TypeError, r"^Adam: grad_scale must be a number, got '2'$"),
-    ("Adam.step", ("grads",), None, ValueError, r"^Adam: grads is missing, and accumulate has gathered none$"),
+    ("Adam.step", ("grads",), None, ValueError, r"^Adam: grads is missing, and accumulate has added none$"),
     ("nested.step", ("grads", "first", "bias"), longer, ValueError, r"^Adam: grads\['first'\]\['bias'\] has shape"),
     (
         "nested.step",
@@ -878,7 +878,7 @@ CASES: list[tuple[str, Path, Any, type[Exception], str]] = [
         TypeError,
         r"^Adam: grads\[1\] has dtype float64, expected float32, as its parameter has: pass grads",
     ),
-    ("Adam.step", ("grads",), dict.fromkeys("ab"), TypeError, r"^Adam: grads must be a list as params, got dict$"),
+    ("Adam.step", ("grads",), dict.fromkeys("ab"), TypeError, r"^Adam: grads must be a list like params, got dict$"),
     (
         "Adam.add_param_group",
         ("param_group",),
@@ -1429,7 +1429,7 @@ CASES: list[tuple[str, Path, Any, type[Exception], str]] = [
         ("out",),
         (None,),
         TypeError,
-        r"^AddLayerNorm: out must be a tuple of 2, with None for results",
+        r"^AddLayerNorm: out must be a tuple of 2, with None for new results",
     ),
     (
         "nn.BatchNormAddReLU",
@@ -1443,7 +1443,7 @@ CASES: list[tuple[str, Path, Any, type[Exception], str]] = [
         ("out",),
         [None, None],
         TypeError,
-        r"^BatchNormAddReLU: out must be a tuple of 2, with None for results that are wanted new$",
+        r"^BatchNormAddReLU: out must be a tuple of 2, with None for new results$",
     ),
     (
         "nn.CosineLinear",

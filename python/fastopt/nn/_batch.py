@@ -196,9 +196,14 @@ class BatchNormAddReLU(OfBatch):
         return self._normalized(F.batch_norm_add_relu, x, residual, out=out)
 
     def backward(self, dy: Array, *, out: tuple[Array | None, Array | None] | None = None) -> tuple[Array, Array]:
-        """The gradients with respect to the last ``x`` and ``residual``, in the arrays of ``out`` if that is given.
+        """Fills ``grads``, and computes the gradients of the inputs.
 
-        ``dy`` is the gradient of the output.  Fills ``grads``.
+        Args:
+            dy: The gradient with respect to the output.
+            out: Arrays for the two results, ``None`` where a new one is wanted.
+
+        Returns:
+            The gradients with respect to x and to residual.
         """
         x, trained, y, mean, rstd = self._last()
         given, to = (dy, y, x, mean, rstd, self.params.get("weight")), pair_of(self, out)

@@ -101,9 +101,15 @@ class AddLayerNorm(_OfRows):
     def __call__(
         self, x: Array, residual: Array, *, out: tuple[Array | None, Array | None] | None = None
     ) -> tuple[Array, Array]:
-        """The normalized sum of ``x`` and ``residual``, and the sum, in the arrays of ``out`` if that is given.
+        """Adds and normalizes.
 
-        Do not change the sum before backward.
+        Args:
+            x: The input.
+            residual: The addend, shape and dtype of x.
+            out: Arrays for the two results, ``None`` where a new one is wanted.
+
+        Returns:
+            The normalized sum, and the sum, which must not be changed before backward.
         """
         weight, bias, to = self.params.get("weight"), self.params.get("bias"), (*pair_of(self, out), None, None)
         y, total, mean, rstd = F.add_layer_norm(x, residual, self.normalized_shape, weight, bias, self.eps, out=to)
@@ -111,9 +117,15 @@ class AddLayerNorm(_OfRows):
         return y, total
 
     def backward(self, dy: Array, dsum: Array | None = None, *, out: Array | None = None) -> Array:
-        """The gradient with respect to each of the last two inputs, which is the same, in ``out`` if that is given.
+        """Fills ``grads``, and computes the gradient of the inputs.
 
-        ``dy`` is the gradient of y, and ``dsum`` that of the sum.  Fills ``grads``.
+        Args:
+            dy: The gradient with respect to the normalized sum.
+            dsum: The gradient with respect to the sum from all other uses of it; ``None`` if there is none.
+            out: An array for the result.
+
+        Returns:
+            The gradient with respect to x, which is also that with respect to residual.
         """
         total, mean, rstd = self._last()
         return F.add_layer_norm_backward(
@@ -203,9 +215,15 @@ class AddRMSNorm(_OfRowsWithoutMean):
     def __call__(
         self, x: Array, residual: Array, *, out: tuple[Array | None, Array | None] | None = None
     ) -> tuple[Array, Array]:
-        """The normalized sum of ``x`` and ``residual``, and the sum, in the arrays of ``out`` if that is given.
+        """Adds and normalizes.
 
-        Do not change the sum before backward.
+        Args:
+            x: The input.
+            residual: The addend, shape and dtype of x.
+            out: Arrays for the two results, ``None`` where a new one is wanted.
+
+        Returns:
+            The normalized sum, and the sum, which must not be changed before backward.
         """
         weight, to = self.params.get("weight"), (*pair_of(self, out), None)
         y, total, rstd = F.add_rms_norm(x, residual, self.normalized_shape, weight, self.eps, out=to)
@@ -213,9 +231,15 @@ class AddRMSNorm(_OfRowsWithoutMean):
         return y, total
 
     def backward(self, dy: Array, dsum: Array | None = None, *, out: Array | None = None) -> Array:
-        """The gradient with respect to each of the last two inputs, which is the same, in ``out`` if that is given.
+        """Fills ``grads``, and computes the gradient of the inputs.
 
-        ``dy`` is the gradient of y, and ``dsum`` that of the sum.  Fills ``grads``.
+        Args:
+            dy: The gradient with respect to the normalized sum.
+            dsum: The gradient with respect to the sum from all other uses of it; ``None`` if there is none.
+            out: An array for the result.
+
+        Returns:
+            The gradient with respect to x, which is also that with respect to residual.
         """
         total, rstd = self._last()
         weight, to = self.params.get("weight"), (out, gradients_of(self)[0])

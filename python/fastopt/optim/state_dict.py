@@ -85,7 +85,7 @@ class Reader:
         if not isinstance(extra, Mapping):
             raise TypeError(f"{name}: fastopt of state_dict must be a dict, got {type_of(extra)}")
         if extra.get("class", name) != name:
-            raise ValueError(f"{name}: state_dict is that of the class {extra['class']}")
+            raise ValueError(f"{name}: state_dict is that of {extra['class']}")
         count = extra.get("step")
         if count is not None:
             count = whole(name, "the number of steps in state_dict", count)

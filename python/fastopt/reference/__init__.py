@@ -1,7 +1,7 @@
-"""The specification: what every kernel computes, in NumPy, to the last bit.
+"""The specification: the results of every kernel, to the last bit, from NumPy code.
 
-The same functions as in :mod:`fastopt.functional`, with the same arguments and the same results, as short as they can be
-and as slow as they must.  They check nothing and import nothing of fastopt's.
+The functions have the arguments and the results of those in :mod:`fastopt.functional`.  They are written to be short, not fast.
+They check nothing and import nothing else of fastopt.
 """
 
 from .channels import (

@@ -1,4 +1,4 @@
-"""What the normalizations share: numbers in and out, moments, constants in double."""
+"""Common parts of the normalizations: conversion of inputs and results, moments, constants in double."""
 
 from __future__ import annotations
 
@@ -14,23 +14,23 @@ Arrays = tuple[Any, ...]
 
 
 def numbers(x: Any) -> Any:
-    """An array as it is computed with: those of 16 bits in float32."""
+    """An array in the precision of the computation, which is float32 for 16-bit arrays."""
     return flushed(read(x))
 
 
 def stored(x: Any, like: Any) -> Any:
-    """Numbers as an array like that keeps them: with 16 bits, the nearest ones."""
+    """Numbers in the dtype of an array, rounded to the nearest if it has 16 bits."""
     with np.errstate(all="ignore"):
         return to_16_bits(np.asarray(x), like, nearest) if is_half(like) else np.asarray(x)
 
 
 def double(x: Any) -> Any:
-    """Parameters or running statistics in double; 0 where there are none."""
+    """Parameters or running statistics in double; ``default`` if there are none."""
     return flushed(np.zeros(1)) if x is None else flushed(x).to(np.float64)
 
 
 def into(out: Arrays | None, *results: Any) -> Arrays:
-    """The results as plain arrays, in the arrays that ``out`` gives for them."""
+    """The results as plain arrays, copied to the arrays in ``out``."""
     filled = []
     for result, given in zip(results, out or (None,) * len(results), strict=True):
         if given is not None:
@@ -40,7 +40,7 @@ def into(out: Arrays | None, *results: Any) -> Arrays:
 
 
 def split(mean: Any, dtype: Any) -> tuple[Any, Any]:
-    """A mean as the nearest number of a type and the rest: x - high is exact for x near the mean."""
+    """Splits a mean into the nearest number of a type and the rest, so that x - high is exact for x near the mean."""
     high = mean.to(dtype)
     return high, (mean - high.to(np.float64)).to(dtype)
 
@@ -66,8 +66,8 @@ def shifted_moments(shift: Any, total: Any, squares: Any, n: np.float64) -> tupl
 def squares_lost(squares: Any, n: np.float64, eps: float, x: Any, shift: Any) -> Any:
     """Whether Σ(x - shift)² over the last axis, n numbers, may be wrong because squares left float32's range.
 
-    Above it they overflow, and below 2⁻¹²⁶ they vanish, which is seen where neither their sum nor eps is large beside that.  Not
-    where all numbers are ``shift`` and the squares therefore zero.
+    Large squares overflow.  Squares below 2⁻¹²⁶ vanish, which matters unless their sum or eps is much larger.  Where all numbers are
+    ``shift``, the sum is rightly zero.
     """
     if x.dtype != np.float32 or not n:
         return np.zeros(squares.shape, bool)
@@ -106,7 +106,7 @@ def in_order_of_sets(planes: Any) -> Any:
 
 
 def chosen(where: Any, careful: Any, usual: Any) -> Any:
-    """``careful`` instead of ``usual`` in some places."""
+    """``usual`` with the elements at ``where`` replaced by ``careful``."""
     usual = np.array(usual)
     usual[where] = careful
     return flushed(usual)

@@ -1,7 +1,7 @@
-"""The kinds of case that are measured.
+"""The kinds of case.
 
-A race's candidates do the same work on the same arrays; ``floor/plain`` and ``floor/ahead`` are variants of one
-candidate, of which the fastest counts.
+The candidates of a race do the same work on the same arrays.  ``floor/plain`` and ``floor/ahead`` are variants of one candidate,
+of which the fastest counts.
 """
 
 from __future__ import annotations
@@ -21,15 +21,15 @@ Shape: TypeAlias = tuple[int, ...]
 
 @dataclass(frozen=True)
 class Result:
-    """A table's row (or rows): what was measured of every candidate, in seconds a call unless it is a ratio."""
+    """The measurements of a case for every candidate, in seconds per call unless they are ratios: a row of a table, or several."""
 
     group: str
     label: str
     columns: dict[str, dict[str, float]]
-    bytes: int = 0  # that a call cannot avoid to move; 0 if it was not a race
+    bytes: int = 0  # number of bytes that a call has to move; 0 if the case is not a race
     rounds: int = 0
-    interruptions: float = 0.0  # how often a second another process took a core
-    variants: dict[str, str] = field(default_factory=dict)  # which of a candidate's variants was the fastest
+    interruptions: float = 0.0  # number of times per second that another process took a core
+    variants: dict[str, str] = field(default_factory=dict)  # the fastest variant of each candidate
 
     @property
     def name(self) -> str:
@@ -43,18 +43,18 @@ class Result:
         return self.columns.get(candidate, {}).get("seconds")
 
     def ratio(self, candidate: str) -> float | None:
-        """How many times as long as fastopt the candidate took: the median over the rounds that they shared."""
+        """The candidate's time over fastopt's: the median over the rounds in which both took part."""
         return self.columns.get(candidate, {}).get("ratio")
 
     def ratio_of_bytes(self, candidate: str) -> float | None:
-        """How many times as many bytes the candidate moves, where it has to move others than fastopt."""
+        """The bytes that the candidate moves over those that fastopt moves, if they differ."""
         moved = self.columns.get(candidate, {}).get("bytes")
         return moved / self.bytes if moved else None
 
 
 @dataclass(frozen=True)
 class Case(ABC):
-    """Something to measure."""
+    """Work to be measured."""
 
     group: str
     label: str
@@ -73,7 +73,9 @@ class Race(Case):
 
     bytes: int
     calls: Callable[[], Calls]
-    bytes_of: Mapping[str, int] = field(default_factory=dict, hash=False)  # the candidates that have to move others
+    bytes_of: Mapping[str, int] = field(
+        default_factory=dict, hash=False
+    )  # bytes of the candidates that have to move another number
 
     def measure(self, effort: Effort) -> Result:
         samples, interruptions = race(self.calls(), effort)
@@ -92,7 +94,7 @@ class Race(Case):
 
 @dataclass(frozen=True)
 class Alternating(Case):
-    """A kernel in a loop with a NumPy matrix product, against both alone: the loop should cost the sum of its parts."""
+    """A kernel in turn with a NumPy matrix product, against both alone: the loop should cost the sum of its parts."""
 
     kernel: Race
     product: Callable[[], Call]
@@ -110,7 +112,7 @@ class Alternating(Case):
 
 @dataclass(frozen=True)
 class Dead(Case):
-    """Parameters that get one gradient and then none: their moments become subnormal after 700 steps or so."""
+    """Parameters with one gradient followed by zeros: their moments become subnormal after about 700 steps."""
 
     steps: int
     calls: Callable[[], Calls]

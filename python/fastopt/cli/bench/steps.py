@@ -27,7 +27,7 @@ RULES: dict[str, dict[str, Any]] = {
 
 
 def optimizer(rule: str, size: int, data: Data) -> Race:
-    """One tensor."""
+    """A step with one tensor, by the function and by the optimizer object."""
     states = 1 if rule == "SGD" else 2
 
     def calls() -> Calls:
@@ -66,7 +66,7 @@ STEPS: dict[str, Callable[[list[Array], list[Array]], Call]] = {
 
 
 def _linear(inputs: int, outputs: int, norm: bool = True) -> list[Shape]:
-    """Weight and bias, and weight and bias of the normalization behind it."""
+    """The shapes of weight and bias, and those of the normalization behind them."""
     return [(outputs, inputs), (outputs,)] + ([(outputs,), (outputs,)] if norm else [])
 
 
@@ -99,7 +99,7 @@ MODELS: dict[str, list[Shape]] = {
 
 
 def model(name: str, data: Data) -> Race:
-    """All tensors of a model, through the optimizer objects; the floor moves as many bytes of one tensor."""
+    """Steps of optimizer objects with all tensors of a model; the floor moves as many bytes of one tensor."""
     shapes = MODELS[name]
     size = sum(map(prod, shapes))
 
@@ -113,7 +113,7 @@ def model(name: str, data: Data) -> Race:
 
 
 def dead(size: int, steps: int, data: Data) -> Dead:
-    """One tensor, through the optimizer objects, after one real gradient; each candidate has its own."""
+    """Steps of optimizer objects with one tensor each, after one gradient that is not zero."""
 
     def calls() -> Calls:
         found = {}

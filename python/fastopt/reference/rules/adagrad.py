@@ -18,7 +18,7 @@ def adagrad(p: Any, g: Any, s: Any, *, t: int, lr: float, lr_decay: float, eps: 
 
 
 @rule(
-    square("square_avg", unless="centered"),  # which is a difference of means
+    square("square_avg", unless="centered"),  # the centered variance is a difference of means
     optional=(exact("grad_avg"), moment("momentum_buffer")),
     alpha=0.99,
     eps=1e-8,

@@ -45,10 +45,10 @@ def adafactor(
     eps: tuple[float | None, float],
     d: float,
 ) -> Any:
-    """Adafactor, whose second moment of a matrix is a row times a column.
+    """Adafactor, in which the second moment of a matrix is a column times a row.
 
-    Those of matrices are ``row_vars``, of shape (..., rows, 1), and ``col_vars``, (..., 1, columns), with None in
-    ``variances``; of vectors and scalars it is the other way round.
+    Matrices have ``row_vars``, of shape (..., rows, 1), and ``col_vars``, (..., 1, columns), and None in ``variances``; vectors and
+    scalars have ``variances``, and None in the other two.
     """
     T, eps2 = p.dtype.type, eps[1]
     eps1 = float(np.finfo(p.dtype).eps) if eps[0] is None else eps[0]
@@ -62,7 +62,7 @@ def adafactor(
         row_var, col_var = kept * row_var + fresh * row_mean, kept * col_var + fresh * col_mean
         rows = row_var.to(np.float64)
         mean = maximum(in_order(np.moveaxis(rows, -2, 0)) / np.float64(p.shape[-2]), np.float64(eps1))
-        # Divided by infinity the other rows would have a second moment of 0, and their steps would be huge.
+        # Division by infinity would make the second moment of the other rows 0, and their steps huge.
         mean = where(np.isinf(mean), np.float64(np.nan), mean)
         v = (rows / mean[..., None, :]).to(p.dtype) * col_var
     u = g / np.sqrt(maximum(v, T(eps1 * eps1)))

@@ -12,7 +12,7 @@ from .._update import moment, rule, squared_norm
 
 
 def _orthogonalized(u: Any, coefficients: tuple[float, float, float], eps: float, steps: int) -> Any:
-    """U Vᵀ of u = U S Vᵀ, roughly: a, b and c of the polynomial bring singular values to about 1.  Plain NumPy."""
+    """A rough U Vᵀ of u = U S Vᵀ: the polynomial with a, b and c brings singular values to about 1.  Plain NumPy arithmetic."""
     T, u = u.dtype.type, np.asarray(u)
     a, b, c = map(T, coefficients)
     x = u * T(1 / max(math.sqrt(squared_norm(u)), eps))

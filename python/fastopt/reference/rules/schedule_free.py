@@ -23,7 +23,7 @@ def _averaged(
     r: float,
     weight_lr_power: float,
 ) -> tuple[Any, Any, float, float]:
-    """y, z, weight_sum and lr_max after a step along u; the average of all z has the weights tʳ·lr_maxᵖ."""
+    """y, z, weight_sum and lr_max after a step along u; each z has the weight tʳ·lr_maxᵖ in the average."""
     T = y.dtype.type
     lr = lr * (t / warmup_steps) if t < warmup_steps else lr
     if t == 1:
