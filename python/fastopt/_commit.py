@@ -13,7 +13,8 @@ import numpy as np
 def commit(targets: Iterable[Any], sources: Iterable[Any]) -> None:
     """Copies each source into its target array.
 
-    Python runs signal handlers between bytecodes only.  This loop runs in C and calls a function in C, so that no handler runs in it.
+    Python runs signal handlers between bytecodes only.  This loop runs in C and calls a function in C, so that no handler runs
+    in it.
     """
     deque(map(np.ndarray.__setitem__, targets, repeat(...), sources), maxlen=0)
 

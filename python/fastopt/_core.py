@@ -91,8 +91,8 @@ def spin_count() -> str | None:
 def _short_spin() -> Iterator[None]:
     """Gives a libgomp that is loaded in this context a short spin count, where its idle workers would hold the cores of a BLAS.
 
-    libgomp reads its spin count once, when it is loaded.  It gets the short one where a BLAS will keep its own threads, or may keep
-    them because the environment lists places that cannot be counted yet.  A count that the user has chosen stays.
+    libgomp reads its spin count once, when it is loaded.  It gets the short one where a BLAS will keep its own threads, or may
+    keep them because the environment lists places that cannot be counted yet.  A count that the user has chosen stays.
     """
     global _spin_count
     chosen = {"GOMP_SPINCOUNT", "OMP_WAIT_POLICY"} & set(os.environ)

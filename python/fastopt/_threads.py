@@ -79,8 +79,8 @@ def _count(function: str, n: int) -> int:
 def set_num_threads(n: int) -> None:
     """Sets how many threads kernels use, in the whole process.
 
-    The number may exceed that of the cores.  A thread that has a limit of its own (:func:`threads`, threadpoolctl) keeps it.  The
-    function sets OpenMP's count: torch in the same process follows if it uses the same OpenMP; BLAS does not.
+    The number may exceed that of the cores.  A thread that has a limit of its own (:func:`threads`, threadpoolctl) keeps it.
+    The function sets OpenMP's count: torch in the same process follows if it uses the same OpenMP; BLAS does not.
 
     Args:
         n: The number of threads, from 1.

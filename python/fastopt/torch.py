@@ -57,9 +57,9 @@ _NEEDS = {
 def to_torch(state_dict: Mapping[str, Any]) -> dict[str, Any]:
     """Converts the state of an optimizer of fastopt's into one that torch's optimizer of the same name can load.
 
-    Moments that are kept with fewer bits become float32.  The result has no weights, and not torch's flags ``foreach``, ``fused``,
-    ``capturable`` and ``differentiable``: torch resets them to its defaults when it loads the state.  To use ``fused``, add it to
-    the groups of the result.
+    Moments that are kept with fewer bits become float32.  The result has no weights, and not torch's flags ``foreach``,
+    ``fused``, ``capturable`` and ``differentiable``: torch resets them to its defaults when it loads the state.  To use
+    ``fused``, add it to the groups of the result.
 
     Args:
         state_dict: The result of fastopt's ``state_dict()``.

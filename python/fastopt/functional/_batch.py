@@ -38,8 +38,9 @@ def batch_norm(
         training:    mean and biased var of this batch;  running ← (1 − momentum)·running + momentum·statistic, the variance unbiased
         evaluation:  the running statistics
 
-    It is fast where the channels come before contiguous axes, (N, C, H, W), or are innermost in memory: (N, C), (N, H, W, C) with
-    ``channel_axis=-1``, and a transposed view of such an array.  Inputs in another memory layout are copied piece by piece.
+    It is fast where the channels come before contiguous axes, (N, C, H, W), or are innermost in memory: (N, C), (N, H, W, C)
+    with ``channel_axis=-1``, and a transposed view of such an array.  Inputs in another memory layout are copied piece by
+    piece.
 
     Args:
         x: At least two axes, any memory layout, float32, float64, float16 or bfloat16.
@@ -54,7 +55,8 @@ def batch_norm(
         out: Arrays for ``(y, mean, rstd)``, ``None`` where a new one is wanted.  None may overlap an argument.
 
     Returns:
-        y, like x, channels last in memory where x has them there, otherwise C-contiguous; mean and rstd, float64, shape ``(C,)``: those that were used.
+        y, like x, channels last in memory where x has them there, otherwise C-contiguous; mean and rstd, float64, shape
+        ``(C,)``: those that were used.
 
     Raises:
         TypeError: A dtype or the memory layout of an array that is written is wrong, or evaluation has no running statistics.
@@ -106,8 +108,8 @@ def batch_norm_backward(
         out: Arrays for ``(dx, dweight, dbias)``, ``None`` where a new one is wanted.  None may overlap an argument.
 
     Returns:
-        dx, like x, channels last in memory where x has them there, otherwise C-contiguous; dweight, shape ``(C,)``, ``None`` without
-        a weight; dbias, shape ``(C,)``, ``None`` without ``bias_grad``.
+        dx, like x, channels last in memory where x has them there, otherwise C-contiguous; dweight, shape ``(C,)``, ``None``
+        without a weight; dbias, shape ``(C,)``, ``None`` without ``bias_grad``.
 
     Raises:
         TypeError: A dtype is wrong, or the memory layout of an array that is written.
@@ -157,7 +159,8 @@ def batch_norm_relu(
         out: Arrays for ``(y, mean, rstd)``, ``None`` where a new one is wanted.  None may overlap an argument.
 
     Returns:
-        y, like x, channels last in memory where x has them there, otherwise C-contiguous, NaN where t is NaN; mean and rstd, float64, shape ``(C,)``: those that were used.
+        y, like x, channels last in memory where x has them there, otherwise C-contiguous, NaN where t is NaN; mean and rstd,
+        float64, shape ``(C,)``: those that were used.
 
     Raises:
         TypeError: A dtype or the memory layout of an array that is written is wrong, or evaluation has no running statistics.
@@ -212,8 +215,8 @@ def batch_norm_relu_backward(
         out: Arrays for ``(dx, dweight, dbias)``, ``None`` where a new one is wanted.  None may overlap an argument.
 
     Returns:
-        dx, like x, channels last in memory where x has them there, otherwise C-contiguous; dweight, shape ``(C,)``, ``None`` without
-        a weight; dbias, shape ``(C,)``, ``None`` without ``bias_grad``.
+        dx, like x, channels last in memory where x has them there, otherwise C-contiguous; dweight, shape ``(C,)``, ``None``
+        without a weight; dbias, shape ``(C,)``, ``None`` without ``bias_grad``.
 
     Raises:
         TypeError: A dtype is wrong, or the memory layout of an array that is written.
@@ -264,7 +267,8 @@ def batch_norm_add_relu(
         out: Arrays for ``(y, mean, rstd)``, ``None`` where a new one is wanted.  None may overlap an argument.
 
     Returns:
-        y, like x, channels last in memory where x has them there, otherwise C-contiguous, NaN where u is NaN; mean and rstd, float64, shape ``(C,)``: those that were used.
+        y, like x, channels last in memory where x has them there, otherwise C-contiguous, NaN where u is NaN; mean and rstd,
+        float64, shape ``(C,)``: those that were used.
 
     Raises:
         TypeError: A dtype or the memory layout of an array that is written is wrong, or evaluation has no running statistics.
@@ -279,7 +283,8 @@ def batch_norm_add_relu(
         array([3., 0.])
 
     References:
-        Ioffe & Szegedy 2015, arXiv:1502.03167, algorithms 1 and 2; He et al. 2015, arXiv:1512.03385, eq. 1, with ReLU after the addition.
+        Ioffe & Szegedy 2015, arXiv:1502.03167, algorithms 1 and 2; He et al. 2015, arXiv:1512.03385, eq. 1, with ReLU after the
+        addition.
     """
     return kernels.batch_norm_add_relu(
         x, residual, running_mean, running_var, weight, bias, training, momentum, eps, channel_axis, out
@@ -318,8 +323,8 @@ def batch_norm_add_relu_backward(
         out: Arrays for ``(dx, dresidual, dweight, dbias)``, ``None`` where a new one is wanted.  None may overlap an argument.
 
     Returns:
-        dx and dresidual, like x, channels last in memory where x has them there, otherwise C-contiguous; dweight, shape ``(C,)``,
-        ``None`` without a weight; dbias, shape ``(C,)``, ``None`` without ``bias_grad``.
+        dx and dresidual, like x, channels last in memory where x has them there, otherwise C-contiguous; dweight, shape
+        ``(C,)``, ``None`` without a weight; dbias, shape ``(C,)``, ``None`` without ``bias_grad``.
 
     Raises:
         TypeError: A dtype is wrong, or the memory layout of an array that is written.
@@ -379,7 +384,8 @@ def batch_renorm(
         out: Arrays for ``(y, mean, rstd, r, d)``, ``None`` where a new one is wanted.  None may overlap an argument.
 
     Returns:
-        y, like x, channels last in memory where x has them there, otherwise C-contiguous; mean, rstd, r and d, float64, shape ``(C,)``: those that were used.
+        y, like x, channels last in memory where x has them there, otherwise C-contiguous; mean, rstd, r and d, float64, shape
+        ``(C,)``: those that were used.
 
     Raises:
         TypeError: A dtype is wrong, or the memory layout of an array that is written.
@@ -394,7 +400,8 @@ def batch_renorm(
         (array([1., 3.]), array([1.]), array([2.]))
 
     References:
-        Ioffe 2017, arXiv:1702.03275, algorithm 1.  Here the running variance is kept, unbiased, as in :func:`batch_norm`; in the paper it is σ.
+        Ioffe 2017, arXiv:1702.03275, algorithm 1.  Here the running variance is kept, unbiased, as in :func:`batch_norm`; in
+        the paper it is σ.
     """
     return kernels.batch_renorm(
         x, running_mean, running_var, weight, bias, training, momentum, eps, r_max, d_max, channel_axis, out
@@ -437,8 +444,8 @@ def batch_renorm_backward(
         out: Arrays for ``(dx, dweight, dbias)``, ``None`` where a new one is wanted.  None may overlap an argument.
 
     Returns:
-        dx, like x, channels last in memory where x has them there, otherwise C-contiguous; dweight, shape ``(C,)``, ``None`` without
-        a weight; dbias, shape ``(C,)``, ``None`` without ``bias_grad``.
+        dx, like x, channels last in memory where x has them there, otherwise C-contiguous; dweight, shape ``(C,)``, ``None``
+        without a weight; dbias, shape ``(C,)``, ``None`` without ``bias_grad``.
 
     Raises:
         TypeError: A dtype is wrong, or the memory layout of an array that is written.

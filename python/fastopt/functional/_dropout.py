@@ -33,10 +33,10 @@ def dropout(
 
         y = x/(1 − p) with probability 1 − p, otherwise 0;   without training y = x
 
-    The dropped elements depend on seed, step and the element's position alone, not on x, the number of threads or the instruction
-    set.  So no mask needs to be kept, and a resumed run continues as it would have.  Elements are counted in the order of memory:
-    in C order of the axes sorted by the sizes of their strides, for a slice or a flipped array too; in plain C order where elements
-    share memory, as in a broadcast array.  ``order`` chooses another order.
+    The dropped elements depend on seed, step and the element's position alone, not on x, the number of threads or the
+    instruction set.  So no mask needs to be kept, and a resumed run continues as it would have.  Elements are counted in the
+    order of memory: in C order of the axes sorted by the sizes of their strides, for a slice or a flipped array too; in plain C
+    order where elements share memory, as in a broadcast array.  ``order`` chooses another order.
 
     Dropped elements are +0, even where x is NaN or infinite.  The probability is p up to an error of 2⁻³³.
 
@@ -46,8 +46,8 @@ def dropout(
         training: Whether to drop; otherwise y is a copy of x.
         seed: The seed of the random numbers, in [0, 2⁶⁴); give each layer its own.
         step: The step of the training, in [0, 2³²); each step draws other numbers.
-        order: All axes of x, outermost first: elements are counted in C order of these, and y has this order in memory; ``None``
-            for the order that x has in memory.
+        order: All axes of x, outermost first: elements are counted in C order of these, and y has this order in memory;
+            ``None`` for the order that x has in memory.
         out: An array for y, in that order and without gaps: x itself, or one that does not overlap it.
 
     Returns:
@@ -92,8 +92,8 @@ def dropout_backward(
         training: As in forward.
         seed: As in forward.
         step: As in forward.
-        order: All axes of dy, outermost first: elements are counted in C order of these, and dx has this order in memory; ``None``
-            for the order that dy has in memory.  Give it if that differs from the order that x had.
+        order: All axes of dy, outermost first: elements are counted in C order of these, and dx has this order in memory;
+            ``None`` for the order that dy has in memory.  Give it if that differs from the order that x had.
         out: An array for dx, in that order and without gaps: dy itself, or one that does not overlap it.
 
     Returns:
@@ -132,8 +132,8 @@ def gaussian_dropout(
 
         y = x·(1 + √(p/(1 − p))·n),   n ~ N(0, 1);   without training y = x
 
-    As with :func:`dropout`, the noise depends on seed, step and the element's position in memory alone.  It is drawn in float32, also
-    for float64.
+    As with :func:`dropout`, the noise depends on seed, step and the element's position in memory alone.  It is drawn in
+    float32, also for float64.
 
     Args:
         x: Any shape and memory layout, float32, float64, float16 or bfloat16.
@@ -141,8 +141,8 @@ def gaussian_dropout(
         training: Whether to multiply; otherwise y is a copy of x.
         seed: The seed of the random numbers, in [0, 2⁶⁴); give each layer its own.
         step: The step of the training, in [0, 2³²); each step draws other numbers.
-        order: All axes of x, outermost first: elements are counted in C order of these, and y has this order in memory; ``None``
-            for the order that x has in memory.
+        order: All axes of x, outermost first: elements are counted in C order of these, and y has this order in memory;
+            ``None`` for the order that x has in memory.
         out: An array for y, in that order and without gaps: x itself, or one that does not overlap it.
 
     Returns:
@@ -182,8 +182,8 @@ def gaussian_dropout_backward(
         training: As in forward.
         seed: As in forward.
         step: As in forward.
-        order: All axes of dy, outermost first: elements are counted in C order of these, and dx has this order in memory; ``None``
-            for the order that dy has in memory.  Give it if that differs from the order that x had.
+        order: All axes of dy, outermost first: elements are counted in C order of these, and dx has this order in memory;
+            ``None`` for the order that dy has in memory.  Give it if that differs from the order that x had.
         out: An array for dx, in that order and without gaps: dy itself, or one that does not overlap it.
 
     Returns:
@@ -218,11 +218,12 @@ def channel_dropout(
 
         y[n, c] = x[n, c]/(1 − p) with probability 1 − p, otherwise 0;   without training y = x
 
-    Neighbouring pixels of an image are alike, so that dropping single ones hides little.  The dropped channels depend on seed, step,
-    n and c alone, whatever the memory order.
+    Neighbouring pixels of an image are alike, so that dropping single ones hides little.  The dropped channels depend on seed,
+    step, n and c alone, whatever the memory order.
 
     Args:
-        x: At least two axes, of which the first is that of the samples; any memory layout; float32, float64, float16 or bfloat16.
+        x: At least two axes, of which the first is that of the samples; any memory layout; float32, float64, float16 or
+            bfloat16.
         p: The probability that an element is dropped, in [0, 1].
         training: Whether to drop; otherwise y is a copy of x.
         seed: The seed of the random numbers, in [0, 2⁶⁴); give each layer its own.

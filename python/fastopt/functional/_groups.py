@@ -37,7 +37,8 @@ def group_norm(
         out: Arrays for ``(y, mean, rstd)``, ``None`` where a new one is wanted.  None may overlap an argument.
 
     Returns:
-        y, like x, channels last in memory where x has them there, otherwise C-contiguous; mean and rstd, float64, shape ``(N, num_groups)``.
+        y, like x, channels last in memory where x has them there, otherwise C-contiguous; mean and rstd, float64, shape ``(N,
+        num_groups)``.
 
     Raises:
         TypeError: A dtype is wrong, or the memory layout of an array that is written.
@@ -88,8 +89,8 @@ def group_norm_backward(
         out: Arrays for ``(dx, dweight, dbias)``, ``None`` where a new one is wanted.  None may overlap an argument.
 
     Returns:
-        dx, like x, channels last in memory where x has them there, otherwise C-contiguous; dweight, shape ``(C,)``, ``None`` without
-        a weight; dbias, shape ``(C,)``, ``None`` without ``bias_grad``.
+        dx, like x, channels last in memory where x has them there, otherwise C-contiguous; dweight, shape ``(C,)``, ``None``
+        without a weight; dbias, shape ``(C,)``, ``None`` without ``bias_grad``.
 
     Raises:
         TypeError: A dtype is wrong, or the memory layout of an array that is written.
@@ -131,7 +132,8 @@ def instance_norm(
 
     Args:
         x: At least two axes, the first one that of the N samples, any memory layout, float32, float64, float16 or bfloat16.
-        running_mean: Shape ``(C,)``, dtype of x; float32 where x has 16 bits; updated with input statistics, where it may be ``None``.
+        running_mean: Shape ``(C,)``, dtype of x; float32 where x has 16 bits; updated with input statistics, where it may be
+            ``None``.
         running_var: Likewise.
         weight: Shape ``(C,)``, dtype of x; float32 where x has 16 bits.
         bias: Shape ``(C,)``, dtype of x; float32 where x has 16 bits.
@@ -142,7 +144,8 @@ def instance_norm(
         out: Arrays for ``(y, mean, rstd)``, ``None`` where a new one is wanted.  None may overlap an argument.
 
     Returns:
-        y, like x, channels last in memory where x has them there, otherwise C-contiguous; mean and rstd, float64, shape ``(N, C)``: those that were used.
+        y, like x, channels last in memory where x has them there, otherwise C-contiguous; mean and rstd, float64, shape ``(N,
+        C)``: those that were used.
 
     Raises:
         TypeError: A dtype or the memory layout of an array that is written is wrong, or there are neither input nor running
@@ -197,8 +200,8 @@ def instance_norm_backward(
         out: Arrays for ``(dx, dweight, dbias)``, ``None`` where a new one is wanted.  None may overlap an argument.
 
     Returns:
-        dx, like x, channels last in memory where x has them there, otherwise C-contiguous; dweight, shape ``(C,)``, ``None`` without
-        a weight; dbias, shape ``(C,)``, ``None`` without ``bias_grad``.
+        dx, like x, channels last in memory where x has them there, otherwise C-contiguous; dweight, shape ``(C,)``, ``None``
+        without a weight; dbias, shape ``(C,)``, ``None`` without ``bias_grad``.
 
     Raises:
         TypeError: A dtype is wrong, or the memory layout of an array that is written.

@@ -99,8 +99,8 @@ def layer_norm_backward(
         out: Arrays for ``(dx, dweight, dbias)``, ``None`` where a new one is wanted.  None may overlap an argument.
 
     Returns:
-        dx, like x, C-contiguous; dweight, shape ``normalized_shape``, ``None`` without a weight; dbias, of the same shape, ``None``
-        without ``bias_grad``.
+        dx, like x, C-contiguous; dweight, shape ``normalized_shape``, ``None`` without a weight; dbias, of the same shape,
+        ``None`` without ``bias_grad``.
 
     Raises:
         TypeError: A dtype is wrong, or the memory layout of an array that is written.
@@ -312,7 +312,8 @@ def add_layer_norm(
         (array([[-1.,  1.]]), array([[1., 3.]]))
 
     References:
-        Ba, Kiros & Hinton 2016, arXiv:1607.06450, eq. 4; Xiong et al. 2020, arXiv:2002.04745, table 1, for where such a sum is normalized.
+        Ba, Kiros & Hinton 2016, arXiv:1607.06450, eq. 4; Xiong et al. 2020, arXiv:2002.04745, table 1, for where such a sum is
+        normalized.
     """
     return kernels.add_layer_norm(x, residual, normalized_shape, weight, bias, eps, out)
 
@@ -436,8 +437,8 @@ def add_rms_norm_backward(
         out: Arrays for ``(dx, dweight)``, ``None`` where a new one is wanted.  None may overlap an argument.
 
     Returns:
-        dx, like sum, C-contiguous, the gradient with respect to x and with respect to residual; dweight, like weight, ``None`` without a
-        weight.
+        dx, like sum, C-contiguous, the gradient with respect to x and with respect to residual; dweight, like weight, ``None``
+        without a weight.
 
     Raises:
         TypeError: A dtype is wrong, or the memory layout of an array that is written.

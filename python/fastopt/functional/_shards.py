@@ -30,8 +30,8 @@ def batch_norm_stats(x: Array, around: Statistics | None = None, *, channel_axis
         mean = Σx/count,  m2 = Σ(x − mean)²   over the values of a channel
         around:  mean = around,  m2 = Σ(x − around)²
 
-    With :func:`combine_stats` the processes need one exchange.  With ``around``, the mean of the whole batch, the m2 of the parts
-    need only be added, which takes a second exchange.
+    With :func:`combine_stats` the processes need one exchange.  With ``around``, the mean of the whole batch, the m2 of the
+    parts need only be added, which takes a second exchange.
 
     Args:
         x: At least two axes, float32, float64, float16 or bfloat16; it may have no values.
@@ -137,7 +137,8 @@ def batch_norm_apply(
         out: Arrays for ``(y, mean, rstd)``, ``None`` where a new one is wanted.  None may overlap an argument.
 
     Returns:
-        y, like x, channels last in memory where x has them there, otherwise C-contiguous; mean and rstd, float64, shape ``(C,)``: those that were used.
+        y, like x, channels last in memory where x has them there, otherwise C-contiguous; mean and rstd, float64, shape
+        ``(C,)``: those that were used.
 
     Raises:
         TypeError: A dtype or memory layout is wrong.

@@ -1555,8 +1555,8 @@ def muon(
         True
 
     References:
-        Jordan et al. 2024, https://kellerjordan.github.io/posts/muon/; Liu et al. 2025, arXiv:2502.16982.  In torch's form, but in
-        the parameters' own precision (of 16 bits: float32), where torch computes in bfloat16.
+        Jordan et al. 2024, https://kellerjordan.github.io/posts/muon/; Liu et al. 2025, arXiv:2502.16982.  In torch's form, but
+        in the parameters' own precision (of 16 bits: float32), where torch computes in bfloat16.
     """
     return update(optim.Muon, locals())
 
@@ -1913,7 +1913,8 @@ def rmsprop(
         True
 
     References:
-        Tieleman & Hinton 2012, lecture 6.5 of "Neural networks for machine learning"; centered: Graves 2013, arXiv:1308.0850, eq. 38-43.
+        Tieleman & Hinton 2012, lecture 6.5 of "Neural networks for machine learning"; centered: Graves 2013, arXiv:1308.0850,
+        eq. 38-43.
     """
     return update(optim.RMSprop, locals())
 
@@ -2083,8 +2084,8 @@ def schedule_free_adamw(
         v ← β₂ v + (1−β₂) g²;   u = g / (√(v/(1−β₂ᵗ)) + ε) + λ y;   w_t = tʳ·(max lr)^weight_lr_power;   c = w_t / Σw
         y ← y + c (z − y) + lr·(β₁(1−c) − 1)·u;   z ← z − lr·u
 
-    In training the parameters are y, where gradients are taken; ``eval()`` turns them into the average x, and ``train()`` back into
-    y.  A step in evaluation is an error.  Decoupled decay and ``proximal_l1`` are errors, as they would act on y only.
+    In training the parameters are y, where gradients are taken; ``eval()`` turns them into the average x, and ``train()`` back
+    into y.  A step in evaluation is an error.  Decoupled decay and ``proximal_l1`` are errors, as they would act on y only.
 
     Args:
         params: Parameters, float32, float64, float16 or bfloat16, any shapes; updated.
@@ -2205,8 +2206,8 @@ def schedule_free_sgd(
         w_t = tʳ·(max lr)^weight_lr_power;   c = w_t / Σw
         y ← y + c (z − y) + lr·(momentum·(1−c) − 1)·g;   z ← z − lr·g
 
-    In training the parameters are y, where gradients are taken; ``eval()`` turns them into the average x, and ``train()`` back into
-    y.  A step in evaluation is an error.  Decoupled decay and ``proximal_l1`` are errors, as they would act on y only.
+    In training the parameters are y, where gradients are taken; ``eval()`` turns them into the average x, and ``train()`` back
+    into y.  A step in evaluation is an error.  Decoupled decay and ``proximal_l1`` are errors, as they would act on y only.
 
     Args:
         params: Parameters, float32, float64, float16 or bfloat16, any shapes; updated.
@@ -2326,8 +2327,8 @@ def sgd(
         velocity:  v ← momentum·v − lr·g;   p ← p + v, with nesterov p ← p + momentum·v − lr·g
 
     Both classical forms of momentum are available: torch's, whose buffer is a sum of gradients, and with ``velocity`` that of
-    Keras and scikit-learn, whose buffer is a sum of updates.  They differ once lr changes: a new lr rescales torch's whole buffer,
-    and only new terms of a velocity.
+    Keras and scikit-learn, whose buffer is a sum of updates.  They differ once lr changes: a new lr rescales torch's whole
+    buffer, and only new terms of a velocity.
 
     Args:
         params: Parameters, float32, float64, float16 or bfloat16, any shapes; updated.

@@ -214,8 +214,8 @@ class BatchNormAddReLU(OfBatch):
 class BatchRenorm(BatchNorm):
     """Batch renormalization, see :func:`fastopt.functional.batch_renorm`.
 
-    ``r_max`` and ``d_max`` may be changed between steps: the paper begins with 1 and 0, which is batch normalization, and raises
-    them to 3 and 5 over the first tens of thousands of steps.
+    ``r_max`` and ``d_max`` may be changed between steps: the paper begins with 1 and 0, which is batch normalization, and
+    raises them to 3 and 5 over the first tens of thousands of steps.
 
     Args:
         num_features: The number of channels.
@@ -271,10 +271,10 @@ class BatchRenorm(BatchNorm):
 def update_bn(batches: Iterable[Any], forward: Callable[[Any], Any], layers: Iterable[OfBatch]) -> None:
     """Replaces the running statistics of layers by the exact ones over some batches.
 
-    Meanwhile each layer normalizes with the statistics of the batch, whether it is in training, in evaluation or frozen.  Afterwards
-    ``running_mean`` and ``running_var`` are the mean and the unbiased variance of all values that it was given, with the network's
-    present weights, and ``num_batches_tracked`` is the number of batches with values.  The caller sets everything else that differs
-    between training and evaluation, such as dropout.  After an error the statistics are as before.
+    Meanwhile each layer normalizes with the statistics of the batch, whether it is in training, in evaluation or frozen.
+    Afterwards ``running_mean`` and ``running_var`` are the mean and the unbiased variance of all values that it was given, with
+    the network's present weights, and ``num_batches_tracked`` is the number of batches with values.  The caller sets everything
+    else that differs between training and evaluation, such as dropout.  After an error the statistics are as before.
 
     Args:
         batches: The inputs of the network.

@@ -154,8 +154,8 @@ class InstanceNorm(OfChannels):
         eps: Added to the variance.
         momentum: The part of the running statistics that an input replaces, in [0, 1].
         affine: Whether there are a weight (ones at first) and a bias (zeros).
-        track_running_stats: Whether to keep running statistics and normalize with them in evaluation.  ``num_batches_tracked`` stays
-            0, as in torch.
+        track_running_stats: Whether to keep running statistics and normalize with them in evaluation.  ``num_batches_tracked``
+            stays 0, as in torch.
         channel_axis: The axis of the channels; the first axis is that of the samples.
         dtype: The dtype of the parameters, float32 or float64.
 

@@ -24,7 +24,8 @@ class Layer:
     ``params`` and ``grads`` are dicts with the same keys; they are empty without learnable parameters.  A backward pass
     overwrites the arrays of ``grads``, which stay the same objects: hand them to an optimizer as they are.
 
-    Parameters are float32 or float64, and inputs have the same dtype; with inputs in float16 or bfloat16, parameters are float32.
+    Parameters are float32 or float64, and inputs have the same dtype; with inputs in float16 or bfloat16, parameters are
+    float32.
 
     A layer keeps its last input for backward, not a copy: do not change it before.  Pickles and copies do not contain it.
 
@@ -60,8 +61,9 @@ class Layer:
         """Copies the values of parameters and buffers from a dict.
 
         Args:
-            state_dict: The result of :meth:`state_dict` or of torch's module: arrays or tensors of real numbers of any dtype, or objects
-                that NumPy can turn into arrays.  ``num_batches_tracked`` may be missing, as in old checkpoints, and then stays.
+            state_dict: The result of :meth:`state_dict` or of torch's module: arrays or tensors of real numbers of any dtype,
+                or objects that NumPy can turn into arrays.  ``num_batches_tracked`` may be missing, as in old checkpoints, and
+                then stays.
 
         Raises:
             TypeError: A value is not an array of numbers.

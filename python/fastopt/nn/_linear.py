@@ -101,7 +101,8 @@ class CosineLinear(_Linear):
         in_features: The length of the last axis of inputs.
         out_features: The length of the last axis of outputs, the number of weights.
         eps: Added to squared lengths.
-        seed: The seed of the initial weights, uniform in ±1/√in_features: an integer or a NumPy generator; ``None`` for a random one.
+        seed: The seed of the initial weights, uniform in ±1/√in_features: an integer or a NumPy generator; ``None`` for a
+            random one.
         dtype: The dtype of the parameters, float32 or float64.
 
     Example:
@@ -164,8 +165,8 @@ class WeightNormLinear(_Linear):
         in_features: The length of the last axis of inputs.
         out_features: The length of the last axis of outputs.
         bias: Whether there is a bias.
-        seed: The seed of the initial weights and biases, uniform in ±1/√in_features: an integer or a NumPy generator; ``None`` for a
-            random one.
+        seed: The seed of the initial weights and biases, uniform in ±1/√in_features: an integer or a NumPy generator; ``None``
+            for a random one.
         dtype: float32 or float64: that of the parameters, ``weight_g`` (g), ``weight_v`` (v) and ``bias``.
 
     Example:

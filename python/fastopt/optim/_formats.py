@@ -41,8 +41,8 @@ def bfloat16() -> np.dtype[Any]:
 def zeros_like(param: Array, dtype: Any = None) -> Array:
     """Zeros in the parameter's shape, by default in the dtype in which its step is computed.
 
-    They have the parameter's offset in a cache line, so that a loop over both can be aligned for both; where the dtypes differ, they
-    begin with a cache line.
+    They have the parameter's offset in a cache line, so that a loop over both can be aligned for both; where the dtypes differ,
+    they begin with a cache line.
     """
     new = np.dtype(computed(param) if dtype is None else dtype)
     space = np.zeros(param.size * new.itemsize + 64, np.uint8)

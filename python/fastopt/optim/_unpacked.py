@@ -18,8 +18,8 @@ def _classes(of: type[Optimizer]) -> Iterator[type[Optimizer]]:
 def unpacked(state_dict: Mapping[str, Any]) -> dict[str, Any]:
     """The same state with all moments in float32, to be read or taken elsewhere.
 
-    The residual arrays of 16-bit weights (``master_param``, ``compensation``, ``correction``) are left out, as they belong to these
-    weights.
+    The residual arrays of 16-bit weights (``master_param``, ``compensation``, ``correction``) are left out, as they belong to
+    these weights.
 
     Args:
         state_dict: The result of :meth:`Optimizer.state_dict`.

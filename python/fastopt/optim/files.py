@@ -1,7 +1,7 @@
 """Saves arrays and metadata in one safetensors file, which is replaced whole or not at all.
 
-The metadata of the safetensors file has one key, ``fastopt``, whose value is JSON: the format's version, a checksum of the whole
-file, and the caller's metadata.
+The metadata of the safetensors file has one key, ``fastopt``, whose value is JSON: the format's version, a checksum of the
+whole file, and the caller's metadata.
 """
 
 from __future__ import annotations
@@ -45,8 +45,8 @@ _open_tensors: Callable[..., Any] = safetensors.safe_open  # has no types
 def save(path: Path, arrays: Mapping[str, Array], metadata: Mapping[str, Any]) -> None:
     """Writes a file.  A process that is killed meanwhile leaves the old file or the new one.
 
-    A symbolic link stays, and the file that it points to is replaced.  A new file gets the mode of the umask; a replaced one keeps
-    its mode.  ``save`` also removes the temporary files of an earlier ``save`` to the same path that was killed.
+    A symbolic link stays, and the file that it points to is replaced.  A new file gets the mode of the umask; a replaced one
+    keeps its mode.  ``save`` also removes the temporary files of an earlier ``save`` to the same path that was killed.
 
     Args:
         path: Where.
@@ -194,7 +194,7 @@ def _reason(function: str, target: str, error: OSError) -> str:
     return said
 
 
-# What is saved
+# The contents
 
 
 def _name(name: Any) -> str:

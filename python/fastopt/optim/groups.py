@@ -47,7 +47,7 @@ class Planned(NamedTuple):
 
 
 class Groups:
-    """Parameters in groups, with one rule: what :class:`fastopt.optim.Optimizer` is made of."""
+    """Parameters in groups with one rule: the base of :class:`fastopt.optim.Optimizer`."""
 
     defaults: dict[str, Any]
     param_groups: list[dict[str, Any]]

@@ -39,8 +39,8 @@ class Optimizer(Saved):
     hyperparameters into the numbers that the kernel takes.
 
     ``param_groups`` is a list of dicts as in torch.  Between steps, hyperparameters may be changed, parameters replaced (a new
-    array begins without state), and groups added and removed: the next step checks and follows.  Every rule has these hyperparameters,
-    beside its own:
+    array begins without state), and groups added and removed: the next step checks and follows.  Every rule has these
+    hyperparameters, beside its own:
 
     - ``weight_decay``: λ, added to the gradient as λp (L2), or with ``decoupled_weight_decay`` p ← (1 − lr·λ) p before the
       update, or with ``fixed_decay`` too p ← (1 − λ) p.  ``decoupled_weight_decay=None`` is the rule's own way, if it has one.
@@ -49,27 +49,28 @@ class Optimizer(Saved):
     - ``l2_init``: like weight decay, but towards p₀, the weights before the first step in which it is not 0 (L2-SP): added as
       l2_init·(p − p₀), or decoupled p ← p + lr·l2_init·(p₀ − p) after the update.
     - ``noise``: the standard deviation of normal noise that is added to the clipped gradient; ``temperature`` T adds that of
-      Langevin dynamics, √(2T/lr), which samples at that temperature with plain SGD.  The numbers depend on ``seed``, the parameter's number, its
-      count of steps and the position only.
-    - ``ema_decay``: d of the weights' moving average a ← d a + (1−d) p, in ``ema_params``; with ``ema_warmup`` min(d, (1+t)/(10+t)).
-      It begins with the weights before the parameter's first step with it.
-      ``swa_start`` and ``swa_freq``: the plain average of the weights after step swa_start and every swa_freq-th one from there.
+      Langevin dynamics, √(2T/lr), which samples at that temperature with plain SGD.  The numbers depend on ``seed``, the
+      parameter's number, its count of steps and the position only.
+    - ``ema_decay``: d of the weights' moving average a ← d a + (1−d) p, in ``ema_params``; with ``ema_warmup`` min(d,
+      (1+t)/(10+t)). It begins with the weights before the parameter's first step with it. ``swa_start`` and ``swa_freq``: the
+      plain average of the weights after step swa_start and every swa_freq-th one from there.
     - ``maximize``: the gradient is negated before anything is added to it.
-    - ``moments``: the format of means of gradients and of their squares: ``None`` for the one they are computed in, ``"bfloat16"``, or
-      ``"8bit"`` in blocks of 64.  ``moment_rounding``: ``"stochastic"``, or ``"nearest"``, which needs bfloat16.
-    - ``weights``: for 16-bit parameters, the treatment of the bits beyond 16.  ``"stochastic"`` and ``"nearest"`` round them off;
-      ``"kahan"`` keeps 16 more, ``"correction"`` 8 more (bfloat16 only), and ``"master"`` a float32 weight of which the parameter
-      is a copy, from its first step on.
+    - ``moments``: the format of means of gradients and of their squares: ``None`` for the one they are computed in,
+      ``"bfloat16"``, or ``"8bit"`` in blocks of 64.  ``moment_rounding``: ``"stochastic"``, or ``"nearest"``, which needs
+      bfloat16.
+    - ``weights``: for 16-bit parameters, the treatment of the bits beyond 16.  ``"stochastic"`` and ``"nearest"`` round them
+      off; ``"kahan"`` keeps 16 more, ``"correction"`` 8 more (bfloat16 only), and ``"master"`` a float32 weight of which the
+      parameter is a copy, from its first step on.
 
-    Parameters may be float32, float64, float16 or ml_dtypes' bfloat16.  Steps of 16-bit parameters are computed in float32, and their
-    averages are float32.  Gradients of these and of float32 parameters may be float32, float16 or bfloat16.
+    Parameters may be float32, float64, float16 or ml_dtypes' bfloat16.  Steps of 16-bit parameters are computed in float32, and
+    their averages are float32.  Gradients of these and of float32 parameters may be float32, float16 or bfloat16.
 
-    Several threads may call one optimizer: they take turns.  A step is taken as a whole or not at all; an interrupt (Ctrl-C) comes
-    before or after it.  Optimizers can be pickled and deep-copied, with their parameters.
+    Several threads may call one optimizer: they take turns.  A step is taken as a whole or not at all; an interrupt (Ctrl-C)
+    comes before or after it.  Optimizers can be pickled and deep-copied, with their parameters.
 
     References:
-        Elastic net: Zou & Hastie 2005.  L2-SP: Li, Grandvalet & Davoine 2018, arXiv:1802.01483.  Noise: Neelakantan et al. 2015,
-        arXiv:1511.06807; Welling & Teh 2011.  Averages: Polyak & Juditsky 1992; Izmailov et al. 2018, arXiv:1803.05407.
+        Elastic net: Zou & Hastie 2005.  L2-SP: Li, Grandvalet & Davoine 2018, arXiv:1802.01483.  Noise: Neelakantan et al.
+        2015, arXiv:1511.06807; Welling & Teh 2011.  Averages: Polyak & Juditsky 1992; Izmailov et al. 2018, arXiv:1803.05407.
     """
 
     def __init__(self, params: Params, around: Mapping[str, Any], **defaults: Any) -> None:
@@ -191,15 +192,15 @@ class Optimizer(Saved):
     ) -> StepInfo:
         """Takes one step: updates the parameters and their state in place, in one pass over memory.
 
-        The gradient is divided by ``grad_scale``, then clipped, then negated for ``maximize``; then noise, L2 and L1 are added; then
-        the rule is applied.
+        The gradient is divided by ``grad_scale``, then clipped, then negated for ``maximize``; then noise, L2 and L1 are added;
+        then the rule is applied.
 
         Args:
-            grads: The gradients, in the structure that ``params`` had: a list (a generator or ``layer.grads.values()`` too), a dict
-                with the same keys, or for groups a list with one of these for each group, or one flat list
-                in the order of all parameters.  A gradient has its parameter's shape, in any memory layout, and is only read; its dtype is the
-                parameter's; unless that is float64, it may also be float32, float16 or bfloat16.  ``None`` leaves the parameter and its state alone.
-                Without ``grads`` it is the mean of the gradients that ``accumulate`` has added.
+            grads: The gradients, in the structure that ``params`` had: a list (a generator or ``layer.grads.values()`` too), a
+                dict with the same keys, or for groups a list with one of these for each group, or one flat list in the order of
+                all parameters.  A gradient has its parameter's shape, in any memory layout, and is only read; its dtype is the
+                parameter's; unless that is float64, it may also be float32, float16 or bfloat16.  ``None`` leaves the parameter
+                and its state alone. Without ``grads`` it is the mean of the gradients that ``accumulate`` has added.
             grad_scale: The factor by which the loss was multiplied, above 0.
             clip_norm: Largest norm of all gradients together: they are multiplied by min(1, clip_norm / (norm + 1e-6)).
             clip_value: Largest absolute value of an element.
@@ -214,8 +215,8 @@ class Optimizer(Saved):
 
         Raises:
             TypeError: A gradient's dtype is wrong, or an option or hyperparameter has the wrong type.
-            ValueError: A gradient's shape is wrong, it overlaps an array that would be written, gradients are missing or too many,
-                or an option or hyperparameter is out of range or unknown.  Nothing has been changed then.
+            ValueError: A gradient's shape is wrong, it overlaps an array that would be written, gradients are missing or too
+                many, or an option or hyperparameter is out of range or unknown.  Nothing has been changed then.
             RuntimeError: A signal handler or an array's own code called the optimizer in the middle of one of its calls.
 
         References:

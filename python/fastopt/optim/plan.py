@@ -105,8 +105,9 @@ def state_for(
 ) -> tuple[dict[str, Any], tuple[int, tuple[str, ...]]]:
     """The entries of a parameter's state under a rule, from its present entries, and which of them are fresh.
 
-    Fresh entries are those that begin as copies of the parameter in its next step.  ``initial`` makes new buffers; the states in
-    ``own`` begin as the parameter; ``step`` is the array for a new count.  In a ``loaded`` state without steps all are fresh.
+    Fresh entries are those that begin as copies of the parameter in its next step.  ``initial`` makes new buffers; the states
+    in ``own`` begin as the parameter; ``step`` is the array for a new count.  In a ``loaded`` state without steps all are
+    fresh.
     """
     param, one = record.param, dict(entries)
     names = [name for name in rule.states if name not in hidden]

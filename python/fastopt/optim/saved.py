@@ -31,8 +31,8 @@ class Saved(Groups):
             The state; the key ``fastopt`` has the entries that torch does not have.
 
         Raises:
-            ValueError: Accumulated gradients have not been used, the parameters are swapped for their averages, or a group has an
-                unknown hyperparameter.
+            ValueError: Accumulated gradients have not been used, the parameters are swapped for their averages, or a group has
+                an unknown hyperparameter.
         """
         copy = flag(self._name, "copy", copy)
         with self._turn:
@@ -59,10 +59,10 @@ class Saved(Groups):
         """Loads the state of an optimizer of the same class with the same parameters; it may be one of torch's.
 
         The arrays are copied.  Parameters are matched by their names where both sides have names, otherwise by position.
-        Hyperparameters are restored too, except those that the state does not have.  ``weights``, ``moments`` and ``moment_rounding``
-        stay as they are, and a state in other formats is converted.  The hyperparameters of averages stay if the state comes from an
-        optimizer without averages.  Entries that the state lacks, such as an average, begin with the next step.  Accumulated gradients
-        are dropped.
+        Hyperparameters are restored too, except those that the state does not have.  ``weights``, ``moments`` and
+        ``moment_rounding`` stay as they are, and a state in other formats is converted.  The hyperparameters of averages stay
+        if the state comes from an optimizer without averages.  Entries that the state lacks, such as an average, begin with the
+        next step.  Accumulated gradients are dropped.
 
         Args:
             state_dict: The result of :meth:`state_dict` or of torch's method of that name.

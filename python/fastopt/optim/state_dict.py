@@ -223,7 +223,8 @@ def expect_complete(
 ) -> None:
     """Raises if a parameter that has taken a step lacks an entry that another one has, or fits no variant of the rule.
 
-    An entry that all of them lack belongs to a hyperparameter that was changed after the last step: it begins with the next step.
+    An entry that all of them lack belongs to a hyperparameter that was changed after the last step: it begins with the next
+    step.
     """
     every = zip(labels, needed, states, strict=True)
     stepped = [(label, names, one) for label, names, one in every if one.get("step", 0)]

@@ -19,8 +19,8 @@ def _flush(x: Any) -> Any:
 class Flushed(np.ndarray[Any, Any]):
     """An array whose arithmetic takes subnormal numbers as zero, as operands and as results.
 
-    Processors do the same when they flush to zero: a result counts as subnormal if it still is after rounding to full precision.
-    NumPy's result alone does not tell in one case, which the multiplication by a power of two decides.
+    Processors do the same when they flush to zero: a result counts as subnormal if it still is after rounding to full
+    precision. NumPy's result alone does not tell in one case, which the multiplication by a power of two decides.
     """
 
     def __array_ufunc__(self, ufunc: np.ufunc, method: str, *inputs: Any, **_: Any) -> Any:

@@ -49,8 +49,8 @@ def _table() -> Any:
 def thresholds(stream: tuple[int, int, int], size: int, number: int) -> Rounding:
     """Random thresholds for the elements of one array.
 
-    Over the steps, the thresholds of an element are a Weyl sequence with the golden ratio (1916), so that a number that drifts slowly
-    moves at regular intervals.  Two arrays share each 32-bit word.
+    Over the steps, the thresholds of an element are a Weyl sequence with the golden ratio (1916), so that a number that drifts
+    slowly moves at regular intervals.  Two arrays share each 32-bit word.
 
     Args:
         stream: Seed, step and the parameter's number.
@@ -170,8 +170,8 @@ def from_8_bits(codes: Any, scales: Any, kind: str) -> Any:
 def to_8_bits(x: Any, kind: str, rounding: Rounding) -> tuple[Any, Any]:
     """The codes and the exponents of float32 numbers: b is the smallest that the largest finite number of its block allows.
 
-    Infinities become the largest numbers with their sign, and NaN the largest positive one.  A number that is too small becomes 0, or
-    the smallest square.
+    Infinities become the largest numbers with their sign, and NaN the largest positive one.  A number that is too small becomes
+    0, or the smallest square.
     """
     code, flat = CODES[kind], x.ravel()
     bits = bits_of(abs(flat))

@@ -66,8 +66,8 @@ def shifted_moments(shift: Any, total: Any, squares: Any, n: np.float64) -> tupl
 def squares_lost(squares: Any, n: np.float64, eps: float, x: Any, shift: Any) -> Any:
     """Whether Σ(x - shift)² over the last axis, n numbers, may be wrong because squares left float32's range.
 
-    Large squares overflow.  Squares below 2⁻¹²⁶ vanish, which matters unless their sum or eps is much larger.  Where all numbers are
-    ``shift``, the sum is rightly zero.
+    Large squares overflow.  Squares below 2⁻¹²⁶ vanish, which matters unless their sum or eps is much larger.  Where all
+    numbers are ``shift``, the sum is rightly zero.
     """
     if x.dtype != np.float32 or not n:
         return np.zeros(squares.shape, bool)
@@ -115,8 +115,8 @@ def chosen(where: Any, careful: Any, usual: Any) -> Any:
 def moments(planes: Any, eps: float) -> tuple[Any, Any]:
     """Mean and Σ(x - mean)² of each set of planes, which are (plane, *sets, place).
 
-    One pass takes the numbers less the mean of the first 16.  Another one takes them less the mean itself, where the two means are
-    so far apart that precision is lost.  Sets whose squares are lost are summed in double, one number after the other.
+    One pass takes the numbers less the mean of the first 16.  Another one takes them less the mean itself, where the two means
+    are so far apart that precision is lost.  Sets whose squares are lost are summed in double, one number after the other.
     """
     n, few = np.float64(len(planes) * planes.shape[-1]), planes[:1, ..., :BLOCK]
     lanes = flushed(np.zeros((*planes.shape[1:-1], BLOCK)))

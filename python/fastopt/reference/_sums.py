@@ -58,9 +58,9 @@ def row_sums(x: Any) -> Any:
 def plane_sums(x: Any) -> Any:
     """Σ over the first and the last axis: planes one after the other.
 
-    Number i of a plane goes to lane i mod 64.  A block has 16 tiles.  Planes with fewer tiles share a block, which contains first
-    their full tiles, then their incomplete ones.  The lanes of a block are folded to 16, which are added to those of the other blocks
-    in float64.
+    Number i of a plane goes to lane i mod 64.  A block has 16 tiles.  Planes with fewer tiles share a block, which contains
+    first their full tiles, then their incomplete ones.  The lanes of a block are folded to 16, which are added to those of the
+    other blocks in float64.
     """
     rest = x.shape[-1] % LANES
     full, rests = (

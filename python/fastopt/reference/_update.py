@@ -216,9 +216,9 @@ def rule(
 ) -> Callable[[Callable[..., Any]], Update]:
     """Makes a function that updates lists of parameters from a formula.
 
-    The formula takes a parameter after decay, its gradient after scaling, clipping and regularization, its states and its numbers,
-    and returns the new parameter, states and numbers.  Keyword arguments are those that it names of its own hyperparameters, lr, t
-    (the step that is being taken) and ``before`` (the parameter before its decay).
+    The formula takes a parameter after decay, its gradient after scaling, clipping and regularization, its states and its
+    numbers, and returns the new parameter, states and numbers.  Keyword arguments are those that it names of its own
+    hyperparameters, lr, t (the step that is being taken) and ``before`` (the parameter before its decay).
 
     Args:
         states: Its state arrays per parameter.

@@ -32,8 +32,8 @@ from ._sums import BLOCK, block_sums, in_order, plane_sums
 class Channels:
     """An array as planes, (plane, *sets, place), or as columns, (place, *sets).
 
-    They are columns if the channel axis is the last or the innermost in memory.  A set is a channel, or a channel of one sample; each
-    set has its own sums and constants.
+    They are columns if the channel axis is the last or the innermost in memory.  A set is a channel, or a channel of one
+    sample; each set has its own sums and constants.
     """
 
     def __init__(self, x: Any, channel_axis: int, by_sample: bool = False) -> None:

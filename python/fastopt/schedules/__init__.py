@@ -1,7 +1,7 @@
 """Learning-rate schedules: names, arguments, defaults and values are torch's.
 
-A schedule sets the learning rate of each of an optimizer's groups when it is made and in every call of its ``step``.  The caller
-decides what it counts: ``step`` once after each of the optimizer's steps, or once per epoch.
+A schedule sets the learning rate of each of an optimizer's groups when it is made and in every call of its ``step``.  The
+caller decides what it counts: ``step`` once after each of the optimizer's steps, or once per epoch.
 
 >>> import numpy as np, fastopt as fo
 >>> opt = fo.optim.SGD([np.ones(3)], lr=0.1)
@@ -16,8 +16,8 @@ decides what it counts: ``step`` once after each of the optimizer's steps, or on
 0.1
 
 A schedule multiplies the present learning rate where torch's does, so that several can act on one optimizer
-(:class:`ChainedScheduler`).  :class:`LambdaLR`, :class:`CosineAnnealingWarmRestarts`, :class:`OneCycleLR` and the schedules that
-torch does not have set it, whatever it was.
+(:class:`ChainedScheduler`).  :class:`LambdaLR`, :class:`CosineAnnealingWarmRestarts`, :class:`OneCycleLR` and the schedules
+that torch does not have set it, whatever it was.
 
 A step changes all groups and the schedule, or raises and changes nothing, even if Ctrl-C is pressed in the middle of it.
 Schedules can be pickled and deep-copied with their optimizer: ``copy.deepcopy((opt, schedule))`` returns a pair that belongs

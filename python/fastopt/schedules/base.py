@@ -233,8 +233,8 @@ class Schedule:
     def _arguments(self) -> list[tuple[str, str]]:
         """The arguments of the constructor, with the attributes that hold them.
 
-        An attribute has the name of the argument, or its plural if it holds one value per group, or is private if changing it would have
-        no effect.
+        An attribute has the name of the argument, or its plural if it holds one value per group, or is private if changing it
+        would have no effect.
         """
         known = vars(self)
         return [
@@ -307,8 +307,8 @@ def _shown(value: Any) -> str:
 class LRScheduler(Schedule):
     """A schedule that counts its steps.
 
-    A subclass is a formula: ``_lr(epoch, i, lr)`` is the learning rate of group i, which was lr in the epoch before; in epoch 0, lr
-    is the learning rate when the schedule is made.
+    A subclass is a formula: ``_lr(epoch, i, lr)`` is the learning rate of group i, which was lr in the epoch before; in epoch
+    0, lr is the learning rate when the schedule is made.
     """
 
     def __init__(self, optimizer: Optimizer, last_epoch: int = -1, base_lrs: list[float] | None = None) -> None:

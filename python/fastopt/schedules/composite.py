@@ -62,7 +62,8 @@ class ChainedScheduler(Composite):
     """Several schedules at once: each multiplies the learning rate that the one before it has set.
 
     Args:
-        schedulers: The schedules, in the order in which they multiply.  The learning rates that they set when they were made stay.
+        schedulers: The schedules, in the order in which they multiply.  The learning rates that they set when they were made
+            stay.
         optimizer: The optimizer of all of them.
 
     Example:

@@ -1,7 +1,7 @@
 """The kinds of case.
 
-The candidates of a race do the same work on the same arrays.  ``floor/plain`` and ``floor/ahead`` are variants of one candidate,
-of which the fastest counts.
+The candidates of a race do the same work on the same arrays.  ``floor/plain`` and ``floor/ahead`` are variants of one
+candidate, of which the fastest counts.
 """
 
 from __future__ import annotations

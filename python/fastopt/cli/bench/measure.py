@@ -1,8 +1,8 @@
 """The measurement of times.
 
 All candidates of a race take turns in one process, in a new order every round, so that a disturbance hits all of them.  A call
-before every sample is not timed; it fills the caches and wakes the threads.  Short calls are repeated until the cost of the clock
-vanishes.  The result is a quantile over the rounds, by default the median.
+before every sample is not timed; it fills the caches and wakes the threads.  Short calls are repeated until the cost of the
+clock vanishes.  The result is a quantile over the rounds, by default the median.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """The competition: good NumPy code, and torch.
 
-The NumPy code works in place with scratch arrays that are made once, and takes sums of products from ``einsum``.  torch is called
-by the shortest way to its kernels: the raw fused operators for single tensors, ``native_*_norm`` without autograd.  Every
-function returns a call without arguments, ready to be timed.  :mod:`.norm_peers` has the normalizations.
+The NumPy code works in place with scratch arrays that are made once, and takes sums of products from ``einsum``.  torch is
+called by the shortest way to its kernels: the raw fused operators for single tensors, ``native_*_norm`` without autograd.
+Every function returns a call without arguments, ready to be timed.  :mod:`.norm_peers` has the normalizations.
 """
 
 from __future__ import annotations

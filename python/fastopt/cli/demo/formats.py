@@ -1,9 +1,9 @@
 """``fastopt demo formats``: moments in bfloat16 and in 8 bits, and weights of 16 bits, against float32.
 
-The digits' network and a small transformer are trained with AdamW, on the same batches in every format.  NumPy has no fast products
-of 16-bit numbers: forward and backward compute in float32, from the stored weights, and the gradients of 16-bit weights are rounded
-to bfloat16.  The learning rate follows a cosine to zero, so that every step falls below half a unit in the last place of a weight:
-then weights that are rounded to the nearest stand still.
+The digits' network and a small transformer are trained with AdamW, on the same batches in every format.  NumPy has no fast
+products of 16-bit numbers: forward and backward compute in float32, from the stored weights, and the gradients of 16-bit
+weights are rounded to bfloat16.  The learning rate follows a cosine to zero, so that every step falls below half a unit in the
+last place of a weight: then weights that are rounded to the nearest stand still.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """``fastopt demo ravine``: the paths of ten methods from one point, on well-known surfaces.
 
-Each loss is a mean over samples.  All methods take the gradient of all samples, except the two whose names say that they take one
-or a few.  The samples of the ravine and of the saddle contradict one another, so that those two methods jitter about the minimum;
-Beale's three samples agree there, and the noise fades.
+Each loss is a mean over samples.  All methods take the gradient of all samples, except the two whose names say that they take
+one or a few.  The samples of the ravine and of the saddle contradict one another, so that those two methods jitter about the
+minimum; Beale's three samples agree there, and the noise fades.
 """
 
 from __future__ import annotations

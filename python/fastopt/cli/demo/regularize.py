@@ -2,8 +2,8 @@
 
 Eight of sixty features matter.  Every penalty is fitted with a range of coefficients at once: one optimizer has a group of
 parameters per coefficient.  The fits run until nothing moves.  Then proximal L1 is the lasso, and L2 is ridge regression, with
-Adam too.  Decoupled decay is not a penalty but a bound, |weight| ≤ 1/coefficient, within which it does not change least squares:
-Xie & Li 2024, arXiv:2404.04454.
+Adam too.  Decoupled decay is not a penalty but a bound, |weight| ≤ 1/coefficient, within which it does not change least
+squares: Xie & Li 2024, arXiv:2404.04454.
 """
 
 from __future__ import annotations

@@ -34,7 +34,7 @@ class Adafactor(Optimizer, decoupled_weight_decay=True):
         eps: ε₁, at least 0, or ``None`` for the epsilon of the parameter's dtype, and ε₂, at least 0.
         d: Largest root mean square of u, above 0.
         weight_decay: λ, at least 0; decoupled by default.
-        around: What every rule has, see :class:`Optimizer`.
+        around: The hyperparameters that every rule has, see :class:`Optimizer`.
 
     Example:
         >>> import numpy as np, fastopt as fo

@@ -30,7 +30,7 @@ class Adagrad(Optimizer):
         weight_decay: λ, at least 0; coupled (L2) by default.
         initial_accumulator_value: s before the first step, at least 0.
         eps: ε, at least 0.
-        around: What every rule has, see :class:`Optimizer`.
+        around: The hyperparameters that every rule has, see :class:`Optimizer`.
 
     Example:
         >>> import numpy as np, fastopt as fo

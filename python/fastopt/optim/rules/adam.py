@@ -33,7 +33,7 @@ class Adam(Optimizer):
         weight_decay: λ, at least 0; coupled (L2) by default.
         amsgrad: Divide by the largest v so far.
         eps_hat: ε joins √v before bias correction, as in TensorFlow, Keras, scikit-learn and ONNX.
-        around: What every rule has, see :class:`Optimizer`.
+        around: The hyperparameters that every rule has, see :class:`Optimizer`.
 
     Example:
         >>> import numpy as np, fastopt as fo
@@ -86,7 +86,7 @@ class AdamW(Adam, decoupled_weight_decay=True):
         weight_decay: λ, at least 0; decoupled by default.
         amsgrad: Divide by the largest v so far.
         eps_hat: ε joins √v before bias correction, see :class:`Adam`.
-        around: What every rule has, see :class:`Optimizer`.
+        around: The hyperparameters that every rule has, see :class:`Optimizer`.
 
     Example:
         >>> import numpy as np, fastopt as fo

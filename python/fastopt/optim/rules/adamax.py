@@ -27,7 +27,7 @@ class Adamax(Optimizer):
         betas: β₁ and β₂, in [0, 1).
         eps: ε, at least 0.
         weight_decay: λ, at least 0; coupled (L2) by default.
-        around: What every rule has, see :class:`Optimizer`.
+        around: The hyperparameters that every rule has, see :class:`Optimizer`.
 
     Example:
         >>> import numpy as np, fastopt as fo

@@ -29,7 +29,7 @@ class Adan(Optimizer, decoupled_weight_decay=None):
         betas: β₁, β₂ and β₃, in [0, 1).
         eps: ε, at least 0.
         weight_decay: λ, at least 0; proximal by default; ``decoupled_weight_decay=True`` is the authors' ``no_prox``.
-        around: What every rule has, see :class:`Optimizer`.
+        around: The hyperparameters that every rule has, see :class:`Optimizer`.
 
     Example:
         >>> import numpy as np, fastopt as fo

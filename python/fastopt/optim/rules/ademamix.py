@@ -31,7 +31,7 @@ class AdEMAMix(Optimizer, decoupled_weight_decay=None):
         weight_decay: λ, at least 0; the paper's term λp by default.
         alpha_warmup: Steps in which α grows from 0.
         beta3_warmup: Steps in which β₃ grows from β₁, so that its half-life grows linearly.
-        around: What every rule has, see :class:`Optimizer`.
+        around: The hyperparameters that every rule has, see :class:`Optimizer`.
 
     Example:
         >>> import numpy as np, fastopt as fo

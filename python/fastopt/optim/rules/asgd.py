@@ -33,7 +33,7 @@ class ASGD(Optimizer):
         alpha: α, the power with which the rate falls, at least 0.
         t0: t₀, the step after which averaging begins, at least 0.
         weight_decay: λ, at least 0; coupled (L2) by default.
-        around: What every rule has, see :class:`Optimizer`.
+        around: The hyperparameters that every rule has, see :class:`Optimizer`.
 
     Example:
         >>> import numpy as np, fastopt as fo

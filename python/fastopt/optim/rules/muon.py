@@ -39,8 +39,8 @@ def _orthogonalized(u: Array, coefficients: tuple[float, ...], eps: float, steps
 class _Plan:
     """Takes steps in three parts: the momentum, its orthogonalization by matrix products, and the update.
 
-    The first part updates copies of the momentum.  After the products, one call updates the momentum itself and the parameters, so
-    that an interrupt finds the step taken or not begun.
+    The first part updates copies of the momentum.  After the products, one call updates the momentum itself and the parameters,
+    so that an interrupt finds the step taken or not begun.
     """
 
     def __init__(self, function: str, members: list[Member], count: Array | None) -> None:
@@ -154,7 +154,7 @@ class Muon(Optimizer, decoupled_weight_decay=True):
         eps: Least norm of u to divide by, above 0.
         ns_steps: Iterations, below 100.
         adjust_lr_fn: ``None``, ``"original"`` or ``"match_rms_adamw"``.
-        around: What every rule has, see :class:`Optimizer`.
+        around: The hyperparameters that every rule has, see :class:`Optimizer`.
 
     Example:
         >>> import numpy as np, fastopt as fo
@@ -166,8 +166,8 @@ class Muon(Optimizer, decoupled_weight_decay=True):
         (True, np.float64(1.0))
 
     References:
-        Jordan et al. 2024, https://kellerjordan.github.io/posts/muon/; Liu et al. 2025, arXiv:2502.16982.  In torch's form, but in
-        the parameters' own precision (of 16 bits: float32), where torch computes in bfloat16.
+        Jordan et al. 2024, https://kellerjordan.github.io/posts/muon/; Liu et al. 2025, arXiv:2502.16982.  In torch's form, but
+        in the parameters' own precision (of 16 bits: float32), where torch computes in bfloat16.
     """
 
     kernels = ("muon_momentum",)

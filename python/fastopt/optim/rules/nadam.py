@@ -33,7 +33,7 @@ class NAdam(Optimizer):
         eps: ε, at least 0.
         weight_decay: λ, at least 0; coupled (L2) by default.
         momentum_decay: Speed at which the momentum grows to β₁, at least 0.
-        around: What every rule has, see :class:`Optimizer`.
+        around: The hyperparameters that every rule has, see :class:`Optimizer`.
 
     Example:
         >>> import numpy as np, fastopt as fo

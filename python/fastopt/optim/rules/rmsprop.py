@@ -32,7 +32,7 @@ class RMSprop(Optimizer):
         weight_decay: λ, at least 0; coupled (L2) by default.
         momentum: μ, in [0, 1].
         centered: Divide by the standard deviation of the gradient.
-        around: What every rule has, see :class:`Optimizer`.
+        around: The hyperparameters that every rule has, see :class:`Optimizer`.
 
     Example:
         >>> import numpy as np, fastopt as fo
@@ -44,7 +44,8 @@ class RMSprop(Optimizer):
         array([0.8, 0.8])
 
     References:
-        Tieleman & Hinton 2012, lecture 6.5 of "Neural networks for machine learning"; centered: Graves 2013, arXiv:1308.0850, eq. 38-43.
+        Tieleman & Hinton 2012, lecture 6.5 of "Neural networks for machine learning"; centered: Graves 2013, arXiv:1308.0850,
+        eq. 38-43.
     """
 
     kernels = ("rmsprop", "rmsprop_centered", "rmsprop_centered_momentum", "rmsprop_momentum")

@@ -31,7 +31,7 @@ class Rprop(Optimizer):
         etas: η⁻ in (0, 1) and η⁺ > 1.
         step_sizes: s_min and s_max.
         weight_decay: λ, at least 0; coupled (L2) by default.
-        around: What every rule has, see :class:`Optimizer`.
+        around: The hyperparameters that every rule has, see :class:`Optimizer`.
 
     Example:
         >>> import numpy as np, fastopt as fo

@@ -118,8 +118,8 @@ class ScheduleFreeSGD(ScheduleFree):
         w_t = tʳ·(max lr)^weight_lr_power;   c = w_t / Σw
         y ← y + c (z − y) + lr·(momentum·(1−c) − 1)·g;   z ← z − lr·g
 
-    In training the parameters are y, where gradients are taken; ``eval()`` turns them into the average x, and ``train()`` back into
-    y.  A step in evaluation is an error.  Decoupled decay and ``proximal_l1`` are errors, as they would act on y only.
+    In training the parameters are y, where gradients are taken; ``eval()`` turns them into the average x, and ``train()`` back
+    into y.  A step in evaluation is an error.  Decoupled decay and ``proximal_l1`` are errors, as they would act on y only.
 
     Args:
         params: A list or dict of arrays, or a list of groups.
@@ -129,7 +129,7 @@ class ScheduleFreeSGD(ScheduleFree):
         warmup_steps: Number of steps in which the rate grows linearly.
         r: Power of t in the weights of the average.
         weight_lr_power: Power of the largest rate in the weights of the average.
-        around: What every rule has, see :class:`Optimizer`.
+        around: The hyperparameters that every rule has, see :class:`Optimizer`.
 
     Example:
         >>> import numpy as np, fastopt as fo
@@ -180,8 +180,8 @@ class ScheduleFreeAdamW(ScheduleFree, decoupled_weight_decay=None):
         v ← β₂ v + (1−β₂) g²;   u = g / (√(v/(1−β₂ᵗ)) + ε) + λ y;   w_t = tʳ·(max lr)^weight_lr_power;   c = w_t / Σw
         y ← y + c (z − y) + lr·(β₁(1−c) − 1)·u;   z ← z − lr·u
 
-    In training the parameters are y, where gradients are taken; ``eval()`` turns them into the average x, and ``train()`` back into
-    y.  A step in evaluation is an error.  Decoupled decay and ``proximal_l1`` are errors, as they would act on y only.
+    In training the parameters are y, where gradients are taken; ``eval()`` turns them into the average x, and ``train()`` back
+    into y.  A step in evaluation is an error.  Decoupled decay and ``proximal_l1`` are errors, as they would act on y only.
 
     Args:
         params: A list or dict of arrays, or a list of groups.
@@ -192,7 +192,7 @@ class ScheduleFreeAdamW(ScheduleFree, decoupled_weight_decay=None):
         warmup_steps: Number of steps in which the rate grows linearly.
         r: Power of t in the weights of the average.
         weight_lr_power: Power of the largest rate in the weights of the average.
-        around: What every rule has, see :class:`Optimizer`.
+        around: The hyperparameters that every rule has, see :class:`Optimizer`.
 
     Example:
         >>> import numpy as np, fastopt as fo

@@ -23,8 +23,8 @@ class SGD(Optimizer):
         velocity:  v ← momentum·v − lr·g;   p ← p + v, with nesterov p ← p + momentum·v − lr·g
 
     Both classical forms of momentum are available: torch's, whose buffer is a sum of gradients, and with ``velocity`` that of
-    Keras and scikit-learn, whose buffer is a sum of updates.  They differ once lr changes: a new lr rescales torch's whole buffer,
-    and only new terms of a velocity.
+    Keras and scikit-learn, whose buffer is a sum of updates.  They differ once lr changes: a new lr rescales torch's whole
+    buffer, and only new terms of a velocity.
 
     Args:
         params: A list or dict of arrays, or a list of groups.
@@ -34,7 +34,7 @@ class SGD(Optimizer):
         weight_decay: λ, at least 0; coupled (L2) by default.
         nesterov: Take the step from where the momentum leads.
         velocity: Keep a sum of updates in place of torch's buffer.
-        around: What every rule has, see :class:`Optimizer`.
+        around: The hyperparameters that every rule has, see :class:`Optimizer`.
 
     Example:
         >>> import numpy as np, fastopt as fo

@@ -54,9 +54,9 @@ class SwitchOptimizer(Optimizer):
         switch: at step switch_at, or when |Λ/(1−β₂ᵗ) − γ| < tolerance;   b = m/(1−β₁ᵗ)/(1−β₁)
         later:  b ← β₁ b + g;   p ← p − sgd_lr·(lr/lr at the switch)·b,   sgd_lr = (1−β₁)·Λ/(1−β₂ᵗ) if it is not given
 
-    γ is the rate at which SGD's step would have Adam's projected length.  The momentum is carried over, in SGD's units; the paper
-    begins with none.  A schedule of ``lr`` continues after the switch: SGD's rate follows it in proportion.  The switch is part of
-    the state.
+    γ is the rate at which SGD's step would have Adam's projected length.  The momentum is carried over, in SGD's units; the
+    paper begins with none.  A schedule of ``lr`` continues after the switch: SGD's rate follows it in proportion.  The switch
+    is part of the state.
 
     Args:
         params: A list or dict of arrays, or a list of groups.
@@ -67,7 +67,7 @@ class SwitchOptimizer(Optimizer):
         switch_at: The last step of Adam, at least 1; ``None`` for the step in which γ has settled.
         sgd_lr: SGD's learning rate, at least 0; ``None`` for the projected one.
         tolerance: Distance from its average below which γ has settled, at least 0.
-        around: What every rule has, see :class:`Optimizer`.
+        around: The hyperparameters that every rule has, see :class:`Optimizer`.
 
     Example:
         >>> import numpy as np, fastopt as fo

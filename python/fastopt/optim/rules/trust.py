@@ -29,7 +29,7 @@ class LAMB(Optimizer, decoupled_weight_decay=None):
         betas: β₁ and β₂, in [0, 1).
         eps: ε, at least 0.
         weight_decay: λ, at least 0; part of u by default.
-        around: What every rule has, see :class:`Optimizer`.
+        around: The hyperparameters that every rule has, see :class:`Optimizer`.
 
     Example:
         >>> import numpy as np, fastopt as fo
@@ -80,7 +80,7 @@ class LARS(Optimizer, decoupled_weight_decay=None):
         trust_coefficient: Factor of the ratio, at least 0.
         eps: ε, at least 0.
         nesterov: Take the step from where the momentum leads.
-        around: What every rule has, see :class:`Optimizer`.
+        around: The hyperparameters that every rule has, see :class:`Optimizer`.
 
     Example:
         >>> import numpy as np, fastopt as fo

@@ -47,8 +47,8 @@ def adafactor(
 ) -> Any:
     """Adafactor, in which the second moment of a matrix is a column times a row.
 
-    Matrices have ``row_vars``, of shape (..., rows, 1), and ``col_vars``, (..., 1, columns), and None in ``variances``; vectors and
-    scalars have ``variances``, and None in the other two.
+    Matrices have ``row_vars``, of shape (..., rows, 1), and ``col_vars``, (..., 1, columns), and None in ``variances``; vectors
+    and scalars have ``variances``, and None in the other two.
     """
     T, eps2 = p.dtype.type, eps[1]
     eps1 = float(np.finfo(p.dtype).eps) if eps[0] is None else eps[0]
