@@ -45,9 +45,8 @@ class Blas(NamedTuple):
 def controllers() -> list[Any]:
     """threadpoolctl's controllers of all BLAS and OpenMP libraries in this process."""
     with warnings.catch_warnings():
-        warnings.simplefilter(
-            "ignore"
-        )  # threadpoolctl warns of some combinations of OpenMP runtimes; they are only listed here
+        # threadpoolctl warns of some combinations of OpenMP runtimes; they are only listed here.
+        warnings.simplefilter("ignore")
         return list(threadpoolctl.ThreadpoolController().lib_controllers)
 
 

@@ -137,9 +137,8 @@ def load(path: Path) -> tuple[dict[str, Array], dict[str, Any]]:
             with open(given, "rb") as file:
                 metadata = _read_metadata(file)
                 with _open_tensors(given, framework="np") as tensors:
-                    if os.path.samestat(
-                        os.stat(given), os.fstat(file.fileno())
-                    ):  # else another process has replaced the file meanwhile
+                    # Otherwise another process has replaced the file meanwhile, and it is read again.
+                    if os.path.samestat(os.stat(given), os.fstat(file.fileno())):
                         return {name: _tensor(tensors, name) for name in sorted(tensors.keys())}, metadata
     except (ValueError, safetensors.SafetensorError) as error:
         raise ValueError(f"load: path {given if given.isprintable() else ascii(given)} {error}") from None

@@ -40,9 +40,8 @@ class Planned(NamedTuple):
     records: list[Record]
     rules: list[Rule]
     values: list[Any]  # the groups' hyperparameters
-    states: (
-        list[dict[str, Any]] | None
-    )  # the entries that the records' states get; None where the plan is the one in use
+    # The entries that the records' states get; None where the plan is the one in use.
+    states: list[dict[str, Any]] | None
     fresh: list[tuple[int, tuple[str, ...]]]
 
 
@@ -68,9 +67,8 @@ class Groups:
     _turn: Any  # the lock: one call at a time
     _accumulated: Accumulator | None
     _shared: list[bool]  # one entry: whether arrays of the state have been handed out and may be changed from outside
-    _viewed: tuple[
-        list[Record], tuple[dict[str, Any], ...]
-    ]  # the records for which ``state`` was asked, and their states
+    # The records for which ``state`` was asked, and their states.
+    _viewed: tuple[list[Record], tuple[dict[str, Any], ...]]
     _grouped: bool  # whether gradients come in a list with one entry for each group
     _simple: list[Any]  # one entry: the plan, if it takes a list of gradients directly; otherwise None
     _whole: Structure | None  # the structure of gradients where it is not that of the groups
@@ -81,9 +79,8 @@ class Groups:
     hidden: ClassVar[tuple[str, ...]] = ()  # states of these kernels that are scratch buffers
     # The value of each state before a parameter's first step: a number, a hyperparameter's name, or "param"; 0 for all others.
     begins: ClassVar[Mapping[str, float | str]] = MappingProxyType({})
-    around: ClassVar[Mapping[str, Any]] = MappingProxyType(
-        {}
-    )  # the rule's own defaults of the hyperparameters that every rule has
+    # The rule's own defaults of the hyperparameters that every rule has.
+    around: ClassVar[Mapping[str, Any]] = MappingProxyType({})
     _private: ClassVar[tuple[str, ...]] = ()  # the attributes that _extra returns and _restore sets
     function: ClassVar[str | None] = ""  # the name of the stateless function; by default the class's in small letters
 
@@ -271,9 +268,8 @@ class Groups:
             if not isinstance(params, list):
                 raise TypeError(f"{name}: params of param_groups[{index}] must be a list, got {type_of(params)}")
             self._expect_names(index, group)
-            one = known.get(id(group)) or holders.get(
-                id(params)
-            )  # or a new dict that holds the same list of parameters
+            # The group may be a new dict with the same list of parameters.
+            one = known.get(id(group)) or holders.get(id(params))
             structure = one.structure if one is not None else Structure(name, params)
             if len(params) != len(structure.leaves):
                 if not structure.flat and id(group) in known:

@@ -177,9 +177,8 @@ def to_8_bits(x: Any, kind: str, rounding: Rounding) -> tuple[Any, Any]:
     bits = bits_of(abs(flat))
     finite = np.where(bits < INFINITY, bits, 0)
     largest = np.pad(finite, (0, -flat.size % SHARE)).reshape(-1, SHARE).max(axis=1)
-    top = (
-        np.minimum(largest >> 16, 0x7F40) + 0x20 >> 7
-    )  # numbers from 1.75 on have the exponent of 2, to which they may be rounded up
+    # Numbers from 1.75 on have the exponent of 2, to which they may be rounded up.
+    top = np.minimum(largest >> 16, 0x7F40) + 0x20 >> 7
     scales = np.maximum(top - code.below, 0)
     least = np.repeat(scales, SHARE)[: flat.size] << 23
     bits = np.minimum(bits, LARGEST)

@@ -73,9 +73,8 @@ class Race(Case):
 
     bytes: int
     calls: Callable[[], Calls]
-    bytes_of: Mapping[str, int] = field(
-        default_factory=dict, hash=False
-    )  # bytes of the candidates that have to move another number
+    # Bytes of the candidates that have to move another number.
+    bytes_of: Mapping[str, int] = field(default_factory=dict, hash=False)
 
     def measure(self, effort: Effort) -> Result:
         samples, interruptions = race(self.calls(), effort)

@@ -32,10 +32,8 @@ from .picture import FAINT, GREY, INK, STYLE
 
 Batch = tuple[Array, Array]
 
-WARMUP, END = (
-    0.05,
-    0.1,
-)  # shares of the steps: those with a growing learning rate, and those whose mean is the final training loss
+# Shares of the steps: those with a growing learning rate, and those whose mean is the final training loss.
+WARMUP, END = 0.05, 0.1
 POINTS = 40  # number of points of a curve
 
 

@@ -79,9 +79,8 @@ class Attention(Plain):
         super().__init__()
         self.heads = heads
         self.hidden = np.triu(np.full((CONTEXT, CONTEXT), -np.inf, np.float32), 1)
-        self.weights = np.empty(
-            (2, 0, heads, CONTEXT, CONTEXT)
-        )  # the attention weights of every text, and their gradients
+        # The attention weights of every text, and their gradients.
+        self.weights = np.empty((2, 0, heads, CONTEXT, CONTEXT))
 
     def split(self, x: Array, parts: int) -> Array:
         """The rows as (parts, texts, heads, places, size), in the same memory."""
