@@ -136,14 +136,13 @@ def gaussian_dropout(
     float32, also for float64.
 
     Args:
-        x: Any shape and memory layout, float32, float64, float16 or bfloat16.
+        x: As in :func:`dropout`.
         p: The probability p of the dropout with the same variance, in [0, 1).
         training: Whether to multiply; otherwise y is a copy of x.
-        seed: The seed of the random numbers, in [0, 2⁶⁴); give each layer its own.
-        step: The step of the training, in [0, 2³²); each step draws other numbers.
-        order: All axes of x, outermost first: elements are counted in C order of these, and y has this order in memory;
-            ``None`` for the order that x has in memory.
-        out: An array for y, in that order and without gaps: x itself, or one that does not overlap it.
+        seed: As in :func:`dropout`.
+        step: As in :func:`dropout`.
+        order: As in :func:`dropout`.
+        out: As in :func:`dropout`.
 
     Returns:
         y, like x, in that order without gaps.
@@ -177,14 +176,13 @@ def gaussian_dropout_backward(
     """The gradient of :func:`gaussian_dropout`, which is the same function of dy.
 
     Args:
-        dy: The gradient with respect to y, shape and dtype of x; any memory layout, but see order.
+        dy: As in :func:`dropout_backward`.
         p: As in forward.
         training: As in forward.
         seed: As in forward.
         step: As in forward.
-        order: All axes of dy, outermost first: elements are counted in C order of these, and dx has this order in memory;
-            ``None`` for the order that dy has in memory.  Give it if that differs from the order that x had.
-        out: An array for dx, in that order and without gaps: dy itself, or one that does not overlap it.
+        order: As in :func:`dropout_backward`.
+        out: As in :func:`dropout_backward`.
 
     Returns:
         dx, like dy, in that order without gaps.
@@ -224,10 +222,10 @@ def channel_dropout(
     Args:
         x: At least two axes, of which the first is that of the samples; any memory layout; float32, float64, float16 or
             bfloat16.
-        p: The probability that an element is dropped, in [0, 1].
-        training: Whether to drop; otherwise y is a copy of x.
-        seed: The seed of the random numbers, in [0, 2⁶⁴); give each layer its own.
-        step: The step of the training, in [0, 2³²); each step draws other numbers.
+        p: As in :func:`dropout`.
+        training: As in :func:`dropout`.
+        seed: As in :func:`dropout`.
+        step: As in :func:`dropout`.
         channel_axis: The axis of the channels, not the first.
         out: An array for y, in x's memory order and without gaps: x itself, or one that does not overlap it.
 

@@ -131,16 +131,16 @@ def instance_norm(
         without:                the running statistics
 
     Args:
-        x: At least two axes, the first one that of the N samples, any memory layout, float32, float64, float16 or bfloat16.
+        x: As in :func:`group_norm`.
         running_mean: Shape ``(C,)``, dtype of x; float32 where x has 16 bits; updated with input statistics, where it may be
             ``None``.
         running_var: Likewise.
-        weight: Shape ``(C,)``, dtype of x; float32 where x has 16 bits.
-        bias: Shape ``(C,)``, dtype of x; float32 where x has 16 bits.
+        weight: As in :func:`group_norm`.
+        bias: As in :func:`group_norm`.
         use_input_stats: Whether to use and record the statistics of this input.
         momentum: The part of the running statistics that is replaced, in [0, 1].
-        eps: Added to the variance, at least 0.
-        channel_axis: The axis of the C channels, not the first one.
+        eps: As in :func:`group_norm`.
+        channel_axis: As in :func:`group_norm`.
         out: Arrays for ``(y, mean, rstd)``, ``None`` where a new one is wanted.  None may overlap an argument.
 
     Returns:

@@ -129,11 +129,11 @@ def batch_norm_apply(
         stats: count, mean and m2 of the whole batch.
         running_mean: Shape ``(C,)``, dtype of x; float32 where x has 16 bits; updated; or ``None``.
         running_var: Likewise.
-        weight: Shape ``(C,)``, dtype of x; float32 where x has 16 bits.
-        bias: Shape ``(C,)``, dtype of x; float32 where x has 16 bits.
-        momentum: The part of the running statistics that is replaced, in [0, 1].
-        eps: Added to the variance, at least 0.
-        channel_axis: The axis of the C channels.
+        weight: As in :func:`batch_norm`.
+        bias: As in :func:`batch_norm`.
+        momentum: As in :func:`batch_norm`.
+        eps: As in :func:`batch_norm`.
+        channel_axis: As in :func:`batch_norm`.
         out: Arrays for ``(y, mean, rstd)``, ``None`` where a new one is wanted.  None may overlap an argument.
 
     Returns:
