@@ -83,7 +83,7 @@ def lends_threads() -> bool:
 
 
 def spin_count() -> str | None:
-    """How many times idle workers of OpenMP spin before they sleep; ``None`` for OpenMP's default."""
+    """The number of times that idle workers of OpenMP spin before they sleep; ``None`` for OpenMP's default."""
     return os.environ.get("GOMP_SPINCOUNT") or _spin_count
 
 

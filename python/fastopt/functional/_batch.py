@@ -45,7 +45,7 @@ def batch_norm(
     Args:
         x: At least two axes, any memory layout, float32, float64, float16 or bfloat16.
         running_mean: Shape ``(C,)``, dtype of x; float32 where x has 16 bits; updated in training, where it may be ``None``.
-        running_var: Likewise.
+        running_var: As running_mean.
         weight: Shape ``(C,)``, dtype of x; float32 where x has 16 bits.
         bias: Shape ``(C,)``, dtype of x; float32 where x has 16 bits.
         training: Whether to use and record the statistics of this batch.
@@ -372,7 +372,7 @@ def batch_renorm(
     Args:
         x: As in :func:`batch_norm`.
         running_mean: Shape ``(C,)``, dtype of x; float32 where x has 16 bits; updated in training.
-        running_var: Likewise.
+        running_var: As running_mean.
         weight: As in :func:`batch_norm`.
         bias: As in :func:`batch_norm`.
         training: As in :func:`batch_norm`.

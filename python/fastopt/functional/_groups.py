@@ -134,7 +134,7 @@ def instance_norm(
         x: As in :func:`group_norm`.
         running_mean: Shape ``(C,)``, dtype of x; float32 where x has 16 bits; updated with input statistics, where it may be
             ``None``.
-        running_var: Likewise.
+        running_var: As running_mean.
         weight: As in :func:`group_norm`.
         bias: As in :func:`group_norm`.
         use_input_stats: Whether to use and record the statistics of this input.

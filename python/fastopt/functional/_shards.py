@@ -128,7 +128,7 @@ def batch_norm_apply(
         x: At least two axes, float32, float64, float16 or bfloat16.
         stats: count, mean and m2 of the whole batch.
         running_mean: Shape ``(C,)``, dtype of x; float32 where x has 16 bits; updated; or ``None``.
-        running_var: Likewise.
+        running_var: As running_mean.
         weight: As in :func:`batch_norm`.
         bias: As in :func:`batch_norm`.
         momentum: As in :func:`batch_norm`.

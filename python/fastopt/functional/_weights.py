@@ -147,10 +147,10 @@ def fold_batch_norm(
     Args:
         weight: At least one axis, float32, float64, float16 or bfloat16.
         bias: Shape ``(C,)``, one of these dtypes; ``None`` is zero.
-        running_mean: Shape ``(C,)``, likewise.
-        running_var: Likewise.
-        bn_weight: Likewise; ``None`` is one.
-        bn_bias: Likewise; ``None`` is zero.
+        running_mean: Shape ``(C,)``, one of these dtypes.
+        running_var: Shape ``(C,)``, one of these dtypes.
+        bn_weight: Shape ``(C,)``, one of these dtypes; ``None`` is one.
+        bn_bias: Shape ``(C,)``, one of these dtypes; ``None`` is zero.
         eps: Added to the variance, at least 0.
         output_axis: The axis of weight with the C output channels.
 
@@ -169,7 +169,7 @@ def fold_batch_norm(
         (array([[0.5, 1. ]]), array([-1.5]))
 
     References:
-        Jacob et al. 2018, arXiv:1712.05877, eq. 14; the bias likewise.
+        Jacob et al. 2018, arXiv:1712.05877, eq. 14, and the same for the bias.
     """
     function = "fold_batch_norm"
     array_of(function, "weight", weight)
