@@ -223,7 +223,7 @@ def test_a_micro_batch_that_is_wrong_adds_nothing(name: str, rng: Generator) -> 
     ):
         with pytest.raises((TypeError, ValueError), match=f"^{name}: grads"):
             opt.accumulate(bad)
-        with pytest.raises(ValueError, match=f"^{name}: grads is missing, and accumulate has gathered none$"):
+        with pytest.raises(ValueError, match=f"^{name}: grads is missing, and accumulate has added none$"):
             opt.step()
     opt.accumulate(grads)
     with pytest.raises((TypeError, ValueError), match=f"^{name}: grads"):
@@ -233,7 +233,7 @@ def test_a_micro_batch_that_is_wrong_adds_nothing(name: str, rng: Generator) -> 
     opt.step()
     plain.step(grads)
     assert bits(params) == bits(twins)
-    with pytest.raises(ValueError, match="has gathered none"):
+    with pytest.raises(ValueError, match="has added none"):
         opt.step()
 
 
@@ -254,7 +254,7 @@ def test_accumulated_infinities_are_skipped_and_forgotten(rng: Generator) -> Non
     opt.accumulate([np.array([1.0, np.inf, 0.0])])
     opt.accumulate([np.ones(3)])
     assert opt.step(skip_nonfinite=True).skipped
-    with pytest.raises(ValueError, match="has gathered none"):
+    with pytest.raises(ValueError, match="has added none"):
         opt.step()
     opt.accumulate([np.ones(3)])
     assert opt.step().step == 1
@@ -266,9 +266,7 @@ def test_a_group_is_not_added_while_gradients_are_accumulated() -> None:
     opt = optim.SGD([p], lr=0.1)
     opt.accumulate([np.ones(3)])
     before = everything(opt)
-    with pytest.raises(
-        ValueError, match=r"^SGD: accumulated gradients have no place for another group; step\(\) first$"
-    ):
+    with pytest.raises(ValueError, match=r"^SGD: accumulated gradients lack those of a new group; step\(\) first$"):
         opt.add_param_group({"params": [q]})
     assert everything(opt) == before
     opt.step()

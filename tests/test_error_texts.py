@@ -176,14 +176,14 @@ ERRORS: dict[str, list[Wrong]] = {
     "Adam.step": [
         Wrong(at="clip_adaptive", becomes=1.0, value_error="clip_norm and clip_adaptive exclude each other$"),
         Wrong(at="grad_scale", becomes="2", type_error="grad_scale must be a number, got '2'$"),
-        Wrong(at="grads", becomes=None, value_error="grads is missing, and accumulate has gathered none$"),
+        Wrong(at="grads", becomes=None, value_error="grads is missing, and accumulate has added none$"),
         Wrong(at="grads", becomes=[None], value_error="grads has 1 entries, expected 2, one for each parameter$"),
         Wrong(
             at="grads.1",
             becomes=other_float,
             type_error=r"grads\[1\] has dtype float64, expected float32, as its parameter has: pass grads",
         ),
-        Wrong(at="grads", becomes=dict.fromkeys("ab"), type_error="grads must be a list as params, got dict$"),
+        Wrong(at="grads", becomes=dict.fromkeys("ab"), type_error="grads must be a list like params, got dict$"),
     ],
     "nested.step": [
         Wrong(at="grads.first.bias", becomes=longer, value_error=r"grads\['first'\]\['bias'\] has shape", by="Adam"),
@@ -482,7 +482,7 @@ ERRORS: dict[str, list[Wrong]] = {
         ),
     ],
     "nn.AddLayerNorm": [
-        Wrong(at="out", becomes=(None,), type_error="out must be a tuple of 2, with None for results"),
+        Wrong(at="out", becomes=(None,), type_error="out must be a tuple of 2, with None for new results"),
     ],
     "nn.BatchNormAddReLU": [
         Wrong(
@@ -496,7 +496,7 @@ ERRORS: dict[str, list[Wrong]] = {
         Wrong(
             at="out",
             becomes=[None, None],
-            type_error="out must be a tuple of 2, with None for results that are wanted new$",
+            type_error="out must be a tuple of 2, with None for new results$",
         ),
     ],
     "nn.CosineLinear": [

@@ -738,5 +738,5 @@ def test_unpacked_state_is_what_float32_loads(weights: str, moments: str | None,
     for name, array in state["state"][0].items():
         assert array.dtype == exact.state[0][name].dtype
         np.testing.assert_array_equal(array, exact.state[0][name])
-    with pytest.raises(TypeError, match=r"^unpacked: state_dict must be what .*, got list$"):
+    with pytest.raises(TypeError, match=r"^unpacked: state_dict must be the result of .*, got list$"):
         fo.optim.unpacked([])  # type: ignore[arg-type]

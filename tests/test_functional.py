@@ -167,7 +167,7 @@ def test_arrays_that_would_not_be_used_are_refused(call: Callable[..., Any], nam
     p, g = np.ones(3), np.ones(3)
     given: Any
     for given in [np.zeros(3)], (np.zeros(3),), np.zeros((1, 3)), "ab", 3:
-        with pytest.raises(ValueError, match=rf"^\w+: {name} would not be used; it is for {wanted}"):
+        with pytest.raises(ValueError, match=rf"^\w+: {name} would not be used: it needs {wanted}"):
             call([p], [g], step=1, lr=0.1, **{name: given})
     assert np.all(p == 1)
     for given in None, [], [None]:

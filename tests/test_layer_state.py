@@ -101,10 +101,10 @@ def test_a_bad_state_dict_changes_nothing() -> None:
             ValueError,
             r"^BatchNorm: bias has values that are infinite in float32, such as -1e\+300$",
         ),
-        (good | {"num_batches_tracked": 1.5}, ValueError, r"num_batches_tracked must be a whole number >= 0, got 1.5$"),
-        (good | {"num_batches_tracked": -1}, ValueError, r"num_batches_tracked must be a whole number >= 0, got -1$"),
-        (good | {"num_batches_tracked": np.nan}, ValueError, r"num_batches_tracked must be a whole number >= 0, got"),
-        (good | {"num_batches_tracked": np.uint64(2**63)}, ValueError, r"num_batches_tracked must be a whole number"),
+        (good | {"num_batches_tracked": 1.5}, ValueError, r"num_batches_tracked must be an integer >= 0, got 1.5$"),
+        (good | {"num_batches_tracked": -1}, ValueError, r"num_batches_tracked must be an integer >= 0, got -1$"),
+        (good | {"num_batches_tracked": np.nan}, ValueError, r"num_batches_tracked must be an integer >= 0, got"),
+        (good | {"num_batches_tracked": np.uint64(2**63)}, ValueError, r"num_batches_tracked must be an integer"),
     ):
         with pytest.raises(error, match=message):
             layer.load_state_dict({"weight": [9, 9], **bad} if bad else bad)

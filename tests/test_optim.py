@@ -289,10 +289,10 @@ def test_none_stands_for_a_whole_part(structure: Callable[[Any], Any], grads: An
     [
         (flat, [], ValueError, r"^SGD: grads has 0 entries, expected 4, one for each parameter$"),
         (flat, [None] * 5, ValueError, r"^SGD: grads has 5 entries, expected 4"),
-        (flat, {"p0": None}, TypeError, r"^SGD: grads must be a list as params, got dict$"),
-        (flat, None, ValueError, r"^SGD: grads is missing, and accumulate has gathered none$"),
+        (flat, {"p0": None}, TypeError, r"^SGD: grads must be a list like params, got dict$"),
+        (flat, None, ValueError, r"^SGD: grads is missing, and accumulate has added none$"),
         (flat, [[None] * 4], ValueError, r"^SGD: grads has 1 entries, expected 4"),
-        (named, [None] * 4, TypeError, r"^SGD: grads must be a dict as params, got list$"),
+        (named, [None] * 4, TypeError, r"^SGD: grads must be a dict like params, got list$"),
         (named, {"p0": None, "x": None}, ValueError, r"missing: 'p1', 'p2', 'p3', unknown: 'x'$"),
         (groups, [[None], [None]], ValueError, r"^SGD: grads has 1 entries, expected 3"),
         (groups, [[None]], ValueError, r"^SGD: grads has 1 lists, expected 2, one for each group$"),
@@ -300,18 +300,28 @@ def test_none_stands_for_a_whole_part(structure: Callable[[Any], Any], grads: An
             groups,
             {"p0": None},
             TypeError,
-            r"^SGD: grads must be a list, with one list for each group or flat, got dict$",
+            r"^SGD: grads must be a list with one list for each group, or a flat list, got dict$",
         ),
-        (named_groups, [[None] * 2, [None] * 2], TypeError, r"^SGD: grads must be a dict as params, got list$"),
-        (named_groups, {"p0": None}, TypeError, r"^SGD: grads must be a list, with one list for each group or flat"),
+        (named_groups, [[None] * 2, [None] * 2], TypeError, r"^SGD: grads must be a dict like params, got list$"),
+        (
+            named_groups,
+            {"p0": None},
+            TypeError,
+            r"^SGD: grads must be a list with one list for each group, or a flat list",
+        ),
         (all_named_groups, {"a": None}, ValueError, r"missing: 'b', 'c', 'e', unknown: nothing$"),
-        (nested, [None, None], TypeError, r"^SGD: grads must be a dict as params, got list$"),
-        (nested, {"first": [None] * 2, "others": None}, TypeError, r"^SGD: grads\['first'\] must be a dict as params"),
+        (nested, [None, None], TypeError, r"^SGD: grads must be a dict like params, got list$"),
+        (
+            nested,
+            {"first": [None] * 2, "others": None},
+            TypeError,
+            r"^SGD: grads\['first'\] must be a dict like params",
+        ),
         (
             nested,
             {"first": None, "others": {}},
             TypeError,
-            r"^SGD: grads\['others'\] must be a list as params, got dict$",
+            r"^SGD: grads\['others'\] must be a list like params, got dict$",
         ),
         (nested, {"first": None, "others": [None]}, ValueError, r"^SGD: grads\['others'\] has 1 entries, expected 2"),
         (
@@ -324,7 +334,7 @@ def test_none_stands_for_a_whole_part(structure: Callable[[Any], Any], grads: An
             nested,
             {"first": None, "others": [None, 3]},
             TypeError,
-            r"^SGD: grads\['others'\]\[1\] must be a list as params",
+            r"^SGD: grads\['others'\]\[1\] must be a list like params",
         ),
         (
             nested,
@@ -357,7 +367,7 @@ def test_errors_name_parameters_as_the_caller_does(rng: Generator) -> None:
         optim.SGD(nested(arrays(rng))).step({"first": None, "others": [None, bad[:1]]})
     with pytest.raises(TypeError, match=r"^SGD: params\['first'\]\['bias'\] must be a numpy array, got int$"):
         optim.SGD(nested([*arrays(rng)[:1], 3, *arrays(rng)[2:]]))  # type: ignore[list-item]
-    with pytest.raises(TypeError, match=r"^SGD: params\['first'\] must have keys that are strings, got 1$"):
+    with pytest.raises(TypeError, match=r"^SGD: params\['first'\] must have strings as keys, got 1$"):
         optim.SGD({"first": {1: np.ones(3)}})
 
 

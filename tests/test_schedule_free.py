@@ -70,7 +70,7 @@ def test_schedule_free_averages_what_it_stepped_through(name: str, rng: Generato
         zs.append(copies([one["z"] for one in opt.state]))
     opt.eval()
     before = everything(opt)
-    with pytest.raises(ValueError, match=rf"^{name}: the parameters are those for evaluation; train\(\) first$"):
+    with pytest.raises(ValueError, match=rf"^{name}: the parameters are set for evaluation; call train\(\) first$"):
         opt.step(OPTIMIZERS[name].arrays(rng))
     assert everything(opt) == before
     assert_close(params, [np.asarray(np.mean(some, axis=0)) for some in list(zip(*zs[1:], strict=True))], 1e-11)

@@ -227,7 +227,7 @@ def test_evaluation_is_saved(name: str, tmp_path: Path, rng: Generator) -> None:
     twins = copies(params)
     other = CLASSES[name](twins)
     other.load(tmp_path / "state")
-    with pytest.raises(ValueError, match=r"those for evaluation; train\(\) first"):
+    with pytest.raises(ValueError, match=r"set for evaluation; call train\(\) first"):
         other.step(OPTIMIZERS[name].arrays(rng))
     for one in opt, other:
         one.train()
@@ -309,7 +309,7 @@ def test_loading_forgets_what_was_accumulated(name: str, rng: Generator) -> None
     state = opt.state_dict(copy=True)
     opt.accumulate(OPTIMIZERS[name].arrays(rng))
     opt.load_state_dict(state)
-    with pytest.raises(ValueError, match="grads is missing, and accumulate has gathered none"):
+    with pytest.raises(ValueError, match="grads is missing, and accumulate has added none"):
         opt.step()
 
 

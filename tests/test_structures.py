@@ -57,7 +57,7 @@ def test_nested_structures_mean_the_same(name: str, rng: Generator) -> None:
     ("wrong", "error", "message"),
     [
         (lambda g: None, ValueError, "grads is missing"),
-        (lambda g: [g["encoder"], g["head"]], TypeError, r"grads must be a dict as params, got list"),
+        (lambda g: [g["encoder"], g["head"]], TypeError, r"grads must be a dict like params, got list"),
         (
             lambda g: {"encoder": g["encoder"]},
             ValueError,
@@ -76,18 +76,18 @@ def test_nested_structures_mean_the_same(name: str, rng: Generator) -> None:
         (
             lambda g: {**g, "encoder": {"layers": {"w": None}}},
             TypeError,
-            r"grads\['encoder'\]\['layers'\] must be a list as params, got dict",
+            r"grads\['encoder'\]\['layers'\] must be a list like params, got dict",
         ),
         (
             lambda g: {**g, "encoder": {"layers": [None]}},
             ValueError,
             r"grads\['encoder'\]\['layers'\] has 1 entries, expected 2",
         ),
-        (lambda g: {**g, "head": g["head"][0]}, TypeError, r"grads\['head'\] must be a list as params, got ndarray"),
+        (lambda g: {**g, "head": g["head"][0]}, TypeError, r"grads\['head'\] must be a list like params, got ndarray"),
         (
             lambda g: {**g, "head": [None, [None]]},
             TypeError,
-            r"grads\['head'\]\[1\] must be a dict as params, got list",
+            r"grads\['head'\]\[1\] must be a dict like params, got list",
         ),
         (
             lambda g: {**g, "head": [None, {"w": {"w": None}}]},
@@ -109,7 +109,7 @@ def test_other_nested_structures_are_errors(
     before = everything(opt)
     grads = wrong(tree(four(rng)))
     if grads is None and act == "accumulate":
-        error, message = TypeError, "grads must be a dict as params, got None"
+        error, message = TypeError, "grads must be a dict like params, got None"
     with pytest.raises(error, match=rf"^SGD: {message}"):
         getattr(opt, act)(grads)
     assert everything(opt) == before
@@ -118,8 +118,8 @@ def test_other_nested_structures_are_errors(
 
 def test_structures_of_parameters_that_make_no_sense_are_errors() -> None:
     for params, error, message in (
-        ({3: np.ones(2)}, TypeError, r"params must have keys that are strings, got 3"),
-        ({"a": {3: np.ones(2)}}, TypeError, r"params\['a'\] must have keys that are strings, got 3"),
+        ({3: np.ones(2)}, TypeError, r"params must have strings as keys, got 3"),
+        ({"a": {3: np.ones(2)}}, TypeError, r"params\['a'\] must have strings as keys, got 3"),
         ({"a": None}, TypeError, r"params\['a'\] must be a numpy array, got None"),
         ({"a": [np.ones(2), 3.0]}, TypeError, r"params\['a'\]\[1\] must be a numpy array, got float"),
         ([[np.ones(2)], {"w": "x"}], TypeError, r"params\[1\]\['w'\] must be a numpy array, got str"),

@@ -22,8 +22,9 @@ import threadpoolctl
 from tools import NIGHTLY, Each
 
 import fastopt as fo
-from fastopt import _threads
-from fastopt._core import kernels
+from fastopt import _cores, _threads
+from fastopt._blas import all_blas
+from fastopt._core import SPIN_COUNT, kernels
 
 PRELUDE = f"""
 FORKS = {25 if NIGHTLY else 10}
@@ -78,7 +79,7 @@ def run(code: str, *, before: str = "", timeout: float = 30, **environment: str)
 
 def lendable() -> bool:
     """Whether NumPy's BLAS here is one that can run on our threads, and would."""
-    return any(not blas.obstacle() and blas.num_threads > 1 for blas in _threads._all_blas())
+    return any(not blas.obstacle() and blas.num_threads > 1 for blas in all_blas())
 
 
 needs_lending = pytest.mark.skipif(not lendable(), reason="no BLAS here can run on fastopt's threads")
@@ -233,8 +234,8 @@ def test_what_openmp_may_not_give_is_not_lent(each: Each) -> None:
 def test_a_team_that_is_too_small_gets_helpers() -> None:
     """OpenBLAS's jobs wait for each other: run one after the other, they never end."""
     code = """
-        from fastopt import _threads
-        for blas in _threads._all_blas():
+        from fastopt._blas import all_blas
+        for blas in all_blas():
             kernels.lend(blas.install, blas.slots)
         assert all(same(product(), product_bits) for _ in range(20))
         products, helpers = kernels.lending()
@@ -259,7 +260,7 @@ def test_lending_ends_with_the_process() -> None:
 def test_spin_count_is_short_where_nothing_is_lent() -> None:
     code = "print(fo.show_config()['openmp']['spin_count'], os.environ.get('GOMP_SPINCOUNT'))"
     assert run(code).split()[0] == "None" or not lendable()
-    assert run(code, FASTOPT_LEND_THREADS="0").split() == [_threads._SPIN_COUNT, "None"]
+    assert run(code, FASTOPT_LEND_THREADS="0").split() == [SPIN_COUNT, "None"]
     assert run(code, FASTOPT_LEND_THREADS="0", GOMP_SPINCOUNT="123").split() == ["123", "123"]
     assert run(code, FASTOPT_LEND_THREADS="0", OMP_WAIT_POLICY="active").split() == ["None", "None"]
 
@@ -314,7 +315,7 @@ def test_nothing_is_lent_where_openmp_has_too_few_places(each: Each) -> None:
         assert same(kernel(), kernel_bits) and same(product(), product_bits)
         print(fo.show_config()["openmp"]["spin_count"])
     """
-        assert run(code, OPENBLAS_NUM_THREADS="2", **{name: value}).split() == [_threads._SPIN_COUNT]
+        assert run(code, OPENBLAS_NUM_THREADS="2", **{name: value}).split() == [SPIN_COUNT]
 
 
 @needs_lending
@@ -332,11 +333,11 @@ def test_nothing_is_lent_where_the_affinity_gives_too_few_cores() -> None:
 
 @needs_lending
 def test_nothing_is_lent_where_a_control_group_gives_too_little_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    blas = next(blas for blas in _threads._all_blas() if not blas.obstacle())
-    monkeypatch.setattr(_threads, "_quota", lambda: blas.num_threads - 0.5)
-    assert "control group" in _threads._forbidden(blas)
-    monkeypatch.setattr(_threads, "_quota", lambda: float(blas.num_threads))
-    assert "control group" not in _threads._forbidden(blas)
+    blas = next(blas for blas in all_blas() if not blas.obstacle())
+    monkeypatch.setattr(_cores, "quota", lambda: blas.num_threads - 0.5)
+    assert "control group" in _threads.forbidden(blas)
+    monkeypatch.setattr(_cores, "quota", lambda: float(blas.num_threads))
+    assert "control group" not in _threads.forbidden(blas)
 
 
 @pytest.mark.parametrize(
@@ -362,11 +363,11 @@ def test_the_quota_of_control_groups(tmp_path: Path, membership: str, files: dic
     for name, text in {"proc/self/cgroup": membership, **{f"sys/fs/cgroup/{k}": v for k, v in files.items()}}.items():
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text(text + "\n")
-    assert _threads._quota(tmp_path) == cores
+    assert _cores.quota(tmp_path) == cores
 
 
 def test_no_control_groups_no_quota(tmp_path: Path) -> None:
-    assert _threads._quota(tmp_path) == inf
+    assert _cores.quota(tmp_path) == inf
 
 
 @needs_lending

@@ -645,7 +645,7 @@ def test_optimizers_that_torch_does_not_have_are_errors(name: str) -> None:
 
 @pytest.mark.parametrize("bad", [None, {}, [], 3])
 def test_what_is_no_state_is_an_error(bad: Any) -> None:
-    with pytest.raises(TypeError, match=r"^to_torch: state_dict must be what the state_dict\(\) of an optimizer"):
+    with pytest.raises(TypeError, match=r"^to_torch: state_dict must be the result of a fastopt optimizer"):
         converter.to_torch(bad)
     with pytest.raises(TypeError, match=r"^to_torch: state_dict must be"):
         converter.to_torch(torch.optim.SGD([torch.zeros(1)]).state_dict())

@@ -18,22 +18,12 @@ from fastopt import _core
 from fastopt import functional as F
 from fastopt.cli import main
 from fastopt.cli.bench import dropouts, formats, fused, norm_peers, norms, peers
-from fastopt.cli.bench.cases import (
-    MODELS,
-    RULES,
-    Alternating,
-    Dead,
-    Race,
-    Result,
-    alternating,
-    cases,
-    dead,
-    matching,
-    optimizer,
-)
+from fastopt.cli.bench.case import Alternating, Dead, Race, Result
+from fastopt.cli.bench.catalog import alternating, cases, matching
 from fastopt.cli.bench.data import Data
 from fastopt.cli.bench.measure import Effort, alternate, march, race
 from fastopt.cli.bench.norms import as_memory, in_layout
+from fastopt.cli.bench.steps import MODELS, RULES, dead, optimizer
 
 BRIEF = ["bench", "--quick", "--seconds", "0.001"]
 

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from .._rules import Hyperparameters, Rule
-from .optimizer import Optimizer, own
-from .parameters import Params
+from ..._rules import Hyperparameters, Rule
+from ..optimizer import Optimizer, own
+from ..parameters import Params
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
 
-    from .._rules import Around
+    from ..._rules import Around
 
 
 class Adam(Optimizer):
@@ -23,7 +23,7 @@ class Adam(Optimizer):
         p ← p − lr/(1−β₁ᵗ) · m / (√v̂/√(1−β₂ᵗ) + ε)
         eps_hat:  p ← p − lr·√(1−β₂ᵗ)/(1−β₁ᵗ) · m / (√v̂ + ε̂)
 
-    t counts each parameter's own steps: one whose gradient was ``None`` stays behind.
+    t counts the steps of each parameter: it does not grow in a step in which the gradient is ``None``.
 
     Args:
         params: A list or dict of arrays, or a list of groups.
@@ -33,7 +33,7 @@ class Adam(Optimizer):
         weight_decay: λ, at least 0; coupled (L2) by default.
         amsgrad: Divide by the largest v so far.
         eps_hat: ε joins √v before bias correction, as in TensorFlow, Keras, scikit-learn and ONNX.
-        around: What every rule has, see :class:`Optimizer`.
+        around: The hyperparameters that every rule has, see :class:`Optimizer`.
 
     Example:
         >>> import numpy as np, fastopt as fo
@@ -86,7 +86,7 @@ class AdamW(Adam, decoupled_weight_decay=True):
         weight_decay: λ, at least 0; decoupled by default.
         amsgrad: Divide by the largest v so far.
         eps_hat: ε joins √v before bias correction, see :class:`Adam`.
-        around: What every rule has, see :class:`Optimizer`.
+        around: The hyperparameters that every rule has, see :class:`Optimizer`.
 
     Example:
         >>> import numpy as np, fastopt as fo
@@ -97,7 +97,7 @@ class AdamW(Adam, decoupled_weight_decay=True):
         (array([0.85, 0.85]), array([0.9]))
 
     References:
-        Loshchilov & Hutter 2019, arXiv:1711.05101, algorithm 2, where torch and we multiply the decay with lr.
+        Loshchilov & Hutter 2019, arXiv:1711.05101, algorithm 2, here, as in torch, with the decay multiplied by lr.
     """
 
     def __init__(

@@ -6,14 +6,14 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import TYPE_CHECKING, ClassVar
 
-from .._rules import Hyperparameters, Rule
-from .optimizer import Optimizer, own
-from .parameters import Params
+from ..._rules import Hyperparameters, Rule
+from ..optimizer import Optimizer, own
+from ..parameters import Params
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
 
-    from .._rules import Around
+    from ..._rules import Around
 
 
 class Adagrad(Optimizer):
@@ -26,11 +26,11 @@ class Adagrad(Optimizer):
     Args:
         params: A list or dict of arrays, or a list of groups.
         lr: Learning rate, at least 0.
-        lr_decay: How fast the rate falls, at least 0.
+        lr_decay: Decay of the rate over the steps, as in the formula, at least 0.
         weight_decay: λ, at least 0; coupled (L2) by default.
         initial_accumulator_value: s before the first step, at least 0.
         eps: ε, at least 0.
-        around: What every rule has, see :class:`Optimizer`.
+        around: The hyperparameters that every rule has, see :class:`Optimizer`.
 
     Example:
         >>> import numpy as np, fastopt as fo

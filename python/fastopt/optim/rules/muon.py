@@ -7,25 +7,25 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .._check import number
-from .._core import kernels
-from .._rules import Hyperparameters, Rule
-from ._formats import copy_of, zeros_like
-from .optimizer import Optimizer, own
-from .parameters import Array, Params
-from .plan import Member, Plan
+from ..._check import number
+from ..._core import kernels
+from ..._rules import Hyperparameters, Rule
+from .._formats import copy_of, zeros_like
+from ..optimizer import Optimizer, own
+from ..parameters import Array, Params
+from ..plan import Member, Plan
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
 
-    from .._rules import Around
+    from ..._rules import Around
 
 
 def _orthogonalized(u: Array, coefficients: tuple[float, ...], eps: float, steps: int) -> Array:
-    """The nearest semi-orthogonal matrix, roughly: singular values go to about 1 by Newton-Schulz iterations."""
+    """A rough approximation of the nearest semi-orthogonal matrix: Newton-Schulz iterations bring singular values to about 1."""
     a, b, c = (u.dtype.type(one) for one in coefficients)
     norm = math.sqrt(kernels.square_sum(u))
-    with np.errstate(all="ignore"):  # what is not finite is the gradient's
+    with np.errstate(all="ignore"):  # infinities and NaN come from the gradient
         x = u * u.dtype.type(norm if math.isnan(norm) else 1 / max(norm, eps))
         tall = x.shape[0] > x.shape[1]
         if tall:
@@ -39,8 +39,8 @@ def _orthogonalized(u: Array, coefficients: tuple[float, ...], eps: float, steps
 class _Plan:
     """Takes steps in three parts: the momentum, its orthogonalization by matrix products, and the update.
 
-    The momentum is taken of copies of the state first.  When the products are done, one call takes it again, of the state itself,
-    and the update with it: an interrupt finds the step taken or not begun.
+    The first part updates copies of the momentum.  After the products, one call updates the momentum itself and the parameters,
+    so that an interrupt finds the step taken or not begun.
     """
 
     def __init__(self, function: str, members: list[Member], count: Array | None) -> None:
@@ -79,14 +79,14 @@ class _Plan:
     ) -> tuple[int, float | None, bool] | None:
         if not self._plan.unmoved():
             return None
-        grads = [*grads]  # another thread may change the list meanwhile
+        grads = [*grads]  # a copy: another thread may change the list
         for member, trial in zip(self._members, self._trial, strict=True):
             for mine, its in zip(_written(trial), _written(member), strict=True):
                 mine[...] = its
         tried = self._trial_plan.step(grads, None if options is None else (*options[:6], 0.0))
         if tried is None:
             return None
-        if tried[2]:  # to be skipped
+        if tried[2]:  # the step is to be skipped
             return self._plan.step(grads, options, emptied)
         directions: list[Array | None] = []
         descent = []
@@ -103,17 +103,17 @@ class _Plan:
 
 
 def _with(member: Member, update: Array) -> Member:
-    """The member whose rule writes its direction into ``update``, and leaves the rest to the descent."""
+    """The member whose rule writes its direction into ``update`` instead of moving the parameter."""
     return member._replace(states=[*member.states, update], scales=[*member.scales, None])
 
 
 def _written(member: Member) -> list[Array]:
-    """What the momentum writes."""
+    """The arrays that the momentum's plan writes."""
     return [*member.states, *(scale for scale in member.scales if scale is not None), member.step]
 
 
 def _copied(member: Member) -> Member:
-    """The same member with copies of what the momentum writes."""
+    """The same member with copies of the arrays that the momentum's plan writes."""
     return member._replace(
         states=[copy_of(state, member.param, state.dtype) for state in member.states],
         scales=[None if scale is None else scale.copy() for scale in member.scales],
@@ -133,7 +133,7 @@ _ADJUST = {None: _original, "original": _original, "match_rms_adamw": _match_rms
 
 
 class Muon(Optimizer, decoupled_weight_decay=True):
-    """Muon: momentum whose singular values are all made about 1; for the matrices of hidden layers.
+    """Muon: momentum whose singular values are all brought to about 1; for the matrices of hidden layers.
 
     .. code-block:: text
 
@@ -141,11 +141,11 @@ class Muon(Optimizer, decoupled_weight_decay=True):
         X = u/‖u‖;   ns_steps times: A = X Xᵀ, X ← a X + (b A + c A²) X
         p ← (1 − lr·weight_decay) p − lr·f·X
 
-    f is √max(1, rows/columns), or with ``adjust_lr_fn="match_rms_adamw"`` 0.2·√max(rows, columns).  The matrix products are
-    NumPy's, so that the result may depend on its BLAS and the number of its threads.
+    f is √max(1, rows/columns), or with ``adjust_lr_fn="match_rms_adamw"`` 0.2·√max(rows, columns).  The matrix products
+    are NumPy's, so that the result may depend on its BLAS and the number of its threads.
 
     Args:
-        params: A list or dict of matrices, or a list of groups; other parameters need another optimizer.
+        params: A list or dict of matrices, or a list of groups; give other parameters to another optimizer.
         lr: Learning rate, at least 0.
         weight_decay: λ, at least 0; decoupled by default.
         momentum: μ, in [0, 1).
@@ -154,7 +154,7 @@ class Muon(Optimizer, decoupled_weight_decay=True):
         eps: Least norm of u to divide by, above 0.
         ns_steps: Iterations, below 100.
         adjust_lr_fn: ``None``, ``"original"`` or ``"match_rms_adamw"``.
-        around: What every rule has, see :class:`Optimizer`.
+        around: The hyperparameters that every rule has, see :class:`Optimizer`.
 
     Example:
         >>> import numpy as np, fastopt as fo
@@ -166,8 +166,8 @@ class Muon(Optimizer, decoupled_weight_decay=True):
         (True, np.float64(1.0))
 
     References:
-        Jordan et al. 2024, https://kellerjordan.github.io/posts/muon/; Liu et al. 2025, arXiv:2502.16982.  In torch's form, but in
-        the parameters' own precision (of 16 bits: float32), where torch computes in bfloat16.
+        Jordan et al. 2024, https://kellerjordan.github.io/posts/muon/; Liu et al. 2025, arXiv:2502.16982.  In torch's form, but
+        in the parameters' own precision (of 16 bits: float32), where torch computes in bfloat16.
     """
 
     kernels = ("muon_momentum",)
@@ -201,7 +201,7 @@ class Muon(Optimizer, decoupled_weight_decay=True):
                 f"{h.function}: adjust_lr_fn must be None, 'original' or 'match_rms_adamw', got {adjust!r}"
             )
         momentum = h.rule("muon_momentum", momentum=h.number("momentum", 0, 1, below=True), nesterov=h.flag("nesterov"))
-        # The gradient is shaped before the momentum; what is done to the parameter is done with the update.
+        # The momentum's kernel takes the hyperparameters that change the gradient, the update's those that change the parameter.
         after = {"decay": 1.0, "pull": 0.0, "threshold": 0.0, "ema_decay": -1.0, "swa_start": 0.0}
         before = {"maximize": 0.0, "l2": 0.0, "l1": 0.0, "l2_init": 0.0, "noise": 0.0}
         more: tuple[Any, ...] = (coefficients, eps, steps, _ADJUST[adjust])

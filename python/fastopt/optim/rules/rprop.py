@@ -6,19 +6,19 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import TYPE_CHECKING, ClassVar
 
-from .._check import number
-from .._rules import Hyperparameters, Rule
-from .optimizer import Optimizer, own
-from .parameters import Params
+from ..._check import number
+from ..._rules import Hyperparameters, Rule
+from ..optimizer import Optimizer, own
+from ..parameters import Params
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
 
-    from .._rules import Around
+    from ..._rules import Around
 
 
 class Rprop(Optimizer):
-    """Rprop: steps that follow the signs of the gradients only; for full batches.
+    """Rprop: steps that depend on the signs of the gradients only; for full batches.
 
     .. code-block:: text
 
@@ -31,7 +31,7 @@ class Rprop(Optimizer):
         etas: η⁻ in (0, 1) and η⁺ > 1.
         step_sizes: s_min and s_max.
         weight_decay: λ, at least 0; coupled (L2) by default.
-        around: What every rule has, see :class:`Optimizer`.
+        around: The hyperparameters that every rule has, see :class:`Optimizer`.
 
     Example:
         >>> import numpy as np, fastopt as fo
@@ -43,7 +43,7 @@ class Rprop(Optimizer):
         array([0.9, 0.9])
 
     References:
-        Riedmiller & Braun 1993; Igel & Hüsken 2000 (iRprop⁻), as in torch; signs are compared, not products, which may underflow.
+        Riedmiller & Braun 1993; Igel & Hüsken 2000 (iRprop⁻), as in torch, but comparing signs: products may underflow.
     """
 
     kernels = ("rprop",)

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from .._rules import Hyperparameters, Rule
-from .optimizer import Optimizer, own
-from .parameters import Params
+from ..._rules import Hyperparameters, Rule
+from ..optimizer import Optimizer, own
+from ..parameters import Params
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
 
-    from .._rules import Around
+    from ..._rules import Around
 
 
 class Adan(Optimizer, decoupled_weight_decay=None):
-    """Adan: Nesterov's momentum by the differences of gradients.
+    """Adan: Nesterov's momentum from the differences of gradients.
 
     .. code-block:: text
 
@@ -28,8 +28,8 @@ class Adan(Optimizer, decoupled_weight_decay=None):
         lr: Learning rate, at least 0.
         betas: β₁, β₂ and β₃, in [0, 1).
         eps: ε, at least 0.
-        weight_decay: λ, at least 0; proximal by default, with ``decoupled_weight_decay=True`` the authors' ``no_prox``.
-        around: What every rule has, see :class:`Optimizer`.
+        weight_decay: λ, at least 0; proximal by default; ``decoupled_weight_decay=True`` is the authors' ``no_prox``.
+        around: The hyperparameters that every rule has, see :class:`Optimizer`.
 
     Example:
         >>> import numpy as np, fastopt as fo

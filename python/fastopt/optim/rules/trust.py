@@ -4,24 +4,24 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from .._rules import Hyperparameters, Rule
-from .optimizer import Optimizer, own
-from .parameters import Params
+from ..._rules import Hyperparameters, Rule
+from ..optimizer import Optimizer, own
+from ..parameters import Params
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
 
-    from .._rules import Around
+    from ..._rules import Around
 
 
 class LAMB(Optimizer, decoupled_weight_decay=None):
-    """LAMB: Adam whose step is as long as lr times the parameter, tensor by tensor.
+    """LAMB: Adam with each tensor's step scaled to lr times the norm of the parameter.
 
     .. code-block:: text
 
         m, v as :class:`Adam`;   u = m̂ / (√v̂ + ε) + λ p;   p ← p − lr·‖p‖/‖u‖·u
 
-    The ratio is 1 where ‖p‖ or ‖u‖ is 0.  ``decoupled_weight_decay`` decays p beside the ratio instead.
+    The ratio is 1 where ‖p‖ or ‖u‖ is 0.  ``decoupled_weight_decay`` decays p separately instead.
 
     Args:
         params: A list or dict of arrays, or a list of groups.
@@ -29,7 +29,7 @@ class LAMB(Optimizer, decoupled_weight_decay=None):
         betas: β₁ and β₂, in [0, 1).
         eps: ε, at least 0.
         weight_decay: λ, at least 0; part of u by default.
-        around: What every rule has, see :class:`Optimizer`.
+        around: The hyperparameters that every rule has, see :class:`Optimizer`.
 
     Example:
         >>> import numpy as np, fastopt as fo
@@ -63,7 +63,7 @@ class LAMB(Optimizer, decoupled_weight_decay=None):
 
 
 class LARS(Optimizer, decoupled_weight_decay=None):
-    """LARS: momentum whose steps are as long as lr times the parameter, tensor by tensor.
+    """LARS: momentum with each tensor's gradient scaled to the norm of the parameter.
 
     .. code-block:: text
 
@@ -77,10 +77,10 @@ class LARS(Optimizer, decoupled_weight_decay=None):
         lr: Learning rate, at least 0.
         momentum: μ, in [0, 1].
         weight_decay: λ, at least 0; part of u by default.
-        trust_coefficient: How far to trust the ratio, at least 0.
+        trust_coefficient: Factor of the ratio, at least 0.
         eps: ε, at least 0.
         nesterov: Take the step from where the momentum leads.
-        around: What every rule has, see :class:`Optimizer`.
+        around: The hyperparameters that every rule has, see :class:`Optimizer`.
 
     Example:
         >>> import numpy as np, fastopt as fo

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from .._rules import Hyperparameters, Rule
-from .optimizer import Optimizer, own
-from .parameters import Params
+from ..._rules import Hyperparameters, Rule
+from ..optimizer import Optimizer, own
+from ..parameters import Params
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
 
-    from .._rules import Around
+    from ..._rules import Around
 
 
 class AdEMAMix(Optimizer, decoupled_weight_decay=None):
@@ -28,10 +28,10 @@ class AdEMAMix(Optimizer, decoupled_weight_decay=None):
         betas: β₁, β₂ and β₃, in [0, 1).
         alpha: α, the weight of the slow momentum, at least 0.
         eps: ε, at least 0.
-        weight_decay: λ, at least 0; the paper's λp by default.
+        weight_decay: λ, at least 0; the paper's term λp by default.
         alpha_warmup: Steps in which α grows from 0.
         beta3_warmup: Steps in which β₃ grows from β₁, so that its half-life grows linearly.
-        around: What every rule has, see :class:`Optimizer`.
+        around: The hyperparameters that every rule has, see :class:`Optimizer`.
 
     Example:
         >>> import numpy as np, fastopt as fo

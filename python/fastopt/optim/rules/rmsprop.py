@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from .._rules import Hyperparameters, Rule
-from .optimizer import Optimizer, own
-from .parameters import Params
+from ..._rules import Hyperparameters, Rule
+from ..optimizer import Optimizer, own
+from ..parameters import Params
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
 
-    from .._rules import Around
+    from ..._rules import Around
 
 
 class RMSprop(Optimizer):
@@ -22,7 +22,7 @@ class RMSprop(Optimizer):
         v ← α v + (1−α) g²;   centered: ḡ ← α ḡ + (1−α) g, and v − ḡ² in place of v below
         p ← p − lr · g / (√v + ε);   momentum: b ← μ b + g / (√v + ε), p ← p − lr·b
 
-    v − ḡ² is not allowed to become negative by rounding; in torch it may, and the weight is NaN then.
+    v − ḡ² is raised to 0 where rounding makes it negative; in torch the weight becomes NaN then.
 
     Args:
         params: A list or dict of arrays, or a list of groups.
@@ -32,7 +32,7 @@ class RMSprop(Optimizer):
         weight_decay: λ, at least 0; coupled (L2) by default.
         momentum: μ, in [0, 1].
         centered: Divide by the standard deviation of the gradient.
-        around: What every rule has, see :class:`Optimizer`.
+        around: The hyperparameters that every rule has, see :class:`Optimizer`.
 
     Example:
         >>> import numpy as np, fastopt as fo
@@ -44,7 +44,8 @@ class RMSprop(Optimizer):
         array([0.8, 0.8])
 
     References:
-        Tieleman & Hinton 2012, lecture 6.5 of "Neural networks for machine learning"; centered: Graves 2013, arXiv:1308.0850, eq. 38-43.
+        Tieleman & Hinton 2012, lecture 6.5 of "Neural networks for machine learning"; centered: Graves 2013, arXiv:1308.0850,
+        eq. 38-43.
     """
 
     kernels = ("rmsprop", "rmsprop_centered", "rmsprop_centered_momentum", "rmsprop_momentum")

@@ -4,19 +4,19 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from .._check import number
-from .._rules import Hyperparameters, Rule
-from .optimizer import Optimizer, own
-from .parameters import Array, Params
+from ..._check import number
+from ..._rules import Hyperparameters, Rule
+from ..optimizer import Optimizer, own
+from ..parameters import Array, Params
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
 
-    from .._rules import Around
+    from ..._rules import Around
 
 
 class Adafactor(Optimizer, decoupled_weight_decay=True):
-    """Adafactor: a second moment of rows and columns in place of one of elements.
+    """Adafactor: second moments of rows and columns in place of those of elements.
 
     .. code-block:: text
 
@@ -25,7 +25,7 @@ class Adafactor(Optimizer, decoupled_weight_decay=True):
         matrices:  r ← (1−ω) r + ω mean(g² of each row);   c ← (1−ω) c + ω mean(g² of each column);   v = r cᵀ / max(mean(r), ε₁)
         u = g / √max(v, ε₁²);   p ← p − max(ε₂, rms(p))·ρ / max(1, rms(u)/d) · u
 
-    The last two axes of an array are its matrices.  Two numbers a row and a column are all the state of a matrix.
+    The last two axes of an array span its matrices.  The state of a matrix is one number per row and one per column.
 
     Args:
         params: A list or dict of arrays, or a list of groups.
@@ -34,7 +34,7 @@ class Adafactor(Optimizer, decoupled_weight_decay=True):
         eps: ε₁, at least 0, or ``None`` for the epsilon of the parameter's dtype, and ε₂, at least 0.
         d: Largest root mean square of u, above 0.
         weight_decay: λ, at least 0; decoupled by default.
-        around: What every rule has, see :class:`Optimizer`.
+        around: The hyperparameters that every rule has, see :class:`Optimizer`.
 
     Example:
         >>> import numpy as np, fastopt as fo

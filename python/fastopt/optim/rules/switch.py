@@ -7,27 +7,27 @@ from collections.abc import Mapping
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from .._check import flag, number, whole
-from .._rules import Hyperparameters, Rule
-from ._formats import copy_of, numbers_of
-from .optimizer import Optimizer, StepInfo
-from .parameters import Grads, Params
-from .state_dict import plain
+from ..._check import flag, number, whole
+from ..._rules import Hyperparameters, Rule
+from .._formats import copy_of, numbers_of
+from ..optimizer import Optimizer, StepInfo
+from ..parameters import Grads, Params
+from ..state_dict import plain
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
 
-    from .._rules import Around
+    from ..._rules import Around
 
 
 class _Ratio(NamedTuple):
-    """The average of γ, as it is after a step."""
+    """The average of γ after a step."""
 
     average: float = 0.0  # Λ, uncorrected
-    since: int = 0  # how many steps it is the average of
+    since: int = 0  # number of steps in it
     decay: float = 1.0  # the product of their β₂
     step: int = 0
-    settled: float = math.inf  # how far the last γ is from the average
+    settled: float = math.inf  # distance of the last γ from the average
 
     @property
     def rate(self) -> float | None:
@@ -35,7 +35,7 @@ class _Ratio(NamedTuple):
         return self.average / (1 - self.decay) if self.since else None
 
     def after(self, sums: list[float], step: int, beta2: float) -> _Ratio:
-        """The one after a step that has just been taken; its sums are 0 where it has measured nothing."""
+        """The average after one more step, from the sums that the step has measured; they are 0 if it has measured nothing."""
         squares, products = sums
         if not products > 0 or not math.isfinite(squares / products):
             return self._replace(step=step, settled=math.inf)
@@ -46,7 +46,7 @@ class _Ratio(NamedTuple):
 
 
 class SwitchOptimizer(Optimizer):
-    """Adam first, for its fast start, and stochastic gradient descent later, for where it ends.
+    """Adam at first, for its fast start, then stochastic gradient descent, for its better end.
 
     .. code-block:: text
 
@@ -54,9 +54,9 @@ class SwitchOptimizer(Optimizer):
         switch: at step switch_at, or when |Λ/(1−β₂ᵗ) − γ| < tolerance;   b = m/(1−β₁ᵗ)/(1−β₁)
         later:  b ← β₁ b + g;   p ← p − sgd_lr·(lr/lr at the switch)·b,   sgd_lr = (1−β₁)·Λ/(1−β₂ᵗ) if it is not given
 
-    γ is the rate at which SGD's step would have Adam's projected length.  The momentum is carried over, in SGD's units, where
-    the paper begins anew.  A schedule of ``lr`` goes on after the switch: SGD's rate follows it in proportion.  The switch is part of the
-    state.
+    γ is the rate at which SGD's step would have Adam's projected length.  The momentum is carried over, in SGD's units; the
+    paper begins with none.  A schedule of ``lr`` continues after the switch: SGD's rate follows it in proportion.  The switch
+    is part of the state.
 
     Args:
         params: A list or dict of arrays, or a list of groups.
@@ -64,10 +64,10 @@ class SwitchOptimizer(Optimizer):
         betas: β₁ and β₂, in [0, 1); β₁ is SGD's momentum too.
         eps: ε, at least 0.
         weight_decay: λ, at least 0; coupled (L2) by default.
-        switch_at: The last step of Adam, at least 1; ``None`` for when γ has settled.
+        switch_at: The last step of Adam, at least 1; ``None`` for the step in which γ has settled.
         sgd_lr: SGD's learning rate, at least 0; ``None`` for the projected one.
-        tolerance: How little γ may differ from its average to have settled, at least 0.
-        around: What every rule has, see :class:`Optimizer`.
+        tolerance: Distance from its average below which γ has settled, at least 0.
+        around: The hyperparameters that every rule has, see :class:`Optimizer`.
 
     Example:
         >>> import numpy as np, fastopt as fo
@@ -83,7 +83,7 @@ class SwitchOptimizer(Optimizer):
     """
 
     kernels = ("adam", "adam_projected", "sgd_momentum")
-    function = None  # it is two rules, not one
+    function = None  # a stateless function has one rule
     _private = ("_ratio", "_switched")
     _ratio = _Ratio()
     _switched = False
@@ -108,17 +108,17 @@ class SwitchOptimizer(Optimizer):
 
     @property
     def switch_at(self) -> int | None:
-        """The last step of Adam, at least 1; ``None`` for when γ has settled."""
+        """The last step of Adam, at least 1; ``None`` for the step in which γ has settled."""
         return self._switch_at
 
     @switch_at.setter
     def switch_at(self, value: int | None) -> None:
         self._switch_at = None if value is None else whole(type(self).__name__, "switch_at", value, 1)
-        vars(self).get("_changed", [False])[0] = True  # Adam's step is projected, or not
+        vars(self).get("_changed", [False])[0] = True  # the kernel with or without the projection is needed
 
     @property
     def tolerance(self) -> float:
-        """How little γ may differ from its average to have settled, at least 0."""
+        """Distance from its average below which γ has settled, at least 0."""
         return self._tolerance
 
     @tolerance.setter
@@ -127,7 +127,7 @@ class SwitchOptimizer(Optimizer):
 
     @property
     def switched(self) -> bool:
-        """Whether the rule is SGD by now."""
+        """Whether the optimizer has switched to SGD."""
         return self._switched
 
     def _rule(self, h: Hyperparameters) -> Rule:  # type: ignore[override]
@@ -138,7 +138,7 @@ class SwitchOptimizer(Optimizer):
         if self._switched:
             if sgd_lr is None:
                 raise ValueError(f"{h.function}: sgd_lr must be set for every group after the switch")
-            lr, at = h.number("lr"), h.values["switch_lr"]  # a group that was added later follows lr from then on
+            lr, at = h.number("lr"), h.values["switch_lr"]  # for a group that was added later, lr when it was added
             rate = sgd_lr if at is None or lr == h.number("switch_lr") or at == 0 else sgd_lr * (lr / at)
             if not math.isfinite(rate):
                 raise ValueError(
@@ -157,7 +157,7 @@ class SwitchOptimizer(Optimizer):
 
     def _take(self, grads: Grads | None, options: tuple[float, ...] | None) -> StepInfo:
         info = super()._take(grads, options)
-        with suppress(Exception):  # the step has been taken; the next one raises this before it begins
+        with suppress(Exception):  # this step has been taken; the next one raises the error before it begins
             self._advance()
         return info
 
@@ -170,7 +170,7 @@ class SwitchOptimizer(Optimizer):
         super()._follow()
 
     def _advance(self) -> None:
-        """Does what follows from the last step, as far as that has not been done: averages γ, and switches."""
+        """Averages the γ of the last step and switches, unless that has been done."""
         if self._switched or not self.param_groups:
             return
         if self._ratio.step != int(self._count):
@@ -184,7 +184,7 @@ class SwitchOptimizer(Optimizer):
             self._switch(ratio)
 
     def _switch(self, ratio: _Ratio) -> bool:
-        """Goes on with SGD, at a rate without its momentum if groups have none of their own; False if none is known yet."""
+        """Switches to SGD, at the projected rate in groups without ``sgd_lr``; False if that rate is not known yet."""
         changes = []
         for group in self.param_groups:
             sgd_lr, rate = group["sgd_lr"], ratio.rate
@@ -232,7 +232,7 @@ class SwitchOptimizer(Optimizer):
     def _restore(self, extra: Mapping[str, Any]) -> None:
         name = f"{self._name}: the switch in state_dict"
         if not extra.keys() >= self._extra().keys():
-            raise ValueError(f"{name} is not there")
+            raise ValueError(f"{name} is missing")
         switch_at = extra["switch_at"]
         ratio = _Ratio(
             number(name, "average", extra["average"]),

@@ -8,22 +8,22 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
-from .._check import flag
-from .._commit import commit
-from .._rules import Hyperparameters, Rule
-from ._formats import moved, weights_of
-from .optimizer import Optimizer, own
-from .parameters import Array, Params
-from .plan import begin, is_writeable
+from ..._check import flag
+from ..._commit import commit
+from ..._rules import Hyperparameters, Rule
+from .._formats import moved, weights_of
+from ..optimizer import Optimizer, own
+from ..parameters import Array, Params
+from ..plan import begin, is_writeable
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
 
-    from .._rules import Around
+    from ..._rules import Around
 
 
 class ScheduleFree(Optimizer):
-    """Parameters that have a view for training and one for evaluation."""
+    """An optimizer whose parameters have one set of values for training and one for evaluation."""
 
     begins: ClassVar[Mapping[str, float | str]] = MappingProxyType({"z": "param"})
     _private = ("_training",)
@@ -34,11 +34,11 @@ class ScheduleFree(Optimizer):
 
     @classmethod
     def _beta(cls, group: Mapping[str, Any]) -> float:
-        """How much of the average there is in the view for training."""
+        """The weight of the average in the parameters for training."""
         raise NotImplementedError
 
     def train(self) -> None:
-        """Lets the parameters be y, where gradients are to be taken; all or none.
+        """Sets the parameters to y, where gradients are taken; all or none.
 
         Raises:
             TypeError: A parameter is read-only.  Nothing has been changed then.
@@ -51,7 +51,7 @@ class ScheduleFree(Optimizer):
                 self._move(lambda beta: 1 - beta, training=True)
 
     def eval(self) -> None:
-        """Lets the parameters be x, the average, which is to be used; all or none.
+        """Sets the parameters to x, the average, for evaluation; all or none.
 
         Raises:
             TypeError: A parameter is read-only.  Nothing has been changed then.
@@ -64,8 +64,8 @@ class ScheduleFree(Optimizer):
                 self._move(lambda beta: 1 - 1 / beta, training=False)
 
     def _move(self, weight: Callable[[float], float], training: bool) -> None:
-        """Moves the parameters towards z."""
-        self._simple[0] = None  # the next step looks which view it is
+        """Moves the parameters towards z by the part ``weight(beta)``, and sets the flag ``training``."""
+        self._simple[0] = None  # the next step must check the flag
         is_writeable(self._name, [record.param for record in self._records], self._labels)
         records = iter(self._records)
         both: list[tuple[Array, Any]] = []
@@ -80,7 +80,7 @@ class ScheduleFree(Optimizer):
                     both += moved(one, record.param, weights + (one["z"] - weights) * one["z"].dtype.type(of_beta))
         targets, sources = [target for target, _ in both], [source for _, source in both]
         commit([*targets, self._training], [*sources, np.bool_(training)])
-        for record in self._records:  # masters have moved too: they do not begin as what was rounded
+        for record in self._records:  # master weights have moved too: they must not begin as the rounded parameters
             count, keys = record.fresh
             if record.state["step"] != 0:
                 record.fresh = count, tuple(key for key in keys if key != "master_param")
@@ -88,7 +88,7 @@ class ScheduleFree(Optimizer):
     def _expect_ready(self) -> None:
         super()._expect_ready()
         if not self._training:
-            raise ValueError(f"{self._name}: the parameters are those for evaluation; train() first")
+            raise ValueError(f"{self._name}: the parameters are set for evaluation; call train() first")
 
     def _extra(self) -> dict[str, Any]:
         return {"training": bool(self._training)}
@@ -101,7 +101,7 @@ def _weights(h: Hyperparameters) -> dict[str, float]:
     decoupled = h.values["decoupled_weight_decay"]
     if (decoupled is not None and h.flag("decoupled_weight_decay")) or h.flag("proximal_l1"):
         raise ValueError(
-            f"{h.function}: decoupled_weight_decay and proximal_l1 would act on y only, and z bring all back"
+            f"{h.function}: decoupled_weight_decay and proximal_l1 would act on y only, and z would undo that"
         )
     return {
         "warmup_steps": h.whole("warmup_steps"),
@@ -118,18 +118,18 @@ class ScheduleFreeSGD(ScheduleFree):
         w_t = tʳ·(max lr)^weight_lr_power;   c = w_t / Σw
         y ← y + c (z − y) + lr·(momentum·(1−c) − 1)·g;   z ← z − lr·g
 
-    While training the parameters are y, where gradients are to be taken; ``eval()`` turns them into the average x, and ``train()``
-    back.  A step in evaluation is an error.  Decoupled decay and ``proximal_l1`` would act on y only, and are errors.
+    In training the parameters are y, where gradients are taken; ``eval()`` turns them into the average x, and ``train()`` back
+    into y.  A step in evaluation is an error.  Decoupled decay and ``proximal_l1`` are errors, as they would act on y only.
 
     Args:
         params: A list or dict of arrays, or a list of groups.
         lr: Learning rate, at least 0.
         momentum: β, in (0, 1].
         weight_decay: λ, at least 0; coupled (L2) by default.
-        warmup_steps: Steps in which the rate grows linearly.
+        warmup_steps: Number of steps in which the rate grows linearly.
         r: Power of t in the weights of the average.
         weight_lr_power: Power of the largest rate in the weights of the average.
-        around: What every rule has, see :class:`Optimizer`.
+        around: The hyperparameters that every rule has, see :class:`Optimizer`.
 
     Example:
         >>> import numpy as np, fastopt as fo
@@ -180,19 +180,19 @@ class ScheduleFreeAdamW(ScheduleFree, decoupled_weight_decay=None):
         v ← β₂ v + (1−β₂) g²;   u = g / (√(v/(1−β₂ᵗ)) + ε) + λ y;   w_t = tʳ·(max lr)^weight_lr_power;   c = w_t / Σw
         y ← y + c (z − y) + lr·(β₁(1−c) − 1)·u;   z ← z − lr·u
 
-    While training the parameters are y, where gradients are to be taken; ``eval()`` turns them into the average x, and ``train()``
-    back.  A step in evaluation is an error.  Decoupled decay and ``proximal_l1`` would act on y only, and are errors.
+    In training the parameters are y, where gradients are taken; ``eval()`` turns them into the average x, and ``train()`` back
+    into y.  A step in evaluation is an error.  Decoupled decay and ``proximal_l1`` are errors, as they would act on y only.
 
     Args:
         params: A list or dict of arrays, or a list of groups.
         lr: Learning rate, at least 0.
         betas: β₁ and β₂, in [0, 1).
         eps: ε, at least 0.
-        weight_decay: λ, at least 0; the authors' λy by default.
-        warmup_steps: Steps in which the rate grows linearly.
+        weight_decay: λ, at least 0; the authors' term λy by default.
+        warmup_steps: Number of steps in which the rate grows linearly.
         r: Power of t in the weights of the average.
         weight_lr_power: Power of the largest rate in the weights of the average.
-        around: What every rule has, see :class:`Optimizer`.
+        around: The hyperparameters that every rule has, see :class:`Optimizer`.
 
     Example:
         >>> import numpy as np, fastopt as fo

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from .._rules import Hyperparameters, Rule
-from .optimizer import Optimizer, own
-from .parameters import Params
+from ..._rules import Hyperparameters, Rule
+from ..optimizer import Optimizer, own
+from ..parameters import Params
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
 
-    from .._rules import Around
+    from ..._rules import Around
 
 
 class SGD(Optimizer):
@@ -22,19 +22,19 @@ class SGD(Optimizer):
         b ← g at the first step, momentum·b + (1 − dampening)·g later;   p ← p − lr·b, with nesterov p ← p − lr·(g + momentum·b)
         velocity:  v ← momentum·v − lr·g;   p ← p + v, with nesterov p ← p + momentum·v − lr·g
 
-    Both classical forms of momentum are here: torch's, whose buffer is a sum of gradients, and with ``velocity`` that of
-    Keras and scikit-learn, whose buffer is a sum of updates.  They differ as soon as lr changes: torch's rescales what has
-    been gathered, the velocity does not.
+    Both classical forms of momentum are available: torch's, whose buffer is a sum of gradients, and with ``velocity`` that of
+    Keras and scikit-learn, whose buffer is a sum of updates.  They differ once lr changes: a new lr rescales torch's whole
+    buffer, and only new terms of a velocity.
 
     Args:
         params: A list or dict of arrays, or a list of groups.
         lr: Learning rate, at least 0.
         momentum: μ, in [0, 1].
-        dampening: τ, how much of a new gradient is left out.
+        dampening: τ, the part of a new gradient that is left out.
         weight_decay: λ, at least 0; coupled (L2) by default.
         nesterov: Take the step from where the momentum leads.
-        velocity: Keep a velocity in place of torch's buffer.
-        around: What every rule has, see :class:`Optimizer`.
+        velocity: Keep a sum of updates in place of torch's buffer.
+        around: The hyperparameters that every rule has, see :class:`Optimizer`.
 
     Example:
         >>> import numpy as np, fastopt as fo

@@ -6,14 +6,14 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import TYPE_CHECKING, ClassVar
 
-from .._rules import Hyperparameters, Rule
-from .optimizer import Optimizer, own
-from .parameters import Params
+from ..._rules import Hyperparameters, Rule
+from ..optimizer import Optimizer, own
+from ..parameters import Params
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
 
-    from .._rules import Around
+    from ..._rules import Around
 
 
 class NAdam(Optimizer):
@@ -24,7 +24,7 @@ class NAdam(Optimizer):
         μ_t = β₁(1 − ½·0.96^(t·momentum_decay));   Π_t = μ₁⋯μ_t;   m, v as :class:`Adam`
         p ← p − lr·((1−μ_t)/(1−Π_t)·g + μ_{t+1}/(1−Π_t·μ_{t+1})·m) / (√(v/(1−β₂ᵗ)) + ε)
 
-    Keras means ``momentum_decay=1``.
+    Keras's Nadam has ``momentum_decay=1``.
 
     Args:
         params: A list or dict of arrays, or a list of groups.
@@ -32,8 +32,8 @@ class NAdam(Optimizer):
         betas: β₁ and β₂, in [0, 1).
         eps: ε, at least 0.
         weight_decay: λ, at least 0; coupled (L2) by default.
-        momentum_decay: How fast the momentum grows to β₁, at least 0.
-        around: What every rule has, see :class:`Optimizer`.
+        momentum_decay: Speed at which the momentum grows to β₁, at least 0.
+        around: The hyperparameters that every rule has, see :class:`Optimizer`.
 
     Example:
         >>> import numpy as np, fastopt as fo

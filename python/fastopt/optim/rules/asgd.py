@@ -6,14 +6,14 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import TYPE_CHECKING, ClassVar
 
-from .._rules import Hyperparameters, Rule
-from .optimizer import Optimizer, own
-from .parameters import Params
+from ..._rules import Hyperparameters, Rule
+from ..optimizer import Optimizer, own
+from ..parameters import Params
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
 
-    from .._rules import Around
+    from ..._rules import Around
 
 
 class ASGD(Optimizer):
@@ -31,9 +31,9 @@ class ASGD(Optimizer):
         lr: Learning rate, at least 0.
         lambd: λ, the decay, at least 0.
         alpha: α, the power with which the rate falls, at least 0.
-        t0: t₀, the step after which to average, at least 0.
+        t0: t₀, the step after which averaging begins, at least 0.
         weight_decay: λ, at least 0; coupled (L2) by default.
-        around: What every rule has, see :class:`Optimizer`.
+        around: The hyperparameters that every rule has, see :class:`Optimizer`.
 
     Example:
         >>> import numpy as np, fastopt as fo
