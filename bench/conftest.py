@@ -7,7 +7,8 @@ from functools import lru_cache
 import pytest
 
 from fastopt.cli.bench import peers
-from fastopt.cli.bench.cases import Alternating, Calls, Case, Dead, Race, cases
+from fastopt.cli.bench.case import Alternating, Calls, Case, Dead, Race
+from fastopt.cli.bench.catalog import cases
 from fastopt.cli.bench.data import Data
 from fastopt.cli.bench.peers import Call
 

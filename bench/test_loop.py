@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from pytest_benchmark.fixture import BenchmarkFixture
 
-from fastopt.cli.bench.cases import Alternating, Dead
+from fastopt.cli.bench.case import Alternating, Dead
 
 GROUPS = ("alternating", "dead")
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pytest_benchmark.fixture import BenchmarkFixture
 
-from fastopt.cli.bench.cases import Race
+from fastopt.cli.bench.case import Race
 from fastopt.cli.bench.peers import Call
 
 GROUPS = ("LayerNorm", "RMSNorm", "BatchNorm", "GroupNorm", "InstanceNorm", "WeightNorm", "fused", "Dropout")

@@ -18,7 +18,8 @@ from hypothesis.stateful import (
     invariant,
 )
 from numpy.random import Generator
-from optimizers import CLASSES, Array, everything, leaves, shapes_for
+from tables import CLASSES, OPTIMIZERS, Array
+from tools import everything, leaves
 
 from fastopt import optim
 
@@ -141,7 +142,7 @@ class Pair(RuleBasedStateMachine):
     def __init__(self, name: str) -> None:
         super().__init__()
         self.cls = CLASSES[name]
-        self.shapes = [(70,) if shape == (71,) else shape for shape in shapes_for(name) if shape != (30, 5)]
+        self.shapes = [(70,) if shape == (71,) else shape for shape in OPTIMIZERS[name].shapes if shape != (30, 5)]
         self.folder = tempfile.TemporaryDirectory()
         self.path = Path(self.folder.name) / "state"
         self.taken = 0  # steps

@@ -28,12 +28,13 @@ Place: TypeAlias = Callable[[Array], Array]
 
 DTYPES = ("float32", "float64")
 HALVES = ("float16", "bfloat16")
+EVERY_DTYPE = (*DTYPES, *HALVES)
 
 
 # Numbers
 
 
-def ordinary(rng: Generator, shape: int | Sequence[int], dtype: str) -> Array:
+def ordinary(rng: Generator, shape: int | Sequence[int], dtype: str = "float64") -> Array:
     """Normally distributed numbers."""
     return np.asarray(rng.standard_normal(shape), dtype)
 
@@ -132,7 +133,7 @@ FORMATS: dict[str, tuple[str, Options]] = {
 
 @dataclass(frozen=True)
 class Rule:
-    """An optimizer that has a stateless function.  What tests need to know of it follows from its class."""
+    """An optimizer.  What tests need to know of it follows from its class; much of it only where there is a stateless function."""
 
     optimizer: type[optim.Optimizer]
 
@@ -196,6 +197,19 @@ class Rule:
         states = {i: len(self.states(options)) for i, options in enumerate(self.combinations)}
         return self.combinations[max(states, key=lambda i: (states[i], -i))]
 
+    @cached_property
+    def variants(self) -> list[Options]:
+        """Nothing, and each of its flags switched; where it has momentum, with it and without."""
+        flags: list[Options] = [{}, *({name: not value} for name, value in self.own.items() if isinstance(value, bool))]
+        momenta: list[Options] = [{}, {"momentum": 0.8}] if "momentum" in self.own else [{}]
+        every = [momentum | flag for momentum, flag in itertools.product(momenta, flags)]
+        return [options for options in every if self.accepts(options)]  # Nesterov needs momentum, for example
+
+    @cached_property
+    def richest(self) -> Options:
+        """The first of the variants with the most state."""
+        return max(self.variants, key=lambda options: len(self.make([np.ones((2, 2))], options).state[0]))
+
     def sample(
         self, rng: Generator, *, around: bool = True, step: bool = False, without: Sequence[str] = ()
     ) -> Options:
@@ -251,8 +265,17 @@ class Rule:
         rows = max((n for n in range(1, math.isqrt(size) + 1) if size % n == 0), default=1)
         return (size // rows, rows) if size % 3 == 0 else (rows, size // rows)
 
-    def arrays(self, rng: Generator, shapes: Sequence[Any], dtype: str, *, numbers: Any = ordinary) -> list[Array]:
-        return [numbers(rng, self.fit(shape), dtype) for shape in shapes]
+    @cached_property
+    def shapes(self) -> list[tuple[int, ...]]:
+        """Shapes of parameters that it takes: longer than a vector of the processor, without axes, and empty ones."""
+        shapes: list[tuple[int, ...]] = [(4, 3), (30, 5)]
+        return shapes + ([(5, 20), (0, 2)] if self.matrices_only else [(71,), (), (2, 3, 4), (0, 2)])
+
+    def arrays(
+        self, rng: Generator, shapes: Sequence[Any] | None = None, dtype: str = "float64", *, numbers: Any = ordinary
+    ) -> list[Array]:
+        """Parameters or gradients of these shapes, or of ``shapes``."""
+        return [numbers(rng, self.fit(shape), dtype) for shape in (self.shapes if shapes is None else shapes)]
 
     # State
 
@@ -369,31 +392,23 @@ def of_step(options: Options) -> Options:
     return {name: value for name, value in options.items() if name in OF_STEP}
 
 
+OPTIMIZERS = {
+    name: Rule(one)
+    for name, one in sorted(vars(optim).items())
+    if isinstance(one, type) and issubclass(one, optim.Optimizer) and one is not optim.Optimizer
+}
+CLASSES: dict[str, type[Any]] = {name: rule.optimizer for name, rule in OPTIMIZERS.items()}
+SCHEDULE_FREE = [name for name, cls in CLASSES.items() if hasattr(cls, "eval")]
+# Those that have a stateless function, by its name.
 RULES = {
     rule.function: rule
-    for rule in (
-        Rule(one) for one in vars(optim).values() if isinstance(one, type) and issubclass(one, optim.Optimizer)
-    )
+    for rule in OPTIMIZERS.values()
     if rule.optimizer.kernels and rule.optimizer.function is not None
 }
 
 
-def rules_and_options() -> Iterator[tuple[str, Options]]:
-    return ((name, options) for name, rule in RULES.items() for options in rule.combinations)
-
-
-def rules_and_surroundings() -> Iterator[tuple[str, str, Options]]:
-    return ((name, what, more) for name, rule in RULES.items() for what, more in rule.surroundings.items())
-
-
 def rules_and_formats() -> Iterator[tuple[str, str]]:
     return ((name, kept) for name, rule in RULES.items() for kept in rule.formats)
-
-
-def label(options: Options, usual: Options | None = None) -> str:
-    """Options for the name of a test: those that are not as usual."""
-    switched = {name: value for name, value in options.items() if value != (usual or {}).get(name, False)}
-    return "-".join(name if value is True else f"{name}={value}" for name, value in switched.items()) or "plain"
 
 
 # Normalizations
@@ -788,7 +803,3 @@ def far_at_first(x: Array, sets: Array, away: float) -> Array:
     first = sets[:, : min(16, sets.shape[1] // 3)].ravel()
     far.flat[first] = far.flat[first] + np.asarray(away, x.dtype)
     return far
-
-
-def norms_and_options() -> Iterator[tuple[str, Options]]:
-    return ((name, options) for name, norm in NORMS.items() for options in norm.options)

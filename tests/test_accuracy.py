@@ -19,12 +19,13 @@ import ml_dtypes
 import numpy as np
 import pytest
 from numpy.random import Generator
-from tables import DTYPES, HALVES, LIKE_X, NORMS, Array, Call, computed, far_at_first, ordinary
-from tools import Some, differing
+from tables import DTYPES, EVERY_DTYPE, HALVES, LIKE_X, NORMS, Array, Call, computed, far_at_first, ordinary
+from tools import Each, differing
 
 from fastopt import functional as F
 from fastopt import optim
 
+SIZES = ((64, 1024), (1000, 32), (4, 8192))  # rows, width
 MEANS = (0.0, 1e3, 1e5, 1e6)
 EPS = {"float32": 2.0**-23, "float64": 2.0**-52, "float16": 2.0**-10, "bfloat16": 2.0**-7}
 AROUND_ZERO = ("rms_norm", "add_rms_norm", "cosine_norm", "weight_norm")  # which have no mean
@@ -121,27 +122,23 @@ def far_away(call: Call, mean: float) -> Call:
     return replace(call, x=call.x + call.x.dtype.type(mean))
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize(("rows", "width"), [(64, 1024), (1000, 32), (4, 8192)])
 @pytest.mark.parametrize("norm", LAYOUTS)
-def test_results_are_precise_at_any_mean(
-    norm: str, rows: int, width: int, dtype: str, some: Some, rng: Generator
-) -> None:
-    for mean in some(MEANS, 2):
-        assert_precise(far_away(NORMS[norm].call(rng, dtype, rows, width), mean))
+def test_results_are_precise_at_any_mean(norm: str, each: Each, rng: Generator) -> None:
+    for (rows, width), dtype in each(SIZES, DTYPES, by_day=1):
+        for mean in each(MEANS, by_day=1):
+            assert_precise(far_away(NORMS[norm].call(rng, dtype, rows, width), mean))
 
 
-@pytest.mark.parametrize("scale", [1e-30, 1e-22, 3e19, 1e30])
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 @pytest.mark.parametrize("norm", [norm for norm in LAYOUTS if "renorm" not in norm])
-def test_results_are_precise_at_any_scale(norm: str, dtype: str, scale: float, rng: Generator) -> None:
+def test_results_are_precise_at_any_scale(norm: str, each: Each, rng: Generator) -> None:
     """Also where squares overflow, or vanish; dx of channels is 1/scale² times x on its way, and leaves the range too."""
-    call = NORMS[norm].call(rng, dtype, 64, 96, bias=False, dsum=False)
-    call.arguments |= {"eps": 0.0} if "weight_norm" not in norm else {}
-    call.x = (call.x * scale).astype(call.x.dtype)
-    if call.arguments.get("residual") is not None:
-        call.arguments["residual"] = (call.arguments["residual"] * scale).astype(call.x.dtype)
-    assert_precise(call, without={"dx"} if "channel_axis" in call.arguments or "dim" in call.arguments else set())
+    for dtype, scale in each(["float32", "bfloat16"], [1e-30, 1e-22, 3e19, 1e30], by_day=3):
+        call = NORMS[norm].call(rng, dtype, 64, 96, bias=False, dsum=False)
+        call.arguments |= {"eps": 0.0} if "weight_norm" not in norm else {}
+        call.x = (call.x * scale).astype(call.x.dtype)
+        if call.arguments.get("residual") is not None:
+            call.arguments["residual"] = (call.arguments["residual"] * scale).astype(call.x.dtype)
+        assert_precise(call, without={"dx"} if "channel_axis" in call.arguments or "dim" in call.arguments else set())
 
 
 @pytest.mark.parametrize("scale", [1e-30, 1e-18, 1.0, 1e20])
@@ -160,53 +157,47 @@ def test_squares_around_a_given_mean_are_right_at_any_scale(
         np.testing.assert_allclose(found, exact_m2, rtol=1e-6, atol=1e-14 * scale**2)
 
 
-@pytest.mark.parametrize("dtype", HALVES)
-@pytest.mark.parametrize(("rows", "width"), [(64, 1024), (1000, 32)])
 @pytest.mark.parametrize("norm", LAYOUTS)
-def test_results_of_16_bits_are_rounded_once(
-    norm: str, rows: int, width: int, dtype: str, some: Some, rng: Generator
-) -> None:
+def test_results_of_16_bits_are_rounded_once(norm: str, each: Each, rng: Generator) -> None:
     """They are within half a unit of exact ones, and what float32 adds to that."""
-    for mean in some([0.0, 100.0], 1):
-        assert_precise(far_away(NORMS[norm].call(rng, dtype, rows, width), mean))
+    for (rows, width), dtype in each(SIZES[:2], HALVES, by_day=1):
+        for mean in each([0.0, 100.0], by_day=1):
+            assert_precise(far_away(NORMS[norm].call(rng, dtype, rows, width), mean))
 
 
-@pytest.mark.parametrize("away", [30.0, 1e3, -1e6])
-@pytest.mark.parametrize(("rows", "width"), [(64, 1024), (1000, 32), (4, 8192)])
 @pytest.mark.parametrize("norm", WITH_MEAN)
-def test_results_are_precise_for_sets_that_begin_far_from_the_rest(
-    norm: str, rows: int, width: int, away: float, rng: Generator
-) -> None:
+def test_results_are_precise_for_sets_that_begin_far_from_the_rest(norm: str, each: Each, rng: Generator) -> None:
     """What their first numbers say about the mean is far from it.  Columns, which are summed up once, bear that less well."""
-    call = NORMS[norm].call(rng, "float32", rows, width)
-    sets = call.sets(np.arange(call.x.size).reshape(call.x.shape))
-    columns = re.search("NC$|NC of|NHWC", norm)
-    assert_precise(replace(call, x=far_at_first(call.x, sets, away)), 5 if columns else 1)
+    for (rows, width), away in each(SIZES, [30.0, 1e3, -1e6], by_day=1):
+        call = NORMS[norm].call(rng, "float32", rows, width)
+        sets = call.sets(np.arange(call.x.size).reshape(call.x.shape))
+        columns = re.search("NC$|NC of|NHWC", norm)
+        assert_precise(replace(call, x=far_at_first(call.x, sets, away)), 5 if columns else 1)
 
 
-@pytest.mark.parametrize("dtype", [*DTYPES, *HALVES])
 @pytest.mark.parametrize("norm", [norm for norm in NORMS if "add_" in norm and "relu" not in norm])
-def test_a_sum_is_rounded_once(norm: str, dtype: str, rng: Generator) -> None:
-    call = NORMS[norm].call(rng, dtype, 24, 70)
-    expected = (call.x.astype(np.float64) + call.arguments["residual"].astype(np.float64)).astype(dtype)
-    assert differing(call.run(F)["sum"], expected) == 0
+def test_a_sum_is_rounded_once(norm: str, each: Each, rng: Generator) -> None:
+    for dtype in each(EVERY_DTYPE):
+        call = NORMS[norm].call(rng, dtype, 24, 70)
+        expected = (call.x.astype(np.float64) + call.arguments["residual"].astype(np.float64)).astype(dtype)
+        assert differing(call.run(F)["sum"], expected) == 0
 
 
-@pytest.mark.parametrize("offset", [0.0, 1.0, -1e6, 12_345_678.0])
 @pytest.mark.parametrize("norm", WITH_MEAN)
-def test_constant_sets_are_centred_exactly(norm: str, offset: float, rng: Generator) -> None:
+def test_constant_sets_are_centred_exactly(norm: str, each: Each, rng: Generator) -> None:
     """x̂ is 0, so y is the bias, a set adds nothing to dweight, and dx is that of rstd = 1/√eps."""
-    call = NORMS[norm].call(rng, "float32", 24, 70)
-    call.x = np.full_like(call.x, offset)
-    call.arguments |= {"residual": np.zeros_like(call.x)} if "residual" in call.arguments else {}
-    call.arguments |= {"r_max": 1.0, "d_max": 0.0} if call.norm == "batch_renorm" else {}
-    results, eps = call.run(F), 1e-5
-    truth = exact(call, results)
-    assert np.all(results["y"] == truth["y"])
-    assert np.all(results["mean"] == offset)
-    assert all(np.all(results[name] == 0) for name in {"dweight", "sum_dy_xhat"} & results.keys())
-    np.testing.assert_allclose(results["rstd"], 1 / np.sqrt(eps), rtol=1e-15)
-    assert error(results["dx"], truth["dx"]) < 1e-6
+    for offset in each([0.0, 1.0, -1e6, 12_345_678.0]):
+        call = NORMS[norm].call(rng, "float32", 24, 70)
+        call.x = np.full_like(call.x, offset)
+        call.arguments |= {"residual": np.zeros_like(call.x)} if "residual" in call.arguments else {}
+        call.arguments |= {"r_max": 1.0, "d_max": 0.0} if call.norm == "batch_renorm" else {}
+        results, eps = call.run(F), 1e-5
+        truth = exact(call, results)
+        assert np.all(results["y"] == truth["y"])
+        assert np.all(results["mean"] == offset)
+        assert all(np.all(results[name] == 0) for name in {"dweight", "sum_dy_xhat"} & results.keys())
+        np.testing.assert_allclose(results["rstd"], 1 / np.sqrt(eps), rtol=1e-15)
+        assert error(results["dx"], truth["dx"]) < 1e-6
 
 
 def test_one_constant_row_adds_nothing_to_dweight(rng: Generator) -> None:

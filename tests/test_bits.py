@@ -14,6 +14,7 @@ import pytest
 from numpy.random import Generator
 from tables import (
     DTYPES,
+    EVERY_DTYPE,
     FORMATS,
     HALVES,
     LAYOUTS,
@@ -26,15 +27,10 @@ from tables import (
     computed,
     extreme,
     far_at_first,
-    label,
     mixed,
-    norms_and_options,
     ordinary,
-    rules_and_formats,
-    rules_and_options,
-    rules_and_surroundings,
 )
-from tools import Some, assert_same_bits, differing, every_isa, shifted
+from tools import Each, assert_same_bits, differing, every_isa, shifted
 
 import fastopt as fo
 from fastopt import functional as F
@@ -74,26 +70,10 @@ LONG = ("batch_norm NCL", "group_norm NCHW", "group_norm NHWC", "instance_norm N
 
 EMPTY = {"running_mean": None, "running_var": None}
 
-dtypes = pytest.mark.parametrize("dtype", DTYPES)
-every_dtype = pytest.mark.parametrize("dtype", [*DTYPES, *HALVES])
+every_dtype = pytest.mark.parametrize("dtype", EVERY_DTYPE)
 rules = pytest.mark.parametrize("rule", RULES)
 without_blas = pytest.mark.parametrize("rule", [name for name, rule in RULES.items() if not rule.uses_blas])
 norms = pytest.mark.parametrize("norm", NORMS)
-every_rule = pytest.mark.parametrize(
-    ("rule", "options"),
-    [
-        pytest.param(rule, options, id=f"{rule}-{label(options, RULES[rule].plain)}")
-        for rule, options in rules_and_options()
-    ],
-)
-every_surrounding = pytest.mark.parametrize(
-    ("rule", "more"), [pytest.param(rule, more, id=f"{rule}-{what}") for rule, what, more in rules_and_surroundings()]
-)
-every_format = pytest.mark.parametrize(("rule", "kept"), [*rules_and_formats()])
-every_norm = pytest.mark.parametrize(
-    ("norm", "options"),
-    [pytest.param(norm, options, id=f"{norm}-{label(options)}") for norm, options in norms_and_options()],
-)
 
 
 def assert_rule_is_the_reference(
@@ -102,6 +82,18 @@ def assert_rule_is_the_reference(
     expected = RULES[rule].run(reference, params, grads, options)
     for _ in every_isa():
         assert_same_bits(RULES[rule].run(F, params, grads, options), expected)
+
+
+def assert_small_numbers_are_the_reference(
+    rule: str, params: list[Array], grads: list[list[Array | None]], options: Options
+) -> None:
+    """To the last bit; but a zero that BLAS has left in place of a number that vanished may have either sign."""
+    expected = RULES[rule].run(reference, params, grads, options)
+    for _ in every_isa():
+        results = RULES[rule].run(F, params, grads, options)
+        if RULES[rule].uses_blas:
+            results, expected = ({name: a + a.dtype.type(0) for name, a in one.items()} for one in (results, expected))
+        assert_same_bits(results, expected)
 
 
 def some_missing(rng: Generator, grads: list[Array]) -> list[Array | None]:
@@ -149,217 +141,231 @@ def assert_is_the_reference(call: Call) -> None:
 # Optimizers
 
 
-@dtypes
-@every_rule
-def test_rule_is_the_reference(rule: str, options: Options, dtype: str, rng: Generator) -> None:
+@rules
+def test_rule_is_the_reference(rule: str, each: Each, rng: Generator) -> None:
     """At first with ordinary numbers, then with those of every magnitude among them."""
-    shapes = (1, 15, (9, 8), 200)
-    params = RULES[rule].arrays(rng, shapes, dtype)
-    numbers = [ordinary] * 6 + [mixed] * 2
-    grads = [RULES[rule].arrays(rng, shapes, dtype, numbers=some) for some in numbers]
-    assert_rule_is_the_reference(rule, params, grads, options)
-
-
-@every_surrounding
-def test_rule_is_the_reference_with_what_surrounds_it(rule: str, more: Options, some: Some, rng: Generator) -> None:
-    shapes = ((5, 13), 130, (2, 3, 50))
-    for dtype in some(DTYPES, 1):
+    for options, dtype in each(RULES[rule].combinations, DTYPES, by_day=3):
+        shapes = (1, 15, (9, 8), 200)
         params = RULES[rule].arrays(rng, shapes, dtype)
-        grads = [RULES[rule].arrays(rng, shapes, dtype) for _ in range(2)]
-        grads += [RULES[rule].arrays(rng, shapes, dtype, numbers=mixed), RULES[rule].arrays(rng, shapes, dtype)]
-        options = RULES[rule].sample(rng, around=False) | more
-        assert RULES[rule].accepts(options)
-        assert_rule_is_the_reference(rule, params, [grads[0], *(some_missing(rng, of) for of in grads[1:])], options)
-
-
-@dtypes
-@rules
-def test_rule_is_the_reference_at_every_size(rule: str, dtype: str, rng: Generator) -> None:
-    shapes = (*EDGES, *LARGE_EDGES)
-    params = RULES[rule].arrays(rng, shapes, dtype)
-    grads = [RULES[rule].arrays(rng, shapes, dtype)]
-    surrounded = RULES[rule].sample(rng, step=True) | SURROUNDINGS["noise"] | {"skip_nonfinite": True}
-    for options in RULES[rule].sample(rng, around=False), surrounded:
+        numbers = [ordinary] * 6 + [mixed] * 2
+        grads = [RULES[rule].arrays(rng, shapes, dtype, numbers=some) for some in numbers]
         assert_rule_is_the_reference(rule, params, grads, options)
 
 
-@dtypes
 @rules
-def test_rule_is_the_reference_for_matrices(rule: str, dtype: str, rng: Generator) -> None:
-    params = RULES[rule].arrays(rng, MATRICES, dtype)
-    for more in {}, {"clip_adaptive": 0.1}:
-        grads = [RULES[rule].arrays(rng, MATRICES, dtype)]
-        assert_rule_is_the_reference(rule, params, grads, RULES[rule].sample(rng) | more)
+def test_rule_is_the_reference_with_what_surrounds_it(rule: str, each: Each, rng: Generator) -> None:
+    for _, more in each(RULES[rule].surroundings.items(), by_day=7):
+        shapes = ((5, 13), 130, (2, 3, 50))
+        for dtype in each(DTYPES, by_day=1):
+            params = RULES[rule].arrays(rng, shapes, dtype)
+            grads = [RULES[rule].arrays(rng, shapes, dtype) for _ in range(2)]
+            grads += [RULES[rule].arrays(rng, shapes, dtype, numbers=mixed), RULES[rule].arrays(rng, shapes, dtype)]
+            options = RULES[rule].sample(rng, around=False) | more
+            assert RULES[rule].accepts(options)
+            assert_rule_is_the_reference(
+                rule, params, [grads[0], *(some_missing(rng, of) for of in grads[1:])], options
+            )
 
 
-@pytest.mark.parametrize("seed", range(4))
-@dtypes
 @rules
-def test_rule_stays_the_reference_for_20_steps(rule: str, dtype: str, seed: int) -> None:
+def test_rule_is_the_reference_at_every_size(rule: str, each: Each, rng: Generator) -> None:
+    for dtype in each(DTYPES, by_day=1):
+        shapes = (*EDGES, *LARGE_EDGES)
+        params = RULES[rule].arrays(rng, shapes, dtype)
+        grads = [RULES[rule].arrays(rng, shapes, dtype)]
+        surrounded = RULES[rule].sample(rng, step=True) | SURROUNDINGS["noise"] | {"skip_nonfinite": True}
+        for options in each([RULES[rule].sample(rng, around=False), surrounded], by_day=1):
+            assert_rule_is_the_reference(rule, params, grads, options)
+
+
+@rules
+def test_rule_is_the_reference_for_matrices(rule: str, each: Each, rng: Generator) -> None:
+    for dtype in each(DTYPES, by_day=1):
+        params = RULES[rule].arrays(rng, MATRICES, dtype)
+        for more in {}, {"clip_adaptive": 0.1}:
+            grads = [RULES[rule].arrays(rng, MATRICES, dtype)]
+            assert_rule_is_the_reference(rule, params, grads, RULES[rule].sample(rng) | more)
+
+
+@rules
+def test_rule_stays_the_reference_for_20_steps(rule: str, each: Each) -> None:
     """With any options together, and with gradients that are missing here and there."""
-    rng = np.random.default_rng(seed)
-    options = RULES[rule].sample(rng, step=True)
-    shapes = [(rng.integers(1, 20), rng.integers(1, 20)), rng.integers(1, 300)]
-    params = RULES[rule].arrays(rng, shapes, dtype)
-    grads = [some_missing(rng, RULES[rule].arrays(rng, shapes, dtype)) for _ in range(18)]
-    grads += [RULES[rule].arrays(rng, shapes, dtype, numbers=mixed) for _ in range(2)]
-    assert_same_bits(RULES[rule].run(F, params, grads, options), RULES[rule].run(reference, params, grads, options))
+    for dtype, seed in each(DTYPES, range(4), by_day=2):
+        rng = np.random.default_rng(seed)
+        options = RULES[rule].sample(rng, step=True)
+        shapes = [(rng.integers(1, 20), rng.integers(1, 20)), rng.integers(1, 300)]
+        params = RULES[rule].arrays(rng, shapes, dtype)
+        grads = [some_missing(rng, RULES[rule].arrays(rng, shapes, dtype)) for _ in range(18)]
+        grads += [RULES[rule].arrays(rng, shapes, dtype, numbers=mixed) for _ in range(2)]
+        assert_same_bits(RULES[rule].run(F, params, grads, options), RULES[rule].run(reference, params, grads, options))
 
 
-@dtypes
 @rules
-def test_rule_is_the_reference_at_late_steps(rule: str, dtype: str, rng: Generator) -> None:
+def test_rule_is_the_reference_at_late_steps(rule: str, each: Each, rng: Generator) -> None:
     """Powers of their numbers, and noise, beyond 32 bits too."""
-    shapes = [40] * 4
-    params, grads = RULES[rule].arrays(rng, shapes, dtype), [RULES[rule].arrays(rng, shapes, dtype) for _ in range(2)]
-    options = RULES[rule].sample(rng) | SURROUNDINGS["noise"]
-    taken = (7, 10**6, 2**32 + 5, 2**53 - 3)
-    ours, expected = (RULES[rule].run(module, params, grads, options, taken=taken) for module in (F, reference))
-    assert_same_bits(ours, expected)
+    for dtype in each(DTYPES):
+        shapes = [40] * 4
+        params, grads = (
+            RULES[rule].arrays(rng, shapes, dtype),
+            [RULES[rule].arrays(rng, shapes, dtype) for _ in range(2)],
+        )
+        options = RULES[rule].sample(rng) | SURROUNDINGS["noise"]
+        taken = (7, 10**6, 2**32 + 5, 2**53 - 3)
+        ours, expected = (RULES[rule].run(module, params, grads, options, taken=taken) for module in (F, reference))
+        assert_same_bits(ours, expected)
 
 
-@dtypes
 @rules
-def test_rule_is_the_reference_when_the_rate_changes(rule: str, dtype: str, rng: Generator) -> None:
+def test_rule_is_the_reference_when_the_rate_changes(rule: str, each: Each, rng: Generator) -> None:
     """Some rules remember the rates that they had."""
-    shapes = ((5, 8), 30)
-    params, options = RULES[rule].arrays(rng, shapes, dtype), RULES[rule].sample(rng)
-    grads = [RULES[rule].arrays(rng, shapes, dtype) for _ in range(6)]
-    rates = rng.uniform(0.1, 1, len(grads))
-    results = []
-    for module in F, reference:
-        results.append({"params": [p.copy() for p in params], **RULES[rule].new_states(options, params)})
-        states = {name: arrays for name, arrays in results[-1].items() if name != "params"}
-        for step, (some, lr) in enumerate(zip(grads, rates, strict=True), 1):
-            RULES[rule].update(module, results[-1]["params"], some, states, step, options | {"lr": float(lr)})
-    ours, expected = (
-        {f"{name}[{i}]": array for name, arrays in one.items() for i, array in enumerate(arrays) if array is not None}
-        for one in results
-    )
-    assert_same_bits(ours, expected)
+    for dtype in each(DTYPES):
+        shapes = ((5, 8), 30)
+        params, options = RULES[rule].arrays(rng, shapes, dtype), RULES[rule].sample(rng)
+        grads = [RULES[rule].arrays(rng, shapes, dtype) for _ in range(6)]
+        rates = rng.uniform(0.1, 1, len(grads))
+        results = []
+        for module in F, reference:
+            results.append({"params": [p.copy() for p in params], **RULES[rule].new_states(options, params)})
+            states = {name: arrays for name, arrays in results[-1].items() if name != "params"}
+            for step, (some, lr) in enumerate(zip(grads, rates, strict=True), 1):
+                RULES[rule].update(module, results[-1]["params"], some, states, step, options | {"lr": float(lr)})
+        ours, expected = (
+            {
+                f"{name}[{i}]": array
+                for name, arrays in one.items()
+                for i, array in enumerate(arrays)
+                if array is not None
+            }
+            for one in results
+        )
+        assert_same_bits(ours, expected)
 
 
-@pytest.mark.parametrize("seed", range(10))
-@dtypes
-def test_norm_of_many_gradients_is_the_reference(dtype: str, seed: int) -> None:
-    rng = np.random.default_rng(seed)
-    grads = [ordinary(rng, n, dtype) * np.dtype(dtype).type(10 ** rng.uniform(-2, 2)) for n in rng.integers(0, 40, 150)]
-    asked = {"step": 1, "lr": 0.0, "grad_scale": 3.0, "skip_nonfinite": True}
-    norms = [module.sgd([np.zeros_like(g) for g in grads], grads, **asked)[0] for module in (F, reference)]
-    assert norms[0] == norms[1]
+def test_norm_of_many_gradients_is_the_reference(each: Each) -> None:
+    for dtype, seed in each(DTYPES, range(10), by_day=8):
+        rng = np.random.default_rng(seed)
+        grads = [
+            ordinary(rng, n, dtype) * np.dtype(dtype).type(10 ** rng.uniform(-2, 2)) for n in rng.integers(0, 40, 150)
+        ]
+        asked = {"step": 1, "lr": 0.0, "grad_scale": 3.0, "skip_nonfinite": True}
+        norms = [module.sgd([np.zeros_like(g) for g in grads], grads, **asked)[0] for module in (F, reference)]
+        assert norms[0] == norms[1]
 
 
-@dtypes
 @rules
-def test_rule_is_the_reference_for_extreme_numbers(rule: str, dtype: str, rng: Generator) -> None:
+def test_rule_is_the_reference_for_extreme_numbers(rule: str, each: Each, rng: Generator) -> None:
     """Among the parameters too, and in the state that they leave."""
-    shapes = ((13, 7), 300)
-    for options in RULES[rule].plain, RULES[rule].fullest, RULES[rule].sample(rng, step=True):
-        params = RULES[rule].arrays(rng, shapes, dtype, numbers=mixed)
-        grads = [RULES[rule].arrays(rng, shapes, dtype, numbers=some) for some in (extreme, mixed, extreme)]
-        assert_rule_is_the_reference(rule, params, grads, options)
+    for dtype in each(DTYPES):
+        shapes = ((13, 7), 300)
+        for options in RULES[rule].plain, RULES[rule].fullest, RULES[rule].sample(rng, step=True):
+            params = RULES[rule].arrays(rng, shapes, dtype, numbers=mixed)
+            grads = [RULES[rule].arrays(rng, shapes, dtype, numbers=some) for some in (extreme, mixed, extreme)]
+            assert_rule_is_the_reference(rule, params, grads, options)
 
 
-@dtypes
 @rules
-def test_rule_is_the_reference_for_small_numbers(rule: str, dtype: str, rng: Generator) -> None:
+def test_rule_is_the_reference_for_small_numbers(rule: str, each: Each, rng: Generator) -> None:
     """Squares, products and results are about to be subnormal, or already are."""
-    for exponent in (-12, -19, -22, -38, -44) if dtype == "float32" else (-100, -154, -160, -307, -322):
-        scale = np.dtype(dtype).type(10.0**exponent)
-        params = RULES[rule].arrays(rng, ((6, 11), 100), dtype)
-        params[1] *= scale
-        grads = [[g * scale for g in RULES[rule].arrays(rng, ((6, 11), 100), dtype)] for _ in range(2)]
-        assert_rule_is_the_reference(rule, params, grads, RULES[rule].sample(rng, step=True))
+    for dtype in each(DTYPES, by_day=1):
+        for exponent in (-12, -19, -22, -38, -44) if dtype == "float32" else (-100, -154, -160, -307, -322):
+            scale = np.dtype(dtype).type(10.0**exponent)
+            params = RULES[rule].arrays(rng, ((6, 11), 100), dtype)
+            params[1] *= scale
+            grads = [[g * scale for g in RULES[rule].arrays(rng, ((6, 11), 100), dtype)] for _ in range(2)]
+            assert_small_numbers_are_the_reference(rule, params, grads, RULES[rule].sample(rng, step=True))
 
 
-@dtypes
 @rules
-def test_rule_is_the_reference_for_gradients_whose_rows_lie_apart(rule: str, dtype: str, rng: Generator) -> None:
-    shapes = ((5, 3), (70, 65), (2, 3, 100), (40, 1), (3, 5_600), 9)
-    params = RULES[rule].arrays(rng, shapes, dtype)
-    for more in {}, {"zero_grads": True, "clip_norm": 1.0}:
-        grads = [RULES[rule].arrays(rng, shapes, dtype)]
-        options = RULES[rule].sample(rng) | more
-        assert_is_the_reference_in_rows_apart(rule, params, grads, options)
+def test_rule_is_the_reference_for_gradients_whose_rows_lie_apart(rule: str, each: Each, rng: Generator) -> None:
+    for dtype in each(DTYPES, by_day=1):
+        shapes = ((5, 3), (70, 65), (2, 3, 100), (40, 1), (3, 5_600), 9)
+        params = RULES[rule].arrays(rng, shapes, dtype)
+        for more in {}, {"zero_grads": True, "clip_norm": 1.0}:
+            grads = [RULES[rule].arrays(rng, shapes, dtype)]
+            options = RULES[rule].sample(rng) | more
+            assert_is_the_reference_in_rows_apart(rule, params, grads, options)
 
 
-@dtypes
 @without_blas
-def test_rule_has_the_same_bits_on_any_number_of_threads(rule: str, dtype: str, rng: Generator) -> None:
-    shapes = (100_001, 5, 0, (100, 777), 1_000, (3, 25_000))
-    params = RULES[rule].arrays(rng, shapes, dtype)
-    clip = str(rng.choice(["clip_norm", "clip_param_norm", "clip_adaptive"]))
-    for options in RULES[rule].sample(rng, around=False), RULES[rule].sample(rng) | {clip: 0.5, "zero_grads": True}:
-        grads = [RULES[rule].arrays(rng, shapes, dtype)]
-        with fo.threads(1):
+def test_rule_has_the_same_bits_on_any_number_of_threads(rule: str, each: Each, rng: Generator) -> None:
+    for dtype in each(DTYPES):
+        shapes = (100_001, 5, 0, (100, 777), 1_000, (3, 25_000))
+        params = RULES[rule].arrays(rng, shapes, dtype)
+        clip = str(rng.choice(["clip_norm", "clip_param_norm", "clip_adaptive"]))
+        for options in RULES[rule].sample(rng, around=False), RULES[rule].sample(rng) | {clip: 0.5, "zero_grads": True}:
+            grads = [RULES[rule].arrays(rng, shapes, dtype)]
+            with fo.threads(1):
+                expected = RULES[rule].run(F, params, grads, options)
+            for threads in each(THREADS[1:], by_day=2):
+                with fo.threads(threads):
+                    assert_same_bits(RULES[rule].run(F, params, grads, options), expected)
+
+
+@rules
+def test_rule_has_the_same_bits_at_any_alignment(rule: str, each: Each, rng: Generator) -> None:
+    for dtype, between in each(DTYPES, [0, 5], by_day=1):
+        shapes = (1, 63, (10, 20), 600)
+        params = RULES[rule].arrays(rng, shapes, dtype, numbers=mixed)
+        grads = [RULES[rule].arrays(rng, shapes, dtype, numbers=mixed)]
+        for options in RULES[rule].sample(rng, around=False), RULES[rule].sample(rng, step=True):
             expected = RULES[rule].run(F, params, grads, options)
-        for threads in THREADS[1:]:
-            with fo.threads(threads):
-                assert_same_bits(RULES[rule].run(F, params, grads, options), expected)
+            for by in each(range(1, 16), by_day=5):
+                assert_same_bits(RULES[rule].run(F, params, grads, options, shifted(by, between)), expected)
 
 
-@pytest.mark.parametrize("between", [0, 5])
-@dtypes
 @rules
-def test_rule_has_the_same_bits_at_any_alignment(rule: str, dtype: str, between: int, rng: Generator) -> None:
-    shapes = (1, 63, (10, 20), 600)
-    params = RULES[rule].arrays(rng, shapes, dtype, numbers=mixed)
-    grads = [RULES[rule].arrays(rng, shapes, dtype, numbers=mixed)]
-    for options in RULES[rule].sample(rng, around=False), RULES[rule].sample(rng, step=True):
-        expected = RULES[rule].run(F, params, grads, options)
-        for by in range(1, 16):
-            assert_same_bits(RULES[rule].run(F, params, grads, options, shifted(by, between)), expected)
-
-
-@dtypes
-@rules
-def test_rule_takes_each_element_by_itself(rule: str, dtype: str, rng: Generator) -> None:
+def test_rule_takes_each_element_by_itself(rule: str, each: Each, rng: Generator) -> None:
     """What is not finite stays in its element; but for rules that take norms or products of whole arrays."""
-    options = RULES[rule].sample(rng)
-    (p,), (g,) = (RULES[rule].arrays(rng, [300], dtype) for _ in range(2))
-    spoiled = g.copy()
-    spoiled.flat[[0, 64, 299]] = np.inf, np.nan, -np.inf
-    good, bad = (RULES[rule].run(F, [p], [[one]], options)["params[0]"].ravel() for one in (g, spoiled))
-    changed = set(np.flatnonzero(good != bad))
-    assert 64 in changed
-    assert (changed <= {0, 64, 299}) == RULES[rule].elementwise
+    for dtype in each(DTYPES):
+        options = RULES[rule].sample(rng)
+        (p,), (g,) = (RULES[rule].arrays(rng, [300], dtype) for _ in range(2))
+        spoiled = g.copy()
+        spoiled.flat[[0, 64, 299]] = np.inf, np.nan, -np.inf
+        good, bad = (RULES[rule].run(F, [p], [[one]], options)["params[0]"].ravel() for one in (g, spoiled))
+        changed = set(np.flatnonzero(good != bad))
+        assert 64 in changed
+        assert (changed <= {0, 64, 299}) == RULES[rule].elementwise
 
 
 # Formats
 
 
-@every_format
-def test_rule_is_the_reference_in_every_format(rule: str, kept: str, rng: Generator) -> None:
+@rules
+def test_rule_is_the_reference_in_every_format(rule: str, each: Each, rng: Generator) -> None:
     """At first with ordinary numbers, then with those of every magnitude among them."""
-    dtype, options = FORMATS[kept]
-    options = RULES[rule].sample(rng, step=True) | options
-    if dtype in HALVES:
-        options = RULES[rule].sample_moments(rng, options)
-    params = RULES[rule].arrays(rng, (*SEGMENT_EDGES, (5, 13), (2, 3, 50)), dtype)
-    grads = [some_missing(rng, some_packed(rng, params, numbers)) for numbers in (ordinary, ordinary, mixed, ordinary)]
-    assert_rule_is_the_reference(rule, params, grads, options)
-
-
-@every_surrounding
-def test_packed_rule_is_the_reference_with_what_surrounds_it(rule: str, more: Options, rng: Generator) -> None:
-    dtype, options = RULES[rule].sample_format(rng, RULES[rule].sample(rng, around=False) | more)
-    params = RULES[rule].arrays(rng, ((5, 13), 130, (2, 3, 50)), dtype)
-    grads = [some_packed(rng, params), *(some_missing(rng, some_packed(rng, params)) for _ in range(2))]
-    assert_rule_is_the_reference(rule, params, grads, options)
-
-
-@pytest.mark.parametrize("seed", range(2))
-@rules
-def test_packed_rule_is_the_reference_at_every_size(rule: str, seed: int) -> None:
-    rng = np.random.default_rng(seed)
-    dtype, options = RULES[rule].sample_format(rng, RULES[rule].sample(rng, step=True) | {"skip_nonfinite": True})
-    params = RULES[rule].arrays(rng, (*EDGES, *LARGE_EDGES), dtype)
-    assert_rule_is_the_reference(rule, params, [some_packed(rng, params)], options)
+    for kept in each(RULES[rule].formats, by_day=2):
+        dtype, options = FORMATS[kept]
+        options = RULES[rule].sample(rng, step=True) | options
+        if dtype in HALVES:
+            options = RULES[rule].sample_moments(rng, options)
+        params = RULES[rule].arrays(rng, (*SEGMENT_EDGES, (5, 13), (2, 3, 50)), dtype)
+        grads = [
+            some_missing(rng, some_packed(rng, params, numbers)) for numbers in (ordinary, ordinary, mixed, ordinary)
+        ]
+        assert_rule_is_the_reference(rule, params, grads, options)
 
 
 @rules
-def test_packed_rule_is_the_reference_for_matrices(rule: str, rng: Generator) -> None:
-    for more in {}, {"clip_adaptive": 0.1}:
+def test_packed_rule_is_the_reference_with_what_surrounds_it(rule: str, each: Each, rng: Generator) -> None:
+    for _, more in each(RULES[rule].surroundings.items(), by_day=5):
+        dtype, options = RULES[rule].sample_format(rng, RULES[rule].sample(rng, around=False) | more)
+        params = RULES[rule].arrays(rng, ((5, 13), 130, (2, 3, 50)), dtype)
+        grads = [some_packed(rng, params), *(some_missing(rng, some_packed(rng, params)) for _ in range(2))]
+        assert_rule_is_the_reference(rule, params, grads, options)
+
+
+@rules
+def test_packed_rule_is_the_reference_at_every_size(rule: str, each: Each) -> None:
+    for seed in each(range(2), by_day=1):
+        rng = np.random.default_rng(seed)
+        dtype, options = RULES[rule].sample_format(rng, RULES[rule].sample(rng, step=True) | {"skip_nonfinite": True})
+        params = RULES[rule].arrays(rng, (*EDGES, *LARGE_EDGES), dtype)
+        assert_rule_is_the_reference(rule, params, [some_packed(rng, params)], options)
+
+
+@rules
+def test_packed_rule_is_the_reference_for_matrices(rule: str, each: Each, rng: Generator) -> None:
+    for more in each([{}, {"clip_adaptive": 0.1}], by_day=1):
         dtype, options = RULES[rule].sample_format(rng, RULES[rule].sample(rng) | more)
         params = RULES[rule].arrays(rng, MATRICES, dtype)
         assert_rule_is_the_reference(rule, params, [some_packed(rng, params)], options)
@@ -386,14 +392,14 @@ def test_packed_rule_is_the_reference_for_extreme_numbers(rule: str, rng: Genera
 
 
 @rules
-def test_packed_rule_is_the_reference_for_small_numbers(rule: str, rng: Generator) -> None:
+def test_packed_rule_is_the_reference_for_small_numbers(rule: str, each: Each, rng: Generator) -> None:
     """Squares, products and results are about to be subnormal, or already are; in float16 much earlier."""
-    for exponent in -5, -7, -12, -19, -22, -38, -41:
+    for exponent in each([-5, -7, -12, -19, -22, -38, -41], by_day=3):
         dtype, options = RULES[rule].sample_format(rng, RULES[rule].sample(rng, step=True))
         params = RULES[rule].arrays(rng, ((6, 11), 100), dtype)
         params[1] *= np.dtype(dtype).type(10.0**exponent)
         grads = [[(g * 10.0**exponent).astype(g.dtype) for g in some_packed(rng, params)] for _ in range(2)]
-        assert_rule_is_the_reference(rule, params, grads, options)
+        assert_small_numbers_are_the_reference(rule, params, grads, options)
 
 
 @rules
@@ -406,69 +412,63 @@ def test_packed_rule_is_the_reference_for_gradients_whose_rows_lie_apart(rule: s
         assert_is_the_reference_in_rows_apart(rule, params, grads, options)
 
 
-@pytest.mark.parametrize("seed", range(2))
 @without_blas
-def test_packed_rule_has_the_same_bits_on_any_number_of_threads(rule: str, seed: int) -> None:
-    rng = np.random.default_rng(seed)
-    clip = str(rng.choice(["clip_norm", "clip_param_norm", "clip_adaptive"]))
-    for more in {}, {clip: 0.5, "zero_grads": True}:
-        dtype, options = RULES[rule].sample_format(rng, RULES[rule].sample(rng, around=bool(more)) | more)
-        params = RULES[rule].arrays(rng, (100_001, 5, 0, (100, 777), 1_000, (3, 25_000)), dtype)
-        grads = [some_packed(rng, params)]
-        with fo.threads(1):
-            expected = RULES[rule].run(F, params, grads, options)
-        for threads in THREADS[1:]:
-            with fo.threads(threads):
-                assert_same_bits(RULES[rule].run(F, params, grads, options), expected)
+def test_packed_rule_has_the_same_bits_on_any_number_of_threads(rule: str, each: Each) -> None:
+    for seed in each(range(2), by_day=1):
+        rng = np.random.default_rng(seed)
+        clip = str(rng.choice(["clip_norm", "clip_param_norm", "clip_adaptive"]))
+        for more in {}, {clip: 0.5, "zero_grads": True}:
+            dtype, options = RULES[rule].sample_format(rng, RULES[rule].sample(rng, around=bool(more)) | more)
+            params = RULES[rule].arrays(rng, (100_001, 5, 0, (100, 777), 1_000, (3, 25_000)), dtype)
+            grads = [some_packed(rng, params)]
+            with fo.threads(1):
+                expected = RULES[rule].run(F, params, grads, options)
+            for threads in each(THREADS[1:], by_day=2):
+                with fo.threads(threads):
+                    assert_same_bits(RULES[rule].run(F, params, grads, options), expected)
 
 
-@pytest.mark.parametrize("between", [0, 5])
 @rules
-def test_packed_rule_has_the_same_bits_at_any_alignment(rule: str, between: int, rng: Generator) -> None:
-    for step in False, True:
-        dtype, options = RULES[rule].sample_format(rng, RULES[rule].sample(rng, around=step, step=step))
-        params = RULES[rule].arrays(rng, (1, 63, (10, 20), 600), dtype, numbers=mixed)
-        grads = [some_packed(rng, params, mixed)]
-        expected = RULES[rule].run(F, params, grads, options)
-        for by in range(1, 16):
-            assert_same_bits(RULES[rule].run(F, params, grads, options, shifted(by, between)), expected)
+def test_packed_rule_has_the_same_bits_at_any_alignment(rule: str, each: Each, rng: Generator) -> None:
+    for between in each([0, 5], by_day=1):
+        for step in False, True:
+            dtype, options = RULES[rule].sample_format(rng, RULES[rule].sample(rng, around=step, step=step))
+            params = RULES[rule].arrays(rng, (1, 63, (10, 20), 600), dtype, numbers=mixed)
+            grads = [some_packed(rng, params, mixed)]
+            expected = RULES[rule].run(F, params, grads, options)
+            for by in each(range(1, 16), by_day=5):
+                assert_same_bits(RULES[rule].run(F, params, grads, options, shifted(by, between)), expected)
 
 
 # Normalizations
 
 
-@every_dtype
-@every_norm
-def test_norm_is_the_reference(norm: str, options: Options, dtype: str, some: Some, rng: Generator) -> None:
-    for rows, width in some([(2, 1), (48, 35), (130, 66)], 1):
-        assert_is_the_reference(NORMS[norm].call(rng, dtype, rows, width, **options))
-
-
-@every_dtype
 @norms
-def test_norm_is_the_reference_at_every_size(norm: str, dtype: str, some: Some, rng: Generator) -> None:
-    every = zip_longest(rng.permutation(WIDTHS), ROWS, fillvalue=0)
-    for width, rows in some(every, 8):
-        assert_is_the_reference(NORMS[norm].call(rng, dtype, rows or int(rng.choice(ROWS[:-2])), int(width)))
+def test_norm_is_the_reference(norm: str, each: Each, rng: Generator) -> None:
+    for options, dtype in each(NORMS[norm].options, EVERY_DTYPE, by_day=2):
+        for rows, width in each([(2, 1), (48, 35), (130, 66)], by_day=1):
+            assert_is_the_reference(NORMS[norm].call(rng, dtype, rows, width, **options))
 
 
-@pytest.mark.parametrize(
-    ("norm", "rows", "width"),
-    [
-        *((norm, 3, 100_003) for norm in WIDE),
-        *((norm, 100_003, 3) for norm in LONG),
-        *((norm, *size) for norm in WIDE + LONG for size in ((2_051, 3), (1_050, 20))),
-    ],
-)
-def test_norm_is_the_reference_when_long_or_wide(norm: str, rows: int, width: int, some: Some, rng: Generator) -> None:
-    for dtype in some(["float32", "bfloat16"], 1):
+@norms
+def test_norm_is_the_reference_at_every_size(norm: str, each: Each, rng: Generator) -> None:
+    for dtype in each(EVERY_DTYPE, by_day=1):
+        every = zip_longest(rng.permutation(WIDTHS), ROWS, fillvalue=0)
+        for width, rows in each(every, by_day=3):
+            assert_is_the_reference(NORMS[norm].call(rng, dtype, rows or int(rng.choice(ROWS[:-2])), int(width)))
+
+
+def test_norm_is_the_reference_when_long_or_wide(each: Each, rng: Generator) -> None:
+    sizes = [(norm, 3, 100_003) for norm in WIDE] + [(norm, 100_003, 3) for norm in LONG]
+    sizes += [(norm, *size) for norm in WIDE + LONG for size in ((2_051, 3), (1_050, 20))]
+    for (norm, rows, width), dtype in each(sizes, ["float32", "bfloat16"], by_day=12):
         assert_is_the_reference(NORMS[norm].call(rng, dtype, rows, width))
 
 
 @every_dtype
-def test_planes_are_the_reference_for_any_number_and_size(dtype: str, rng: Generator) -> None:
+def test_planes_are_the_reference_for_any_number_and_size(dtype: str, each: Each, rng: Generator) -> None:
     """Short planes share the blocks of their sums."""
-    for count in 1, 2, 3, 5, 8, 15, 16, 17, 33:
+    for count in each([1, 2, 3, 5, 8, 15, 16, 17, 33], by_day=4):
         for size in rng.choice(
             (2, 3, 15, 16, 49, 63, 64, 65, 127, 128, 200, 500, 1000, 1023, 1024, 1025), 3, replace=False
         ):
@@ -479,52 +479,50 @@ def test_planes_are_the_reference_for_any_number_and_size(dtype: str, rng: Gener
             assert_is_the_reference(Call("group_norm", x, dy, {"num_groups": 3, "channel_axis": 1}))
 
 
-@every_dtype
 @norms
-def test_norm_is_the_reference_for_extreme_numbers(norm: str, dtype: str, rng: Generator) -> None:
-    for numbers in extreme, mixed:
+def test_norm_is_the_reference_for_extreme_numbers(norm: str, each: Each, rng: Generator) -> None:
+    for dtype, numbers in each(EVERY_DTYPE, [extreme, mixed], by_day=2):
         assert_is_the_reference(NORMS[norm].call(rng, dtype, 24, 70, numbers=numbers))
 
 
-@every_dtype
 @norms
-def test_norm_is_the_reference_for_small_numbers(norm: str, dtype: str, some: Some, rng: Generator) -> None:
+def test_norm_is_the_reference_for_small_numbers(norm: str, each: Each, rng: Generator) -> None:
     """Squares, products and results are about to be subnormal, or already are; in float16 much earlier."""
-    exponents = {"float64": (-100, -154, -160, -307, -322), "float16": (-3, -5, -7)}
-    for exponent in some(exponents.get(dtype, (-12, -19, -22, -38, -44)), 2):
+    for dtype in each(EVERY_DTYPE, by_day=1):
+        exponents = {"float64": (-100, -154, -160, -307, -322), "float16": (-3, -5, -7)}
+        for exponent in each(exponents.get(dtype, (-12, -19, -22, -38, -44)), by_day=2):
 
-        def small(rng: Generator, shape: Any, dtype: str, scale: float = 10.0**exponent) -> Array:
-            return (ordinary(rng, shape, "float64") * scale).astype(dtype)
+            def small(rng: Generator, shape: Any, dtype: str, scale: float = 10.0**exponent) -> Array:
+                return (ordinary(rng, shape, "float64") * scale).astype(dtype)
 
-        assert_is_the_reference(NORMS[norm].call(rng, dtype, 24, 70, numbers=small))
+            assert_is_the_reference(NORMS[norm].call(rng, dtype, 24, 70, numbers=small))
 
 
-@pytest.mark.parametrize("eps", [0.0, 1e-5])
-@every_dtype
 @norms
-def test_norm_is_the_reference_at_any_scale(norm: str, dtype: str, eps: float, some: Some, rng: Generator) -> None:
+def test_norm_is_the_reference_at_any_scale(norm: str, each: Each, rng: Generator) -> None:
     """Squares overflow, or vanish, in all sets or in some."""
-    exponents = {"float64": (-170, 170), "float16": (-7, 4)}
-    for exponent in some(exponents.get(dtype, (-35, -22, 19, 30, 38)), 2):
-        call = NORMS[norm].call(rng, dtype, 24, 70, **({} if "weight_norm" in norm else {"eps": eps}))
-        with np.errstate(over="ignore"):
-            scaled = (call.x.astype(np.float64) * 10.0**exponent).astype(call.x.dtype)
-        every = np.copy(call.x, order="K")
-        every[...] = scaled
-        sets = call.sets(np.arange(call.x.size).reshape(call.x.shape))
-        few = np.copy(call.x, order="K")
-        few.flat[sets[::2].ravel()] = scaled.flat[sets[::2].ravel()]
-        constant = np.copy(every, order="K")
-        for number, of_set in zip((0.0, -0.0, 3.0), sets, strict=False):
-            constant.flat[of_set] = number
-        for x in every, few, constant:
-            assert_is_the_reference(replace(call, x=x))
+    for dtype, eps in each(EVERY_DTYPE, [0.0, 1e-5], by_day=1):
+        exponents = {"float64": (-170, 170), "float16": (-7, 4)}
+        for exponent in each(exponents.get(dtype, (-35, -22, 19, 30, 38)), by_day=1):
+            call = NORMS[norm].call(rng, dtype, 24, 70, **({} if "weight_norm" in norm else {"eps": eps}))
+            with np.errstate(over="ignore"):
+                scaled = (call.x.astype(np.float64) * 10.0**exponent).astype(call.x.dtype)
+            every = np.copy(call.x, order="K")
+            every[...] = scaled
+            sets = call.sets(np.arange(call.x.size).reshape(call.x.shape))
+            few = np.copy(call.x, order="K")
+            few.flat[sets[::2].ravel()] = scaled.flat[sets[::2].ravel()]
+            constant = np.copy(every, order="K")
+            for number, of_set in zip((0.0, -0.0, 3.0), sets, strict=False):
+                constant.flat[of_set] = number
+            for x in every, few, constant:
+                assert_is_the_reference(replace(call, x=x))
 
 
 @norms
-def test_norm_is_the_reference_in_every_layout(norm: str, some: Some, rng: Generator) -> None:
+def test_norm_is_the_reference_in_every_layout(norm: str, each: Each, rng: Generator) -> None:
     """Of all inputs, of x alone, and of all but x."""
-    for layout, dtype in some(zip(LAYOUTS, cycle([*DTYPES, *HALVES]), strict=False), 5):
+    for layout, dtype in each(zip(LAYOUTS, cycle(EVERY_DTYPE), strict=False), by_day=1):
         call = NORMS[norm].call(rng, dtype, 48, 35)
         everywhere = call.placed(LAYOUTS[layout])
         for placed in everywhere, replace(call, x=everywhere.x), replace(everywhere, x=call.x):
@@ -532,10 +530,10 @@ def test_norm_is_the_reference_in_every_layout(norm: str, some: Some, rng: Gener
 
 
 @pytest.mark.parametrize("layout", [layout for layout in LAYOUTS if layout != "in Fortran order"])
-@every_dtype
-def test_norm_is_that_of_a_contiguous_copy(layout: str, dtype: str, rng: Generator) -> None:
+def test_norm_is_that_of_a_contiguous_copy(layout: str, each: Each, rng: Generator) -> None:
     """On any number of threads, and with so many numbers that not all of them are copied at once."""
-    for norm in "layer_norm", "add_rms_norm", "batch_norm_add_relu NCHW", "batch_norm NHWC", "group_norm NCHW":
+    some = ("layer_norm", "add_rms_norm", "batch_norm_add_relu NCHW", "batch_norm NHWC", "group_norm NCHW")
+    for norm, dtype in each(some, EVERY_DTYPE, by_day=1):
         placed = NORMS[norm].call(rng, dtype, 2_400, 270).placed(LAYOUTS[layout])
         expected = placed.placed(np.ascontiguousarray).run(F)
         for threads in 1, 3:
@@ -549,85 +547,79 @@ def test_inputs_in_other_layouts_have_results_past_the_caches(norm: str, rng: Ge
     assert_same_bits(placed.run(F), placed.placed(np.ascontiguousarray).run(F))
 
 
-@every_dtype
 @norms
-def test_norm_takes_what_forward_returned_in_any_layout(norm: str, dtype: str, rng: Generator) -> None:
-    call = NORMS[norm].call(rng, dtype, 24, 70)
-    results = call.forward(F)
-    expected = call.backward(F, results)
-    for place in LAYOUTS["flipped"], LAYOUTS["every second"]:
-        for one, other in zip(call.backward(F, [*map(place, results)]), expected, strict=True):
-            assert one is other is None or differing(one, other) == 0
+def test_norm_takes_what_forward_returned_in_any_layout(norm: str, each: Each, rng: Generator) -> None:
+    for dtype in each(EVERY_DTYPE):
+        call = NORMS[norm].call(rng, dtype, 24, 70)
+        results = call.forward(F)
+        expected = call.backward(F, results)
+        for place in LAYOUTS["flipped"], LAYOUTS["every second"]:
+            for one, other in zip(call.backward(F, [*map(place, results)]), expected, strict=True):
+                assert one is other is None or differing(one, other) == 0
 
 
-@pytest.mark.parametrize("away", [30.0, 1e4])
-@every_dtype
 @norms
-def test_norm_is_the_reference_when_sets_begin_far_from_the_rest(
-    norm: str, dtype: str, away: float, rng: Generator
-) -> None:
+def test_norm_is_the_reference_when_sets_begin_far_from_the_rest(norm: str, each: Each, rng: Generator) -> None:
     """Some are summed up a second time then, and others are not."""
-    call = NORMS[norm].call(rng, dtype, 60, 70)
-    sets = call.sets(np.arange(call.x.size).reshape(call.x.shape))
-    assert_is_the_reference(replace(call, x=far_at_first(call.x, sets[::2], away)))
+    for dtype, away in each(EVERY_DTYPE, [30.0, 1e4], by_day=2):
+        call = NORMS[norm].call(rng, dtype, 60, 70)
+        sets = call.sets(np.arange(call.x.size).reshape(call.x.shape))
+        assert_is_the_reference(replace(call, x=far_at_first(call.x, sets[::2], away)))
 
 
-@every_dtype
-@every_norm
-def test_norm_has_the_same_bits_on_any_number_of_threads(
-    norm: str, options: Options, dtype: str, some: Some, rng: Generator
-) -> None:
-    call = NORMS[norm].call(rng, dtype, 1_200, 150, **options)
-    with fo.threads(1):
+@norms
+def test_norm_has_the_same_bits_on_any_number_of_threads(norm: str, each: Each, rng: Generator) -> None:
+    for options, dtype in each(NORMS[norm].options, EVERY_DTYPE, by_day=2):
+        call = NORMS[norm].call(rng, dtype, 1_200, 150, **options)
+        with fo.threads(1):
+            expected = call.run(F)
+        for threads in each(THREADS[1:], by_day=2):
+            with fo.threads(threads):
+                assert_same_bits(call.run(F), expected)
+
+
+@norms
+def test_subnormal_numbers_are_zero_on_every_thread(norm: str, each: Each, rng: Generator) -> None:
+    for dtype in each(DTYPES, by_day=1):
+        call = NORMS[norm].call(rng, dtype, 1_200, 150)
+        call.dy *= 4 * np.finfo(dtype).tiny
+        if "dsum" in call.arguments:
+            call.arguments["dsum"] = None
+        with fo.threads(1):
+            expected = call.run(F)
+        assert not np.any((expected["dx"] != 0) & (np.abs(expected["dx"]) < np.finfo(dtype).tiny))
+        for threads in 2, 5:
+            with fo.threads(threads):
+                assert_same_bits(call.run(F), expected)
+
+
+@norms
+def test_norm_has_the_same_bits_at_any_alignment(norm: str, each: Each, rng: Generator) -> None:
+    for dtype, apart in each(EVERY_DTYPE, [0, 5], by_day=3):
+        call = NORMS[norm].call(rng, dtype, 40, 77)
         expected = call.run(F)
-    for threads in some(THREADS[1:], 2):
-        with fo.threads(threads):
-            assert_same_bits(call.run(F), expected)
+        for by in each(range(1, 16), by_day=5):
+            assert_same_bits(call.placed(shifted(by, apart)).run(F), expected)
 
 
-@dtypes
 @norms
-def test_subnormal_numbers_are_zero_on_every_thread(norm: str, dtype: str, rng: Generator) -> None:
-    call = NORMS[norm].call(rng, dtype, 1_200, 150)
-    call.dy *= 4 * np.finfo(dtype).tiny
-    if "dsum" in call.arguments:
-        call.arguments["dsum"] = None
-    with fo.threads(1):
-        expected = call.run(F)
-    assert not np.any((expected["dx"] != 0) & (np.abs(expected["dx"]) < np.finfo(dtype).tiny))
-    for threads in 2, 5:
-        with fo.threads(threads):
-            assert_same_bits(call.run(F), expected)
-
-
-@pytest.mark.parametrize("apart", [0, 5])
-@every_dtype
-@norms
-def test_norm_has_the_same_bits_at_any_alignment(norm: str, dtype: str, apart: int, rng: Generator) -> None:
-    call = NORMS[norm].call(rng, dtype, 40, 77)
-    expected = call.run(F)
-    for by in range(1, 16):
-        assert_same_bits(call.placed(shifted(by, apart)).run(F), expected)
-
-
-@every_dtype
-@norms
-def test_norm_takes_each_set_by_itself(norm: str, dtype: str, rng: Generator) -> None:
+def test_norm_takes_each_set_by_itself(norm: str, each: Each, rng: Generator) -> None:
     """What is not finite stays in the row, channel or group that is normalized."""
-    call = NORMS[norm].call(rng, dtype, 24, 70)
-    where = call.sets(np.arange(call.x.size).reshape(call.x.shape))
-    good, sets = call.run(F), len(where)
-    for set_, value in (0, np.nan), (sets // 2, np.inf), (sets - 1, -np.inf):
-        x = np.copy(call.x, order="K")
-        x.flat[where[set_, 0]] = value
-        bad = replace(call, x=x).run(F)
-        others = np.arange(sets) != set_
-        for name in "y", "dx":
-            a, b = call.sets(good[name]), call.sets(bad[name])
-            assert differing(a[others], b[others]) == 0
-            assert np.isnan(b[set_]).any()
-        for name in {"mean", "rstd", "rnorm", "r", "d"} & good.keys():
-            assert differing(good[name].ravel()[others], bad[name].ravel()[others]) == 0
+    for dtype in each(EVERY_DTYPE):
+        call = NORMS[norm].call(rng, dtype, 24, 70)
+        where = call.sets(np.arange(call.x.size).reshape(call.x.shape))
+        good, sets = call.run(F), len(where)
+        for set_, value in (0, np.nan), (sets // 2, np.inf), (sets - 1, -np.inf):
+            x = np.copy(call.x, order="K")
+            x.flat[where[set_, 0]] = value
+            bad = replace(call, x=x).run(F)
+            others = np.arange(sets) != set_
+            for name in "y", "dx":
+                a, b = call.sets(good[name]), call.sets(bad[name])
+                assert differing(a[others], b[others]) == 0
+                assert np.isnan(b[set_]).any()
+            for name in {"mean", "rstd", "rnorm", "r", "d"} & good.keys():
+                assert differing(good[name].ravel()[others], bad[name].ravel()[others]) == 0
 
 
 # Around the kernels

@@ -10,7 +10,7 @@ import warnings
 import numpy as np
 import pytest
 from tables import NORMS, RULES, Array
-from tools import assert_same_bits
+from tools import NIGHTLY, assert_same_bits
 
 import fastopt as fo
 from fastopt import functional as F
@@ -41,7 +41,7 @@ def test_eight_threads_at_once() -> None:
 
     def run(seed: int) -> None:
         start.wait()
-        for _ in range(3):
+        for _ in range(3 if NIGHTLY else 1):
             results[seed] = work(seed)
 
     threads = [threading.Thread(target=run, args=(seed,), daemon=True) for seed in range(8)]

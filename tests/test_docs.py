@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 from tables import NORMS, RULES
+from tools import Each
 
 import fastopt
 from fastopt import functional, nn, optim, reference, schedules
@@ -73,29 +74,29 @@ def test_examples_run(name: str) -> None:
     assert result.failed == 0
 
 
-@pytest.mark.parametrize("name", [*FUNCTIONS, *CLASSES, "fastopt.optim.no_decay"])
-def test_there_is_an_example(name: str) -> None:
-    assert ">>> " in section(inspect.getdoc(EVERYTHING[name]) or "", "Example")
+def test_there_is_an_example(each: Each) -> None:
+    for name in each([*FUNCTIONS, *CLASSES, "fastopt.optim.no_decay"]):
+        assert ">>> " in section(inspect.getdoc(EVERYTHING[name]) or "", "Example")
 
 
-@pytest.mark.parametrize("name", list(EVERYTHING))
-def test_every_parameter_is_described(name: str) -> None:
+def test_every_parameter_is_described(each: Each) -> None:
     """In ``Args``, in order; a docstring of one sentence names its parameters there."""
-    thing = EVERYTHING[name]
-    doc = inspect.getdoc(thing) or ""
-    assert doc
-    if name.rpartition(".")[2] in BASES:
-        return
-    if "\n" in doc and parameters(thing):
-        assert re.findall(r"^    (\w+): \S", section(doc, "Args"), re.MULTILINE) == parameters(thing)
-    else:
-        assert [one for one in parameters(thing) if not re.search(rf"\b{one}\b", doc)] == []
+    for name in each(EVERYTHING):
+        thing = EVERYTHING[name]
+        doc = inspect.getdoc(thing) or ""
+        assert doc
+        if name.rpartition(".")[2] in BASES:
+            continue
+        if "\n" in doc and parameters(thing):
+            assert re.findall(r"^    (\w+): \S", section(doc, "Args"), re.MULTILINE) == parameters(thing)
+        else:
+            assert [one for one in parameters(thing) if not re.search(rf"\b{one}\b", doc)] == []
 
 
-@pytest.mark.parametrize("name", FUNCTIONS)
-def test_functions_say_what_they_raise(name: str) -> None:
-    raises = section(inspect.getdoc(EVERYTHING[name]) or "", "Raises")
-    assert re.findall(r"^    (\w+): \S", raises, re.MULTILINE) == ["TypeError", "ValueError"]
+def test_functions_say_what_they_raise(each: Each) -> None:
+    for name in each(FUNCTIONS):
+        raises = section(inspect.getdoc(EVERYTHING[name]) or "", "Raises")
+        assert re.findall(r"^    (\w+): \S", raises, re.MULTILINE) == ["TypeError", "ValueError"]
 
 
 @pytest.mark.parametrize("rule", RULES)
@@ -115,19 +116,19 @@ def test_functions_of_rules_are_documented_as_their_classes(rule: str) -> None:
         assert f"``{name}" in (inspect.getdoc(optim.Optimizer) or "")
 
 
-@pytest.mark.parametrize("name", sorted(set(functional.__all__) - {"Outcome"}))
-def test_reference_has_the_same_signature(name: str) -> None:
-    ours, theirs = (inspect.signature(getattr(module, name)).parameters for module in (functional, reference))
-    by_position = [p.name for p in ours.values() if p.kind is not p.KEYWORD_ONLY]
-    assert by_position == [p.name for p in theirs.values() if p.kind is not p.KEYWORD_ONLY]
-    assert {p.name: (p.kind, p.default) for p in ours.values()} == {
-        p.name: (p.kind, p.default) for p in theirs.values()
-    }
+def test_reference_has_the_same_signature(each: Each) -> None:
+    for name in each(sorted(set(functional.__all__) - {"Outcome"})):
+        ours, theirs = (inspect.signature(getattr(module, name)).parameters for module in (functional, reference))
+        by_position = [p.name for p in ours.values() if p.kind is not p.KEYWORD_ONLY]
+        assert by_position == [p.name for p in theirs.values() if p.kind is not p.KEYWORD_ONLY]
+        assert {p.name: (p.kind, p.default) for p in ours.values()} == {
+            p.name: (p.kind, p.default) for p in theirs.values()
+        }
 
 
-@pytest.mark.parametrize("name", sorted(set(functional.__all__) - {"Outcome"}))
-def test_reference_says_what_it_is_the_reference_of(name: str) -> None:
-    assert f":func:`fastopt.functional.{name}`" in (getattr(reference, name).__doc__ or "")
+def test_reference_says_what_it_is_the_reference_of(each: Each) -> None:
+    for name in each(sorted(set(functional.__all__) - {"Outcome"})):
+        assert f":func:`fastopt.functional.{name}`" in (getattr(reference, name).__doc__ or "")
 
 
 # Pages

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from numpy.random import Generator
 from tables import DTYPES, HALVES, LAYOUTS, Array, extreme, mixed, ordinary
-from tools import assert_same_bits, differing, every_isa, shifted
+from tools import Each, assert_same_bits, differing, every_isa, shifted
 
 import fastopt as fo
 from fastopt import functional as F
@@ -72,8 +72,8 @@ def kept(n: int, p: float, seed: int = 0, step: int = 0) -> Array:
 
 @dtypes
 @functions
-def test_is_the_reference(function: str, dtype: str, rng: Generator) -> None:
-    for size, p in itertools.product(SIZES, PROBABILITIES):
+def test_is_the_reference(function: str, dtype: str, each: Each, rng: Generator) -> None:
+    for size, p in each(SIZES, PROBABILITIES, by_day=len(SIZES)):
         if function == "gaussian_dropout" and p > 0.99:
             continue
         x = two_axes(mixed(rng, size, dtype), function)
@@ -115,8 +115,8 @@ def layouts(rng: Generator, dtype: str) -> list[Array]:
 
 @dtypes
 @functions
-def test_is_the_reference_in_every_memory_order(function: str, dtype: str, rng: Generator) -> None:
-    for x in layouts(rng, dtype):
+def test_is_the_reference_in_every_memory_order(function: str, dtype: str, each: Each, rng: Generator) -> None:
+    for _, x in each(list(enumerate(layouts(rng, dtype))), by_day=25):
         before = x.copy()
         assert_is_the_reference(function, x, 0.4, seed=5)
         assert differing(x, before) == 0
@@ -152,8 +152,8 @@ def test_elements_may_be_counted_in_another_order(function: str, dtype: str, rng
             assert differing(getattr(F, function)(placed, seed=1, order=counted), dx) == 0
 
 
-def test_channels_are_the_reference_s_on_every_axis(rng: Generator) -> None:
-    for x in layouts(rng, "float32"):
+def test_channels_are_the_reference_s_on_every_axis(each: Each, rng: Generator) -> None:
+    for _, x in each(list(enumerate(layouts(rng, "float32"))), by_day=25):
         for axis in (*range(1, x.ndim), *range(1 - x.ndim, 0)):
             assert_is_the_reference("channel_dropout", x, 0.4, seed=5, channel_axis=axis)
 

@@ -18,6 +18,7 @@ import numpy as np
 import pytest
 import safetensors
 import safetensors.numpy
+from tools import Each
 
 from fastopt.optim import files
 
@@ -204,9 +205,9 @@ def damaged(path: Path, content: bytes) -> str:
     return str(error.value)
 
 
-def test_truncated_files(saved: Path) -> None:
+def test_truncated_files(saved: Path, each: Each) -> None:
     content = saved.read_bytes()
-    for size in range(len(content)):
+    for size in each(range(len(content)), by_day=200):
         damaged(saved, content[:size])
     assert "is empty" in damaged(saved, b"")
     assert "is truncated" in damaged(saved, content[:50])
@@ -217,11 +218,10 @@ def test_something_appended(saved: Path) -> None:
     assert "damaged" in damaged(saved, saved.read_bytes() + b"\0")
 
 
-@pytest.mark.parametrize("flip", [0x01, 0x20, 0x80, 0xFF])
-def test_flipped_bytes(saved: Path, flip: int) -> None:
+def test_flipped_bytes(saved: Path, each: Each) -> None:
     """Each byte of the file, its padding too."""
     content = saved.read_bytes()
-    for place in range(len(content)):
+    for place, flip in each(range(len(content)), [0x01, 0x20, 0x80, 0xFF], by_day=300):
         damaged(saved, content[:place] + bytes([content[place] ^ flip]) + content[place + 1 :])
 
 
@@ -647,8 +647,8 @@ def test_memory(path: Path) -> None:
     assert both < 2.5 * size  # the copy, and the pages of the file that it comes from
 
 
-def test_kills(path: Path, rng: np.random.Generator) -> None:
-    """Fifty processes that save one of two states after another, killed somewhere: one of the two is there, whole."""
+def test_kills(path: Path, each: Each, rng: np.random.Generator) -> None:
+    """Processes that save one of two states after another, killed somewhere: one of the two is there, whole."""
     size = 100_000
     states = [({"a": np.full(size, k + 1.0), "b": np.full(3, k)}, {"state": k}) for k in range(2)]
     script = CHILD + (
@@ -662,7 +662,7 @@ def test_kills(path: Path, rng: np.random.Generator) -> None:
     files.save(path, *states[0])
     duration = min(time.perf_counter() - started, 0.05)  # disks differ
     seen, left = set(), 0
-    for delay in rng.uniform(0, 5 * duration, 50):
+    for delay in each(rng.uniform(0, 5 * duration, 50), by_day=20):
         child = subprocess.Popen(
             [sys.executable, "-c", script, files.__file__, str(path), str(size)], stdout=subprocess.PIPE
         )

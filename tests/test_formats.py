@@ -16,21 +16,8 @@ import ml_dtypes
 import numpy as np
 import pytest
 from numpy.random import Generator
-from optimizers import everything
-from tables import (
-    FORMATS,
-    HALVES,
-    MOMENTS,
-    RULES,
-    WEIGHTS,
-    Array,
-    Options,
-    extreme,
-    mixed,
-    ordinary,
-    rules_and_formats,
-)
-from tools import differing, every_isa
+from tables import FORMATS, HALVES, MOMENTS, RULES, WEIGHTS, Array, Options, extreme, mixed, ordinary, rules_and_formats
+from tools import Each, differing, every_isa, everything
 
 import fastopt as fo
 from fastopt import _core
@@ -45,7 +32,6 @@ SIZES = (0, 1, 31, 63, 64, 65, 127, 129, 1023, 1024, 1025, 2100)
 
 halves = pytest.mark.parametrize("dtype", HALVES)
 kinds = pytest.mark.parametrize("kind", KINDS)
-every_format = pytest.mark.parametrize(("rule", "kept"), [*rules_and_formats()])
 
 
 def each_kernels() -> Iterator[ModuleType]:
@@ -555,51 +541,53 @@ def copies(opt: fo.optim.Optimizer) -> list[Array]:
     return [p.copy() for p in opt.param_groups[0]["params"]]
 
 
-@every_format
-def test_a_skipped_step_changes_nothing(rule: str, kept: str, rng: Generator) -> None:
+@pytest.mark.parametrize("rule", RULES)
+def test_a_skipped_step_changes_nothing(rule: str, each: Each, rng: Generator) -> None:
     """Gradients of a loss that has been scaled too much overflow in float16: then nothing is touched."""
-    dtype, options = FORMATS[kept]
-    params = RULES[rule].arrays(rng, SHAPES, dtype)
-    opt = RULES[rule].make(params, RULES[rule].fullest | options | {"ema_decay": 0.9, "l2_init": 0.1, "noise": 0.1})
-    opt.step(grads_of(opt, rng))
-    before = everything(opt)
-    for of_grads, value in itertools.product(("float32", *HALVES), (np.inf, -np.inf, np.nan)):
-        grads = RULES[rule].arrays(rng, SHAPES, of_grads)
-        grads[-1].flat[7] = value
-        info = opt.step(grads, skip_nonfinite=True, clip_norm=1.0, grad_scale=2.0**16)
-        assert info.skipped and info.step == 1
+    for kept in each(RULES[rule].formats, by_day=4):
+        dtype, options = FORMATS[kept]
+        params = RULES[rule].arrays(rng, SHAPES, dtype)
+        opt = RULES[rule].make(params, RULES[rule].fullest | options | {"ema_decay": 0.9, "l2_init": 0.1, "noise": 0.1})
+        opt.step(grads_of(opt, rng))
+        before = everything(opt)
+        for of_grads, value in itertools.product(("float32", *HALVES), (np.inf, -np.inf, np.nan)):
+            grads = RULES[rule].arrays(rng, SHAPES, of_grads)
+            grads[-1].flat[7] = value
+            info = opt.step(grads, skip_nonfinite=True, clip_norm=1.0, grad_scale=2.0**16)
+            assert info.skipped and info.step == 1
+            assert everything(opt) == before
+        with np.errstate(over="ignore"):
+            scaled = [(g * 2.0**16).astype(np.float16) for g in RULES[rule].arrays(rng, SHAPES, "float32")]
+        assert opt.step(scaled, skip_nonfinite=True, grad_scale=2.0**16, zero_grads=True).skipped
         assert everything(opt) == before
-    with np.errstate(over="ignore"):
-        scaled = [(g * 2.0**16).astype(np.float16) for g in RULES[rule].arrays(rng, SHAPES, "float32")]
-    assert opt.step(scaled, skip_nonfinite=True, grad_scale=2.0**16, zero_grads=True).skipped
-    assert everything(opt) == before
-    assert not any(g.any() for g in scaled)
-    largest = [np.full(p.shape, 65_504, np.float16) for p in params]
-    assert not opt.step(largest, skip_nonfinite=True, grad_scale=2.0**16).skipped
-    assert opt.state[0]["step"] == 2
+        assert not any(g.any() for g in scaled)
+        largest = [np.full(p.shape, 65_504, np.float16) for p in params]
+        assert not opt.step(largest, skip_nonfinite=True, grad_scale=2.0**16).skipped
+        assert opt.state[0]["step"] == 2
 
 
 # State
 
 
-@every_format
-def test_a_run_goes_on_in_every_format(rule: str, kept: str, tmp_path: Path, rng: Generator) -> None:
-    dtype, options = FORMATS[kept]
-    options = RULES[rule].fullest | options | {"ema_decay": 0.9, "seed": 5}
-    if dtype in HALVES:
-        options = RULES[rule].sample_moments(rng, options)
-    opt = RULES[rule].make(RULES[rule].arrays(rng, SHAPES, dtype), options)
-    for step in range(3):
-        opt.step([None if i == step else g for i, g in enumerate(grads_of(opt, rng))])
-    opt.save(tmp_path / "state")
-    others = [RULES[rule].make(copies(opt), options | {"lr": 0.1, "seed": 0}) for _ in range(2)]
-    others[0].load(tmp_path / "state")
-    others[1].load_state_dict(opt.state_dict(copy=True))
-    for _ in range(2):
-        assert [everything(one) for one in others] == [everything(opt)] * 2
-        grads = grads_of(opt, rng)
-        for one in opt, *others:
-            one.step(grads)
+@pytest.mark.parametrize("rule", RULES)
+def test_a_run_goes_on_in_every_format(rule: str, each: Each, tmp_path: Path, rng: Generator) -> None:
+    for kept in each(RULES[rule].formats, by_day=4):
+        dtype, options = FORMATS[kept]
+        options = RULES[rule].fullest | options | {"ema_decay": 0.9, "seed": 5}
+        if dtype in HALVES:
+            options = RULES[rule].sample_moments(rng, options)
+        opt = RULES[rule].make(RULES[rule].arrays(rng, SHAPES, dtype), options)
+        for step in range(3):
+            opt.step([None if i == step else g for i, g in enumerate(grads_of(opt, rng))])
+        opt.save(tmp_path / "state")
+        others = [RULES[rule].make(copies(opt), options | {"lr": 0.1, "seed": 0}) for _ in range(2)]
+        others[0].load(tmp_path / "state")
+        others[1].load_state_dict(opt.state_dict(copy=True))
+        for _ in range(2):
+            assert [everything(one) for one in others] == [everything(opt)] * 2
+            grads = grads_of(opt, rng)
+            for one in opt, *others:
+                one.step(grads)
 
 
 @pytest.mark.parametrize("kept", FORMATS)
@@ -750,5 +738,5 @@ def test_unpacked_state_is_what_float32_loads(weights: str, moments: str | None,
     for name, array in state["state"][0].items():
         assert array.dtype == exact.state[0][name].dtype
         np.testing.assert_array_equal(array, exact.state[0][name])
-    with pytest.raises(TypeError, match=r"^unpacked: state_dict must be what .*, got list$"):
+    with pytest.raises(TypeError, match=r"^unpacked: state_dict must be the result of .*, got list$"):
         fo.optim.unpacked([])  # type: ignore[arg-type]

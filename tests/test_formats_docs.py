@@ -10,8 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from optimizers import CLASSES
-from tables import FORMATS
+from tables import CLASSES, FORMATS
 
 import fastopt as fo
 

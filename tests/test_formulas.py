@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 from numpy.random import Generator
+from tools import Each
 
 from fastopt import reference
 from fastopt.reference import _random, _update
@@ -176,39 +177,31 @@ TORCH: list[tuple[str, str, float, list[dict[str, Any]]]] = [
 ]
 
 
-@pytest.mark.parametrize(
-    ("function", "name", "lr", "options"),
-    [
-        pytest.param(function, name, lr, options, id=f"{name}-{i}")
-        for function, name, lr, grid in TORCH
-        for i, options in enumerate(grid)
-    ],
-)
-def test_rule_is_torchs(
-    function: str, name: str, lr: float, options: dict[str, Any], torch: Any, rng: Generator
-) -> None:
-    params = parameters(rng)
-    theirs = [torch.tensor(p, requires_grad=True) for p in params]
-    optimizer = getattr(torch.optim, name)(theirs, lr=lr, foreach=False, **options)
-    ours = {{"step_sizes": "step_size_limits"}.get(key, key): value for key, value in options.items()}
-    initial = {"sums": options["initial_accumulator_value"]} if "initial_accumulator_value" in options else {}
-    states, counts = new_states(function, params, rate(lr, 1), **initial), [0] * len(params)
-    for t in range(1, STEPS + 1):
-        grads = gradients(rng, t)
-        if t in (3, 4, 20):
-            grads[1] = None  # it stays behind
-        for i, (tensor, g) in enumerate(zip(theirs, grads, strict=True)):
-            tensor.grad = None if g is None else torch.tensor(g)
-            counts[i] += g is not None
-        optimizer.param_groups[0]["lr"] = rate(lr, t)
-        optimizer.step()
-        outcome = getattr(reference, function)(params, grads, **states, step=counts, lr=rate(lr, t), **ours)
-        assert outcome == (None, False)
-        for i, tensor in enumerate(theirs):
-            assert_close(params[i], tensor.detach().numpy(), f"step {t}, parameter {i}")
-            for key, value in optimizer.state[tensor].items():
-                if key != "step" and value is not None:
-                    assert_close(states[f"{key}s"][i], value.numpy(), f"step {t}, {key} {i}")
+@pytest.mark.parametrize(("function", "name", "lr", "grid"), [pytest.param(*one, id=one[1]) for one in TORCH])
+def test_rule_is_torchs(function: str, name: str, lr: float, grid: Any, torch: Any, each: Each, rng: Generator) -> None:
+    for options in each(grid, by_day=1):
+        params = parameters(rng)
+        theirs = [torch.tensor(p, requires_grad=True) for p in params]
+        optimizer = getattr(torch.optim, name)(theirs, lr=lr, foreach=False, **options)
+        ours = {{"step_sizes": "step_size_limits"}.get(key, key): value for key, value in options.items()}
+        initial = {"sums": options["initial_accumulator_value"]} if "initial_accumulator_value" in options else {}
+        states, counts = new_states(function, params, rate(lr, 1), **initial), [0] * len(params)
+        for t in range(1, STEPS + 1):
+            grads = gradients(rng, t)
+            if t in (3, 4, 20):
+                grads[1] = None  # it stays behind
+            for i, (tensor, g) in enumerate(zip(theirs, grads, strict=True)):
+                tensor.grad = None if g is None else torch.tensor(g)
+                counts[i] += g is not None
+            optimizer.param_groups[0]["lr"] = rate(lr, t)
+            optimizer.step()
+            outcome = getattr(reference, function)(params, grads, **states, step=counts, lr=rate(lr, t), **ours)
+            assert outcome == (None, False)
+            for i, tensor in enumerate(theirs):
+                assert_close(params[i], tensor.detach().numpy(), f"step {t}, parameter {i}")
+                for key, value in optimizer.state[tensor].items():
+                    if key != "step" and value is not None:
+                        assert_close(states[f"{key}s"][i], value.numpy(), f"step {t}, {key} {i}")
 
 
 @pytest.mark.parametrize(

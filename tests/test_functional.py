@@ -16,7 +16,7 @@ import pytest
 from numpy.random import Generator
 from tables import (
     DTYPES,
-    HALVES,
+    EVERY_DTYPE,
     LAYOUTS,
     LIKE_WEIGHT,
     LIKE_X,
@@ -29,7 +29,7 @@ from tables import (
     computed,
     ordinary,
 )
-from tools import differing
+from tools import Each, differing
 
 from fastopt import _core, reference
 from fastopt import functional as F
@@ -38,30 +38,30 @@ from fastopt.functional import _generate
 dtypes = pytest.mark.parametrize("dtype", DTYPES)
 rules = pytest.mark.parametrize("rule", RULES)
 norms = pytest.mark.parametrize("norm", NORMS)
-every_dtype = pytest.mark.parametrize("dtype", [*DTYPES, *HALVES])
+every_dtype = pytest.mark.parametrize("dtype", EVERY_DTYPE)
 
 
 # Optimizers
 
 
-@dtypes
 @rules
-def test_each_parameter_may_take_a_step_of_its_own(rule: str, dtype: str, rng: Generator) -> None:
+def test_each_parameter_may_take_a_step_of_its_own(rule: str, each: Each, rng: Generator) -> None:
     """And means what it means alone; but for noise, which depends on its number."""
-    for options in RULES[rule].fullest, RULES[rule].sample(rng, without=["noise", "temperature"]):
-        params, grads = (RULES[rule].arrays(rng, [20, (3, 4), 20], dtype) for _ in range(2))
-        states = RULES[rule].new_states(options, params)
-        for array in (array for of_params in states.values() for array in of_params if array is not None):
-            array[...] = np.abs(ordinary(rng, array.shape, array.dtype.name))
-        before = copy.deepcopy((params, states))
-        steps = (1, 7, 1_000_000)
-        RULES[rule].update(F, params, grads, states, steps, options)
-        for i, step in enumerate(steps):
-            p, alone = before[0][i], {name: [of_params[i]] for name, of_params in before[1].items()}
-            RULES[rule].update(F, [p], [grads[i]], alone, step, options)
-            assert differing(params[i], p) == 0
-            for name, (array,) in alone.items():
-                assert array is None or differing(states[name][i], array) == 0
+    for dtype in each(DTYPES, by_day=1):
+        for options in RULES[rule].fullest, RULES[rule].sample(rng, without=["noise", "temperature"]):
+            params, grads = (RULES[rule].arrays(rng, [20, (3, 4), 20], dtype) for _ in range(2))
+            states = RULES[rule].new_states(options, params)
+            for array in (array for of_params in states.values() for array in of_params if array is not None):
+                array[...] = np.abs(ordinary(rng, array.shape, array.dtype.name))
+            before = copy.deepcopy((params, states))
+            steps = (1, 7, 1_000_000)
+            RULES[rule].update(F, params, grads, states, steps, options)
+            for i, step in enumerate(steps):
+                p, alone = before[0][i], {name: [of_params[i]] for name, of_params in before[1].items()}
+                RULES[rule].update(F, [p], [grads[i]], alone, step, options)
+                assert differing(params[i], p) == 0
+                for name, (array,) in alone.items():
+                    assert array is None or differing(states[name][i], array) == 0
 
 
 @rules
@@ -167,7 +167,7 @@ def test_arrays_that_would_not_be_used_are_refused(call: Callable[..., Any], nam
     p, g = np.ones(3), np.ones(3)
     given: Any
     for given in [np.zeros(3)], (np.zeros(3),), np.zeros((1, 3)), "ab", 3:
-        with pytest.raises(ValueError, match=rf"^\w+: {name} would not be used; it is for {wanted}"):
+        with pytest.raises(ValueError, match=rf"^\w+: {name} would not be used: it needs {wanted}"):
             call([p], [g], step=1, lr=0.1, **{name: given})
     assert np.all(p == 1)
     for given in None, [], [None]:
@@ -270,61 +270,61 @@ def memory_order(array: Array) -> list[int]:
     return sorted(axes, key=lambda axis: array.strides[axis])
 
 
-@every_dtype
 @norms
-def test_results_are_like_their_inputs(norm: str, dtype: str, rng: Generator) -> None:
-    call = NORMS[norm].call(rng, dtype, 24, 70)
-    results = call.run(F)
-    for name, array in results.items():
-        expected = dtype if name in LIKE_X else computed(dtype) if name in LIKE_WEIGHT else "float64"
-        assert array.dtype.name == expected
-    sets = len(call.sets(call.x))
-    for name, array in results.items():
-        if name in LIKE_X:
-            assert array.shape == call.x.shape
-            if "channel_axis" in call.arguments or "dim" in call.arguments:
-                assert memory_order(array) == memory_order(call.x)
+def test_results_are_like_their_inputs(norm: str, each: Each, rng: Generator) -> None:
+    for dtype in each(EVERY_DTYPE):
+        call = NORMS[norm].call(rng, dtype, 24, 70)
+        results = call.run(F)
+        for name, array in results.items():
+            expected = dtype if name in LIKE_X else computed(dtype) if name in LIKE_WEIGHT else "float64"
+            assert array.dtype.name == expected
+        sets = len(call.sets(call.x))
+        for name, array in results.items():
+            if name in LIKE_X:
+                assert array.shape == call.x.shape
+                if "channel_axis" in call.arguments or "dim" in call.arguments:
+                    assert memory_order(array) == memory_order(call.x)
+                else:
+                    assert array.flags.c_contiguous
+            elif name in LIKE_WEIGHT:
+                assert array.shape == call.arguments.get("g", call.arguments.get("weight")).shape
             else:
-                assert array.flags.c_contiguous
-        elif name in LIKE_WEIGHT:
-            assert array.shape == call.arguments.get("g", call.arguments.get("weight")).shape
-        else:
-            assert array.size == sets or name not in RESULTS[call.norm][0]
+                assert array.size == sets or name not in RESULTS[call.norm][0]
 
 
-@every_dtype
 @norms
-def test_out_receives_what_would_be_returned(norm: str, dtype: str, rng: Generator) -> None:
-    call = NORMS[norm].call(rng, dtype, 24, 70)
-    results = fresh(call).forward(F)
-    for make in (
-        lambda module, **more: fresh(call).forward(module, **more),
-        lambda module, **more: call.backward(module, results, **more),
-    ):
-        expected = make(F)
-        for chosen in (
-            [True] * len(expected),
-            [i == 0 for i in range(len(expected))],
-            [i > 0 for i in range(len(expected))],
+def test_out_receives_what_would_be_returned(norm: str, each: Each, rng: Generator) -> None:
+    for dtype in each(EVERY_DTYPE):
+        call = NORMS[norm].call(rng, dtype, 24, 70)
+        results = fresh(call).forward(F)
+        for make in (
+            lambda module, call=call, **more: fresh(call).forward(module, **more),
+            partial(call.backward, results=results),
         ):
-            out = tuple(np.full_like(e, np.nan) if yes else None for e, yes in zip(expected, chosen, strict=True))
-            filled = make(F, out=out)
-            assert [r is o for r, o in zip(filled, out, strict=True)] == list(chosen)
-            assert [differing(r, e) for r, e in zip(filled, expected, strict=True)] == [0] * len(expected)
+            expected = make(F)
+            for chosen in (
+                [True] * len(expected),
+                [i == 0 for i in range(len(expected))],
+                [i > 0 for i in range(len(expected))],
+            ):
+                out = tuple(np.full_like(e, np.nan) if yes else None for e, yes in zip(expected, chosen, strict=True))
+                filled = make(F, out=out)
+                assert [r is o for r, o in zip(filled, out, strict=True)] == list(chosen)
+                assert [differing(r, e) for r, e in zip(filled, expected, strict=True)] == [0] * len(expected)
 
 
-@pytest.mark.parametrize("layout", LAYOUTS)
 @norms
-def test_results_lie_in_memory_as_the_documentation_says(norm: str, layout: str, rng: Generator) -> None:
+def test_results_lie_in_memory_as_the_documentation_says(norm: str, each: Each, rng: Generator) -> None:
     """Channels last where x has them innermost, otherwise C-contiguous; never as dy does."""
-    call = NORMS[norm].call(rng, "float32", 24, 70)
-    x = LAYOUTS[layout](call.x)
-    axis = call.arguments.get("channel_axis", call.arguments.get("dim"))
-    columns = axis is not None and x.shape[axis] > 1 and x.strides[axis] == x.itemsize
-    placed = replace(call, x=x, dy=np.asfortranarray(call.dy))
-    for name, array in placed.run(F).items():
-        if name in LIKE_X:
-            assert (np.moveaxis(array, axis, -1) if columns else array).flags.c_contiguous
+    for layout in each(LAYOUTS, by_day=4):
+        call = NORMS[norm].call(rng, "float32", 24, 70)
+        x = LAYOUTS[layout](call.x)
+        axis = call.arguments.get("channel_axis", call.arguments.get("dim"))
+        columns = axis is not None and x.shape[axis] > 1 and x.strides[axis] == x.itemsize
+        placed = replace(call, x=x, dy=np.asfortranarray(call.dy))
+        for name, array in placed.run(F).items():
+            if name in LIKE_X:
+                assert (np.moveaxis(array, axis, -1) if columns else array).flags.c_contiguous
 
 
 @pytest.mark.parametrize("name", sorted(_core.kernels.signatures))

@@ -6,14 +6,16 @@ import ast
 import inspect
 import io
 import re
+import subprocess
 import sys
 import tokenize
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
 import pytest
 from tables import FORMATS, NORMS, RULES, STEPS, SURROUNDINGS, VALUES
+from tools import Each
 
 import fastopt
 from fastopt import functional, nn, optim, reference
@@ -24,7 +26,11 @@ CSRC, PACKAGE = ROOT / "csrc", ROOT / "python" / "fastopt"
 CPP = sorted(path for path in CSRC.rglob("*") if path.suffix in (".hpp", ".cpp"))
 PYTHON = sorted(path for path in PACKAGE.rglob("*.py"))
 
-# What a part may know beside itself.
+LONGEST = 500  # lines of a file
+DEPENDENCIES = {"ml_dtypes", "numpy", "safetensors", "threadpoolctl"}  # in pyproject.toml
+GENERATED = {"python/fastopt/functional/_updates.py"}
+
+# The parts that a part may know beside itself.
 CPP_KNOWS = {
     "core": set(),
     "optim": {"core"},
@@ -35,8 +41,12 @@ CPP_KNOWS = {
 }
 PUBLIC = {"functional", "nn", "optim", "reference", "schedules", *fastopt.__all__}
 PYTHON_KNOWS = {
-    "_threads": {"__version__", "_check", "_core"},  # the first and the last to report them
-    "_core": {"_cpu", "_threads", "_kernels"},
+    "_version": set(),
+    "_blas": set(),
+    "_cores": set(),
+    "_core": {"_blas", "_cores", "_cpu", "_kernels"},
+    "_threads": {"_blas", "_check", "_core", "_cores"},
+    "_config": {"_blas", "_core", "_threads", "_version"},
     "_check": set(),
     "_commit": set(),
     "_rules": {"_check", "_core"},
@@ -49,18 +59,18 @@ PYTHON_KNOWS = {
     "sklearn": PUBLIC,
     "distributed": PUBLIC,
     "cli": PUBLIC,
-    "__init__": PUBLIC | {"_core", "_threads"},
+    "__init__": PUBLIC | {"_config", "_core", "_threads", "_version"},
     "__main__": {"cli"},
 }
 # Where an optimizer's name is to be found, beside its header and its class's own file, and nowhere else.
 BINDINGS = "csrc/bind/rules.cpp"
 EXPORTS = {"python/fastopt/optim/__init__.py", "python/fastopt/reference/__init__.py"}
-REFERENCE = "python/fastopt/reference/optim.py"
+REFERENCE = "python/fastopt/reference/rules/"
 USERS = {
     "python/fastopt/optim/accumulate.py": {"sgd"},  # adds gradients with it
     "csrc/bind/optim.cpp": {"sgd"},  # takes sums of squares with it
-    "python/fastopt/optim/muon.py": {"sgd"},  # takes its step with it
-    "python/fastopt/optim/switch.py": {"adam", "sgd", "sgd_momentum"},  # goes from one to the other
+    "python/fastopt/optim/rules/muon.py": {"sgd"},  # takes its step with it
+    "python/fastopt/optim/rules/switch.py": {"adam", "sgd", "sgd_momentum"},  # goes from one to the other
     "python/fastopt/torch.py": {"SGD", "Muon", "Adagrad"},  # whose state torch keeps in its own way
 }
 # Functions that are tested beside those of the tables, and layers that are not called as their function is.
@@ -79,18 +89,40 @@ def part_of(path: Path, root: Path) -> str:
     return path.relative_to(root).parts[0].removesuffix(".py")
 
 
+def module_of(path: Path) -> str:
+    """The dotted name of the module that a file is."""
+    return ".".join(("fastopt", *path.relative_to(PACKAGE).with_suffix("").parts)).removesuffix(".__init__")
+
+
+MODULES = {module_of(path): path for path in (*PACKAGE.rglob("*.pyi"), *PYTHON)}
+
+
 def imports(path: Path) -> Iterator[str]:
-    """The full names of all modules that a Python file imports, and of what it imports from fastopt itself."""
-    package = ("fastopt", *path.relative_to(PACKAGE).parts[:-1])
+    """The full names of all modules that a Python file imports, anywhere in it, and of names that it takes from packages of ours."""
+    package = module_of(path).split(".")[: None if path.name == "__init__.py" else -1]
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
-            base = ".".join(
-                (*package[: len(package) - node.level + 1], node.module or "") if node.level else (node.module or "",)
-            )
-            base = base.rstrip(".")
-            yield from (f"{base}.{alias.name}" for alias in node.names) if base == "fastopt" else (base,)
+            base = ".".join(package[: len(package) - node.level + 1]) if node.level else ""
+            base = ".".join(filter(None, (base, node.module)))
+            is_package = base in MODULES and MODULES[base].name == "__init__.py"
+            yield from (f"{base}.{alias.name}" for alias in node.names) if is_package else (base,)
+
+
+def circles(graph: Mapping[str, Collection[str]]) -> list[set[str]]:
+    """The modules that import one another, directly or over others: all cycles of the graph that share a module are one circle."""
+    reached: dict[str, set[str]] = {}
+    for module in graph:
+        found, waiting = set[str](), [*graph[module]]
+        while waiting:
+            if (one := waiting.pop()) not in found:
+                found.add(one)
+                waiting += graph.get(one, ())
+        reached[module] = found
+    in_circles = {module for module in graph if module in reached[module]}
+    every = [{other for other in in_circles if other in reached[one] and one in reached[other]} for one in in_circles]
+    return [circle for i, circle in enumerate(every) if circle not in every[:i]]
 
 
 def known(path: Path) -> set[str]:
@@ -99,36 +131,69 @@ def known(path: Path) -> set[str]:
     return names - {part_of(path, PACKAGE)}
 
 
-@pytest.mark.parametrize("path", CPP, ids=name_of)
-def test_cpp_knows_only_whom_it_may(path: Path) -> None:
-    part = part_of(path, CSRC)
-    included = re.findall(r'#include "([^"/]+)/', path.read_text())
-    assert set(included) <= CPP_KNOWS[part] | {part}
+def test_cpp_knows_only_whom_it_may(each: Each) -> None:
+    for path in each(CPP):
+        part = part_of(path, CSRC)
+        included = re.findall(r'#include "([^"/]+)/', path.read_text())
+        assert set(included) <= CPP_KNOWS[part] | {part}
 
 
-@pytest.mark.parametrize("path", CPP, ids=name_of)
-def test_python_and_intrinsics_stay_where_they_belong(path: Path) -> None:
-    part, text = part_of(path, CSRC), path.read_text()
-    assert ("pybind11" in text) <= (part in ("bind", "cpu.cpp"))
-    assert bool(re.search(r"\b_mm\w*|\bimmintrin\.h|\b__m\d+|\basm\b", text)) <= (part == "core")
+def test_python_and_intrinsics_stay_where_they_belong(each: Each) -> None:
+    for path in each(CPP):
+        part, text = part_of(path, CSRC), path.read_text()
+        assert ("pybind11" in text) <= (part in ("bind", "cpu.cpp"))
+        assert bool(re.search(r"\b_mm\w*|\bimmintrin\.h|\b__m\d+|\basm\b", text)) <= (part == "core")
 
 
-@pytest.mark.parametrize("path", PYTHON, ids=name_of)
-def test_python_knows_only_whom_it_may(path: Path) -> None:
-    allowed = PYTHON_KNOWS[part_of(path, PACKAGE)] | EXCEPTIONS.get(path.relative_to(PACKAGE).as_posix(), set())
-    assert known(path) <= allowed
+def test_python_knows_only_whom_it_may(each: Each) -> None:
+    for path in each(PYTHON):
+        allowed = PYTHON_KNOWS[part_of(path, PACKAGE)] | EXCEPTIONS.get(path.relative_to(PACKAGE).as_posix(), set())
+        assert known(path) <= allowed
 
 
-@pytest.mark.parametrize("path", [path for path in PYTHON if part_of(path, PACKAGE) == "reference"], ids=name_of)
-def test_reference_knows_numpy_only(path: Path) -> None:
-    outside = {module.split(".")[0] for module in imports(path)}
-    assert outside <= {"numpy", "fastopt", *sys.stdlib_module_names}
+def test_no_modules_import_one_another() -> None:
+    """At the head of a file, in functions and for types only: nothing is excepted."""
+    graph: dict[str, set[str]] = {}
+    for module, path in MODULES.items():
+        names = {name if name in MODULES else name.rpartition(".")[0] for name in imports(path)}
+        graph[module] = names & MODULES.keys() - {module}
+    assert circles(graph) == []
 
 
-@pytest.mark.parametrize("path", PYTHON, ids=name_of)
-def test_only_core_names_an_instruction_set(path: Path) -> None:
-    named = re.findall(r"x86-64-v\d|\b_kernels_\w+|\bavx\w*|\bsse[234]\w*|\bneon\b", path.read_text(), re.IGNORECASE)
-    assert bool(named) <= (path.name == "_core.py")
+def test_circles_are_found() -> None:
+    assert circles({"a": ["b"], "b": ["c", "d"], "c": [], "d": ["a"], "e": ["f"], "f": ["e"]}) in (
+        [{"a", "b", "d"}, {"e", "f"}],
+        [{"e", "f"}, {"a", "b", "d"}],
+    )
+    assert circles({"a": ["b", "c"], "b": ["c"], "c": []}) == []
+
+
+def test_no_file_is_longer_than_it_can_be_read() -> None:
+    lines = {name_of(path): len(path.read_text().splitlines()) for path in (*CPP, *PYTHON)}
+    assert {name: n for name, n in lines.items() if n > LONGEST and name not in GENERATED} == {}
+
+
+def test_import_takes_no_extra_and_no_subpackage() -> None:
+    """``import fastopt`` loads nothing that pyproject.toml does not name as a dependency, and subpackages only when they are used."""
+    code = "import sys; before = {*sys.modules}; import fastopt; print(*{*sys.modules} - before)"
+    loaded = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout.split()
+    assert {"fastopt", "numpy"} <= {*loaded}
+    assert {name.split(".")[0] for name in loaded} - sys.stdlib_module_names <= {"fastopt", *DEPENDENCIES}
+    assert not {name.split(".")[1] for name in loaded if name.startswith("fastopt.")} & PUBLIC
+
+
+def test_reference_knows_numpy_only(each: Each) -> None:
+    for path in each([path for path in PYTHON if part_of(path, PACKAGE) == "reference"]):
+        outside = {module.split(".")[0] for module in imports(path)}
+        assert outside <= {"numpy", "fastopt", *sys.stdlib_module_names}
+
+
+def test_only_core_names_an_instruction_set(each: Each) -> None:
+    for path in each(PYTHON):
+        named = re.findall(
+            r"x86-64-v\d|\b_kernels_\w+|\bavx\w*|\bsse[234]\w*|\bneon\b", path.read_text(), re.IGNORECASE
+        )
+        assert bool(named) <= (path.name == "_core.py")
 
 
 def test_the_rules_above_notice() -> None:
@@ -136,6 +201,9 @@ def test_the_rules_above_notice() -> None:
     assert known(PACKAGE / "functional" / "_update.py") >= {"_core", "_rules", "optim"}
     assert known(PACKAGE / "optim" / "optimizer.py") >= {"_core", "_rules"}
     assert "numpy" in set(imports(PACKAGE / "reference" / "rows.py"))
+    assert "fastopt.optim.rules.adam" in set(imports(PACKAGE / "optim" / "__init__.py"))
+    assert "fastopt.optim.parameters" in set(imports(PACKAGE / "optim" / "rules" / "adam.py"))
+    assert "fastopt._cpu" in set(imports(PACKAGE / "_core.py"))
     assert len(CPP) > 10
 
 
@@ -245,18 +313,20 @@ def places() -> dict[str, set[str]]:
 def test_an_optimizer_is_in_four_places(rule: str, places: dict[str, set[str]]) -> None:
     """Header and bindings; class; reference; each with its export, and no more."""
     optimizer = RULES[rule].optimizer
-    its_file = f"python/fastopt/optim/{Path(inspect.getfile(optimizer.__init__)).name}"
+    its_file = f"python/fastopt/optim/rules/{Path(inspect.getfile(optimizer.__init__)).name}"
 
     def files_with(names: set[str]) -> set[str]:
         return {file for file, found in places.items() if found & names and not found & names <= USERS.get(file, set())}
 
     named = files_with({rule, optimizer.__name__})
     headers = {file for file in named if file.startswith("csrc/optim/")}
-    assert named - headers - {BINDINGS} == {its_file, REFERENCE, *EXPORTS}
-    of_kernels = files_with(set(optimizer.kernels)) - {REFERENCE, *EXPORTS}
+    references = {file for file in named if file.startswith(REFERENCE)}
+    assert named - headers - references - {BINDINGS} == {its_file, *EXPORTS}
+    of_kernels = {file for file in files_with(set(optimizer.kernels)) - EXPORTS if not file.startswith(REFERENCE)}
     assert of_kernels - {its_file} - {file for file in of_kernels if file.startswith("csrc/optim/")} == {BINDINGS}
     assert "csrc/optim/step.hpp" not in named | of_kernels
     assert len(headers) <= 2
+    assert len(references) == 1
 
 
 def test_the_stub_names_what_the_kernels_have() -> None:

@@ -4,156 +4,23 @@ from __future__ import annotations
 
 import copy
 import math
-import pickle
-from collections.abc import Callable, Iterable
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import pytest
+from layers import LAYERS, LINEAR, TWO_INPUTS, Arrays, assert_gradients, assert_same, expected, make, out_like, tupled
 from numpy.random import Generator
-from tables import DTYPES, HALVES, Array, computed, ordinary
-from tools import differing
+from tables import DTYPES, EVERY_DTYPE, Array, ordinary
+from tools import Each, differing
 
-import fastopt as fo
 from fastopt import functional as F
 from fastopt import nn, optim
 
 dtypes = pytest.mark.parametrize("dtype", DTYPES)
-every_dtype = pytest.mark.parametrize("dtype", [*DTYPES, *HALVES])
 
-# name: the layer, with parameters of a dtype, and the shape of an input
-LAYERS: dict[str, tuple[Callable[[str], nn.Layer], tuple[int, ...]]] = {
-    "LayerNorm": (lambda dtype: nn.LayerNorm(6, dtype=dtype), (5, 6)),
-    "LayerNorm of two axes": (lambda dtype: nn.LayerNorm((4, 6), eps=1e-3, dtype=dtype), (3, 2, 4, 6)),
-    "LayerNorm without bias": (lambda dtype: nn.LayerNorm(6, bias=False, dtype=dtype), (5, 6)),
-    "LayerNorm without weight": (lambda dtype: nn.LayerNorm(6, elementwise_affine=False, dtype=dtype), (5, 6)),
-    "AddLayerNorm": (lambda dtype: nn.AddLayerNorm(6, eps=1e-3, dtype=dtype), (5, 6)),
-    "AddLayerNorm without weight": (lambda dtype: nn.AddLayerNorm(6, elementwise_affine=False, dtype=dtype), (5, 6)),
-    "RMSNorm": (lambda dtype: nn.RMSNorm((2, 3), dtype=dtype), (5, 2, 3)),
-    "RMSNorm without weight": (lambda dtype: nn.RMSNorm(6, 1e-3, False, dtype=dtype), (5, 6)),
-    "AddRMSNorm": (lambda dtype: nn.AddRMSNorm(6, dtype=dtype), (5, 6)),
-    "AddRMSNorm without weight": (lambda dtype: nn.AddRMSNorm(6, 1e-3, False, dtype=dtype), (5, 6)),
-    "BatchNorm": (lambda dtype: nn.BatchNorm(6, dtype=dtype), (5, 6)),
-    "BatchNorm NCHW": (lambda dtype: nn.BatchNorm(6, momentum=0.3, eps=1e-3, dtype=dtype), (2, 6, 3, 4)),
-    "BatchNorm NHWC": (lambda dtype: nn.BatchNorm(6, channel_axis=-1, dtype=dtype), (2, 3, 4, 6)),
-    "BatchNorm without weight": (lambda dtype: nn.BatchNorm(6, affine=False, dtype=dtype), (5, 6)),
-    "BatchNorm without statistics": (lambda dtype: nn.BatchNorm(6, track_running_stats=False, dtype=dtype), (5, 6)),
-    "BatchNorm of the average": (lambda dtype: nn.BatchNorm(6, momentum=None, dtype=dtype), (5, 6)),
-    "BatchNorm frozen": (lambda dtype: nn.BatchNorm(6, frozen=True, dtype=dtype), (5, 6)),
-    "BatchNormReLU": (lambda dtype: nn.BatchNormReLU(6, dtype=dtype), (4, 6, 3)),
-    "BatchNormReLU without weight": (lambda dtype: nn.BatchNormReLU(6, affine=False, dtype=dtype), (5, 6)),
-    "BatchNormAddReLU": (lambda dtype: nn.BatchNormAddReLU(6, channel_axis=-1, dtype=dtype), (4, 3, 6)),
-    "BatchRenorm": (lambda dtype: nn.BatchRenorm(6, dtype=dtype), (5, 6)),
-    "BatchRenorm with limits": (lambda dtype: nn.BatchRenorm(6, r_max=1.1, d_max=0.1, dtype=dtype), (4, 6, 3)),
-    "GroupNorm": (lambda dtype: nn.GroupNorm(2, 6, dtype=dtype), (4, 6, 3)),
-    "GroupNorm NHWC": (lambda dtype: nn.GroupNorm(3, 6, 1e-3, channel_axis=-1, dtype=dtype), (2, 3, 4, 6)),
-    "GroupNorm without weight": (lambda dtype: nn.GroupNorm(3, 6, affine=False, dtype=dtype), (4, 6)),
-    "InstanceNorm": (lambda dtype: nn.InstanceNorm(6, dtype=dtype), (4, 6, 3)),
-    "InstanceNorm with statistics": (lambda dtype: nn.InstanceNorm(6, 1e-3, 0.3, True, True, dtype=dtype), (4, 6, 3)),
-    "InstanceNorm NHWC": (lambda dtype: nn.InstanceNorm(6, affine=True, channel_axis=3, dtype=dtype), (2, 3, 4, 6)),
-    "CosineLinear": (lambda dtype: nn.CosineLinear(6, 4, seed=1, dtype=dtype), (5, 6)),
-    "CosineLinear of more axes": (lambda dtype: nn.CosineLinear(6, 4, 0.1, seed=1, dtype=dtype), (2, 5, 6)),
-    "WeightNormLinear": (lambda dtype: nn.WeightNormLinear(6, 4, seed=1, dtype=dtype), (5, 6)),
-    "WeightNormLinear without bias": (lambda dtype: nn.WeightNormLinear(6, 4, False, seed=1, dtype=dtype), (2, 5, 6)),
-}
-TWO_INPUTS = (nn.AddLayerNorm, nn.AddRMSNorm, nn.BatchNormAddReLU)
-LINEAR = (nn.CosineLinear, nn.WeightNormLinear)
 layers = pytest.mark.parametrize("name", LAYERS)
 like_batch_norm = pytest.mark.parametrize("name", [name for name in LAYERS if name.startswith("Batch")])
-
-Arrays = tuple[Array, ...]
-
-
-def tupled(value: Any) -> Arrays:
-    return value if isinstance(value, tuple) else (value,)
-
-
-def make(name: str, dtype: str, rng: Generator) -> tuple[Any, Arrays, Arrays]:
-    """A layer with random parameters, its inputs, and the gradients of its outputs."""
-    layer = LAYERS[name][0](computed(dtype))
-    shape = LAYERS[name][1]
-    for param in layer.params.values():
-        param[...] = ordinary(rng, param.shape, param.dtype.name)
-    inputs = tuple(ordinary(rng, (1 + isinstance(layer, TWO_INPUTS), *shape), dtype))
-    outputs = (*shape[:-1], 4) if isinstance(layer, LINEAR) else shape
-    gradients = tuple(ordinary(rng, (1 + isinstance(layer, (nn.AddLayerNorm, nn.AddRMSNorm)), *outputs), dtype))
-    return layer, inputs, gradients
-
-
-def expected(layer: Any, inputs: Arrays, gradients: Arrays) -> tuple[Arrays, Arrays, dict[str, Array | None]]:
-    """Outputs, the gradients of inputs, and those of parameters, by the functions; running statistics are updated in copies."""
-    (x, *residual), (dy, *dsum) = inputs, gradients
-    params = layer.params
-    weight, bias = params.get("weight"), params.get("bias")
-    running = [layer.buffers[name].copy() if layer.buffers else None for name in ("running_mean", "running_var")]
-    kind = type(layer).__name__
-    if kind == "CosineLinear":
-        rows, g = x.astype(weight.dtype).reshape(-1, 6), dy.astype(weight.dtype).reshape(-1, 4)
-        (u, rnorm), (w, wnorm) = F.cosine_norm(rows, layer.eps), F.cosine_norm(weight, layer.eps)
-        y, dx = u @ w.T, F.cosine_norm_backward(g @ w, rows, rnorm)
-        grads = {"weight": F.cosine_norm_backward(g.T @ u, weight, wnorm)}
-        return (y.astype(x.dtype).reshape(dy.shape),), (dx.astype(x.dtype).reshape(x.shape),), grads
-    if kind == "WeightNormLinear":
-        v, length = params["weight_v"], params["weight_g"]
-        rows, g = x.astype(v.dtype).reshape(-1, 6), dy.astype(v.dtype).reshape(-1, 4)
-        w, rnorm = F.weight_norm(v, length)
-        y, dx = rows @ w.T + (0 if bias is None else bias), g @ w
-        dv, dg = F.weight_norm_backward(g.T @ rows, v, length, rnorm)
-        grads = {"weight_v": dv, "weight_g": dg, "bias": g.sum(0)}
-        return (y.astype(x.dtype).reshape(dy.shape),), (dx.astype(x.dtype).reshape(x.shape),), grads
-    if kind in ("LayerNorm", "RMSNorm"):
-        norm, learned = (F.layer_norm, (weight, bias)) if kind == "LayerNorm" else (F.rms_norm, (weight,))
-        back = F.layer_norm_backward if kind == "LayerNorm" else F.rms_norm_backward
-        y, *used = norm(x, layer.normalized_shape, *learned, layer.eps)
-        dx, *grads = back(dy, x, layer.normalized_shape, *used, weight)
-        return (y,), (dx,), dict(zip(("weight", "bias"), grads, strict=False))
-    if kind in ("AddLayerNorm", "AddRMSNorm"):
-        norm, learned = (F.add_layer_norm, (weight, bias)) if kind == "AddLayerNorm" else (F.add_rms_norm, (weight,))
-        back = F.add_layer_norm_backward if kind == "AddLayerNorm" else F.add_rms_norm_backward
-        y, total, *used = norm(x, *residual, layer.normalized_shape, *learned, layer.eps)
-        dx, *grads = back(dy, *dsum, total, layer.normalized_shape, *used, weight)
-        return (y, total), (dx,), dict(zip(("weight", "bias"), grads, strict=False))
-    axis = {"channel_axis": layer.channel_axis}
-    if kind == "GroupNorm":
-        y, *used = F.group_norm(x, layer.num_groups, weight, bias, layer.eps, **axis)
-        dx, dw, db = F.group_norm_backward(dy, x, layer.num_groups, *used, weight, **axis)
-        return (y,), (dx,), {"weight": dw, "bias": db}
-    if kind == "InstanceNorm":
-        own = layer.training or not layer.buffers
-        y, *used = F.instance_norm(x, *running, weight, bias, own, layer.momentum, layer.eps, **axis)
-        dx, dw, db = F.instance_norm_backward(dy, x, *used, weight, use_input_stats=own, **axis)
-        return (y,), (dx,), {"weight": dw, "bias": db}
-    training = not layer.buffers or (layer.training and not layer.frozen)
-    of_mode = {"training": training, **axis}
-    momentum = 1.0 if layer.momentum is None else layer.momentum
-    function = {
-        "BatchNormReLU": "batch_norm_relu",
-        "BatchNormAddReLU": "batch_norm_add_relu",
-        "BatchRenorm": "batch_renorm",
-    }
-    norm, back = (getattr(F, function.get(kind, "batch_norm") + end) for end in ("", "_backward"))
-    more = (layer.r_max, layer.d_max) if kind == "BatchRenorm" else ()
-    y, *used = norm(x, *residual, *running, weight, bias, training, momentum, layer.eps, *more, **axis)
-    kept, learned = ((y,) if residual else ()), (weight, bias) if kind == "BatchNormReLU" else (weight,)
-    *dx, dw, db = back(dy, *kept, x, *used, *learned, **of_mode)
-    return (y,), tuple(dx), {"weight": dw, "bias": db}
-
-
-def assert_same(results: Iterable[Array], others: Iterable[Array]) -> None:
-    assert [differing(a, b) for a, b in zip(results, others, strict=True)] == [0 for _ in others]
-
-
-def assert_gradients(layer: nn.Layer, gradients: dict[str, Array | None]) -> None:
-    for key, array in layer.grads.items():
-        gradient = gradients[key]
-        assert gradient is not None
-        assert differing(array, gradient) == 0
-
-
-def out_like(arrays: Arrays) -> Any:
-    copies = tuple(np.empty_like(array) for array in arrays)
-    return copies if len(copies) > 1 else copies[0]
 
 
 def test_every_layer_is_here() -> None:
@@ -162,16 +29,15 @@ def test_every_layer_is_here() -> None:
     assert made == set(nn.__all__) - others
 
 
-@pytest.mark.parametrize("training", [True, False])
-@every_dtype
 @layers
-def test_layer_computes_what_its_functions_do(name: str, dtype: str, training: bool, rng: Generator) -> None:
-    layer, inputs, gradients = make(name, dtype, rng)
-    layer.train(training)
-    outputs, dxs, dparams = expected(layer, inputs, gradients)
-    assert_same(tupled(layer(*inputs)), outputs)
-    assert_same(tupled(layer.backward(*gradients)), dxs)
-    assert_gradients(layer, dparams)
+def test_layer_computes_what_its_functions_do(name: str, each: Each, rng: Generator) -> None:
+    for dtype, training in each(EVERY_DTYPE, [True, False]):
+        layer, inputs, gradients = make(name, dtype, rng)
+        layer.train(training)
+        outputs, dxs, dparams = expected(layer, inputs, gradients)
+        assert_same(tupled(layer(*inputs)), outputs)
+        assert_same(tupled(layer.backward(*gradients)), dxs)
+        assert_gradients(layer, dparams)
 
 
 @layers
@@ -188,16 +54,18 @@ def test_parameters_and_gradients_stay_the_same_objects(name: str, rng: Generato
     assert all(after[key] is held[key] for key in held)
 
 
-@every_dtype
 @layers
-def test_out_receives_the_results(name: str, dtype: str, rng: Generator) -> None:
-    layer, inputs, gradients = make(name, dtype, rng)
-    outputs, dxs, _ = expected(layer, inputs, gradients)
-    to, back_to = out_like(outputs), out_like(dxs)
-    assert all(a is b for a, b in zip(tupled(layer(*inputs, out=to)), tupled(to), strict=True))
-    assert all(a is b for a, b in zip(tupled(layer.backward(*gradients, out=back_to)), tupled(back_to), strict=True))
-    assert_same(tupled(to), outputs)
-    assert_same(tupled(back_to), dxs)
+def test_out_receives_the_results(name: str, each: Each, rng: Generator) -> None:
+    for dtype in each(EVERY_DTYPE):
+        layer, inputs, gradients = make(name, dtype, rng)
+        outputs, dxs, _ = expected(layer, inputs, gradients)
+        to, back_to = out_like(outputs), out_like(dxs)
+        assert all(a is b for a, b in zip(tupled(layer(*inputs, out=to)), tupled(to), strict=True))
+        assert all(
+            a is b for a, b in zip(tupled(layer.backward(*gradients, out=back_to)), tupled(back_to), strict=True)
+        )
+        assert_same(tupled(to), outputs)
+        assert_same(tupled(back_to), dxs)
 
 
 @layers
@@ -429,16 +297,16 @@ def test_update_bn_changes_nothing_where_it_fails(rng: Generator) -> None:
             layer,
             [layer, unused],
             ValueError,
-            r"^update_bn: layers\[1\] has been given 0 values a channel, expected",
+            r"^update_bn: layers\[1\] was given 0 values per channel, expected",
         ),
         (
             [],
             layer,
             [layer],
             ValueError,
-            r"^update_bn: layers\[0\] has been given 0 values a channel, expected more than 1$",
+            r"^update_bn: layers\[0\] was given 0 values per channel, expected more than 1$",
         ),
-        ([x[:0]], layer, [layer], ValueError, r"^update_bn: layers\[0\] has been given 0 values"),
+        ([x[:0]], layer, [layer], ValueError, r"^update_bn: layers\[0\] was given 0 values"),
         ([x, x[:1]], layer, [layer], ValueError, r"^batch_norm: x has shape \(1, 3\), expected more than 1 value"),
         ([x], layer, [without], ValueError, r"^update_bn: layers\[0\] has no running statistics$"),
         ([x], layer, [nn.LayerNorm(3)], TypeError, r"^update_bn: layers\[0\] must be a BatchNorm, got LayerNorm$"),
@@ -490,249 +358,6 @@ def test_linear_layers_take_one_row_none_and_slices(kind: Callable[..., Any], rn
     assert layer(x[:0]).shape == (0, 4)
     assert layer.backward(np.ones((0, 4))).shape == (0, 6)
     assert not any(grad.any() for grad in layer.grads.values())
-
-
-# State
-
-
-@layers
-def test_state_dict_goes_round(name: str, rng: Generator) -> None:
-    layer, inputs, _ = make(name, "float32", rng)
-    layer(*inputs)
-    state = layer.state_dict()
-    other = LAYERS[name][0]("float32")
-    other.load_state_dict(state)
-    for one in layer, other:
-        one.eval()
-    assert_same(tupled(layer(*inputs)), tupled(other(*inputs)))  # type: ignore[operator]
-    assert state.keys() == (layer.params | layer.buffers).keys()
-    assert not any(np.shares_memory(array, (layer.params | layer.buffers)[key]) for key, array in state.items())
-    assert not any(np.shares_memory(array, (other.params | other.buffers)[key]) for key, array in state.items())
-
-
-def test_state_dict_has_torchs_keys_and_types() -> None:
-    state = nn.BatchNorm(3).state_dict()
-    assert list(state) == ["weight", "bias", "running_mean", "running_var", "num_batches_tracked"]
-    assert (state["num_batches_tracked"].dtype, state["num_batches_tracked"].shape) == (np.int64, ())
-    assert np.all(state["running_var"] == 1)
-    assert list(nn.LayerNorm(3).state_dict()) == ["weight", "bias"]
-    assert list(nn.RMSNorm(3).state_dict()) == ["weight"]
-    assert list(nn.InstanceNorm(3).state_dict()) == []
-    assert list(nn.WeightNormLinear(3, 2).state_dict()) == ["bias", "weight_g", "weight_v"]
-
-
-def test_a_bad_state_dict_changes_nothing() -> None:
-    layer = nn.BatchNorm(2)
-    good = layer.state_dict()
-    for bad, error, message in (
-        (None, TypeError, r"^BatchNorm: state_dict must be a dict, got NoneType$"),
-        ({}, ValueError, r"^BatchNorm: state_dict must have the keys .*, got \[\]$"),
-        (good | {"scale": np.ones(2)}, ValueError, r"^BatchNorm: state_dict must have the keys"),
-        (good | {"weight": np.ones(3)}, ValueError, r"^BatchNorm: weight has shape \(3,\), expected \(2,\)$"),
-        (good | {"weight": [7, 7], "running_var": ["a", "b"]}, TypeError, r"^BatchNorm: running_var must be"),
-        (good | {"weight": [7, 7], "num_batches_tracked": None}, TypeError, r"^BatchNorm: num_batches_tracked must be"),
-        (
-            {"weight": [7, 7], "scale": 1},
-            ValueError,
-            r"\(missing \['bias', 'running_mean', 'running_var'\] and unexpected \['scale'\]\), got",
-        ),
-        (good | {"bias": np.array(["1", "0"])}, TypeError, r"^BatchNorm: bias must be .*, got ndarray of dtype <U1$"),
-        (good | {"bias": np.array([True, False])}, TypeError, r"^BatchNorm: bias must be .* of dtype bool$"),
-        (good | {"bias": np.array([1, 2j])}, TypeError, r"^BatchNorm: bias must be .* of dtype complex128$"),
-        (good | {"bias": np.array([1, 2], object)}, TypeError, r"^BatchNorm: bias must be .* of dtype object$"),
-        (good | {"bias": np.zeros(2, "M8[s]")}, TypeError, r"^BatchNorm: bias must be .* of dtype datetime64\[s\]$"),
-        (good | {"bias": np.ma.masked_array([1.0, 2.0])}, TypeError, r"^BatchNorm: bias is a masked array"),
-        (
-            good | {"bias": np.array([1, -1e300])},
-            ValueError,
-            r"^BatchNorm: bias has values that are infinite in float32, such as -1e\+300$",
-        ),
-        (good | {"num_batches_tracked": 1.5}, ValueError, r"num_batches_tracked must be a whole number >= 0, got 1.5$"),
-        (good | {"num_batches_tracked": -1}, ValueError, r"num_batches_tracked must be a whole number >= 0, got -1$"),
-        (good | {"num_batches_tracked": np.nan}, ValueError, r"num_batches_tracked must be a whole number >= 0, got"),
-        (good | {"num_batches_tracked": np.uint64(2**63)}, ValueError, r"num_batches_tracked must be a whole number"),
-    ):
-        with pytest.raises(error, match=message):
-            layer.load_state_dict({"weight": [9, 9], **bad} if bad else bad)
-        assert all(differing(array, good[key]) == 0 for key, array in layer.state_dict().items())
-    layer.params["bias"].flags.writeable = False
-    with pytest.raises(
-        ValueError, match=r"^BatchNorm: the layer's bias is read-only, but would be written; give a copy$"
-    ):
-        layer.load_state_dict(good | {"weight": [9, 9]})
-    assert np.all(layer.params["weight"] == 1)
-
-
-class Bfloat16Tensor:
-    """What torch's tensors in bfloat16 are to NumPy: they have no dtype that it knows, and want no copy made while they learn."""
-
-    def __init__(self, values: Any, learns: bool = True) -> None:
-        self.values, self.learns = np.asarray(values), learns
-
-    def __array__(self, *args: Any, **kwargs: Any) -> Array:
-        if self.learns:
-            raise RuntimeError("Can't call numpy() on Tensor that requires grad. Use tensor.detach().numpy() instead.")
-        if self.values.dtype == np.float32:
-            raise TypeError("Got unsupported ScalarType BFloat16")
-        return self.values
-
-    def detach(self) -> Bfloat16Tensor:
-        return Bfloat16Tensor(self.values, learns=False)
-
-    def cpu(self) -> Bfloat16Tensor:
-        return self
-
-    def double(self) -> Bfloat16Tensor:
-        return Bfloat16Tensor(self.values.astype(np.float64), learns=self.learns)
-
-
-def test_states_are_loaded_from_tensors_and_numbers_of_any_size() -> None:
-    layer = nn.LayerNorm(2)
-    bfloat16 = pytest.importorskip("ml_dtypes").bfloat16
-    for dtype in np.float16, np.float64, np.longdouble, np.int8, bfloat16, ">f4":
-        layer.load_state_dict({"weight": np.array([1, 2]).astype(dtype), "bias": [3, -4]})
-        assert [array.tolist() for array in layer.params.values()] == [[1, 2], [3, -4]]
-    layer.load_state_dict({"weight": Bfloat16Tensor(np.float32([5, 6])), "bias": np.array([np.nan, np.inf])})
-    assert layer.params["weight"].tolist() == [5, 6]
-    assert (np.isnan(layer.params["bias"][0]), layer.params["bias"][1]) == (True, np.inf)
-
-
-@pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32", "float64"])
-def test_states_of_torchs_modules_are_loaded(dtype: str) -> None:
-    torch = pytest.importorskip("torch")
-    theirs = torch.nn.BatchNorm1d(3).to(getattr(torch, dtype))
-    with torch.no_grad():
-        theirs.weight.copy_(torch.tensor([0.5, -2.0, 3.0]))
-    for state in theirs.state_dict(), theirs.state_dict(keep_vars=True):
-        layer = nn.BatchNorm(3)
-        layer.load_state_dict(state)
-        assert layer.params["weight"].tolist() == [0.5, -2.0, 3.0]
-
-
-def test_old_checkpoints_without_a_count_of_batches_are_loaded(rng: Generator) -> None:
-    """As torch does: the count stays what it is."""
-    layer, other = nn.BatchNorm(3), nn.BatchNorm(3)
-    layer(ordinary(rng, (4, 3), "float32"))
-    state = layer.state_dict()
-    del state["num_batches_tracked"]
-    layer.load_state_dict(state)
-    other.load_state_dict(state)
-    assert (layer.buffers["num_batches_tracked"], other.buffers["num_batches_tracked"]) == (1, 0)
-    assert differing(other.buffers["running_mean"], layer.buffers["running_mean"]) == 0
-
-
-# Pickles, copies, threads
-
-
-def pickled(thing: Any) -> Any:
-    return pickle.loads(pickle.dumps(thing))
-
-
-@pytest.mark.parametrize("copied", [pickled, copy.deepcopy, copy.copy])
-@layers
-def test_pickles_and_copies_go_on_without_the_last_batch(
-    name: str, copied: Callable[[Any], Any], rng: Generator
-) -> None:
-    """With the hyperparameters, parameters, gradients and buffers."""
-    layer, inputs, gradients = make(name, "float32", rng)
-    layer(*inputs)
-    layer.backward(*gradients)
-    layer.eps = 0.125
-    layer.eval()
-    other = copied(layer)
-    assert (type(other), repr(other), other.training) == (type(layer), repr(layer), False)
-    for kind in "params", "grads", "buffers":
-        one, another = getattr(layer, kind), getattr(other, kind)
-        assert one.keys() == another.keys()
-        assert_same(one.values(), another.values())
-        assert (copied is copy.copy) == all(one[key] is another[key] for key in one) or not one
-    with pytest.raises(RuntimeError, match=rf"^{type(layer).__name__}: backward was called before forward$"):
-        other.backward(*gradients)
-    outputs, dxs = tupled(layer.train()(*inputs)), tupled(layer.backward(*gradients))
-    if copied is not copy.copy:  # which shares running statistics
-        assert_same(tupled(other.train()(*inputs)), outputs)
-        assert_same(tupled(other.backward(*gradients)), dxs)
-        assert_same(other.buffers.values(), layer.buffers.values())
-
-
-def test_pickles_are_small_and_name_what_is_public(rng: Generator) -> None:
-    for name in LAYERS:
-        layer, inputs, _ = make(name, "float32", rng)
-        before = len(pickle.dumps(layer))
-        layer(*(np.concatenate([one] * 3000) for one in inputs))
-        data = pickle.dumps(layer)
-        assert len(data) < before + 100
-        assert b"fastopt.nn._" not in data
-        assert layer._kept  # the layer itself has it still
-    assert {getattr(nn, name).__module__ for name in nn.__all__} == {"fastopt.nn"}
-    assert {getattr(F, name).__module__ for name in F.__all__} == {"fastopt.functional"}
-    assert pickled(nn.update_bn) is nn.update_bn
-
-
-@pytest.mark.parametrize("copied", [pickled, copy.deepcopy])
-def test_what_is_one_array_stays_one_array_in_a_pickle(copied: Callable[[Any], Any], rng: Generator) -> None:
-    layer = nn.LayerNorm(4)
-    held = {"layer": layer, "params": [*layer.params.values()], "grads": layer.grads}
-    other = copied(held)
-    assert all(a is b for a, b in zip(other["params"], other["layer"].params.values(), strict=True))
-    assert other["grads"] is other["layer"].grads
-    x = ordinary(rng, (3, 4), "float32")
-    other["layer"](x)
-    other["layer"].backward(x)
-    assert other["grads"]["bias"].any()
-
-
-@pytest.mark.parametrize("copied", [pickled, copy.deepcopy, copy.copy])
-@pytest.mark.parametrize("kind", [nn.Dropout, nn.GaussianDropout, nn.ChannelDropout])
-def test_copies_of_dropout_draw_what_it_would_have_drawn(
-    kind: Callable[..., Any], copied: Callable[[Any], Any]
-) -> None:
-    layer, x = kind(0.25, seed=2**64 - 1), np.ones((30, 40), np.float32)
-    layer(x)
-    other = copied(layer)
-    assert (other.p, other.seed, other.step, other.training) == (0.25, 2**64 - 1, 1, True)
-    assert differing(other(x), layer(x)) == 0
-    assert (other.step, layer.step) == (2, 2)
-
-
-@layers
-def test_a_pass_writes_to_nothing_that_an_earlier_one_has_left(name: str, rng: Generator) -> None:
-    """So that another thread may still be reading it."""
-    layer, inputs, _ = make(name, "float32", rng)
-
-    def left() -> list[Array]:
-        return [one for value in vars(layer).values() if isinstance(value, tuple) for one in value if np.ndim(one)]
-
-    for mode in True, False:
-        layer.train(mode)(*inputs)
-        arrays = left()
-        before = [one.copy() for one in arrays]
-        assert arrays
-        layer(*(2 * one + 1 for one in inputs))
-        assert_same(arrays, before)
-
-
-@layers
-def test_threads_may_share_a_layer_in_evaluation(name: str, rng: Generator) -> None:
-    """Each gets the results of its own inputs; a backward pass is that of one forward pass."""
-    layer, inputs, gradients = make(name, "float32", rng)
-    gradients = tuple(np.concatenate([one] * 40) for one in gradients)
-    layer.eval()
-    batches = [tuple(np.concatenate([one + 100 * i] * 40) for one in inputs) for i in range(2)]
-    outputs, dxs = [], []
-    for batch in batches:
-        outputs.append(tuple(one.copy() for one in tupled(layer(*batch))))
-        dxs.append(tuple(one.copy() for one in tupled(layer.backward(*gradients))))
-
-    def run(i: int) -> None:
-        with fo.threads(1):
-            for _ in range(60):
-                assert_same(tupled(layer(*batches[i])), outputs[i])
-                dx = tupled(layer.backward(*gradients))
-                assert any(all(differing(a, b) == 0 for a, b in zip(dx, one, strict=True)) for one in dxs)
-
-    with ThreadPoolExecutor(2) as pool:
-        list(pool.map(run, range(2)))
 
 
 # What layers look like

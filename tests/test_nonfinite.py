@@ -10,8 +10,8 @@ import ml_dtypes
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from tables import DTYPES, RULES, Options, Rule, of_step, ordinary, rules_and_formats, rules_and_surroundings
-from tools import assert_same_bits
+from tables import DTYPES, RULES, Options, Rule, of_step, ordinary
+from tools import Each, assert_same_bits
 
 from fastopt import functional, optim, reference
 
@@ -67,12 +67,14 @@ def departs(name: str, shape: tuple[int, ...], bad: float, of: str, step: int) -
 
 @pytest.mark.parametrize("fused", [False, True], ids=["", "fused"])
 @pytest.mark.parametrize(("name", "options"), TORCHS)
-def test_what_is_finite_is_what_torch_has_finite(name: str, options: Options, fused: bool, torch: Any) -> None:
+def test_what_is_finite_is_what_torch_has_finite(
+    name: str, options: Options, fused: bool, torch: Any, each: Each
+) -> None:
     theirs = getattr(torch.optim, name)
     if fused and "fused" not in inspect.signature(theirs).parameters:
         pytest.skip("torch has no fused kernel for it")
     way = {"fused": True} if fused else {"foreach": False}
-    for shape, bad, of, at in ((s, b, o, a) for s in SHAPES for b in BAD for o in ("grad", "param") for a in (1, 2, 4)):
+    for shape, bad, of, at in each(SHAPES, BAD, ("grad", "param"), (1, 2, 4), by_day=14):
         if departs(name, shape, bad, of, at):
             continue
         rng = np.random.default_rng(at)
@@ -140,22 +142,24 @@ def test_it_shows(function: str) -> None:
         assert_it_shows(RULES[function], options, dtype)
 
 
-@pytest.mark.parametrize(("function", "what", "more"), list(rules_and_surroundings()))
-def test_it_shows_whatever_surrounds_the_rule(function: str, what: str, more: Options) -> None:
-    assert_it_shows(RULES[function], RULES[function].plain | more, "float32")
+@pytest.mark.parametrize("function", RULES)
+def test_it_shows_whatever_surrounds_the_rule(function: str, each: Each) -> None:
+    for _, more in each(RULES[function].surroundings.items(), by_day=6):
+        assert_it_shows(RULES[function], RULES[function].plain | more, "float32")
 
 
-@pytest.mark.parametrize(("function", "kept"), list(rules_and_formats()))
-def test_it_shows_in_every_format(function: str, kept: str) -> None:
-    dtype, more = RULES[function].formats[kept]
-    assert_it_shows(RULES[function], RULES[function].plain | more, dtype)
+@pytest.mark.parametrize("function", RULES)
+def test_it_shows_in_every_format(function: str, each: Each) -> None:
+    for _, (dtype, more) in each(RULES[function].formats.items(), by_day=4):
+        assert_it_shows(RULES[function], RULES[function].plain | more, dtype)
 
 
 @pytest.mark.parametrize("of", ["grad", "param"])
 @pytest.mark.parametrize("function", RULES)
-def test_the_specification_has_the_same_bits(function: str, of: str) -> None:
+def test_the_specification_has_the_same_bits(function: str, of: str, each: Each) -> None:
     rule = RULES[function]
-    for kept, (dtype, more) in {"": ("float32", {}), "64": ("float64", {}), **rule.formats}.items():
+    kinds = {"": ("float32", {}), "64": ("float64", {}), **rule.formats}
+    for kept, (dtype, more) in each(kinds.items(), by_day=5):
         for bad in BAD if not kept else BAD[1:]:
             rng = np.random.default_rng(len(kept))
             params = rule.arrays(rng, SHAPES, dtype)

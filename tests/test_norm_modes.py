@@ -9,14 +9,14 @@ import numpy as np
 import pytest
 from numpy.lib.stride_tricks import sliding_window_view
 from numpy.random import Generator
-from tables import DTYPES, HALVES, NORMS, RESULTS, Array, Call, computed, extreme, ordinary
-from tools import assert_same_bits, differing
+from tables import DTYPES, EVERY_DTYPE, HALVES, NORMS, RESULTS, Array, Call, computed, extreme, ordinary
+from tools import Each, assert_same_bits, differing
 
 from fastopt import functional as F
 from fastopt import reference
 
 dtypes = pytest.mark.parametrize("dtype", DTYPES)
-every_dtype = pytest.mark.parametrize("dtype", [*DTYPES, *HALVES])
+every_dtype = pytest.mark.parametrize("dtype", EVERY_DTYPE)
 
 
 def layouts_of(norm: str) -> list[str]:
@@ -38,15 +38,14 @@ def common(a: dict[str, Array], b: dict[str, Array]) -> tuple[dict[str, Array], 
 # Batch renormalization
 
 
-@pytest.mark.parametrize("training", [True, False])
-@every_dtype
 @pytest.mark.parametrize("norm", layouts_of("batch_renorm"))
-def test_batch_renorm_without_room_is_batch_norm(norm: str, dtype: str, training: bool, rng: Generator) -> None:
-    call = NORMS[norm].call(rng, dtype, 60, 12, training=training, r_max=1.0, d_max=0.0)
-    results = call.run(F)
-    assert np.all(results["r"] == 1)
-    assert np.all(results["d"] == 0)
-    assert_same_bits(*common(results, as_other(call, "batch_norm").run(F)))
+def test_batch_renorm_without_room_is_batch_norm(norm: str, each: Each, rng: Generator) -> None:
+    for dtype, training in each(EVERY_DTYPE, [True, False]):
+        call = NORMS[norm].call(rng, dtype, 60, 12, training=training, r_max=1.0, d_max=0.0)
+        results = call.run(F)
+        assert np.all(results["r"] == 1)
+        assert np.all(results["d"] == 0)
+        assert_same_bits(*common(results, as_other(call, "batch_norm").run(F)))
 
 
 @pytest.mark.parametrize("norm", layouts_of("batch_renorm"))
@@ -84,38 +83,37 @@ def test_batch_renorm_is_the_paper(norm: str, rng: Generator) -> None:
 # What is one function of two
 
 
-@pytest.mark.parametrize("training", [True, False])
-@every_dtype
 @pytest.mark.parametrize("norm", layouts_of("batch_norm_relu"))
-def test_batch_norm_relu_is_batch_norm_and_relu(norm: str, dtype: str, training: bool, rng: Generator) -> None:
-    call = NORMS[norm].call(rng, dtype, 60, 12, training=training)
-    results, plain = call.run(F), as_other(call, "batch_norm")
-    t = plain.run(F)["y"]
-    assert differing(results["y"], np.where(t > 0, t, np.zeros_like(t))) == 0
-    masked = replace(plain, dy=np.where(results["y"] > 0, call.dy, np.zeros_like(call.dy))).run(F)
-    if dtype not in HALVES:  # where y may be 0 because it is too small
-        assert_same_bits({"dx": results["dx"]}, {"dx": masked["dx"]})
-    assert_same_bits(
-        *({name: one[name] for name in one if name not in ("y", "dx", "dweight", "dbias")} for one in (results, masked))
-    )
+def test_batch_norm_relu_is_batch_norm_and_relu(norm: str, each: Each, rng: Generator) -> None:
+    for dtype, training in each(EVERY_DTYPE, [True, False]):
+        call = NORMS[norm].call(rng, dtype, 60, 12, training=training)
+        results, plain = call.run(F), as_other(call, "batch_norm")
+        t = plain.run(F)["y"]
+        assert differing(results["y"], np.where(t > 0, t, np.zeros_like(t))) == 0
+        masked = replace(plain, dy=np.where(results["y"] > 0, call.dy, np.zeros_like(call.dy))).run(F)
+        if dtype not in HALVES:  # where y may be 0 because it is too small
+            assert_same_bits({"dx": results["dx"]}, {"dx": masked["dx"]})
+        assert_same_bits(
+            *(
+                {name: one[name] for name in one if name not in ("y", "dx", "dweight", "dbias")}
+                for one in (results, masked)
+            )
+        )
 
 
-@pytest.mark.parametrize("training", [True, False])
-@dtypes
 @pytest.mark.parametrize("norm", layouts_of("batch_norm_add_relu"))
-def test_batch_norm_add_relu_is_batch_norm_a_sum_and_relu(
-    norm: str, dtype: str, training: bool, rng: Generator
-) -> None:
-    call = NORMS[norm].call(rng, dtype, 60, 12, training=training)
-    results, plain = call.run(F), as_other(call, "batch_norm", without=("residual",))
-    t = plain.run(F)["y"] + call.arguments["residual"]
-    assert differing(results["y"], np.where(t > 0, t, np.zeros_like(t))) == 0
-    dresidual = np.where(t > 0, call.dy, np.zeros_like(call.dy))
-    assert differing(results["dresidual"], dresidual) == 0
-    masked = replace(plain, dy=np.copy(dresidual, order="K")).run(F)
-    assert_same_bits(
-        *({name: one[name] for name in one if name not in ("y", "dresidual")} for one in (results, masked))
-    )
+def test_batch_norm_add_relu_is_batch_norm_a_sum_and_relu(norm: str, each: Each, rng: Generator) -> None:
+    for dtype, training in each(DTYPES, [True, False]):
+        call = NORMS[norm].call(rng, dtype, 60, 12, training=training)
+        results, plain = call.run(F), as_other(call, "batch_norm", without=("residual",))
+        t = plain.run(F)["y"] + call.arguments["residual"]
+        assert differing(results["y"], np.where(t > 0, t, np.zeros_like(t))) == 0
+        dresidual = np.where(t > 0, call.dy, np.zeros_like(call.dy))
+        assert differing(results["dresidual"], dresidual) == 0
+        masked = replace(plain, dy=np.copy(dresidual, order="K")).run(F)
+        assert_same_bits(
+            *({name: one[name] for name in one if name not in ("y", "dresidual")} for one in (results, masked))
+        )
 
 
 @pytest.mark.parametrize("norm", layouts_of("batch_norm_relu") + layouts_of("batch_norm_add_relu"))
@@ -128,13 +126,13 @@ def test_where_relu_is_given_zero_it_has_no_gradient(norm: str, rng: Generator) 
     assert all(np.all(results[name] == 0) for name in {"y", "dx", "dweight", "dbias", "dresidual"} & results.keys())
 
 
-@every_dtype
 @pytest.mark.parametrize("norm", layouts_of("add_layer_norm") + layouts_of("add_rms_norm"))
-def test_the_norm_of_a_sum_is_that_of_the_stored_sum(norm: str, dtype: str, rng: Generator) -> None:
-    call = NORMS[norm].call(rng, dtype, 20, 70, dsum=False)
-    results = call.run(F)
-    plain = as_other(call, call.norm.removeprefix("add_"), without=("residual", "dsum"))
-    assert_same_bits(*common(results, replace(plain, x=results["sum"]).run(F)))
+def test_the_norm_of_a_sum_is_that_of_the_stored_sum(norm: str, each: Each, rng: Generator) -> None:
+    for dtype in each(EVERY_DTYPE):
+        call = NORMS[norm].call(rng, dtype, 20, 70, dsum=False)
+        results = call.run(F)
+        plain = as_other(call, call.norm.removeprefix("add_"), without=("residual", "dsum"))
+        assert_same_bits(*common(results, replace(plain, x=results["sum"]).run(F)))
 
 
 @dtypes
@@ -148,12 +146,12 @@ def test_the_gradient_of_a_sum_is_added_last(norm: str, dtype: str, rng: Generat
 # Groups, instances and layers
 
 
-@every_dtype
 @pytest.mark.parametrize("norm", layouts_of("instance_norm"))
-def test_instance_norm_is_group_norm_with_a_group_for_each_channel(norm: str, dtype: str, rng: Generator) -> None:
-    call = NORMS[norm].call(rng, dtype, 40, 12, running=False)
-    grouped = as_other(call, "group_norm", without=("running_mean", "running_var"), num_groups=12)
-    assert_same_bits(*common(call.run(F), grouped.run(F)))
+def test_instance_norm_is_group_norm_with_a_group_for_each_channel(norm: str, each: Each, rng: Generator) -> None:
+    for dtype in each(EVERY_DTYPE):
+        call = NORMS[norm].call(rng, dtype, 40, 12, running=False)
+        grouped = as_other(call, "group_norm", without=("running_mean", "running_var"), num_groups=12)
+        assert_same_bits(*common(call.run(F), grouped.run(F)))
 
 
 @pytest.mark.parametrize("norm", layouts_of("group_norm"))
@@ -289,30 +287,29 @@ def test_folding_is_the_reference(dtype: str, numbers: Any, rng: Generator) -> N
 # Empty arrays
 
 
-@every_dtype
-@pytest.mark.parametrize("shape", [(0, 6), (0, 6, 4), (3, 6, 0), (0, 6, 0)])
 @pytest.mark.parametrize("norm", RESULTS)
-def test_empty_arrays_are_the_reference(norm: str, shape: tuple[int, ...], dtype: str) -> None:
+def test_empty_arrays_are_the_reference(norm: str, each: Each) -> None:
     """And their running statistics stay what they are."""
-    x, ones, axis = np.zeros(shape, dtype), np.ones(6, computed(dtype)), {"channel_axis": 1}
-    arguments: dict[str, Any] = {"weight": ones, "bias": ones * 2, "residual": x, "dsum": x}
-    arguments |= {"running_mean": ones * 3, "running_var": ones * 4, "training": True}
-    if "layer" in norm or "rms" in norm:
-        arguments |= {"normalized_shape": shape[-1:]} | dict.fromkeys(
-            ("weight", "bias"), np.ones(shape[-1:], ones.dtype)
-        )
-    elif norm == "weight_norm":
-        arguments |= {"dim": 1, "g": ones.reshape([6 if a == 1 else 1 for a in range(len(shape))])}
-    elif norm != "cosine_norm":
-        arguments |= axis | ({"num_groups": 3} if norm == "group_norm" else {})
-    call = Call(norm, x, x, arguments)
-    if norm == "batch_norm_apply":
-        assert F.batch_norm_stats(x)[0] == 0
-        return
-    results = call.run(F)
-    assert_same_bits(results, call.run(reference))
-    for name in {"running_mean", "running_var"} & results.keys():
-        assert np.all(results[name] == arguments[name])
+    for shape, dtype in each([(0, 6), (0, 6, 4), (3, 6, 0), (0, 6, 0)], EVERY_DTYPE):
+        x, ones, axis = np.zeros(shape, dtype), np.ones(6, computed(dtype)), {"channel_axis": 1}
+        arguments: dict[str, Any] = {"weight": ones, "bias": ones * 2, "residual": x, "dsum": x}
+        arguments |= {"running_mean": ones * 3, "running_var": ones * 4, "training": True}
+        if "layer" in norm or "rms" in norm:
+            arguments |= {"normalized_shape": shape[-1:]} | dict.fromkeys(
+                ("weight", "bias"), np.ones(shape[-1:], ones.dtype)
+            )
+        elif norm == "weight_norm":
+            arguments |= {"dim": 1, "g": ones.reshape([6 if a == 1 else 1 for a in range(len(shape))])}
+        elif norm != "cosine_norm":
+            arguments |= axis | ({"num_groups": 3} if norm == "group_norm" else {})
+        call = Call(norm, x, x, arguments)
+        if norm == "batch_norm_apply":
+            assert F.batch_norm_stats(x)[0] == 0
+            continue
+        results = call.run(F)
+        assert_same_bits(results, call.run(reference))
+        for name in {"running_mean", "running_var"} & results.keys():
+            assert np.all(results[name] == arguments[name])
 
 
 @pytest.mark.parametrize("shape", [(2, 0), (1, 0), (0, 0), (2, 0, 3)])

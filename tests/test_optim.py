@@ -10,21 +10,14 @@ from typing import Any
 import numpy as np
 import pytest
 from numpy.random import Generator
-from tables import DTYPES, RULES, Array, Options, label, mixed, of_step, ordinary, rules_and_options
-from tools import assert_same_bits, differing, every_isa
+from tables import DTYPES, RULES, Array, Options, mixed, of_step, ordinary
+from tools import Each, assert_same_bits, differing, every_isa
 
 from fastopt import functional as F
 from fastopt import optim
 from fastopt._rules import AROUND
 
 rules = pytest.mark.parametrize("rule", RULES)
-every_rule = pytest.mark.parametrize(
-    ("rule", "options"),
-    [
-        pytest.param(rule, options, id=f"{rule}-{label(options, RULES[rule].plain)}")
-        for rule, options in rules_and_options()
-    ],
-)
 SHAPES = ((4, 3), (70,), (), (0, 2))
 
 
@@ -72,22 +65,21 @@ def assert_steps_are_the_functions(
     assert_same_bits(results, expected)
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
-@every_rule
-def test_step_is_the_functions(rule: str, options: Options, dtype: str, rng: Generator) -> None:
-    grads = [some_missing(step, arrays(rng, dtype, rule)) for step in range(5)]
-    assert_steps_are_the_functions(rule, arrays(rng, dtype, rule), grads, options)
-
-
-@pytest.mark.parametrize("seed", range(6))
-@pytest.mark.parametrize("dtype", DTYPES)
 @rules
-def test_step_is_the_functions_with_what_surrounds_it(rule: str, dtype: str, seed: int) -> None:
-    rng = np.random.default_rng(seed)
-    options = RULES[rule].sample(rng, step=True)
-    grads = [some_missing(step, arrays(rng, dtype, rule)) for step in range(6)]
-    grads[3] = [mixed(rng, g.shape, dtype) for g in arrays(rng, dtype, rule)]
-    assert_steps_are_the_functions(rule, arrays(rng, dtype, rule), grads, options)
+def test_step_is_the_functions(rule: str, each: Each, rng: Generator) -> None:
+    for options, dtype in each(RULES[rule].combinations, DTYPES, by_day=6):
+        grads = [some_missing(step, arrays(rng, dtype, rule)) for step in range(5)]
+        assert_steps_are_the_functions(rule, arrays(rng, dtype, rule), grads, options)
+
+
+@rules
+def test_step_is_the_functions_with_what_surrounds_it(rule: str, each: Each) -> None:
+    for dtype, seed in each(DTYPES, range(6), by_day=4):
+        rng = np.random.default_rng(seed)
+        options = RULES[rule].sample(rng, step=True)
+        grads = [some_missing(step, arrays(rng, dtype, rule)) for step in range(6)]
+        grads[3] = [mixed(rng, g.shape, dtype) for g in arrays(rng, dtype, rule)]
+        assert_steps_are_the_functions(rule, arrays(rng, dtype, rule), grads, options)
 
 
 @rules
@@ -184,26 +176,26 @@ def test_norms_are_returned_where_they_are_asked_for(rng: Generator) -> None:
     assert opt.step([None] * 4, clip_norm=1.0) == (9, 0.0, False)
 
 
-@pytest.mark.parametrize("value", [np.inf, -np.inf, np.nan])
 @rules
-def test_a_skipped_step_counts_nowhere(rule: str, value: float, rng: Generator) -> None:
-    options = RULES[rule].fullest | {"ema_decay": 0.5, "noise": 0.1}
-    params, grads = arrays(rng, rule=rule), arrays(rng, rule=rule)
-    opt = RULES[rule].make(params, options)
-    opt.step(grads, skip_nonfinite=True)
-    before, state = copies(params), [{name: array.copy() for name, array in one.items()} for one in opt.state]
-    bad = copies(grads)
-    bad[1].flat[5] = value
-    info = opt.step(bad, skip_nonfinite=True, zero_grads=True)
-    assert (info.step, info.skipped, np.isfinite(info.grad_norm or 0)) == (1, True, False)
-    assert not any(np.any(g) for g in bad)
-    assert all_differing(params, before) == 0
-    for one, other in zip(opt.state, state, strict=True):
-        assert_same_bits(one, other)
-    again = RULES[rule].make(before, options)
-    again.load_state_dict({"state": dict(enumerate(state)), "param_groups": opt.state_dict()["param_groups"]})
-    assert opt.step(grads, skip_nonfinite=True)[2] is again.step(grads)[2] is False
-    assert all_differing(params, before) == 0
+def test_a_skipped_step_counts_nowhere(rule: str, each: Each, rng: Generator) -> None:
+    for value in each([np.inf, -np.inf, np.nan]):
+        options = RULES[rule].fullest | {"ema_decay": 0.5, "noise": 0.1}
+        params, grads = arrays(rng, rule=rule), arrays(rng, rule=rule)
+        opt = RULES[rule].make(params, options)
+        opt.step(grads, skip_nonfinite=True)
+        before, state = copies(params), [{name: array.copy() for name, array in one.items()} for one in opt.state]
+        bad = copies(grads)
+        bad[1].flat[5] = value
+        info = opt.step(bad, skip_nonfinite=True, zero_grads=True)
+        assert (info.step, info.skipped, np.isfinite(info.grad_norm or 0)) == (1, True, False)
+        assert not any(np.any(g) for g in bad)
+        assert all_differing(params, before) == 0
+        for one, other in zip(opt.state, state, strict=True):
+            assert_same_bits(one, other)
+        again = RULES[rule].make(before, options)
+        again.load_state_dict({"state": dict(enumerate(state)), "param_groups": opt.state_dict()["param_groups"]})
+        assert opt.step(grads, skip_nonfinite=True)[2] is again.step(grads)[2] is False
+        assert all_differing(params, before) == 0
 
 
 # Structures
@@ -237,39 +229,37 @@ def listed(params: list[Array]) -> Any:
     return [(params[0], params[1]), {"c": params[2], "d": params[3]}]
 
 
-@pytest.mark.parametrize(
-    ("structure", "grads_like"),
-    [
-        (flat, lambda g: g),
-        (flat, tuple),
-        (iter, lambda g: g),
-        (named, named),
-        (named, lambda g: dict(reversed(named(g).items()))),
-        (groups, lambda g: [g[:1], g[1:]]),
-        (groups, lambda g: (tuple(g[:1]), tuple(g[1:]))),
-        (groups, lambda g: g),
-        (named_groups, lambda g: [named(g[:2]), g[2:]]),
-        (named_groups, lambda g: g),
-        (all_named_groups, lambda g: [one["params"] for one in all_named_groups(g)]),
-        (all_named_groups, lambda g: g),
-        (all_named_groups, lambda g: {"e": g[3], "a": g[0], "c": {"d": g[2]}, "b": (g[1],)}),
-        (nested, nested),
-        (nested, lambda g: {"others": (g[2], [g[3]]), "first": nested(g)["first"]}),
-        (listed, listed),
-        (listed, lambda g: ([g[0], g[1]], {"d": g[3], "c": g[2]})),
-    ],
-)
+STRUCTURES: Any = [
+    (flat, lambda g: g),
+    (flat, tuple),
+    (iter, lambda g: g),
+    (named, named),
+    (named, lambda g: dict(reversed(named(g).items()))),
+    (groups, lambda g: [g[:1], g[1:]]),
+    (groups, lambda g: (tuple(g[:1]), tuple(g[1:]))),
+    (groups, lambda g: g),
+    (named_groups, lambda g: [named(g[:2]), g[2:]]),
+    (named_groups, lambda g: g),
+    (all_named_groups, lambda g: [one["params"] for one in all_named_groups(g)]),
+    (all_named_groups, lambda g: g),
+    (all_named_groups, lambda g: {"e": g[3], "a": g[0], "c": {"d": g[2]}, "b": (g[1],)}),
+    (nested, nested),
+    (nested, lambda g: {"others": (g[2], [g[3]]), "first": nested(g)["first"]}),
+    (listed, listed),
+    (listed, lambda g: ([g[0], g[1]], {"d": g[3], "c": g[2]})),
+]
+
+
 @rules
-def test_structures_mean_the_same(
-    rule: str, structure: Callable[[Any], Any], grads_like: Callable[[Any], Any], rng: Generator
-) -> None:
-    params, grads = arrays(rng, rule=rule), [arrays(rng, rule=rule) for _ in range(3)]
-    plain = copies(params)
-    opt, ref = RULES[rule].optimizer(structure(params), lr=0.1), RULES[rule].optimizer(plain, lr=0.1)
-    for some in grads:
-        opt.step(grads_like(some))
-        ref.step(some)
-    assert all_differing(params, plain) == 0
+def test_structures_mean_the_same(rule: str, each: Each, rng: Generator) -> None:
+    for structure, grads_like in each(STRUCTURES, by_day=6):
+        params, grads = arrays(rng, rule=rule), [arrays(rng, rule=rule) for _ in range(3)]
+        plain = copies(params)
+        opt, ref = RULES[rule].optimizer(structure(params), lr=0.1), RULES[rule].optimizer(plain, lr=0.1)
+        for some in grads:
+            opt.step(grads_like(some))
+            ref.step(some)
+        assert all_differing(params, plain) == 0
 
 
 @pytest.mark.parametrize(
@@ -299,10 +289,10 @@ def test_none_stands_for_a_whole_part(structure: Callable[[Any], Any], grads: An
     [
         (flat, [], ValueError, r"^SGD: grads has 0 entries, expected 4, one for each parameter$"),
         (flat, [None] * 5, ValueError, r"^SGD: grads has 5 entries, expected 4"),
-        (flat, {"p0": None}, TypeError, r"^SGD: grads must be a list as params, got dict$"),
-        (flat, None, ValueError, r"^SGD: grads is missing, and accumulate has gathered none$"),
+        (flat, {"p0": None}, TypeError, r"^SGD: grads must be a list like params, got dict$"),
+        (flat, None, ValueError, r"^SGD: grads is missing, and accumulate has added none$"),
         (flat, [[None] * 4], ValueError, r"^SGD: grads has 1 entries, expected 4"),
-        (named, [None] * 4, TypeError, r"^SGD: grads must be a dict as params, got list$"),
+        (named, [None] * 4, TypeError, r"^SGD: grads must be a dict like params, got list$"),
         (named, {"p0": None, "x": None}, ValueError, r"missing: 'p1', 'p2', 'p3', unknown: 'x'$"),
         (groups, [[None], [None]], ValueError, r"^SGD: grads has 1 entries, expected 3"),
         (groups, [[None]], ValueError, r"^SGD: grads has 1 lists, expected 2, one for each group$"),
@@ -310,18 +300,28 @@ def test_none_stands_for_a_whole_part(structure: Callable[[Any], Any], grads: An
             groups,
             {"p0": None},
             TypeError,
-            r"^SGD: grads must be a list, with one list for each group or flat, got dict$",
+            r"^SGD: grads must be a list with one list for each group, or a flat list, got dict$",
         ),
-        (named_groups, [[None] * 2, [None] * 2], TypeError, r"^SGD: grads must be a dict as params, got list$"),
-        (named_groups, {"p0": None}, TypeError, r"^SGD: grads must be a list, with one list for each group or flat"),
+        (named_groups, [[None] * 2, [None] * 2], TypeError, r"^SGD: grads must be a dict like params, got list$"),
+        (
+            named_groups,
+            {"p0": None},
+            TypeError,
+            r"^SGD: grads must be a list with one list for each group, or a flat list",
+        ),
         (all_named_groups, {"a": None}, ValueError, r"missing: 'b', 'c', 'e', unknown: nothing$"),
-        (nested, [None, None], TypeError, r"^SGD: grads must be a dict as params, got list$"),
-        (nested, {"first": [None] * 2, "others": None}, TypeError, r"^SGD: grads\['first'\] must be a dict as params"),
+        (nested, [None, None], TypeError, r"^SGD: grads must be a dict like params, got list$"),
+        (
+            nested,
+            {"first": [None] * 2, "others": None},
+            TypeError,
+            r"^SGD: grads\['first'\] must be a dict like params",
+        ),
         (
             nested,
             {"first": None, "others": {}},
             TypeError,
-            r"^SGD: grads\['others'\] must be a list as params, got dict$",
+            r"^SGD: grads\['others'\] must be a list like params, got dict$",
         ),
         (nested, {"first": None, "others": [None]}, ValueError, r"^SGD: grads\['others'\] has 1 entries, expected 2"),
         (
@@ -334,7 +334,7 @@ def test_none_stands_for_a_whole_part(structure: Callable[[Any], Any], grads: An
             nested,
             {"first": None, "others": [None, 3]},
             TypeError,
-            r"^SGD: grads\['others'\]\[1\] must be a list as params",
+            r"^SGD: grads\['others'\]\[1\] must be a list like params",
         ),
         (
             nested,
@@ -367,7 +367,7 @@ def test_errors_name_parameters_as_the_caller_does(rng: Generator) -> None:
         optim.SGD(nested(arrays(rng))).step({"first": None, "others": [None, bad[:1]]})
     with pytest.raises(TypeError, match=r"^SGD: params\['first'\]\['bias'\] must be a numpy array, got int$"):
         optim.SGD(nested([*arrays(rng)[:1], 3, *arrays(rng)[2:]]))  # type: ignore[list-item]
-    with pytest.raises(TypeError, match=r"^SGD: params\['first'\] must have keys that are strings, got 1$"):
+    with pytest.raises(TypeError, match=r"^SGD: params\['first'\] must have strings as keys, got 1$"):
         optim.SGD({"first": {1: np.ones(3)}})
 
 
@@ -390,21 +390,21 @@ def test_groups_have_their_own_hyperparameters(rule: str, rng: Generator) -> Non
     assert all_differing(params, plain) == 0
 
 
-@pytest.mark.parametrize("seed", range(3))
 @rules
-def test_groups_may_have_any_options(rule: str, seed: int) -> None:
+def test_groups_may_have_any_options(rule: str, each: Each) -> None:
     """Each its own variant of the rule, and its own surroundings; but for noise, which depends on a parameter's number."""
-    rng = np.random.default_rng(seed)
-    params, grads = arrays(rng, rule=rule), [arrays(rng, rule=rule) for _ in range(3)]
-    plain = copies(params)
-    some, other = (RULES[rule].sample(rng, without=["noise", "temperature"]) for _ in range(2))
-    opt = RULES[rule].optimizer([{"params": params[:2], **some}, {"params": params[2:], **other}])
-    first, second = RULES[rule].make(plain[:2], some), RULES[rule].make(plain[2:], other)
-    for step in grads:
-        opt.step(step)
-        first.step(step[:2])
-        second.step(step[2:])
-    assert all_differing(params, plain) == 0
+    for seed in each(range(3), by_day=1):
+        rng = np.random.default_rng(seed)
+        params, grads = arrays(rng, rule=rule), [arrays(rng, rule=rule) for _ in range(3)]
+        plain = copies(params)
+        some, other = (RULES[rule].sample(rng, without=["noise", "temperature"]) for _ in range(2))
+        opt = RULES[rule].optimizer([{"params": params[:2], **some}, {"params": params[2:], **other}])
+        first, second = RULES[rule].make(plain[:2], some), RULES[rule].make(plain[2:], other)
+        for step in grads:
+            opt.step(step)
+            first.step(step[:2])
+            second.step(step[2:])
+        assert all_differing(params, plain) == 0
 
 
 @pytest.mark.parametrize(

@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 import pytest
 from numpy.random import Generator
-from tables import DTYPES, HALVES, Array, computed, extreme, mixed, ordinary
-from tools import assert_same_bits, every_isa
+from tables import EVERY_DTYPE, HALVES, Array, computed, extreme, mixed, ordinary
+from tools import Each, assert_same_bits, every_isa
 
 from fastopt import functional as F
 from fastopt import reference
@@ -27,7 +27,7 @@ LAYOUTS: dict[str, tuple[Any, int]] = {
 }
 
 layouts = pytest.mark.parametrize("layout", LAYOUTS)
-every_dtype = pytest.mark.parametrize("dtype", [*DTYPES, *HALVES])
+every_dtype = pytest.mark.parametrize("dtype", EVERY_DTYPE)
 exchanges = pytest.mark.parametrize("exchanges", [1, 2])
 
 
@@ -105,29 +105,29 @@ def cut(x: Array, sizes: tuple[int, ...]) -> list[Array]:
     return [x[first:last] for first, last in pairwise(accumulate(sizes, initial=0))]
 
 
-@pytest.mark.parametrize("numbers", [ordinary, mixed, extreme])
-@every_dtype
+def of_parts(module: Any, batch: Batch, around: Array, mean: Array, rstd: Array) -> dict[str, Array]:
+    """All that is computed of a batch that is cut into parts."""
+    own = [module.batch_norm_stats(x, channel_axis=batch.axis) for x in cut(batch.x, SIZES)]
+    others = [module.batch_norm_stats(x, around, channel_axis=batch.axis) for x in cut(batch.x, SIZES)]
+    sums = [
+        module.batch_norm_backward_stats(dy, x, mean, rstd, channel_axis=batch.axis)
+        for dy, x in zip(cut(batch.dy, SIZES), cut(batch.x, SIZES), strict=True)
+    ]
+    assert [one[0] for one in own] == [one[0] for one in others] == [n * batch.x[0].size // 5 for n in SIZES]
+    assert all(np.all(array == 0) for array in (*own[2][1:], others[2][2], *sums[2]))  # of nothing
+    every = [array for one in (*own, *others) for array in one[1:]] + [array for one in sums for array in one]
+    every += module.combine_stats(own)[1:] + module.combine_stats(others)[1:]
+    return {str(i): array for i, array in enumerate(every)}
+
+
 @layouts
-def test_parts_are_the_reference(layout: str, dtype: str, numbers: Any, rng: Generator) -> None:
-    batch = Batch(layout, dtype, rng, numbers=numbers)
-    around, mean, rstd = ordinary(rng, (3, 5), "float64")
-
-    def run(module: Any) -> dict[str, Array]:
-        own = [module.batch_norm_stats(x, channel_axis=batch.axis) for x in cut(batch.x, SIZES)]
-        others = [module.batch_norm_stats(x, around, channel_axis=batch.axis) for x in cut(batch.x, SIZES)]
-        sums = [
-            module.batch_norm_backward_stats(dy, x, mean, rstd, channel_axis=batch.axis)
-            for dy, x in zip(cut(batch.dy, SIZES), cut(batch.x, SIZES), strict=True)
-        ]
-        assert [one[0] for one in own] == [one[0] for one in others] == [n * batch.x[0].size // 5 for n in SIZES]
-        assert all(np.all(array == 0) for array in (*own[2][1:], others[2][2], *sums[2]))  # of nothing
-        every = [array for one in (*own, *others) for array in one[1:]] + [array for one in sums for array in one]
-        every += module.combine_stats(own)[1:] + module.combine_stats(others)[1:]
-        return {str(i): array for i, array in enumerate(every)}
-
-    expected = run(reference)
-    for _ in every_isa():
-        assert_same_bits(run(F), expected)
+def test_parts_are_the_reference(layout: str, each: Each, rng: Generator) -> None:
+    for dtype, numbers in each(EVERY_DTYPE, [ordinary, mixed, extreme]):
+        batch = Batch(layout, dtype, rng, numbers=numbers)
+        around, mean, rstd = ordinary(rng, (3, 5), "float64")
+        expected = of_parts(reference, batch, around, mean, rstd)
+        for _ in every_isa():
+            assert_same_bits(of_parts(F, batch, around, mean, rstd), expected)
 
 
 @every_dtype
@@ -142,30 +142,24 @@ def test_the_same_statistics_give_the_same_bits(layout: str, dtype: str, rng: Ge
         assert_same_bits(batch.in_shards(sizes, stats=stats, sums=list(sums)), whole)
 
 
-@pytest.mark.parametrize("sizes", [(32,), (0, 32), (32, 0), (0, 32, 0, 0)])
-@every_dtype
 @layouts
-def test_one_place_with_all_samples_has_the_bits_of_the_whole(
-    layout: str, dtype: str, sizes: tuple[int, ...], rng: Generator
-) -> None:
-    batch = Batch(layout, dtype, rng, mean=3.0)
-    assert_same_bits(batch.in_shards(sizes), batch.whole())
+def test_one_place_with_all_samples_has_the_bits_of_the_whole(layout: str, each: Each, rng: Generator) -> None:
+    for dtype, sizes in each(EVERY_DTYPE, [(32,), (0, 32), (32, 0), (0, 32, 0, 0)]):
+        batch = Batch(layout, dtype, rng, mean=3.0)
+        assert_same_bits(batch.in_shards(sizes), batch.whole())
 
 
-@pytest.mark.parametrize("sizes", [SIZES, (8, 8, 8, 8), (31, 1), (1,) * 32])
-@pytest.mark.parametrize("mean", [0.0, 1e6])
 @exchanges
 @layouts
-def test_shards_are_the_whole_but_for_one_unit(
-    layout: str, exchanges: int, mean: float, sizes: tuple[int, ...], rng: Generator
-) -> None:
+def test_shards_are_the_whole_but_for_one_unit(layout: str, exchanges: int, each: Each, rng: Generator) -> None:
     """Of 2⁻²³ of the largest entry, and sums over the batch but for two; in float32, with other roundings in other blocks."""
-    batch = Batch(layout, "float32", rng, mean=mean)
-    whole, shards = batch.whole(), batch.in_shards(sizes, exchanges)
-    for name in whole:
-        apart = np.max(np.abs(shards[name].astype(np.float64) - whole[name]))
-        largest = np.max(np.abs(1 / whole["rstd"] if name == "mean" else whole[name]))
-        assert apart <= (2 if name in ("dweight", "dbias") else 1) * 2.0**-23 * largest, name
+    for sizes, mean in each([SIZES, (8, 8, 8, 8), (31, 1), (1,) * 32], [0.0, 1e6]):
+        batch = Batch(layout, "float32", rng, mean=mean)
+        whole, shards = batch.whole(), batch.in_shards(sizes, exchanges)
+        for name in whole:
+            apart = np.max(np.abs(shards[name].astype(np.float64) - whole[name]))
+            largest = np.max(np.abs(1 / whole["rstd"] if name == "mean" else whole[name]))
+            assert apart <= (2 if name in ("dweight", "dbias") else 1) * 2.0**-23 * largest, name
 
 
 @exchanges

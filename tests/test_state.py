@@ -13,20 +13,13 @@ from typing import Any, TypeAlias
 import numpy as np
 import pytest
 from numpy.random import Generator
-from optimizers import CLASSES, Array, Options, arrays, copies, everything, normal, richest, variants
 from safetensors.numpy import save_file
+from tables import CLASSES, OPTIMIZERS, Array, Options, ordinary
+from tools import Each, copies, everything
 
 from fastopt import optim, schedules
 
 classes = pytest.mark.parametrize("name", CLASSES)
-every_variant = pytest.mark.parametrize(
-    ("name", "options"),
-    [
-        pytest.param(name, options, id="-".join([name, *(f"{key}={value}" for key, value in options.items())]))
-        for name in CLASSES
-        for options in variants(name)
-    ],
-)
 AROUNDS: list[Options] = [
     {"noise": 0.1, "seed": 5, "ema_decay": 0.99, "ema_warmup": True, "l2_init": 0.01},
     {"noise": 0.1, "swa_start": 3, "swa_freq": 2, "maximize": True, "l1": 0.01, "weight_decay": 0.1},
@@ -44,7 +37,7 @@ OTHERS: Options = {
 
 def gradients(rng: Generator, name: str, step: int) -> list[Array | None]:
     """Some are None, at the first steps too; that of the last parameter always."""
-    grads = arrays(rng, name)
+    grads = OPTIMIZERS[name].arrays(rng)
     return [None if (step + i) % 4 == 0 or i == len(grads) - 1 else g for i, g in enumerate(grads)]
 
 
@@ -69,40 +62,38 @@ class Run:
 # Runs go on
 
 
-@pytest.mark.parametrize("around", AROUNDS, ids=["ema", "swa"])
-@every_variant
-def test_a_run_goes_on_from_a_snapshot(name: str, options: Options, around: Options, rng: Generator) -> None:
-    run = Run(name, arrays(rng, name), lr=0.05, **options, **around)
-    run.go(0, 5)
-    state, schedule = run.opt.state_dict(copy=True), run.schedule.state_dict()
-    other = run.fresh()
-    run.go(5, 5)  # which does not touch the snapshot
-    other.opt.load_state_dict(state)
-    other.schedule.load_state_dict(schedule)
-    other.go(5, 5)
-    assert everything(other.opt) == everything(run.opt)
+@classes
+def test_a_run_goes_on_from_a_snapshot(name: str, each: Each, rng: Generator) -> None:
+    for options, around in each(OPTIMIZERS[name].variants, AROUNDS, by_day=3):
+        run = Run(name, OPTIMIZERS[name].arrays(rng), lr=0.05, **options, **around)
+        run.go(0, 5)
+        state, schedule = run.opt.state_dict(copy=True), run.schedule.state_dict()
+        other = run.fresh()
+        run.go(5, 5)  # which does not touch the snapshot
+        other.opt.load_state_dict(state)
+        other.schedule.load_state_dict(schedule)
+        other.go(5, 5)
+        assert everything(other.opt) == everything(run.opt)
 
 
-@pytest.mark.parametrize("around", AROUNDS, ids=["ema", "swa"])
-@every_variant
-def test_a_run_goes_on_from_a_file(
-    name: str, options: Options, around: Options, tmp_path: Path, rng: Generator
-) -> None:
-    run = Run(name, arrays(rng, name), lr=0.05, **options, **around)
-    run.go(0, 5)
-    run.opt.save(tmp_path / "state", schedule=run.schedule)
-    other = run.fresh()
-    other.opt.load(tmp_path / "state", schedule=other.schedule)
-    assert everything(other.opt) == everything(run.opt)
-    run.go(5, 5)
-    other.go(5, 5)
-    assert everything(other.opt) == everything(run.opt)
+@classes
+def test_a_run_goes_on_from_a_file(name: str, each: Each, tmp_path: Path, rng: Generator) -> None:
+    for options, around in each(OPTIMIZERS[name].variants, AROUNDS, by_day=3):
+        run = Run(name, OPTIMIZERS[name].arrays(rng), lr=0.05, **options, **around)
+        run.go(0, 5)
+        run.opt.save(tmp_path / "state", schedule=run.schedule)
+        other = run.fresh()
+        other.opt.load(tmp_path / "state", schedule=other.schedule)
+        assert everything(other.opt) == everything(run.opt)
+        run.go(5, 5)
+        other.go(5, 5)
+        assert everything(other.opt) == everything(run.opt)
 
 
 @classes
 def test_a_run_goes_on_from_its_beginning(name: str, rng: Generator) -> None:
     """A state before the first step."""
-    run = Run(name, arrays(rng, name), lr=0.05, **richest(name))
+    run = Run(name, OPTIMIZERS[name].arrays(rng), lr=0.05, **OPTIMIZERS[name].richest)
     other = run.fresh(ema_decay=None)
     other.opt.load_state_dict(run.opt.state_dict(copy=True))
     other.schedule.load_state_dict(run.schedule.state_dict())
@@ -116,14 +107,14 @@ def test_a_run_goes_on_from_its_beginning(name: str, rng: Generator) -> None:
 @classes
 def test_a_loaded_buffer_is_not_a_first_step(name: str, rng: Generator) -> None:
     """The first step after loading is not what the first step of a new optimizer would be."""
-    params = arrays(rng, name)
-    opt = CLASSES[name](params, lr=0.05, **richest(name))
+    params = OPTIMIZERS[name].arrays(rng)
+    opt = CLASSES[name](params, lr=0.05, **OPTIMIZERS[name].richest)
     for _ in range(3):
-        opt.step(arrays(rng, name))
+        opt.step(OPTIMIZERS[name].arrays(rng))
     loaded, new = copies(params), copies(params)
-    other, first = (CLASSES[name](p, lr=0.05, **richest(name)) for p in (loaded, new))
+    other, first = (CLASSES[name](p, lr=0.05, **OPTIMIZERS[name].richest) for p in (loaded, new))
     other.load_state_dict(opt.state_dict())
-    grads = arrays(rng, name)
+    grads = OPTIMIZERS[name].arrays(rng)
     assert opt.step(grads).step == other.step(grads).step == 4
     assert first.step(grads).step == 1
     assert [p.tobytes() for p in loaded] == [p.tobytes() for p in params]
@@ -142,16 +133,16 @@ def test_a_buffer_that_comes_without_a_count_is_not_a_first_step() -> None:
 @classes
 def test_groups_go_on(name: str, tmp_path: Path, rng: Generator) -> None:
     """With hyperparameters and averages of their own."""
-    params = arrays(rng, name)
+    params = OPTIMIZERS[name].arrays(rng)
     opt = CLASSES[name]([{"params": params[:1], "lr": 0.3}, {"params": params[1:], "ema_decay": 0.9}], lr=0.05)
     for _ in range(3):
-        opt.step(arrays(rng, name))
+        opt.step(OPTIMIZERS[name].arrays(rng))
     opt.save(tmp_path / "state")
     twins = copies(params)
     other = CLASSES[name]([{"params": twins[:1]}, {"params": twins[1:]}], **OTHERS)
     other.load(tmp_path / "state")
     for one in opt, other:
-        one.step(arrays(np.random.default_rng(1), name))
+        one.step(OPTIMIZERS[name].arrays(np.random.default_rng(1)))
     assert everything(other) == everything(opt)
 
 
@@ -190,15 +181,15 @@ def test_hyperparameters_may_be_numpys_numbers(tmp_path: Path) -> None:
 
 @classes
 def test_float32_goes_on(name: str, tmp_path: Path, rng: Generator) -> None:
-    params = arrays(rng, name, "float32")
-    opt = CLASSES[name](params, lr=0.05, ema_decay=0.9, **richest(name))
-    opt.step(arrays(rng, name, "float32"))
+    params = OPTIMIZERS[name].arrays(rng, dtype="float32")
+    opt = CLASSES[name](params, lr=0.05, ema_decay=0.9, **OPTIMIZERS[name].richest)
+    opt.step(OPTIMIZERS[name].arrays(rng, dtype="float32"))
     opt.save(tmp_path / "state")
     twins = copies(params)
     other = CLASSES[name](twins, lr=0.7)
     other.load(tmp_path / "state")
     for one in opt, other:
-        one.step(arrays(np.random.default_rng(1), name, "float32"))
+        one.step(OPTIMIZERS[name].arrays(np.random.default_rng(1), dtype="float32"))
     assert everything(other) == everything(opt)
 
 
@@ -211,7 +202,7 @@ def test_a_switch_is_saved_before_and_after(options: Options, saved_at: int, tmp
         for _ in range(count):
             opt.step([0.5 * p for p in params])
 
-    params = [normal(rng, (20,)), normal(rng, (3, 3))]
+    params = [ordinary(rng, (20,)), ordinary(rng, (3, 3))]
     opt = optim.SwitchOptimizer(params, lr=0.01, **options)
     go(opt, params, saved_at)
     opt.save(tmp_path / "state")
@@ -227,20 +218,20 @@ def test_a_switch_is_saved_before_and_after(options: Options, saved_at: int, tmp
 
 @pytest.mark.parametrize("name", [name for name in CLASSES if hasattr(CLASSES[name], "eval")])
 def test_evaluation_is_saved(name: str, tmp_path: Path, rng: Generator) -> None:
-    params = arrays(rng, name)
+    params = OPTIMIZERS[name].arrays(rng)
     opt = CLASSES[name](params, lr=0.05)
     for _ in range(3):
-        opt.step(arrays(rng, name))
+        opt.step(OPTIMIZERS[name].arrays(rng))
     opt.eval()
     opt.save(tmp_path / "state")
     twins = copies(params)
     other = CLASSES[name](twins)
     other.load(tmp_path / "state")
-    with pytest.raises(ValueError, match=r"those for evaluation; train\(\) first"):
-        other.step(arrays(rng, name))
+    with pytest.raises(ValueError, match=r"set for evaluation; call train\(\) first"):
+        other.step(OPTIMIZERS[name].arrays(rng))
     for one in opt, other:
         one.train()
-        one.step(arrays(np.random.default_rng(1), name))
+        one.step(OPTIMIZERS[name].arrays(np.random.default_rng(1)))
         one.eval()
     assert everything(other) == everything(opt)
 
@@ -250,12 +241,12 @@ def test_evaluation_is_saved(name: str, tmp_path: Path, rng: Generator) -> None:
 
 @classes
 def test_a_state_is_live_or_a_snapshot(name: str, rng: Generator) -> None:
-    opt = CLASSES[name](arrays(rng, name), lr=0.05, ema_decay=0.9, **richest(name))
-    opt.step(arrays(rng, name))
+    opt = CLASSES[name](OPTIMIZERS[name].arrays(rng), lr=0.05, ema_decay=0.9, **OPTIMIZERS[name].richest)
+    opt.step(OPTIMIZERS[name].arrays(rng))
     live, snapshot = opt.state_dict(), opt.state_dict(copy=True)
     assert all(live["state"][i][key] is array for i, one in enumerate(opt.state) for key, array in one.items())
     before = pickle.dumps(snapshot)
-    opt.step(arrays(rng, name))
+    opt.step(OPTIMIZERS[name].arrays(rng))
     opt.param_groups[0]["lr"] = 0.01
     assert pickle.dumps(snapshot) == before
     assert snapshot["param_groups"][0]["lr"] == 0.05
@@ -264,7 +255,7 @@ def test_a_state_is_live_or_a_snapshot(name: str, rng: Generator) -> None:
 
 @classes
 def test_a_state_has_torchs_structure(name: str, rng: Generator) -> None:
-    params = arrays(rng, name)
+    params = OPTIMIZERS[name].arrays(rng)
     opt = CLASSES[name]([{"params": params[:1]}, {"params": params[1:]}])
     state = opt.state_dict()
     count = len(params)
@@ -280,7 +271,10 @@ def test_a_state_has_torchs_structure(name: str, rng: Generator) -> None:
 
 @classes
 def test_names_are_saved(name: str, tmp_path: Path, rng: Generator) -> None:
-    layers = {"first": {"w": normal(rng, (3, 3))}, "others": [{"w": normal(rng, (3, 2))}, {"w": normal(rng, (2, 3))}]}
+    layers = {
+        "first": {"w": ordinary(rng, (3, 3))},
+        "others": [{"w": ordinary(rng, (3, 2))}, {"w": ordinary(rng, (2, 3))}],
+    }
     opt = CLASSES[name](layers)
     names = ["first.w", "others.0.w", "others.1.w"]
     assert opt.state_dict()["param_groups"][0]["param_names"] == names
@@ -288,15 +282,15 @@ def test_names_are_saved(name: str, tmp_path: Path, rng: Generator) -> None:
     other = CLASSES[name](copy.deepcopy(layers))
     other.load(tmp_path / "state")
     assert other.param_groups[0]["param_names"] == names
-    nameless = CLASSES[name]([normal(rng, (3, 3)), normal(rng, (3, 2)), normal(rng, (2, 3))])
+    nameless = CLASSES[name]([ordinary(rng, (3, 3)), ordinary(rng, (3, 2)), ordinary(rng, (2, 3))])
     nameless.load(tmp_path / "state")  # they are only names
-    nameless.step([normal(rng, (3, 3)), None, None])
+    nameless.step([ordinary(rng, (3, 3)), None, None])
 
 
 @classes
 def test_what_would_be_lost_is_an_error(name: str, tmp_path: Path, rng: Generator) -> None:
-    opt = CLASSES[name](arrays(rng, name), lr=0.05, ema_decay=0.9)
-    opt.accumulate(arrays(rng, name))
+    opt = CLASSES[name](OPTIMIZERS[name].arrays(rng), lr=0.05, ema_decay=0.9)
+    opt.accumulate(OPTIMIZERS[name].arrays(rng))
     for save in opt.state_dict, (lambda: opt.save(tmp_path / "state")):
         with pytest.raises(ValueError, match=rf"^{name}: accumulated gradients would be lost; step\(\) first$"):
             save()
@@ -311,11 +305,11 @@ def test_what_would_be_lost_is_an_error(name: str, tmp_path: Path, rng: Generato
 
 @classes
 def test_loading_forgets_what_was_accumulated(name: str, rng: Generator) -> None:
-    opt = CLASSES[name](arrays(rng, name), lr=0.05)
+    opt = CLASSES[name](OPTIMIZERS[name].arrays(rng), lr=0.05)
     state = opt.state_dict(copy=True)
-    opt.accumulate(arrays(rng, name))
+    opt.accumulate(OPTIMIZERS[name].arrays(rng))
     opt.load_state_dict(state)
-    with pytest.raises(ValueError, match="grads is missing, and accumulate has gathered none"):
+    with pytest.raises(ValueError, match="grads is missing, and accumulate has added none"):
         opt.step()
 
 
@@ -327,15 +321,15 @@ class Twins:
 
     def __init__(self, name: str, rng: Generator, **options: Any) -> None:
         self.name = name
-        params = arrays(rng, name)
+        params = OPTIMIZERS[name].arrays(rng)
         self.opt, self.twin = (
-            CLASSES[name](copies(params), **{"lr": 0.05, "ema_decay": 0.9, **richest(name), **options})
+            CLASSES[name](copies(params), **{"lr": 0.05, "ema_decay": 0.9, **OPTIMIZERS[name].richest, **options})
             for _ in range(2)
         )
         for step in range(3):
             self.step(step)
-        self.opt.accumulate(arrays(np.random.default_rng(7), name))
-        self.twin.accumulate(arrays(np.random.default_rng(7), name))
+        self.opt.accumulate(OPTIMIZERS[name].arrays(np.random.default_rng(7)))
+        self.twin.accumulate(OPTIMIZERS[name].arrays(np.random.default_rng(7)))
 
     def step(self, step: int) -> None:
         for one in self.opt, self.twin:
@@ -363,10 +357,11 @@ def loading(state: Any) -> Callable[[Any], Any]:
 def good_state(name: str, rng: Generator) -> dict[str, Any]:
     """One that differs in everything from the twins'."""
     opt = CLASSES[name](
-        arrays(rng, name), **{"lr": 0.7, "weight_decay": 0.3, "l2_init": 0.1, "swa_start": 1, **richest(name)}
+        OPTIMIZERS[name].arrays(rng),
+        **{"lr": 0.7, "weight_decay": 0.3, "l2_init": 0.1, "swa_start": 1, **OPTIMIZERS[name].richest},
     )
     for _ in range(2):
-        opt.step(arrays(rng, name))
+        opt.step(OPTIMIZERS[name].arrays(rng))
     state: dict[str, Any] = opt.state_dict(copy=True)
     return state
 
@@ -468,15 +463,15 @@ BAD_STATES: dict[str, tuple[Callable[[dict[str, Any]], Any], Errors, str]] = {
 }
 
 
-@pytest.mark.parametrize("bad", BAD_STATES)
 @classes
-def test_a_bad_state_changes_nothing(name: str, bad: str, rng: Generator) -> None:
-    twins = Twins(name, rng)
-    state = good_state(name, rng)
-    change, error, message = BAD_STATES[bad]
-    change(state)
-    twins.refuse(loading(state), error, rf"^{name}: (?s:.*){message}")
-    twins.go_on()
+def test_a_bad_state_changes_nothing(name: str, each: Each, rng: Generator) -> None:
+    for bad in each(BAD_STATES, by_day=6):
+        twins = Twins(name, rng)
+        state = good_state(name, rng)
+        change, error, message = BAD_STATES[bad]
+        change(state)
+        twins.refuse(loading(state), error, rf"^{name}: (?s:.*){message}")
+        twins.go_on()
 
 
 @pytest.mark.parametrize(
@@ -518,11 +513,11 @@ def test_other_parameters_change_nothing(name: str, tmp_path: Path, rng: Generat
     """The state of an optimizer of parameters in another order, of another dtype."""
     twins = Twins(name, rng)
     for params, error in (
-        (arrays(rng, name)[::-1], ValueError),
-        (arrays(rng, name, "float32"), TypeError),
-        (arrays(rng, name)[:-1], ValueError),
+        (OPTIMIZERS[name].arrays(rng)[::-1], ValueError),
+        (OPTIMIZERS[name].arrays(rng, dtype="float32"), TypeError),
+        (OPTIMIZERS[name].arrays(rng)[:-1], ValueError),
     ):
-        other = CLASSES[name](params, **{**OTHERS, **richest(name)})
+        other = CLASSES[name](params, **{**OTHERS, **OPTIMIZERS[name].richest})
         other.step(copies(params))
         other.save(tmp_path / "state")
         twins.refuse(loading(other.state_dict()), error, f"^{name}: ")
@@ -542,7 +537,7 @@ def test_what_is_no_state_changes_nothing(bad: Any, rng: Generator) -> None:
 @classes
 def test_another_classs_file_changes_nothing(name: str, tmp_path: Path, rng: Generator) -> None:
     other = "SGD" if name != "SGD" else "Adam"
-    CLASSES[other](arrays(rng, name), lr=0.7).save(tmp_path / "state")
+    CLASSES[other](OPTIMIZERS[name].arrays(rng), lr=0.7).save(tmp_path / "state")
     twins = Twins(name, rng)
     twins.refuse(lambda opt: opt.load(tmp_path / "state"), ValueError, rf"^{name}: state_dict is that of {other}$")
     twins.go_on()
@@ -552,8 +547,8 @@ def test_another_classs_file_changes_nothing(name: str, tmp_path: Path, rng: Gen
 def test_a_damaged_file_changes_nothing(name: str, tmp_path: Path, rng: Generator) -> None:
     twins = Twins(name, rng)
     path = tmp_path / "state"
-    opt = CLASSES[name](arrays(rng, name), **{**OTHERS, **richest(name)})
-    opt.step(arrays(rng, name))
+    opt = CLASSES[name](OPTIMIZERS[name].arrays(rng), **{**OTHERS, **OPTIMIZERS[name].richest})
+    opt.step(OPTIMIZERS[name].arrays(rng))
     opt.save(path)
     good = path.read_bytes()
     places = np.linspace(0, len(good) - 1, 12).astype(int)
@@ -593,8 +588,8 @@ def test_a_foreign_file_changes_nothing(tmp_path: Path, rng: Generator) -> None:
 def test_a_missing_schedule_changes_nothing(tmp_path: Path, rng: Generator) -> None:
     """A file without one, with one of another class, with one of other groups."""
     path = tmp_path / "state"
-    params = arrays(rng, "AdamW")
-    saved = optim.AdamW(params, **{**OTHERS, **richest("AdamW")})
+    params = OPTIMIZERS["AdamW"].arrays(rng)
+    saved = optim.AdamW(params, **{**OTHERS, **OPTIMIZERS["AdamW"].richest})
     twins = Twins("AdamW", rng)
     schedule = schedules.StepLR(twins.opt, step_size=2)
     schedules.StepLR(twins.twin, step_size=2)
@@ -629,10 +624,10 @@ def test_what_cannot_be_written_leaves_the_old_file(tmp_path: Path) -> None:
 
 def test_loading_while_swapped_keeps_averages_and_parameters_apart(rng: Generator) -> None:
     """Either it is an error that changes nothing, or the optimizer is as it was saved."""
-    params = [normal(rng, (5,))]
+    params = [ordinary(rng, (5,))]
     opt = optim.SGD(params, lr=0.1, ema_decay=0.9)
     for _ in range(3):
-        opt.step([normal(rng, (5,))])
+        opt.step([ordinary(rng, (5,))])
     state = opt.state_dict(copy=True)
     opt.swap_ema()
     before = everything(opt)

@@ -24,7 +24,6 @@ import pytest
 from hypothesis import HealthCheck, Phase, seed, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import precondition, rule, run_state_machine_as_test
-from optimizers import CLASSES, Array, leaves
 from pairs import (
     BAD_GRADS,
     BAD_LOADS,
@@ -42,13 +41,16 @@ from pairs import (
     numbers,
     seeds,
 )
+from tables import CLASSES, Array
 from test_state import BAD_STATES
+from tools import NIGHTLY, leaves
 
 from fastopt import schedules
 from fastopt.optim.plan import AS_PARAMETER
 from fastopt.optim.state_dict import plain
 
 EXAMPLES = int(os.environ.get("FASTOPT_EXAMPLES", "0"))
+FEW = 15 if NIGHTLY else 7
 
 
 class Machine(Pair):
@@ -537,7 +539,7 @@ def test_any_sequence_of_calls(name: str) -> None:
     run_state_machine_as_test(
         make if EXAMPLES else seed(crc32(name.encode()))(make),  # each its own sequences
         settings=settings(
-            max_examples=EXAMPLES or 15,
+            max_examples=EXAMPLES or FEW,
             stateful_step_count=50 if EXAMPLES else 20,
             derandomize=not EXAMPLES,
             database=None,

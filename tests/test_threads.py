@@ -19,12 +19,15 @@ from pathlib import Path
 
 import pytest
 import threadpoolctl
+from tools import NIGHTLY, Each
 
 import fastopt as fo
-from fastopt import _threads
-from fastopt._core import kernels
+from fastopt import _cores, _threads
+from fastopt._blas import all_blas
+from fastopt._core import SPIN_COUNT, kernels
 
-PRELUDE = """
+PRELUDE = f"""
+FORKS = {25 if NIGHTLY else 10}
 import os, sys, threading
 import numpy as np
 import fastopt as fo
@@ -76,7 +79,7 @@ def run(code: str, *, before: str = "", timeout: float = 30, **environment: str)
 
 def lendable() -> bool:
     """Whether NumPy's BLAS here is one that can run on our threads, and would."""
-    return any(not blas.obstacle() and blas.num_threads > 1 for blas in _threads._all_blas())
+    return any(not blas.obstacle() and blas.num_threads > 1 for blas in all_blas())
 
 
 needs_lending = pytest.mark.skipif(not lendable(), reason="no BLAS here can run on fastopt's threads")
@@ -213,26 +216,26 @@ def test_another_value_of_the_switch_is_an_error() -> None:
 
 
 @needs_lending
-@pytest.mark.parametrize(
-    ("name", "value"), [("OMP_THREAD_LIMIT", "1"), ("OMP_DYNAMIC", "true"), ("OMP_MAX_ACTIVE_LEVELS", "0")]
-)
-def test_what_openmp_may_not_give_is_not_lent(name: str, value: str) -> None:
-    code = f"""
+def test_what_openmp_may_not_give_is_not_lent(each: Each) -> None:
+    for name, value in each(
+        [("OMP_THREAD_LIMIT", "1"), ("OMP_DYNAMIC", "true"), ("OMP_MAX_ACTIVE_LEVELS", "0")], by_day=2
+    ):
+        code = f"""
         kernels.team(2)
         fo.lend_threads()
         assert not lent() and "{name}" in fo.show_config()["blas"][0]["sharing"]
         assert same(kernel(), kernel_bits) and same(product(), product_bits)
         print("done")
     """
-    assert run(code, OPENBLAS_NUM_THREADS="2", **{name: value}).split() == ["done"]
+        assert run(code, OPENBLAS_NUM_THREADS="2", **{name: value}).split() == ["done"]
 
 
 @needs_lending
 def test_a_team_that_is_too_small_gets_helpers() -> None:
     """OpenBLAS's jobs wait for each other: run one after the other, they never end."""
     code = """
-        from fastopt import _threads
-        for blas in _threads._all_blas():
+        from fastopt._blas import all_blas
+        for blas in all_blas():
             kernels.lend(blas.install, blas.slots)
         assert all(same(product(), product_bits) for _ in range(20))
         products, helpers = kernels.lending()
@@ -257,7 +260,7 @@ def test_lending_ends_with_the_process() -> None:
 def test_spin_count_is_short_where_nothing_is_lent() -> None:
     code = "print(fo.show_config()['openmp']['spin_count'], os.environ.get('GOMP_SPINCOUNT'))"
     assert run(code).split()[0] == "None" or not lendable()
-    assert run(code, FASTOPT_LEND_THREADS="0").split() == [_threads._SPIN_COUNT, "None"]
+    assert run(code, FASTOPT_LEND_THREADS="0").split() == [SPIN_COUNT, "None"]
     assert run(code, FASTOPT_LEND_THREADS="0", GOMP_SPINCOUNT="123").split() == ["123", "123"]
     assert run(code, FASTOPT_LEND_THREADS="0", OMP_WAIT_POLICY="active").split() == ["None", "None"]
 
@@ -275,11 +278,11 @@ BINDING = [
 
 
 @needs_two_cores
-@pytest.mark.parametrize(("name", "value"), BINDING)
-def test_no_thread_loses_cores_to_openmp(name: str, value: str) -> None:
+def test_no_thread_loses_cores_to_openmp(each: Each) -> None:
     """libgomp binds the thread that loads it, and every other one in its first region; children inherit that."""
-    before = "import os\nbefore = os.sched_getaffinity(0)"
-    code = """
+    for name, value in each(BINDING, by_day=2):
+        before = "import os\nbefore = os.sched_getaffinity(0)"
+        code = """
         def kept():
             return os.sched_getaffinity(0) == before
 
@@ -298,21 +301,21 @@ def test_no_thread_loses_cores_to_openmp(name: str, value: str) -> None:
             os._exit(0 if kept() else 1)
         print(*found, os.waitpid(child, 0)[1])
     """
-    assert run(code, before=before, **{name: value}).split() == ["True"] * 4 + ["0"]
+        assert run(code, before=before, **{name: value}).split() == ["True"] * 4 + ["0"]
 
 
 @needs_lending
 @needs_two_cores
-@pytest.mark.parametrize(("name", "value"), [binding for binding in BINDING if binding[1] in ("master", "{0}", "0")])
-def test_nothing_is_lent_where_openmp_has_too_few_places(name: str, value: str) -> None:
-    code = """
+def test_nothing_is_lent_where_openmp_has_too_few_places(each: Each) -> None:
+    for name, value in each([binding for binding in BINDING if binding[1] in ("master", "{0}", "0")], by_day=2):
+        code = """
         kernels.team(2)
         fo.lend_threads()
         assert not lent() and "places" in fo.show_config()["blas"][0]["sharing"]
         assert same(kernel(), kernel_bits) and same(product(), product_bits)
         print(fo.show_config()["openmp"]["spin_count"])
     """
-    assert run(code, OPENBLAS_NUM_THREADS="2", **{name: value}).split() == [_threads._SPIN_COUNT]
+        assert run(code, OPENBLAS_NUM_THREADS="2", **{name: value}).split() == [SPIN_COUNT]
 
 
 @needs_lending
@@ -330,11 +333,11 @@ def test_nothing_is_lent_where_the_affinity_gives_too_few_cores() -> None:
 
 @needs_lending
 def test_nothing_is_lent_where_a_control_group_gives_too_little_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    blas = next(blas for blas in _threads._all_blas() if not blas.obstacle())
-    monkeypatch.setattr(_threads, "_quota", lambda: blas.num_threads - 0.5)
-    assert "control group" in _threads._forbidden(blas)
-    monkeypatch.setattr(_threads, "_quota", lambda: float(blas.num_threads))
-    assert "control group" not in _threads._forbidden(blas)
+    blas = next(blas for blas in all_blas() if not blas.obstacle())
+    monkeypatch.setattr(_cores, "quota", lambda: blas.num_threads - 0.5)
+    assert "control group" in _threads.forbidden(blas)
+    monkeypatch.setattr(_cores, "quota", lambda: float(blas.num_threads))
+    assert "control group" not in _threads.forbidden(blas)
 
 
 @pytest.mark.parametrize(
@@ -360,11 +363,11 @@ def test_the_quota_of_control_groups(tmp_path: Path, membership: str, files: dic
     for name, text in {"proc/self/cgroup": membership, **{f"sys/fs/cgroup/{k}": v for k, v in files.items()}}.items():
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text(text + "\n")
-    assert _threads._quota(tmp_path) == cores
+    assert _cores.quota(tmp_path) == cores
 
 
 def test_no_control_groups_no_quota(tmp_path: Path) -> None:
-    assert _threads._quota(tmp_path) == inf
+    assert _cores.quota(tmp_path) == inf
 
 
 @needs_lending
@@ -487,14 +490,14 @@ def test_a_child_forked_in_the_middle_of_products_works() -> None:
         threads = [threading.Thread(target=busy, args=(call,)) for call in calls]
         [thread.start() for thread in threads]
         statuses = []
-        for _ in range(25):
+        for _ in range(FORKS):
             child = os.fork()
             if child == 0:
                 os._exit(0 if same(product(), product_bits) and same(kernel(), kernel_bits) else 1)
             statuses.append(os.waitpid(child, 0)[1])
         stop.set()
         [thread.join() for thread in threads]
-        print(statuses == [0] * 25, same(product(), product_bits))
+        print(statuses == [0] * FORKS, same(product(), product_bits))
     """
     assert run(code).split() == ["True", "True"]
 
@@ -514,7 +517,7 @@ def test_no_fork_cuts_a_kernel_in_two(threads: int) -> None:
         thread = threading.Thread(target=busy)
         thread.start()
         statuses = []
-        for _ in range(20):
+        for _ in range(FORKS):
             child = os.fork()
             if child == 0:
                 whole = all((x == x[0]).all() for x in (p, m, v))
@@ -522,7 +525,7 @@ def test_no_fork_cuts_a_kernel_in_two(threads: int) -> None:
             statuses.append(os.waitpid(child, 0)[1])
         stop.set()
         thread.join()
-        print(statuses == [0] * 20)
+        print(statuses == [0] * FORKS)
     """
     assert run(code).split() == ["True"]
 

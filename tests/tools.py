@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import copy
+import os
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import count
 from types import ModuleType
 from typing import Any, TypeAlias
@@ -14,10 +16,13 @@ import pytest
 from numpy.typing import NDArray
 from tables import Place
 
-from fastopt import _core
+from fastopt import _core, optim
 
 Array = NDArray[Any]
-Some: TypeAlias = Callable[[Iterable[Any], int], list[Any]]  # the fixture
+Each: TypeAlias = Callable[..., Iterator[Any]]  # the fixture of conftest.py
+
+
+NIGHTLY = bool(os.environ.get("FASTOPT_NIGHTLY"))  # every case of those that are many and alike
 
 
 def differing(a: Array, b: Array) -> int:
@@ -71,3 +76,51 @@ def shifted(by: int, apart: int = 0) -> Place:
         return moved
 
     return place
+
+
+# Optimizers
+
+
+def copies(some: Sequence[Array]) -> list[Array]:
+    return [one.copy() for one in some]
+
+
+def leaves(tree: Any) -> list[Array]:
+    """All arrays in dicts and lists."""
+    if isinstance(tree, np.ndarray):
+        return [tree]
+    parts = tree.values() if isinstance(tree, dict) else tree
+    return [leaf for part in parts for leaf in leaves(part)]
+
+
+def everything(opt: optim.Optimizer, averages: bool = True) -> dict[str, Any]:
+    """All that an optimizer is, as bytes and values that can be compared.
+
+    To read ``averages`` follows changes of groups, and raises where these are wrong; they are in the state too.
+    """
+    groups, sums = [], opt._accumulated
+    for group in opt.param_groups:
+        values = {key: tuple(value) if isinstance(value, list) else value for key, value in group.items()}
+        groups.append({key: copy.deepcopy(value) for key, value in values.items() if key != "params"})
+    return {
+        "params": [np.asarray(param).tobytes() for group in opt.param_groups for param in group["params"]],
+        "state": [
+            {key: (array.dtype.str, array.shape, array.tobytes()) for key, array in one.items()} for one in opt.state
+        ],
+        "averages": [array.tobytes() for array in leaves(opt.ema_params)] if averages else [],
+        "groups": groups,
+        "extra": (int(opt._count), bool(opt._swapped), bool(sums and sums.micro_batches), opt._extra()),
+    }
+
+
+def bits(some: Any) -> list[bytes]:
+    return [np.asarray(one).tobytes() for one in some]
+
+
+def assert_close(some: Any, others: Any, rtol: float = 1e-12) -> None:
+    some, others = leaves(some), leaves(others)
+    assert len(some) == len(others)
+    for one, other in zip(some, others, strict=True):
+        assert one.shape == other.shape
+        bound = rtol * np.max(np.abs(other), initial=1.0)
+        assert np.max(np.abs(one - other), initial=0) <= bound

@@ -1,10 +1,17 @@
 """Fast CPU training on plain NumPy arrays: whole optimizer steps and normalization passes, each in one trip over memory."""
 
-from . import functional, nn, optim, reference, schedules
-from ._core import available_isas, isa
-from ._threads import get_num_threads, lend_threads, reclaim_threads, set_num_threads, show_config, threads
+from __future__ import annotations
 
-__version__ = "0.1.0"
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from ._core import available_isas, isa
+from ._threads import get_num_threads, lend_threads, reclaim_threads, set_num_threads, threads
+from ._version import __version__
+
+if TYPE_CHECKING:
+    from . import functional, nn, optim, reference, schedules
+    from ._config import show_config
 
 __all__ = [
     "__version__",
@@ -24,5 +31,17 @@ __all__ = [
 ]
 
 
+if not TYPE_CHECKING:  # with it, type checkers would accept every name
+
+    def __getattr__(name: str) -> Any:
+        """The subpackages and ``show_config`` are imported when they are first used: ``import fastopt`` costs little."""
+        if name in ("functional", "nn", "optim", "reference", "schedules"):
+            return importlib.import_module(f".{name}", __name__)
+        if name == "show_config":
+            value = globals()[name] = importlib.import_module("._config", __name__).show_config
+            return value
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
 def __dir__() -> list[str]:
-    return sorted({*__all__, *({"torch"} & globals().keys())})  # fastopt.torch is imported by those who need it
+    return sorted({*__all__, *({"torch"} & globals().keys())})  # fastopt.torch is listed once it is imported

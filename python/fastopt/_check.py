@@ -5,7 +5,6 @@ Every text begins with the function or class that was called, and names the argu
 
 from __future__ import annotations
 
-import difflib
 import math
 import operator
 from collections.abc import Iterable
@@ -15,7 +14,10 @@ import numpy as np
 
 
 def real(function: str, name: str, value: Any) -> float:
-    """One real number, finite or not: Python's, NumPy's, an array or a tensor without axes.  Bools and strings are none."""
+    """A real number, finite or not, from a number of Python's or NumPy's or from an array or tensor without axes.
+
+    Bools and strings are errors.
+    """
     if type(value) is float:
         return value
     try:
@@ -41,7 +43,7 @@ def number(
     above: bool = False,
     below: bool = False,
 ) -> float:
-    """A finite :func:`real` between ``low`` and ``high``, which are legal too, but for ``low`` with ``above`` and ``high`` with ``below``."""
+    """A finite real number in [low, high]; ``above`` excludes ``low`` itself, and ``below`` excludes ``high``."""
     number = real(function, name, value)
     inside = (number > low if above else number >= low) and (number < high if below else number <= high)
     if math.isfinite(number) and inside:
@@ -59,7 +61,7 @@ def number(
 
 
 def whole(function: str, name: str, value: Any, low: int = 0, high: int = 1 << 53) -> int:
-    """An integer in [low, high), by default one that a float64 holds exactly; NumPy's and tensors too, but no bool."""
+    """An integer in [low, high), by default one that a float64 holds exactly; from NumPy's integers and tensors too, not from bools."""
     try:
         integer = operator.index(_scalar(value))
     except (TypeError, ValueError, RuntimeError):
@@ -71,14 +73,14 @@ def whole(function: str, name: str, value: Any, low: int = 0, high: int = 1 << 5
 
 
 def flag(function: str, name: str, value: Any) -> bool:
-    """A bool, Python's or NumPy's."""
+    """A bool, from one of Python's or NumPy's."""
     if not isinstance(value, bool | np.bool_):
         raise TypeError(f"{function}: {name} must be a bool, got {value!r}")
     return bool(value)
 
 
 def choice(function: str, name: str, value: Any, choices: Iterable[str]) -> str:
-    """One of some strings."""
+    """One of the strings in ``choices``."""
     if not isinstance(value, str):
         raise TypeError(f"{function}: {name} must be a string, got {value!r}")
     if value not in choices:
@@ -87,7 +89,7 @@ def choice(function: str, name: str, value: Any, choices: Iterable[str]) -> str:
     return value
 
 
-# What other libraries call hyperparameters.
+# Names of hyperparameters in other libraries, with ours.
 _ELSEWHERE = {
     "learning_rate": "lr",
     "learning_rate_init": "lr",
@@ -108,7 +110,9 @@ _ELSEWHERE = {
 
 
 def closest(name: str, known: Iterable[str]) -> str:
-    """The known name that was probably meant; empty if none is likely."""
+    """The known name that the caller probably meant; empty if none is likely."""
+    import difflib  # only errors need it
+
     known = list(known)
     if _ELSEWHERE.get(name) in known:
         return _ELSEWHERE[name]
@@ -116,28 +120,28 @@ def closest(name: str, known: Iterable[str]) -> str:
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """How the error about an unknown name goes on."""
+    """The end of an error about an unknown name: a suggestion, if one is likely, and the known names."""
     known = list(known)
     meant = closest(name, known)
     return (f"; did you mean {meant!r}" if meant else "") + f"; it has {', '.join(known)}"
 
 
 def type_of(value: object) -> str:
-    """The type of an argument, as errors say it."""
+    """The name of an argument's type for errors."""
     return "None" if value is None else type(value).__name__
 
 
 def not_an_array(value: object) -> str:
-    """The type of what should be an array, as errors say it, and the way to one."""
+    """The end of an error about an argument that is no array: its type, and how to get an array from a tensor."""
     shared = ": give its .numpy(), which shares its memory" if callable(getattr(value, "numpy", None)) else ""
     return type_of(value) + shared
 
 
 def _scalar(value: Any) -> Any:
-    """What a NumPy scalar, or an array or tensor without axes, holds; raises TypeError if that is a bool, masked, or not one value."""
+    """The number in a NumPy scalar or in an array or tensor without axes; raises TypeError for a bool, a masked array or several values."""
     if getattr(value, "ndim", 0) or isinstance(value, np.ma.MaskedArray):
         raise TypeError
-    if getattr(getattr(value, "dtype", None), "kind", "") in ("m", "M"):  # times, whose item() may be an int
+    if getattr(getattr(value, "dtype", None), "kind", "") in ("m", "M"):  # the item() of a time may be an int
         raise TypeError
     scalar = value.item() if hasattr(value, "item") else value
     if isinstance(scalar, bool | np.bool_):

@@ -13,11 +13,12 @@ import numpy as np
 def commit(targets: Iterable[Any], sources: Iterable[Any]) -> None:
     """Copies each source into its target array.
 
-    Python runs signal handlers between bytecodes, and this loop in C over a function in C runs none.
+    Python runs signal handlers between bytecodes only.  This loop runs in C and calls a function in C, so that no handler runs
+    in it.
     """
     deque(map(np.ndarray.__setitem__, targets, repeat(...), sources), maxlen=0)
 
 
 def at_once(*calls: Iterable[Any]) -> None:
-    """Runs through iterators in C that call functions in C, such as ``map(dict.update, dicts, others)``, likewise."""
+    """Exhausts iterators that call functions in C, such as ``map(dict.update, dicts, others)``; no signal handler runs meanwhile."""
     deque(chain.from_iterable(calls), maxlen=0)

@@ -1,14 +1,19 @@
-"""Picks the extension module for this processor; the only Python file that names an instruction set."""
+"""The extension module for this processor, and how it is loaded; the only Python file that names an instruction set."""
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import importlib.util
 import os
+import re
+from collections.abc import Iterator
 from types import ModuleType
 from typing import TYPE_CHECKING
 
-from . import _cpu, _threads
+from . import _cpu
+from ._blas import all_blas, controllers
+from ._cores import same_affinity, too_few_cores
 
 _MODULES = {
     "x86-64-v4": "_kernels_v4",
@@ -17,14 +22,24 @@ _MODULES = {
     "native": "_kernels_native",
 }
 
+# The number of times that an idle worker of libgomp spins before it sleeps, where a BLAS keeps its own threads.  With libgomp's
+# # default of 300,000 it holds a core for milliseconds; with a much smaller number it sleeps between the kernels of one step.
+SPIN_COUNT = "3000"
+
+_spin_count: str | None = None  # the count that _short_spin has set
+
+
+# The choice
+
 
 def available_isas() -> list[str]:
     """The instruction sets that this processor can run and this build has kernels for, best first."""
     return [isa for isa in _cpu.instruction_sets() if isa in _MODULES and _is_built(_MODULES[isa])]
 
 
-def _is_built(module: str) -> bool:
-    return importlib.util.find_spec(f".{module}", __package__) is not None
+def isa() -> str:
+    """The instruction set whose kernels are in use; the environment variable ``FASTOPT_ISA`` overrides the choice."""
+    return _isa
 
 
 def load(isa: str) -> ModuleType:
@@ -52,17 +67,63 @@ def _choose() -> str:
     return found[0]
 
 
+def _is_built(module: str) -> bool:
+    return importlib.util.find_spec(f".{module}", __package__) is not None
+
+
+# OpenMP, which is loaded with the module
+
+
+def lends_threads() -> bool:
+    """Whether ``FASTOPT_LEND_THREADS`` leaves lending on."""
+    value = os.environ.get("FASTOPT_LEND_THREADS", "1")
+    if value not in ("0", "1"):
+        raise ValueError(f"FASTOPT_LEND_THREADS: must be 0 or 1, got {value!r}")
+    return value == "1"
+
+
+def spin_count() -> str | None:
+    """The number of times that idle workers of OpenMP spin before they sleep; ``None`` for OpenMP's default."""
+    return os.environ.get("GOMP_SPINCOUNT") or _spin_count
+
+
+@contextlib.contextmanager
+def _short_spin() -> Iterator[None]:
+    """Gives a libgomp that is loaded in this context a short spin count, where its idle workers would hold the cores of a BLAS.
+
+    libgomp reads its spin count once, when it is loaded.  It gets the short one where a BLAS will keep its own threads, or may
+    keep them because the environment lists places that cannot be counted yet.  A count that the user has chosen stays.
+    """
+    global _spin_count
+    chosen = {"GOMP_SPINCOUNT", "OMP_WAIT_POLICY"} & set(os.environ)
+    found = controllers()
+    is_loaded = any(os.path.basename(controller.filepath).startswith("libgomp.so") for controller in found)
+    may_keep_threads = any(
+        not blas.uses_openmp
+        and (not lends_threads() or blas.obstacle() or _few_places() or too_few_cores(blas.num_threads, None))
+        for blas in all_blas(found)
+    )
+    if not may_keep_threads or chosen or is_loaded:
+        yield
+        return
+    os.environ["GOMP_SPINCOUNT"] = _spin_count = SPIN_COUNT
+    try:
+        yield
+    finally:
+        del os.environ["GOMP_SPINCOUNT"]
+
+
+def _few_places() -> bool:
+    """Whether the environment lists places or puts all threads on one place; libgomp cannot be asked before it is loaded."""
+    listed = re.search(r"\d", os.environ.get("OMP_PLACES", "") + os.environ.get("GOMP_CPU_AFFINITY", ""))
+    return bool(listed) or os.environ.get("OMP_PROC_BIND", "").strip().lower() in ("master", "primary")
+
+
 _isa = _choose()
 if TYPE_CHECKING:
     from . import _kernels
 
     kernels = _kernels
 else:
-    with _threads.loading():
+    with _short_spin(), same_affinity():
         kernels = load(_isa)
-    _threads.attach(kernels)
-
-
-def isa() -> str:
-    """The instruction set whose kernels are in use; the environment variable ``FASTOPT_ISA`` overrides the choice."""
-    return _isa

@@ -1,4 +1,4 @@
-"""What every extension module ``_kernels_*`` has: the same sources, compiled for one instruction set each."""
+"""The interface of the extension modules ``_kernels_*``: the same sources, compiled for one instruction set each."""
 
 from collections.abc import Callable, Sequence
 from typing import Any

@@ -1,4 +1,4 @@
-"""What hyperparameters mean: checked, and as the numbers that kernels take."""
+"""Checks hyperparameters and turns them into the numbers that kernels take."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from ._core import kernels
 
 
 class Rule(NamedTuple):
-    """A kernel's name, the numbers it takes, and which of the parameter's companions it needs."""
+    """A kernel's name, the numbers that it takes, and the companion arrays that it needs beside a parameter."""
 
     name: str
     options: tuple[float, ...]
     initial: bool = False
     average: bool = False
-    formats: tuple[str, str, str] = ("", "", "")  # of weights, of moments, and how moments are rounded
+    formats: tuple[str, str, str] = ("", "", "")  # the formats of weights and of moments, and the rounding of moments
     more: Any = None
 
     def but(self, changes: Mapping[str, float]) -> Rule:
@@ -29,7 +29,7 @@ class Rule(NamedTuple):
 
     @property
     def kind(self) -> tuple[Any, ...]:
-        """All but its numbers: rules of one kind need the same companions."""
+        """Everything but the numbers: rules of the same kind need the same companion arrays."""
         return self.name, self.initial, self.average, self.formats
 
     @property
@@ -39,12 +39,12 @@ class Rule(NamedTuple):
 
     @property
     def kinds(self) -> list[str]:
-        """What is in them: "moment", "square" or "exact"."""
+        """The kinds of its state buffers: "moment", "square" or "exact"."""
         return list(kernels.rules[self.name][3])
 
     @property
     def numbers(self) -> list[str]:
-        """The names of the numbers that it keeps for each parameter."""
+        """The names of the numbers that it keeps per parameter."""
         return list(kernels.rules[self.name][1])
 
 
@@ -91,45 +91,45 @@ AROUND: dict[str, Any] = dict(
 
 AROUND_TEXTS: dict[str, str] = dict(
     maximize="Negate the gradient.",
-    decoupled_weight_decay="Decay p before the update instead of adding λp to the gradient; ``None``: the rule's own way.",
-    fixed_decay="With decoupled decay, p ← (1 − λ) p, whatever lr is.",
+    decoupled_weight_decay="Decay p before the update instead of adding λp to the gradient; ``None`` for the rule's own way.",
+    fixed_decay="Make decoupled decay p ← (1 − λ) p, whatever lr is.",
     l1="Added to the gradient as l1·sign(p), at least 0.",
-    proximal_l1="Shrink |p| by lr·l1 after the update instead; makes weights exactly zero.",
-    l2_init="As weight decay, towards the weights before the first step with it, at least 0.",
+    proximal_l1="Shrink |p| by lr·l1 after the update instead, which makes weights exactly zero.",
+    l2_init="Like weight decay, but towards the weights before the first step with it; at least 0.",
     noise="Standard deviation of normal noise that is added to the clipped gradient.",
-    temperature="T of Langevin dynamics: more noise, √(2T/lr).",
-    seed="Of noise and of stochastic rounding, in [0, 2⁵³).",
+    temperature="T of Langevin dynamics, which adds noise with the standard deviation √(2T/lr).",
+    seed="Seed of noise and of stochastic rounding, in [0, 2⁵³).",
     ema_decay="d of the moving average of the weights, in [0, 1]; ``None`` for none.",
-    ema_warmup="Let d be min(d, (1+t)/(10+t)).",
+    ema_warmup="Use min(d, (1+t)/(10+t)) in place of d.",
     swa_start="First step of the plain average of the weights, at least 1; ``None`` for none.",
-    swa_freq="Steps between two that are averaged.",
-    weights="For parameters of 16 bits: ``stochastic``, ``nearest``, ``kahan``, ``correction`` or ``master``.",
-    moments="How moments are kept: ``None`` as they are computed, ``bfloat16`` or ``8bit``.",
-    moment_rounding="``stochastic``, or for bfloat16 ``nearest``.",
+    swa_freq="Number of steps from one that is averaged to the next.",
+    weights="Format of 16-bit parameters: ``stochastic``, ``nearest``, ``kahan``, ``correction`` or ``master``.",
+    moments="Format of moments: ``None`` for the one they are computed in, ``bfloat16`` or ``8bit``.",
+    moment_rounding="Rounding of moments: ``stochastic``, or ``nearest``, which needs bfloat16.",
 )
 
 
 class Hyperparameters:
-    """The hyperparameters of a group, checked as they are read, and the rule that they make."""
+    """The hyperparameters of a group; the methods check each one when they read it, and make a rule of all."""
 
     def __init__(self, function: str, values: Mapping[str, Any]) -> None:
         self.function = function
         self.values = values
 
     def number(self, name: str, low: float = 0.0, high: float = math.inf, *, below: bool = False) -> float:
-        """A number, by default of at least 0."""
+        """The hyperparameter as a number, by default at least 0."""
         return number(self.function, name, self.values[name], low, high, below=below)
 
     def whole(self, name: str, low: int = 0) -> int:
-        """An integer of at least ``low``."""
+        """The hyperparameter as an integer, at least ``low``."""
         return whole(self.function, name, self.values[name], low)
 
     def flag(self, name: str) -> bool:
-        """A bool."""
+        """The hyperparameter as a bool."""
         return flag(self.function, name, self.values[name])
 
     def several(self, name: str, count: int) -> tuple[Any, ...]:
-        """So many values, of any type."""
+        """The hyperparameter as a tuple of ``count`` values of any type."""
         value = self.values[name]
         if type(value) is tuple and len(value) == count:
             return value
@@ -150,9 +150,9 @@ class Hyperparameters:
         }
 
     def rule(self, name: str, **values: float) -> Rule:
-        """The rule whose kernel is called ``name``, with its own values and with what surrounds every rule.
+        """The rule whose kernel is called ``name``, with its own values and with the hyperparameters that every rule has.
 
-        A kernel that takes ``weight_decay`` has its own way of decay, which the group follows unless it says otherwise.
+        A kernel that takes ``weight_decay`` decays in its own way, unless the group sets ``decoupled_weight_decay``.
         """
         options = kernels.rules[name][2]
         own_decay = "weight_decay" in options
@@ -168,7 +168,7 @@ class Hyperparameters:
         )
 
     def _formats(self, states: list[str], kinds: list[str]) -> tuple[str, str, str]:
-        """How weights and moments are kept, and how moments are rounded; empty where that makes no difference."""
+        """The formats of weights and of moments, and the rounding of moments; empty where moments are kept as they are computed."""
         weights = choice(
             self.function, "weights", self.values["weights"], ("stochastic", "nearest", "kahan", "correction", "master")
         )
@@ -183,7 +183,7 @@ class Hyperparameters:
             )
         if moments == "8bit" and rounding == "nearest":
             raise ValueError(
-                f"{self.function}: moments='8bit' needs moment_rounding='stochastic': rounded to the nearest, means of squares stand still"
+                f"{self.function}: moments='8bit' needs moment_rounding='stochastic': means of squares that are rounded to the nearest stand still"
             )
         return weights, moments, rounding
 
@@ -200,7 +200,7 @@ class Hyperparameters:
         proximal = self.flag("proximal_l1")
 
         noise, temperature = self.number("noise"), self.number("temperature")
-        if temperature != 0 and lr != 0:  # without a rate it has no effect
+        if temperature != 0 and lr != 0:  # without a learning rate it has no effect
             noise = math.hypot(noise, math.sqrt(2 * temperature / lr))
 
         ema_decay, swa_start = self.values["ema_decay"], self.values["swa_start"]

@@ -11,28 +11,19 @@ from typing import Any
 
 import numpy as np
 import pytest
+from tools import Each
 
 import fastopt as fo
 from fastopt import _core
 from fastopt import functional as F
 from fastopt.cli import main
 from fastopt.cli.bench import dropouts, formats, fused, norm_peers, norms, peers
-from fastopt.cli.bench.cases import (
-    MODELS,
-    RULES,
-    Alternating,
-    Dead,
-    Race,
-    Result,
-    alternating,
-    cases,
-    dead,
-    matching,
-    optimizer,
-)
+from fastopt.cli.bench.case import Alternating, Dead, Race, Result
+from fastopt.cli.bench.catalog import alternating, cases, matching
 from fastopt.cli.bench.data import Data
 from fastopt.cli.bench.measure import Effort, alternate, march, race
 from fastopt.cli.bench.norms import as_memory, in_layout
+from fastopt.cli.bench.steps import MODELS, RULES, dead, optimizer
 
 BRIEF = ["bench", "--quick", "--seconds", "0.001"]
 
@@ -350,31 +341,31 @@ for layout in ("NCHW", "NHWC"):
         SAME_WORK[f"fused {function.__name__} with add {layout}"] = partial(function, SMALL, layout, add=True)
 
 
-@pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize("name", SAME_WORK)
-def test_normalizations_do_the_same_work(name: str, dtype: str) -> None:
+def test_normalizations_do_the_same_work(name: str, each: Each) -> None:
     """What comes first, y or dx, is the same for all; and so is what backward passes return after it."""
-    tolerance = 1e-5 if dtype == "float32" else 1e-12
+    for dtype in each(["float32", "float64"], by_day=1):
+        tolerance = 1e-5 if dtype == "float32" else 1e-12
 
-    def check(theirs: Any, ours: Any, candidate: str) -> None:
-        theirs = np.asarray(theirs).reshape(np.shape(ours))
-        np.testing.assert_allclose(theirs, ours, rtol=0, atol=tolerance * np.abs(ours).max(), err_msg=candidate)
+        def check(theirs: Any, ours: Any, candidate: str, tolerance: float = tolerance) -> None:
+            theirs = np.asarray(theirs).reshape(np.shape(ours))
+            np.testing.assert_allclose(theirs, ours, rtol=0, atol=tolerance * np.abs(ours).max(), err_msg=candidate)
 
-    calls: dict[str, Any] = dict(SAME_WORK[name](Data(dtype)).calls())
-    result, *gradients = calls["fastopt"]()
-    expected = result.copy()
-    candidates = [key for key in calls if not key.startswith(("floor", "moved"))]
-    assert len(candidates) > 1
-    for candidate in candidates:
-        result.fill(np.nan)
-        returned = calls[candidate]()
-        rest = list(returned) if candidate == "numpy" and returned else []
-        if candidate.startswith("torch"):
-            result[...], *rest = returned if isinstance(returned, (tuple, list)) else [returned]
-        check(result, expected, candidate)
-        if "backward" in name and rest:
-            for theirs, ours in zip(rest, gradients[-len(rest) :], strict=True):
-                check(theirs, ours, candidate)
+        calls: dict[str, Any] = dict(SAME_WORK[name](Data(dtype)).calls())
+        result, *gradients = calls["fastopt"]()
+        expected = result.copy()
+        candidates = [key for key in calls if not key.startswith(("floor", "moved"))]
+        assert len(candidates) > 1
+        for candidate in candidates:
+            result.fill(np.nan)
+            returned = calls[candidate]()
+            rest = list(returned) if candidate == "numpy" and returned else []
+            if candidate.startswith("torch"):
+                result[...], *rest = returned if isinstance(returned, (tuple, list)) else [returned]
+            check(result, expected, candidate)
+            if "backward" in name and rest:
+                for theirs, ours in zip(rest, gradients[-len(rest) :], strict=True):
+                    check(theirs, ours, candidate)
 
 
 @pytest.mark.parametrize("name", SAME_WORK)
@@ -456,41 +447,39 @@ def test_gradients_of_dropout_have_the_mask_of_forward(data: Data) -> None:
 # The floor
 
 
-@pytest.mark.parametrize("size", [0, 1, 63, 64, 65, 1000, 100_003])
-@pytest.mark.parametrize("options", [{}, {"ahead": 2048}, {"streaming": True}])
-def test_floor_moves_and_changes_nothing(size: int, options: dict[str, Any]) -> None:
-    for offset in (0, 1, 4):
-        data = Data("float32", offset)
-        first, second, copy = data.normal(size), data.normal(size, mean=3), data.zeros(size)
-        kept = first.copy(), second.copy()
-        _core.kernels.floor([first], [], [copy], **options)
-        assert copy.tobytes() == first.tobytes()
-        _core.kernels.floor([first, second], [], [copy], **options)
-        assert (copy.view(np.uint32) == first.view(np.uint32) ^ second.view(np.uint32)).all()
-        _core.kernels.floor([first], [second], [], **options)
-        _core.kernels.floor([first, second], [], [], **options)
-        _core.kernels.floor([], [first, second, copy, data.zeros(size)], [], **options)
-        assert (first.tobytes(), second.tobytes()) == (kept[0].tobytes(), kept[1].tobytes())
+def test_floor_moves_and_changes_nothing(each: Each) -> None:
+    for options, size in each([{}, {"ahead": 2048}, {"streaming": True}], [0, 1, 63, 64, 65, 1000, 100_003]):
+        for offset in (0, 1, 4):
+            data = Data("float32", offset)
+            first, second, copy = data.normal(size), data.normal(size, mean=3), data.zeros(size)
+            kept = first.copy(), second.copy()
+            _core.kernels.floor([first], [], [copy], **options)
+            assert copy.tobytes() == first.tobytes()
+            _core.kernels.floor([first, second], [], [copy], **options)
+            assert (copy.view(np.uint32) == first.view(np.uint32) ^ second.view(np.uint32)).all()
+            _core.kernels.floor([first], [second], [], **options)
+            _core.kernels.floor([first, second], [], [], **options)
+            _core.kernels.floor([], [first, second, copy, data.zeros(size)], [], **options)
+            assert (first.tobytes(), second.tobytes()) == (kept[0].tobytes(), kept[1].tobytes())
 
 
-@pytest.mark.parametrize("size", [0, 1, 63, 64, 65, 1000, 100_003])
-@pytest.mark.parametrize("options", [{}, {"ahead": 2048}, {"streaming": True}])
-def test_floor_moves_arrays_of_different_sizes(size: int, options: dict[str, Any]) -> None:
+def test_floor_moves_arrays_of_different_sizes(each: Each) -> None:
     """Updates keep their values, writes are overwritten, and nothing beyond either is touched."""
-    for offset in (0, 1, 4):
-        data = Data("float32", offset)
-        read, *others = (data.normal(times * size + 16) for times in (3, 2, 256, 1, 2))
-        parts = [array[:-16] for array in others]
-        kept = [array.copy() for array in others]
-        written = parts[2:]
-        for array in written:
-            array.view(np.uint32)[...] = 0xFFFFFFFF
-        _core.kernels.floor([read[:-16]], parts[:2], written, **options)
-        for array, before in zip(others[:2], kept[:2], strict=True):
-            assert array.tobytes() == before.tobytes()
-        for array, before in zip(others[2:], kept[2:], strict=True):
-            assert array[-16:].tobytes() == before[-16:].tobytes()
-            assert not np.any(array[:-16].view(np.uint32) == 0xFFFFFFFF)
+    for options, size in each([{}, {"ahead": 2048}, {"streaming": True}], [0, 1, 63, 64, 65, 1000, 100_003], by_day=8):
+        for offset in (0, 1, 4):
+            data = Data("float32", offset)
+            read, *others = (data.normal(times * size + 16) for times in (3, 2, 256, 1, 2))
+            parts = [array[:-16] for array in others]
+            kept = [array.copy() for array in others]
+            written = parts[2:]
+            for array in written:
+                array.view(np.uint32)[...] = 0xFFFFFFFF
+            _core.kernels.floor([read[:-16]], parts[:2], written, **options)
+            for array, before in zip(others[:2], kept[:2], strict=True):
+                assert array.tobytes() == before.tobytes()
+            for array, before in zip(others[2:], kept[2:], strict=True):
+                assert array[-16:].tobytes() == before[-16:].tobytes()
+                assert not np.any(array[:-16].view(np.uint32) == 0xFFFFFFFF)
 
 
 def test_floor_rejects() -> None:

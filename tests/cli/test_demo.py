@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import struct
 import subprocess
 import sys
@@ -13,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from tools import Each
 
 from fastopt.cli import main
 
@@ -395,20 +397,41 @@ def test_bad_batch_size(size: str) -> None:
         main(["demo", "--batch-size", size])
 
 
-@pytest.mark.parametrize(
-    ("argv", "module", "package"),
-    [
-        (["demo"], "sklearn", "scikit-learn"),
-        (["demo"], "rich", "rich"),
-        (["demo", "weight-decay"], "tensorboardX", "tensorboardX"),
-        (["demo", "weight-decay"], "matplotlib", "matplotlib"),
-        (["demo", "ravine"], "matplotlib", "matplotlib"),
-        (["demo", "regularize"], "rich", "rich"),
-    ],
-)
-def test_missing_extra(argv: list[str], module: str, package: str) -> None:
-    """In a process of its own, where importing the module fails as if it were not there."""
-    code = f"import sys; sys.modules[{module!r}] = None; from fastopt.cli import main; sys.exit(main({argv}))"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    assert done.returncode == 1
-    assert done.stderr == f"fastopt demo: {package} is missing: pip install 'fastopt[demo]'\n"
+MISSING = [
+    (["demo"], "sklearn", "scikit-learn"),
+    (["demo"], "rich", "rich"),
+    (["demo", "weight-decay"], "tensorboardX", "tensorboardX"),
+    (["demo", "weight-decay"], "matplotlib", "matplotlib"),
+    (["demo", "ravine"], "matplotlib", "matplotlib"),
+    (["demo", "regularize"], "rich", "rich"),
+    (["demo", "formats"], "sklearn", "scikit-learn"),
+    (["demo", "formats"], "rich", "rich"),
+]
+# Importing the module fails as if it were not there, in a child for each case.
+WITHOUT = """
+import os, sys
+import fastopt.optim
+from fastopt.cli import main
+
+for argv, module in {cases}:
+    child = os.fork()
+    if child == 0:
+        sys.modules[module] = None
+        sys.stderr = sys.stdout
+        code = main(argv)
+        sys.stdout.flush()
+        os._exit(code)
+    print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_missing_extra(each: Each) -> None:
+    """In a process of its own."""
+    code = WITHOUT.format(cases=[(argv, module) for argv, module, _ in MISSING])
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stderr) == (0, "")
+    printed = done.stdout.splitlines()
+    for (_, _, package), said, status in each(list(zip(MISSING, printed[::2], printed[1::2], strict=True))):
+        assert said == f"fastopt demo: {package} is missing: pip install 'fastopt[demo]'"
+        assert status == "1"

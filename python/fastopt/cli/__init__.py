@@ -1,7 +1,7 @@
 """The command ``fastopt``.
 
 Every subcommand is a module here with the same two functions: ``add_arguments(parser)`` and ``main(args) -> int``.
-Only the one that was asked for is imported, so ``fastopt info`` needs nothing but NumPy.
+Only the requested one is imported, so that ``fastopt info`` needs no extra.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ COMMANDS = {
     "demo": "a network trained twice; what optimizers and penalties do, in pictures",
 }
 
-# What the extra [demo] brings: the module and the name under which pip knows it.
+# The modules of the extra [demo], with the names that pip has for them.
 EXTRA = {"matplotlib": "matplotlib", "rich": "rich", "sklearn": "scikit-learn", "tensorboardX": "tensorboardX"}
 
 
@@ -28,7 +28,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line ``argv`` (by default the process's own) and return its exit status."""
     argv = list(sys.argv[1:] if argv is None else argv)
     if argv == ["demo"] or (argv[:1] == ["demo"] and argv[1].startswith("-") and argv[1] not in ("-h", "--help")):
-        argv.insert(1, "digits")  # the experiment that `fastopt demo` means
+        argv.insert(1, "digits")  # the default experiment
 
     parser = argparse.ArgumentParser("fastopt", description="Fused optimizer and normalization kernels for NumPy.")
     parser.add_argument("-V", "--version", action="version", version=f"fastopt {fastopt.__version__}")
@@ -40,7 +40,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if argv[0] not in COMMANDS:
         if not argv[0].startswith("-"):
             parser.error(f"there is no command {argv[0]!r}; {_hint(argv[0])}")
-        parser.parse_args(argv)  # prints the version, the help, or what is wrong, and exits
+        parser.parse_args(argv)  # prints the version, the help or an error, and exits
     try:
         command = importlib.import_module(f".{argv[0]}", __name__)
         command.add_arguments(parsers[argv[0]])
@@ -54,7 +54,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _hint(command: str) -> str:
-    """The command that somebody may have meant, or all of them."""
+    """A suggestion for a mistyped command, or the list of all commands."""
     close = get_close_matches(command, [*COMMANDS, "version", "help"], 1)
     if not close:
         return f"there are {', '.join(COMMANDS)}"

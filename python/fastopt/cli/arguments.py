@@ -1,4 +1,4 @@
-"""Kinds of arguments of commands: what is wrong with one is said before the work begins."""
+"""Types of command-line arguments, which raise errors before the work begins."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def part(text: str) -> float:
 
 
 def file(text: str) -> Path:
-    """The path of a file that can be written, in a folder that is there."""
+    """The path of a file that can be written, in an existing folder."""
     path = Path(text)
     if not path.parent.is_dir():
         raise argparse.ArgumentTypeError(f"there is no folder {path.parent}")
@@ -58,7 +58,7 @@ def file(text: str) -> Path:
 
 
 def image(text: str) -> Path:
-    """The path of a picture that matplotlib can write; its folder is made where there is none."""
+    """The path of a picture that matplotlib can write; a missing folder is made."""
     path = Path(text)
     if path.suffix not in (".pdf", ".png", ".svg"):
         raise argparse.ArgumentTypeError(f"must end in .pdf, .png or .svg, got {text}")
@@ -66,7 +66,7 @@ def image(text: str) -> Path:
 
 
 def folder(text: str) -> Path:
-    """The path of a folder, which is made where there is none."""
+    """The path of a folder, which is made if it is missing."""
     path = Path(text)
     if path.exists() and not path.is_dir():
         raise argparse.ArgumentTypeError(f"must be a folder, got the file {text}")

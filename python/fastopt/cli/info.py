@@ -1,4 +1,4 @@
-"""``fastopt info``: version, instruction sets, threads, OpenMP, BLAS and how they share, NumPy."""
+"""``fastopt info``: versions, instruction sets, threads, OpenMP, BLAS and how they share the cores."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import fastopt
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """It needs no options."""
+    """There are no options."""
     parser.description = "What fastopt found on this machine and what is in force: fastopt.show_config()."
 
 

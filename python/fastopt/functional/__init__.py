@@ -3,12 +3,13 @@
 Optimizer steps update their arrays in place.  Normalizations and dropout return new arrays, or fill those that ``out`` gives.
 
 Every function raises before it writes anything: TypeError for dtype and memory layout, ValueError for shape, range and
-overlap, with the name of the argument.  What is written must be C-contiguous (a normalization's result may also have the
-memory order of ``x``); inputs and gradients may have any memory layout.  All of them release the GIL, but for optimizer steps
-of less than about a millisecond.  :mod:`fastopt.reference` has the same functions in NumPy, with the same results to the last bit.
+overlap, with the name of the argument.  Arrays that are written must be C-contiguous (a normalization's result may also have
+the memory order of ``x``); inputs and gradients may have any memory layout.  All functions release the GIL, except optimizer
+steps shorter than about a millisecond.  :mod:`fastopt.reference` has the same functions in NumPy, with the same results to the
+last bit.
 
-Normalizations compute in float32, and in float64 where x is float64; their statistics come as float64.  Numbers of 16 bits go
-with weights, biases and running statistics in float32; each result is rounded once, to the nearest.
+Normalizations compute in float32, and in float64 if x is float64; they return their statistics in float64.  With 16-bit inputs,
+weights, biases and running statistics are float32; each result is rounded once, to the nearest.
 
 Subnormal numbers (below 1.2e-38 in float32) count as zero, except those of float16, which float32 can hold.
 """
@@ -55,7 +56,7 @@ from ._shards import (
     combine_stats,
 )
 from ._update import Outcome
-from ._updates import *  # noqa: F403  # one for each rule; made by _generate
+from ._updates import *  # noqa: F403  # one function per rule; made by _generate
 from ._weights import fold_batch_norm, weight_norm, weight_norm_backward
 
 __all__ = [
@@ -101,7 +102,7 @@ __all__ = [
 __all__ += _updates.__all__
 
 for _name in __all__:
-    globals()[_name].__module__ = __name__  # the name that pickles keep, so that files may move
+    globals()[_name].__module__ = __name__  # pickles keep this name, so that files may move
 
 
 def __dir__() -> list[str]:

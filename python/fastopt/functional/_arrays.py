@@ -1,4 +1,4 @@
-"""What the normalizations' modules call arrays, and the checks of those that need no kernel."""
+"""Array types of the normalizations, and checks of arguments for functions that call no kernel."""
 
 from __future__ import annotations
 
@@ -29,9 +29,9 @@ def array_of(
     way_out: Callable[[], str] = str,
     why: str = "",
 ) -> Array:
-    """The array, if it is one of the shape and of one of the dtypes.
+    """The argument, if it is an array with this shape and one of these dtypes; raises an error otherwise.
 
-    Errors say what helps against another dtype, which ``way_out`` returns, and why the shape is expected.
+    ``way_out`` returns the advice at the end of an error about the dtype, and ``why`` is the end of one about the shape.
     """
     if not isinstance(array, np.ndarray):
         raise TypeError(f"{function}: {name} must be a numpy array, got {not_an_array(array)}")
@@ -48,16 +48,16 @@ def array_of(
 
 
 def results_of(function: str, out: Any, count: int) -> tuple[Any, ...]:
-    """What ``out`` gives for the results."""
+    """The arrays in ``out`` for the results, ``None`` for those that are new."""
     if out is None:
         return (None,) * count
     if not isinstance(out, tuple) or len(out) != count:
-        raise TypeError(f"{function}: out must be a tuple of {count}, with None for results that are wanted new")
+        raise TypeError(f"{function}: out must be a tuple of {count}, with None for new results")
     return out
 
 
 def memory_order(array: Array) -> tuple[int, ...]:
-    """The axes as memory has them, outermost first, in which dropout counts elements; as they are numbered if elements share memory."""
+    """The axes in the order of memory, outermost first, in which dropout counts elements; in their own order if elements share memory."""
     axes = range(array.ndim)
     shared = any(array.strides[axis] == 0 and array.shape[axis] > 1 for axis in axes)
     return tuple(axes if shared else sorted(axes, key=lambda axis: -abs(array.strides[axis])))

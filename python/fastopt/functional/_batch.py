@@ -1,4 +1,4 @@
-"""Batch normalization and its kin."""
+"""Batch normalization, its fused forms, and batch renormalization."""
 
 from __future__ import annotations
 
@@ -38,27 +38,29 @@ def batch_norm(
         training:    mean and biased var of this batch;  running ← (1 − momentum)·running + momentum·statistic, the variance unbiased
         evaluation:  the running statistics
 
-    Fast where the channels come before contiguous axes (N, C, H, W) or are innermost in memory: (N, C), (N, H, W, C) with
-    ``channel_axis=-1``, and a transposed view of such an array.  Inputs in another memory layout are copied piece by piece.
+    It is fast where the channels come before contiguous axes, (N, C, H, W), or are innermost in memory: (N, C), (N, H, W, C)
+    with ``channel_axis=-1``, and a transposed view of such an array.  Inputs in another memory layout are copied piece by
+    piece.
 
     Args:
         x: At least two axes, any memory layout, float32, float64, float16 or bfloat16.
         running_mean: Shape ``(C,)``, dtype of x; float32 where x has 16 bits; updated in training, where it may be ``None``.
-        running_var: Likewise.
+        running_var: As running_mean.
         weight: Shape ``(C,)``, dtype of x; float32 where x has 16 bits.
         bias: Shape ``(C,)``, dtype of x; float32 where x has 16 bits.
-        training: Use and record the statistics of this batch.
-        momentum: How much of the running statistics is replaced, in [0, 1].
+        training: Whether to use and record the statistics of this batch.
+        momentum: The part of the running statistics that is replaced, in [0, 1].
         eps: Added to the variance, at least 0.
         channel_axis: The axis of the C channels.
-        out: Arrays for ``(y, mean, rstd)``, ``None`` for those that are wanted new.  None may overlap an argument.
+        out: Arrays for ``(y, mean, rstd)``, ``None`` where a new one is wanted.  None may overlap an argument.
 
     Returns:
-        y, like x, channels last in memory where x has them there, otherwise C-contiguous; mean and rstd, float64, shape ``(C,)``: what was used.
+        y, like x, channels last in memory where x has them there, otherwise C-contiguous; mean and rstd, float64, shape
+        ``(C,)``: those that were used.
 
     Raises:
-        TypeError: A dtype is wrong, or the memory layout of what is written, or evaluation has no running statistics.
-        ValueError: A shape or range is wrong, arrays overlap, or a batch in training has a single value a channel.
+        TypeError: A dtype or the memory layout of an array that is written is wrong, or evaluation has no running statistics.
+        ValueError: A shape or range is wrong, arrays overlap, or a batch in training has a single value per channel.
 
     Example:
         >>> import numpy as np
@@ -101,16 +103,16 @@ def batch_norm_backward(
         rstd: As forward returned it, float64, shape ``(C,)``.
         weight: As in forward.
         training: As in forward.
-        bias_grad: Whether dbias is wanted.
+        bias_grad: Whether to compute dbias.
         channel_axis: As in forward.
-        out: Arrays for ``(dx, dweight, dbias)``, ``None`` for those that are wanted new.  None may overlap an argument.
+        out: Arrays for ``(dx, dweight, dbias)``, ``None`` where a new one is wanted.  None may overlap an argument.
 
     Returns:
-        dx, like x, channels last in memory where x has them there, otherwise C-contiguous; dweight, shape ``(C,)``, ``None`` without a weight; dbias,
-        of the same shape, ``None`` without ``bias_grad``.
+        dx, like x, channels last in memory where x has them there, otherwise C-contiguous; dweight, shape ``(C,)``, ``None``
+        without a weight; dbias, shape ``(C,)``, ``None`` without ``bias_grad``.
 
     Raises:
-        TypeError: A dtype is wrong, or the memory layout of what is written.
+        TypeError: A dtype is wrong, or the memory layout of an array that is written.
         ValueError: A shape is wrong, or arrays overlap.
 
     Example:
@@ -145,23 +147,24 @@ def batch_norm_relu(
         y = max(t, 0),   t = (x − mean)·rstd·weight + bias   as in batch_norm
 
     Args:
-        x: At least two axes, any memory layout, float32, float64, float16 or bfloat16.
+        x: As in :func:`batch_norm`.
         running_mean: As in :func:`batch_norm`.
         running_var: As in :func:`batch_norm`.
-        weight: Shape ``(C,)``, dtype of x; float32 where x has 16 bits.
-        bias: Shape ``(C,)``, dtype of x; float32 where x has 16 bits.
-        training: Use and record the statistics of this batch.
-        momentum: How much of the running statistics is replaced, in [0, 1].
-        eps: Added to the variance, at least 0.
-        channel_axis: The axis of the C channels.
-        out: Arrays for ``(y, mean, rstd)``, ``None`` for those that are wanted new.  None may overlap an argument.
+        weight: As in :func:`batch_norm`.
+        bias: As in :func:`batch_norm`.
+        training: As in :func:`batch_norm`.
+        momentum: As in :func:`batch_norm`.
+        eps: As in :func:`batch_norm`.
+        channel_axis: As in :func:`batch_norm`.
+        out: Arrays for ``(y, mean, rstd)``, ``None`` where a new one is wanted.  None may overlap an argument.
 
     Returns:
-        y, like x, channels last in memory where x has them there, otherwise C-contiguous, NaN where t is; mean and rstd, float64, shape ``(C,)``: what was used.
+        y, like x, channels last in memory where x has them there, otherwise C-contiguous, NaN where t is NaN; mean and rstd,
+        float64, shape ``(C,)``: those that were used.
 
     Raises:
-        TypeError: A dtype is wrong, or the memory layout of what is written, or evaluation has no running statistics.
-        ValueError: A shape or range is wrong, arrays overlap, or a batch in training has a single value a channel.
+        TypeError: A dtype or the memory layout of an array that is written is wrong, or evaluation has no running statistics.
+        ValueError: A shape or range is wrong, arrays overlap, or a batch in training has a single value per channel.
 
     Example:
         >>> import numpy as np
@@ -195,9 +198,9 @@ def batch_norm_relu_backward(
 
     .. code-block:: text
 
-        dt = 0 where t ≤ 0, dy elsewhere, with t computed anew from x;   then as batch_norm_backward with dt for dy
+        dt = 0 where t ≤ 0, dy elsewhere, with t computed again from x;   then as batch_norm_backward with dt for dy
 
-    y is not needed, so that it may be overwritten.
+    It does not need y, which may be overwritten.
 
     Args:
         dy: The gradient with respect to y, shape and dtype of x, any memory layout.
@@ -207,16 +210,16 @@ def batch_norm_relu_backward(
         weight: As in forward.
         bias: As in forward.
         training: As in forward.
-        bias_grad: Whether dbias is wanted.
+        bias_grad: Whether to compute dbias.
         channel_axis: As in forward.
-        out: Arrays for ``(dx, dweight, dbias)``, ``None`` for those that are wanted new.  None may overlap an argument.
+        out: Arrays for ``(dx, dweight, dbias)``, ``None`` where a new one is wanted.  None may overlap an argument.
 
     Returns:
-        dx, like x, channels last in memory where x has them there, otherwise C-contiguous; dweight, shape ``(C,)``, ``None`` without a weight; dbias,
-        of the same shape, ``None`` without ``bias_grad``.
+        dx, like x, channels last in memory where x has them there, otherwise C-contiguous; dweight, shape ``(C,)``, ``None``
+        without a weight; dbias, shape ``(C,)``, ``None`` without ``bias_grad``.
 
     Raises:
-        TypeError: A dtype is wrong, or the memory layout of what is written.
+        TypeError: A dtype is wrong, or the memory layout of an array that is written.
         ValueError: A shape is wrong, or arrays overlap.
 
     Example:
@@ -251,24 +254,25 @@ def batch_norm_add_relu(
         y = max(u, 0),   u = (x − mean)·rstd·weight + bias + residual   as in batch_norm
 
     Args:
-        x: At least two axes, any memory layout, float32, float64, float16 or bfloat16.
+        x: As in :func:`batch_norm`.
         residual: Shape and dtype of x, any memory layout.
         running_mean: As in :func:`batch_norm`.
         running_var: As in :func:`batch_norm`.
-        weight: Shape ``(C,)``, dtype of x; float32 where x has 16 bits.
-        bias: Shape ``(C,)``, dtype of x; float32 where x has 16 bits.
-        training: Use and record the statistics of this batch.
-        momentum: How much of the running statistics is replaced, in [0, 1].
-        eps: Added to the variance, at least 0.
-        channel_axis: The axis of the C channels.
-        out: Arrays for ``(y, mean, rstd)``, ``None`` for those that are wanted new.  None may overlap an argument.
+        weight: As in :func:`batch_norm`.
+        bias: As in :func:`batch_norm`.
+        training: As in :func:`batch_norm`.
+        momentum: As in :func:`batch_norm`.
+        eps: As in :func:`batch_norm`.
+        channel_axis: As in :func:`batch_norm`.
+        out: Arrays for ``(y, mean, rstd)``, ``None`` where a new one is wanted.  None may overlap an argument.
 
     Returns:
-        y, like x, channels last in memory where x has them there, otherwise C-contiguous, NaN where u is; mean and rstd, float64, shape ``(C,)``: what was used.
+        y, like x, channels last in memory where x has them there, otherwise C-contiguous, NaN where u is NaN; mean and rstd,
+        float64, shape ``(C,)``: those that were used.
 
     Raises:
-        TypeError: A dtype is wrong, or the memory layout of what is written, or evaluation has no running statistics.
-        ValueError: A shape or range is wrong, arrays overlap, or a batch in training has a single value a channel.
+        TypeError: A dtype or the memory layout of an array that is written is wrong, or evaluation has no running statistics.
+        ValueError: A shape or range is wrong, arrays overlap, or a batch in training has a single value per channel.
 
     Example:
         >>> import numpy as np
@@ -279,7 +283,8 @@ def batch_norm_add_relu(
         array([3., 0.])
 
     References:
-        Ioffe & Szegedy 2015, arXiv:1502.03167, algorithms 1 and 2; He et al. 2015, arXiv:1512.03385, eq. 1, with ReLU after the addition.
+        Ioffe & Szegedy 2015, arXiv:1502.03167, algorithms 1 and 2; He et al. 2015, arXiv:1512.03385, eq. 1, with ReLU after the
+        addition.
     """
     return kernels.batch_norm_add_relu(
         x, residual, running_mean, running_var, weight, bias, training, momentum, eps, channel_axis, out
@@ -313,16 +318,16 @@ def batch_norm_add_relu_backward(
         rstd: As forward returned it, float64, shape ``(C,)``.
         weight: As in forward.
         training: As in forward.
-        bias_grad: Whether dbias is wanted.
+        bias_grad: Whether to compute dbias.
         channel_axis: As in forward.
-        out: Arrays for ``(dx, dresidual, dweight, dbias)``, ``None`` for those that are wanted new.  None may overlap an argument.
+        out: Arrays for ``(dx, dresidual, dweight, dbias)``, ``None`` where a new one is wanted.  None may overlap an argument.
 
     Returns:
-        dx and dresidual, like x, channels last in memory where x has them there, otherwise C-contiguous; dweight, shape ``(C,)``, ``None`` without a weight; dbias,
-        of the same shape, ``None`` without ``bias_grad``.
+        dx and dresidual, like x, channels last in memory where x has them there, otherwise C-contiguous; dweight, shape
+        ``(C,)``, ``None`` without a weight; dbias, shape ``(C,)``, ``None`` without ``bias_grad``.
 
     Raises:
-        TypeError: A dtype is wrong, or the memory layout of what is written.
+        TypeError: A dtype is wrong, or the memory layout of an array that is written.
         ValueError: A shape is wrong, or arrays overlap.
 
     Example:
@@ -352,7 +357,7 @@ def batch_renorm(
     channel_axis: int = 1,
     out: tuple[Array | None, Statistics | None, Statistics | None, Statistics | None, Statistics | None] | None = None,
 ) -> tuple[Array, Statistics, Statistics, Statistics, Statistics]:
-    """Batch renormalization: training sees, but for limits, what evaluation will see.
+    """Batch renormalization: training normalizes, within limits, as evaluation will.
 
     .. code-block:: text
 
@@ -362,28 +367,29 @@ def batch_renorm(
                      then running ← (1 − momentum)·running + momentum·statistic, the variance unbiased
         evaluation:  the running statistics, r = 1, d = 0
 
-    With r_max = 1 and d_max = 0 it is :func:`batch_norm`; training starts with these and raises them.
+    With r_max = 1 and d_max = 0 it is :func:`batch_norm`; a training begins with these and raises them.
 
     Args:
-        x: At least two axes, any memory layout, float32, float64, float16 or bfloat16.
+        x: As in :func:`batch_norm`.
         running_mean: Shape ``(C,)``, dtype of x; float32 where x has 16 bits; updated in training.
-        running_var: Likewise.
-        weight: Shape ``(C,)``, dtype of x; float32 where x has 16 bits.
-        bias: Shape ``(C,)``, dtype of x; float32 where x has 16 bits.
-        training: Use and record the statistics of this batch.
-        momentum: How much of the running statistics is replaced, in [0, 1].
-        eps: Added to the variance, at least 0.
+        running_var: As running_mean.
+        weight: As in :func:`batch_norm`.
+        bias: As in :func:`batch_norm`.
+        training: As in :func:`batch_norm`.
+        momentum: As in :func:`batch_norm`.
+        eps: As in :func:`batch_norm`.
         r_max: The limit of r, at least 1.
         d_max: The limit of d, at least 0.
-        channel_axis: The axis of the C channels.
-        out: Arrays for ``(y, mean, rstd, r, d)``, ``None`` for those that are wanted new.  None may overlap an argument.
+        channel_axis: As in :func:`batch_norm`.
+        out: Arrays for ``(y, mean, rstd, r, d)``, ``None`` where a new one is wanted.  None may overlap an argument.
 
     Returns:
-        y, like x, channels last in memory where x has them there, otherwise C-contiguous; mean, rstd, r and d, float64, shape ``(C,)``: what was used.
+        y, like x, channels last in memory where x has them there, otherwise C-contiguous; mean, rstd, r and d, float64, shape
+        ``(C,)``: those that were used.
 
     Raises:
-        TypeError: A dtype is wrong, or the memory layout of what is written.
-        ValueError: A shape or range is wrong, arrays overlap, or a batch in training has a single value a channel.
+        TypeError: A dtype is wrong, or the memory layout of an array that is written.
+        ValueError: A shape or range is wrong, arrays overlap, or a batch in training has a single value per channel.
 
     Example:
         >>> import numpy as np
@@ -394,7 +400,8 @@ def batch_renorm(
         (array([1., 3.]), array([1.]), array([2.]))
 
     References:
-        Ioffe 2017, arXiv:1702.03275, algorithm 1.  The running variance, unbiased, is kept here as in :func:`batch_norm`, not σ.
+        Ioffe 2017, arXiv:1702.03275, algorithm 1.  Here the running variance is kept, unbiased, as in :func:`batch_norm`; in
+        the paper it is σ.
     """
     return kernels.batch_renorm(
         x, running_mean, running_var, weight, bias, training, momentum, eps, r_max, d_max, channel_axis, out
@@ -432,16 +439,16 @@ def batch_renorm_backward(
         d: As forward returned it, float64, shape ``(C,)``.
         weight: As in forward.
         training: As in forward.
-        bias_grad: Whether dbias is wanted.
+        bias_grad: Whether to compute dbias.
         channel_axis: As in forward.
-        out: Arrays for ``(dx, dweight, dbias)``, ``None`` for those that are wanted new.  None may overlap an argument.
+        out: Arrays for ``(dx, dweight, dbias)``, ``None`` where a new one is wanted.  None may overlap an argument.
 
     Returns:
-        dx, like x, channels last in memory where x has them there, otherwise C-contiguous; dweight, shape ``(C,)``, ``None`` without a weight; dbias,
-        of the same shape, ``None`` without ``bias_grad``.
+        dx, like x, channels last in memory where x has them there, otherwise C-contiguous; dweight, shape ``(C,)``, ``None``
+        without a weight; dbias, shape ``(C,)``, ``None`` without ``bias_grad``.
 
     Raises:
-        TypeError: A dtype is wrong, or the memory layout of what is written.
+        TypeError: A dtype is wrong, or the memory layout of an array that is written.
         ValueError: A shape is wrong, or arrays overlap.
 
     Example:

@@ -1,4 +1,4 @@
-"""Dropout and its kin, with random numbers that are a function of a seed, a step and a position."""
+"""Dropout, Gaussian dropout and dropout of channels; random numbers are a function of seed, step and position."""
 
 from __future__ import annotations
 
@@ -27,27 +27,27 @@ def dropout(
     order: Sequence[int] | None = None,
     out: Array | None = None,
 ) -> Array:
-    """Zeros in random places; the rest grows, so that the mean stays.
+    """Dropout: sets random elements to zero and scales the others so that the mean stays.
 
     .. code-block:: text
 
         y = x/(1 − p) with probability 1 − p, otherwise 0;   without training y = x
 
-    What is dropped depends on seed, step and the element's position alone: not on x, the number of threads or the instruction
-    set.  So there is no mask to keep, and a run that is resumed at a step goes on as it would have.  Elements are counted as
-    memory has them: in C order of the axes sorted by the sizes of their strides, for a slice or a flipped array too; in plain C
-    order where elements share memory, as those of a broadcast array do.  ``order`` chooses another order.
+    The dropped elements depend on seed, step and the element's position alone, not on x, the number of threads or the
+    instruction set.  So no mask needs to be kept, and a resumed run continues as it would have.  Elements are counted in the
+    order of memory: in C order of the axes sorted by the sizes of their strides, for a slice or a flipped array too; in plain C
+    order where elements share memory, as in a broadcast array.  ``order`` chooses another order.
 
-    Dropped elements are +0, even where x is NaN or infinite.  The probability is p to 2⁻³³.
+    Dropped elements are +0, even where x is NaN or infinite.  The probability is p up to an error of 2⁻³³.
 
     Args:
         x: Any shape and memory layout, float32, float64, float16 or bfloat16.
-        p: The probability to be dropped, in [0, 1].
-        training: Drop; otherwise y is a copy of x.
-        seed: Of the random numbers, in [0, 2⁶⁴): one for each layer.
-        step: Of the training, in [0, 2³²): another one draws other numbers.
-        order: All axes of x, outermost first: elements are counted in C order of these, and y lies so in memory; ``None`` for
-            the order that x has in memory.
+        p: The probability that an element is dropped, in [0, 1].
+        training: Whether to drop; otherwise y is a copy of x.
+        seed: The seed of the random numbers, in [0, 2⁶⁴); give each layer its own.
+        step: The step of the training, in [0, 2³²); each step draws other numbers.
+        order: All axes of x, outermost first: elements are counted in C order of these, and y has this order in memory;
+            ``None`` for the order that x has in memory.
         out: An array for y, in that order and without gaps: x itself, or one that does not overlap it.
 
     Returns:
@@ -68,8 +68,8 @@ def dropout(
 
     References:
         Srivastava, Hinton, Krizhevsky, Sutskever & Salakhutdinov 2014, "Dropout: a simple way to prevent neural networks from
-        overfitting", JMLR 15.  There it is the weights that shrink after training; here it is what is kept that grows, as in all
-        libraries.
+        overfitting", JMLR 15.  There the weights shrink after training; here, as in all libraries, the elements that are kept
+        grow.
     """
     return kernels.dropout(x, p, training, seed, step, order, out)
 
@@ -92,8 +92,8 @@ def dropout_backward(
         training: As in forward.
         seed: As in forward.
         step: As in forward.
-        order: All axes of dy, outermost first: elements are counted in C order of these, and dx lies so in memory; ``None`` for
-            the order that dy has in memory.  Needed where dy lies otherwise than x did.
+        order: All axes of dy, outermost first: elements are counted in C order of these, and dx has this order in memory;
+            ``None`` for the order that dy has in memory.  Give it if that differs from the order that x had.
         out: An array for dx, in that order and without gaps: dy itself, or one that does not overlap it.
 
     Returns:
@@ -126,24 +126,23 @@ def gaussian_dropout(
     order: Sequence[int] | None = None,
     out: Array | None = None,
 ) -> Array:
-    """Noise that multiplies, with the mean 1 and the variance that dropout's has.
+    """Gaussian dropout: multiplies by noise with the mean 1 and the variance of dropout's factor.
 
     .. code-block:: text
 
         y = x·(1 + √(p/(1 − p))·n),   n ~ N(0, 1);   without training y = x
 
-    The noise depends on seed, step and the element's position in memory alone, as with :func:`dropout`.  It is drawn in float32,
-    also for float64.
+    As with :func:`dropout`, the noise depends on seed, step and the element's position in memory alone.  It is drawn in
+    float32, also for float64.
 
     Args:
-        x: Any shape and memory layout, float32, float64, float16 or bfloat16.
-        p: In [0, 1): the probability of the dropout that is as strong.
-        training: Multiply; otherwise y is a copy of x.
-        seed: Of the random numbers, in [0, 2⁶⁴): one for each layer.
-        step: Of the training, in [0, 2³²): another one draws other numbers.
-        order: All axes of x, outermost first: elements are counted in C order of these, and y lies so in memory; ``None`` for
-            the order that x has in memory.
-        out: An array for y, in that order and without gaps: x itself, or one that does not overlap it.
+        x: As in :func:`dropout`.
+        p: The probability p of the dropout with the same variance, in [0, 1).
+        training: Whether to multiply; otherwise y is a copy of x.
+        seed: As in :func:`dropout`.
+        step: As in :func:`dropout`.
+        order: As in :func:`dropout`.
+        out: As in :func:`dropout`.
 
     Returns:
         y, like x, in that order without gaps.
@@ -177,14 +176,13 @@ def gaussian_dropout_backward(
     """The gradient of :func:`gaussian_dropout`, which is the same function of dy.
 
     Args:
-        dy: The gradient with respect to y, shape and dtype of x; any memory layout, but see order.
+        dy: As in :func:`dropout_backward`.
         p: As in forward.
         training: As in forward.
         seed: As in forward.
         step: As in forward.
-        order: All axes of dy, outermost first: elements are counted in C order of these, and dx lies so in memory; ``None`` for
-            the order that dy has in memory.  Needed where dy lies otherwise than x did.
-        out: An array for dx, in that order and without gaps: dy itself, or one that does not overlap it.
+        order: As in :func:`dropout_backward`.
+        out: As in :func:`dropout_backward`.
 
     Returns:
         dx, like dy, in that order without gaps.
@@ -218,15 +216,16 @@ def channel_dropout(
 
         y[n, c] = x[n, c]/(1 − p) with probability 1 − p, otherwise 0;   without training y = x
 
-    Neighbouring places of an image are alike, so that dropping single ones hides little.  What is dropped depends on seed, step,
-    n and c alone, whatever the memory order.
+    Neighbouring pixels of an image are alike, so that dropping single ones hides little.  The dropped channels depend on seed,
+    step, n and c alone, whatever the memory order.
 
     Args:
-        x: At least two axes, of which the first is that of the samples; any memory layout; float32, float64, float16 or bfloat16.
-        p: The probability to be dropped, in [0, 1].
-        training: Drop; otherwise y is a copy of x.
-        seed: Of the random numbers, in [0, 2⁶⁴): one for each layer.
-        step: Of the training, in [0, 2³²): another one draws other numbers.
+        x: At least two axes, of which the first is that of the samples; any memory layout; float32, float64, float16 or
+            bfloat16.
+        p: As in :func:`dropout`.
+        training: As in :func:`dropout`.
+        seed: As in :func:`dropout`.
+        step: As in :func:`dropout`.
         channel_axis: The axis of the channels, not the first.
         out: An array for y, in x's memory order and without gaps: x itself, or one that does not overlap it.
 

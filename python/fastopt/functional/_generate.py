@@ -1,8 +1,8 @@
-"""Writes ``_updates.py``: for each optimizer's rule a typed function without state, made of its class.
+"""Writes ``_updates.py``: a typed stateless function for each optimizer's rule, from its class.
 
     python -m fastopt.functional._generate > python/fastopt/functional/_updates.py
 
-A test holds the file to what this makes.
+A test compares the file with the output of this module.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from .. import _rules, optim
 from .._core import kernels
 from ._update import STEP, WANTED, arguments_of
 
-HEAD = '''"""The optimizers' rules without state: one update for each.  Made by ``_generate.py``; not to be edited."""
+HEAD = '''"""Stateless updates, one per optimizer's rule.  ``_generate.py`` writes this file; do not edit it."""
 
 from __future__ import annotations
 
@@ -47,11 +47,11 @@ def {name}(
 '''
 
 BESIDE_TEXTS = {
-    "master_params": 'With ``weights="master"``, the float32 weights of parameters of 16 bits, of the same shapes; updated.',
-    "compensations": 'With ``weights="kahan"``, what is to be added to these, of the same dtypes; 0 before step 1; updated.',
-    "corrections": 'With ``weights="correction"``, the next 8 bits of these, int8; 0 before step 1; updated.',
-    "initial_params": "p₀, of the same shapes, where ``l2_init`` needs them.",
-    "ema_params": "Averages of the parameters, of the same shapes, where they are to be kept; updated.",
+    "master_params": 'With ``weights="master"``, the float32 weights of 16-bit parameters, of the same shapes; updated.',
+    "compensations": 'With ``weights="kahan"``, the residuals of 16-bit parameters, of the same dtypes; 0 before step 1; updated.',
+    "corrections": 'With ``weights="correction"``, the next 8 bits of 16-bit parameters, int8; 0 before step 1; updated.',
+    "initial_params": "With ``l2_init``, the weights p₀ towards which it pulls, of the same shapes.",
+    "ema_params": "With ``ema_decay`` or ``swa_start``, the averages of the parameters, of the same shapes; updated.",
 }
 STEP_TYPES = {
     "grad_scale": "float",
@@ -61,7 +61,7 @@ STEP_TYPES = {
 
 
 def optimizers() -> Iterator[type[optim.Optimizer]]:
-    """Those whose rule has a function."""
+    """The optimizers whose rule has a function."""
     for name in optim.__all__:
         one = getattr(optim, name)
         if isinstance(one, type) and issubclass(one, optim.Optimizer) and one.kernels and one.function is not None:
@@ -69,7 +69,7 @@ def optimizers() -> Iterator[type[optim.Optimizer]]:
 
 
 def source() -> str:
-    """The whole file."""
+    """The text of the whole file."""
     functions = {arguments_of(one).name: one for one in optimizers()}
     names = sorted(functions)
     return HEAD.format(names=repr(names)) + "".join(_function(functions[name]) for name in names)
@@ -102,7 +102,7 @@ def _function(optimizer: type[optim.Optimizer]) -> str:
 
 
 def _documentation(optimizer: type[optim.Optimizer]) -> str:
-    """The class's documentation, as that of its function."""
+    """The documentation of the function, from that of the class."""
     arguments, sections = arguments_of(optimizer), _sections(inspect.getdoc(optimizer) or "")
     summary, _, formula = sections["Summary"].partition("\n")
     own = _entries(sections["Args"])
@@ -118,8 +118,8 @@ def _documentation(optimizer: type[optim.Optimizer]) -> str:
             "",
             "Args:",
             "    params: Parameters, float32, float64, float16 or bfloat16, any shapes; updated.",
-            "    grads: Their gradients, of the same shapes and dtypes, for all but float64 also of 16 bits; ``None`` leaves that",
-            "        parameter and its state alone.",
+            "    grads: Their gradients, of the same shapes and dtypes; unless that is float64, also float32, float16 or bfloat16.",
+            "        ``None`` leaves that parameter and its state alone.",
             *(f"    {key}: {_of_state(optimizer, *one)}" for key, one in arguments.buffers.items()),
             "    step: t, the step that is being taken, from 1: one number, or one for each parameter.",
             *(f"    {arguments.names[key]}: {own[key]}" for key in arguments.hyperparameters),
@@ -132,11 +132,11 @@ def _documentation(optimizer: type[optim.Optimizer]) -> str:
             *(f"    {key}: See :meth:`fastopt.optim.Optimizer.step`." for key in STEP),
             "",
             "Returns:",
-            "    The norm of the gradients, where it was needed, and whether the step was skipped.",
+            "    The norm of the gradients, if it was needed, and whether the step was skipped.",
             "",
             "Raises:",
             "    TypeError: A dtype, memory layout or type of argument is wrong.",
-            "    ValueError: A shape or range is wrong, arrays overlap, or one would not be used.  Nothing has been changed then.",
+            "    ValueError: A shape or range is wrong, arrays overlap, or an array would not be used.  Nothing has been changed then.",
             "",
             "Example:",
             "    >>> import numpy as np",
@@ -158,12 +158,12 @@ def _of_state(optimizer: type[optim.Optimizer], state: str, needed: bool) -> str
     numbers = {number for kernel in optimizer.kernels for number in kernels.rules[kernel][1]}
     shape = "float64 arrays without axes; " if state in numbers else ""
     return f"State ``{state}``, {what} before step 1; {shape}updated." + (
-        "" if needed else "  For the variant that has it."
+        "" if needed else "  Only for the variant that has it."
     )
 
 
 def _shown(optimizer: type[optim.Optimizer], state: str) -> str | None:
-    """The code of what a state is before the first step of the example; None where its parameter has none."""
+    """The code for a state before the first step of the example; None if its parameter does not have this state."""
     (one,) = cast(Any, optimizer)([np.ones((2, 2))], lr=0.1).state
     array = one.get(state)
     if array is None:
@@ -177,13 +177,13 @@ def _shown(optimizer: type[optim.Optimizer], state: str) -> str | None:
 
 
 def _sections(text: str) -> dict[str, str]:
-    """A docstring's sections by their headings; what stands before the first is the summary."""
+    """A docstring's sections by their headings; the text before the first one is the summary."""
     parts = re.split(r"^(\w+):\n(?=    )", text, flags=re.MULTILINE)
     return {"Summary": parts[0], **dict(zip(parts[1::2], parts[2::2], strict=True))}
 
 
 def _entries(section: str) -> dict[str, str]:
-    """The lines of a section of arguments, by argument; a text goes on in lines that are indented further."""
+    """The texts of a section of arguments, by argument, with the lines that are indented further."""
     entries = re.split(r"^    (\w+): ", section, flags=re.MULTILINE)
     return {key: text.rstrip() for key, text in zip(entries[1::2], entries[2::2], strict=True)}
 

@@ -1,4 +1,4 @@
-"""Normalizations of each sample by itself."""
+"""Normalizations of each sample by itself: group and instance normalization."""
 
 from __future__ import annotations
 
@@ -29,18 +29,19 @@ def group_norm(
 
     Args:
         x: At least two axes, the first one that of the N samples, any memory layout, float32, float64, float16 or bfloat16.
-        num_groups: How many groups of equal size the channels make.
+        num_groups: The number of groups of equal size.
         weight: Shape ``(C,)``, dtype of x; float32 where x has 16 bits.
         bias: Shape ``(C,)``, dtype of x; float32 where x has 16 bits.
         eps: Added to the variance, at least 0.
         channel_axis: The axis of the C channels, not the first one.
-        out: Arrays for ``(y, mean, rstd)``, ``None`` for those that are wanted new.  None may overlap an argument.
+        out: Arrays for ``(y, mean, rstd)``, ``None`` where a new one is wanted.  None may overlap an argument.
 
     Returns:
-        y, like x, channels last in memory where x has them there, otherwise C-contiguous; mean and rstd, float64, shape ``(N, num_groups)``.
+        y, like x, channels last in memory where x has them there, otherwise C-contiguous; mean and rstd, float64, shape ``(N,
+        num_groups)``.
 
     Raises:
-        TypeError: A dtype is wrong, or the memory layout of what is written.
+        TypeError: A dtype is wrong, or the memory layout of an array that is written.
         ValueError: A shape or range is wrong, or arrays overlap.
 
     Example:
@@ -83,16 +84,16 @@ def group_norm_backward(
         mean: As forward returned it, float64, shape ``(N, num_groups)``.
         rstd: As forward returned it, float64, shape ``(N, num_groups)``.
         weight: As in forward.
-        bias_grad: Whether dbias is wanted.
+        bias_grad: Whether to compute dbias.
         channel_axis: As in forward.
-        out: Arrays for ``(dx, dweight, dbias)``, ``None`` for those that are wanted new.  None may overlap an argument.
+        out: Arrays for ``(dx, dweight, dbias)``, ``None`` where a new one is wanted.  None may overlap an argument.
 
     Returns:
-        dx, like x, channels last in memory where x has them there, otherwise C-contiguous; dweight, shape ``(C,)``, ``None`` without a weight; dbias,
-        of the same shape, ``None`` without ``bias_grad``.
+        dx, like x, channels last in memory where x has them there, otherwise C-contiguous; dweight, shape ``(C,)``, ``None``
+        without a weight; dbias, shape ``(C,)``, ``None`` without ``bias_grad``.
 
     Raises:
-        TypeError: A dtype is wrong, or the memory layout of what is written.
+        TypeError: A dtype is wrong, or the memory layout of an array that is written.
         ValueError: A shape or range is wrong, or arrays overlap.
 
     Example:
@@ -130,22 +131,25 @@ def instance_norm(
         without:                the running statistics
 
     Args:
-        x: At least two axes, the first one that of the N samples, any memory layout, float32, float64, float16 or bfloat16.
-        running_mean: Shape ``(C,)``, dtype of x; float32 where x has 16 bits; updated with input statistics, where it may be ``None``.
-        running_var: Likewise.
-        weight: Shape ``(C,)``, dtype of x; float32 where x has 16 bits.
-        bias: Shape ``(C,)``, dtype of x; float32 where x has 16 bits.
-        use_input_stats: Use and record the statistics of this input.
-        momentum: How much of the running statistics is replaced, in [0, 1].
-        eps: Added to the variance, at least 0.
-        channel_axis: The axis of the C channels, not the first one.
-        out: Arrays for ``(y, mean, rstd)``, ``None`` for those that are wanted new.  None may overlap an argument.
+        x: As in :func:`group_norm`.
+        running_mean: Shape ``(C,)``, dtype of x; float32 where x has 16 bits; updated with input statistics, where it may be
+            ``None``.
+        running_var: As running_mean.
+        weight: As in :func:`group_norm`.
+        bias: As in :func:`group_norm`.
+        use_input_stats: Whether to use and record the statistics of this input.
+        momentum: The part of the running statistics that is replaced, in [0, 1].
+        eps: As in :func:`group_norm`.
+        channel_axis: As in :func:`group_norm`.
+        out: Arrays for ``(y, mean, rstd)``, ``None`` where a new one is wanted.  None may overlap an argument.
 
     Returns:
-        y, like x, channels last in memory where x has them there, otherwise C-contiguous; mean and rstd, float64, shape ``(N, C)``: what was used.
+        y, like x, channels last in memory where x has them there, otherwise C-contiguous; mean and rstd, float64, shape ``(N,
+        C)``: those that were used.
 
     Raises:
-        TypeError: A dtype is wrong, or the memory layout of what is written, or there are neither input nor running statistics.
+        TypeError: A dtype or the memory layout of an array that is written is wrong, or there are neither input nor running
+            statistics.
         ValueError: A shape or range is wrong, arrays overlap, or there is a single value a sample and channel.
 
     Example:
@@ -191,16 +195,16 @@ def instance_norm_backward(
         rstd: As forward returned it, float64, shape ``(N, C)``.
         weight: As in forward.
         use_input_stats: As in forward.
-        bias_grad: Whether dbias is wanted.
+        bias_grad: Whether to compute dbias.
         channel_axis: As in forward.
-        out: Arrays for ``(dx, dweight, dbias)``, ``None`` for those that are wanted new.  None may overlap an argument.
+        out: Arrays for ``(dx, dweight, dbias)``, ``None`` where a new one is wanted.  None may overlap an argument.
 
     Returns:
-        dx, like x, channels last in memory where x has them there, otherwise C-contiguous; dweight, shape ``(C,)``, ``None`` without a weight; dbias,
-        of the same shape, ``None`` without ``bias_grad``.
+        dx, like x, channels last in memory where x has them there, otherwise C-contiguous; dweight, shape ``(C,)``, ``None``
+        without a weight; dbias, shape ``(C,)``, ``None`` without ``bias_grad``.
 
     Raises:
-        TypeError: A dtype is wrong, or the memory layout of what is written.
+        TypeError: A dtype is wrong, or the memory layout of an array that is written.
         ValueError: A shape is wrong, or arrays overlap.
 
     Example:

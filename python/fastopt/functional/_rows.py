@@ -1,4 +1,4 @@
-"""Normalizations of rows: over the last axes."""
+"""Normalizations of rows, which are over the last axes."""
 
 from __future__ import annotations
 
@@ -47,13 +47,13 @@ def layer_norm(
         weight: Shape ``normalized_shape``, dtype of x; float32 where x has 16 bits.
         bias: Shape ``normalized_shape``, dtype of x; float32 where x has 16 bits.
         eps: Added to the variance, at least 0.
-        out: Arrays for ``(y, mean, rstd)``, ``None`` for those that are wanted new.  None may overlap an argument.
+        out: Arrays for ``(y, mean, rstd)``, ``None`` where a new one is wanted.  None may overlap an argument.
 
     Returns:
         y, like x, C-contiguous; mean and rstd, float64, of the shape of the axes that are not normalized.
 
     Raises:
-        TypeError: A dtype is wrong, or the memory layout of what is written.
+        TypeError: A dtype is wrong, or the memory layout of an array that is written.
         ValueError: A shape or range is wrong, or arrays overlap.
 
     Example:
@@ -95,15 +95,15 @@ def layer_norm_backward(
         mean: As forward returned it, float64.
         rstd: As forward returned it, float64.
         weight: As in forward.
-        bias_grad: Whether dbias is wanted.
-        out: Arrays for ``(dx, dweight, dbias)``, ``None`` for those that are wanted new.  None may overlap an argument.
+        bias_grad: Whether to compute dbias.
+        out: Arrays for ``(dx, dweight, dbias)``, ``None`` where a new one is wanted.  None may overlap an argument.
 
     Returns:
-        dx, like x, C-contiguous; dweight, shape ``normalized_shape``, ``None`` without a weight; dbias,
-        of the same shape, ``None`` without ``bias_grad``.
+        dx, like x, C-contiguous; dweight, shape ``normalized_shape``, ``None`` without a weight; dbias, of the same shape,
+        ``None`` without ``bias_grad``.
 
     Raises:
-        TypeError: A dtype is wrong, or the memory layout of what is written.
+        TypeError: A dtype is wrong, or the memory layout of an array that is written.
         ValueError: A shape is wrong, or arrays overlap.
 
     Example:
@@ -137,13 +137,13 @@ def rms_norm(
         normalized_shape: The shape of the last axes, which are normalized together; an integer for one axis.
         weight: Shape ``normalized_shape``, dtype of x; float32 where x has 16 bits.
         eps: Added to the mean of the squares, at least 0; ``None`` is the machine epsilon of x's dtype.
-        out: Arrays for ``(y, rstd)``, ``None`` for those that are wanted new.  None may overlap an argument.
+        out: Arrays for ``(y, rstd)``, ``None`` where a new one is wanted.  None may overlap an argument.
 
     Returns:
         y, like x, C-contiguous; rstd, float64, of the shape of the axes that are not normalized.
 
     Raises:
-        TypeError: A dtype is wrong, or the memory layout of what is written.
+        TypeError: A dtype is wrong, or the memory layout of an array that is written.
         ValueError: A shape or range is wrong, or arrays overlap.
 
     Example:
@@ -182,13 +182,13 @@ def rms_norm_backward(
         normalized_shape: As in forward.
         rstd: As forward returned it, float64.
         weight: As in forward.
-        out: Arrays for ``(dx, dweight)``, ``None`` for those that are wanted new.  None may overlap an argument.
+        out: Arrays for ``(dx, dweight)``, ``None`` where a new one is wanted.  None may overlap an argument.
 
     Returns:
         dx, like x, C-contiguous; dweight, like weight, ``None`` without a weight.
 
     Raises:
-        TypeError: A dtype is wrong, or the memory layout of what is written.
+        TypeError: A dtype is wrong, or the memory layout of an array that is written.
         ValueError: A shape is wrong, or arrays overlap.
 
     Example:
@@ -206,7 +206,7 @@ def rms_norm_backward(
 def cosine_norm(
     x: Array, eps: float = 1e-12, *, out: tuple[Array | None, Statistics | None] | None = None
 ) -> tuple[Array, Statistics]:
-    """Rows of length one: their products are cosines.
+    """Scales rows to length one, so that their products are cosines.
 
     .. code-block:: text
 
@@ -215,13 +215,13 @@ def cosine_norm(
     Args:
         x: At least one axis, any memory layout, float32, float64, float16 or bfloat16.
         eps: Added to the squared length, at least 0.
-        out: Arrays for ``(y, rnorm)``, ``None`` for those that are wanted new.  None may overlap an argument.
+        out: Arrays for ``(y, rnorm)``, ``None`` where a new one is wanted.  None may overlap an argument.
 
     Returns:
         y, like x, C-contiguous; rnorm, float64, of the shape of the axes before the last one.
 
     Raises:
-        TypeError: A dtype is wrong, or the memory layout of what is written.
+        TypeError: A dtype is wrong, or the memory layout of an array that is written.
         ValueError: A shape or range is wrong, or arrays overlap.
 
     Example:
@@ -233,8 +233,8 @@ def cosine_norm(
                [1. ]])
 
     References:
-        Luo, Zhan, Wang & Yang 2017, arXiv:1702.05870, in two halves: of the inputs here, and of the weights.  The eps is ours,
-        and inside the root.
+        Luo, Zhan, Wang & Yang 2017, arXiv:1702.05870, in two halves: this function for the inputs, and again for the weights.
+        The eps inside the root is ours.
     """
     return kernels.cosine_norm(x, eps, out)
 
@@ -256,7 +256,7 @@ def cosine_norm_backward(dy: Array, x: Array, rnorm: Statistics, *, out: Array |
         dx, like x, C-contiguous.
 
     Raises:
-        TypeError: A dtype is wrong, or the memory layout of what is written.
+        TypeError: A dtype is wrong, or the memory layout of an array that is written.
         ValueError: A shape is wrong, or arrays overlap.
 
     Example:
@@ -286,22 +286,22 @@ def add_layer_norm(
 
         sum = x + residual,   y = (sum − mean)·rstd·weight + bias,   rstd = 1/√(var + eps)
 
-    The sum is rounded to its dtype first, so that y is what :func:`layer_norm` makes of it.
+    The sum is rounded to its dtype first, so that y is the result of :func:`layer_norm` for it.
 
     Args:
-        x: Shape ``(*, *normalized_shape)``, any memory layout, float32, float64, float16 or bfloat16.
+        x: As in :func:`layer_norm`.
         residual: Shape and dtype of x, any memory layout.
-        normalized_shape: The shape of the last axes, which are normalized together; an integer for one axis.
-        weight: Shape ``normalized_shape``, dtype of x; float32 where x has 16 bits.
-        bias: Shape ``normalized_shape``, dtype of x; float32 where x has 16 bits.
-        eps: Added to the variance, at least 0.
-        out: Arrays for ``(y, sum, mean, rstd)``, ``None`` for those that are wanted new.  None may overlap an argument.
+        normalized_shape: As in :func:`layer_norm`.
+        weight: As in :func:`layer_norm`.
+        bias: As in :func:`layer_norm`.
+        eps: As in :func:`layer_norm`.
+        out: Arrays for ``(y, sum, mean, rstd)``, ``None`` where a new one is wanted.  None may overlap an argument.
 
     Returns:
         y and sum, like x, C-contiguous; mean and rstd, float64, of the shape of the axes that are not normalized.
 
     Raises:
-        TypeError: A dtype is wrong, or the memory layout of what is written.
+        TypeError: A dtype is wrong, or the memory layout of an array that is written.
         ValueError: A shape or range is wrong, or arrays overlap.
 
     Example:
@@ -312,7 +312,8 @@ def add_layer_norm(
         (array([[-1.,  1.]]), array([[1., 3.]]))
 
     References:
-        Ba, Kiros & Hinton 2016, arXiv:1607.06450, eq. 4; Xiong et al. 2020, arXiv:2002.04745, table 1, for where such a sum is normalized.
+        Ba, Kiros & Hinton 2016, arXiv:1607.06450, eq. 4; Xiong et al. 2020, arXiv:2002.04745, table 1, for where such a sum is
+        normalized.
     """
     return kernels.add_layer_norm(x, residual, normalized_shape, weight, bias, eps, out)
 
@@ -337,21 +338,21 @@ def add_layer_norm_backward(
 
     Args:
         dy: The gradient with respect to y, shape and dtype of sum, any memory layout.
-        dsum: The gradient with respect to sum from everything else that uses it, likewise; ``None`` where nothing does.
+        dsum: The gradient with respect to sum from all other uses of it, shape and dtype of sum; ``None`` if there is none.
         sum: As forward returned it.
         normalized_shape: As in forward.
         mean: As forward returned it, float64.
         rstd: As forward returned it, float64.
         weight: As in forward.
-        bias_grad: Whether dbias is wanted.
-        out: Arrays for ``(dx, dweight, dbias)``, ``None`` for those that are wanted new.  None may overlap an argument.
+        bias_grad: Whether to compute dbias.
+        out: Arrays for ``(dx, dweight, dbias)``, ``None`` where a new one is wanted.  None may overlap an argument.
 
     Returns:
-        dx, like sum, C-contiguous, the gradient with respect to x and with respect to residual; dweight, shape ``normalized_shape``, ``None`` without a weight; dbias,
-        of the same shape, ``None`` without ``bias_grad``.
+        dx, like sum, C-contiguous, the gradient with respect to x and with respect to residual; dweight, shape
+        ``normalized_shape``, ``None`` without a weight; dbias, of the same shape, ``None`` without ``bias_grad``.
 
     Raises:
-        TypeError: A dtype is wrong, or the memory layout of what is written.
+        TypeError: A dtype is wrong, or the memory layout of an array that is written.
         ValueError: A shape is wrong, or arrays overlap.
 
     Example:
@@ -380,21 +381,21 @@ def add_rms_norm(
 
         sum = x + residual,   y = sum·rstd·weight,   rstd = 1/√(Σsum²/n + eps)  with Σ over the n normalized numbers
 
-    The sum is rounded to its dtype first, so that y is what :func:`rms_norm` makes of it.
+    The sum is rounded to its dtype first, so that y is the result of :func:`rms_norm` for it.
 
     Args:
-        x: Shape ``(*, *normalized_shape)``, any memory layout, float32, float64, float16 or bfloat16.
+        x: As in :func:`rms_norm`.
         residual: Shape and dtype of x, any memory layout.
-        normalized_shape: The shape of the last axes, which are normalized together; an integer for one axis.
-        weight: Shape ``normalized_shape``, dtype of x; float32 where x has 16 bits.
-        eps: Added to the mean of the squares, at least 0; ``None`` is the machine epsilon of x's dtype.
-        out: Arrays for ``(y, sum, rstd)``, ``None`` for those that are wanted new.  None may overlap an argument.
+        normalized_shape: As in :func:`rms_norm`.
+        weight: As in :func:`rms_norm`.
+        eps: As in :func:`rms_norm`.
+        out: Arrays for ``(y, sum, rstd)``, ``None`` where a new one is wanted.  None may overlap an argument.
 
     Returns:
         y and sum, like x, C-contiguous; rstd, float64, of the shape of the axes that are not normalized.
 
     Raises:
-        TypeError: A dtype is wrong, or the memory layout of what is written.
+        TypeError: A dtype is wrong, or the memory layout of an array that is written.
         ValueError: A shape or range is wrong, or arrays overlap.
 
     Example:
@@ -428,19 +429,19 @@ def add_rms_norm_backward(
 
     Args:
         dy: The gradient with respect to y, shape and dtype of sum, any memory layout.
-        dsum: The gradient with respect to sum from everything else that uses it, likewise; ``None`` where nothing does.
+        dsum: The gradient with respect to sum from all other uses of it, shape and dtype of sum; ``None`` if there is none.
         sum: As forward returned it.
         normalized_shape: As in forward.
         rstd: As forward returned it, float64.
         weight: As in forward.
-        out: Arrays for ``(dx, dweight)``, ``None`` for those that are wanted new.  None may overlap an argument.
+        out: Arrays for ``(dx, dweight)``, ``None`` where a new one is wanted.  None may overlap an argument.
 
     Returns:
-        dx, like sum, C-contiguous, the gradient with respect to x and with respect to residual; dweight, like weight, ``None`` without a
-        weight.
+        dx, like sum, C-contiguous, the gradient with respect to x and with respect to residual; dweight, like weight, ``None``
+        without a weight.
 
     Raises:
-        TypeError: A dtype is wrong, or the memory layout of what is written.
+        TypeError: A dtype is wrong, or the memory layout of an array that is written.
         ValueError: A shape is wrong, or arrays overlap.
 
     Example:
@@ -455,5 +456,5 @@ def add_rms_norm_backward(
 
 
 def _epsilon(x: Any) -> float:
-    """The machine epsilon of x's dtype; of what x must not be, a number, as the kernel refuses x."""
+    """The machine epsilon of x's dtype; any number if x is no array of floats, which the kernel refuses."""
     return _EPSILONS.get(getattr(getattr(x, "dtype", None), "name", ""), 0.0)

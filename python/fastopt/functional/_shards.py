@@ -1,4 +1,4 @@
-"""Batch normalization in parts: of a batch that several processes share, or that is too large for one pass."""
+"""Batch normalization of a batch in parts, which several processes share or which is too large for one pass."""
 
 from __future__ import annotations
 
@@ -23,23 +23,24 @@ Stats: TypeAlias = tuple[int, Statistics, Statistics]
 
 
 def batch_norm_stats(x: Array, around: Statistics | None = None, *, channel_axis: int = 1) -> Stats:
-    """The statistics of a part of a batch, for :func:`combine_stats` and :func:`batch_norm_apply`.
+    """Computes the statistics of a part of a batch, for :func:`combine_stats` and :func:`batch_norm_apply`.
 
     .. code-block:: text
 
         mean = Σx/count,  m2 = Σ(x − mean)²   over the values of a channel
         around:  mean = around,  m2 = Σ(x − around)²
 
-    Parts that are merged by :func:`combine_stats` need one exchange between the processes.  With ``around``, the mean of the whole
-    batch, the m2 of the parts need only be added up, at the price of a second exchange.
+    With :func:`combine_stats` the processes need one exchange.  With ``around``, the mean of the whole batch, the m2 of the
+    parts need only be added, which takes a second exchange.
 
     Args:
-        x: At least two axes, float32, float64, float16 or bfloat16; no values are legal.
-        around: Numbers to take the squares around, float64, shape ``(C,)``; ``None`` for this part's own mean.
+        x: At least two axes, float32, float64, float16 or bfloat16; it may have no values.
+        around: Numbers from which deviations are taken, float64, shape ``(C,)``; ``None`` for this part's own mean.
         channel_axis: The axis of the C channels.
 
     Returns:
-        The count of values in a channel, mean (or ``around``) and m2, float64, shape ``(C,)``; zeros where there are no values and no ``around``.
+        The count of values in a channel; mean (or ``around``) and m2, float64, shape ``(C,)``, zeros where there are neither
+        values nor ``around``.
 
     Raises:
         TypeError: A dtype or memory layout is wrong.
@@ -55,22 +56,22 @@ def batch_norm_stats(x: Array, around: Statistics | None = None, *, channel_axis
         (2, array([0.]), array([10.]))
 
     References:
-        Peng et al. 2018, arXiv:1711.07240, with two exchanges; Chan, Golub & LeVeque 1983 for one, see :func:`combine_stats`.
+        Peng et al. 2018, arXiv:1711.07240, with two exchanges; for one see :func:`combine_stats`.
     """
     return kernels.batch_norm_stats(x, around, channel_axis)
 
 
 def combine_stats(stats: Sequence[Stats]) -> Stats:
-    """The statistics of a whole from those of its parts.
+    """Combines the statistics of parts into those of the whole.
 
     .. code-block:: text
 
-        n = n₁ + n₂,  δ = mean₂ − mean₁,  mean = mean₁ + δ·n₂/n,  m2 = m2₁ + m2₂ + δ²·n₁·n₂/n   from the first part to the last
+        n = n₁ + n₂,  δ = mean₂ − mean₁,  mean = mean₁ + δ·n₂/n,  m2 = m2₁ + m2₂ + δ²·n₁·n₂/n
 
-    The order decides over the last bits: where processes gather the parts, each of them must have them in the same order.
+    Parts are added one after the other.  Their order decides the last bits: all processes must give them in the same order.
 
     Args:
-        stats: What :func:`batch_norm_stats` returned for each part, without ``around``; parts without values change nothing.
+        stats: The results of :func:`batch_norm_stats` without ``around``, one per part; parts without values change nothing.
 
     Returns:
         count, mean and m2, as :func:`batch_norm_stats` returns them.
@@ -116,7 +117,7 @@ def batch_norm_apply(
     channel_axis: int = 1,
     out: tuple[Array | None, Statistics | None, Statistics | None] | None = None,
 ) -> tuple[Array, Statistics, Statistics]:
-    """Batch normalization in training of a part, by the statistics of the whole batch.
+    """Batch normalization of a part in training, with the statistics of the whole batch.
 
     .. code-block:: text
 
@@ -127,20 +128,21 @@ def batch_norm_apply(
         x: At least two axes, float32, float64, float16 or bfloat16.
         stats: count, mean and m2 of the whole batch.
         running_mean: Shape ``(C,)``, dtype of x; float32 where x has 16 bits; updated; or ``None``.
-        running_var: Likewise.
-        weight: Shape ``(C,)``, dtype of x; float32 where x has 16 bits.
-        bias: Shape ``(C,)``, dtype of x; float32 where x has 16 bits.
-        momentum: How much of the running statistics is replaced, in [0, 1].
-        eps: Added to the variance, at least 0.
-        channel_axis: The axis of the C channels.
-        out: Arrays for ``(y, mean, rstd)``, ``None`` for those that are wanted new.  None may overlap an argument.
+        running_var: As running_mean.
+        weight: As in :func:`batch_norm`.
+        bias: As in :func:`batch_norm`.
+        momentum: As in :func:`batch_norm`.
+        eps: As in :func:`batch_norm`.
+        channel_axis: As in :func:`batch_norm`.
+        out: Arrays for ``(y, mean, rstd)``, ``None`` where a new one is wanted.  None may overlap an argument.
 
     Returns:
-        y, like x, channels last in memory where x has them there, otherwise C-contiguous; mean and rstd, float64, shape ``(C,)``: what was used.
+        y, like x, channels last in memory where x has them there, otherwise C-contiguous; mean and rstd, float64, shape
+        ``(C,)``: those that were used.
 
     Raises:
         TypeError: A dtype or memory layout is wrong.
-        ValueError: A shape or range is wrong, arrays overlap, or the batch has a single value a channel.
+        ValueError: A shape or range is wrong, arrays overlap, or the batch has a single value per channel.
 
     Example:
         >>> import numpy as np
@@ -164,13 +166,13 @@ def batch_norm_apply(
 def batch_norm_backward_stats(
     dy: Array, x: Array, mean: Statistics, rstd: Statistics, *, channel_axis: int = 1
 ) -> tuple[Statistics, Statistics]:
-    """The sums that :func:`batch_norm_backward_apply` needs, of a part of a batch.
+    """Computes the sums that :func:`batch_norm_backward_apply` needs, over a part of a batch.
 
     .. code-block:: text
 
         sum_dy = Σ dy,  sum_dy_xhat = Σ dy·x̂,  x̂ = (x − mean)·rstd   over the values of a channel
 
-    Those of the parts are to be added up.  The sums of the whole are the gradients of bias and weight, but for their dtype.
+    Add the sums of the parts.  The sums over the whole batch are the gradients of bias and weight, in float64.
 
     Args:
         dy: The gradient with respect to y, shape, dtype and memory order of x.
@@ -224,9 +226,9 @@ def batch_norm_backward_apply(
         x: The input of forward.
         mean: As forward returned it, float64, shape ``(C,)``.
         rstd: As forward returned it, float64, shape ``(C,)``.
-        count: How many values a channel has in the whole batch.
-        sum_dy: Of the whole batch, float64, shape ``(C,)``.
-        sum_dy_xhat: Of the whole batch, float64, shape ``(C,)``.
+        count: The number of values of a channel in the whole batch.
+        sum_dy: The sum over the whole batch, float64, shape ``(C,)``.
+        sum_dy_xhat: The sum over the whole batch, float64, shape ``(C,)``.
         weight: As in forward.
         channel_axis: As in forward.
         out: An array for dx.  It may not overlap an argument.
@@ -256,7 +258,7 @@ def batch_norm_backward_apply(
 
 
 def _flushed(x: Array) -> Array:
-    """Zero, with its sign, where x is subnormal, as kernels take it."""
+    """x with signed zeros in place of subnormal numbers, as in kernels."""
     return np.where(np.abs(x) < np.finfo(x.dtype).tiny, np.copysign(0.0, x), x)
 
 
@@ -269,7 +271,7 @@ def _listed(stats: Any) -> Sequence[Any]:
 
 
 def _part(function: str, name: str, part: Any) -> tuple[int, Array, Array]:
-    """count, mean and m2, if that is what it is."""
+    """A checked part: count, mean and m2."""
     if not isinstance(part, list | tuple) or len(part) != 3:
         raise TypeError(f"{function}: {name} must be (count, mean, m2), got {_text(part)}")
     count, mean, m2 = part

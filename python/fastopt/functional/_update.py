@@ -1,4 +1,4 @@
-"""What the stateless updates do: one step of an optimizer's rule, with the state as arguments."""
+"""The common part of the stateless updates: one step of an optimizer's rule, with the state as arguments."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ from ..optim.plan import Member, step_options
 
 
 class Outcome(NamedTuple):
-    """What an update did."""
+    """The outcome of an update."""
 
     grad_norm: float | None
-    """The norm of all gradients, unscaled and not yet clipped; ``None`` unless ``clip_norm`` or ``skip_nonfinite`` needed it."""
+    """The norm of all gradients after unscaling and before clipping; ``None`` unless ``clip_norm`` or ``skip_nonfinite`` needed it."""
     skipped: bool
     """Whether nothing was updated, because a gradient was not finite."""
 
 
-# What a step is told: the arguments of Optimizer.step.
+# The options of a step, which are the arguments of Optimizer.step.
 STEP: dict[str, Any] = dict(
     grad_scale=1.0,
     clip_norm=None,
@@ -37,22 +37,22 @@ STEP: dict[str, Any] = dict(
     skip_nonfinite=False,
     zero_grads=False,
 )
-# What there may be beside parameters of 16 bits, and what else may be beside parameters.
+# The residual arrays of 16-bit parameters, and all companion arrays of parameters, with the options that need them.
 BESIDE = {f"{rest}s": f"weights={weights!r}" for weights, rest in RESTS.items()}
 WANTED = {**BESIDE, "initial_params": "l2_init", "ema_params": "ema_decay and swa_start"}
 
 
 class Arguments:
-    """Which arguments the function of an optimizer's rule has, beside params, grads, step, AROUND, STEP and WANTED."""
+    """The arguments of the function of an optimizer's rule, beside params, grads, step, AROUND, STEP and WANTED."""
 
     def __init__(self, optimizer: type[Optimizer]) -> None:
         self.name = optimizer.function or optimizer.__name__.lower()
         self.buffers = _buffers(optimizer)
-        # The states that may be kept in 8 bits, and the arguments that are their scales.
+        # The states that may have 8 bits, with the arguments for their scales.
         self.scales = {state: f"{state}_scales" for state, kind in optimizer._kinds().items() if kind != "exact"}
         parameters = inspect.signature(optimizer.__init__).parameters
         own = {key: one for key, one in parameters.items() if key not in ("self", "params", "around")}
-        # Hyperparameters of the same name as a list of states: Rprop's step_sizes.
+        # A hyperparameter with the name of a list of states, as Rprop's step_sizes, gets another one.
         self.names = {key: f"{key.removesuffix('s')}_limits" if key in self.buffers else key for key in own}
         self.hyperparameters = own
 
@@ -61,26 +61,26 @@ _known: dict[type[Optimizer], Arguments] = {}
 
 
 def arguments_of(optimizer: type[Optimizer]) -> Arguments:
-    """Its arguments, found out once."""
+    """The arguments of an optimizer's function; they are found out once."""
     if optimizer not in _known:
         _known[optimizer] = Arguments(optimizer)
     return _known[optimizer]
 
 
 def _buffers(optimizer: type[Optimizer]) -> dict[str, tuple[str, bool]]:
-    """The arguments that are state: their names in the plural, in the singular, and whether every variant needs them."""
+    """The arguments that are state: the argument's name, the state's name, and whether every variant of the rule needs it."""
     every: dict[str, int] = {}
     for group in 0, 1:
         for kernel in optimizer.kernels:
             for state in kernels.rules[kernel][group]:
                 if state not in optimizer.hidden:
                     every[state] = every.get(state, 0) + 1
-    factored = "row_var" in every  # which of these a parameter needs depends on its shape
+    factored = "row_var" in every  # the shape of a parameter decides which of these it needs
     return {f"{state}s": (state, factored or n == len(optimizer.kernels)) for state, n in every.items()}
 
 
 def _steps(function: str, step: int | Sequence[int], count: int) -> NDArray[np.int64]:
-    """The number of the step that each of ``count`` parameters takes."""
+    """The numbers of the steps that ``count`` parameters take."""
     several = isinstance(step, list | tuple) or (isinstance(step, np.ndarray) and step.ndim > 0)
     listed: list[Any] = [*cast(Any, step)] if several else [step] * count
     if len(listed) != count:
@@ -99,14 +99,14 @@ def _listed(function: str, name: str, arrays: Any, count: int | None = None) -> 
 
 
 def _holds_arrays(arrays: Any) -> bool:
-    """Whether a list was given that has something in it; a placeholder for one has not."""
+    """Whether an argument is a list with arrays; a list of None is a placeholder."""
     if isinstance(arrays, list | tuple):
         return any(one is not None for one in arrays)
     return arrays is not None
 
 
 def update(optimizer: type[Optimizer], given: Mapping[str, Any]) -> Outcome:
-    """Takes the step that the arguments of the optimizer's function say."""
+    """Takes one step with the arguments of the optimizer's function."""
     arguments = arguments_of(optimizer)
     name, buffers, scales = arguments.name, arguments.buffers, arguments.scales
     params = _listed(name, "params", given["params"])
@@ -154,7 +154,7 @@ def update(optimizer: type[Optimizer], given: Mapping[str, Any]) -> Outcome:
     for key in (*buffers, *scales.values(), *WANTED):
         if key not in used and _holds_arrays(given[key]):
             wanted = WANTED.get(key, "moments='8bit'" if key in scales.values() else "another variant of the rule")
-            raise ValueError(f"{name}: {key} would not be used; it is for {wanted}: ask for that, or give None")
+            raise ValueError(f"{name}: {key} would not be used: it needs {wanted}; set that, or give None")
     if not count:
         return Outcome(0.0 if given["clip_norm"] is not None or given["skip_nonfinite"] else None, False)
     members = [
@@ -178,5 +178,5 @@ def update(optimizer: type[Optimizer], given: Mapping[str, Any]) -> Outcome:
     plan.set_options(optimizer._options([rule]))
     outcome = plan.step(grads, of_step)
     if outcome is None:
-        raise ValueError(f"{name}: an array is changed by another thread")
+        raise ValueError(f"{name}: another thread changes an array")
     return Outcome(*outcome[1:])

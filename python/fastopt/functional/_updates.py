@@ -1,4 +1,4 @@
-"""The optimizers' rules without state: one update for each.  Made by ``_generate.py``; not to be edited."""
+"""Stateless updates, one per optimizer's rule.  ``_generate.py`` writes this file; do not edit it."""
 
 from __future__ import annotations
 
@@ -89,8 +89,8 @@ def adadelta(
 
     Args:
         params: Parameters, float32, float64, float16 or bfloat16, any shapes; updated.
-        grads: Their gradients, of the same shapes and dtypes, for all but float64 also of 16 bits; ``None`` leaves that
-            parameter and its state alone.
+        grads: Their gradients, of the same shapes and dtypes; unless that is float64, also float32, float16 or bfloat16.
+            ``None`` leaves that parameter and its state alone.
         square_avgs: State ``square_avg``, 0 before step 1; updated.
         acc_deltas: State ``acc_delta``, 0 before step 1; updated.
         step: t, the step that is being taken, from 1: one number, or one for each parameter.
@@ -116,11 +116,11 @@ def adadelta(
         moment_rounding: See :class:`fastopt.optim.Optimizer`.
         square_avg_scales: With ``moments="8bit"``, the exponents of ``square_avgs``: uint8, one for 64 elements; updated.
         acc_delta_scales: With ``moments="8bit"``, the exponents of ``acc_deltas``: uint8, one for 64 elements; updated.
-        master_params: With ``weights="master"``, the float32 weights of parameters of 16 bits, of the same shapes; updated.
-        compensations: With ``weights="kahan"``, what is to be added to these, of the same dtypes; 0 before step 1; updated.
-        corrections: With ``weights="correction"``, the next 8 bits of these, int8; 0 before step 1; updated.
-        initial_params: p₀, of the same shapes, where ``l2_init`` needs them.
-        ema_params: Averages of the parameters, of the same shapes, where they are to be kept; updated.
+        master_params: With ``weights="master"``, the float32 weights of 16-bit parameters, of the same shapes; updated.
+        compensations: With ``weights="kahan"``, the residuals of 16-bit parameters, of the same dtypes; 0 before step 1; updated.
+        corrections: With ``weights="correction"``, the next 8 bits of 16-bit parameters, int8; 0 before step 1; updated.
+        initial_params: With ``l2_init``, the weights p₀ towards which it pulls, of the same shapes.
+        ema_params: With ``ema_decay`` or ``swa_start``, the averages of the parameters, of the same shapes; updated.
         grad_scale: See :meth:`fastopt.optim.Optimizer.step`.
         clip_norm: See :meth:`fastopt.optim.Optimizer.step`.
         clip_value: See :meth:`fastopt.optim.Optimizer.step`.
@@ -130,11 +130,11 @@ def adadelta(
         zero_grads: See :meth:`fastopt.optim.Optimizer.step`.
 
     Returns:
-        The norm of the gradients, where it was needed, and whether the step was skipped.
+        The norm of the gradients, if it was needed, and whether the step was skipped.
 
     Raises:
         TypeError: A dtype, memory layout or type of argument is wrong.
-        ValueError: A shape or range is wrong, arrays overlap, or one would not be used.  Nothing has been changed then.
+        ValueError: A shape or range is wrong, arrays overlap, or an array would not be used.  Nothing has been changed then.
 
     Example:
         >>> import numpy as np
@@ -192,7 +192,7 @@ def adafactor(
     skip_nonfinite: bool = False,
     zero_grads: bool = False,
 ) -> Outcome:
-    """One step of Adafactor: a second moment of rows and columns in place of one of elements.
+    """One step of Adafactor: second moments of rows and columns in place of those of elements.
 
     In place; the stateless form of :class:`fastopt.optim.Adafactor`.
 
@@ -203,12 +203,12 @@ def adafactor(
         matrices:  r ← (1−ω) r + ω mean(g² of each row);   c ← (1−ω) c + ω mean(g² of each column);   v = r cᵀ / max(mean(r), ε₁)
         u = g / √max(v, ε₁²);   p ← p − max(ε₂, rms(p))·ρ / max(1, rms(u)/d) · u
 
-    The last two axes of an array are its matrices.  Two numbers a row and a column are all the state of a matrix.
+    The last two axes of an array span its matrices.  The state of a matrix is one number per row and one per column.
 
     Args:
         params: Parameters, float32, float64, float16 or bfloat16, any shapes; updated.
-        grads: Their gradients, of the same shapes and dtypes, for all but float64 also of 16 bits; ``None`` leaves that
-            parameter and its state alone.
+        grads: Their gradients, of the same shapes and dtypes; unless that is float64, also float32, float16 or bfloat16.
+            ``None`` leaves that parameter and its state alone.
         row_vars: State ``row_var``, 0 before step 1; updated.
         col_vars: State ``col_var``, 0 before step 1; updated.
         variances: State ``variance``, 0 before step 1; updated.
@@ -234,11 +234,11 @@ def adafactor(
         weights: See :class:`fastopt.optim.Optimizer`.
         moments: See :class:`fastopt.optim.Optimizer`.
         moment_rounding: See :class:`fastopt.optim.Optimizer`.
-        master_params: With ``weights="master"``, the float32 weights of parameters of 16 bits, of the same shapes; updated.
-        compensations: With ``weights="kahan"``, what is to be added to these, of the same dtypes; 0 before step 1; updated.
-        corrections: With ``weights="correction"``, the next 8 bits of these, int8; 0 before step 1; updated.
-        initial_params: p₀, of the same shapes, where ``l2_init`` needs them.
-        ema_params: Averages of the parameters, of the same shapes, where they are to be kept; updated.
+        master_params: With ``weights="master"``, the float32 weights of 16-bit parameters, of the same shapes; updated.
+        compensations: With ``weights="kahan"``, the residuals of 16-bit parameters, of the same dtypes; 0 before step 1; updated.
+        corrections: With ``weights="correction"``, the next 8 bits of 16-bit parameters, int8; 0 before step 1; updated.
+        initial_params: With ``l2_init``, the weights p₀ towards which it pulls, of the same shapes.
+        ema_params: With ``ema_decay`` or ``swa_start``, the averages of the parameters, of the same shapes; updated.
         grad_scale: See :meth:`fastopt.optim.Optimizer.step`.
         clip_norm: See :meth:`fastopt.optim.Optimizer.step`.
         clip_value: See :meth:`fastopt.optim.Optimizer.step`.
@@ -248,11 +248,11 @@ def adafactor(
         zero_grads: See :meth:`fastopt.optim.Optimizer.step`.
 
     Returns:
-        The norm of the gradients, where it was needed, and whether the step was skipped.
+        The norm of the gradients, if it was needed, and whether the step was skipped.
 
     Raises:
         TypeError: A dtype, memory layout or type of argument is wrong.
-        ValueError: A shape or range is wrong, arrays overlap, or one would not be used.  Nothing has been changed then.
+        ValueError: A shape or range is wrong, arrays overlap, or an array would not be used.  Nothing has been changed then.
 
     Example:
         >>> import numpy as np
@@ -319,12 +319,12 @@ def adagrad(
 
     Args:
         params: Parameters, float32, float64, float16 or bfloat16, any shapes; updated.
-        grads: Their gradients, of the same shapes and dtypes, for all but float64 also of 16 bits; ``None`` leaves that
-            parameter and its state alone.
+        grads: Their gradients, of the same shapes and dtypes; unless that is float64, also float32, float16 or bfloat16.
+            ``None`` leaves that parameter and its state alone.
         sums: State ``sum``, ``initial_accumulator_value`` before step 1; updated.
         step: t, the step that is being taken, from 1: one number, or one for each parameter.
         lr: Learning rate, at least 0.
-        lr_decay: How fast the rate falls, at least 0.
+        lr_decay: Decay of the rate over the steps, as in the formula, at least 0.
         weight_decay: λ, at least 0; coupled (L2) by default.
         initial_accumulator_value: s before the first step, at least 0.
         eps: ε, at least 0.
@@ -345,11 +345,11 @@ def adagrad(
         moments: See :class:`fastopt.optim.Optimizer`.
         moment_rounding: See :class:`fastopt.optim.Optimizer`.
         sum_scales: With ``moments="8bit"``, the exponents of ``sums``: uint8, one for 64 elements; updated.
-        master_params: With ``weights="master"``, the float32 weights of parameters of 16 bits, of the same shapes; updated.
-        compensations: With ``weights="kahan"``, what is to be added to these, of the same dtypes; 0 before step 1; updated.
-        corrections: With ``weights="correction"``, the next 8 bits of these, int8; 0 before step 1; updated.
-        initial_params: p₀, of the same shapes, where ``l2_init`` needs them.
-        ema_params: Averages of the parameters, of the same shapes, where they are to be kept; updated.
+        master_params: With ``weights="master"``, the float32 weights of 16-bit parameters, of the same shapes; updated.
+        compensations: With ``weights="kahan"``, the residuals of 16-bit parameters, of the same dtypes; 0 before step 1; updated.
+        corrections: With ``weights="correction"``, the next 8 bits of 16-bit parameters, int8; 0 before step 1; updated.
+        initial_params: With ``l2_init``, the weights p₀ towards which it pulls, of the same shapes.
+        ema_params: With ``ema_decay`` or ``swa_start``, the averages of the parameters, of the same shapes; updated.
         grad_scale: See :meth:`fastopt.optim.Optimizer.step`.
         clip_norm: See :meth:`fastopt.optim.Optimizer.step`.
         clip_value: See :meth:`fastopt.optim.Optimizer.step`.
@@ -359,11 +359,11 @@ def adagrad(
         zero_grads: See :meth:`fastopt.optim.Optimizer.step`.
 
     Returns:
-        The norm of the gradients, where it was needed, and whether the step was skipped.
+        The norm of the gradients, if it was needed, and whether the step was skipped.
 
     Raises:
         TypeError: A dtype, memory layout or type of argument is wrong.
-        ValueError: A shape or range is wrong, arrays overlap, or one would not be used.  Nothing has been changed then.
+        ValueError: A shape or range is wrong, arrays overlap, or an array would not be used.  Nothing has been changed then.
 
     Example:
         >>> import numpy as np
@@ -435,15 +435,15 @@ def adam(
         p ← p − lr/(1−β₁ᵗ) · m / (√v̂/√(1−β₂ᵗ) + ε)
         eps_hat:  p ← p − lr·√(1−β₂ᵗ)/(1−β₁ᵗ) · m / (√v̂ + ε̂)
 
-    t counts each parameter's own steps: one whose gradient was ``None`` stays behind.
+    t counts the steps of each parameter: it does not grow in a step in which the gradient is ``None``.
 
     Args:
         params: Parameters, float32, float64, float16 or bfloat16, any shapes; updated.
-        grads: Their gradients, of the same shapes and dtypes, for all but float64 also of 16 bits; ``None`` leaves that
-            parameter and its state alone.
+        grads: Their gradients, of the same shapes and dtypes; unless that is float64, also float32, float16 or bfloat16.
+            ``None`` leaves that parameter and its state alone.
         exp_avgs: State ``exp_avg``, 0 before step 1; updated.
         exp_avg_sqs: State ``exp_avg_sq``, 0 before step 1; updated.
-        max_exp_avg_sqs: State ``max_exp_avg_sq``, 0 before step 1; updated.  For the variant that has it.
+        max_exp_avg_sqs: State ``max_exp_avg_sq``, 0 before step 1; updated.  Only for the variant that has it.
         step: t, the step that is being taken, from 1: one number, or one for each parameter.
         lr: Learning rate, at least 0.
         betas: β₁ and β₂, in [0, 1).
@@ -470,11 +470,11 @@ def adam(
         exp_avg_scales: With ``moments="8bit"``, the exponents of ``exp_avgs``: uint8, one for 64 elements; updated.
         exp_avg_sq_scales: With ``moments="8bit"``, the exponents of ``exp_avg_sqs``: uint8, one for 64 elements; updated.
         max_exp_avg_sq_scales: With ``moments="8bit"``, the exponents of ``max_exp_avg_sqs``: uint8, one for 64 elements; updated.
-        master_params: With ``weights="master"``, the float32 weights of parameters of 16 bits, of the same shapes; updated.
-        compensations: With ``weights="kahan"``, what is to be added to these, of the same dtypes; 0 before step 1; updated.
-        corrections: With ``weights="correction"``, the next 8 bits of these, int8; 0 before step 1; updated.
-        initial_params: p₀, of the same shapes, where ``l2_init`` needs them.
-        ema_params: Averages of the parameters, of the same shapes, where they are to be kept; updated.
+        master_params: With ``weights="master"``, the float32 weights of 16-bit parameters, of the same shapes; updated.
+        compensations: With ``weights="kahan"``, the residuals of 16-bit parameters, of the same dtypes; 0 before step 1; updated.
+        corrections: With ``weights="correction"``, the next 8 bits of 16-bit parameters, int8; 0 before step 1; updated.
+        initial_params: With ``l2_init``, the weights p₀ towards which it pulls, of the same shapes.
+        ema_params: With ``ema_decay`` or ``swa_start``, the averages of the parameters, of the same shapes; updated.
         grad_scale: See :meth:`fastopt.optim.Optimizer.step`.
         clip_norm: See :meth:`fastopt.optim.Optimizer.step`.
         clip_value: See :meth:`fastopt.optim.Optimizer.step`.
@@ -484,11 +484,11 @@ def adam(
         zero_grads: See :meth:`fastopt.optim.Optimizer.step`.
 
     Returns:
-        The norm of the gradients, where it was needed, and whether the step was skipped.
+        The norm of the gradients, if it was needed, and whether the step was skipped.
 
     Raises:
         TypeError: A dtype, memory layout or type of argument is wrong.
-        ValueError: A shape or range is wrong, arrays overlap, or one would not be used.  Nothing has been changed then.
+        ValueError: A shape or range is wrong, arrays overlap, or an array would not be used.  Nothing has been changed then.
 
     Example:
         >>> import numpy as np
@@ -557,8 +557,8 @@ def adamax(
 
     Args:
         params: Parameters, float32, float64, float16 or bfloat16, any shapes; updated.
-        grads: Their gradients, of the same shapes and dtypes, for all but float64 also of 16 bits; ``None`` leaves that
-            parameter and its state alone.
+        grads: Their gradients, of the same shapes and dtypes; unless that is float64, also float32, float16 or bfloat16.
+            ``None`` leaves that parameter and its state alone.
         exp_avgs: State ``exp_avg``, 0 before step 1; updated.
         exp_infs: State ``exp_inf``, 0 before step 1; updated.
         step: t, the step that is being taken, from 1: one number, or one for each parameter.
@@ -584,11 +584,11 @@ def adamax(
         moment_rounding: See :class:`fastopt.optim.Optimizer`.
         exp_avg_scales: With ``moments="8bit"``, the exponents of ``exp_avgs``: uint8, one for 64 elements; updated.
         exp_inf_scales: With ``moments="8bit"``, the exponents of ``exp_infs``: uint8, one for 64 elements; updated.
-        master_params: With ``weights="master"``, the float32 weights of parameters of 16 bits, of the same shapes; updated.
-        compensations: With ``weights="kahan"``, what is to be added to these, of the same dtypes; 0 before step 1; updated.
-        corrections: With ``weights="correction"``, the next 8 bits of these, int8; 0 before step 1; updated.
-        initial_params: p₀, of the same shapes, where ``l2_init`` needs them.
-        ema_params: Averages of the parameters, of the same shapes, where they are to be kept; updated.
+        master_params: With ``weights="master"``, the float32 weights of 16-bit parameters, of the same shapes; updated.
+        compensations: With ``weights="kahan"``, the residuals of 16-bit parameters, of the same dtypes; 0 before step 1; updated.
+        corrections: With ``weights="correction"``, the next 8 bits of 16-bit parameters, int8; 0 before step 1; updated.
+        initial_params: With ``l2_init``, the weights p₀ towards which it pulls, of the same shapes.
+        ema_params: With ``ema_decay`` or ``swa_start``, the averages of the parameters, of the same shapes; updated.
         grad_scale: See :meth:`fastopt.optim.Optimizer.step`.
         clip_norm: See :meth:`fastopt.optim.Optimizer.step`.
         clip_value: See :meth:`fastopt.optim.Optimizer.step`.
@@ -598,11 +598,11 @@ def adamax(
         zero_grads: See :meth:`fastopt.optim.Optimizer.step`.
 
     Returns:
-        The norm of the gradients, where it was needed, and whether the step was skipped.
+        The norm of the gradients, if it was needed, and whether the step was skipped.
 
     Raises:
         TypeError: A dtype, memory layout or type of argument is wrong.
-        ValueError: A shape or range is wrong, arrays overlap, or one would not be used.  Nothing has been changed then.
+        ValueError: A shape or range is wrong, arrays overlap, or an array would not be used.  Nothing has been changed then.
 
     Example:
         >>> import numpy as np
@@ -674,11 +674,11 @@ def adamw(
 
     Args:
         params: Parameters, float32, float64, float16 or bfloat16, any shapes; updated.
-        grads: Their gradients, of the same shapes and dtypes, for all but float64 also of 16 bits; ``None`` leaves that
-            parameter and its state alone.
+        grads: Their gradients, of the same shapes and dtypes; unless that is float64, also float32, float16 or bfloat16.
+            ``None`` leaves that parameter and its state alone.
         exp_avgs: State ``exp_avg``, 0 before step 1; updated.
         exp_avg_sqs: State ``exp_avg_sq``, 0 before step 1; updated.
-        max_exp_avg_sqs: State ``max_exp_avg_sq``, 0 before step 1; updated.  For the variant that has it.
+        max_exp_avg_sqs: State ``max_exp_avg_sq``, 0 before step 1; updated.  Only for the variant that has it.
         step: t, the step that is being taken, from 1: one number, or one for each parameter.
         lr: Learning rate, at least 0.
         betas: β₁ and β₂, in [0, 1).
@@ -705,11 +705,11 @@ def adamw(
         exp_avg_scales: With ``moments="8bit"``, the exponents of ``exp_avgs``: uint8, one for 64 elements; updated.
         exp_avg_sq_scales: With ``moments="8bit"``, the exponents of ``exp_avg_sqs``: uint8, one for 64 elements; updated.
         max_exp_avg_sq_scales: With ``moments="8bit"``, the exponents of ``max_exp_avg_sqs``: uint8, one for 64 elements; updated.
-        master_params: With ``weights="master"``, the float32 weights of parameters of 16 bits, of the same shapes; updated.
-        compensations: With ``weights="kahan"``, what is to be added to these, of the same dtypes; 0 before step 1; updated.
-        corrections: With ``weights="correction"``, the next 8 bits of these, int8; 0 before step 1; updated.
-        initial_params: p₀, of the same shapes, where ``l2_init`` needs them.
-        ema_params: Averages of the parameters, of the same shapes, where they are to be kept; updated.
+        master_params: With ``weights="master"``, the float32 weights of 16-bit parameters, of the same shapes; updated.
+        compensations: With ``weights="kahan"``, the residuals of 16-bit parameters, of the same dtypes; 0 before step 1; updated.
+        corrections: With ``weights="correction"``, the next 8 bits of 16-bit parameters, int8; 0 before step 1; updated.
+        initial_params: With ``l2_init``, the weights p₀ towards which it pulls, of the same shapes.
+        ema_params: With ``ema_decay`` or ``swa_start``, the averages of the parameters, of the same shapes; updated.
         grad_scale: See :meth:`fastopt.optim.Optimizer.step`.
         clip_norm: See :meth:`fastopt.optim.Optimizer.step`.
         clip_value: See :meth:`fastopt.optim.Optimizer.step`.
@@ -719,11 +719,11 @@ def adamw(
         zero_grads: See :meth:`fastopt.optim.Optimizer.step`.
 
     Returns:
-        The norm of the gradients, where it was needed, and whether the step was skipped.
+        The norm of the gradients, if it was needed, and whether the step was skipped.
 
     Raises:
         TypeError: A dtype, memory layout or type of argument is wrong.
-        ValueError: A shape or range is wrong, arrays overlap, or one would not be used.  Nothing has been changed then.
+        ValueError: A shape or range is wrong, arrays overlap, or an array would not be used.  Nothing has been changed then.
 
     Example:
         >>> import numpy as np
@@ -734,7 +734,7 @@ def adamw(
         True
 
     References:
-        Loshchilov & Hutter 2019, arXiv:1711.05101, algorithm 2, where torch and we multiply the decay with lr.
+        Loshchilov & Hutter 2019, arXiv:1711.05101, algorithm 2, here, as in torch, with the decay multiplied by lr.
     """
     return update(optim.AdamW, locals())
 
@@ -784,7 +784,7 @@ def adan(
     skip_nonfinite: bool = False,
     zero_grads: bool = False,
 ) -> Outcome:
-    """One step of Adan: Nesterov's momentum by the differences of gradients.
+    """One step of Adan: Nesterov's momentum from the differences of gradients.
 
     In place; the stateless form of :class:`fastopt.optim.Adan`.
 
@@ -796,8 +796,8 @@ def adan(
 
     Args:
         params: Parameters, float32, float64, float16 or bfloat16, any shapes; updated.
-        grads: Their gradients, of the same shapes and dtypes, for all but float64 also of 16 bits; ``None`` leaves that
-            parameter and its state alone.
+        grads: Their gradients, of the same shapes and dtypes; unless that is float64, also float32, float16 or bfloat16.
+            ``None`` leaves that parameter and its state alone.
         exp_avgs: State ``exp_avg``, 0 before step 1; updated.
         exp_avg_diffs: State ``exp_avg_diff``, 0 before step 1; updated.
         exp_avg_sqs: State ``exp_avg_sq``, 0 before step 1; updated.
@@ -806,7 +806,7 @@ def adan(
         lr: Learning rate, at least 0.
         betas: β₁, β₂ and β₃, in [0, 1).
         eps: ε, at least 0.
-        weight_decay: λ, at least 0; proximal by default, with ``decoupled_weight_decay=True`` the authors' ``no_prox``.
+        weight_decay: λ, at least 0; proximal by default; ``decoupled_weight_decay=True`` is the authors' ``no_prox``.
         maximize: See :class:`fastopt.optim.Optimizer`.
         decoupled_weight_decay: See :class:`fastopt.optim.Optimizer`.
         fixed_decay: See :class:`fastopt.optim.Optimizer`.
@@ -826,11 +826,11 @@ def adan(
         exp_avg_scales: With ``moments="8bit"``, the exponents of ``exp_avgs``: uint8, one for 64 elements; updated.
         exp_avg_diff_scales: With ``moments="8bit"``, the exponents of ``exp_avg_diffs``: uint8, one for 64 elements; updated.
         exp_avg_sq_scales: With ``moments="8bit"``, the exponents of ``exp_avg_sqs``: uint8, one for 64 elements; updated.
-        master_params: With ``weights="master"``, the float32 weights of parameters of 16 bits, of the same shapes; updated.
-        compensations: With ``weights="kahan"``, what is to be added to these, of the same dtypes; 0 before step 1; updated.
-        corrections: With ``weights="correction"``, the next 8 bits of these, int8; 0 before step 1; updated.
-        initial_params: p₀, of the same shapes, where ``l2_init`` needs them.
-        ema_params: Averages of the parameters, of the same shapes, where they are to be kept; updated.
+        master_params: With ``weights="master"``, the float32 weights of 16-bit parameters, of the same shapes; updated.
+        compensations: With ``weights="kahan"``, the residuals of 16-bit parameters, of the same dtypes; 0 before step 1; updated.
+        corrections: With ``weights="correction"``, the next 8 bits of 16-bit parameters, int8; 0 before step 1; updated.
+        initial_params: With ``l2_init``, the weights p₀ towards which it pulls, of the same shapes.
+        ema_params: With ``ema_decay`` or ``swa_start``, the averages of the parameters, of the same shapes; updated.
         grad_scale: See :meth:`fastopt.optim.Optimizer.step`.
         clip_norm: See :meth:`fastopt.optim.Optimizer.step`.
         clip_value: See :meth:`fastopt.optim.Optimizer.step`.
@@ -840,11 +840,11 @@ def adan(
         zero_grads: See :meth:`fastopt.optim.Optimizer.step`.
 
     Returns:
-        The norm of the gradients, where it was needed, and whether the step was skipped.
+        The norm of the gradients, if it was needed, and whether the step was skipped.
 
     Raises:
         TypeError: A dtype, memory layout or type of argument is wrong.
-        ValueError: A shape or range is wrong, arrays overlap, or one would not be used.  Nothing has been changed then.
+        ValueError: A shape or range is wrong, arrays overlap, or an array would not be used.  Nothing has been changed then.
 
     Example:
         >>> import numpy as np
@@ -918,8 +918,8 @@ def ademamix(
 
     Args:
         params: Parameters, float32, float64, float16 or bfloat16, any shapes; updated.
-        grads: Their gradients, of the same shapes and dtypes, for all but float64 also of 16 bits; ``None`` leaves that
-            parameter and its state alone.
+        grads: Their gradients, of the same shapes and dtypes; unless that is float64, also float32, float16 or bfloat16.
+            ``None`` leaves that parameter and its state alone.
         exp_avg_fasts: State ``exp_avg_fast``, 0 before step 1; updated.
         exp_avg_slows: State ``exp_avg_slow``, 0 before step 1; updated.
         exp_avg_sqs: State ``exp_avg_sq``, 0 before step 1; updated.
@@ -928,7 +928,7 @@ def ademamix(
         betas: β₁, β₂ and β₃, in [0, 1).
         alpha: α, the weight of the slow momentum, at least 0.
         eps: ε, at least 0.
-        weight_decay: λ, at least 0; the paper's λp by default.
+        weight_decay: λ, at least 0; the paper's term λp by default.
         alpha_warmup: Steps in which α grows from 0.
         beta3_warmup: Steps in which β₃ grows from β₁, so that its half-life grows linearly.
         maximize: See :class:`fastopt.optim.Optimizer`.
@@ -950,11 +950,11 @@ def ademamix(
         exp_avg_fast_scales: With ``moments="8bit"``, the exponents of ``exp_avg_fasts``: uint8, one for 64 elements; updated.
         exp_avg_slow_scales: With ``moments="8bit"``, the exponents of ``exp_avg_slows``: uint8, one for 64 elements; updated.
         exp_avg_sq_scales: With ``moments="8bit"``, the exponents of ``exp_avg_sqs``: uint8, one for 64 elements; updated.
-        master_params: With ``weights="master"``, the float32 weights of parameters of 16 bits, of the same shapes; updated.
-        compensations: With ``weights="kahan"``, what is to be added to these, of the same dtypes; 0 before step 1; updated.
-        corrections: With ``weights="correction"``, the next 8 bits of these, int8; 0 before step 1; updated.
-        initial_params: p₀, of the same shapes, where ``l2_init`` needs them.
-        ema_params: Averages of the parameters, of the same shapes, where they are to be kept; updated.
+        master_params: With ``weights="master"``, the float32 weights of 16-bit parameters, of the same shapes; updated.
+        compensations: With ``weights="kahan"``, the residuals of 16-bit parameters, of the same dtypes; 0 before step 1; updated.
+        corrections: With ``weights="correction"``, the next 8 bits of 16-bit parameters, int8; 0 before step 1; updated.
+        initial_params: With ``l2_init``, the weights p₀ towards which it pulls, of the same shapes.
+        ema_params: With ``ema_decay`` or ``swa_start``, the averages of the parameters, of the same shapes; updated.
         grad_scale: See :meth:`fastopt.optim.Optimizer.step`.
         clip_norm: See :meth:`fastopt.optim.Optimizer.step`.
         clip_value: See :meth:`fastopt.optim.Optimizer.step`.
@@ -964,11 +964,11 @@ def ademamix(
         zero_grads: See :meth:`fastopt.optim.Optimizer.step`.
 
     Returns:
-        The norm of the gradients, where it was needed, and whether the step was skipped.
+        The norm of the gradients, if it was needed, and whether the step was skipped.
 
     Raises:
         TypeError: A dtype, memory layout or type of argument is wrong.
-        ValueError: A shape or range is wrong, arrays overlap, or one would not be used.  Nothing has been changed then.
+        ValueError: A shape or range is wrong, arrays overlap, or an array would not be used.  Nothing has been changed then.
 
     Example:
         >>> import numpy as np
@@ -1039,8 +1039,8 @@ def asgd(
 
     Args:
         params: Parameters, float32, float64, float16 or bfloat16, any shapes; updated.
-        grads: Their gradients, of the same shapes and dtypes, for all but float64 also of 16 bits; ``None`` leaves that
-            parameter and its state alone.
+        grads: Their gradients, of the same shapes and dtypes; unless that is float64, also float32, float16 or bfloat16.
+            ``None`` leaves that parameter and its state alone.
         axs: State ``ax``, 0 before step 1; updated.
         etas: State ``eta``, ``lr`` before step 1; float64 arrays without axes; updated.
         mus: State ``mu``, 1 before step 1; float64 arrays without axes; updated.
@@ -1048,7 +1048,7 @@ def asgd(
         lr: Learning rate, at least 0.
         lambd: λ, the decay, at least 0.
         alpha: α, the power with which the rate falls, at least 0.
-        t0: t₀, the step after which to average, at least 0.
+        t0: t₀, the step after which averaging begins, at least 0.
         weight_decay: λ, at least 0; coupled (L2) by default.
         maximize: See :class:`fastopt.optim.Optimizer`.
         decoupled_weight_decay: See :class:`fastopt.optim.Optimizer`.
@@ -1066,11 +1066,11 @@ def asgd(
         weights: See :class:`fastopt.optim.Optimizer`.
         moments: See :class:`fastopt.optim.Optimizer`.
         moment_rounding: See :class:`fastopt.optim.Optimizer`.
-        master_params: With ``weights="master"``, the float32 weights of parameters of 16 bits, of the same shapes; updated.
-        compensations: With ``weights="kahan"``, what is to be added to these, of the same dtypes; 0 before step 1; updated.
-        corrections: With ``weights="correction"``, the next 8 bits of these, int8; 0 before step 1; updated.
-        initial_params: p₀, of the same shapes, where ``l2_init`` needs them.
-        ema_params: Averages of the parameters, of the same shapes, where they are to be kept; updated.
+        master_params: With ``weights="master"``, the float32 weights of 16-bit parameters, of the same shapes; updated.
+        compensations: With ``weights="kahan"``, the residuals of 16-bit parameters, of the same dtypes; 0 before step 1; updated.
+        corrections: With ``weights="correction"``, the next 8 bits of 16-bit parameters, int8; 0 before step 1; updated.
+        initial_params: With ``l2_init``, the weights p₀ towards which it pulls, of the same shapes.
+        ema_params: With ``ema_decay`` or ``swa_start``, the averages of the parameters, of the same shapes; updated.
         grad_scale: See :meth:`fastopt.optim.Optimizer.step`.
         clip_norm: See :meth:`fastopt.optim.Optimizer.step`.
         clip_value: See :meth:`fastopt.optim.Optimizer.step`.
@@ -1080,11 +1080,11 @@ def asgd(
         zero_grads: See :meth:`fastopt.optim.Optimizer.step`.
 
     Returns:
-        The norm of the gradients, where it was needed, and whether the step was skipped.
+        The norm of the gradients, if it was needed, and whether the step was skipped.
 
     Raises:
         TypeError: A dtype, memory layout or type of argument is wrong.
-        ValueError: A shape or range is wrong, arrays overlap, or one would not be used.  Nothing has been changed then.
+        ValueError: A shape or range is wrong, arrays overlap, or an array would not be used.  Nothing has been changed then.
 
     Example:
         >>> import numpy as np
@@ -1142,7 +1142,7 @@ def lamb(
     skip_nonfinite: bool = False,
     zero_grads: bool = False,
 ) -> Outcome:
-    """One step of LAMB: Adam whose step is as long as lr times the parameter, tensor by tensor.
+    """One step of LAMB: Adam with each tensor's step scaled to lr times the norm of the parameter.
 
     In place; the stateless form of :class:`fastopt.optim.LAMB`.
 
@@ -1150,12 +1150,12 @@ def lamb(
 
         m, v as :class:`Adam`;   u = m̂ / (√v̂ + ε) + λ p;   p ← p − lr·‖p‖/‖u‖·u
 
-    The ratio is 1 where ‖p‖ or ‖u‖ is 0.  ``decoupled_weight_decay`` decays p beside the ratio instead.
+    The ratio is 1 where ‖p‖ or ‖u‖ is 0.  ``decoupled_weight_decay`` decays p separately instead.
 
     Args:
         params: Parameters, float32, float64, float16 or bfloat16, any shapes; updated.
-        grads: Their gradients, of the same shapes and dtypes, for all but float64 also of 16 bits; ``None`` leaves that
-            parameter and its state alone.
+        grads: Their gradients, of the same shapes and dtypes; unless that is float64, also float32, float16 or bfloat16.
+            ``None`` leaves that parameter and its state alone.
         exp_avgs: State ``exp_avg``, 0 before step 1; updated.
         exp_avg_sqs: State ``exp_avg_sq``, 0 before step 1; updated.
         step: t, the step that is being taken, from 1: one number, or one for each parameter.
@@ -1181,11 +1181,11 @@ def lamb(
         moment_rounding: See :class:`fastopt.optim.Optimizer`.
         exp_avg_scales: With ``moments="8bit"``, the exponents of ``exp_avgs``: uint8, one for 64 elements; updated.
         exp_avg_sq_scales: With ``moments="8bit"``, the exponents of ``exp_avg_sqs``: uint8, one for 64 elements; updated.
-        master_params: With ``weights="master"``, the float32 weights of parameters of 16 bits, of the same shapes; updated.
-        compensations: With ``weights="kahan"``, what is to be added to these, of the same dtypes; 0 before step 1; updated.
-        corrections: With ``weights="correction"``, the next 8 bits of these, int8; 0 before step 1; updated.
-        initial_params: p₀, of the same shapes, where ``l2_init`` needs them.
-        ema_params: Averages of the parameters, of the same shapes, where they are to be kept; updated.
+        master_params: With ``weights="master"``, the float32 weights of 16-bit parameters, of the same shapes; updated.
+        compensations: With ``weights="kahan"``, the residuals of 16-bit parameters, of the same dtypes; 0 before step 1; updated.
+        corrections: With ``weights="correction"``, the next 8 bits of 16-bit parameters, int8; 0 before step 1; updated.
+        initial_params: With ``l2_init``, the weights p₀ towards which it pulls, of the same shapes.
+        ema_params: With ``ema_decay`` or ``swa_start``, the averages of the parameters, of the same shapes; updated.
         grad_scale: See :meth:`fastopt.optim.Optimizer.step`.
         clip_norm: See :meth:`fastopt.optim.Optimizer.step`.
         clip_value: See :meth:`fastopt.optim.Optimizer.step`.
@@ -1195,11 +1195,11 @@ def lamb(
         zero_grads: See :meth:`fastopt.optim.Optimizer.step`.
 
     Returns:
-        The norm of the gradients, where it was needed, and whether the step was skipped.
+        The norm of the gradients, if it was needed, and whether the step was skipped.
 
     Raises:
         TypeError: A dtype, memory layout or type of argument is wrong.
-        ValueError: A shape or range is wrong, arrays overlap, or one would not be used.  Nothing has been changed then.
+        ValueError: A shape or range is wrong, arrays overlap, or an array would not be used.  Nothing has been changed then.
 
     Example:
         >>> import numpy as np
@@ -1257,7 +1257,7 @@ def lars(
     skip_nonfinite: bool = False,
     zero_grads: bool = False,
 ) -> Outcome:
-    """One step of LARS: momentum whose steps are as long as lr times the parameter, tensor by tensor.
+    """One step of LARS: momentum with each tensor's gradient scaled to the norm of the parameter.
 
     In place; the stateless form of :class:`fastopt.optim.LARS`.
 
@@ -1270,14 +1270,14 @@ def lars(
 
     Args:
         params: Parameters, float32, float64, float16 or bfloat16, any shapes; updated.
-        grads: Their gradients, of the same shapes and dtypes, for all but float64 also of 16 bits; ``None`` leaves that
-            parameter and its state alone.
+        grads: Their gradients, of the same shapes and dtypes; unless that is float64, also float32, float16 or bfloat16.
+            ``None`` leaves that parameter and its state alone.
         momentum_buffers: State ``momentum_buffer``, 0 before step 1; updated.
         step: t, the step that is being taken, from 1: one number, or one for each parameter.
         lr: Learning rate, at least 0.
         momentum: μ, in [0, 1].
         weight_decay: λ, at least 0; part of u by default.
-        trust_coefficient: How far to trust the ratio, at least 0.
+        trust_coefficient: Factor of the ratio, at least 0.
         eps: ε, at least 0.
         nesterov: Take the step from where the momentum leads.
         maximize: See :class:`fastopt.optim.Optimizer`.
@@ -1297,11 +1297,11 @@ def lars(
         moments: See :class:`fastopt.optim.Optimizer`.
         moment_rounding: See :class:`fastopt.optim.Optimizer`.
         momentum_buffer_scales: With ``moments="8bit"``, the exponents of ``momentum_buffers``: uint8, one for 64 elements; updated.
-        master_params: With ``weights="master"``, the float32 weights of parameters of 16 bits, of the same shapes; updated.
-        compensations: With ``weights="kahan"``, what is to be added to these, of the same dtypes; 0 before step 1; updated.
-        corrections: With ``weights="correction"``, the next 8 bits of these, int8; 0 before step 1; updated.
-        initial_params: p₀, of the same shapes, where ``l2_init`` needs them.
-        ema_params: Averages of the parameters, of the same shapes, where they are to be kept; updated.
+        master_params: With ``weights="master"``, the float32 weights of 16-bit parameters, of the same shapes; updated.
+        compensations: With ``weights="kahan"``, the residuals of 16-bit parameters, of the same dtypes; 0 before step 1; updated.
+        corrections: With ``weights="correction"``, the next 8 bits of 16-bit parameters, int8; 0 before step 1; updated.
+        initial_params: With ``l2_init``, the weights p₀ towards which it pulls, of the same shapes.
+        ema_params: With ``ema_decay`` or ``swa_start``, the averages of the parameters, of the same shapes; updated.
         grad_scale: See :meth:`fastopt.optim.Optimizer.step`.
         clip_norm: See :meth:`fastopt.optim.Optimizer.step`.
         clip_value: See :meth:`fastopt.optim.Optimizer.step`.
@@ -1311,11 +1311,11 @@ def lars(
         zero_grads: See :meth:`fastopt.optim.Optimizer.step`.
 
     Returns:
-        The norm of the gradients, where it was needed, and whether the step was skipped.
+        The norm of the gradients, if it was needed, and whether the step was skipped.
 
     Raises:
         TypeError: A dtype, memory layout or type of argument is wrong.
-        ValueError: A shape or range is wrong, arrays overlap, or one would not be used.  Nothing has been changed then.
+        ValueError: A shape or range is wrong, arrays overlap, or an array would not be used.  Nothing has been changed then.
 
     Example:
         >>> import numpy as np
@@ -1380,8 +1380,8 @@ def lion(
 
     Args:
         params: Parameters, float32, float64, float16 or bfloat16, any shapes; updated.
-        grads: Their gradients, of the same shapes and dtypes, for all but float64 also of 16 bits; ``None`` leaves that
-            parameter and its state alone.
+        grads: Their gradients, of the same shapes and dtypes; unless that is float64, also float32, float16 or bfloat16.
+            ``None`` leaves that parameter and its state alone.
         exp_avgs: State ``exp_avg``, 0 before step 1; updated.
         step: t, the step that is being taken, from 1: one number, or one for each parameter.
         lr: Learning rate, at least 0.
@@ -1404,11 +1404,11 @@ def lion(
         moments: See :class:`fastopt.optim.Optimizer`.
         moment_rounding: See :class:`fastopt.optim.Optimizer`.
         exp_avg_scales: With ``moments="8bit"``, the exponents of ``exp_avgs``: uint8, one for 64 elements; updated.
-        master_params: With ``weights="master"``, the float32 weights of parameters of 16 bits, of the same shapes; updated.
-        compensations: With ``weights="kahan"``, what is to be added to these, of the same dtypes; 0 before step 1; updated.
-        corrections: With ``weights="correction"``, the next 8 bits of these, int8; 0 before step 1; updated.
-        initial_params: p₀, of the same shapes, where ``l2_init`` needs them.
-        ema_params: Averages of the parameters, of the same shapes, where they are to be kept; updated.
+        master_params: With ``weights="master"``, the float32 weights of 16-bit parameters, of the same shapes; updated.
+        compensations: With ``weights="kahan"``, the residuals of 16-bit parameters, of the same dtypes; 0 before step 1; updated.
+        corrections: With ``weights="correction"``, the next 8 bits of 16-bit parameters, int8; 0 before step 1; updated.
+        initial_params: With ``l2_init``, the weights p₀ towards which it pulls, of the same shapes.
+        ema_params: With ``ema_decay`` or ``swa_start``, the averages of the parameters, of the same shapes; updated.
         grad_scale: See :meth:`fastopt.optim.Optimizer.step`.
         clip_norm: See :meth:`fastopt.optim.Optimizer.step`.
         clip_value: See :meth:`fastopt.optim.Optimizer.step`.
@@ -1418,11 +1418,11 @@ def lion(
         zero_grads: See :meth:`fastopt.optim.Optimizer.step`.
 
     Returns:
-        The norm of the gradients, where it was needed, and whether the step was skipped.
+        The norm of the gradients, if it was needed, and whether the step was skipped.
 
     Raises:
         TypeError: A dtype, memory layout or type of argument is wrong.
-        ValueError: A shape or range is wrong, arrays overlap, or one would not be used.  Nothing has been changed then.
+        ValueError: A shape or range is wrong, arrays overlap, or an array would not be used.  Nothing has been changed then.
 
     Example:
         >>> import numpy as np
@@ -1482,7 +1482,7 @@ def muon(
     skip_nonfinite: bool = False,
     zero_grads: bool = False,
 ) -> Outcome:
-    """One step of Muon: momentum whose singular values are all made about 1; for the matrices of hidden layers.
+    """One step of Muon: momentum whose singular values are all brought to about 1; for the matrices of hidden layers.
 
     In place; the stateless form of :class:`fastopt.optim.Muon`.
 
@@ -1492,13 +1492,13 @@ def muon(
         X = u/‖u‖;   ns_steps times: A = X Xᵀ, X ← a X + (b A + c A²) X
         p ← (1 − lr·weight_decay) p − lr·f·X
 
-    f is √max(1, rows/columns), or with ``adjust_lr_fn="match_rms_adamw"`` 0.2·√max(rows, columns).  The matrix products are
-    NumPy's, so that the result may depend on its BLAS and the number of its threads.
+    f is √max(1, rows/columns), or with ``adjust_lr_fn="match_rms_adamw"`` 0.2·√max(rows, columns).  The matrix products
+    are NumPy's, so that the result may depend on its BLAS and the number of its threads.
 
     Args:
         params: Parameters, float32, float64, float16 or bfloat16, any shapes; updated.
-        grads: Their gradients, of the same shapes and dtypes, for all but float64 also of 16 bits; ``None`` leaves that
-            parameter and its state alone.
+        grads: Their gradients, of the same shapes and dtypes; unless that is float64, also float32, float16 or bfloat16.
+            ``None`` leaves that parameter and its state alone.
         momentum_buffers: State ``momentum_buffer``, 0 before step 1; updated.
         step: t, the step that is being taken, from 1: one number, or one for each parameter.
         lr: Learning rate, at least 0.
@@ -1526,11 +1526,11 @@ def muon(
         moments: See :class:`fastopt.optim.Optimizer`.
         moment_rounding: See :class:`fastopt.optim.Optimizer`.
         momentum_buffer_scales: With ``moments="8bit"``, the exponents of ``momentum_buffers``: uint8, one for 64 elements; updated.
-        master_params: With ``weights="master"``, the float32 weights of parameters of 16 bits, of the same shapes; updated.
-        compensations: With ``weights="kahan"``, what is to be added to these, of the same dtypes; 0 before step 1; updated.
-        corrections: With ``weights="correction"``, the next 8 bits of these, int8; 0 before step 1; updated.
-        initial_params: p₀, of the same shapes, where ``l2_init`` needs them.
-        ema_params: Averages of the parameters, of the same shapes, where they are to be kept; updated.
+        master_params: With ``weights="master"``, the float32 weights of 16-bit parameters, of the same shapes; updated.
+        compensations: With ``weights="kahan"``, the residuals of 16-bit parameters, of the same dtypes; 0 before step 1; updated.
+        corrections: With ``weights="correction"``, the next 8 bits of 16-bit parameters, int8; 0 before step 1; updated.
+        initial_params: With ``l2_init``, the weights p₀ towards which it pulls, of the same shapes.
+        ema_params: With ``ema_decay`` or ``swa_start``, the averages of the parameters, of the same shapes; updated.
         grad_scale: See :meth:`fastopt.optim.Optimizer.step`.
         clip_norm: See :meth:`fastopt.optim.Optimizer.step`.
         clip_value: See :meth:`fastopt.optim.Optimizer.step`.
@@ -1540,11 +1540,11 @@ def muon(
         zero_grads: See :meth:`fastopt.optim.Optimizer.step`.
 
     Returns:
-        The norm of the gradients, where it was needed, and whether the step was skipped.
+        The norm of the gradients, if it was needed, and whether the step was skipped.
 
     Raises:
         TypeError: A dtype, memory layout or type of argument is wrong.
-        ValueError: A shape or range is wrong, arrays overlap, or one would not be used.  Nothing has been changed then.
+        ValueError: A shape or range is wrong, arrays overlap, or an array would not be used.  Nothing has been changed then.
 
     Example:
         >>> import numpy as np
@@ -1555,8 +1555,8 @@ def muon(
         True
 
     References:
-        Jordan et al. 2024, https://kellerjordan.github.io/posts/muon/; Liu et al. 2025, arXiv:2502.16982.  In torch's form, but in
-        the parameters' own precision (of 16 bits: float32), where torch computes in bfloat16.
+        Jordan et al. 2024, https://kellerjordan.github.io/posts/muon/; Liu et al. 2025, arXiv:2502.16982.  In torch's form, but
+        in the parameters' own precision (of 16 bits: float32), where torch computes in bfloat16.
     """
     return update(optim.Muon, locals())
 
@@ -1614,12 +1614,12 @@ def nadam(
         μ_t = β₁(1 − ½·0.96^(t·momentum_decay));   Π_t = μ₁⋯μ_t;   m, v as :class:`Adam`
         p ← p − lr·((1−μ_t)/(1−Π_t)·g + μ_{t+1}/(1−Π_t·μ_{t+1})·m) / (√(v/(1−β₂ᵗ)) + ε)
 
-    Keras means ``momentum_decay=1``.
+    Keras's Nadam has ``momentum_decay=1``.
 
     Args:
         params: Parameters, float32, float64, float16 or bfloat16, any shapes; updated.
-        grads: Their gradients, of the same shapes and dtypes, for all but float64 also of 16 bits; ``None`` leaves that
-            parameter and its state alone.
+        grads: Their gradients, of the same shapes and dtypes; unless that is float64, also float32, float16 or bfloat16.
+            ``None`` leaves that parameter and its state alone.
         exp_avgs: State ``exp_avg``, 0 before step 1; updated.
         exp_avg_sqs: State ``exp_avg_sq``, 0 before step 1; updated.
         mu_products: State ``mu_product``, 1 before step 1; float64 arrays without axes; updated.
@@ -1628,7 +1628,7 @@ def nadam(
         betas: β₁ and β₂, in [0, 1).
         eps: ε, at least 0.
         weight_decay: λ, at least 0; coupled (L2) by default.
-        momentum_decay: How fast the momentum grows to β₁, at least 0.
+        momentum_decay: Speed at which the momentum grows to β₁, at least 0.
         maximize: See :class:`fastopt.optim.Optimizer`.
         decoupled_weight_decay: See :class:`fastopt.optim.Optimizer`.
         fixed_decay: See :class:`fastopt.optim.Optimizer`.
@@ -1647,11 +1647,11 @@ def nadam(
         moment_rounding: See :class:`fastopt.optim.Optimizer`.
         exp_avg_scales: With ``moments="8bit"``, the exponents of ``exp_avgs``: uint8, one for 64 elements; updated.
         exp_avg_sq_scales: With ``moments="8bit"``, the exponents of ``exp_avg_sqs``: uint8, one for 64 elements; updated.
-        master_params: With ``weights="master"``, the float32 weights of parameters of 16 bits, of the same shapes; updated.
-        compensations: With ``weights="kahan"``, what is to be added to these, of the same dtypes; 0 before step 1; updated.
-        corrections: With ``weights="correction"``, the next 8 bits of these, int8; 0 before step 1; updated.
-        initial_params: p₀, of the same shapes, where ``l2_init`` needs them.
-        ema_params: Averages of the parameters, of the same shapes, where they are to be kept; updated.
+        master_params: With ``weights="master"``, the float32 weights of 16-bit parameters, of the same shapes; updated.
+        compensations: With ``weights="kahan"``, the residuals of 16-bit parameters, of the same dtypes; 0 before step 1; updated.
+        corrections: With ``weights="correction"``, the next 8 bits of 16-bit parameters, int8; 0 before step 1; updated.
+        initial_params: With ``l2_init``, the weights p₀ towards which it pulls, of the same shapes.
+        ema_params: With ``ema_decay`` or ``swa_start``, the averages of the parameters, of the same shapes; updated.
         grad_scale: See :meth:`fastopt.optim.Optimizer.step`.
         clip_norm: See :meth:`fastopt.optim.Optimizer.step`.
         clip_value: See :meth:`fastopt.optim.Optimizer.step`.
@@ -1661,11 +1661,11 @@ def nadam(
         zero_grads: See :meth:`fastopt.optim.Optimizer.step`.
 
     Returns:
-        The norm of the gradients, where it was needed, and whether the step was skipped.
+        The norm of the gradients, if it was needed, and whether the step was skipped.
 
     Raises:
         TypeError: A dtype, memory layout or type of argument is wrong.
-        ValueError: A shape or range is wrong, arrays overlap, or one would not be used.  Nothing has been changed then.
+        ValueError: A shape or range is wrong, arrays overlap, or an array would not be used.  Nothing has been changed then.
 
     Example:
         >>> import numpy as np
@@ -1723,7 +1723,7 @@ def radam(
     skip_nonfinite: bool = False,
     zero_grads: bool = False,
 ) -> Outcome:
-    """One step of RAdam: Adam that waits until its variance is known.
+    """One step of RAdam: Adam that divides by √v only once the variance of its adaptive rate is known.
 
     In place; the stateless form of :class:`fastopt.optim.RAdam`.
 
@@ -1735,8 +1735,8 @@ def radam(
 
     Args:
         params: Parameters, float32, float64, float16 or bfloat16, any shapes; updated.
-        grads: Their gradients, of the same shapes and dtypes, for all but float64 also of 16 bits; ``None`` leaves that
-            parameter and its state alone.
+        grads: Their gradients, of the same shapes and dtypes; unless that is float64, also float32, float16 or bfloat16.
+            ``None`` leaves that parameter and its state alone.
         exp_avgs: State ``exp_avg``, 0 before step 1; updated.
         exp_avg_sqs: State ``exp_avg_sq``, 0 before step 1; updated.
         step: t, the step that is being taken, from 1: one number, or one for each parameter.
@@ -1762,11 +1762,11 @@ def radam(
         moment_rounding: See :class:`fastopt.optim.Optimizer`.
         exp_avg_scales: With ``moments="8bit"``, the exponents of ``exp_avgs``: uint8, one for 64 elements; updated.
         exp_avg_sq_scales: With ``moments="8bit"``, the exponents of ``exp_avg_sqs``: uint8, one for 64 elements; updated.
-        master_params: With ``weights="master"``, the float32 weights of parameters of 16 bits, of the same shapes; updated.
-        compensations: With ``weights="kahan"``, what is to be added to these, of the same dtypes; 0 before step 1; updated.
-        corrections: With ``weights="correction"``, the next 8 bits of these, int8; 0 before step 1; updated.
-        initial_params: p₀, of the same shapes, where ``l2_init`` needs them.
-        ema_params: Averages of the parameters, of the same shapes, where they are to be kept; updated.
+        master_params: With ``weights="master"``, the float32 weights of 16-bit parameters, of the same shapes; updated.
+        compensations: With ``weights="kahan"``, the residuals of 16-bit parameters, of the same dtypes; 0 before step 1; updated.
+        corrections: With ``weights="correction"``, the next 8 bits of 16-bit parameters, int8; 0 before step 1; updated.
+        initial_params: With ``l2_init``, the weights p₀ towards which it pulls, of the same shapes.
+        ema_params: With ``ema_decay`` or ``swa_start``, the averages of the parameters, of the same shapes; updated.
         grad_scale: See :meth:`fastopt.optim.Optimizer.step`.
         clip_norm: See :meth:`fastopt.optim.Optimizer.step`.
         clip_value: See :meth:`fastopt.optim.Optimizer.step`.
@@ -1776,11 +1776,11 @@ def radam(
         zero_grads: See :meth:`fastopt.optim.Optimizer.step`.
 
     Returns:
-        The norm of the gradients, where it was needed, and whether the step was skipped.
+        The norm of the gradients, if it was needed, and whether the step was skipped.
 
     Raises:
         TypeError: A dtype, memory layout or type of argument is wrong.
-        ValueError: A shape or range is wrong, arrays overlap, or one would not be used.  Nothing has been changed then.
+        ValueError: A shape or range is wrong, arrays overlap, or an array would not be used.  Nothing has been changed then.
 
     Example:
         >>> import numpy as np
@@ -1850,15 +1850,15 @@ def rmsprop(
         v ← α v + (1−α) g²;   centered: ḡ ← α ḡ + (1−α) g, and v − ḡ² in place of v below
         p ← p − lr · g / (√v + ε);   momentum: b ← μ b + g / (√v + ε), p ← p − lr·b
 
-    v − ḡ² is not allowed to become negative by rounding; in torch it may, and the weight is NaN then.
+    v − ḡ² is raised to 0 where rounding makes it negative; in torch the weight becomes NaN then.
 
     Args:
         params: Parameters, float32, float64, float16 or bfloat16, any shapes; updated.
-        grads: Their gradients, of the same shapes and dtypes, for all but float64 also of 16 bits; ``None`` leaves that
-            parameter and its state alone.
+        grads: Their gradients, of the same shapes and dtypes; unless that is float64, also float32, float16 or bfloat16.
+            ``None`` leaves that parameter and its state alone.
         square_avgs: State ``square_avg``, 0 before step 1; updated.
-        grad_avgs: State ``grad_avg``, 0 before step 1; updated.  For the variant that has it.
-        momentum_buffers: State ``momentum_buffer``, 0 before step 1; updated.  For the variant that has it.
+        grad_avgs: State ``grad_avg``, 0 before step 1; updated.  Only for the variant that has it.
+        momentum_buffers: State ``momentum_buffer``, 0 before step 1; updated.  Only for the variant that has it.
         step: t, the step that is being taken, from 1: one number, or one for each parameter.
         lr: Learning rate, at least 0.
         alpha: α, in [0, 1].
@@ -1884,11 +1884,11 @@ def rmsprop(
         moment_rounding: See :class:`fastopt.optim.Optimizer`.
         square_avg_scales: With ``moments="8bit"``, the exponents of ``square_avgs``: uint8, one for 64 elements; updated.
         momentum_buffer_scales: With ``moments="8bit"``, the exponents of ``momentum_buffers``: uint8, one for 64 elements; updated.
-        master_params: With ``weights="master"``, the float32 weights of parameters of 16 bits, of the same shapes; updated.
-        compensations: With ``weights="kahan"``, what is to be added to these, of the same dtypes; 0 before step 1; updated.
-        corrections: With ``weights="correction"``, the next 8 bits of these, int8; 0 before step 1; updated.
-        initial_params: p₀, of the same shapes, where ``l2_init`` needs them.
-        ema_params: Averages of the parameters, of the same shapes, where they are to be kept; updated.
+        master_params: With ``weights="master"``, the float32 weights of 16-bit parameters, of the same shapes; updated.
+        compensations: With ``weights="kahan"``, the residuals of 16-bit parameters, of the same dtypes; 0 before step 1; updated.
+        corrections: With ``weights="correction"``, the next 8 bits of 16-bit parameters, int8; 0 before step 1; updated.
+        initial_params: With ``l2_init``, the weights p₀ towards which it pulls, of the same shapes.
+        ema_params: With ``ema_decay`` or ``swa_start``, the averages of the parameters, of the same shapes; updated.
         grad_scale: See :meth:`fastopt.optim.Optimizer.step`.
         clip_norm: See :meth:`fastopt.optim.Optimizer.step`.
         clip_value: See :meth:`fastopt.optim.Optimizer.step`.
@@ -1898,11 +1898,11 @@ def rmsprop(
         zero_grads: See :meth:`fastopt.optim.Optimizer.step`.
 
     Returns:
-        The norm of the gradients, where it was needed, and whether the step was skipped.
+        The norm of the gradients, if it was needed, and whether the step was skipped.
 
     Raises:
         TypeError: A dtype, memory layout or type of argument is wrong.
-        ValueError: A shape or range is wrong, arrays overlap, or one would not be used.  Nothing has been changed then.
+        ValueError: A shape or range is wrong, arrays overlap, or an array would not be used.  Nothing has been changed then.
 
     Example:
         >>> import numpy as np
@@ -1913,7 +1913,8 @@ def rmsprop(
         True
 
     References:
-        Tieleman & Hinton 2012, lecture 6.5 of "Neural networks for machine learning"; centered: Graves 2013, arXiv:1308.0850, eq. 38-43.
+        Tieleman & Hinton 2012, lecture 6.5 of "Neural networks for machine learning"; centered: Graves 2013, arXiv:1308.0850,
+        eq. 38-43.
     """
     return update(optim.RMSprop, locals())
 
@@ -1958,7 +1959,7 @@ def rprop(
     skip_nonfinite: bool = False,
     zero_grads: bool = False,
 ) -> Outcome:
-    """One step of Rprop: steps that follow the signs of the gradients only; for full batches.
+    """One step of Rprop: steps that depend on the signs of the gradients only; for full batches.
 
     In place; the stateless form of :class:`fastopt.optim.Rprop`.
 
@@ -1969,8 +1970,8 @@ def rprop(
 
     Args:
         params: Parameters, float32, float64, float16 or bfloat16, any shapes; updated.
-        grads: Their gradients, of the same shapes and dtypes, for all but float64 also of 16 bits; ``None`` leaves that
-            parameter and its state alone.
+        grads: Their gradients, of the same shapes and dtypes; unless that is float64, also float32, float16 or bfloat16.
+            ``None`` leaves that parameter and its state alone.
         prevs: State ``prev``, 0 before step 1; updated.
         step_sizes: State ``step_size``, ``lr`` before step 1; updated.
         step: t, the step that is being taken, from 1: one number, or one for each parameter.
@@ -1994,11 +1995,11 @@ def rprop(
         weights: See :class:`fastopt.optim.Optimizer`.
         moments: See :class:`fastopt.optim.Optimizer`.
         moment_rounding: See :class:`fastopt.optim.Optimizer`.
-        master_params: With ``weights="master"``, the float32 weights of parameters of 16 bits, of the same shapes; updated.
-        compensations: With ``weights="kahan"``, what is to be added to these, of the same dtypes; 0 before step 1; updated.
-        corrections: With ``weights="correction"``, the next 8 bits of these, int8; 0 before step 1; updated.
-        initial_params: p₀, of the same shapes, where ``l2_init`` needs them.
-        ema_params: Averages of the parameters, of the same shapes, where they are to be kept; updated.
+        master_params: With ``weights="master"``, the float32 weights of 16-bit parameters, of the same shapes; updated.
+        compensations: With ``weights="kahan"``, the residuals of 16-bit parameters, of the same dtypes; 0 before step 1; updated.
+        corrections: With ``weights="correction"``, the next 8 bits of 16-bit parameters, int8; 0 before step 1; updated.
+        initial_params: With ``l2_init``, the weights p₀ towards which it pulls, of the same shapes.
+        ema_params: With ``ema_decay`` or ``swa_start``, the averages of the parameters, of the same shapes; updated.
         grad_scale: See :meth:`fastopt.optim.Optimizer.step`.
         clip_norm: See :meth:`fastopt.optim.Optimizer.step`.
         clip_value: See :meth:`fastopt.optim.Optimizer.step`.
@@ -2008,11 +2009,11 @@ def rprop(
         zero_grads: See :meth:`fastopt.optim.Optimizer.step`.
 
     Returns:
-        The norm of the gradients, where it was needed, and whether the step was skipped.
+        The norm of the gradients, if it was needed, and whether the step was skipped.
 
     Raises:
         TypeError: A dtype, memory layout or type of argument is wrong.
-        ValueError: A shape or range is wrong, arrays overlap, or one would not be used.  Nothing has been changed then.
+        ValueError: A shape or range is wrong, arrays overlap, or an array would not be used.  Nothing has been changed then.
 
     Example:
         >>> import numpy as np
@@ -2023,7 +2024,7 @@ def rprop(
         True
 
     References:
-        Riedmiller & Braun 1993; Igel & Hüsken 2000 (iRprop⁻), as in torch; signs are compared, not products, which may underflow.
+        Riedmiller & Braun 1993; Igel & Hüsken 2000 (iRprop⁻), as in torch, but comparing signs: products may underflow.
     """
     return update(optim.Rprop, locals())
 
@@ -2083,13 +2084,13 @@ def schedule_free_adamw(
         v ← β₂ v + (1−β₂) g²;   u = g / (√(v/(1−β₂ᵗ)) + ε) + λ y;   w_t = tʳ·(max lr)^weight_lr_power;   c = w_t / Σw
         y ← y + c (z − y) + lr·(β₁(1−c) − 1)·u;   z ← z − lr·u
 
-    While training the parameters are y, where gradients are to be taken; ``eval()`` turns them into the average x, and ``train()``
-    back.  A step in evaluation is an error.  Decoupled decay and ``proximal_l1`` would act on y only, and are errors.
+    In training the parameters are y, where gradients are taken; ``eval()`` turns them into the average x, and ``train()`` back
+    into y.  A step in evaluation is an error.  Decoupled decay and ``proximal_l1`` are errors, as they would act on y only.
 
     Args:
         params: Parameters, float32, float64, float16 or bfloat16, any shapes; updated.
-        grads: Their gradients, of the same shapes and dtypes, for all but float64 also of 16 bits; ``None`` leaves that
-            parameter and its state alone.
+        grads: Their gradients, of the same shapes and dtypes; unless that is float64, also float32, float16 or bfloat16.
+            ``None`` leaves that parameter and its state alone.
         zs: State ``z``, the parameter before step 1; updated.
         exp_avg_sqs: State ``exp_avg_sq``, 0 before step 1; updated.
         weight_sums: State ``weight_sum``, 0 before step 1; float64 arrays without axes; updated.
@@ -2098,8 +2099,8 @@ def schedule_free_adamw(
         lr: Learning rate, at least 0.
         betas: β₁ and β₂, in [0, 1).
         eps: ε, at least 0.
-        weight_decay: λ, at least 0; the authors' λy by default.
-        warmup_steps: Steps in which the rate grows linearly.
+        weight_decay: λ, at least 0; the authors' term λy by default.
+        warmup_steps: Number of steps in which the rate grows linearly.
         r: Power of t in the weights of the average.
         weight_lr_power: Power of the largest rate in the weights of the average.
         maximize: See :class:`fastopt.optim.Optimizer`.
@@ -2119,11 +2120,11 @@ def schedule_free_adamw(
         moments: See :class:`fastopt.optim.Optimizer`.
         moment_rounding: See :class:`fastopt.optim.Optimizer`.
         exp_avg_sq_scales: With ``moments="8bit"``, the exponents of ``exp_avg_sqs``: uint8, one for 64 elements; updated.
-        master_params: With ``weights="master"``, the float32 weights of parameters of 16 bits, of the same shapes; updated.
-        compensations: With ``weights="kahan"``, what is to be added to these, of the same dtypes; 0 before step 1; updated.
-        corrections: With ``weights="correction"``, the next 8 bits of these, int8; 0 before step 1; updated.
-        initial_params: p₀, of the same shapes, where ``l2_init`` needs them.
-        ema_params: Averages of the parameters, of the same shapes, where they are to be kept; updated.
+        master_params: With ``weights="master"``, the float32 weights of 16-bit parameters, of the same shapes; updated.
+        compensations: With ``weights="kahan"``, the residuals of 16-bit parameters, of the same dtypes; 0 before step 1; updated.
+        corrections: With ``weights="correction"``, the next 8 bits of 16-bit parameters, int8; 0 before step 1; updated.
+        initial_params: With ``l2_init``, the weights p₀ towards which it pulls, of the same shapes.
+        ema_params: With ``ema_decay`` or ``swa_start``, the averages of the parameters, of the same shapes; updated.
         grad_scale: See :meth:`fastopt.optim.Optimizer.step`.
         clip_norm: See :meth:`fastopt.optim.Optimizer.step`.
         clip_value: See :meth:`fastopt.optim.Optimizer.step`.
@@ -2133,11 +2134,11 @@ def schedule_free_adamw(
         zero_grads: See :meth:`fastopt.optim.Optimizer.step`.
 
     Returns:
-        The norm of the gradients, where it was needed, and whether the step was skipped.
+        The norm of the gradients, if it was needed, and whether the step was skipped.
 
     Raises:
         TypeError: A dtype, memory layout or type of argument is wrong.
-        ValueError: A shape or range is wrong, arrays overlap, or one would not be used.  Nothing has been changed then.
+        ValueError: A shape or range is wrong, arrays overlap, or an array would not be used.  Nothing has been changed then.
 
     Example:
         >>> import numpy as np
@@ -2205,13 +2206,13 @@ def schedule_free_sgd(
         w_t = tʳ·(max lr)^weight_lr_power;   c = w_t / Σw
         y ← y + c (z − y) + lr·(momentum·(1−c) − 1)·g;   z ← z − lr·g
 
-    While training the parameters are y, where gradients are to be taken; ``eval()`` turns them into the average x, and ``train()``
-    back.  A step in evaluation is an error.  Decoupled decay and ``proximal_l1`` would act on y only, and are errors.
+    In training the parameters are y, where gradients are taken; ``eval()`` turns them into the average x, and ``train()`` back
+    into y.  A step in evaluation is an error.  Decoupled decay and ``proximal_l1`` are errors, as they would act on y only.
 
     Args:
         params: Parameters, float32, float64, float16 or bfloat16, any shapes; updated.
-        grads: Their gradients, of the same shapes and dtypes, for all but float64 also of 16 bits; ``None`` leaves that
-            parameter and its state alone.
+        grads: Their gradients, of the same shapes and dtypes; unless that is float64, also float32, float16 or bfloat16.
+            ``None`` leaves that parameter and its state alone.
         zs: State ``z``, the parameter before step 1; updated.
         weight_sums: State ``weight_sum``, 0 before step 1; float64 arrays without axes; updated.
         lr_maxs: State ``lr_max``, 0 before step 1; float64 arrays without axes; updated.
@@ -2219,7 +2220,7 @@ def schedule_free_sgd(
         lr: Learning rate, at least 0.
         momentum: β, in (0, 1].
         weight_decay: λ, at least 0; coupled (L2) by default.
-        warmup_steps: Steps in which the rate grows linearly.
+        warmup_steps: Number of steps in which the rate grows linearly.
         r: Power of t in the weights of the average.
         weight_lr_power: Power of the largest rate in the weights of the average.
         maximize: See :class:`fastopt.optim.Optimizer`.
@@ -2238,11 +2239,11 @@ def schedule_free_sgd(
         weights: See :class:`fastopt.optim.Optimizer`.
         moments: See :class:`fastopt.optim.Optimizer`.
         moment_rounding: See :class:`fastopt.optim.Optimizer`.
-        master_params: With ``weights="master"``, the float32 weights of parameters of 16 bits, of the same shapes; updated.
-        compensations: With ``weights="kahan"``, what is to be added to these, of the same dtypes; 0 before step 1; updated.
-        corrections: With ``weights="correction"``, the next 8 bits of these, int8; 0 before step 1; updated.
-        initial_params: p₀, of the same shapes, where ``l2_init`` needs them.
-        ema_params: Averages of the parameters, of the same shapes, where they are to be kept; updated.
+        master_params: With ``weights="master"``, the float32 weights of 16-bit parameters, of the same shapes; updated.
+        compensations: With ``weights="kahan"``, the residuals of 16-bit parameters, of the same dtypes; 0 before step 1; updated.
+        corrections: With ``weights="correction"``, the next 8 bits of 16-bit parameters, int8; 0 before step 1; updated.
+        initial_params: With ``l2_init``, the weights p₀ towards which it pulls, of the same shapes.
+        ema_params: With ``ema_decay`` or ``swa_start``, the averages of the parameters, of the same shapes; updated.
         grad_scale: See :meth:`fastopt.optim.Optimizer.step`.
         clip_norm: See :meth:`fastopt.optim.Optimizer.step`.
         clip_value: See :meth:`fastopt.optim.Optimizer.step`.
@@ -2252,11 +2253,11 @@ def schedule_free_sgd(
         zero_grads: See :meth:`fastopt.optim.Optimizer.step`.
 
     Returns:
-        The norm of the gradients, where it was needed, and whether the step was skipped.
+        The norm of the gradients, if it was needed, and whether the step was skipped.
 
     Raises:
         TypeError: A dtype, memory layout or type of argument is wrong.
-        ValueError: A shape or range is wrong, arrays overlap, or one would not be used.  Nothing has been changed then.
+        ValueError: A shape or range is wrong, arrays overlap, or an array would not be used.  Nothing has been changed then.
 
     Example:
         >>> import numpy as np
@@ -2325,23 +2326,23 @@ def sgd(
         b ← g at the first step, momentum·b + (1 − dampening)·g later;   p ← p − lr·b, with nesterov p ← p − lr·(g + momentum·b)
         velocity:  v ← momentum·v − lr·g;   p ← p + v, with nesterov p ← p + momentum·v − lr·g
 
-    Both classical forms of momentum are here: torch's, whose buffer is a sum of gradients, and with ``velocity`` that of
-    Keras and scikit-learn, whose buffer is a sum of updates.  They differ as soon as lr changes: torch's rescales what has
-    been gathered, the velocity does not.
+    Both classical forms of momentum are available: torch's, whose buffer is a sum of gradients, and with ``velocity`` that of
+    Keras and scikit-learn, whose buffer is a sum of updates.  They differ once lr changes: a new lr rescales torch's whole
+    buffer, and only new terms of a velocity.
 
     Args:
         params: Parameters, float32, float64, float16 or bfloat16, any shapes; updated.
-        grads: Their gradients, of the same shapes and dtypes, for all but float64 also of 16 bits; ``None`` leaves that
-            parameter and its state alone.
-        momentum_buffers: State ``momentum_buffer``, 0 before step 1; updated.  For the variant that has it.
-        velocity_buffers: State ``velocity_buffer``, 0 before step 1; updated.  For the variant that has it.
+        grads: Their gradients, of the same shapes and dtypes; unless that is float64, also float32, float16 or bfloat16.
+            ``None`` leaves that parameter and its state alone.
+        momentum_buffers: State ``momentum_buffer``, 0 before step 1; updated.  Only for the variant that has it.
+        velocity_buffers: State ``velocity_buffer``, 0 before step 1; updated.  Only for the variant that has it.
         step: t, the step that is being taken, from 1: one number, or one for each parameter.
         lr: Learning rate, at least 0.
         momentum: μ, in [0, 1].
-        dampening: τ, how much of a new gradient is left out.
+        dampening: τ, the part of a new gradient that is left out.
         weight_decay: λ, at least 0; coupled (L2) by default.
         nesterov: Take the step from where the momentum leads.
-        velocity: Keep a velocity in place of torch's buffer.
+        velocity: Keep a sum of updates in place of torch's buffer.
         maximize: See :class:`fastopt.optim.Optimizer`.
         decoupled_weight_decay: See :class:`fastopt.optim.Optimizer`.
         fixed_decay: See :class:`fastopt.optim.Optimizer`.
@@ -2360,11 +2361,11 @@ def sgd(
         moment_rounding: See :class:`fastopt.optim.Optimizer`.
         momentum_buffer_scales: With ``moments="8bit"``, the exponents of ``momentum_buffers``: uint8, one for 64 elements; updated.
         velocity_buffer_scales: With ``moments="8bit"``, the exponents of ``velocity_buffers``: uint8, one for 64 elements; updated.
-        master_params: With ``weights="master"``, the float32 weights of parameters of 16 bits, of the same shapes; updated.
-        compensations: With ``weights="kahan"``, what is to be added to these, of the same dtypes; 0 before step 1; updated.
-        corrections: With ``weights="correction"``, the next 8 bits of these, int8; 0 before step 1; updated.
-        initial_params: p₀, of the same shapes, where ``l2_init`` needs them.
-        ema_params: Averages of the parameters, of the same shapes, where they are to be kept; updated.
+        master_params: With ``weights="master"``, the float32 weights of 16-bit parameters, of the same shapes; updated.
+        compensations: With ``weights="kahan"``, the residuals of 16-bit parameters, of the same dtypes; 0 before step 1; updated.
+        corrections: With ``weights="correction"``, the next 8 bits of 16-bit parameters, int8; 0 before step 1; updated.
+        initial_params: With ``l2_init``, the weights p₀ towards which it pulls, of the same shapes.
+        ema_params: With ``ema_decay`` or ``swa_start``, the averages of the parameters, of the same shapes; updated.
         grad_scale: See :meth:`fastopt.optim.Optimizer.step`.
         clip_norm: See :meth:`fastopt.optim.Optimizer.step`.
         clip_value: See :meth:`fastopt.optim.Optimizer.step`.
@@ -2374,11 +2375,11 @@ def sgd(
         zero_grads: See :meth:`fastopt.optim.Optimizer.step`.
 
     Returns:
-        The norm of the gradients, where it was needed, and whether the step was skipped.
+        The norm of the gradients, if it was needed, and whether the step was skipped.
 
     Raises:
         TypeError: A dtype, memory layout or type of argument is wrong.
-        ValueError: A shape or range is wrong, arrays overlap, or one would not be used.  Nothing has been changed then.
+        ValueError: A shape or range is wrong, arrays overlap, or an array would not be used.  Nothing has been changed then.
 
     Example:
         >>> import numpy as np

@@ -1,4 +1,4 @@
-"""Normalization of weights, and into weights."""
+"""Weight normalization, and folding of batch normalization into weights."""
 
 from __future__ import annotations
 
@@ -30,12 +30,14 @@ def weight_norm(
 
     Args:
         v: The direction, float32, float64, float16 or bfloat16; any memory layout.
-        g: The length: shape of v with 1 on all axes but dim, ``()`` where dim is ``None``; dtype of v; float32 where that has 16 bits.
-        dim: The axis each of whose places has a length of its own; ``None`` for one length of all of v.
-        out: Arrays for ``(w, rnorm)``, ``None`` for those that are wanted new.  None may overlap an argument.
+        g: The length: shape of v with 1 on all axes but dim, ``()`` if dim is ``None``; dtype of v; float32 where that has 16
+            bits.
+        dim: The axis with one length per index; ``None`` for one length of all of v.
+        out: Arrays for ``(w, rnorm)``, ``None`` where a new one is wanted.  None may overlap an argument.
 
     Returns:
-        w, like v, with dim innermost in memory where v has it there, otherwise C-contiguous; rnorm, float64, shape ``(v.shape[dim],)``, ``()`` where dim is ``None``.
+        w, like v, with dim innermost in memory where v has it there, otherwise C-contiguous; rnorm, float64, shape
+        ``(v.shape[dim],)``, ``()`` if dim is ``None``.
 
     Raises:
         TypeError: A dtype is wrong, or the memory layout of out.
@@ -87,7 +89,7 @@ def weight_norm_backward(
         g: As in forward.
         rnorm: As forward returned it, float64.
         dim: As in forward.
-        out: Arrays for ``(dv, dg)``, ``None`` for those that are wanted new.  None may overlap an argument.
+        out: Arrays for ``(dv, dg)``, ``None`` where a new one is wanted.  None may overlap an argument.
 
     Returns:
         dv, like v, in w's memory order; dg, like g.
@@ -133,7 +135,7 @@ def fold_batch_norm(
     *,
     output_axis: int = 0,
 ) -> tuple[Array, Array]:
-    """A linear layer or a convolution that does what it and the batch normalization behind it do in evaluation.
+    """Folds batch normalization in evaluation into the linear layer or convolution before it.
 
     .. code-block:: text
 
@@ -145,15 +147,15 @@ def fold_batch_norm(
     Args:
         weight: At least one axis, float32, float64, float16 or bfloat16.
         bias: Shape ``(C,)``, one of these dtypes; ``None`` is zero.
-        running_mean: Shape ``(C,)``, likewise.
-        running_var: Likewise.
-        bn_weight: Likewise; ``None`` is one.
-        bn_bias: Likewise; ``None`` is zero.
+        running_mean: Shape ``(C,)``, one of these dtypes.
+        running_var: Shape ``(C,)``, one of these dtypes.
+        bn_weight: Shape ``(C,)``, one of these dtypes; ``None`` is one.
+        bn_bias: Shape ``(C,)``, one of these dtypes; ``None`` is zero.
         eps: Added to the variance, at least 0.
         output_axis: The axis of weight with the C output channels.
 
     Returns:
-        New arrays: weight, of its dtype, C-contiguous; bias, of its dtype, of weight's if there was none.
+        New arrays: weight, in its dtype, C-contiguous; bias, in its dtype, or in weight's if there was none.
 
     Raises:
         TypeError: A dtype is wrong.
@@ -167,7 +169,7 @@ def fold_batch_norm(
         (array([[0.5, 1. ]]), array([-1.5]))
 
     References:
-        Jacob et al. 2018, arXiv:1712.05877, eq. 14; the bias likewise.
+        Jacob et al. 2018, arXiv:1712.05877, eq. 14, and the same for the bias.
     """
     function = "fold_batch_norm"
     array_of(function, "weight", weight)
@@ -193,11 +195,11 @@ def fold_batch_norm(
 
 
 def _row(function: str, name: str, array: Any, shape: tuple[int, ...] | None = None, *, written: bool = False) -> Array:
-    """An array as one plane of one channel."""
+    """An array viewed as one plane of one channel."""
     row: Array = array_of(function, name, array, shape, contiguous=written)[np.newaxis]
     return row
 
 
 def _single(function: str, name: str, array: Any, axes: int) -> Array:
-    """A number as an array of so many axes."""
+    """A number as an array with ``ndim`` axes."""
     return array_of(function, name, array, ()).reshape((1,) * axes)

@@ -28,7 +28,7 @@ __all__ = [
 ]
 
 for _name in __all__:
-    globals()[_name].__module__ = __name__  # the name that pickles keep, so that files may move
+    globals()[_name].__module__ = __name__  # pickles keep this name, so that files may move
 
 
 def __dir__() -> list[str]:

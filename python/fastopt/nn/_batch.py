@@ -1,4 +1,4 @@
-"""Batch normalization and its kin."""
+"""Layers of batch normalization."""
 
 from __future__ import annotations
 
@@ -14,37 +14,15 @@ from .. import functional as F
 from .._check import flag, not_an_array, number, type_of, whole
 from .._commit import at_once, commit
 from ._channels import STATISTICS, OfChannels
-from ._layer import Array, gradients_of, pair_of
+from ._layer import Array, pair_of
 
 __all__ = ["BatchNorm", "BatchNormAddReLU", "BatchNormReLU", "BatchRenorm", "update_bn"]
 
 _NONE: Mapping[str, Any] = MappingProxyType({})
 
 
-class BatchNorm(OfChannels):
-    """Batch normalization, see :func:`fastopt.functional.batch_norm`; for any number of axes.
-
-    Args:
-        num_features: The number of channels.
-        eps: Added to the variance.
-        momentum: How much of the running statistics a batch replaces, in [0, 1]; ``None`` for the average of all batches.
-        affine: Have a weight (ones at first) and a bias (zeros).
-        track_running_stats: Keep running statistics for evaluation; without them evaluation uses the batch's own.
-        frozen: Normalize with the running statistics in training too, and leave them as they are; may be switched at any time.
-        channel_axis: The axis of the channels.
-        dtype: float32 or float64: that of the parameters.
-
-    Example:
-        >>> import numpy as np
-        >>> from fastopt import nn
-        >>> layer = nn.BatchNorm(1, dtype=np.float64)
-        >>> layer(np.array([[1.0], [3.0]])).round(4).ravel()
-        array([-1.,  1.])
-        >>> layer.backward(np.ones((2, 1))).round(4).ravel(), layer.grads["bias"]
-        (array([0., 0.]), array([2.]))
-        >>> layer.eval()(np.array([[0.2]])).round(4)
-        array([[0.]])
-    """
+class OfBatch(OfChannels):
+    """A layer that normalizes each channel over the batch, with running statistics for evaluation."""
 
     def __init__(
         self,
@@ -65,34 +43,15 @@ class BatchNorm(OfChannels):
         self.frozen = flag(name, "frozen", frozen)
         if self.frozen and not self.buffers:
             raise ValueError(f"{name}: frozen needs track_running_stats")
-        self._population: list[tuple[int, Array, Array]] | None = None  # of the batches of update_bn
+        self._population: list[tuple[int, Array, Array]] | None = None  # the batches' statistics, while update_bn runs
 
     def __getstate__(self) -> dict[str, Any]:
         return {**super().__getstate__(), "_population": None}
 
-    def __call__(self, x: Array, *, out: Array | None = None) -> Array:
-        """The normalized ``x``, in ``out`` if that is given."""
-        return self._normalized(F.batch_norm, x, out=out)
-
-    def backward(self, dy: Array, *, out: Array | None = None) -> Array:
-        """The gradient with respect to the last input, from ``dy``, that of its output; in ``out`` if given; fills ``grads``."""
-        x, trained, mean, rstd = self._last()
-        return F.batch_norm_backward(
-            dy,
-            x,
-            mean,
-            rstd,
-            self.params.get("weight"),
-            training=trained,
-            bias_grad="bias" in self.params,
-            channel_axis=self.channel_axis,
-            out=(out, *gradients_of(self)),
-        )[0]
-
     def _normalized(
         self, function: Callable[..., Any], x: Array, *more: Array, out: Array | None, **options: float
     ) -> Array:
-        """y of a function from the family of batch_norm, and what goes with it."""
+        """The result y of a function like batch_norm; updates the running statistics and keeps what backward needs."""
         if not self.params and not self.buffers:
             self._expect_channels(x, self.num_features)
         tracked, population, momentum = self._statistics(), self._population, self.momentum
@@ -103,7 +62,7 @@ class BatchNorm(OfChannels):
             raise ValueError(f"{layer}: frozen needs track_running_stats")
         trained = not tracked or population is not None or (training and not frozen)
         if trained and tracked:
-            # Statistics and count are written together, when all else is done: an interrupt finds both or neither.
+            # Statistics and count are written together, after everything else: an interrupt finds both written or neither.
             gradients = {f"grads[{key!r}]": array for key, array in self.grads.items()}
             others = {
                 "out": out,
@@ -129,7 +88,7 @@ class BatchNorm(OfChannels):
             out=out if out is None else (out, *[None] * (4 if options else 2)),
             **options,
         )
-        if trained and count is not None and (x.size or not self.num_features):  # a batch without values counts nowhere
+        if trained and count is not None and (x.size or not self.num_features):  # a batch without values is not counted
             if population is not None:
                 population.append(F.batch_norm_stats(x, channel_axis=self.channel_axis))
             else:
@@ -138,18 +97,54 @@ class BatchNorm(OfChannels):
         return y
 
 
+class BatchNorm(OfBatch):
+    """Batch normalization, see :func:`fastopt.functional.batch_norm`; for any number of axes.
+
+    Args:
+        num_features: The number of channels.
+        eps: Added to the variance.
+        momentum: The part of the running statistics that a batch replaces, in [0, 1]; ``None`` for the average of all batches.
+        affine: Whether there are a weight (ones at first) and a bias (zeros).
+        track_running_stats: Whether to keep running statistics for evaluation, which otherwise uses those of its input.
+        frozen: Whether to use the running statistics in training too, without updating them; may be changed at any time.
+        channel_axis: The axis of the channels.
+        dtype: The dtype of the parameters, float32 or float64.
+
+    Example:
+        >>> import numpy as np
+        >>> from fastopt import nn
+        >>> layer = nn.BatchNorm(1, dtype=np.float64)
+        >>> layer(np.array([[1.0], [3.0]])).round(4).ravel()
+        array([-1.,  1.])
+        >>> layer.backward(np.ones((2, 1))).round(4).ravel(), layer.grads["bias"]
+        (array([0., 0.]), array([2.]))
+        >>> layer.eval()(np.array([[0.2]])).round(4)
+        array([[0.]])
+    """
+
+    def __call__(self, x: Array, *, out: Array | None = None) -> Array:
+        """The normalized ``x``, in ``out`` if that is given."""
+        return self._normalized(F.batch_norm, x, out=out)
+
+    def backward(self, dy: Array, *, out: Array | None = None) -> Array:
+        """The gradient with respect to the last input, in ``out`` if that is given; ``dy`` is that of the output.  Fills ``grads``."""
+        x, trained, mean, rstd = self._last()
+        given = dy, x, mean, rstd, self.params.get("weight")
+        return self._gradients(F.batch_norm_backward, *given, training=trained, out=(out,))[0]
+
+
 class BatchNormReLU(BatchNorm):
     """Batch normalization and ReLU in one pass, see :func:`fastopt.functional.batch_norm_relu`.
 
     Args:
         num_features: The number of channels.
         eps: Added to the variance.
-        momentum: How much of the running statistics a batch replaces, in [0, 1]; ``None`` for the average of all batches.
-        affine: Have a weight (ones at first) and a bias (zeros).
-        track_running_stats: Keep running statistics for evaluation; without them evaluation uses the batch's own.
-        frozen: Normalize with the running statistics in training too, and leave them as they are; may be switched at any time.
+        momentum: The part of the running statistics that a batch replaces, in [0, 1]; ``None`` for the average of all batches.
+        affine: Whether there are a weight (ones at first) and a bias (zeros).
+        track_running_stats: Whether to keep running statistics for evaluation, which otherwise uses those of its input.
+        frozen: Whether to use the running statistics in training too, without updating them; may be changed at any time.
         channel_axis: The axis of the channels.
-        dtype: float32 or float64: that of the parameters.
+        dtype: The dtype of the parameters, float32 or float64.
 
     Example:
         >>> import numpy as np
@@ -166,33 +161,24 @@ class BatchNormReLU(BatchNorm):
         return self._normalized(F.batch_norm_relu, x, out=out)
 
     def backward(self, dy: Array, *, out: Array | None = None) -> Array:
-        """The gradient with respect to the last input, from ``dy``, that of its output; in ``out`` if given; fills ``grads``."""
+        """The gradient with respect to the last input, in ``out`` if that is given; ``dy`` is that of the output.  Fills ``grads``."""
         x, trained, mean, rstd = self._last()
-        return F.batch_norm_relu_backward(
-            dy,
-            x,
-            mean,
-            rstd,
-            *self._learned,
-            training=trained,
-            bias_grad="bias" in self.params,
-            channel_axis=self.channel_axis,
-            out=(out, *gradients_of(self)),
-        )[0]
+        given = dy, x, mean, rstd, *self._learned
+        return self._gradients(F.batch_norm_relu_backward, *given, training=trained, out=(out,))[0]
 
 
-class BatchNormAddReLU(BatchNorm):
+class BatchNormAddReLU(OfBatch):
     """Batch normalization, an addition and ReLU in one pass, see :func:`fastopt.functional.batch_norm_add_relu`.
 
     Args:
         num_features: The number of channels.
         eps: Added to the variance.
-        momentum: How much of the running statistics a batch replaces, in [0, 1]; ``None`` for the average of all batches.
-        affine: Have a weight (ones at first) and a bias (zeros).
-        track_running_stats: Keep running statistics for evaluation; without them evaluation uses the batch's own.
-        frozen: Normalize with the running statistics in training too, and leave them as they are; may be switched at any time.
+        momentum: The part of the running statistics that a batch replaces, in [0, 1]; ``None`` for the average of all batches.
+        affine: Whether there are a weight (ones at first) and a bias (zeros).
+        track_running_stats: Whether to keep running statistics for evaluation, which otherwise uses those of its input.
+        frozen: Whether to use the running statistics in training too, without updating them; may be changed at any time.
         channel_axis: The axis of the channels.
-        dtype: float32 or float64: that of the parameters.
+        dtype: The dtype of the parameters, float32 or float64.
 
     Example:
         >>> import numpy as np
@@ -205,45 +191,42 @@ class BatchNormAddReLU(BatchNorm):
         (array([1., 0.]), array([1.]))
     """
 
-    def __call__(self, x: Array, residual: Array, *, out: Array | None = None) -> Array:  # type: ignore[override]
-        """max(normalized ``x`` + ``residual``, 0), in ``out`` if that is given; keep it for backward."""
+    def __call__(self, x: Array, residual: Array, *, out: Array | None = None) -> Array:
+        """max(normalized ``x`` + ``residual``, 0), in ``out`` if that is given; do not change it before backward."""
         return self._normalized(F.batch_norm_add_relu, x, residual, out=out)
 
-    def backward(  # type: ignore[override]
-        self, dy: Array, *, out: tuple[Array | None, Array | None] | None = None
-    ) -> tuple[Array, Array]:
-        """The gradients with respect to both of the last inputs, from ``dy``, that of their output; in the arrays of ``out`` if given; fills ``grads``."""
+    def backward(self, dy: Array, *, out: tuple[Array | None, Array | None] | None = None) -> tuple[Array, Array]:
+        """Fills ``grads``, and computes the gradients of the inputs.
+
+        Args:
+            dy: The gradient with respect to the output.
+            out: Arrays for the two results, ``None`` where a new one is wanted.
+
+        Returns:
+            The gradients with respect to x and to residual.
+        """
         x, trained, y, mean, rstd = self._last()
-        return F.batch_norm_add_relu_backward(
-            dy,
-            y,
-            x,
-            mean,
-            rstd,
-            self.params.get("weight"),
-            training=trained,
-            bias_grad="bias" in self.params,
-            channel_axis=self.channel_axis,
-            out=(*pair_of(self, out), *gradients_of(self)),
-        )[:2]
+        given, to = (dy, y, x, mean, rstd, self.params.get("weight")), pair_of(self, out)
+        dx, dresidual, *_ = self._gradients(F.batch_norm_add_relu_backward, *given, training=trained, out=to)
+        return dx, dresidual
 
 
 class BatchRenorm(BatchNorm):
     """Batch renormalization, see :func:`fastopt.functional.batch_renorm`.
 
-    ``r_max`` and ``d_max`` may be changed between steps: the paper begins with 1 and 0, which is batch normalization, and raises them
-    to 3 and 5 over the first tens of thousands of steps.
+    ``r_max`` and ``d_max`` may be changed between steps: the paper begins with 1 and 0, which is batch normalization, and
+    raises them to 3 and 5 over the first tens of thousands of steps.
 
     Args:
         num_features: The number of channels.
         eps: Added to the variance.
-        momentum: How much of the running statistics a batch replaces, in [0, 1]; ``None`` for the average of all batches.
-        affine: Have a weight (ones at first) and a bias (zeros).
+        momentum: The part of the running statistics that a batch replaces, in [0, 1]; ``None`` for the average of all batches.
+        affine: Whether there are a weight (ones at first) and a bias (zeros).
         r_max: The limit of r, at least 1.
         d_max: The limit of d, at least 0.
-        frozen: Normalize with the running statistics in training too, and leave them as they are; may be switched at any time.
+        frozen: Whether to use the running statistics in training too, without updating them; may be changed at any time.
         channel_axis: The axis of the channels.
-        dtype: float32 or float64: that of the parameters.
+        dtype: The dtype of the parameters, float32 or float64.
 
     Example:
         >>> import numpy as np
@@ -279,39 +262,28 @@ class BatchRenorm(BatchNorm):
         return self._normalized(F.batch_renorm, x, out=out, r_max=r_max, d_max=d_max)
 
     def backward(self, dy: Array, *, out: Array | None = None) -> Array:
-        """The gradient with respect to the last input, from ``dy``, that of its output; in ``out`` if given; fills ``grads``."""
+        """The gradient with respect to the last input, in ``out`` if that is given; ``dy`` is that of the output.  Fills ``grads``."""
         x, trained, mean, rstd, r, d = self._last()
-        return F.batch_renorm_backward(
-            dy,
-            x,
-            mean,
-            rstd,
-            r,
-            d,
-            self.params.get("weight"),
-            training=trained,
-            bias_grad="bias" in self.params,
-            channel_axis=self.channel_axis,
-            out=(out, *gradients_of(self)),
-        )[0]
+        given = dy, x, mean, rstd, r, d, self.params.get("weight")
+        return self._gradients(F.batch_renorm_backward, *given, training=trained, out=(out,))[0]
 
 
-def update_bn(batches: Iterable[Any], forward: Callable[[Any], Any], layers: Iterable[BatchNorm]) -> None:
-    """The running statistics of layers, anew and exactly: those of all values in some batches.
+def update_bn(batches: Iterable[Any], forward: Callable[[Any], Any], layers: Iterable[OfBatch]) -> None:
+    """Replaces the running statistics of layers by the exact ones over some batches.
 
-    Each layer normalizes by the batch meanwhile, whether it is in training, in evaluation or frozen.  Afterwards its
-    ``running_mean`` and ``running_var`` are mean and unbiased variance of all that it has been given, with the weights that the
-    network has now, and ``num_batches_tracked`` is the number of batches that have values.  What else differs between training and evaluation, such as
-    dropout, is up to the caller.  Where an error is raised, the statistics stay as they were.
+    Meanwhile each layer normalizes with the statistics of the batch, whether it is in training, in evaluation or frozen.
+    Afterwards ``running_mean`` and ``running_var`` are the mean and the unbiased variance of all values that it was given, with
+    the network's present weights, and ``num_batches_tracked`` is the number of batches with values.  The caller sets everything
+    else that differs between training and evaluation, such as dropout.  After an error the statistics are as before.
 
     Args:
-        batches: What the network is to be given, one after the other.
-        forward: The network: called with each batch.
-        layers: The layers :class:`BatchNorm`, or derived from it, whose statistics are wanted.
+        batches: The inputs of the network.
+        forward: The network, a function that is called with each batch.
+        layers: The layers of batch normalization in it whose statistics are to be replaced.
 
     Raises:
-        TypeError: An entry of layers is no such layer.
-        ValueError: One has no running statistics, or has been given fewer than two values a channel.
+        TypeError: An entry of layers is not a layer of batch normalization.
+        ValueError: A layer has no running statistics, or was given fewer than two values per channel.
 
     Example:
         >>> import numpy as np
@@ -323,17 +295,17 @@ def update_bn(batches: Iterable[Any], forward: Callable[[Any], Any], layers: Ite
 
     References:
         Izmailov et al. 2018, arXiv:1803.05407, for averaged weights; Wu & Johnson 2021, arXiv:2105.07576, section 3, for
-        statistics of the population instead of a moving average.
+        population statistics in place of moving averages.
     """
     if not isinstance(layers, Iterable):
         raise TypeError(f"update_bn: layers must be a list of layers, got {type(layers).__name__}")
     if not isinstance(batches, Iterable):
-        raise TypeError(f"update_bn: batches must be something to iterate over, got {type_of(batches)}")
+        raise TypeError(f"update_bn: batches must be iterable, got {type_of(batches)}")
     if not callable(forward):
         raise TypeError(f"update_bn: forward must be a function of a batch, got {type_of(forward)}")
     layers = list(layers)
     for i, layer in enumerate(layers):
-        if not isinstance(layer, BatchNorm):
+        if not isinstance(layer, OfBatch):
             raise TypeError(f"update_bn: layers[{i}] must be a BatchNorm, got {type(layer).__name__}")
         if not layer.buffers:
             raise ValueError(f"update_bn: layers[{i}] has no running statistics")
@@ -349,14 +321,14 @@ def update_bn(batches: Iterable[Any], forward: Callable[[Any], Any], layers: Ite
             whole.append((len(layer._population or ()), *F.combine_stats(parts)))
             if whole[-1][1] < 2:
                 raise ValueError(
-                    f"update_bn: layers[{i}] has been given {whole[-1][1]} values a channel, expected more than 1"
+                    f"update_bn: layers[{i}] was given {whole[-1][1]} values per channel, expected more than 1"
                 )
         for i, layer in enumerate(layers):
             _expect_to_be_written(f"update_bn: layers[{i}]", layer._statistics())
     finally:
         try:
             _forget_populations(layers)
-        finally:  # where an interrupt came between
+        finally:  # the first call was interrupted
             _forget_populations(layers)
     targets: list[Array] = []
     sources: list[Any] = []
@@ -373,9 +345,9 @@ def _forget_populations(layers: list[Any]) -> None:
 
 
 def _expect_to_be_written(function: str, statistics: list[Any], others: Mapping[str, Any] = _NONE) -> None:
-    """Raises where running statistics or their count cannot be written, or share memory with each other or with ``others``.
+    """Raises if running statistics or their count cannot be written, or share memory with each other or with ``others``.
 
-    Functions get copies of them, and so do not see this.
+    Functions get copies of them and cannot check this.
     """
     for name, array in zip(STATISTICS, statistics, strict=True):
         if not isinstance(array, np.ndarray):
@@ -400,7 +372,7 @@ def _expect_to_be_written(function: str, statistics: list[Any], others: Mapping[
 
 
 def _overlap(a: Array, b: Any) -> bool:
-    """Whether two arrays may share memory, which they cannot where each has its own."""
+    """Whether two arrays may share memory; two arrays that own theirs cannot."""
     return a is b or (
         isinstance(b, np.ndarray)
         and (a.base is not None or b.base is not None)

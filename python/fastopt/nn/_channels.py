@@ -1,7 +1,8 @@
-"""Normalizations of the channels of each sample, and what all layers with channels share."""
+"""Layers of group and instance normalization, and the base class of all layers with channels."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -40,7 +41,10 @@ class OfChannels(Layer):
             self.buffers["num_batches_tracked"] = np.zeros((), np.int64)
 
     def _expect_channels(self, x: Array, count: int) -> None:
-        """That x has so many channels, for functions that have no array to compare it with; all else is their business."""
+        """Raises if x does not have ``count`` channels.
+
+        Without parameters and buffers, functions have no array with which to compare x; they check everything else.
+        """
         try:
             found = x.shape[self.channel_axis]
         except (AttributeError, IndexError, TypeError):
@@ -70,17 +74,30 @@ class OfChannels(Layer):
     def _learned(self) -> tuple[Array | None, Array | None]:
         return self.params.get("weight"), self.params.get("bias")
 
+    def _gradients(
+        self, backward: Callable[..., Any], *given: Any, out: tuple[Array | None, ...], **mode: bool
+    ) -> tuple[Array, ...]:
+        """The results of a backward function: ``out`` is for the gradients of inputs, ``grads`` gets those of weight and bias."""
+        results: tuple[Array, ...] = backward(
+            *given,
+            bias_grad="bias" in self.params,
+            channel_axis=self.channel_axis,
+            out=(*out, *gradients_of(self)),
+            **mode,
+        )
+        return results
+
 
 class GroupNorm(OfChannels):
     """Group normalization, see :func:`fastopt.functional.group_norm`.
 
     Args:
-        num_groups: How many groups of equal size the channels make.
+        num_groups: The number of groups of equal size.
         num_channels: The number of channels.
         eps: Added to the variance.
-        affine: Have a weight (ones at first) and a bias (zeros).
+        affine: Whether there are a weight (ones at first) and a bias (zeros).
         channel_axis: The axis of the channels; the first axis is that of the samples.
-        dtype: float32 or float64: that of the parameters.
+        dtype: The dtype of the parameters, float32 or float64.
 
     Example:
         >>> import numpy as np
@@ -123,19 +140,10 @@ class GroupNorm(OfChannels):
         return y
 
     def backward(self, dy: Array, *, out: Array | None = None) -> Array:
-        """The gradient with respect to the last input, from ``dy``, that of its output; in ``out`` if given; fills ``grads``."""
+        """The gradient with respect to the last input, in ``out`` if that is given; ``dy`` is that of the output.  Fills ``grads``."""
         x, mean, rstd = self._last()
-        return F.group_norm_backward(
-            dy,
-            x,
-            self.num_groups,
-            mean,
-            rstd,
-            self.params.get("weight"),
-            bias_grad="bias" in self.params,
-            channel_axis=self.channel_axis,
-            out=(out, *gradients_of(self)),
-        )[0]
+        weight = self.params.get("weight")
+        return self._gradients(F.group_norm_backward, dy, x, self.num_groups, mean, rstd, weight, out=(out,))[0]
 
 
 class InstanceNorm(OfChannels):
@@ -144,12 +152,12 @@ class InstanceNorm(OfChannels):
     Args:
         num_features: The number of channels.
         eps: Added to the variance.
-        momentum: How much of the running statistics an input replaces, in [0, 1].
-        affine: Have a weight (ones at first) and a bias (zeros).
-        track_running_stats: Keep running statistics, and normalize with them in evaluation.  ``num_batches_tracked`` stays 0, as in
-            torch.
+        momentum: The part of the running statistics that an input replaces, in [0, 1].
+        affine: Whether there are a weight (ones at first) and a bias (zeros).
+        track_running_stats: Whether to keep running statistics and normalize with them in evaluation.  ``num_batches_tracked``
+            stays 0, as in torch.
         channel_axis: The axis of the channels; the first axis is that of the samples.
-        dtype: float32 or float64: that of the parameters.
+        dtype: The dtype of the parameters, float32 or float64.
 
     Example:
         >>> import numpy as np
@@ -196,16 +204,7 @@ class InstanceNorm(OfChannels):
         return y
 
     def backward(self, dy: Array, *, out: Array | None = None) -> Array:
-        """The gradient with respect to the last input, from ``dy``, that of its output; in ``out`` if given; fills ``grads``."""
+        """The gradient with respect to the last input, in ``out`` if that is given; ``dy`` is that of the output.  Fills ``grads``."""
         x, of_input, mean, rstd = self._last()
-        return F.instance_norm_backward(
-            dy,
-            x,
-            mean,
-            rstd,
-            self.params.get("weight"),
-            use_input_stats=of_input,
-            bias_grad="bias" in self.params,
-            channel_axis=self.channel_axis,
-            out=(out, *gradients_of(self)),
-        )[0]
+        given = dy, x, mean, rstd, self.params.get("weight")
+        return self._gradients(F.instance_norm_backward, *given, use_input_stats=of_input, out=(out,))[0]

@@ -1,4 +1,4 @@
-"""Dropout and its kin: layers that count their passes in training, and draw other numbers in each."""
+"""Layers of dropout, which count their passes in training and draw other random numbers in each."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ __all__ = ["ChannelDropout", "Dropout", "GaussianDropout"]
 
 
 class _Dropout(Layer):
-    """What they share: all but the functions."""
+    """The base class of the layers of dropout, which differ only in the functions that they call."""
 
     _forward: Callable[..., Array]
     _backward: Callable[..., Array]
-    _counts_in_memory = True  # elements, in the order in which the input has them
+    _counts_in_memory = True  # whether elements are counted in the input's order in memory
 
     def __init__(self, p: float, seed: int | None, *, below_one: bool = False) -> None:
         super().__init__()
@@ -32,11 +32,11 @@ class _Dropout(Layer):
         self.step = 0
 
     def _options(self) -> dict[str, Any]:
-        """What both functions are given beside the array."""
+        """The arguments of both functions beside the array."""
         return {"p": self.p, "training": self.training, "seed": self.seed, "step": self.step}
 
     def __call__(self, x: Array, *, out: Array | None = None) -> Array:
-        """``x`` with what is dropped, in ``out`` if that is given; without training, or with p = 0, ``x`` itself."""
+        """``x`` after dropout, in ``out`` if that is given; in evaluation, or with p = 0, ``x`` itself."""
         layer, options, function = type(self).__name__, self._options(), type(self)._forward
         training = flag(layer, "training", self.training)
         nothing = not training or number(layer, "p", self.p, 0, 1) == 0
@@ -44,12 +44,12 @@ class _Dropout(Layer):
             array_of(function.__name__, "x", x)
         y = x if nothing and out is None else function(x, **options, out=out)
         self._kept = nothing, options, x.shape, memory_order(x)
-        if training:  # evaluation writes nothing that threads share
+        if training:  # evaluation must not write attributes, as threads may share the layer
             self.step += 1
         return y
 
     def backward(self, dy: Array, *, out: Array | None = None) -> Array:
-        """The gradient with respect to the last input, from ``dy``, in ``out`` if given; ``dy`` itself where nothing was dropped."""
+        """The gradient with respect to the last input, in ``out`` if that is given; ``dy`` itself if nothing was dropped."""
         nothing, options, shape, order = self._last()
         layer = type(self).__name__
         if not isinstance(dy, np.ndarray) or dy.shape != shape:
@@ -64,12 +64,12 @@ class _Dropout(Layer):
 class Dropout(_Dropout):
     """Dropout in training, nothing in evaluation, see :func:`fastopt.functional.dropout`.
 
-    Random numbers depend on ``layer.seed``, on ``layer.step``, the number of passes in training, and on positions: to resume a
-    run, set both to what they were.  They and ``layer.p`` may be changed between steps.
+    Random numbers depend on ``layer.seed``, on ``layer.step``, which is the number of passes in training, and on positions: to
+    resume a run, set both attributes to their old values.  They and ``layer.p`` may be changed between steps.
 
     Args:
-        p: The probability to be dropped, in [0, 1].
-        seed: In [0, 2⁶⁴), another one for each layer; ``None`` for one of the system's.
+        p: The probability that an element is dropped, in [0, 1].
+        seed: The seed, in [0, 2⁶⁴); give each layer its own.  ``None`` for a random one from the system.
 
     Example:
         >>> import numpy as np
@@ -91,13 +91,13 @@ class Dropout(_Dropout):
 
 
 class GaussianDropout(_Dropout):
-    """Noise that multiplies in training, nothing in evaluation, see :func:`fastopt.functional.gaussian_dropout`.
+    """Multiplication by noise in training, nothing in evaluation, see :func:`fastopt.functional.gaussian_dropout`.
 
-    Random numbers, ``layer.seed`` and ``layer.step`` as with :class:`Dropout`.
+    Random numbers, ``layer.seed`` and ``layer.step`` are as in :class:`Dropout`.
 
     Args:
-        p: The probability of the dropout that is as strong, in [0, 1).
-        seed: In [0, 2⁶⁴), another one for each layer; ``None`` for one of the system's.
+        p: The probability p of the dropout with the same variance, in [0, 1).
+        seed: The seed, in [0, 2⁶⁴); give each layer its own.  ``None`` for a random one from the system.
 
     Example:
         >>> import numpy as np
@@ -116,11 +116,11 @@ class GaussianDropout(_Dropout):
 class ChannelDropout(_Dropout):
     """Dropout of whole channels in training, nothing in evaluation, see :func:`fastopt.functional.channel_dropout`.
 
-    Random numbers, ``layer.seed`` and ``layer.step`` as with :class:`Dropout`.
+    Random numbers, ``layer.seed`` and ``layer.step`` are as in :class:`Dropout`.
 
     Args:
-        p: The probability to be dropped, in [0, 1].
-        seed: In [0, 2⁶⁴), another one for each layer; ``None`` for one of the system's.
+        p: The probability that an element is dropped, in [0, 1].
+        seed: The seed, in [0, 2⁶⁴); give each layer its own.  ``None`` for a random one from the system.
         channel_axis: The axis of the channels, not the first, which is that of the samples.
 
     Example:

@@ -1,4 +1,4 @@
-"""What layers share."""
+"""The base class of layers, and checks of their arguments."""
 
 from __future__ import annotations
 
@@ -19,16 +19,17 @@ Shapes: TypeAlias = Mapping[str, tuple[tuple[int, ...], float]]
 
 
 class Layer:
-    """What the layers share.
+    """The base class of layers.
 
     ``params`` and ``grads`` are dicts with the same keys; they are empty without learnable parameters.  A backward pass
     overwrites the arrays of ``grads``, which stay the same objects: hand them to an optimizer as they are.
 
-    Parameters are float32 or float64, and inputs of the same dtype; inputs in float16 and bfloat16 go with parameters in float32.
+    Parameters are float32 or float64, and inputs have the same dtype; with inputs in float16 or bfloat16, parameters are
+    float32.
 
-    A layer keeps its last input, not a copy of it, for backward; leave it unchanged until then.  Pickles and copies do without it.
+    A layer keeps its last input for backward, not a copy: do not change it before.  Pickles and copies do not contain it.
 
-    In evaluation any number of threads may call one layer.  In training, and for backward, it belongs to one thread at a time.
+    In evaluation any number of threads may call one layer.  In training, and for backward, only one thread may use it.
     """
 
     def __init__(self, shapes: Shapes | None = None, dtype: DTypeLike = np.float32) -> None:
@@ -39,8 +40,8 @@ class Layer:
         }
         self.grads: dict[str, Array] = {name: np.zeros_like(param) for name, param in self.params.items()}
         self.buffers: dict[str, Array] = {}
-        # What backward needs of the last forward pass: one tuple that is replaced as a whole, with arrays that nobody writes
-        # to again, so that threads never see parts of two passes.
+        # The arrays that backward needs from the last forward pass: one tuple that is replaced as a whole, whose arrays are not
+        # # written again, so that threads never see parts of two passes.
         self._kept: tuple[Any, ...] = ()
 
     def train(self, mode: bool = True) -> Layer:
@@ -53,19 +54,20 @@ class Layer:
         return self.train(False)
 
     def state_dict(self) -> dict[str, Array]:
-        """Copies of parameters and buffers, under torch's names."""
+        """Copies of the parameters and buffers under torch's names."""
         return {name: array.copy() for name, array in (self.params | self.buffers).items()}
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
-        """Copies parameters and buffers in.
+        """Copies the values of parameters and buffers from a dict.
 
         Args:
-            state_dict: As :meth:`state_dict` or torch's module returns it (arrays or tensors of any dtype of real numbers, or what
-                NumPy makes arrays of).  ``num_batches_tracked`` may be missing, as in old checkpoints, and stays what it is then.
+            state_dict: The result of :meth:`state_dict` or of torch's module: arrays or tensors of real numbers of any dtype,
+                or objects that NumPy can turn into arrays.  ``num_batches_tracked`` may be missing, as in old checkpoints, and
+                then stays.
 
         Raises:
             TypeError: A value is not an array of numbers.
-            ValueError: Keys, shapes or values do not suit the layer.  Nothing has been changed then.
+            ValueError: A key, shape or value does not fit the layer.  Nothing has been changed then.
         """
         name, own = type(self).__name__, self.params | self.buffers
         if not isinstance(state_dict, Mapping):
@@ -86,11 +88,11 @@ class Layer:
         commit([own[key] for key in arrays], arrays.values())
 
     def __getstate__(self) -> dict[str, Any]:
-        """All but what the last forward pass has left for backward."""
+        """All attributes, without the arrays that the last forward pass has kept for backward."""
         return {**vars(self), "_kept": ()}
 
     def __repr__(self) -> str:
-        """The call that makes such a layer: what must be given, the numbers that matter most, and what is not the default."""
+        """The call that makes this layer: required arguments, the most important numbers, and arguments that are not the default."""
         words = []
         for name, parameter in inspect.signature(type(self).__init__).parameters.items():
             value, default = self._option(name), parameter.default
@@ -103,10 +105,10 @@ class Layer:
         return f"{type(self).__name__}({', '.join(words)})"
 
     def _option(self, name: str) -> Any:
-        """What has been given to the constructor as ``name``, or been changed since then; ``_UNKNOWN`` where nobody knows."""
+        """The present value of the constructor's argument ``name``; ``_UNKNOWN`` if the layer does not tell it."""
         if name in ("affine", "elementwise_affine"):
             return bool(self.params)
-        if name == "bias":  # which nothing can have without the other parameters
+        if name == "bias":  # without a weight there is no bias
             return "bias" in self.params if self.params else _UNKNOWN
         if name == "track_running_stats":
             return bool(self.buffers)
@@ -115,7 +117,7 @@ class Layer:
         return vars(self).get(name, _UNKNOWN)
 
     def _last(self) -> tuple[Any, ...]:
-        """What the last forward pass has kept."""
+        """The arrays that the last forward pass has kept."""
         kept = self._kept
         if not kept:
             raise RuntimeError(f"{type(self).__name__}: backward was called before forward")
@@ -127,8 +129,8 @@ _ALWAYS_SHOWN = ("eps", "momentum", "p", "seed")
 
 
 def _dtype_of(layer: str, dtype: Any) -> np.dtype[Any]:
-    """That of parameters."""
-    if dtype is not None:  # which NumPy takes for float64
+    """The dtype of parameters, checked."""
+    if dtype is not None:  # NumPy would take None for float64
         try:
             dtype = np.dtype(dtype)
         except (TypeError, ValueError):
@@ -139,7 +141,7 @@ def _dtype_of(layer: str, dtype: Any) -> np.dtype[Any]:
 
 
 def sizes_of(layer: str, name: str, shape: int | Sequence[int]) -> tuple[int, ...]:
-    """The sizes of some axes, from a sequence or the only one of them."""
+    """The sizes of some axes, from a sequence of them or from an integer for one axis."""
     sizes: tuple[Any, ...] = (
         tuple(shape) if isinstance(shape, Sequence) and not isinstance(shape, str | bytes) else (shape,)
     )
@@ -149,12 +151,12 @@ def sizes_of(layer: str, name: str, shape: int | Sequence[int]) -> tuple[int, ..
 
 
 def axis_of(layer: str, name: str, axis: int) -> int:
-    """The number of an axis; whether inputs have it is not known yet."""
+    """The number of an axis, checked; whether inputs have this axis shows later."""
     return whole(layer, name, axis, -(1 << 53))
 
 
 def _converted(layer: str, key: str, value: Any, own: Array) -> Array:
-    """A value of a state_dict as the layer's own array would have it."""
+    """A value of a state_dict, converted to the dtype of the layer's own array."""
     array = _numbers(layer, key, value)
     if array.shape != own.shape:
         raise ValueError(f"{layer}: {key} has shape {array.shape}, expected {own.shape}")
@@ -162,7 +164,7 @@ def _converted(layer: str, key: str, value: Any, own: Array) -> Array:
         result = array.astype(own.dtype)
     if own.dtype.kind == "i":
         if not np.all((result == array) & (result >= 0)):
-            raise ValueError(f"{layer}: {key} must be a whole number >= 0, got {array}")
+            raise ValueError(f"{layer}: {key} must be an integer >= 0, got {array}")
     else:
         lost = np.isinf(result) & ~np.isinf(array)
         if np.any(lost):
@@ -171,7 +173,7 @@ def _converted(layer: str, key: str, value: Any, own: Array) -> Array:
 
 
 def _numbers(layer: str, key: str, value: Any) -> Array:
-    """An array of real numbers; from a tensor too, wherever it is and whatever its dtype."""
+    """The value as an array of real numbers; also from a tensor on any device and of any dtype."""
     if isinstance(value, np.ma.MaskedArray):
         raise TypeError(f"{layer}: {key} is a masked array, whose mask would be lost; pass what its filled() returns")
     is_tensor = all(hasattr(value, method) for method in ("detach", "cpu", "double"))
@@ -183,10 +185,10 @@ def _numbers(layer: str, key: str, value: Any) -> Array:
         except (TypeError, RuntimeError):
             if not is_tensor:
                 raise
-            array = np.asarray(value.double())  # bfloat16 and numbers of 8 bits, of which NumPy knows nothing
+            array = np.asarray(value.double())  # NumPy does not know bfloat16 and 8-bit floats
     except (TypeError, ValueError, RuntimeError):
         raise TypeError(f"{layer}: {key} must be an array of numbers, got {type_of(value)}") from None
-    if array.dtype.isbuiltin == 2 and np.can_cast(array.dtype, np.float64):  # those of ml_dtypes
+    if array.dtype.isbuiltin == 2 and np.can_cast(array.dtype, np.float64):  # dtypes of ml_dtypes
         return array.astype(np.float64)
     if array.dtype.kind in "iuf":
         return array
@@ -194,15 +196,15 @@ def _numbers(layer: str, key: str, value: Any) -> Array:
 
 
 def pair_of(layer: Layer, out: Any) -> tuple[Any, Any]:
-    """Where two results are to go."""
+    """The arrays in ``out`` for two results."""
     if out is None:
         return None, None
     if not isinstance(out, tuple) or len(out) != 2:
-        raise TypeError(f"{type(layer).__name__}: out must be a tuple of 2, with None for results that are wanted new")
+        raise TypeError(f"{type(layer).__name__}: out must be a tuple of 2, with None for new results")
     return out
 
 
 def gradients_of(layer: Layer) -> tuple[Array | None, Array | None]:
-    """Where the gradients of the weight and of the bias go, of those that the layer has."""
+    """The arrays for the gradients of the weight and of the bias, ``None`` for one that the layer does not have."""
     weight, bias = (layer.grads.get(key) if key in layer.params else None for key in ("weight", "bias"))
     return weight, bias

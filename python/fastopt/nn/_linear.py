@@ -1,4 +1,4 @@
-"""Linear layers whose weights are normalized; the products are NumPy's."""
+"""Linear layers with normalized weights; NumPy computes the products."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ __all__ = ["CosineLinear", "WeightNormLinear"]
 
 
 class _Linear(Layer):
-    """What both need: rows in the parameters' dtype, and checks of what NumPy would take silently."""
+    """The base class: rows in the parameters' dtype, and checks of arguments that NumPy would accept silently."""
 
     def __init__(
         self,
@@ -32,7 +32,7 @@ class _Linear(Layer):
         self._shapes = {name: param.shape for name, param in self.params.items()}
 
     def _initial(self, seed: int | np.random.Generator | None, *names: str) -> None:
-        """Weights and bias as torch's linear layers have them at first: uniform in ±1/√in_features."""
+        """Sets weights and bias to the initial values of torch's linear layers, uniform in ±1/√in_features."""
         try:
             rng = np.random.default_rng(seed)
         except (TypeError, ValueError) as error:
@@ -43,7 +43,7 @@ class _Linear(Layer):
             self.params[name][...] = rng.uniform(-bound, bound, self.params[name].shape)
 
     def _rows(self, name: str, x: Any, width: int, shape: tuple[int, ...] | None = None, dtype: Any = None) -> Array:
-        """An array as rows of the dtype that is computed with; of a shape, or any that ends with the width."""
+        """A checked array as rows in the dtype of the computation; ``shape`` is required, or any shape that ends with the width."""
         layer, computed = type(self).__name__, self._dtype.name
 
         def way_out() -> str:
@@ -58,7 +58,7 @@ class _Linear(Layer):
         return np.ascontiguousarray(x, self._dtype).reshape(math.prod(x.shape[:-1]), width)
 
     def _check_out(self, out: Any, shape: tuple[int, ...], dtype: Any, *read: Array) -> None:
-        """That the result can be written there."""
+        """Raises if the result cannot be written to ``out``."""
         if out is None:
             return
         layer = type(self).__name__
@@ -71,7 +71,7 @@ class _Linear(Layer):
             raise ValueError(f"{layer}: out would be written, but overlaps another array")
 
     def _check_own(self, written: bool = False) -> None:
-        """That parameters, and gradients if they are going to be ``written``, are as they were made, before anything is written."""
+        """Raises if a parameter has another shape or dtype than at first; checks gradients too if they will be ``written``."""
         layer, dtypes = type(self).__name__, [self._dtype.name]
         for name, shape in self._shapes.items():
             array_of(layer, name, self.params.get(name), shape, dtypes)
@@ -82,7 +82,7 @@ class _Linear(Layer):
 
     @staticmethod
     def _stored(result: Array, x: Array, out: Array | None) -> Array:
-        """A result in ``out``, or new in the dtype of x."""
+        """The result, copied to ``out`` or converted to the dtype of x."""
         with np.errstate(over="ignore"):
             if out is None:
                 return result.astype(x.dtype, copy=False)
@@ -95,14 +95,15 @@ class CosineLinear(_Linear):
 
     .. code-block:: text
 
-        yᵢⱼ = cos(xᵢ, wⱼ),   each length as √(Σx² + eps)
+        yᵢⱼ = cos(xᵢ, wⱼ),   with lengths √(Σx² + eps)
 
     Args:
         in_features: The length of the last axis of inputs.
         out_features: The length of the last axis of outputs, the number of weights.
         eps: Added to squared lengths.
-        seed: Of the initial weights, uniform in ±1/√in_features: an integer or a NumPy generator; ``None`` for others every time.
-        dtype: float32 or float64: that of the parameters.
+        seed: The seed of the initial weights, uniform in ±1/√in_features: an integer or a NumPy generator; ``None`` for a
+            random one.
+        dtype: The dtype of the parameters, float32 or float64.
 
     Example:
         >>> import numpy as np
@@ -144,7 +145,7 @@ class CosineLinear(_Linear):
         return self._stored((directions @ weights.T).reshape(*x.shape[:-1], self.out_features), x, out)
 
     def backward(self, dy: Array, *, out: Array | None = None) -> Array:
-        """The gradient with respect to the last input, from ``dy``, that of its output; in ``out`` if given; fills ``grads``."""
+        """The gradient with respect to the last input, in ``out`` if that is given; ``dy`` is that of the output.  Fills ``grads``."""
         x, rows, directions, rnorm, weights, weight_rnorm = self._last()
         self._check_own(written=True)
         g = self._rows("dy", dy, self.out_features, (*x.shape[:-1], self.out_features), x.dtype)
@@ -154,7 +155,7 @@ class CosineLinear(_Linear):
 
 
 class WeightNormLinear(_Linear):
-    """A linear layer whose weights have a length of their own, see :func:`fastopt.functional.weight_norm`.
+    """A linear layer whose weights are given by directions and lengths, see :func:`fastopt.functional.weight_norm`.
 
     .. code-block:: text
 
@@ -163,9 +164,9 @@ class WeightNormLinear(_Linear):
     Args:
         in_features: The length of the last axis of inputs.
         out_features: The length of the last axis of outputs.
-        bias: Have a bias.
-        seed: Of the initial weights and biases, uniform in ±1/√in_features: an integer or a NumPy generator; ``None`` for others every
-            time.
+        bias: Whether there is a bias.
+        seed: The seed of the initial weights and biases, uniform in ±1/√in_features: an integer or a NumPy generator; ``None``
+            for a random one.
         dtype: float32 or float64: that of the parameters, ``weight_g`` (g), ``weight_v`` (v) and ``bias``.
 
     Example:
@@ -213,7 +214,7 @@ class WeightNormLinear(_Linear):
         return self._stored(products.reshape(*x.shape[:-1], self.out_features), x, out)
 
     def backward(self, dy: Array, *, out: Array | None = None) -> Array:
-        """The gradient with respect to the last input, from ``dy``, that of its output; in ``out`` if given; fills ``grads``."""
+        """The gradient with respect to the last input, in ``out`` if that is given; ``dy`` is that of the output.  Fills ``grads``."""
         x, rows, weights, rnorm = self._last()
         self._check_own(written=True)
         g = self._rows("dy", dy, self.out_features, (*x.shape[:-1], self.out_features), x.dtype)

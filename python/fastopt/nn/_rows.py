@@ -1,4 +1,4 @@
-"""Normalizations of rows."""
+"""Layers of normalizations over the last axes."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ __all__ = ["AddLayerNorm", "AddRMSNorm", "LayerNorm", "RMSNorm"]
 
 
 class _OfRows(Layer):
-    """What LayerNorm and AddLayerNorm have."""
+    """The base class of LayerNorm and AddLayerNorm."""
 
     def __init__(
         self,
@@ -41,9 +41,9 @@ class LayerNorm(_OfRows):
     Args:
         normalized_shape: The shape of the last axes; an integer for one axis.
         eps: Added to the variance.
-        elementwise_affine: Have a weight (ones at first) and a bias (zeros).
-        bias: Have the bias.
-        dtype: float32 or float64: that of the parameters.
+        elementwise_affine: Whether there are a weight (ones at first) and a bias (zeros).
+        bias: Whether there is the bias.
+        dtype: The dtype of the parameters, float32 or float64.
 
     Example:
         >>> import numpy as np
@@ -63,7 +63,7 @@ class LayerNorm(_OfRows):
         return y
 
     def backward(self, dy: Array, *, out: Array | None = None) -> Array:
-        """The gradient with respect to the last input, from ``dy``, that of its output; in ``out`` if given; fills ``grads``."""
+        """The gradient with respect to the last input, in ``out`` if that is given; ``dy`` is that of the output.  Fills ``grads``."""
         x, mean, rstd = self._last()
         return F.layer_norm_backward(
             dy,
@@ -83,9 +83,9 @@ class AddLayerNorm(_OfRows):
     Args:
         normalized_shape: The shape of the last axes; an integer for one axis.
         eps: Added to the variance.
-        elementwise_affine: Have a weight (ones at first) and a bias (zeros).
-        bias: Have the bias.
-        dtype: float32 or float64: that of the parameters.
+        elementwise_affine: Whether there are a weight (ones at first) and a bias (zeros).
+        bias: Whether there is the bias.
+        dtype: The dtype of the parameters, float32 or float64.
 
     Example:
         >>> import numpy as np
@@ -101,14 +101,32 @@ class AddLayerNorm(_OfRows):
     def __call__(
         self, x: Array, residual: Array, *, out: tuple[Array | None, Array | None] | None = None
     ) -> tuple[Array, Array]:
-        """The normalized sum of ``x`` and ``residual``, and the sum, in the arrays of ``out`` if given; keep the sum for backward."""
+        """Adds and normalizes.
+
+        Args:
+            x: The input.
+            residual: The addend, shape and dtype of x.
+            out: Arrays for the two results, ``None`` where a new one is wanted.
+
+        Returns:
+            The normalized sum, and the sum, which must not be changed before backward.
+        """
         weight, bias, to = self.params.get("weight"), self.params.get("bias"), (*pair_of(self, out), None, None)
         y, total, mean, rstd = F.add_layer_norm(x, residual, self.normalized_shape, weight, bias, self.eps, out=to)
         self._kept = total, mean, rstd
         return y, total
 
     def backward(self, dy: Array, dsum: Array | None = None, *, out: Array | None = None) -> Array:
-        """The gradient with respect to either of the last inputs, from those of y, ``dy``, and of the sum, ``dsum``; in ``out`` if given; fills ``grads``."""
+        """Fills ``grads``, and computes the gradient of the inputs.
+
+        Args:
+            dy: The gradient with respect to the normalized sum.
+            dsum: The gradient with respect to the sum from all other uses of it; ``None`` if there is none.
+            out: An array for the result.
+
+        Returns:
+            The gradient with respect to x, which is also that with respect to residual.
+        """
         total, mean, rstd = self._last()
         return F.add_layer_norm_backward(
             dy,
@@ -124,7 +142,7 @@ class AddLayerNorm(_OfRows):
 
 
 class _OfRowsWithoutMean(Layer):
-    """What RMSNorm and AddRMSNorm have."""
+    """The base class of RMSNorm and AddRMSNorm."""
 
     def __init__(
         self,
@@ -148,8 +166,8 @@ class RMSNorm(_OfRowsWithoutMean):
     Args:
         normalized_shape: The shape of the last axes; an integer for one axis.
         eps: Added to the mean of the squares; ``None`` is the machine epsilon of the inputs' dtype.
-        elementwise_affine: Have a weight (ones at first).
-        dtype: float32 or float64: that of the parameters.
+        elementwise_affine: Whether there is a weight (ones at first).
+        dtype: The dtype of the parameters, float32 or float64.
 
     Example:
         >>> import numpy as np
@@ -168,7 +186,7 @@ class RMSNorm(_OfRowsWithoutMean):
         return y
 
     def backward(self, dy: Array, *, out: Array | None = None) -> Array:
-        """The gradient with respect to the last input, from ``dy``, that of its output; in ``out`` if given; fills ``grads``."""
+        """The gradient with respect to the last input, in ``out`` if that is given; ``dy`` is that of the output.  Fills ``grads``."""
         x, rstd = self._last()
         weight, to = self.params.get("weight"), (out, gradients_of(self)[0])
         return F.rms_norm_backward(dy, x, self.normalized_shape, rstd, weight, out=to)[0]
@@ -180,8 +198,8 @@ class AddRMSNorm(_OfRowsWithoutMean):
     Args:
         normalized_shape: The shape of the last axes; an integer for one axis.
         eps: Added to the mean of the squares; ``None`` is the machine epsilon of the inputs' dtype.
-        elementwise_affine: Have a weight (ones at first).
-        dtype: float32 or float64: that of the parameters.
+        elementwise_affine: Whether there is a weight (ones at first).
+        dtype: The dtype of the parameters, float32 or float64.
 
     Example:
         >>> import numpy as np
@@ -197,14 +215,32 @@ class AddRMSNorm(_OfRowsWithoutMean):
     def __call__(
         self, x: Array, residual: Array, *, out: tuple[Array | None, Array | None] | None = None
     ) -> tuple[Array, Array]:
-        """The normalized sum of ``x`` and ``residual``, and the sum, in the arrays of ``out`` if given; keep the sum for backward."""
+        """Adds and normalizes.
+
+        Args:
+            x: The input.
+            residual: The addend, shape and dtype of x.
+            out: Arrays for the two results, ``None`` where a new one is wanted.
+
+        Returns:
+            The normalized sum, and the sum, which must not be changed before backward.
+        """
         weight, to = self.params.get("weight"), (*pair_of(self, out), None)
         y, total, rstd = F.add_rms_norm(x, residual, self.normalized_shape, weight, self.eps, out=to)
         self._kept = total, rstd
         return y, total
 
     def backward(self, dy: Array, dsum: Array | None = None, *, out: Array | None = None) -> Array:
-        """The gradient with respect to either of the last inputs, from those of y, ``dy``, and of the sum, ``dsum``; in ``out`` if given; fills ``grads``."""
+        """Fills ``grads``, and computes the gradient of the inputs.
+
+        Args:
+            dy: The gradient with respect to the normalized sum.
+            dsum: The gradient with respect to the sum from all other uses of it; ``None`` if there is none.
+            out: An array for the result.
+
+        Returns:
+            The gradient with respect to x, which is also that with respect to residual.
+        """
         total, rstd = self._last()
         weight, to = self.params.get("weight"), (out, gradients_of(self)[0])
         return F.add_rms_norm_backward(dy, dsum, total, self.normalized_shape, rstd, weight, out=to)[0]

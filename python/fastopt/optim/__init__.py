@@ -1,26 +1,26 @@
-"""Optimizers: one class a rule.  Names, defaults and argument order are torch's, where torch has the rule."""
+"""Optimizers: one class per rule.  Names, defaults and argument order are torch's where torch has the rule."""
 
 from ._no_decay import no_decay
 from ._unpacked import unpacked
-from .adadelta import Adadelta
-from .adafactor import Adafactor
-from .adagrad import Adagrad
-from .adam import Adam, AdamW
-from .adamax import Adamax
-from .adan import Adan
-from .ademamix import AdEMAMix
-from .asgd import ASGD
-from .lion import Lion
-from .muon import Muon
-from .nadam import NAdam
 from .optimizer import Optimizer, StepInfo
-from .radam import RAdam
-from .rmsprop import RMSprop
-from .rprop import Rprop
-from .schedule_free import ScheduleFreeAdamW, ScheduleFreeSGD
-from .sgd import SGD
-from .switch import SwitchOptimizer
-from .trust import LAMB, LARS
+from .rules.adadelta import Adadelta
+from .rules.adafactor import Adafactor
+from .rules.adagrad import Adagrad
+from .rules.adam import Adam, AdamW
+from .rules.adamax import Adamax
+from .rules.adan import Adan
+from .rules.ademamix import AdEMAMix
+from .rules.asgd import ASGD
+from .rules.lion import Lion
+from .rules.muon import Muon
+from .rules.nadam import NAdam
+from .rules.radam import RAdam
+from .rules.rmsprop import RMSprop
+from .rules.rprop import Rprop
+from .rules.schedule_free import ScheduleFreeAdamW, ScheduleFreeSGD
+from .rules.sgd import SGD
+from .rules.switch import SwitchOptimizer
+from .rules.trust import LAMB, LARS
 
 __all__ = [
     "ASGD",
@@ -50,7 +50,7 @@ __all__ = [
     "unpacked",
 ]
 
-for _name in __all__:  # pickles and documentation name the public path
+for _name in __all__:  # pickles and documentation show the public path
     globals()[_name].__module__ = __name__
 
 

@@ -1,4 +1,4 @@
-"""How parameters and states are kept: which arrays there are for them, and how one way becomes another."""
+"""The formats of parameters and states: the arrays that each format has, and conversions between formats."""
 
 from __future__ import annotations
 
@@ -14,34 +14,35 @@ from .._rules import Rule
 Array: TypeAlias = NDArray[Any]
 State: TypeAlias = dict[str, Any]
 
-FORMATS = ("weights", "moments", "moment_rounding")  # the hyperparameters
+FORMATS = ("weights", "moments", "moment_rounding")  # the hyperparameters that choose them
 
-# What there is beside a parameter of 16 bits, by the way its weights are kept.
+# The residual array of a 16-bit parameter, its bits beyond 16, for each value of ``weights`` that has one.
 RESTS = {"master": "master_param", "kahan": "compensation", "correction": "correction"}
 
 
 def is_half(dtype: np.dtype[Any]) -> bool:
-    """Whether it is float16 or bfloat16."""
+    """Whether a dtype is float16 or bfloat16."""
     return dtype == np.float16 or dtype.name == "bfloat16"
 
 
 def computed(param: Array) -> np.dtype[Any]:
-    """The dtype in which a parameter is computed with."""
+    """The dtype in which a parameter's step is computed."""
     return np.dtype(np.float32) if is_half(param.dtype) else param.dtype
 
 
 def bfloat16() -> np.dtype[Any]:
     """NumPy's dtype from ml_dtypes."""
-    import ml_dtypes  # which takes its time, and only those wait who need it
+    import ml_dtypes  # slow to import, and few need it
 
     new: np.dtype[Any] = np.dtype(ml_dtypes.bfloat16)
     return new
 
 
 def zeros_like(param: Array, dtype: Any = None) -> Array:
-    """Zeros that begin as far into a cache line as the parameter does, so that whole vectors of both can begin with one.
+    """Zeros in the parameter's shape, by default in the dtype in which its step is computed.
 
-    Of the dtype that the parameter is computed with, unless another one is said; if that is not its own they begin with a line.
+    They have the parameter's offset in a cache line, so that a loop over both can be aligned for both; where the dtypes differ,
+    they begin with a cache line.
     """
     new = np.dtype(computed(param) if dtype is None else dtype)
     space = np.zeros(param.size * new.itemsize + 64, np.uint8)
@@ -50,24 +51,24 @@ def zeros_like(param: Array, dtype: Any = None) -> Array:
 
 
 def copy_of(param: Array, like: Array | None = None, dtype: Any = None) -> Array:
-    """A copy that begins as far into a cache line as ``like`` does, by default the array itself."""
+    """A copy with the offset in a cache line that ``like`` has, by default that of the array itself."""
     new = zeros_like(param if like is None else like, dtype)
     new[...] = param
     return new
 
 
 def contiguous(array: Array, dtype: Any = None) -> Array:
-    """The array in C order; one without axes keeps none, where ``np.ascontiguousarray`` gives it one."""
+    """The array in C order.  Unlike ``np.ascontiguousarray`` it gives no axis to an array without axes."""
     return np.asarray(array, dtype, order="C")
 
 
 def _rest_in(one: Mapping[str, Any]) -> str | None:
-    """The name of what there is beside a parameter in its state."""
+    """The name of the residual array in a parameter's state, if it has one."""
     return next((name for name in RESTS.values() if name in one), None)
 
 
 def weights_of(one: Mapping[str, Any], param: Array) -> Array:
-    """A parameter's numbers with what there is beside them."""
+    """A parameter's weights in the precision in which they are computed, with the residual array."""
     if not is_half(param.dtype):
         return param
     rest: Array | None = one.get(_rest_in(one) or "")
@@ -77,7 +78,7 @@ def weights_of(one: Mapping[str, Any], param: Array) -> Array:
 
 
 def moved(one: Mapping[str, Any], param: Array, weights: Array) -> list[tuple[Array, Any]]:
-    """The arrays that hold a parameter's numbers, and what they hold when these are others."""
+    """Pairs of an array that holds a parameter's weights, or a part of their bits, and its contents for the new ``weights``."""
     if not is_half(param.dtype):
         return [(param, weights)]
     rest, halves = one.get(_rest_in(one) or ""), np.empty_like(param)
@@ -87,19 +88,19 @@ def moved(one: Mapping[str, Any], param: Array, weights: Array) -> list[tuple[Ar
 
 
 def rest_dtype(name: str, param: Array) -> np.dtype[Any]:
-    """The dtype of what there is beside a parameter."""
+    """The dtype of the residual array ``name`` of a parameter."""
     known: dict[str, np.dtype[Any]] = {"master_param": np.dtype(np.float32), "correction": np.dtype(np.int8)}
     return known.get(name, param.dtype)
 
 
 def formats_of(rule: Rule, param: Array) -> tuple[str, str, str]:
-    """The rule's formats, as they are for one parameter."""
+    """The rule's formats for one parameter: that of weights is empty unless the parameter has 16 bits."""
     weights, *moments = rule.formats
     return (weights if is_half(param.dtype) else "", moments[0], moments[1])
 
 
 def rest_of(rule: Rule, param: Array) -> str | None:
-    """The name of what there is beside the parameter."""
+    """The name of the residual array that the parameter has under a rule, if any."""
     return RESTS.get(rule.formats[0]) if is_half(param.dtype) else None
 
 
@@ -110,7 +111,7 @@ def _dtype(kind: str, moments: str, param: Array) -> np.dtype[Any]:
 
 
 def numbers_of(one: Mapping[str, Array], name: str, kind: str) -> Array:
-    """A state as it is computed with."""
+    """A state in the dtype in which it is computed."""
     array = one[name]
     if array.dtype == np.uint8 or is_half(array.dtype):
         return kernels.unpack(contiguous(array), kind, one.get(f"{name}_scale"))
@@ -118,7 +119,7 @@ def numbers_of(one: Mapping[str, Array], name: str, kind: str) -> Array:
 
 
 def keep_state(one: State, name: str, kind: str, moments: str, param: Array, initial: Callable[[], Array]) -> None:
-    """Makes a state be kept as it should: out of what there is, or where there is none, of its initial values."""
+    """Converts a state to the format ``moments``; a state that does not exist yet gets its initial values."""
     dtype = _dtype(kind, moments, param)
     if name in one and one[name].dtype == dtype:
         return
@@ -127,7 +128,7 @@ def keep_state(one: State, name: str, kind: str, moments: str, param: Array, ini
         one[name] = copy_of(new, param, dtype) if name in one and new.shape == param.shape else new
         one.pop(f"{name}_scale", None)
         return
-    # What stays comes before what is freed: between arrays of less than 32 MB malloc would keep the holes.
+    # Allocate the arrays that stay before the temporary ones: malloc would keep the holes between arrays of less than 32 MB.
     packed = zeros_like(param, dtype)
     scale = np.zeros(-(-param.size // kernels.SHARE), np.uint8) if dtype == np.uint8 else None
     array = numbers_of(one, name, kind) if name in one else initial()
@@ -140,7 +141,7 @@ def keep_state(one: State, name: str, kind: str, moments: str, param: Array, ini
 
 
 def keep_rest(one: State, wanted: str | None, param: Array) -> None:
-    """Makes there be what should be beside a parameter of 16 bits: out of what there is, or of the parameter."""
+    """Adds, removes or converts the residual array of a 16-bit parameter, so that its state has ``wanted`` and no other."""
     found = _rest_in(one)
     if found == wanted:
         return
@@ -159,7 +160,7 @@ def keep_rest(one: State, wanted: str | None, param: Array) -> None:
         one[wanted] = copy_of(weights, param, np.float32)
         return
     one[wanted] = zeros_like(param, rest_dtype(wanted, param))
-    if wanted == "compensation":  # of the parameter as it is, which may have been rounded otherwise
+    if wanted == "compensation":  # relative to the parameter as it is, which another format may have rounded
         one[wanted][...] = weights - param.astype(np.float32)
     else:
         bits = weights.view(np.int32) + 0x80 >> 8
@@ -167,7 +168,7 @@ def keep_rest(one: State, wanted: str | None, param: Array) -> None:
 
 
 def stored_dtypes(name: str, kinds: Mapping[str, str], param: Array) -> list[np.dtype[Any]]:
-    """The dtypes from which a state may be loaded."""
+    """The dtypes that a state may have when it is loaded."""
     if computed(param) != np.float32:
         return [computed(param)]
     codes = [np.dtype(np.uint8)] if kinds.get(name, "exact") != "exact" else []

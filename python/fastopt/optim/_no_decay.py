@@ -1,4 +1,4 @@
-"""Groups that are not decayed."""
+"""Groups without weight decay for biases and norms."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from .parameters import Array, Params, SplitGroups, Structure
 
 
 def no_decay(params: Params, rule: Callable[[str, Array], bool] | None = None) -> list[dict[str, Any]]:
-    """Groups of the same parameters that leave biases and the parameters of norms without weight decay.
+    """Splits parameters into groups so that biases and the parameters of norms have no weight decay.
 
-    They keep the order of the parameters, so that ``step`` takes the gradients as before, in the structure of ``params``.
+    The groups keep the order of the parameters: ``step`` takes the gradients as before, in the structure of ``params``.
 
     Args:
-        params: A list or dict of arrays, also within each other.
-        rule: Which parameters not to decay, of their name (for a list, their number) and array; by default those with fewer
-            than two axes.
+        params: A list or dict of arrays, nested or not.
+        rule: A function of a parameter's name (in a list, its number) and array that says whether to leave it without decay; by
+            default those with fewer than two axes.
 
     Returns:
-        Groups, those without decay with ``weight_decay=0.0``.
+        Groups; those without decay have ``weight_decay=0.0``.
 
     Example:
         >>> import numpy as np, fastopt as fo

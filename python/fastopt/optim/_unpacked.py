@@ -1,4 +1,4 @@
-"""State that is kept with fewer bits, as numbers."""
+"""Converts a state whose moments are kept with fewer bits to float32."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ def _classes(of: type[Optimizer]) -> Iterator[type[Optimizer]]:
 
 
 def unpacked(state_dict: Mapping[str, Any]) -> dict[str, Any]:
-    """The same state with all moments in float32, for those who want to read it or to take it elsewhere.
+    """The same state with all moments in float32, to be read or taken elsewhere.
 
-    What there is beside weights of 16 bits (``master_param``, ``compensation``, ``correction``) belongs to these weights, and
-    is left out.
+    The residual arrays of 16-bit weights (``master_param``, ``compensation``, ``correction``) are left out, as they belong to
+    these weights.
 
     Args:
-        state_dict: What :meth:`Optimizer.state_dict` returned.
+        state_dict: The result of :meth:`Optimizer.state_dict`.
 
     Returns:
-        A state of the same structure; arrays that were as they are computed with are the same ones.
+        A state in the same structure; arrays that need no conversion are the same objects.
 
     Raises:
-        TypeError: It is not the state of an optimizer of fastopt's.
+        TypeError: state_dict is not the state of an optimizer of fastopt's.
 
     Example:
         >>> import numpy as np, fastopt as fo
@@ -40,12 +40,12 @@ def unpacked(state_dict: Mapping[str, Any]) -> dict[str, Any]:
     own = state_dict.get("fastopt") if isinstance(state_dict, Mapping) else None
     if not isinstance(own, Mapping) or "class" not in own or not {"state", "param_groups"} <= state_dict.keys():
         raise TypeError(
-            "unpacked: state_dict must be what the state_dict() of an optimizer of fastopt's returned, "
+            "unpacked: state_dict must be the result of a fastopt optimizer's state_dict(), "
             f"got {type(state_dict).__name__}"
         )
     found = [one for one in _classes(Optimizer) if one.__name__ == own["class"]]
     if not found:
-        raise TypeError(f"unpacked: state_dict is that of {own['class']}, which is not known")
+        raise TypeError(f"unpacked: state_dict is that of the unknown class {own['class']}")
     kinds = found[0]._kinds()
     left_out = {*RESTS.values(), *(f"{name}_scale" for name in kinds)}
     return {

@@ -1,4 +1,4 @@
-"""Gradients of micro-batches, added up for one step."""
+"""Sums of the gradients of micro-batches, for one step."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from .plan import Member
 
 
 class Accumulator:
-    """The sums of gradients.  They are zero, and all counts too, when a step has used them."""
+    """The sums of gradients, and how many gradients are in each; a step that uses the sums sets all of it to zero."""
 
     def __init__(
         self,
@@ -40,19 +40,19 @@ class Accumulator:
         self.plan.set_options([rule.options])
 
     def contents(self) -> tuple[int, list[int], list[Array]]:
-        """How many micro-batches and gradients there are, and the sums: what the constructor takes."""
+        """The number of micro-batches, the numbers of gradients and the sums, as the constructor takes them."""
         return int(self._micro_batches), [int(count) for count in self._counts], self._sums
 
     @property
     def micro_batches(self) -> int:
-        """How many there are since the last step."""
+        """The number of micro-batches since the last step."""
         return int(self._micro_batches)
 
     def add(self, grads: list[Any]) -> None:
         """Adds the gradients of one micro-batch, all or none."""
         if self.plan.step(grads) is None:
-            raise ValueError(f"{self._function}: the sums of accumulate were changed by somebody else")
+            raise ValueError(f"{self._function}: the arrays of accumulate were changed from outside")
 
     def gathered(self) -> list[Array | None]:
-        """The sums, and None for parameters that got no gradient."""
+        """The sums; None for parameters that got no gradient."""
         return [total if count else None for total, count in zip(self._sums, self._counts, strict=True)]

@@ -1,4 +1,4 @@
-"""Moving averages of the parameters: reading them, and exchanging them with the parameters."""
+"""Reads the averages of the parameters and exchanges them with the parameters."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from .plan import begin, is_writeable
 
 
 def averages_of(records: list[Record], swapped: bool) -> list[Array]:
-    """The average of each parameter, or the parameter itself where it has none."""
-    if not swapped:  # else the parameters are the averages, which have begun, and the averages are the weights
+    """The average of each parameter; the parameter itself where it has none."""
+    if not swapped:  # swapped ones have begun, and the parameters' arrays hold them
         for record in records:
             begin(record)
     return [record.state.get("ema_param", record.param) for record in records]
 
 
 def exchange(function: str, records: list[Record], labels: list[str], swapped: Array) -> None:
-    """Exchanges parameters and averages, all or none, and turns the flag ``swapped``, an array without axes.
+    """Exchanges parameters and averages, all or none, and inverts the flag ``swapped``, an array without axes.
 
-    A parameter of 16 bits cannot hold its average, which is held beside it meanwhile, so that both come back exactly.
+    A 16-bit parameter cannot hold its average exactly: the record keeps the average meanwhile, so that both come back exactly.
     """
     back = bool(swapped)
     every = zip(records, labels, strict=True)

@@ -1,27 +1,25 @@
-"""Pickles and copies of optimizers: what is in them, in types of Python's and NumPy's only, so that our modules may move."""
+"""Pickles and copies of optimizers.  They contain types of Python's and NumPy's only, so that our modules may move."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from .accumulate import Accumulator
+from .groups import Groups
 from .parameters import Group, ParameterState, Record, Structure, forms_of
 
-if TYPE_CHECKING:
-    from .saved import Saved
-
-# Attributes of an optimizer that are made anew.
+# The attributes that are not pickled but made anew.
 MADE = (
     "_turn", "_plan", "_extents", "_changed", "_added", "_name", "_values", "_groups", "_records", "_labels", "_rules",
     "_fresh", "_seen", "_shared", "_simple", "_viewed", "_whole", "_count", "_swapped", "_accumulated",
 )  # fmt: skip
 
 
-def pickled(optimizer: Saved) -> dict[str, Any]:
-    """All that an optimizer is; the arrays are the live ones."""
+def pickled(optimizer: Groups) -> dict[str, Any]:
+    """The contents of an optimizer's pickle; the arrays are the live ones."""
     own, whole, sums = vars(optimizer), optimizer._whole, optimizer._accumulated
     records = optimizer._records
     return {
@@ -38,8 +36,8 @@ def pickled(optimizer: Saved) -> dict[str, Any]:
     }
 
 
-def revived(optimizer: Saved, state: Mapping[str, Any]) -> dict[str, Any]:
-    """The attributes of an optimizer that is made of :func:`pickled`, but for its lock and its plan, which the next call makes."""
+def revived(optimizer: Groups, state: Mapping[str, Any]) -> dict[str, Any]:
+    """The attributes of an optimizer from the result of :func:`pickled`, without the lock and the plan, which the next call makes."""
     name, changed, attributes = type(optimizer).__name__, [True], dict(state["attributes"])
     structures = [_structure(name, template) for template in state["structures"]]
     groups = [Group(*both) for both in zip(attributes["param_groups"], structures, strict=True)]
@@ -66,7 +64,7 @@ def revived(optimizer: Saved, state: Mapping[str, Any]) -> dict[str, Any]:
         "_rules": [],
         "_fresh": [],
         "_seen": [],
-        "_shared": [True],  # somebody may have got them in the same pickle
+        "_shared": [True],  # the same pickle may contain the arrays a second time, for others
         "_simple": [None],
         "_viewed": ([], ()),
         "_whole": None if state["whole"] is None else _structure(name, state["whole"]),
@@ -77,13 +75,13 @@ def revived(optimizer: Saved, state: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _begins(record: Record) -> tuple[int, tuple[str, ...]]:
-    """Those of the entries that begin as the parameter which nobody has replaced."""
+    """The count, and the names of the entries that are still to begin as the parameter; not those that were replaced."""
     count, keys = record.fresh
     return count, tuple(key for key in keys if record.state.get(key) is record.seen.get(key))
 
 
 def _template(structure: Structure) -> Any:
-    """A structure in lists and dicts; of a flat one, the number of its parameters."""
+    """A structure in lists and dicts; for a flat one, the number of its parameters."""
     return len(structure.leaves) if structure.flat else structure.template
 
 

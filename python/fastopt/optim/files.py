@@ -1,7 +1,7 @@
-"""Arrays and metadata in one file in the safetensors format, which is replaced whole or not at all.
+"""Saves arrays and metadata in one safetensors file, which is replaced whole or not at all.
 
-What is written is an ordinary safetensors file.  Its metadata has one key, ``fastopt``, whose value is JSON: the format's
-version, a checksum of the whole file, and the caller's metadata.
+The metadata of the safetensors file has one key, ``fastopt``, whose value is JSON: the format's version, a checksum of the
+whole file, and the caller's metadata.
 """
 
 from __future__ import annotations
@@ -35,29 +35,29 @@ DTYPES = {"bfloat16", "float16", "float32", "float64", "bool"} | {
 }
 CHUNK = 1 << 20  # bytes read at a time for the checksum
 MAX_HEADER = 100_000_000  # safetensors' own limit
-BLANK = b"0" * 32  # in the checksum's place while it is computed
-# Before the checksum.  A tensor's name cannot look like this: its quotes would be escaped.
+BLANK = b"0" * 32  # stands in the checksum's place while it is computed
+# The bytes before the checksum.  A tensor's name cannot contain them: its quotes would be escaped.
 MARK = b'"__metadata__":{"fastopt":"{\\"format\\":%d,\\"checksum\\":\\"' % FORMAT
 
 _open_tensors: Callable[..., Any] = safetensors.safe_open  # has no types
 
 
 def save(path: Path, arrays: Mapping[str, Array], metadata: Mapping[str, Any]) -> None:
-    """Writes a file that is, whenever the process is killed, the old one or the new one.
+    """Writes a file.  A process that is killed meanwhile leaves the old file or the new one.
 
-    A symbolic link stays, and the file that it points to is replaced.  A new file has the mode that the umask gives, one that
-    is replaced keeps its mode.  What an earlier ``save`` to the same path left behind when it was killed is removed.
+    A symbolic link stays, and the file that it points to is replaced.  A new file gets the mode of the umask; a replaced one
+    keeps its mode.  ``save`` also removes the temporary files of an earlier ``save`` to the same path that was killed.
 
     Args:
         path: Where.
-        arrays: Of floats (bfloat16 too), integers or bools, in any layout, which are only read.
-        metadata: What JSON can say; numbers come back exactly, infinities and NaN too, and tuples as lists.
+        arrays: Arrays of floats (bfloat16 too), integers or bools, in any layout; they are only read.
+        metadata: A dict of values that JSON has.  Numbers come back exactly, infinities and NaN too, and tuples as lists.
 
     Raises:
-        TypeError: ``path`` is no path, an array's dtype is unknown, or metadata has something that JSON cannot say.
-        ValueError: ``path`` is something else than a file, or ``__metadata__`` is used as a name.
-        OSError: The file cannot be written.  Then there is the old one, or the new one if all that failed is to have its
-            folder written to the disk; the error says so.
+        TypeError: ``path`` is no path, an array has another dtype, or metadata contains a value that JSON does not have.
+        ValueError: ``path`` is not a file, or an array is called ``__metadata__``.
+        OSError: The file cannot be written.  The old file is there then; or the new one, if only its folder could not be
+            written to the disk, and the error says so.
     """
     given = _path("save", path)
     text = json.dumps(
@@ -65,7 +65,7 @@ def save(path: Path, arrays: Mapping[str, Array], metadata: Mapping[str, Any]) -
         separators=(",", ":"),
     )
     tensors = {_name(name): _dense(name, array) for name, array in arrays.items()}
-    target = os.path.realpath(given)  # of a link, where it points to
+    target = os.path.realpath(given)  # the target of a link
     try:
         mode = _mode(target)
         if mode is not None and not stat.S_ISREG(mode):
@@ -76,7 +76,7 @@ def save(path: Path, arrays: Mapping[str, Array], metadata: Mapping[str, Any]) -
         with _workplace(target) as place:
             written = os.path.join(place, "tensors")
             _write(written, tensors, text)
-            # safetensors makes its files private; the directory beside it has the mode that the umask gives.
+            # safetensors makes its files private; the directory beside the target has the mode of the umask.
             _finish(written, stat.S_IMODE(mode) if mode is not None else os.stat(place).st_mode & 0o666)
             os.replace(written, target)
     except OSError as error:
@@ -97,7 +97,7 @@ def save(path: Path, arrays: Mapping[str, Array], metadata: Mapping[str, Any]) -
 def _write(path: str, tensors: dict[str, Array], text: str) -> None:
     try:
         save_file(tensors, path, {"fastopt": text})
-    except safetensors.SafetensorError as error:  # a full disk, for example
+    except safetensors.SafetensorError as error:  # a full disk is one example
         number = re.search(r" \(os error (\d+)\)", str(error))
         if number is None:
             raise OSError(str(error)) from None
@@ -105,7 +105,7 @@ def _write(path: str, tensors: dict[str, Array], text: str) -> None:
 
 
 def _finish(path: str, mode: int) -> None:
-    """Writes the checksum and the mode, and all of the file to the disk."""
+    """Writes the checksum, sets the mode, and flushes the whole file to the disk."""
     with open(path, "r+b") as file:
         where, _, checksum = _checksum(file)
         file.seek(where)
@@ -116,7 +116,7 @@ def _finish(path: str, mode: int) -> None:
 
 
 def load(path: Path) -> tuple[dict[str, Array], dict[str, Any]]:
-    """Reads what :func:`save` wrote, all of it or nothing.
+    """Reads a file that :func:`save` wrote, all of it or nothing.
 
     Args:
         path: Where.
@@ -131,13 +131,14 @@ def load(path: Path) -> tuple[dict[str, Array], dict[str, Any]]:
     given = _path("load", path)
     try:
         mode = os.stat(given).st_mode
-        if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):  # opening a pipe would wait for somebody who writes
+        if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):  # opening a pipe would wait for a writer
             raise ValueError("is not a file")
         while True:
             with open(given, "rb") as file:
                 metadata = _read_metadata(file)
                 with _open_tensors(given, framework="np") as tensors:
-                    if os.path.samestat(os.stat(given), os.fstat(file.fileno())):  # else somebody has saved meanwhile
+                    # Otherwise another process has replaced the file meanwhile, and it is read again.
+                    if os.path.samestat(os.stat(given), os.fstat(file.fileno())):
                         return {name: _tensor(tensors, name) for name in sorted(tensors.keys())}, metadata
     except (ValueError, safetensors.SafetensorError) as error:
         raise ValueError(f"load: path {given if given.isprintable() else ascii(given)} {error}") from None
@@ -162,7 +163,7 @@ def _path(function: str, path: Any) -> str:
 
 
 def _explain(function: str, what: str, path: Path, target: str, error: OSError) -> NoReturn:
-    """Raises an error of the same class that names the path that the caller gave, and what is wrong with it."""
+    """Raises an error of the same class that names the caller's path and the fault."""
     text = f"{function}: path {what}: {_reason(function, target, error)}"
     if error.errno is None:
         raise type(error)(f"{text}: {os.fsdecode(path)!r}") from None
@@ -192,7 +193,7 @@ def _reason(function: str, target: str, error: OSError) -> str:
     return said
 
 
-# What is saved
+# The contents
 
 
 def _name(name: Any) -> str:
@@ -211,7 +212,7 @@ def _dense(name: str, array: Any) -> Array:
 
 
 def _checked(label: str, value: Any) -> Any:
-    """The value, if JSON says it as it is; ``json.dumps`` would write keys that are numbers as strings."""
+    """The value, if JSON has it exactly; ``json.dumps`` would write keys that are numbers as strings."""
     if isinstance(value, Mapping):
         for key in value:
             if not isinstance(key, str):
@@ -232,7 +233,7 @@ def _mode(path: str) -> int | None:
 
 
 def _checksum(file: BufferedReader | BufferedRandom) -> tuple[int, bytes, bytes]:
-    """Where in an open file its checksum stands, what stands there, and what should: the BLAKE2b of all bytes, blank there."""
+    """The position of an open file's checksum, the checksum there, and the right one: the BLAKE2b of the file with zeros in its place."""
     header = _read_header(file)
     where = header.find(MARK) + len(MARK)
     if where < len(MARK):
@@ -244,7 +245,7 @@ def _checksum(file: BufferedReader | BufferedRandom) -> tuple[int, bytes, bytes]
 
 
 def _read_header(file: BufferedReader | BufferedRandom) -> bytes:
-    """Its length and the JSON."""
+    """The length of the header, and the header, which is JSON."""
     file.seek(0)
     length = file.read(8)
     if not length:
@@ -259,7 +260,7 @@ def _read_header(file: BufferedReader | BufferedRandom) -> bytes:
 
 
 def _read_metadata(file: BufferedReader) -> dict[str, Any]:
-    """What the caller of ``save`` gave, of a file whose checksum is right."""
+    """The metadata that the caller of ``save`` gave, from a file whose checksum is right."""
     try:
         ours = json.loads(_read_header(file)[8:].decode())["__metadata__"]
     except (json.JSONDecodeError, UnicodeDecodeError, RecursionError):
@@ -282,7 +283,7 @@ def _read_metadata(file: BufferedReader) -> dict[str, Any]:
 
 def _tensor(tensors: Any, name: str) -> Array:
     if tensors.get_slice(name).get_dtype() == "BF16":
-        import_module("ml_dtypes")  # from then on NumPy knows it
+        import_module("ml_dtypes")  # registers bfloat16 with NumPy
     array: Array = tensors.get_tensor(name)
     return array
 
@@ -292,9 +293,9 @@ def _tensor(tensors: Any, name: str) -> Array:
 
 @contextmanager
 def _workplace(target: str) -> Iterator[str]:
-    """A directory beside the target, locked for as long as this process lives, and then removed.
+    """A directory beside the target that this process keeps locked while it saves, and then removes.
 
-    A directory, because safetensors writes to a temporary file with a name of its own, which would stay if we were killed.
+    safetensors writes to a temporary file with a name of its own.  In a directory, the next ``save`` finds it after a kill.
     """
     directory, name = os.path.split(target)
     begin = 0
@@ -309,9 +310,9 @@ def _workplace(target: str) -> Iterator[str]:
                     raise
                 begin = 1
                 continue
-            with suppress(FileNotFoundError):  # somebody has swept it
+            with suppress(FileNotFoundError):  # another process has swept it
                 lock = os.open(place, os.O_RDONLY | os.O_DIRECTORY)
-                with suppress(OSError):  # some file systems have no locks; then nobody sweeps
+                with suppress(OSError):  # some file systems have no locks; then no process sweeps
                     fcntl.flock(lock, fcntl.LOCK_EX)
             if os.path.isdir(place):
                 yield place
@@ -323,12 +324,12 @@ def _workplace(target: str) -> Iterator[str]:
 
 
 def _beginnings(name: str) -> tuple[str, str]:
-    """What the names of a file's workplaces begin with: its own, or where that makes them too long, a digest of it."""
+    """The beginning of the names of a file's temporary directories: the file's name, or a digest of it where they would get too long."""
     return f".{name}.", f".{blake2b(os.fsencode(name), digest_size=16).hexdigest()}."
 
 
 def _sweep(target: str) -> None:
-    """Removes the workplaces of processes that were killed: those that nobody has locked."""
+    """Removes the temporary directories of processes that were killed: those without a lock."""
     directory, name = os.path.split(target)
     workplace = re.compile(rf"({'|'.join(map(re.escape, _beginnings(name)))})[0-9a-f]{{16}}\.tmp")
     with suppress(OSError):
@@ -340,7 +341,7 @@ def _sweep(target: str) -> None:
 
 
 def _sync(directory: str) -> None:
-    """Writes a folder to the disk; there are folders that may not be read, and file systems that cannot."""
+    """Flushes a folder to the disk, unless it may not be read or its file system cannot flush folders."""
     try:
         with _opened(directory) as opened:
             os.fsync(opened)

@@ -28,11 +28,11 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 CONSTANT = (float, int, str, bool, type(None), np.generic)  # types of values that cannot change in place
-ALWAYS = [True]  # watched where a value may change in place
+ALWAYS = [True]  # the flag that a plan watches for a value that may change in place
 
 
 class Planned(NamedTuple):
-    """A plan with all that it was made of."""
+    """A plan with everything that it was made from."""
 
     plan: Plan
     groups: list[Group]
@@ -40,14 +40,13 @@ class Planned(NamedTuple):
     records: list[Record]
     rules: list[Rule]
     values: list[Any]  # the groups' hyperparameters
-    states: (
-        list[dict[str, Any]] | None
-    )  # the entries that the records' states get; None where the plan is the one in use
+    # The entries that the records' states get; None where the plan is the one in use.
+    states: list[dict[str, Any]] | None
     fresh: list[tuple[int, tuple[str, ...]]]
 
 
 class Groups:
-    """Parameters in groups, with one rule: what :class:`fastopt.optim.Optimizer` is made of."""
+    """Parameters in groups with one rule: the base of :class:`fastopt.optim.Optimizer`."""
 
     defaults: dict[str, Any]
     param_groups: list[dict[str, Any]]
@@ -59,32 +58,34 @@ class Groups:
     _labels: list[str]
     _rules: list[Rule]
     _plan: Plan
-    _seen: list[Any]  # the groups' hyperparameters that the plan's options were made of, if they cannot change in place
-    _changed: list[bool]  # one entry: whether the plan is to be made anew
-    _added: bool  # whether that is because of add_param_group
-    _fresh: list[int]  # numbers of parameters with entries that begin as the parameter
-    _count: Array  # steps taken; int64, without axes
-    _swapped: Array  # whether the parameters stand for their averages; a bool, without axes
+    _seen: list[Any]  # the groups' hyperparameters in the plan's options; empty if one may change in place
+    _changed: list[bool]  # one entry: whether a new plan is needed
+    _added: bool  # whether only add_param_group has changed something
+    _fresh: list[int]  # numbers of the parameters that have entries still to begin as the parameter
+    _count: Array  # number of steps taken; int64, without axes
+    _swapped: Array  # whether the parameters' arrays hold the averages; a bool, without axes
     _turn: Any  # the lock: one call at a time
     _accumulated: Accumulator | None
-    _shared: list[bool]  # one entry: whether somebody has been given arrays of the state, and may change them
-    _viewed: tuple[list[Record], tuple[dict[str, Any], ...]]  # records, and their states
+    _shared: list[bool]  # one entry: whether arrays of the state have been handed out and may be changed from outside
+    # The records for which ``state`` was asked, and their states.
+    _viewed: tuple[list[Record], tuple[dict[str, Any], ...]]
     _grouped: bool  # whether gradients come in a list with one entry for each group
-    _simple: list[Any]  # one entry: the plan, if a list of gradients may go to it as it is; otherwise None
+    _simple: list[Any]  # one entry: the plan, if it takes a list of gradients directly; otherwise None
     _whole: Structure | None  # the structure of gradients where it is not that of the groups
     _extents: list[tuple[int, int, str]] | None  # of the parameters' memory, sorted
 
-    # Which kernels its rules may use; their states, in this order, are the arguments of the stateless function.
+    # The kernels that the rules may use; their states, in this order, are arguments of the stateless function.
     kernels: ClassVar[tuple[str, ...]] = ()
-    hidden: ClassVar[tuple[str, ...]] = ()  # states of these that are scratch
-    # What each state is before a parameter's first step: a number, the name of a hyperparameter, or "param"; 0 if not said.
+    hidden: ClassVar[tuple[str, ...]] = ()  # states of these kernels that are scratch buffers
+    # The value of each state before a parameter's first step: a number, a hyperparameter's name, or "param"; 0 for all others.
     begins: ClassVar[Mapping[str, float | str]] = MappingProxyType({})
-    around: ClassVar[Mapping[str, Any]] = MappingProxyType({})  # the rule's own defaults of what every rule has
-    _private: ClassVar[tuple[str, ...]] = ()  # attributes that _extra and _restore are about
-    function: ClassVar[str | None] = ""  # the name of that function; by default the class's in small letters
+    # The rule's own defaults of the hyperparameters that every rule has.
+    around: ClassVar[Mapping[str, Any]] = MappingProxyType({})
+    _private: ClassVar[tuple[str, ...]] = ()  # the attributes that _extra returns and _restore sets
+    function: ClassVar[str | None] = ""  # the name of the stateless function; by default the class's in small letters
 
     def __init_subclass__(cls, **around: Any) -> None:
-        """Takes the rule's own defaults of what every rule has, and shows all hyperparameters in signature and documentation."""
+        """Takes the rule's own defaults of the common hyperparameters, and adds these to the class's signature and documentation."""
         super().__init_subclass__()
         cls.around = MappingProxyType({**cls.around, **around})
         own = [one for one in inspect.signature(cls.__init__).parameters.values() if one.name != "self"]
@@ -101,22 +102,22 @@ class Groups:
 
     @classmethod
     def _rule(cls, h: Hyperparameters) -> Rule:
-        """The rule that a group's hyperparameters make; raises where they are wrong."""
+        """The rule with a group's hyperparameters; raises an error if one is wrong."""
         raise NotImplementedError
 
     @classmethod
     def _rule_of(cls, rule: Rule, param: Array) -> Rule:
-        """The group's rule as it is for one of its parameters."""
+        """The rule of a group for one of its parameters."""
         return rule
 
     @classmethod
     def _options(cls, rules: list[Rule]) -> list[Any]:
-        """What a plan's ``set_options`` takes."""
+        """The argument of a plan's ``set_options``."""
         return [rule.options for rule in rules]
 
     @classmethod
     def _initial(cls, name: str, param: Array, group: Mapping[str, Any]) -> Array:
-        """A new buffer of state."""
+        """A new buffer for the state ``name``, with its initial values."""
         begins = cls.begins.get(name, 0.0)
         if begins == "param":
             return copy_of(param)
@@ -131,7 +132,7 @@ class Groups:
 
     @classmethod
     def _shape_of(cls, name: str, param: Array) -> tuple[int, ...]:
-        """The shape of such a buffer."""
+        """The shape of the buffer for the state ``name``."""
         return param.shape
 
     @classmethod
@@ -141,7 +142,7 @@ class Groups:
 
     @classmethod
     def _kinds(cls) -> dict[str, str]:
-        """The states of all its rules, and what is in them; "exact" only if that is so for all of them."""
+        """The kind of each state of its rules; "exact" only if it is that in all of them."""
         kinds: dict[str, str] = {}
         for kernel in cls.kernels:
             states, _, _, of_states = kernels.rules[kernel]
@@ -150,8 +151,18 @@ class Groups:
                     kinds[state] = kind
         return kinds
 
+    def _extra(self) -> dict[str, Any]:
+        """The attributes of a subclass that belong to the state, in types that JSON has."""
+        return {}
+
+    def _restore(self, extra: Mapping[str, Any]) -> None:
+        """Sets the attributes from the result of ``_extra``, before the state is loaded; raises before it changes anything."""
+
     def _new_group(self, param_group: Mapping[str, Any], first: int, whole: Structure | None) -> Group:
-        """A group, checked, with the structure of its parameters; ``whole`` is that of all, from the ``first`` on its."""
+        """A checked group with the structure of its parameters.
+
+        ``whole`` is the structure of all groups together, in which this group begins at the number ``first``.
+        """
         name = self._name
         if not isinstance(param_group, Mapping) or "params" not in param_group:
             raise TypeError(f"{name}: a group must be a dict with params, got {param_group!r}")
@@ -191,7 +202,7 @@ class Groups:
         return Record(param, self._changed)
 
     def _extents_with(self, records: list[Record], labels: list[str]) -> list[tuple[int, int, str]]:
-        """Where the parameters lie in memory, with some more; raises where these overlap one."""
+        """The extents in memory of all parameters with those of new ones; raises if a new one overlaps another."""
         if self._extents is None:
             every = zip(self._records, self._labels, strict=True)
             extents = sorted(_extent(record.param, label) for record, label in every if record.param.size)
@@ -214,12 +225,12 @@ class Groups:
     # From groups and state to a plan
 
     def _revalued(self) -> bool:
-        """Takes other values of hyperparameters over, if nothing else has changed and the plan can go on; the quick way."""
+        """The quick way to follow a change: gives the plan new values of hyperparameters; False if anything else has changed."""
         if not self._plan.same_members(self.param_groups):
             return False
         try:
             values, rules = [self._values(group) for group in self.param_groups], [*self._rules]
-        except KeyError:  # one is missing, with another key in its place; who makes a new plan says so
+        except KeyError:  # a hyperparameter is missing; making a new plan raises the error
             return False
         for index, (group, now, before) in enumerate(zip(self.param_groups, values, self._seen, strict=True)):
             others = [value for value, old in zip(now, before, strict=True) if value is not old]
@@ -239,9 +250,9 @@ class Groups:
         return self._rule(Hyperparameters(self._name, values))
 
     def _looked_at(self) -> tuple[list[Group], list[str]]:
-        """The groups that there are now, and the labels of all parameters; raises where a group is none."""
+        """The present groups and the labels of all parameters; raises if a group is not valid."""
         name, known = self._name, {id(one.group): one for one in self._groups}
-        around = {id(one.group.get("params")): one for one in self._groups}
+        holders = {id(one.group.get("params")): one for one in self._groups}
         if not isinstance(self.param_groups, list):
             raise TypeError(f"{name}: param_groups must be a list of dicts, got {type_of(self.param_groups)}")
         found: list[Group] = []
@@ -257,7 +268,8 @@ class Groups:
             if not isinstance(params, list):
                 raise TypeError(f"{name}: params of param_groups[{index}] must be a list, got {type_of(params)}")
             self._expect_names(index, group)
-            one = known.get(id(group)) or around.get(id(params))  # or a new dict around the same parameters
+            # The group may be a new dict with the same list of parameters.
+            one = known.get(id(group)) or holders.get(id(params))
             structure = one.structure if one is not None else Structure(name, params)
             if len(params) != len(structure.leaves):
                 if not structure.flat and id(group) in known:
@@ -275,7 +287,7 @@ class Groups:
         return found, labels
 
     def _planned(self, anew: bool = False) -> Planned:
-        """The plan for the groups and the state as they are now; changes nothing.  Makes a new one only where that is needed, or ``anew``."""
+        """A plan for the present groups and state: the one in use if it still fits and not ``anew``.  Changes nothing."""
         groups, labels = self._looked_at()
         values = [self._values(one.group) for one in groups]
         rules = [self._rule_for(one.group) for one in groups]
@@ -310,7 +322,7 @@ class Groups:
         values: list[Any],
         loaded: list[dict[str, Any]] | None = None,
     ) -> Planned:
-        """A new plan, of states that are ``loaded`` or of those that there are."""
+        """A new plan, from the states ``loaded`` or from the present ones."""
         owners = [index for index, one in enumerate(groups) for _ in one.group["params"]]
         of_groups = [one.group for one in groups]
         members, states, fresh = self._members(records, labels, owners, rules, of_groups, loaded)
@@ -318,7 +330,7 @@ class Groups:
         return Planned(plan, groups, labels, records, rules, values, states, fresh)
 
     def _adopt(self, new: Planned, more: Iterable[tuple[dict[str, Any], Mapping[str, Any]]] = ()) -> None:
-        """Takes a plan over with all that belongs to it; ``more`` are further dicts and what they are updated with."""
+        """Puts a plan into use with everything that belongs to it; ``more`` are pairs of a further dict and its update."""
         new.plan.set_options(self._options(new.rules))
         constant = all(_is_constant(value) for some in new.values for value in some)
         of_groups = [one.group for one in new.groups]
@@ -352,7 +364,7 @@ class Groups:
         )
 
     def _settle(self) -> None:
-        """Follows what has changed, in place too, before something else than a step reads or writes parameters and state."""
+        """Follows all changes, in place too, before another method than ``step`` reads or writes parameters and state."""
         self._follow()
         if not self._plan.unmoved():
             self._adopt(self._planned(anew=True))
@@ -362,20 +374,20 @@ class Groups:
             raise ValueError(f"{self._name}: the parameters are swapped for their averages; swap_ema() them back first")
 
     def _expect_swapped_params(self) -> None:
-        """Raises where the parameters are not those that were swapped."""
+        """Raises if a parameter was replaced since the swap."""
         try:
             params = [id(param) for group in self.param_groups for param in group["params"]]
-        except (KeyError, TypeError):  # a group is none
+        except (KeyError, TypeError):  # a group is not valid
             params = []
         if params != [id(record.param) for record in self._records]:
             raise ValueError(f"{self._name}: parameters were replaced while they are swapped; put them back first")
 
     def _whole_for(self, new: Planned) -> Structure | None:
-        """The structure of all gradients, as long as there are as many."""
+        """The structure of all gradients, while the number of parameters is the same."""
         return self._whole if self._whole is not None and len(self._whole.leaves) == len(new.labels) else None
 
     def _follow(self) -> None:
-        """Follows what has changed in the groups and in the state."""
+        """Follows the changes in the groups and in the state."""
         if not self._plan.current(self.param_groups) and not (self._seen and self._revalued()):
             self._adopt(self._planned())
 
@@ -388,9 +400,9 @@ class Groups:
         groups: list[dict[str, Any]],
         loaded: list[dict[str, Any]] | None = None,
     ) -> tuple[list[Member], list[dict[str, Any]], list[tuple[int, tuple[str, ...]]]]:
-        """Members of a plan, with the entries of their states and which of these are fresh; changes nothing."""
+        """The members of a plan, the entries of their states, and which entries are fresh; changes nothing."""
         members, states, fresh = [], [], []
-        steps = np.zeros(len(records), np.int64)  # close together, as each step counts them all
+        steps = np.zeros(len(records), np.int64)  # in one array, as each step increments all of them
         for i, (record, label, owner) in enumerate(zip(records, labels, owners, strict=True)):
             rule = self._rule_of(rules[owner], record.param)
             if rest_of(rule, record.param) == RESTS["correction"] and record.param.dtype == np.float16:
@@ -407,7 +419,7 @@ class Groups:
         return members, states, fresh
 
     def _entries(self, record: Record, label: str) -> dict[str, Any]:
-        """A state's entries; those that somebody has put there are checked, and copied where they cannot be used as they are."""
+        """A state's entries.  Those that were put there from outside are checked, and copied if they cannot be used as they are."""
         entries: dict[str, Any] = dict(record.state)
         known, forms = record.seen, record.forms
         same = {key for key in known if key in entries and entries[key] is known[key]}
@@ -415,20 +427,34 @@ class Groups:
             key for key, value in entries.items() if key not in same or forms[key] != (value.shape, value.dtype)
         ]
         if strangers:
-            reader = Reader(self, self._labels, self._records)
+            reader = self._reader()
             for key in strangers:
                 entries[key] = reader.adopted(record.param, key, entries[key], label)
         if entries and "step" not in entries:
             raise ValueError(f"{self._name}: state of params{label} has no step")
         return entries
 
+    def _reader(self) -> Reader:
+        """The reader of states of this optimizer."""
+        numbers = {number for kernel in self.kernels for number in kernels.rules[kernel][1]}
+        return Reader(
+            self._name,
+            self.param_groups,
+            self._hyperparameters,
+            self._kinds(),
+            numbers,
+            self._shape_of,
+            self._labels,
+            self._records,
+        )
+
     @classmethod
     def _variants(cls) -> list[set[str]]:
-        """The entries of a state under each variant of the rule."""
+        """The names of a state's entries under each variant of the rule."""
         return [{*kernels.rules[one][0], *kernels.rules[one][1]} - {*cls.hidden} for one in cls.kernels]
 
     def _needed(self, rules: list[Rule]) -> list[set[str]]:
-        """For each parameter the entries that its state has under these rules."""
+        """For each parameter, the names of the entries that its state has under these rules."""
         needed = []
         for rule, one in zip(rules, self._groups, strict=True):
             for param in one.group["params"]:
@@ -440,7 +466,7 @@ class Groups:
 
 
 def _is_constant(value: Any) -> bool:
-    """Whether it cannot change in place."""
+    """Whether a value cannot change in place."""
     return all(map(_is_constant, value)) if type(value) is tuple else isinstance(value, CONSTANT)
 
 

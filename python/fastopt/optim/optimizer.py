@@ -22,7 +22,7 @@ from .saved import Saved
 
 
 class StepInfo(NamedTuple):
-    """What a step did."""
+    """The outcome of a step."""
 
     step: int
     """How many steps the optimizer has taken."""
@@ -35,40 +35,42 @@ class StepInfo(NamedTuple):
 class Optimizer(Saved):
     """A list of parameters that one rule updates in place.
 
-    A subclass is a rule: its constructor passes the hyperparameters' defaults here, and ``_rule`` makes of a group's
-    hyperparameters what the kernel takes.
+    A subclass is a rule: its constructor passes the hyperparameters' defaults to this one, and its ``_rule`` turns a group's
+    hyperparameters into the numbers that the kernel takes.
 
-    ``param_groups`` is a list of dicts as in torch.  Hyperparameters may be changed between steps, parameters replaced (a new array
-    begins without state), groups added and removed: the next step checks and follows.  Every rule understands, beside its own:
+    ``param_groups`` is a list of dicts as in torch.  Between steps, hyperparameters may be changed, parameters replaced (a new
+    array begins without state), and groups added and removed: the next step checks and follows.  Every rule has these
+    hyperparameters, beside its own:
 
     - ``weight_decay``: λ, added to the gradient as λp (L2), or with ``decoupled_weight_decay`` p ← (1 − lr·λ) p before the
-      update, or with ``fixed_decay`` too p ← (1 − λ) p.  ``decoupled_weight_decay=None`` is the rule's own way, for those that have one.
+      update, or with ``fixed_decay`` too p ← (1 − λ) p.  ``decoupled_weight_decay=None`` is the rule's own way, if it has one.
     - ``l1``: added to the gradient as l1·sign(p); with ``proximal_l1`` |p| ← max(|p| − lr·l1, 0) after the update, which
       makes weights exactly zero.  With ``weight_decay`` it is the elastic net.
-    - ``l2_init``: as weight decay, but towards p₀, the weights as they are before the first step in which it is not 0 (L2-SP): added
-      as l2_init·(p − p₀), or decoupled p ← p + lr·l2_init·(p₀ − p) after the update.
+    - ``l2_init``: like weight decay, but towards p₀, the weights before the first step in which it is not 0 (L2-SP): added as
+      l2_init·(p − p₀), or decoupled p ← p + lr·l2_init·(p₀ − p) after the update.
     - ``noise``: the standard deviation of normal noise that is added to the clipped gradient; ``temperature`` T adds that of
-      Langevin dynamics, √(2T/lr), which samples at that temperature with plain SGD.  The numbers depend on ``seed``, the parameter's number, its
-      count of steps and the position only.
-    - ``ema_decay``: d of the weights' moving average a ← d a + (1−d) p, in ``ema_params``; with ``ema_warmup`` min(d, (1+t)/(10+t)).
-      It begins as the weights are before the parameter's first step with it.
-      ``swa_start`` and ``swa_freq``: the plain average of the weights after step swa_start and every swa_freq-th one from there.
+      Langevin dynamics, √(2T/lr), which samples at that temperature with plain SGD.  The numbers depend on ``seed``, the
+      parameter's number, its count of steps and the position only.
+    - ``ema_decay``: d of the weights' moving average a ← d a + (1−d) p, in ``ema_params``; with ``ema_warmup`` min(d,
+      (1+t)/(10+t)). It begins with the weights before the parameter's first step with it. ``swa_start`` and ``swa_freq``: the
+      plain average of the weights after step swa_start and every swa_freq-th one from there.
     - ``maximize``: the gradient is negated before anything is added to it.
-    - ``moments``: how means of gradients and of their squares are kept: ``None`` as they are computed, ``"bfloat16"``, or
-      ``"8bit"`` in blocks of 64.  ``moment_rounding``: ``"stochastic"``, or for bfloat16 ``"nearest"``.
-    - ``weights``: for parameters of 16 bits, what becomes of the bits that these do not hold.  ``"stochastic"`` and
-      ``"nearest"`` round them off; ``"kahan"`` keeps 16 more, ``"correction"`` 8 more (bfloat16 only), and ``"master"`` a
-      float32 weight of which the parameter is a copy, from its first step on.
+    - ``moments``: the format of means of gradients and of their squares: ``None`` for the one they are computed in,
+      ``"bfloat16"``, or ``"8bit"`` in blocks of 64.  ``moment_rounding``: ``"stochastic"``, or ``"nearest"``, which needs
+      bfloat16.
+    - ``weights``: for 16-bit parameters, the treatment of the bits beyond 16.  ``"stochastic"`` and ``"nearest"`` round them
+      off; ``"kahan"`` keeps 16 more, ``"correction"`` 8 more (bfloat16 only), and ``"master"`` a float32 weight of which the
+      parameter is a copy, from its first step on.
 
-    Parameters may be float32, float64, float16 or ml_dtypes' bfloat16.  Those of 16 bits are computed with in float32, and so are
-    their averages kept.  Gradients of these and of float32 parameters may be float32, float16 or bfloat16.
+    Parameters may be float32, float64, float16 or ml_dtypes' bfloat16.  Steps of 16-bit parameters are computed in float32, and
+    their averages are float32.  Gradients of these and of float32 parameters may be float32, float16 or bfloat16.
 
-    Several threads may call one optimizer: they take turns.  Each step, with all that belongs to it, is taken whole or not at all; an
-    interrupt (Ctrl-C) comes before or after it.  Optimizers can be pickled and deep-copied, with their parameters.
+    Several threads may call one optimizer: they take turns.  A step is taken as a whole or not at all; an interrupt (Ctrl-C)
+    comes before or after it.  Optimizers can be pickled and deep-copied, with their parameters.
 
     References:
-        Elastic net: Zou & Hastie 2005.  L2-SP: Li, Grandvalet & Davoine 2018, arXiv:1802.01483.  Noise: Neelakantan et al. 2015,
-        arXiv:1511.06807; Welling & Teh 2011.  Averages: Polyak & Juditsky 1992; Izmailov et al. 2018, arXiv:1803.05407.
+        Elastic net: Zou & Hastie 2005.  L2-SP: Li, Grandvalet & Davoine 2018, arXiv:1802.01483.  Noise: Neelakantan et al.
+        2015, arXiv:1511.06807; Welling & Teh 2011.  Averages: Polyak & Juditsky 1992; Izmailov et al. 2018, arXiv:1803.05407.
     """
 
     def __init__(self, params: Params, around: Mapping[str, Any], **defaults: Any) -> None:
@@ -78,14 +80,14 @@ class Optimizer(Saved):
                 raise TypeError(f"{name}: unknown hyperparameter {key!r}{did_you_mean(key, (*defaults, *AROUND))}")
         self.defaults = {**defaults, **AROUND, **self.around, **around}
         self.param_groups = []
-        self._hyperparameters = (*defaults, *AROUND)  # from here on no attribute may have their names
+        self._hyperparameters = (*defaults, *AROUND)  # from here on, attributes of these names are errors
         self._groups, self._records, self._labels, self._rules = [], [], [], []
         self._changed, self._added = [False], False
         self._fresh = []
         self._seen = []
         self._shared, self._simple, self._viewed = [False], [None], ([], ())
         self._count = np.zeros((), np.int64)
-        self._swapped = np.zeros((), np.bool_)  # whether the parameters stand for their averages
+        self._swapped = np.zeros((), np.bool_)  # whether the parameters' arrays hold the averages
         self._accumulated = None
         self._extents = None
         self._values = itemgetter(*self._hyperparameters)
@@ -119,7 +121,7 @@ class Optimizer(Saved):
         meant = name if name in known else "" if free else closest(name, known)
         if meant:
             raise TypeError(
-                f"{self._name}: {name} is no attribute of an optimizer; hyperparameters belong to its groups: "
+                f"{self._name}: {name} is not an attribute of an optimizer; hyperparameters belong to its groups: "
                 f"opt.param_groups[0][{meant!r}] = {value!r}"
             )
         super().__setattr__(name, value)
@@ -127,7 +129,7 @@ class Optimizer(Saved):
     # Groups
 
     def add_param_group(self, param_group: Mapping[str, Any]) -> None:
-        """Adds parameters, with hyperparameters of their own where they differ from the defaults.
+        """Adds a group of parameters, with hyperparameters that differ from the defaults.
 
         From then on ``step`` takes a list of gradients for each group, or one flat list.
 
@@ -141,7 +143,7 @@ class Optimizer(Saved):
         with self._turn:
             self._expect_unswapped()
             if self._accumulated is not None and self._accumulated.micro_batches:
-                raise ValueError(f"{self._name}: accumulated gradients have no place for another group; step() first")
+                raise ValueError(f"{self._name}: accumulated gradients lack those of a new group; step() first")
             if not self._added or len(self.param_groups) != len(self._groups):
                 self._follow()
             first = len(self._labels)
@@ -190,31 +192,31 @@ class Optimizer(Saved):
     ) -> StepInfo:
         """Takes one step: updates the parameters and their state in place, in one pass over memory.
 
-        The gradient is divided by ``grad_scale``, then clipped, then negated to maximize; then noise, L2 and L1 are added; then
-        comes the rule.
+        The gradient is divided by ``grad_scale``, then clipped, then negated for ``maximize``; then noise, L2 and L1 are added;
+        then the rule is applied.
 
         Args:
-            grads: The gradients, in the structure that ``params`` had: a list (a generator or ``layer.grads.values()`` too), a dict
-                with the same keys, or for groups a list with one of these for each group, or one flat list
-                in the order of all parameters.  A gradient has its parameter's shape, in any memory layout, and is only read; its dtype is the
-                parameter's, or for all but float64 float32, float16 or bfloat16.  ``None`` leaves the parameter and its state alone.
-                Without ``grads``: the mean of what ``accumulate`` has gathered.
-            grad_scale: The factor that the loss had been multiplied by, above 0.
+            grads: The gradients, in the structure that ``params`` had: a list (a generator or ``layer.grads.values()`` too), a
+                dict with the same keys, or for groups a list with one of these for each group, or one flat list in the order of
+                all parameters.  A gradient has its parameter's shape, in any memory layout, and is only read; its dtype is the
+                parameter's; unless that is float64, it may also be float32, float16 or bfloat16.  ``None`` leaves the parameter
+                and its state alone. Without ``grads`` it is the mean of the gradients that ``accumulate`` has added.
+            grad_scale: The factor by which the loss was multiplied, above 0.
             clip_norm: Largest norm of all gradients together: they are multiplied by min(1, clip_norm / (norm + 1e-6)).
             clip_value: Largest absolute value of an element.
             clip_param_norm: Largest norm of each gradient by itself.
             clip_adaptive: Largest norm of each unit of a gradient, relative to that of the unit's weights (or 1e-3, if that is
                 larger): a row of a matrix, a filter (the first axis counts units), or a whole vector.
             skip_nonfinite: Take no step, and count none, where a gradient has an infinity or NaN.
-            zero_grads: Set the gradients to zero afterwards, also of a step that was skipped.
+            zero_grads: Set the gradients to zero afterwards, also when the step was skipped.
 
         Returns:
-            What the step did.
+            The outcome of the step.
 
         Raises:
             TypeError: A gradient's dtype is wrong, or an option or hyperparameter has the wrong type.
-            ValueError: A gradient's shape is wrong, it overlaps what would be written, gradients are missing or too many,
-                or an option or hyperparameter is out of range or unknown.  Nothing has been changed then.
+            ValueError: A gradient's shape is wrong, it overlaps an array that would be written, gradients are missing or too
+                many, or an option or hyperparameter is out of range or unknown.  Nothing has been changed then.
             RuntimeError: A signal handler or an array's own code called the optimizer in the middle of one of its calls.
 
         References:
@@ -242,13 +244,13 @@ class Optimizer(Saved):
             return self._take(grads, options)
 
     def _take(self, grads: Grads | None, options: tuple[float, ...] | None) -> StepInfo:
-        """Takes a step, with the turn."""
+        """Takes a step; the caller holds the lock."""
         self._expect_ready()
         sums = None
         if grads is None:
             sums = self._accumulated
             if sums is None or not sums.micro_batches:
-                raise ValueError(f"{self._name}: grads is missing, and accumulate has gathered none")
+                raise ValueError(f"{self._name}: grads is missing, and accumulate has added none")
             scale, *rest = options or (1.0, -1.0, -1.0, -1.0, -1.0, 0.0)
             grads, options = sums.gathered(), (scale * sums.micro_batches, *rest[:5], 1.0)
         flat = self._ready(grads, options, gathered=sums is not None)
@@ -258,11 +260,11 @@ class Optimizer(Saved):
             self._begin(flat)
         emptied = None if sums is None else sums.plan
         outcome = self._plan.step(flat, options, emptied)
-        if outcome is None:  # an array is not what it was when it was checked
+        if outcome is None:  # an array has changed since it was checked
             self._renew(flat, options)
             outcome = self._plan.step(flat, options, emptied)
             if outcome is None:
-                raise ValueError(f"{self._name}: an array of the state or a parameter is changed by another thread")
+                raise ValueError(f"{self._name}: another thread changes a parameter or an array of its state")
         if self._fresh:
             self._fresh = [i for i in self._fresh if self._records[i].is_fresh()]
         flat_list = self._groups and self._groups[0].structure.flat and not self._grouped and self._whole is None
@@ -271,7 +273,7 @@ class Optimizer(Saved):
         return StepInfo(*outcome)
 
     def _ready(self, grads: Any, options: tuple[float, ...] | None = None, gathered: bool = False) -> list[Any]:
-        """The gradients in the order of the parameters, and a plan for them: nothing has changed if they are wrong."""
+        """The gradients in the order of the parameters; puts a plan for them into use.  Changes nothing if they are wrong."""
         if self._plan.current(self.param_groups) or (self._seen and self._revalued()):
             return grads if gathered else self._flatten(grads, self._groups, self._grouped, self._whole)
         new = self._planned()
@@ -283,13 +285,13 @@ class Optimizer(Saved):
         return flat
 
     def _renew(self, flat: list[Any], options: tuple[float, ...] | None) -> None:
-        """Takes over what arrays have become since they were checked; nothing has changed if the gradients do not fit."""
+        """Makes a new plan after arrays have changed; changes nothing if the gradients do not fit."""
         new = self._planned(anew=True)
         new.plan.check(flat, options)
         self._adopt(new)
 
     def _begin(self, flat: list[Any]) -> None:
-        """Lets averages, masters and the like begin as the parameters are now, of those that take their first step with them."""
+        """Sets the fresh entries (averages, master weights, initial weights) of parameters that have a gradient to the parameters."""
         for i in self._fresh:
             if flat[i] is not None:
                 begin(self._records[i])
@@ -303,7 +305,7 @@ class Optimizer(Saved):
         return flattened(self._name, [one.structure for one in groups], grads)
 
     def accumulate(self, grads: Grads) -> None:
-        """Adds the gradients of a micro-batch to those that the next ``step()`` without gradients will take the mean of.
+        """Adds the gradients of a micro-batch; the next ``step()`` without gradients takes the mean of all that were added.
 
         Args:
             grads: As for ``step``; ``None`` adds nothing to that parameter.
@@ -345,7 +347,7 @@ class Optimizer(Saved):
     def ema_params(self) -> Any:
         """The averages of the parameters, in the structure of ``params`` (for groups, a list of them); the live arrays.
 
-        A parameter that has no average stands for itself.
+        A parameter without an average is in the result itself.
         """
         with self._turn:
             self._shared[0] = True
@@ -356,7 +358,7 @@ class Optimizer(Saved):
             return built if self._grouped or not built else built[0]
 
     def swap_ema(self) -> None:
-        """Exchanges the contents of the parameters and their averages, all or none; calling it again brings them back.
+        """Exchanges the contents of the parameters and their averages, all or none; a second call exchanges them back.
 
         Raises:
             ValueError: There are no averages.
@@ -382,11 +384,11 @@ class Optimizer(Saved):
                 self._swap()
 
     def _expect_ready(self) -> None:
-        """Raises where gradients would be those of other weights than a step is about."""
+        """Raises if the parameters' arrays do not hold the weights that a step updates."""
         self._expect_unswapped()
 
     def _adopt_entries(self) -> None:
-        """Takes over what somebody has put into the states while parameters and averages are swapped, all or nothing."""
+        """Adopts the entries that were put into the states while parameters and averages are swapped, all or none."""
         found = []
         for record, label in zip(self._records, self._labels, strict=True):
             unmoved(self._name, record, label)
@@ -399,10 +401,10 @@ class Optimizer(Saved):
 
     @contextmanager
     def using_ema(self) -> Iterator[None]:
-        """Within it the parameters are their averages.
+        """A context in which the parameters' arrays hold the averages.
 
         Raises:
-            ValueError: There are no averages, or the parameters are swapped for them already, by another thread perhaps.
+            ValueError: There are no averages, or they are swapped already, perhaps by another thread.
         """
         mine = False
         try:
@@ -420,16 +422,16 @@ class Optimizer(Saved):
                 if mine:
                     self._swap_back()
             finally:
-                if mine:  # an interrupt came between
+                if mine:  # the first call was interrupted
                     self._swap_back()
 
     # State
 
     @property
     def state(self) -> tuple[dict[str, Any], ...]:
-        """For each parameter, numbered over all groups, its buffers under torch's names, and ``step``: the live arrays.
+        """The state of each parameter, numbered over all groups: its live arrays under torch's names, and ``step``.
 
-        An entry may be replaced, ``opt.state[0]["momentum_buffer"] = zeros``: the next step checks it and goes on with it.
+        An entry may be replaced, ``opt.state[0]["momentum_buffer"] = zeros``: the next step checks it and continues with it.
         """
         self._shared[0] = True
         if self._viewed[0] is not self._records:
@@ -451,10 +453,10 @@ class Optimizer(Saved):
 
 
 def own(arguments: Mapping[str, Any]) -> dict[str, Any]:
-    """A rule's hyperparameters, from the ``locals()`` of its constructor, whose signature is the only place that lists them."""
+    """A rule's hyperparameters from the ``locals()`` of its constructor, whose signature is the only list of them."""
     return {key: value for key, value in arguments.items() if key not in ("self", "__class__", "params", "around")}
 
 
 def _alike(a: Any, b: Any) -> bool:
-    """Whether two hyperparameters, of any type, read alike."""
+    """Whether two hyperparameters of any type have the same repr."""
     return a is b or repr(a) == repr(b)

@@ -1,4 +1,4 @@
-"""Parameters: the structures that hold them, their state, and what is remembered of each."""
+"""Parameters: the structures that contain them, the state of each, and the record that an optimizer keeps of each."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Grads: TypeAlias = Iterable[Any] | Mapping[str, Any]
 
 
 class ParameterState(dict[str, Any]):
-    """The state of one parameter.  Its optimizer hears of every entry that is replaced, added or removed, and checks it."""
+    """The state of one parameter.  It tells its optimizer when an entry is replaced, added or removed, so that this one checks it."""
 
     __slots__ = ("changed",)
 
@@ -61,22 +61,22 @@ class ParameterState(dict[str, Any]):
 
 
 class Record:
-    """What an optimizer remembers of one parameter."""
+    """The record that an optimizer keeps of one parameter."""
 
     __slots__ = ("dtype", "forms", "fresh", "held", "param", "seen", "shape", "state")
 
     def __init__(self, param: Array, changed: list[bool]) -> None:
         self.param = param
-        self.shape, self.dtype = param.shape, param.dtype  # as they were when the state was made
+        self.shape, self.dtype = param.shape, param.dtype  # when the state was made
         self.state = ParameterState({}, changed)
-        self.seen: dict[str, Any] = {}  # the state's entries, as they were when they were checked
-        self.forms: dict[str, Any] = {}  # and their shapes and dtypes
-        # Entries that begin as the parameter is before its next step, and the parameter's count when they were made.
+        self.seen: dict[str, Any] = {}  # the state's entries when they were checked last
+        self.forms: dict[str, Any] = {}  # their shapes and dtypes then
+        # The parameter's count when these entries were made, and the entries, which begin as copies of the parameter in its next step.
         self.fresh: tuple[int, tuple[str, ...]] = (0, ())
-        self.held: Array | None = None  # the average, while a parameter of 16 bits stands for it
+        self.held: Array | None = None  # the average, while a 16-bit parameter holds a rounded copy of it
 
     def is_fresh(self) -> bool:
-        """Whether some entries are still to begin as the parameter; never again when its count has once moved on."""
+        """Whether some entries are still to begin as the parameter.  After the parameter's next step none is."""
         count, keys = self.fresh
         if keys and int(self.state["step"]) != count:
             self.fresh = (0, ())
@@ -84,12 +84,12 @@ class Record:
 
 
 def forms_of(entries: Mapping[str, Array]) -> dict[str, Any]:
-    """The shapes and dtypes of a state's entries, which may be changed in place."""
+    """The shapes and dtypes of a state's entries; both may be changed in place, so that they are checked again."""
     return {key: (array.shape, array.dtype) for key, array in entries.items()}
 
 
 class Structure:
-    """The shape of what holds a group's parameters; gradients come in the same one."""
+    """The structure of lists and dicts in which a group's parameters are given; gradients have the same one."""
 
     def __init__(self, function: str, params: Any) -> None:
         self.leaves: list[Any] = []
@@ -105,15 +105,15 @@ class Structure:
             self.template = self._read(function, params, "", "")
 
     def labels(self, first: int) -> list[str]:
-        """How errors call the parameters, if ``first`` is the number of the first one."""
+        """The names of the parameters in errors; ``first`` is the number of the first one."""
         return [f"[{first + i}]" for i in range(len(self.leaves))] if self.flat else self._labels
 
     def _read(self, function: str, value: Any, label: str, name: str) -> Any:
-        """The template of a value: its containers, with the numbers of leaves."""
+        """The template of a value: its containers, with the leaves' numbers in their places."""
         if isinstance(value, Mapping):
             for key in value:
                 if not isinstance(key, str):
-                    raise TypeError(f"{function}: params{label} must have keys that are strings, got {key!r}")
+                    raise TypeError(f"{function}: params{label} must have strings as keys, got {key!r}")
             return {key: self._read(function, one, f"{label}[{key!r}]", f"{name}.{key}") for key, one in value.items()}
         if isinstance(value, list | tuple):
             return [self._read(function, one, f"{label}[{i}]", f"{name}.{i}") for i, one in enumerate(value)]
@@ -123,7 +123,7 @@ class Structure:
         return len(self.leaves) - 1
 
     def flatten(self, function: str, grads: Any) -> list[Any]:
-        """What stands where the parameters stood; ``None`` may stand for a whole part."""
+        """The gradients in the order of the parameters; ``None`` may stand for a whole part."""
         if self.flat:
             flat = listed(function, "grads", grads)
             if len(flat) != len(self.leaves):
@@ -144,7 +144,7 @@ class Structure:
         parts: Iterable[Any]
         if isinstance(template, dict):
             if not isinstance(grads, Mapping):
-                raise TypeError(f"{function}: grads{label} must be a dict as params, got {type_of(grads)}")
+                raise TypeError(f"{function}: grads{label} must be a dict like params, got {type_of(grads)}")
             if grads.keys() != template.keys():
                 raise ValueError(f"{function}: grads{label} must have the keys of params; {differing(template, grads)}")
             parts = template
@@ -159,7 +159,7 @@ class Structure:
             self._flatten(function, template[key], grads[key], f"{label}[{key!r}]", flat)
 
     def build(self, leaves: list[Any]) -> Any:
-        """The leaves in this structure."""
+        """The given leaves in this structure."""
         if self.flat:
             return list(leaves)
 
@@ -174,14 +174,14 @@ class Structure:
 
 
 class Group(NamedTuple):
-    """A group as it was when it was last looked at."""
+    """A group with the structure of its parameters."""
 
     group: dict[str, Any]
     structure: Structure
 
 
 class SplitGroups(list[dict[str, Any]]):
-    """Groups that follow the order of a structure, in which gradients are going to come."""
+    """Groups in the order of one structure, in which the gradients will be given."""
 
     def __init__(self, groups: Iterable[dict[str, Any]], structure: Structure) -> None:
         super().__init__(groups)
@@ -193,12 +193,12 @@ def listed(function: str, name: str, values: Any) -> list[Any]:
     if type(values) is list:
         return values
     if not isinstance(values, Iterable) or isinstance(values, Mapping | np.ndarray | str | bytes):
-        raise TypeError(f"{function}: {name} must be a list as params, got {type_of(values)}")
+        raise TypeError(f"{function}: {name} must be a list like params, got {type_of(values)}")
     return list(values)
 
 
 def differing(expected: Iterable[str], found: Iterable[str]) -> str:
-    """Which names are missing and which are unknown, for an error."""
+    """The missing and the unknown names, for an error."""
     missing, unknown = (
         ", ".join(map(repr, names)) or "nothing"
         for names in ([n for n in expected if n not in found], [n for n in found if n not in expected])
@@ -211,7 +211,9 @@ def flattened(function: str, structures: list[Structure], grads: Any) -> list[An
     if isinstance(grads, Mapping) and all(isinstance(one.template, dict) for one in structures):
         return _of_one_dict(function, structures, grads)
     if isinstance(grads, Mapping | np.ndarray | str | bytes) or not isinstance(grads, Iterable):
-        raise TypeError(f"{function}: grads must be a list, with one list for each group or flat, got {type_of(grads)}")
+        raise TypeError(
+            f"{function}: grads must be a list with one list for each group, or a flat list, got {type_of(grads)}"
+        )
     parts, count = list(grads), sum(len(structure.leaves) for structure in structures)
     of_groups = [isinstance(part, Iterable) and not isinstance(part, np.ndarray | np.generic) for part in parts]
     if (parts and all(of_groups)) or (any(of_groups) and len(parts) == len(structures)):
@@ -236,10 +238,10 @@ def flattened(function: str, structures: list[Structure], grads: Any) -> list[An
 
 
 def _of_one_dict(function: str, structures: list[Structure], grads: Mapping[str, Any]) -> list[Any]:
-    """The gradients of groups of dicts, in one dict."""
+    """The gradients of groups of dicts, given in one dict, in the order of the parameters."""
     keys = [key for structure in structures for key in structure.template]
     if len(set(keys)) != len(keys):
-        raise TypeError(f"{function}: grads must be a list, with one dict for each group, as groups share keys")
+        raise TypeError(f"{function}: grads must be a list with one dict for each group, as groups share keys")
     if grads.keys() != set(keys):
         raise ValueError(f"{function}: grads must have the keys of params; {differing(keys, grads)}")
     return [

@@ -1,4 +1,4 @@
-"""From hyperparameters and state to what kernels step: one record for each parameter."""
+"""Makes the records that ``kernels.Plan`` steps over, one per parameter, from hyperparameters and state."""
 
 from __future__ import annotations
 
@@ -14,33 +14,33 @@ from .._rules import Rule
 from ._formats import RESTS, computed, copy_of, formats_of, keep_rest, keep_state, rest_of, weights_of
 from .parameters import Array, Record
 
-AS_PARAMETER = ("initial_param", "ema_param")  # what begins as the parameter is, whatever the rule
+AS_PARAMETER = ("initial_param", "ema_param")  # entries that begin as copies of the parameter under every rule
 
 
 class Member(NamedTuple):
-    """One parameter with all that its steps need, as ``kernels.Plan`` takes it."""
+    """One parameter with everything that its steps need, as ``kernels.Plan`` takes it."""
 
     label: str  # for errors: "[0]" or "['bias']"
     rule: str
     group: int
     param: Array
     states: list[Array]  # in the rule's order
-    scales: list[Array | None]  # of states that are kept in 8 bits
+    scales: list[Array | None]  # for states in 8 bits
     numbers: list[Array]
-    rest: Array | None  # beside a parameter of 16 bits: master, compensation or correction
+    rest: Array | None  # the residual array of a 16-bit parameter: master, compensation or correction
     initial: Array | None
     average: Array | None
     formats: tuple[str, str, str]
-    step: Array  # how many steps the parameter has taken: int64, without axes
+    step: Array  # number of steps that the parameter has taken: int64, without axes
 
     @classmethod
     def stateless(cls, label: str, rule: Rule, param: Array, step: Array, group: int = 0) -> Member:
-        """That of a rule that keeps nothing."""
+        """A member for a rule that keeps no state."""
         return cls(label, rule.name, group, param, [], [], [], None, None, None, rule.formats, step)
 
 
 class Plan(Protocol):
-    """What takes steps: ``kernels.Plan``, or several of them in a row."""
+    """The interface of ``kernels.Plan``; a class that runs several of them in a row has it too."""
 
     def set_options(self, options: list[Any]) -> None: ...
     def watch(
@@ -83,7 +83,9 @@ def step_options(
     if scale <= 0:
         raise ValueError(f"{function}: grad_scale must be > 0, got {grad_scale}")
     if not isfinite(1 / scale):
-        raise ValueError(f"{function}: grad_scale must be so large that 1 / grad_scale is finite, got {grad_scale}")
+        raise ValueError(
+            f"{function}: grad_scale must be large enough for 1 / grad_scale to be finite, got {grad_scale}"
+        )
     if len(chosen) > 1:
         raise ValueError(f"{function}: {' and '.join(chosen)} exclude each other")
     limits = (-1.0 if value is None else number(function, name, value, 0) for name, value in clips.items())
@@ -101,15 +103,16 @@ def state_for(
     step: Array,
     loaded: bool = False,
 ) -> tuple[dict[str, Any], tuple[int, tuple[str, ...]]]:
-    """The entries that a parameter's state has under a rule, made of those that it has now, and which of them are fresh.
+    """The entries of a parameter's state under a rule, from its present entries, and which of them are fresh.
 
-    ``initial`` makes new buffers; those called ``own`` begin as the parameter; ``step`` is the array for a count that is new.
-    Where no step had been taken when a state that is ``loaded`` was saved, all of them begin again.
+    Fresh entries are those that begin as copies of the parameter in its next step.  ``initial`` makes new buffers; the states
+    in ``own`` begin as the parameter; ``step`` is the array for a new count.  In a ``loaded`` state without steps all are
+    fresh.
     """
     param, one = record.param, dict(entries)
     names = [name for name in rule.states if name not in hidden]
     before = int(one.get("step", 0))
-    count = 0 if names and not one.keys() & set(names) else before  # a rule whose state is new has taken no step
+    count = 0 if names and not one.keys() & set(names) else before  # with a new rule's state the count begins again
     if "step" not in one or count != before:
         step[...] = count
         one["step"] = step
@@ -125,7 +128,7 @@ def state_for(
             one[name] = copy_of(weights_of(one, param), param, computed(param))
     at, fresh = record.fresh
     made = {*one} - {*entries}
-    if {*RESTS.values()} & {*entries}:  # a master that was made of another rest is none that begins
+    if {*RESTS.values()} & {*entries}:  # a master that was converted from another residual array is not fresh
         made.discard("master_param")
     if loaded and before == 0:
         made = {*one}
@@ -135,7 +138,7 @@ def state_for(
 
 
 def begin(record: Record) -> None:
-    """Lets the entries that are fresh be the parameter as it is now."""
+    """Sets the fresh entries to the parameter."""
     if not record.is_fresh():
         return
     one, param, fresh = record.state, record.param, record.fresh[1]
@@ -143,14 +146,14 @@ def begin(record: Record) -> None:
         one["master_param"][...] = param
     weights = weights_of(one, param)
     for key in fresh:
-        if key != "master_param" and one[key].flags.writeable:  # else the step says so
+        if key != "master_param" and one[key].flags.writeable:  # otherwise the step raises the error
             one[key][...] = weights
 
 
 def member_of(
     label: str, rule: Rule, group: int, param: Array, one: Mapping[str, Any], hidden: tuple[str, ...]
 ) -> Member:
-    """The record of one parameter, with the entries of its state."""
+    """The member for one parameter, with the entries of its state."""
     names = [name for name in rule.states if name not in hidden]
     return Member(
         label,
@@ -169,7 +172,7 @@ def member_of(
 
 
 def unmoved(function: str, record: Record, label: str) -> None:
-    """Raises where the parameter has another shape or dtype than when its state was made."""
+    """Raises if the parameter has another shape or dtype than when its state was made."""
     param = record.param
     if param.dtype != record.dtype:
         raise TypeError(
@@ -184,7 +187,7 @@ def unmoved(function: str, record: Record, label: str) -> None:
 
 
 def is_writeable(function: str, arrays: list[Array], labels: list[str], argument: str = "params") -> None:
-    """Raises where one of them is read-only, before anything is written."""
+    """Raises if one of the arrays is read-only, before anything is written."""
     for array, label in zip(arrays, labels, strict=True):
         if not array.flags.writeable:
             raise TypeError(f"{function}: {argument}{label} is read-only, but would be written; give a copy")

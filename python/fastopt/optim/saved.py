@@ -1,4 +1,4 @@
-"""What an optimizer is saved as, and taken back from: state dicts, files, pickles."""
+"""Saves and restores optimizers: state dicts, files, pickles."""
 
 from __future__ import annotations
 
@@ -11,23 +11,15 @@ import numpy as np
 
 from .._check import flag, type_of
 from .._core import kernels
-from . import files
 from .copies import pickled, revived
 from .groups import Groups
 from .parameters import Array
 from .plan import begin
-from .state_dict import Reader, expect_complete, plain, written
+from .state_dict import expect_complete, plain, written
 
 
 class Saved(Groups):
     """Groups that can be saved."""
-
-    def _extra(self) -> dict[str, Any]:
-        """What a subclass keeps beside arrays, as JSON knows it."""
-        return {}
-
-    def _restore(self, extra: Mapping[str, Any]) -> None:
-        """Takes ``_extra`` back, before the state; raises before it changes anything."""
 
     def state_dict(self, copy: bool = False) -> dict[str, Any]:
         """All state, in torch's structure: ``state`` by the numbers of parameters, and ``param_groups`` with these numbers.
@@ -36,11 +28,11 @@ class Saved(Groups):
             copy: Whether the arrays are a snapshot; otherwise they are the live ones.
 
         Returns:
-            The state; under ``fastopt`` what torch does not have.
+            The state; the key ``fastopt`` has the entries that torch does not have.
 
         Raises:
-            ValueError: Gradients have been accumulated and not been used, the parameters are swapped for their averages, or a
-                group has an unknown hyperparameter.
+            ValueError: Accumulated gradients have not been used, the parameters are swapped for their averages, or a group has
+                an unknown hyperparameter.
         """
         copy = flag(self._name, "copy", copy)
         with self._turn:
@@ -56,7 +48,7 @@ class Saved(Groups):
             self._expect_names(index, group)  # a list of them may have changed in place
         for record, label in zip(self._records, self._labels, strict=True):
             begin(record)
-            if not 0 <= record.state["step"] < 1 << 53:  # which somebody has written there
+            if not 0 <= record.state["step"] < 1 << 53:  # it may have been overwritten
                 raise ValueError(
                     f"{self._name}: step of params{label} in opt.state must be in [0, 2**53), got {record.state['step']}"
                 )
@@ -64,22 +56,22 @@ class Saved(Groups):
         return written(self.param_groups, self._records, own, copy)
 
     def load_state_dict(self, state_dict: Mapping[str, Any], *, by_position: bool = False) -> None:
-        """Takes the state of another optimizer of the same class with the same parameters; one of torch's will do.
+        """Loads the state of an optimizer of the same class with the same parameters; it may be one of torch's.
 
         The arrays are copied.  Parameters are matched by their names where both sides have names, otherwise by position.
-        Hyperparameters are restored too; those that the state does not have stay as they are.  So do ``weights``, ``moments`` and
-        ``moment_rounding``: state that is in other formats is converted; and the hyperparameters of averages, if the state is of an
-        optimizer without averages.  What the state lacks, such as an average, begins with the next step.  What ``accumulate`` has
-        gathered is dropped.
+        Hyperparameters are restored too, except those that the state does not have.  ``weights``, ``moments`` and
+        ``moment_rounding`` stay as they are, and a state in other formats is converted.  The hyperparameters of averages stay
+        if the state comes from an optimizer without averages.  Entries that the state lacks, such as an average, begin with the
+        next step.  Accumulated gradients are dropped.
 
         Args:
-            state_dict: What :meth:`state_dict` returned, here or in torch.
-            by_position: Whether parameters are matched by position, though both sides have names.
+            state_dict: The result of :meth:`state_dict` or of torch's method of that name.
+            by_position: Match parameters by position although both sides have names.
 
         Raises:
-            TypeError: It is not a state, or its arrays have the wrong dtype.
-            ValueError: Its groups, parameters, names or shapes are others, or something is missing or unknown.  Nothing has been
-                changed then.
+            TypeError: state_dict is not a state, or an array has the wrong dtype.
+            ValueError: Groups, parameters, names or shapes differ, or an entry is missing or unknown.  Nothing has been changed
+                then.
         """
         by_position = flag(self._name, "by_position", by_position)
         with self._turn:
@@ -88,7 +80,7 @@ class Saved(Groups):
     def _load(self, state_dict: Mapping[str, Any], by_position: bool) -> None:
         self._expect_unswapped()
         self._follow()
-        found = Reader(self, self._labels, self._records).read(state_dict, by_position)
+        found = self._reader().read(state_dict, by_position)
         before, plan, counted = {**self._extra(), "step": int(self._count)}, self._plan, self._count
         self._restore(found.extra)
         try:
@@ -112,17 +104,19 @@ class Saved(Groups):
             raise
 
     def save(self, path: str | os.PathLike[str], schedule: Any = None) -> None:
-        """Writes all state to a safetensors file, which replaces the one that was there when it is complete and on the disk.
+        """Writes the state to a safetensors file, which replaces an old file once it is complete and on the disk.
 
         Args:
             path: The file.
-            schedule: A schedule from :mod:`fastopt.schedules`, whose state is to be saved too.
+            schedule: A schedule from :mod:`fastopt.schedules` whose state is saved too.
 
         Raises:
             ValueError: As :meth:`state_dict`.
             TypeError: A hyperparameter cannot be written.
-            OSError: The file cannot be written; the old one is still there.
+            OSError: The file cannot be written; an old one is still there.
         """
+        from . import files  # imports json, hashlib and safetensors, which nothing else needs
+
         with self._turn:
             self._expect_schedule(schedule)
             state = self._state_dict(copy=False)
@@ -134,18 +128,20 @@ class Saved(Groups):
             files.save(path, arrays, metadata)
 
     def load(self, path: str | os.PathLike[str], schedule: Any = None, *, by_position: bool = False) -> None:
-        """Takes back what :meth:`save` wrote.
+        """Loads a file that :meth:`save` wrote.
 
         Args:
             path: The file.
-            schedule: The schedule whose state was saved with it.
+            schedule: The schedule whose state was saved in it.
             by_position: As for :meth:`load_state_dict`.
 
         Raises:
-            ValueError: The file is truncated, corrupted or foreign, or it is the state of other parameters or of another
-                class.  Nothing has been changed then.
+            ValueError: The file is truncated, damaged or not an optimizer's, or it has the state of other parameters or of
+                another class.  Nothing has been changed then.
             OSError: The file cannot be read.
         """
+        from . import files
+
         self._expect_schedule(schedule)
         arrays, metadata = files.load(path)
         if not {"param_groups", "fastopt"} <= metadata.keys():
@@ -171,7 +167,7 @@ class Saved(Groups):
                 schedule.load_state_dict(metadata["schedule"])
                 self._load(saved, by_position)
             except BaseException:
-                if self._count is count:  # else all has been loaded
+                if self._count is count:  # otherwise everything has been loaded
                     schedule.load_state_dict(before)
                 raise
 
@@ -194,7 +190,7 @@ class Saved(Groups):
 
     def __copy__(self) -> Any:
         raise TypeError(
-            f"{self._name}: a shallow copy would share the parameters and the state, but not the counts; use copy.deepcopy"
+            f"{self._name}: a shallow copy would share parameters and state, but not the counts; use copy.deepcopy"
         )
 
     def __setstate__(self, state: Mapping[str, Any]) -> None:

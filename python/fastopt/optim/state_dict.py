@@ -1,11 +1,11 @@
-"""The state of an optimizer as a dict, in torch's structure, and back."""
+"""Writes the state of an optimizer to a dict in torch's structure, and reads it."""
 
 from __future__ import annotations
 
 import copy as _copy
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from numbers import Number
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -15,19 +15,16 @@ from ._formats import FORMATS, RESTS, computed, copy_of, is_half, rest_dtype, st
 from .parameters import Array, Record, differing
 from .plan import AS_PARAMETER
 
-if TYPE_CHECKING:
-    from .groups import Groups
-
-# Keys that torch's groups have beside hyperparameters, and those that schedules add.
+# Keys of torch's groups that are no hyperparameters here.
 IGNORED = {"foreach", "fused", "capturable", "differentiable"}
-PLAIN = (float, int, str, bool, type(None))  # types of hyperparameters that are what they say
-SCHEDULED = {"initial_lr", "max_lr", "min_lr", "max_momentum", "base_momentum"}
-# Hyperparameters of the averages: those of the optimizer stay where the state that is loaded has no averages.
+PLAIN = (float, int, str, bool, type(None))  # types of hyperparameters that need no conversion
+SCHEDULED = {"initial_lr", "max_lr", "min_lr", "max_momentum", "base_momentum"}  # keys that schedules add to groups
+# Hyperparameters of averages: the optimizer keeps its own if the loaded state has no averages.
 AVERAGES = ("ema_decay", "ema_warmup", "swa_start", "swa_freq")
 
 
 class Loaded(NamedTuple):
-    """What a state dict says, checked."""
+    """The checked contents of a state dict."""
 
     groups: list[dict[str, Any]]  # with the optimizer's own params
     states: list[dict[str, Any]]  # new arrays, in the order of the optimizer's parameters
@@ -36,7 +33,7 @@ class Loaded(NamedTuple):
 
 
 def written(groups: list[dict[str, Any]], records: list[Record], own: Mapping[str, Any], copy: bool) -> dict[str, Any]:
-    """The state dict of these groups and states; ``own`` is what torch does not have."""
+    """The state dict of these groups and states; ``own`` has the entries that torch does not have."""
     numbered, first = [], 0
     for group in groups:
         count = len(group["params"])
@@ -53,15 +50,23 @@ def written(groups: list[dict[str, Any]], records: list[Record], own: Mapping[st
 
 
 class Reader:
-    """Reads states for one optimizer, without changing it."""
+    """Reads states for one optimizer; changes nothing in it."""
 
-    def __init__(self, optimizer: Groups, labels: list[str], records: list[Record]) -> None:
-        self._name = type(optimizer).__name__
-        self._optimizer, self._labels, self._records = optimizer, labels, records
-        cls = type(optimizer)
-        self._kinds = cls._kinds()
-        self._scales = {f"{state}_scale" for state in self._kinds}
-        self._numbers = {number for kernel in cls.kernels for number in kernels.rules[kernel][1]} | {"step"}
+    def __init__(
+        self,
+        name: str,
+        groups: list[dict[str, Any]],
+        hyperparameters: tuple[str, ...],
+        kinds: dict[str, str],
+        numbers: set[str],
+        shape_of: Callable[[str, Array], tuple[int, ...]],
+        labels: list[str],
+        records: list[Record],
+    ) -> None:
+        self._name, self._groups, self._known = name, groups, hyperparameters
+        self._kinds, self._numbers, self._shape_of = kinds, numbers | {"step"}, shape_of
+        self._labels, self._records = labels, records
+        self._scales = {f"{state}_scale" for state in kinds}
 
     def read(self, state_dict: Mapping[str, Any], by_position: bool) -> Loaded:
         """Checks a state dict and copies its arrays."""
@@ -84,7 +89,7 @@ class Reader:
         count = extra.get("step")
         if count is not None:
             count = whole(name, "the number of steps in state_dict", count)
-        own = self._optimizer.param_groups
+        own = self._groups
         if len(groups) != len(own):
             raise ValueError(f"{name}: state_dict has {len(groups)} groups, expected {len(own)}")
         if not by_position:
@@ -109,18 +114,18 @@ class Reader:
         return Loaded(merged, states, dict(extra), count)
 
     def _in_order(self, groups: Any) -> Any:
-        """The groups in the order of the optimizer's, where their names say that it is another one."""
-        own = [frozenset(group.get("param_names", ())) for group in self._optimizer.param_groups]
+        """The groups, sorted into the optimizer's order if the names of their parameters show another one."""
+        own = [frozenset(group.get("param_names", ())) for group in self._groups]
         every = [group.get("param_names") or () for group in groups]
         if not all(isinstance(names, list | tuple) and all(isinstance(one, str) for one in names) for names in every):
-            return groups  # an error that _ids raises
+            return groups  # _ids raises the error
         theirs = {frozenset(names): group for names, group in zip(every, groups, strict=True)}
         if len(theirs) == len(groups) == len(set(own)) and theirs.keys() == set(own):
             return [theirs[names] for names in own]
         return groups
 
     def _ids(self, index: int, group: Mapping[str, Any], other: Mapping[str, Any], by_position: bool) -> list[Any]:
-        """The numbers that a group's parameters have in the state, in the order of the optimizer's."""
+        """The numbers of a group's parameters in the state, in the optimizer's order."""
         params, count = other.get("params"), len(group["params"])
         if not isinstance(params, list | tuple) or len(params) != count:
             found = len(params) if isinstance(params, list | tuple) else "no"
@@ -145,7 +150,7 @@ class Reader:
         return [number[one] for one in names]
 
     def _hyperparameters(self, index: int, other: Mapping[str, Any], averages: bool) -> dict[str, Any]:
-        known = {*self._optimizer._hyperparameters}
+        known = {*self._known}
         if unknown := other.keys() - known - IGNORED - SCHEDULED - {"params", "param_names"}:
             raise ValueError(
                 f"{self._name}: group {index} of state_dict has an unknown hyperparameter {', '.join(sorted(map(repr, unknown)))}"
@@ -154,31 +159,32 @@ class Reader:
         return {key: plain(other[key]) for key in other if key in (known | SCHEDULED) - left_out}
 
     def _state(self, param: Array, saved: Mapping[str, Any], label: str) -> dict[str, Any]:
-        """One parameter's state, copied."""
+        """A copy of one parameter's state."""
         if not isinstance(saved, Mapping):
             raise TypeError(f"{self._name}: state of params{label} in state_dict must be a dict, got {type_of(saved)}")
         loaded = {
             key: self.entry(param, key, value, label, "state_dict")
             for key, value in saved.items()
-            if value is not None and (key not in RESTS.values() or is_half(param.dtype))  # which only 16 bits need
+            if value is not None
+            and (key not in RESTS.values() or is_half(param.dtype))  # only 16-bit parameters have residual arrays
         }
         for state in self._kinds:
             codes = state in loaded and loaded[state].dtype == np.uint8
             if codes != (f"{state}_scale" in loaded):
                 lacking = f"{state}_scale" if codes else f"codes of 8 bits in {state}"
                 raise ValueError(f"{self._name}: state_dict has no {lacking} of params{label}")
-        if loaded and "step" not in loaded:  # torch's SGD does not count
+        if loaded and "step" not in loaded:  # torch's SGD does not count its steps
             loaded["step"] = np.array(1, np.int64)
         return loaded
 
     def adopted(self, param: Array, key: str, value: Any, label: str) -> Array:
-        """An entry that somebody has put into a state, checked, and copied only where it cannot be used as it is."""
+        """A checked entry that was put into a state from outside; a copy only if it cannot be used as it is."""
         entry = self.entry(param, key, value, label, "opt.state")
         usable = isinstance(value, np.ndarray) and value.dtype == entry.dtype and value.flags.carray
         return value if usable else entry
 
     def entry(self, param: Array, key: str, value: Any, label: str, source: str) -> Array:
-        """One entry of a parameter's state, checked and copied."""
+        """A checked copy of one entry of a parameter's state."""
         what = f"{self._name}: {key} of params{label} in {source}"
         if key not in self._kinds and key not in (*self._scales, *AS_PARAMETER, *RESTS.values(), *self._numbers):
             raise ValueError(f"{self._name}: {source} has an unknown {key!r} of params{label}")
@@ -188,9 +194,9 @@ class Reader:
         if key in self._numbers:
             if array.size != 1 or array.dtype.kind not in "iuf":
                 raise ValueError(f"{what} must be one number, got {value!r}")
-            one = array.item()  # a run that has diverged has numbers that are not finite
+            one = array.item()  # in a run that has diverged it may be infinite or NaN
             if key == "step" and not (0 <= one < 1 << 53 and one == int(one)):
-                raise ValueError(f"{what} must be a whole number of at least 0, got {value!r}")
+                raise ValueError(f"{what} must be an integer >= 0, got {value!r}")
             return np.array(one, np.int64 if key == "step" else np.float64)
         if key in self._scales:
             expected: tuple[int, ...] = (-(-param.size // kernels.SHARE),)
@@ -198,7 +204,7 @@ class Reader:
         elif key in RESTS.values():
             expected, dtypes = param.shape, [rest_dtype(key, param)]
         else:
-            expected = param.shape if key in AS_PARAMETER else self._optimizer._shape_of(key, param)
+            expected = param.shape if key in AS_PARAMETER else self._shape_of(key, param)
             dtypes = stored_dtypes(key, self._kinds, param)
         if array.shape != expected:
             raise ValueError(f"{what} has shape {array.shape}, expected {expected}")
@@ -215,9 +221,10 @@ def expect_complete(
     needed: list[set[str]],
     states: list[dict[str, Any]],
 ) -> None:
-    """Raises where a parameter that has stepped lacks an entry that another one has, or has those of no variant of the rule.
+    """Raises if a parameter that has taken a step lacks an entry that another one has, or fits no variant of the rule.
 
-    What all of them lack belongs to a hyperparameter that was changed after the last step, and begins with the next one.
+    An entry that all of them lack belongs to a hyperparameter that was changed after the last step: it begins with the next
+    step.
     """
     every = zip(labels, needed, states, strict=True)
     stepped = [(label, names, one) for label, names, one in every if one.get("step", 0)]
@@ -231,7 +238,7 @@ def expect_complete(
 
 
 def as_array(value: Any) -> Array:
-    """An array, also of torch's tensors, those of bfloat16 too, which NumPy does not take."""
+    """The value as an array; also from torch's tensors, even in bfloat16, which NumPy does not accept."""
     if hasattr(value, "detach"):
         value = value.detach()
     try:
@@ -241,23 +248,23 @@ def as_array(value: Any) -> Array:
 
 
 def plain(value: Any) -> Any:
-    """A hyperparameter as Python's own number, without the array or tensor around it."""
+    """A hyperparameter as a number of Python's own; also from an array or tensor."""
     if type(value) in PLAIN:
         return value
     if isinstance(value, list | tuple):
         return tuple(plain(one) for one in value)
-    if getattr(getattr(value, "dtype", None), "kind", "") in ("m", "M"):  # times, whose item() may be an int
+    if getattr(getattr(value, "dtype", None), "kind", "") in ("m", "M"):  # the item() of a time may be an int
         return value
     if hasattr(value, "item") and hasattr(value, "dtype") and not isinstance(value, np.ma.MaskedArray | type):
         if getattr(value, "ndim", 0) == 1 and len(value) > 1:
             return tuple(value.tolist())
         try:
             value = value.item()
-        except (ValueError, RuntimeError):  # more than one number, which the check of the hyperparameter refuses
+        except (ValueError, RuntimeError):  # several numbers; the check of the hyperparameter raises the error
             return value
     if isinstance(value, Number) and not isinstance(value, int | float | complex):  # fractions, decimals, long doubles
         try:
             return float(value)  # type: ignore[arg-type]
-        except (OverflowError, ValueError):  # which the check of the hyperparameter refuses
+        except (OverflowError, ValueError):  # the check of the hyperparameter raises the error
             return value
     return value

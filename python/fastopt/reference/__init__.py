@@ -1,7 +1,7 @@
-"""The specification: what every kernel computes, in NumPy, to the last bit.
+"""The specification: the results of every kernel, to the last bit, from NumPy code.
 
-The same functions as in :mod:`fastopt.functional`, with the same arguments and the same results, as short as they can be
-and as slow as they must.  They check nothing and import nothing of fastopt's.
+The functions have the arguments and the results of those in :mod:`fastopt.functional`.  They are written to be short, not fast.
+They check nothing and import nothing else of fastopt.
 """
 
 from .channels import (
@@ -33,28 +33,6 @@ from .groups import (
     instance_norm,
     instance_norm_backward,
 )
-from .optim import (
-    adadelta,
-    adafactor,
-    adagrad,
-    adam,
-    adamax,
-    adamw,
-    adan,
-    ademamix,
-    asgd,
-    lamb,
-    lars,
-    lion,
-    muon,
-    nadam,
-    radam,
-    rmsprop,
-    rprop,
-    schedule_free_adamw,
-    schedule_free_sgd,
-    sgd,
-)
 from .rows import (
     add_layer_norm,
     add_layer_norm_backward,
@@ -67,6 +45,13 @@ from .rows import (
     rms_norm,
     rms_norm_backward,
 )
+from .rules.adagrad import adadelta, adagrad, rmsprop
+from .rules.adam import adam, adamax, adamw, adan, ademamix, lion, nadam, radam
+from .rules.factored import adafactor
+from .rules.muon import muon
+from .rules.schedule_free import schedule_free_adamw, schedule_free_sgd
+from .rules.sgd import asgd, rprop, sgd
+from .rules.trust import lamb, lars
 from .weights import (
     fold_batch_norm,
     weight_norm,

@@ -6,11 +6,11 @@ from typing import Any
 
 import numpy as np
 
-_SCALE = 2.0**64  # lifts what is about to become subnormal into the normal range; exact
+_SCALE = 2.0**64  # an exact factor that lifts numbers close to the subnormal range out of it
 
 
 def _flush(x: Any) -> Any:
-    """Zero, with its sign, where x is subnormal."""
+    """x with signed zeros in place of subnormal numbers."""
     if not isinstance(x, np.ndarray | np.generic) or x.dtype.kind != "f":
         return x
     return np.where(np.abs(x) < np.finfo(x.dtype).tiny, np.copysign(x.dtype.type(0), x), x)
@@ -19,8 +19,8 @@ def _flush(x: Any) -> Any:
 class Flushed(np.ndarray[Any, Any]):
     """An array whose arithmetic takes subnormal numbers as zero, as operands and as results.
 
-    It is what processors do when told to flush: a result is subnormal if it is after rounding to the full precision.  That
-    differs from looking at NumPy's result in one case, which the multiplication by a power of two decides.
+    Processors do the same when they flush to zero: a result counts as subnormal if it still is after rounding to full
+    precision. NumPy's result alone does not tell in one case, which the multiplication by a power of two decides.
     """
 
     def __array_ufunc__(self, ufunc: np.ufunc, method: str, *inputs: Any, **_: Any) -> Any:
@@ -38,7 +38,7 @@ class Flushed(np.ndarray[Any, Any]):
         return np.asarray(result).view(Flushed)
 
     def to(self, dtype: Any) -> Any:
-        """The nearest numbers of another type."""
+        """x rounded to the nearest numbers of another type."""
         x, scale = _flush(np.asarray(self)), self.dtype.type(_SCALE)
         with np.errstate(all="ignore"):
             small = np.abs((x * scale).astype(dtype)) < np.finfo(dtype).tiny * np.dtype(dtype).type(_SCALE)
@@ -47,5 +47,5 @@ class Flushed(np.ndarray[Any, Any]):
 
 
 def flushed(x: Any) -> Any:
-    """x, not copied, with the kernels' arithmetic."""
+    """A view of x with the kernels' arithmetic."""
     return np.asarray(x).view(Flushed)

@@ -1,7 +1,7 @@
-"""Numbers that are kept with fewer bits than the float32 that they are computed with: 16 bits, or 8 in blocks.
+"""Formats with fewer bits than float32, in which the numbers are computed: 16 bits, or 8 bits in blocks.
 
-Whatever the format, encoding adds something to the bits of a number before it cuts off the last ones: half of a unit, or a
-threshold that is random, so that the number is rounded up as often as its distance says.
+In every format, encoding adds half a unit or a random threshold to the bits of a number before it cuts off the last bits.  With
+a random threshold, the probability of rounding up is the distance from the lower number in units.
 """
 
 from __future__ import annotations
@@ -15,17 +15,17 @@ import numpy as np
 from ._arithmetic import flushed
 from ._random import words
 
-# What is added to whole numbers, of which the last bits are to be cut off: rounding(numbers, how many bits).
+# rounding(numbers, bits) returns the addends of integers whose last ``bits`` bits will be cut off.
 Rounding: TypeAlias = Callable[[Any, int], Any]
 
-SHARE = 64  # elements that share an exponent
-SEGMENT = 1024  # elements whose thresholds have a random number in common
+SHARE = 64  # number of elements that share an exponent
+SEGMENT = 1024  # number of elements whose thresholds share a random number
 GOLDEN = 0x9E39E377  # the golden ratio times 2³², and its last 20 bits the ratio times 2²⁰
 INFINITY, LARGEST = 0x7F800000, 0x7F7FFFFF
 
 
 def bits_of(x: Any) -> Any:
-    """The bits of float32 numbers, as whole numbers that do not overflow."""
+    """The bits of float32 numbers, as 64-bit integers."""
     return np.asarray(x).view(np.uint32).astype(np.int64)
 
 
@@ -37,7 +37,7 @@ def float_of(bits: Any) -> Any:
 
 
 def nearest(numbers: Any, dropped: int) -> Any:
-    """Half a unit, and at a tie what leads to the even number."""
+    """Half a unit; at a tie, the addend that leads to the even number."""
     return (1 << dropped - 1) - 1 + (numbers >> dropped & 1)
 
 
@@ -49,13 +49,13 @@ def _table() -> Any:
 def thresholds(stream: tuple[int, int, int], size: int, number: int) -> Rounding:
     """Random thresholds for the elements of one array.
 
-    Over the steps those of an element are a sequence with the golden ratio (Weyl 1916), so that a number that drifts slowly
-    moves at regular intervals.  Two arrays share the words of 32 bits.
+    Over the steps, the thresholds of an element are a Weyl sequence with the golden ratio (1916), so that a number that drifts
+    slowly moves at regular intervals.  Two arrays share each 32-bit word.
 
     Args:
         stream: Seed, step and the parameter's number.
-        size: How many elements there are.
-        number: The array's among those of the parameter: its place in the kernel's state, or 4 for the parameter itself.
+        size: The number of elements.
+        number: The number of the array: its position in the kernel's state, or 4 for the parameter itself.
     """
     seed, step, member = stream
     role, low = divmod(number, 2)
@@ -77,14 +77,14 @@ def is_half(array: Any) -> bool:
 
 
 def from_16_bits(array: Any) -> Any:
-    """float32 of the same value."""
+    """16-bit numbers converted to float32."""
     if array.dtype == np.float16:
         return array.astype(np.float32)
     return float_of(array.view(np.uint16).astype(np.int64) << 16)
 
 
 def to_16_bits(x: Any, like: Any, rounding: Rounding) -> Any:
-    """float32 as numbers of the type of ``like``.  Beyond the largest one they become infinite."""
+    """float32 numbers rounded to the type of ``like``; those beyond its range become infinite."""
     if like.dtype == np.float16:
         return _to_float16(x, rounding)
     bits = bits_of(x)
@@ -97,18 +97,18 @@ def _to_float16(x: Any, rounding: Rounding) -> Any:
         return x.astype(np.float16)
     smallest = 113 << 23  # normal number
     sign, magnitude = bits_of(x) & 1 << 31, bits_of(abs(x))
-    # Units of 2⁻¹³ of the last place, which is 2⁻²⁴ where numbers are subnormal.
+    # Units of 2⁻¹³ of the last place; the last place of subnormal numbers is 2⁻²⁴.
     subnormal = (np.minimum(abs(x), np.float32(2.0**-14)) * 2.0**37).astype(np.int64)
     units = np.where(magnitude < smallest, subnormal, magnitude - (112 << 23))
     code = np.minimum(units + rounding(units, 13) >> 13, 0x7C00)
     return (sign >> 16 | np.where(np.isnan(x), 0x7E00, code)).astype(np.uint16).view(np.float16)
 
 
-# 16 bits and what there is beside them
+# 16 bits and a residual array
 
 
 def read_weights(param: Any, weights: str, rest: Any) -> Any:
-    """The numbers of a parameter, as they are computed with."""
+    """The weights of a parameter in the precision of the computation, with the residual array."""
     if not is_half(param):
         return param
     if weights == "master":
@@ -122,12 +122,12 @@ def read_weights(param: Any, weights: str, rest: Any) -> Any:
 
 
 def write_weights(x: Any, param: Any, weights: str, rest: Any, random: Rounding) -> None:
-    """Stores float32 numbers in a parameter of 16 bits and what there is beside it.
+    """Stores float32 weights in a 16-bit parameter and its residual array, which depends on the format:
 
-    - ``"stochastic"``, ``"nearest"``: nothing.
-    - ``"master"``: the numbers themselves, of which the parameter is a copy.
-    - ``"kahan"``: of the same type, what has been rounded off.  Kahan 1965.
-    - ``"correction"``: the next 8 bits of a bfloat16, as what is to be added to its bits, from −128 to 127 units.
+    - ``"stochastic"``, ``"nearest"``: there is none.
+    - ``"master"``: the float32 weights, of which the parameter is a copy.
+    - ``"kahan"``: the rounding error, in the type of the parameter.  Kahan 1965.
+    - ``"correction"``: the next 8 bits of a bfloat16, as an addend to its bits from −128 to 127 units.
     """
     if weights == "correction":
         bits = bits_of(x)
@@ -149,8 +149,8 @@ def write_weights(x: Any, param: Any, weights: str, rest: Any, random: Rounding)
 class Code(NamedTuple):
     """float32 with the bits b·2²³ + c·2²⁰, where c is the code."""
 
-    signed: bool  # a sign in the first bit of the code, and 0, which has none, where the others are 0
-    below: int  # exponents below that of the largest number
+    signed: bool  # the first bit of the code is the sign; a code whose other bits are 0 is 0
+    below: int  # number of exponents below that of the largest number
     most: int  # the largest code
 
 
@@ -168,15 +168,17 @@ def from_8_bits(codes: Any, scales: Any, kind: str) -> Any:
 
 
 def to_8_bits(x: Any, kind: str, rounding: Rounding) -> tuple[Any, Any]:
-    """The codes and the exponents of float32 numbers: b is as small as the largest finite one of its block allows.
+    """The codes and the exponents of float32 numbers: b is the smallest that the largest finite number of its block allows.
 
-    Infinities and NaN, which has no sign, become the largest numbers there are.  A number that is too small becomes 0, or the smallest square.
+    Infinities become the largest numbers with their sign, and NaN the largest positive one.  A number that is too small becomes
+    0, or the smallest square.
     """
     code, flat = CODES[kind], x.ravel()
     bits = bits_of(abs(flat))
     finite = np.where(bits < INFINITY, bits, 0)
     largest = np.pad(finite, (0, -flat.size % SHARE)).reshape(-1, SHARE).max(axis=1)
-    top = np.minimum(largest >> 16, 0x7F40) + 0x20 >> 7  # that of 2 for what may be rounded up to it, from 1.75 on
+    # Numbers from 1.75 on have the exponent of 2, to which they may be rounded up.
+    top = np.minimum(largest >> 16, 0x7F40) + 0x20 >> 7
     scales = np.maximum(top - code.below, 0)
     least = np.repeat(scales, SHARE)[: flat.size] << 23
     bits = np.minimum(bits, LARGEST)
@@ -191,14 +193,14 @@ def to_8_bits(x: Any, kind: str, rounding: Rounding) -> tuple[Any, Any]:
 
 
 def read(array: Any, kind: str = "exact", scales: Any = None) -> Any:
-    """Numbers as they are computed with; the array itself where it keeps them so."""
+    """The numbers of an array in the precision of the computation; the array itself if it has that."""
     if array.dtype == np.uint8:
         return from_8_bits(array, scales, kind)
     return from_16_bits(array) if is_half(array) else array
 
 
 def write(x: Any, array: Any, kind: str, scales: Any, rounding: Rounding) -> None:
-    """Stores numbers as the array keeps them."""
+    """Stores numbers in the format of the array."""
     if array.dtype == np.uint8:
         array[...], scales[...] = to_8_bits(x, kind, rounding)
     else:

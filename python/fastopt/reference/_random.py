@@ -32,9 +32,9 @@ def words(seed: int, step: int, member: int, blocks: int) -> Any:
 
 
 def pair(word: Any) -> tuple[Any, Any]:
-    """Two numbers from N(0, 1) out of each word: Box & Muller 1958, with polynomials, in float32.
+    """Two numbers from N(0, 1) per word: Box & Muller 1958, with polynomials, in float32.
 
-    The radius is from the upper 16 bits; the angle from the lower ones: two choose the quarter of the circle.
+    The upper 16 bits give the radius, the lower ones the angle, two of them the quarter of the circle.
     """
     bits = word.astype(np.int32)
     u = ((word >> 16).astype(np.float32) + 0.5) * 2.0**-16

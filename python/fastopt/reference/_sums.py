@@ -1,4 +1,4 @@
-"""Sums in the order in which the kernels take them: the same for any number of threads and any instruction set."""
+"""Sums in the order of the kernels, which is the same for any number of threads and any instruction set."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ LANES, BLOCK, FOLDS = 64, 16, 16
 
 
 def _padded(x: Any, axis: int, multiple: int) -> Any:
-    """x with zeros behind it, up to a multiple of so many; they change no sum that starts from +0."""
+    """x, padded with zeros to a multiple of ``multiple``; the zeros change no sum that starts from +0."""
     pad = [(0, 0)] * x.ndim
     pad[axis] = (0, -x.shape[axis] % multiple)
     return np.pad(np.asarray(x), pad)
@@ -38,7 +38,7 @@ def block_sums(x: Any) -> Any:
 
 
 def fold(lanes: Any, to: int = 1) -> Any:
-    """Σ over the lanes of the last axis, half of them apart, then half of that, until so many are left."""
+    """Σ over the lanes of the last axis: each step adds the upper half to the lower one, until ``lanes`` are left."""
     while (half := lanes.shape[-1] // 2) >= to:
         lanes = lanes[..., :half] + lanes[..., half:]
     return lanes if to > 1 else lanes[..., 0]
@@ -58,8 +58,9 @@ def row_sums(x: Any) -> Any:
 def plane_sums(x: Any) -> Any:
     """Σ over the first and the last axis: planes one after the other.
 
-    Number i of a plane goes to lane i mod 64.  A block is 16 tiles: planes of fewer share one, which has first the full tiles of
-    each of them, then the rests.  Its lanes are folded to 16, which are added to those of the other blocks in float64.
+    Number i of a plane goes to lane i mod 64.  A block has 16 tiles.  Planes with fewer tiles share a block, which contains
+    first their full tiles, then their incomplete ones.  The lanes of a block are folded to 16, which are added to those of the
+    other blocks in float64.
     """
     rest = x.shape[-1] % LANES
     full, rests = (

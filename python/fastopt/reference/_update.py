@@ -1,4 +1,4 @@
-"""What surrounds every update rule: the driver of the kernels, in NumPy."""
+"""The driver of the kernels in NumPy: the parts of a step that are the same for every update rule."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from ._sums import fold, in_order, in_tiles
 
 Update: TypeAlias = Callable[..., tuple[float | None, bool]]
 
-CHUNK = 1 << 14  # elements whose sum is taken at once
+CHUNK = 1 << 14  # number of elements in one partial sum
 
-# What every function takes beside its own hyperparameters, in this order.
+# The hyperparameters that every function has beside its own, in this order.
 COMMON: dict[str, Any] = dict(
     maximize=False,
     decoupled_weight_decay=False,
@@ -52,11 +52,11 @@ STEP: dict[str, Any] = dict(
 )
 
 
-# What formulas are made of
+# Operations for formulas
 
 
 def where(condition: Any, a: Any, b: Any) -> Any:
-    """One of two, as it is."""
+    """Elements of ``a`` or ``b``, with their bits."""
     return flushed(np.where(condition, a, b))
 
 
@@ -94,7 +94,7 @@ def squared_norm(x: Any) -> float:
 
 
 def _around(o: dict[str, Any], t: int) -> SimpleNamespace:
-    """The common hyperparameters as the numbers that a step works with, in double."""
+    """The numbers of a step, in double, from the common hyperparameters."""
     lr, weight_decay, decoupled = o["lr"], o["weight_decay"], bool(o["decoupled_weight_decay"])
     own = o["decoupled_weight_decay"] is None
     per_step = 1.0 if o["fixed_decay"] else lr
@@ -119,15 +119,15 @@ def _around(o: dict[str, Any], t: int) -> SimpleNamespace:
 
 
 def _factor(most: float, norm: float) -> float:
-    """What makes a norm at most so large; NaN stays NaN."""
+    """The factor that limits a norm to ``clip``; NaN stays NaN."""
     ratio = most / (norm + 1e-6)
     return 1.0 if ratio > 1 else ratio
 
 
 def _unit_factors(p: Any, g: Any, clip: float, grad_scale: float) -> Any:
-    """What makes the gradient of each unit at most ``clip`` times as long as the unit.
+    """The factors that limit the norm of each unit's gradient to ``clip`` times that of the unit.
 
-    Brock et al. 2021, arXiv:2102.06171, section 4.  A unit is what belongs to one index of the first axis; a vector is one.
+    Brock et al. 2021, arXiv:2102.06171, section 4.  A unit is the part with one index of the first axis; a vector is one unit.
     """
     shape = (len(p), *(1,) * (p.ndim - 1)) if p.ndim > 1 else (1,) * p.ndim
     squares = [dot(x, x) for x in (g.reshape(math.prod(shape), -1), p.reshape(math.prod(shape), -1))]
@@ -139,7 +139,7 @@ def _unit_factors(p: Any, g: Any, clip: float, grad_scale: float) -> Any:
 
 
 def _scaled(g: Any, p: Any, o: dict[str, Any], norm: Any) -> Any:
-    """The gradient divided by grad_scale, clipped, and negated to maximize."""
+    """The gradient divided by grad_scale, clipped, and negated for ``maximize``."""
     T, grad_scale = p.dtype.type, o["grad_scale"]
     scale = 1 / grad_scale
     if o["clip_norm"] is not None:
@@ -155,7 +155,7 @@ def _scaled(g: Any, p: Any, o: dict[str, Any], norm: Any) -> Any:
 
 
 def _shaped(g: Any, p: Any, initial: Any, around: SimpleNamespace, stream: tuple[int, int, int]) -> Any:
-    """What the rule sees as the gradient, after noise and regularization."""
+    """The gradient that the rule gets, after noise and regularization."""
     T = p.dtype.type
     if around.noise:
         g = g + T(around.noise) * normals(*stream, p.size).astype(p.dtype).reshape(p.shape)
@@ -169,7 +169,7 @@ def _shaped(g: Any, p: Any, initial: Any, around: SimpleNamespace, stream: tuple
 
 
 def _finished(p: Any, initial: Any, around: SimpleNamespace) -> Any:
-    """The parameter after what is left to do when the rule has updated it."""
+    """The parameter after the operations that follow the rule: the pull towards p₀ and proximal L1."""
     T = p.dtype.type
     if around.pull:
         p = p + T(around.pull) * (initial - p)
@@ -180,29 +180,29 @@ def _finished(p: Any, initial: Any, around: SimpleNamespace) -> Any:
 
 
 class State(NamedTuple):
-    """An array that a rule keeps for each parameter.  What it is decides in what formats it may be kept."""
+    """An array that a rule keeps per parameter; its kind decides which formats it may have."""
 
     name: str
     kind: str
     unless: str = ""
 
     def kind_in(self, o: dict[str, Any]) -> str:
-        """What it is, given the hyperparameters."""
+        """The kind of the array with these hyperparameters."""
         return "exact" if o.get(self.unless) else self.kind
 
 
 def moment(name: str) -> State:
-    """A running mean of gradients, or the like."""
+    """A state that is a running mean of gradients, or like one."""
     return State(name, "moment")
 
 
 def square(name: str, unless: str = "") -> State:
-    """A running mean of what is never negative; unless there is this flag, with which it must be exact."""
+    """A state that is a running mean of numbers that are never negative; with the flag ``unless`` it must be exact."""
     return State(name, "square", unless)
 
 
 def exact(name: str) -> State:
-    """What must be kept as it is computed with."""
+    """A state that must have the precision of the computation."""
     return State(name, "exact")
 
 
@@ -214,18 +214,18 @@ def rule(
     decoupled_weight_decay: bool | None = False,
     **own: Any,
 ) -> Callable[[Callable[..., Any]], Update]:
-    """Makes a formula the function that updates lists of parameters with it.
+    """Makes a function that updates lists of parameters from a formula.
 
-    The formula takes a parameter, already decayed, its gradient, already scaled, clipped and regularized, its states and
-    its numbers, and returns all but the gradient as they are to be.  By keyword it gets what it names of its own
-    hyperparameters and of lr, t, the step that is being taken, and ``before``, the parameter before its decay.
+    The formula takes a parameter after decay, its gradient after scaling, clipping and regularization, its states and its
+    numbers, and returns the new parameter, states and numbers.  Keyword arguments are those that it names of its own
+    hyperparameters, lr, t (the step that is being taken) and ``before`` (the parameter before its decay).
 
     Args:
-        states: Its arrays for each parameter.
-        optional: Those that only some of its variants need, in the order of the kernels'; None for the others.
-        numbers: Names of its float64 numbers for each parameter.
-        name: Of the function, where it is not the formula's.
-        decoupled_weight_decay: The default.  None means the formula's own decay: its ``weight_decay`` is 0 otherwise.
+        states: Its state arrays per parameter.
+        optional: The states that only some variants need, in the kernels' order; None for the others.
+        numbers: The names of its float64 numbers per parameter.
+        name: The name of the function, if it is not the formula's.
+        decoupled_weight_decay: The default; None is the formula's own decay, whose ``weight_decay`` is 0 otherwise.
         own: Its hyperparameters and their defaults.
     """
     kept = {f"{state.name}s": state for state in (*states, *optional)}

@@ -1,4 +1,4 @@
-"""Normalizations of channels: BatchNorm, alone, with what follows it, and for a batch in parts."""
+"""Normalizations of channels: BatchNorm, alone, fused with ReLU, and for a batch in parts."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ from ._norm import (
     in_order_of_sets,
     into,
     moments,
-    moments_around,
     numbers,
     rstd_of,
+    shifted_moments,
     split,
     squares_lost,
     stored,
@@ -30,9 +30,10 @@ from ._sums import BLOCK, block_sums, in_order, plane_sums
 
 
 class Channels:
-    """An array whose channels are taken as planes, here (plane, *sets, place), or as columns, here (place, *sets).
+    """An array as planes, (plane, *sets, place), or as columns, (place, *sets).
 
-    They are columns where the channel axis is the last or the innermost in memory.  A set is a channel, or that of one sample; it has sums and constants of its own.
+    They are columns if the channel axis is the last or the innermost in memory.  A set is a channel, or a channel of one
+    sample; each set has its own sums and constants.
     """
 
     def __init__(self, x: Any, channel_axis: int, by_sample: bool = False) -> None:
@@ -46,16 +47,16 @@ class Channels:
         self.order = [*before, *after, *of_set] if self.columns else [*before, *of_set, *after]
         self.sets = tuple(x.shape[a] for a in of_set)
         self.shape = (outer * inner, *self.sets) if self.columns else (outer, *self.sets, inner)
-        self.n = np.float64(outer * inner)  # numbers in a set
+        self.n = np.float64(outer * inner)  # number of elements in a set
         self.like, self.values = x, self.of_array(x)
         self.dtype = self.values.dtype
 
     def of_array(self, array: Any) -> Any:
-        """The numbers of an array like x, wherever they lie in memory."""
+        """The values of an array with the shape of x, in any memory layout, as planes or columns."""
         return numbers(array.transpose(self.order)).reshape(self.shape)
 
     def array(self, values: Any) -> Any:
-        """Values as an array like x: channels last in memory where x has them there, otherwise C-contiguous."""
+        """Planes or columns as an array like x: channels last in memory where x has them there, otherwise C-contiguous."""
         axis, shape = self.axis, list(self.like.shape)
         last = [*shape[:axis], *shape[axis + 1 :], shape[axis]]
         result = (
@@ -66,7 +67,7 @@ class Channels:
         return result
 
     def each(self, constants: Any) -> Any:
-        """A number a set, to be combined with the values."""
+        """Constants, one per set, in a shape that broadcasts with the values."""
         constants = constants.to(self.dtype)
         return constants if self.columns else constants[..., None]
 
@@ -77,7 +78,7 @@ class Channels:
     # Sums
 
     def chunks(self) -> list[slice]:
-        """How the places of columns are cut for sums."""
+        """The slices of columns that are summed separately."""
         rows = max(4 * BLOCK, (1 << 14) // max(self.count, 1) // BLOCK * BLOCK)
         return [slice(first, first + rows) for first in range(0, len(self.values), rows)]
 
@@ -89,19 +90,19 @@ class Channels:
         return plane_sums(terms)
 
     def moments(self, eps: float) -> tuple[Any, Any]:
-        """Mean and Σ(x - mean)² of each set; eps: what will be added to the variance."""
+        """Mean and Σ(x - mean)² of each set; eps is the number that will be added to the variance."""
         if not self.columns:
             return moments(self.values, eps)
         parts: list[Any] = [(0, *np.zeros((2, *self.sets)))]
         for chunk in self.chunks():
             x = self.values[chunk]
             some = x[:BLOCK]
-            near = (block_sums(some) / np.float64(len(some))).to(x.dtype)
-            d, n = x - near, np.float64(len(x))
+            shift = (block_sums(some) / np.float64(len(some))).to(x.dtype)
+            d, n = x - shift, np.float64(len(x))
             squares = block_sums(d * d)
-            mean, m2 = moments_around(near, block_sums(d), squares, n)
+            mean, m2 = shifted_moments(shift, block_sums(d), squares, n)
             of_sets = np.moveaxis(np.asarray(x), 0, -1)
-            lost = squares_lost(squares, n, eps, of_sets, near)
+            lost = squares_lost(squares, n, eps, of_sets, shift)
             if lost.any():
                 careful = careful_moments(of_sets[lost])
                 mean, m2 = chosen(lost, careful[0], mean), chosen(lost, careful[1], m2)
@@ -130,7 +131,7 @@ class Channels:
 
 
 def merged(parts: Iterable[Any]) -> tuple[int, Any, Any]:
-    """How many numbers there are, their mean and Σ(x - mean)², from those of parts.  Chan, Golub & LeVeque 1983."""
+    """Count, mean and Σ(x - mean)² of a whole from those of two parts.  Chan, Golub & LeVeque 1983."""
     seen = 0
     for count, part_mean, part_m2 in parts:
         part_mean, part_m2 = flushed(part_mean), flushed(part_m2)
@@ -150,7 +151,7 @@ def weighted(rstd: Any, weight: Any) -> Any:
 
 
 def positive(t: Any, x: Any) -> Any:
-    """x where t is not 0 or below."""
+    """x where t > 0 or t is NaN, otherwise 0."""
     return flushed(np.where(t <= 0, x.dtype.type(0), x))
 
 
@@ -158,7 +159,7 @@ def positive(t: Any, x: Any) -> Any:
 
 
 def _record(running_mean: Any, running_var: Any, momentum: float, count: Any, mean: Any, m2: Any) -> None:
-    """Puts the statistics of a batch into the running ones."""
+    """Updates the running statistics with those of a batch."""
     if running_mean is None or count == 0:
         return
     for running, statistic in (running_mean, mean), (running_var, m2 / (np.float64(count) - 1)):
@@ -169,7 +170,7 @@ def _record(running_mean: Any, running_var: Any, momentum: float, count: Any, me
 def _statistics(
     channels: Channels, running_mean: Any, running_var: Any, training: bool, momentum: float, eps: float
 ) -> tuple[Any, Any]:
-    """Mean and rstd that a batch is normalized with."""
+    """The mean and rstd with which a batch is normalized."""
     if not training:
         return double(running_mean), rstd_of(double(running_var), eps)
     mean, m2 = channels.moments(eps)
@@ -178,7 +179,7 @@ def _statistics(
 
 
 def _gradient(channels: Channels, g: Any, mean: Any, rstd: Any, factor: Any, sums: Any, n: Any) -> Any:
-    """dx of a batch of which n numbers of each channel have these sums."""
+    """dx of a batch with these sums over the n numbers of each channel."""
     sum_dy, sum_dyx = sums
     return channels.gradient(g, mean, factor, factor * rstd * (sum_dyx / n), factor * (sum_dy / n))
 
@@ -186,7 +187,7 @@ def _gradient(channels: Channels, g: Any, mean: Any, rstd: Any, factor: Any, sum
 def _gradients(
     channels: Channels, g: Any, mean: Any, rstd: Any, weight: Any, training: bool, bias_grad: bool
 ) -> Arrays:
-    """dx, dweight and dbias from the gradient g of what has been normalized."""
+    """dx, dweight and dbias from the gradient g of the normalized values."""
     mean, rstd = flushed(mean), flushed(rstd)
     factor, sums = weighted(rstd, weight), channels.sums_of_gradient(g, mean, rstd)
     dx = _gradient(channels, g, mean, rstd, factor, sums, channels.n) if training else g * channels.each(factor)
@@ -194,7 +195,7 @@ def _gradients(
 
 
 def _learned(channels: Channels, sum_dy_xhat: Any, sum_dy: Any, weight: Any, bias_grad: bool) -> Arrays:
-    """dweight and dbias, where they are wanted."""
+    """dweight and dbias, if they are wanted."""
     dweight = None if weight is None else sum_dy_xhat.to(channels.dtype)
     return dweight, sum_dy.to(channels.dtype) if bias_grad else None
 
@@ -368,7 +369,7 @@ def batch_renorm_backward(
     return into(out, channels.array(dx), *gradients)
 
 
-# BatchNorm of a batch that is in several places
+# BatchNorm of a batch in parts
 
 
 def batch_norm_stats(x: Any, around: Any = None, *, channel_axis: int = 1) -> Arrays:

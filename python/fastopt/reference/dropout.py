@@ -1,4 +1,4 @@
-"""Dropout and its kin in NumPy, to the last bit as the kernels compute them."""
+"""Dropout, Gaussian dropout and dropout of channels in NumPy, with the bits of the kernels."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ import numpy as np
 from ._norm import numbers, stored
 from ._random import normals, words
 
-# The members of the streams that dropout draws.
+# The numbers of the random streams of dropout.
 UPPER_HALVES, DEVIATES, CHANNEL_NUMBERS, LOWER_HALVES = range(0x80000000, 0x80000004)
 
 
 def _counting_order(x: Any, order: Any = None) -> Any:
-    """The axes, outermost first: as given, or by the sizes of their strides; as they are numbered if elements share memory."""
+    """The axes, outermost first: as given, otherwise sorted by the sizes of their strides, or in order if elements share memory."""
     if order is not None:
         return np.array(order, int)
     shared = any(stride == 0 and count > 1 for stride, count in zip(x.strides, x.shape, strict=True))
@@ -23,7 +23,7 @@ def _counting_order(x: Any, order: Any = None) -> Any:
 
 
 def _into(out: Any, result: Any, x: Any, order: Any) -> Any:
-    """The result, in this order of memory, in the array that ``out`` gives for it."""
+    """The result in this order of memory, copied to ``out`` if that is given."""
     if out is None:
         out = np.empty([x.shape[axis] for axis in order], x.dtype).transpose(np.argsort(order))
     out[...] = result
@@ -40,9 +40,9 @@ def _drop(x: Any, dropped: Any, p: float) -> Any:
 
 
 def _dropped(count: int, p: float, seed: int, step: int) -> Any:
-    """Which of the first elements are dropped: those whose number of 32 bits is below p·2³².
+    """A mask of the dropped elements, those with a random 32-bit number below p·2³².
 
-    A word has a half of the numbers of two elements that are 64 apart; upper and lower halves are two streams.
+    A word contains 16 bits for each of two elements that are 64 apart; the upper and the lower 16 bits come from two streams.
     """
 
     def halves(member: int) -> Any:

@@ -13,13 +13,13 @@ from .channels import Channels, weighted
 
 
 def _grouped(of_channels: Any, num_groups: int) -> Any:
-    """A number for each channel of each sample, as (channel of the group, sample, group)."""
+    """Numbers, one per channel and sample, as (channel of the group, sample, group)."""
     samples, channels = of_channels.shape
     return np.moveaxis(of_channels.reshape(samples, num_groups, channels // max(num_groups, 1)), 2, 0)
 
 
 def _repeated(of_groups: Any, samples: Channels) -> Any:
-    """What a group has, for each of its channels."""
+    """Numbers of groups, repeated for each channel of the group."""
     return flushed(np.repeat(of_groups, samples.count // max(of_groups.shape[1], 1), axis=1))
 
 
@@ -44,7 +44,7 @@ def _affine(samples: Channels, mean: Any, rstd: Any, weight: Any, bias: Any) -> 
 
 
 def _learned(samples: Channels, sum_dy_xhat: Any, sum_dy: Any, weight: Any, bias_grad: bool) -> Arrays:
-    """dweight and dbias, where they are wanted: Σ over the samples."""
+    """dweight and dbias, if they are wanted: Σ over the samples."""
     dweight = None if weight is None else in_order(sum_dy_xhat).to(samples.dtype)
     return dweight, in_order(sum_dy).to(samples.dtype) if bias_grad else None
 

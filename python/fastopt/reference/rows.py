@@ -57,7 +57,7 @@ def _over_rows(terms: Any, normalized_shape: Any) -> Any:
 
 
 def _result(dx: Any, dsum: Any, like: Any) -> Any:
-    """dx, with the gradient that reaches x from elsewhere."""
+    """dx with the gradient from other uses of x added."""
     return stored(dx.reshape(like.shape) if dsum is None else dx.reshape(like.shape) + numbers(dsum), like)
 
 

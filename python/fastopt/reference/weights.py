@@ -1,4 +1,4 @@
-"""Normalizations of weights: WeightNorm, and what BatchNorm does to the layer before it."""
+"""WeightNorm, and folding of BatchNorm into the layer before it."""
 
 from __future__ import annotations
 

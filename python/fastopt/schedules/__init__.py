@@ -1,7 +1,7 @@
 """Learning-rate schedules: names, arguments, defaults and values are torch's.
 
-A schedule sets the learning rate of each of an optimizer's groups when it is made, and again whenever its ``step`` is called:
-once after each of the optimizer's steps, or once an epoch; what it counts is up to the caller.
+A schedule sets the learning rate of each of an optimizer's groups when it is made and in every call of its ``step``.  The
+caller decides what it counts: ``step`` once after each of the optimizer's steps, or once per epoch.
 
 >>> import numpy as np, fastopt as fo
 >>> opt = fo.optim.SGD([np.ones(3)], lr=0.1)
@@ -15,24 +15,24 @@ once after each of the optimizer's steps, or once an epoch; what it counts is up
 0.075
 0.1
 
-Where torch's schedule multiplies the learning rate that it finds, so does ours, and several can act on one optimizer
-(:class:`ChainedScheduler`).  :class:`LambdaLR`, :class:`CosineAnnealingWarmRestarts`, :class:`OneCycleLR` and those that torch
-has not set it, whatever it was.
+A schedule multiplies the present learning rate where torch's does, so that several can act on one optimizer
+(:class:`ChainedScheduler`).  :class:`LambdaLR`, :class:`CosineAnnealingWarmRestarts`, :class:`OneCycleLR` and the schedules
+that torch does not have set it, whatever it was.
 
-A step changes all groups and the schedule, or raises and changes nothing, also when Ctrl-C is pressed in the middle of it.
-Schedules can be pickled and deep-copied with their optimizer: ``copy.deepcopy((opt, schedule))`` gives two that belong
+A step changes all groups and the schedule, or raises and changes nothing, even if Ctrl-C is pressed in the middle of it.
+Schedules can be pickled and deep-copied with their optimizer: ``copy.deepcopy((opt, schedule))`` returns a pair that belongs
 together.
 
-What differs from torch:
+Differences from torch:
 
-- ``load_state_dict`` brings back learning rates and momenta too: it may come before or after the optimizer's.  The arguments
-  are not in the state: the new schedule has those that it was made with.
-- ``last_epoch=k`` makes a schedule as it is after k + 1 steps from the groups' ``initial_lr``.  Torch's classes disagree
-  about what it means.
-- When a group has been added to the optimizer, the next ``step`` is an error: make a new schedule.
+- ``load_state_dict`` restores learning rates and momenta too: it may be called before or after the optimizer's.  The state does
+  not contain the arguments: the new schedule has its own.
+- ``last_epoch=k`` makes the schedule that k + 1 steps from the groups' ``initial_lr`` would lead to.  Torch's classes disagree
+  about its meaning.
+- After a group was added to the optimizer, the next ``step`` is an error: make a new schedule.
 - :class:`OneCycleLR` stays at its end; torch extrapolates in the step after the last, to below ``min_lr`` if linear.
-- In a :class:`SequentialLR` there may be a :class:`ChainedScheduler` or another :class:`SequentialLR`.
-- Arguments with which torch divides by zero, or does not do what it says, are errors.
+- A :class:`SequentialLR` may contain a :class:`ChainedScheduler` or another :class:`SequentialLR`.
+- Arguments with which torch divides by zero, or contradicts its documentation, are errors.
 """
 
 from .base import LRScheduler
@@ -65,7 +65,7 @@ __all__ = [
 ]
 
 for _name in __all__:
-    globals()[_name].__module__ = __name__  # which pickles name, wherever a class is written
+    globals()[_name].__module__ = __name__  # pickles keep this name, so that files may move
 
 
 def __dir__() -> list[str]:

@@ -1,4 +1,4 @@
-"""What all schedules share: the groups, the count, the state, and a step that is taken whole or not at all."""
+"""The base classes of schedules: the groups, the count, the state, and a step that is taken whole or not at all."""
 
 from __future__ import annotations
 
@@ -13,19 +13,17 @@ from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 from .._check import number, real, type_of, whole
 
-PUBLIC = "fastopt.schedules"  # where users find the classes; pickles name it
+PUBLIC = "fastopt.schedules"  # the module in which users find the classes, and which pickles keep
 
 
 class Optimizer(Protocol):
-    """What a schedule needs of an optimizer."""
+    """The part of an optimizer that a schedule needs."""
 
     @property
     def param_groups(self) -> list[dict[str, Any]]: ...
 
 
-set_attribute = (
-    object.__setattr__
-)  # rather than a dict's update: attributes become slower once __dict__ has been asked for
+set_attribute = object.__setattr__  # not vars(...).update: attributes become slower once __dict__ has been used
 
 
 def write(
@@ -35,23 +33,23 @@ def write(
     values: tuple[tuple[dict[str, Any], str, Any], ...] = (),
     attributes: tuple[tuple[Schedule, str, Any], ...] = (),
 ) -> None:
-    """Writes all that a step changes in one call, which runs no bytecode: Python raises no KeyboardInterrupt in the middle of it.
+    """Writes all changes of a step in one call, which runs no bytecode: Python raises no KeyboardInterrupt in the middle of it.
 
     Args:
-        groups: An optimizer's.
+        groups: The groups of an optimizer.
         lrs: Their learning rates.
-        moved: The epochs of schedules, and the learning rates that they have set in these.
+        moved: For each schedule, its epoch and the learning rates that it has set in it.
         values: Other values of groups.
         attributes: Other attributes of schedules.
     """
     writes = chain(map(setitem, groups, repeat("lr"), lrs), map(set_attribute, moved, repeat("_now"), moved.values()))
     if values or attributes:
         writes = chain(writes, starmap(setitem, values), starmap(set_attribute, attributes))
-    any(writes)  # each gives None, so it goes through all of them
+    any(writes)  # each returns None, so that any() runs all of them
 
 
 class Draft:
-    """What a step of several schedules will change; those that come later in it read what those before them have set."""
+    """The changes that a step of several schedules will make; each schedule reads the changes of those before it."""
 
     values: tuple[tuple[dict[str, Any], str, Any], ...] = ()
     attributes: tuple[tuple[Schedule, str, Any], ...] = ()
@@ -62,21 +60,21 @@ class Draft:
         self.moved: dict[Schedule, tuple[int, list[float]]] = {}
 
     def commit(self) -> None:
-        """Changes all of it."""
+        """Makes the changes."""
         write(self.groups, self.lrs, self.moved, self.values, self.attributes)
 
 
 class Schedule:
-    """The groups, the learning rates that they began with, the count, the state."""
+    """The groups, their first learning rates, the count and the state."""
 
-    _state: ClassVar[tuple[str, ...]] = ()  # what else changes: numbers and strings
+    _state: ClassVar[tuple[str, ...]] = ()  # other attributes that change: numbers and strings
 
     optimizer: Optimizer
     base_lrs: list[float]
-    _now: tuple[int, list[float]]  # the epoch, and the learning rates that were set in it
+    _now: tuple[int, list[float]]  # the epoch and the learning rates that were set in it
 
     def _start(self, optimizer: Optimizer, base_lrs: list[float] | None = None, resume: bool = False) -> Draft:
-        """Takes over the groups of an optimizer as they are, and what the first step will write: their ``initial_lr``."""
+        """Takes an optimizer's groups; returns a draft of the first step, which writes their ``initial_lr``."""
         groups = self._groups_of(optimizer)
         lrs = [number(self._name, f"param_groups[{i}]['lr']", group["lr"], 0) for i, group in enumerate(groups)]
         draft = Draft(groups, lrs)
@@ -88,7 +86,7 @@ class Schedule:
                     base_lrs.append(number(self._name, name, group["initial_lr"], 0))
                 elif resume:
                     raise ValueError(
-                        f"{self._name}: last_epoch needs param_groups[{i}]['initial_lr'], which is not there"
+                        f"{self._name}: last_epoch needs param_groups[{i}]['initial_lr'], which is missing"
                     )
                 else:
                     base_lrs.append(lrs[i])
@@ -106,7 +104,7 @@ class Schedule:
 
     @property
     def last_epoch(self) -> int:
-        """How many steps have been taken."""
+        """The number of steps that have been taken."""
         return self._now[0]
 
     @last_epoch.setter
@@ -114,13 +112,13 @@ class Schedule:
         self._now = (whole(self._name, "last_epoch", epoch), self._now[1])
 
     def get_last_lr(self) -> list[float]:
-        """The learning rates that the schedule has set last, one a group."""
+        """The learning rates that the schedule has set last, one per group."""
         return list(self._now[1])
 
     # State
 
     def state_dict(self) -> dict[str, Any]:
-        """All that changes, in numbers, strings, lists and dicts, which JSON can say."""
+        """Everything that changes, in numbers, strings, lists and dicts, which JSON has."""
         return {
             "class": self._name,
             "last_epoch": self.last_epoch,
@@ -131,21 +129,21 @@ class Schedule:
         }
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
-        """Goes on where another schedule of this class, with the same arguments, was; sets the learning rates that were set then.
+        """Continues where another schedule of this class, with the same arguments, was; sets the learning rates of then.
 
         Args:
-            state_dict: What its :meth:`state_dict` returned.
+            state_dict: The result of its :meth:`state_dict`.
 
         Raises:
-            TypeError: It is not a dict, or a value has the wrong type.
-            ValueError: It is of another class, or of another number of groups.  Nothing has been changed then.
+            TypeError: state_dict is not a dict, or a value has the wrong type.
+            ValueError: The class or the number of groups differs.  Nothing has been changed then.
         """
         draft = Draft(*self._found())
         self._load(draft, state_dict)
         draft.commit()
 
     def _load(self, draft: Draft, state: Any) -> None:
-        """Drafts what a state says."""
+        """Drafts the changes to a loaded state."""
         if not isinstance(state, Mapping):
             raise TypeError(f"{self._name}: state_dict must be a dict, got {type_of(state)}")
         if state.get("class") != self._name:
@@ -165,7 +163,7 @@ class Schedule:
     # Steps
 
     def _found(self) -> tuple[list[dict[str, Any]], list[float]]:
-        """The groups, and their learning rates as they are."""
+        """The groups and their present learning rates."""
         groups = self.optimizer.param_groups
         if len(groups) != len(self.base_lrs):
             raise ValueError(
@@ -185,7 +183,7 @@ class Schedule:
         return groups, lrs
 
     def _finite(self, epoch: int, lrs: list[float]) -> list[float]:
-        """The learning rates of an epoch, if they are numbers."""
+        """The learning rates of an epoch; raises if one is not finite."""
         for lr in lrs:
             if not isfinite(lr):
                 raise ValueError(
@@ -200,14 +198,14 @@ class Schedule:
 
     # Attributes
 
-    if not TYPE_CHECKING:  # else type checkers would take any attribute for one that there is
+    if not TYPE_CHECKING:  # with it, type checkers would accept every attribute
 
         def __setattr__(self, name: str, value: Any) -> None:
-            """Refuses what no step would look at, and values that the constructor would refuse.
+            """Raises for attributes that no step reads, and for values that the constructor would refuse.
 
-            Subclasses of one's own may have attributes of their own.
+            Users' own subclasses may have any attributes.
             """
-            begun = hasattr(self, "_now")  # before which all others are set
+            begun = hasattr(self, "_now")  # the constructor sets it last
             if begun and not name.startswith("_") and type(self).__module__ == PUBLIC:
                 if not hasattr(self, name):
                     attributes = sorted(one for one in vars(self) if not one.startswith("_"))
@@ -219,7 +217,7 @@ class Schedule:
             super().__setattr__(name, value)
 
     def _checked(self, name: str, value: Any) -> Any:
-        """What an attribute becomes that is set."""
+        """The value that an attribute gets, checked and converted as in the constructor."""
         if name in ("optimizer", "base_lrs"):
             new = self._groups_of(value) if name == "optimizer" else self._numbers(name, value, 0)
             if len(new) != len(self.base_lrs):
@@ -233,9 +231,10 @@ class Schedule:
         return getattr(make(optimizer, **arguments), name)
 
     def _arguments(self) -> list[tuple[str, str]]:
-        """The arguments of the constructor, and the attributes that keep them.
+        """The arguments of the constructor, with the attributes that hold them.
 
-        These have the same name, or are spread over the groups, or are private where a change would have no effect.
+        An attribute has the name of the argument, or its plural if it holds one value per group, or is private if changing it
+        would have no effect.
         """
         known = vars(self)
         return [
@@ -272,7 +271,7 @@ class Schedule:
         if not isinstance(values, str | bytes | Mapping) and isinstance(values, Iterable):
             try:
                 return list(values)
-            except TypeError:  # of an array without axes
+            except TypeError:  # from an array without axes
                 pass
         raise TypeError(f"{self._name}: {name} must be a list, got {values!r}")
 
@@ -280,24 +279,26 @@ class Schedule:
         return [number(self._name, f"{name}[{i}]", value, low) for i, value in enumerate(self._list(name, values))]
 
     def _epochs(self, name: str, values: Any, low: int, strict: bool = False) -> list[int]:
-        """Integers in their order."""
+        """Checked integers in increasing order."""
         epochs = [whole(self._name, f"{name}[{i}]", value, low) for i, value in enumerate(self._list(name, values))]
         if any(left > right or (strict and left == right) for left, right in pairwise(epochs)):
             raise ValueError(f"{self._name}: {name} must be increasing, got {epochs}")
         return epochs
 
     def _each(self, optimizer: Optimizer, name: str, value: Any) -> list[tuple[str, Any]]:
-        """For each group the name of its value in errors, and the value: one for all, or a list of them."""
+        """For each group, its value and the name of that in errors; ``value`` is one for all, or a list with one per group."""
         groups = self._groups_of(optimizer)
         if not isinstance(value, list | tuple) and not getattr(value, "ndim", 0):
             return [(name, value)] * len(groups)
         if len(value) != len(groups):
-            raise ValueError(f"{self._name}: {name} has {len(value)} entries, expected {len(groups)}, one a group")
+            raise ValueError(
+                f"{self._name}: {name} has {len(value)} entries, expected {len(groups)}, one for each group"
+            )
         return [(f"{name}[{i}]", one) for i, one in enumerate(value)]
 
 
 def _shown(value: Any) -> str:
-    """An argument in a schedule's repr: functions by their names."""
+    """The text of an argument in a schedule's repr; functions are shown by their names."""
     if isinstance(value, list):
         return f"[{', '.join(map(_shown, value))}]"
     return getattr(value, "__qualname__", None) or repr(value)
@@ -306,8 +307,8 @@ def _shown(value: Any) -> str:
 class LRScheduler(Schedule):
     """A schedule that counts its steps.
 
-    A subclass is a formula: ``_lr(epoch, i, lr)`` is the learning rate of group i, which was lr in the epoch before.  In epoch 0,
-    when the schedule is made, lr is what it finds.
+    A subclass is a formula: ``_lr(epoch, i, lr)`` is the learning rate of group i, which was lr in the epoch before; in epoch
+    0, lr is the learning rate when the schedule is made.
     """
 
     def __init__(self, optimizer: Optimizer, last_epoch: int = -1, base_lrs: list[float] | None = None) -> None:
@@ -324,7 +325,7 @@ class LRScheduler(Schedule):
         raise NotImplementedError
 
     def _lr_again(self, i: int, lr: float) -> float:
-        """In epoch 0 after another schedule's end, which left lr."""
+        """The learning rate in epoch 0 after another schedule, which ended with lr."""
         return self._lr(0, i, self.base_lrs[i])
 
     def _begin(self, draft: Draft, again: bool = False) -> None:
@@ -333,7 +334,7 @@ class LRScheduler(Schedule):
         self._set(draft, 0, lrs)
 
     def _epoch(self, draft: Draft) -> int:
-        """The epoch that comes next."""
+        """The next epoch."""
         return draft.moved.get(self, self._now)[0] + 1
 
     def _advance(self, draft: Draft) -> None:
@@ -342,14 +343,14 @@ class LRScheduler(Schedule):
         self._set(draft, epoch, [self._lr(epoch, i, lr) for i, lr in enumerate(draft.lrs)])
 
     def step(self) -> None:
-        """Moves on by one epoch and sets the learning rates."""
+        """Moves the schedule on by one epoch and sets the learning rates."""
         groups, lrs = self._found()
         epoch = self._now[0] + 1
         lrs = self._finite(epoch, [self._lr(epoch, i, lr) for i, lr in enumerate(lrs)])
         write(groups, lrs, {self: (epoch, lrs)})
 
     def _step_drafted(self) -> None:
-        """A step of those that change more than that."""
+        """A step of schedules that change more than the learning rates."""
         draft = Draft(*self._found())
         self._advance(draft)
         draft.commit()

@@ -1,4 +1,4 @@
-"""Schedules made of others: one after another, or several at once."""
+"""Schedules that consist of others: one after another, or several at once."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from .base import Draft, LRScheduler, Optimizer
 
 
 class Composite(LRScheduler):
-    """A schedule made of others."""
+    """A schedule that consists of others."""
 
     schedulers: list[LRScheduler]
 
@@ -21,11 +21,11 @@ class Composite(LRScheduler):
         for i, member in enumerate(members):
             if not isinstance(member, LRScheduler):
                 raise TypeError(
-                    f"{self._name}: schedulers[{i}] must be a schedule whose step takes nothing, got {type(member).__name__}"
+                    f"{self._name}: schedulers[{i}] must be a schedule whose step takes no argument, got {type(member).__name__}"
                 )
             if member.optimizer is not (members[0].optimizer if optimizer is None else optimizer):
-                raise ValueError(f"{self._name}: schedulers[{i}] must have the same optimizer, it has another one")
-            member._found()  # which raises if groups have been added or removed since it was made
+                raise ValueError(f"{self._name}: schedulers[{i}] belongs to another optimizer")
+            member._found()  # raises if groups were added or removed since the schedule was made
         return members
 
     def _checked(self, name: str, value: Any) -> Any:
@@ -55,15 +55,16 @@ class Composite(LRScheduler):
             raise ValueError(f"{self._name}: state_dict is of {len(parts)} schedulers, expected {len(self.schedulers)}")
         for schedule, part in zip(self.schedulers, parts, strict=True):
             schedule._load(draft, part)
-        draft.lrs = lrs  # not as the last part had left them
+        draft.lrs = lrs  # loading the parts has set those of the last one
 
 
 class ChainedScheduler(Composite):
     """Several schedules at once: each multiplies the learning rate that the one before it has set.
 
     Args:
-        schedulers: In this order.  What they have done when they were made counts.
-        optimizer: Theirs; they all have the same one.
+        schedulers: The schedules, in the order in which they multiply.  The learning rates that they set when they were made
+            stay.
+        optimizer: The optimizer of all of them.
 
     Example:
         >>> import numpy as np, fastopt as fo
@@ -80,7 +81,7 @@ class ChainedScheduler(Composite):
 
     def __init__(self, schedulers: Sequence[LRScheduler], optimizer: Optimizer | None = None) -> None:
         self.schedulers = self._members(schedulers, optimizer)
-        self._start(self.schedulers[0].optimizer).commit()  # they have begun already
+        self._start(self.schedulers[0].optimizer).commit()  # the schedules in it have already taken their first step
 
     def _begin(self, draft: Draft, again: bool = False) -> None:
         draft.lrs = list(self.base_lrs)
@@ -95,7 +96,7 @@ class ChainedScheduler(Composite):
         self._set(draft, epoch, draft.lrs)
 
     def step(self) -> None:
-        """Moves all schedules on by one epoch, one after another."""
+        """Moves each schedule on by one epoch, one after another."""
         self._step_drafted()
 
 
@@ -103,10 +104,10 @@ class SequentialLR(Composite):
     """One schedule after another, each from its own epoch 0 and the groups' first learning rates.
 
     Args:
-        optimizer: The schedules'.
-        schedulers: In this order.
-        milestones: In which epoch each but the first begins: increasing integers, at least 0.
-        last_epoch: k to go on after epoch k, -1 to begin.
+        optimizer: The optimizer of the schedules.
+        schedulers: The schedules, in this order.
+        milestones: The epochs in which the second and each later schedule begins: increasing integers, at least 0.
+        last_epoch: k to continue after epoch k, -1 to begin.
 
     Example:
         >>> import numpy as np, fastopt as fo

@@ -1,4 +1,4 @@
-"""Schedules along a cosine, once or again and again."""
+"""Schedules that follow a cosine, once or repeatedly."""
 
 from __future__ import annotations
 
@@ -9,22 +9,22 @@ from .base import LRScheduler, Optimizer
 
 
 def _cosine(start: float, end: float, t: int, total: int) -> float:
-    """From start to end along half a cosine."""
+    """The value at step ``t`` of ``total`` on half a cosine from start to end."""
     return end + (start - end) * (1 + math.cos(math.pi * t / total)) / 2
 
 
 class CosineAnnealingLR(LRScheduler):
-    """Along a cosine to its minimum, and up again if there are more steps.
+    """A cosine down to its minimum, and up again if there are more steps.
 
     .. code-block:: text
 
         ηₜ = eta_min + (η₀ − eta_min)·(1 + cos(π·t/T_max))/2
 
     Args:
-        optimizer: Whose groups' learning rates are set.
-        T_max: After how many steps it is eta_min, at least 1.
-        eta_min: At least 0.
-        last_epoch: k to go on after epoch k, -1 to begin.
+        optimizer: The optimizer whose learning rates are set.
+        T_max: The number of steps to eta_min, at least 1.
+        eta_min: The smallest learning rate, at least 0.
+        last_epoch: k to continue after epoch k, -1 to begin.
 
     Example:
         >>> import numpy as np, fastopt as fo
@@ -48,7 +48,9 @@ class CosineAnnealingLR(LRScheduler):
     def _lr(self, epoch: int, i: int, lr: float) -> float:
         if epoch == 0:
             return lr
-        if (epoch - 1 - self.T_max) % (2 * self.T_max) == 0:  # from the minimum, where there is nothing to multiply
+        if (epoch - 1 - self.T_max) % (
+            2 * self.T_max
+        ) == 0:  # one step after the minimum the ratio below would divide by zero
             return lr + (self.base_lrs[i] - self.eta_min) * (1 - math.cos(math.pi / self.T_max)) / 2
         now, before = (1 + math.cos(math.pi * t / self.T_max) for t in (epoch, epoch - 1))
         return now / before * (lr - self.eta_min) + self.eta_min
@@ -58,7 +60,7 @@ class CosineAnnealingLR(LRScheduler):
 
 
 class CosineAnnealingWarmRestarts(LRScheduler):
-    """Along a cosine to its minimum, again and again.
+    """A cosine down to its minimum, repeatedly.
 
     .. code-block:: text
 
@@ -67,11 +69,11 @@ class CosineAnnealingWarmRestarts(LRScheduler):
     T_cur counts the steps since the last restart; the i-th period, from 0, has Tᵢ = T_0·T_multⁱ of them.
 
     Args:
-        optimizer: Whose groups' learning rates are set.
-        T_0: How many steps the first period has, at least 1.
-        T_mult: How many times longer the next one is each time, at least 1.
-        eta_min: At least 0.
-        last_epoch: k to go on after epoch k, -1 to begin.
+        optimizer: The optimizer whose learning rates are set.
+        T_0: The number of steps in the first period, at least 1.
+        T_mult: The ratio of each period's length to that of the one before, at least 1.
+        eta_min: The smallest learning rate, at least 0.
+        last_epoch: k to continue after epoch k, -1 to begin.
 
     Example:
         >>> import numpy as np, fastopt as fo
@@ -98,14 +100,14 @@ class CosineAnnealingWarmRestarts(LRScheduler):
     def _lr(self, epoch: int, i: int, lr: float) -> float:
         t, period = epoch, self.T_0
         if self.T_mult == 1:
-            t %= period  # at once, what the loop would do
+            t %= period  # the loop would do the same, slowly
         while t >= period:
             t, period = t - period, period * self.T_mult
         return _cosine(self.base_lrs[i], self.eta_min, t, period)
 
 
 class WarmupCosineLR(LRScheduler):
-    """Linear warm-up to the groups' learning rates, then along a cosine to the minimum, where it stays.
+    """Linear warm-up to the groups' learning rates, then a cosine down to the minimum, where it stays.
 
     .. code-block:: text
 
@@ -113,11 +115,11 @@ class WarmupCosineLR(LRScheduler):
         ηₜ = eta_min + (η₀ − eta_min)·(1 + cos(π·(t − warmup_steps)/(total_steps − warmup_steps)))/2
 
     Args:
-        optimizer: Whose groups' learning rates are set.
-        warmup_steps: With which step the largest is reached, at least 0.
-        total_steps: After how many steps it is eta_min, more than warmup_steps.
-        eta_min: At least 0.
-        last_epoch: k to go on after epoch k, -1 to begin.
+        optimizer: The optimizer whose learning rates are set.
+        warmup_steps: The number of the step with the largest learning rate, at least 0.
+        total_steps: The number of steps to eta_min, more than warmup_steps.
+        eta_min: The smallest learning rate, at least 0.
+        last_epoch: k to continue after epoch k, -1 to begin.
 
     Example:
         >>> import numpy as np, fastopt as fo

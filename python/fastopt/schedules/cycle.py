@@ -1,4 +1,4 @@
-"""Schedules that go up and down again, and move momentum the other way."""
+"""A schedule that raises and lowers the learning rate once, and moves momentum the other way."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from .base import Draft, LRScheduler, Optimizer
 
 
 class OneCycleLR(LRScheduler):
-    """One cycle: up to max_lr, and down to far less than at first; momentum, or β₁, the other way round.
+    """One cycle: up to max_lr, then down to far less than at first; momentum, or β₁, moves the other way.
 
     .. code-block:: text
 
@@ -19,23 +19,23 @@ class OneCycleLR(LRScheduler):
         initial_lr → max_lr → min_lr;   three_phase: initial_lr → max_lr → initial_lr → min_lr
         max_momentum → base_momentum → max_momentum
 
-    Groups with ``betas`` have β₁ in place of momentum.
+    In groups with ``betas``, β₁ takes the place of momentum.
 
     Args:
-        optimizer: Whose groups' learning rates and momenta are set.
-        max_lr: The largest learning rate, above 0, or a list of them, one a group.
-        total_steps: How many steps the cycle has, at least 1; or give the next two.
-        epochs: How many epochs it has.
-        steps_per_epoch: How many steps they have.
-        pct_start: Which part of the cycle goes up, in [0, 1]; in [0, 0.5] if three_phase.
+        optimizer: The optimizer whose learning rates and momenta are set.
+        max_lr: The largest learning rate, above 0, or a list of them, one per group.
+        total_steps: The number of steps in the cycle, at least 1; or give the next two.
+        epochs: The number of epochs in the cycle.
+        steps_per_epoch: The number of steps in an epoch.
+        pct_start: The part of the cycle that goes up, in [0, 1]; in [0, 0.5] with three_phase.
         anneal_strategy: ``"cos"`` or ``"linear"``.
-        cycle_momentum: Whether momentum is set.
-        base_momentum: The smallest momentum, in [0, 1), or a list of them, one a group.
-        max_momentum: The largest, likewise.
-        div_factor: max_lr is so many times the first learning rate, above 0.
-        final_div_factor: And that so many times the last one, above 0.
-        three_phase: Down as fast as up, and then on to min_lr, as in the paper.
-        last_epoch: k to go on after step k, -1 to begin.
+        cycle_momentum: Whether to set momentum.
+        base_momentum: The smallest momentum, in [0, 1), or a list of them, one per group.
+        max_momentum: The largest momentum, in [0, 1), or a list of them, one per group.
+        div_factor: The ratio of max_lr to the first learning rate, above 0.
+        final_div_factor: The ratio of the first learning rate to the last one, above 0.
+        three_phase: Whether to go down as fast as up, and then on to min_lr, as in the paper.
+        last_epoch: k to continue after step k, -1 to begin.
 
     Example:
         >>> import numpy as np, fastopt as fo
@@ -98,7 +98,7 @@ class OneCycleLR(LRScheduler):
                 f"{self._name}: last_epoch must be less than the {self.total_steps} steps of the cycle, got {last_epoch}"
             )
 
-        # For each group what it passes through, and when.
+        # For each group, the values that it passes through and the steps in which it does.
         total, start, three = self._total_steps, self._pct_start, self._three_phase
         initial = [lr / self._div_factor for lr in self._max_lr]
         last = [lr / self._final_div_factor for lr in initial]
@@ -115,7 +115,7 @@ class OneCycleLR(LRScheduler):
 
     @property
     def total_steps(self) -> int:
-        """How many steps the cycle has."""
+        """The number of steps in the cycle."""
         return self._total_steps
 
     def _between(self, corners: Sequence[float], epoch: int) -> float:
@@ -137,7 +137,7 @@ class OneCycleLR(LRScheduler):
         return self._between(self._lrs[i], epoch)
 
     def step(self) -> None:
-        """Moves on by one step and sets the learning rates and momenta."""
+        """Moves the schedule on by one step and sets the learning rates and momenta."""
         self._step_drafted()
 
     def _set(self, draft: Draft, epoch: int, lrs: list[float]) -> None:

@@ -1,4 +1,4 @@
-"""Schedules that multiply the learning rate that they find, and those that fall with a power of the steps."""
+"""Schedules that multiply the present learning rate, and schedules that fall with a power of the steps."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ class ConstantLR(LRScheduler):
         ηₜ = factor·η₀ for t < total_iters, then η₀
 
     Args:
-        optimizer: Whose groups' learning rates are set.
-        factor: In (0, 1].
-        total_iters: For how many steps, at least 1.
-        last_epoch: k to go on after epoch k, -1 to begin.
+        optimizer: The optimizer whose learning rates are set.
+        factor: The factor at the beginning, in (0, 1].
+        total_iters: The number of steps with the factor, at least 1.
+        last_epoch: k to continue after epoch k, -1 to begin.
 
     Example:
         >>> import numpy as np, fastopt as fo
@@ -48,17 +48,17 @@ class ConstantLR(LRScheduler):
 
 
 class StepLR(LRScheduler):
-    """Decay by a factor every so many steps.
+    """Decay by a factor every ``step_size`` steps.
 
     .. code-block:: text
 
         ηₜ = η₀·gamma^⌊t/step_size⌋
 
     Args:
-        optimizer: Whose groups' learning rates are set.
-        step_size: After how many steps each, at least 1.
-        gamma: At least 0.
-        last_epoch: k to go on after epoch k, -1 to begin.
+        optimizer: The optimizer whose learning rates are set.
+        step_size: The number of steps from one decay to the next, at least 1.
+        gamma: The factor, at least 0.
+        last_epoch: k to continue after epoch k, -1 to begin.
 
     Example:
         >>> import numpy as np, fastopt as fo
@@ -87,10 +87,10 @@ class MultiStepLR(LRScheduler):
         ηₜ = η₀·gamma^(number of milestones ≤ t)
 
     Args:
-        optimizer: Whose groups' learning rates are set.
-        milestones: Increasing integers, at least 0; one that is there twice counts twice.
-        gamma: At least 0.
-        last_epoch: k to go on after epoch k, -1 to begin.
+        optimizer: The optimizer whose learning rates are set.
+        milestones: Increasing integers, at least 0; a repeated one counts repeatedly.
+        gamma: The factor, at least 0.
+        last_epoch: k to continue after epoch k, -1 to begin.
 
     Example:
         >>> import numpy as np, fastopt as fo
@@ -119,18 +119,18 @@ class MultiStepLR(LRScheduler):
 
 
 class LinearLR(LRScheduler):
-    """Linear from one factor to another, such as a warm-up.
+    """A line from one factor to another, such as a warm-up.
 
     .. code-block:: text
 
         ηₜ = η₀·(start_factor + (end_factor − start_factor)·min(t/total_iters, 1))
 
     Args:
-        optimizer: Whose groups' learning rates are set.
-        start_factor: In (0, 1].
-        end_factor: In [0, 1].
-        total_iters: After how many steps end_factor is reached, at least 1.
-        last_epoch: k to go on after epoch k, -1 to begin.
+        optimizer: The optimizer whose learning rates are set.
+        start_factor: The first factor, in (0, 1].
+        end_factor: The last factor, in [0, 1].
+        total_iters: The number of steps to end_factor, at least 1.
+        last_epoch: k to continue after epoch k, -1 to begin.
 
     Example:
         >>> import numpy as np, fastopt as fo
@@ -177,9 +177,9 @@ class ExponentialLR(LRScheduler):
         ηₜ = η₀·gammaᵗ
 
     Args:
-        optimizer: Whose groups' learning rates are set.
-        gamma: At least 0.
-        last_epoch: k to go on after epoch k, -1 to begin.
+        optimizer: The optimizer whose learning rates are set.
+        gamma: The factor, at least 0.
+        last_epoch: k to continue after epoch k, -1 to begin.
 
     Example:
         >>> import numpy as np, fastopt as fo
@@ -199,17 +199,17 @@ class ExponentialLR(LRScheduler):
 
 
 class PolynomialLR(LRScheduler):
-    """Down to zero as a power of the steps that are left.
+    """Decay to zero with a power of the remaining steps.
 
     .. code-block:: text
 
         ηₜ = η₀·(1 − min(t/total_iters, 1))^power
 
     Args:
-        optimizer: Whose groups' learning rates are set.
-        total_iters: After how many steps it is zero, at least 1.
-        power: At least 0.
-        last_epoch: k to go on after epoch k, -1 to begin.
+        optimizer: The optimizer whose learning rates are set.
+        total_iters: The number of steps to zero, at least 1.
+        power: The power, at least 0.
+        last_epoch: k to continue after epoch k, -1 to begin.
 
     Example:
         >>> import numpy as np, fastopt as fo
@@ -234,16 +234,16 @@ class PolynomialLR(LRScheduler):
 
 
 class InverseSqrtLR(LRScheduler):
-    """Linear warm-up to the groups' learning rates, then down with the square root of the steps.
+    """Linear warm-up to the groups' learning rates, then decay with the inverse square root of the steps.
 
     .. code-block:: text
 
         ηₜ = η₀·min(s/warmup_steps, √(warmup_steps/s)),   s = t + 1
 
     Args:
-        optimizer: Whose groups' learning rates are set.
-        warmup_steps: With which step the largest is reached, at least 1, the first one.
-        last_epoch: k to go on after epoch k, -1 to begin.
+        optimizer: The optimizer whose learning rates are set.
+        warmup_steps: The number of the step with the largest learning rate, counted from 1.
+        last_epoch: k to continue after epoch k, -1 to begin.
 
     Example:
         >>> import numpy as np, fastopt as fo

@@ -1,4 +1,4 @@
-"""Schedules that follow a function or a table of the caller's."""
+"""Schedules from a function or a table that the caller gives."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ Factor: TypeAlias = Callable[[int], float]
 
 
 class PiecewiseLR(LRScheduler):
-    """Learning rates between boundaries, or on a line from one to the next.
+    """Constant learning rates between boundaries, or lines from one to the next.
 
     .. code-block:: text
 
@@ -22,11 +22,11 @@ class PiecewiseLR(LRScheduler):
                      and after the last boundary the last value
 
     Args:
-        optimizer: Whose groups' learning rates are set.
+        optimizer: The optimizer whose learning rates are set.
         boundaries: Increasing integers, at least 1.
-        values: Learning rates, one more than boundaries, or a list of such lists, one a group.  The groups' own do not matter.
-        interpolate: A line instead of steps.
-        last_epoch: k to go on after epoch k, -1 to begin.
+        values: Learning rates, one more than boundaries, or a list of such lists, one per group.  The groups' own are not used.
+        interpolate: Whether to interpolate linearly.
+        last_epoch: k to continue after epoch k, -1 to begin.
 
     Example:
         >>> import numpy as np, fastopt as fo
@@ -87,9 +87,9 @@ class LambdaLR(LRScheduler):
     The functions are not part of the state.
 
     Args:
-        optimizer: Whose groups' learning rates are set.
-        lr_lambda: From the epoch to a factor, at least 0, or a list of such functions, one a group.
-        last_epoch: k to go on after epoch k, -1 to begin.
+        optimizer: The optimizer whose learning rates are set.
+        lr_lambda: A function from the epoch to a factor, at least 0, or a list of such functions, one per group.
+        last_epoch: k to continue after epoch k, -1 to begin.
 
     Example:
         >>> import numpy as np, fastopt as fo
@@ -116,7 +116,7 @@ class LambdaLR(LRScheduler):
 
 
 class MultiplicativeLR(LambdaLR):
-    """In each epoch the learning rate times a function of the epoch.
+    """Multiplies the learning rate in each epoch by a function of the epoch.
 
     .. code-block:: text
 
@@ -125,9 +125,9 @@ class MultiplicativeLR(LambdaLR):
     The functions are not part of the state.
 
     Args:
-        optimizer: Whose groups' learning rates are set.
-        lr_lambda: From the epoch to a factor, at least 0, or a list of such functions, one a group.
-        last_epoch: k to go on after epoch k, -1 to begin.
+        optimizer: The optimizer whose learning rates are set.
+        lr_lambda: A function from the epoch to a factor, at least 0, or a list of such functions, one per group.
+        last_epoch: k to continue after epoch k, -1 to begin.
 
     Example:
         >>> import numpy as np, fastopt as fo
@@ -143,4 +143,4 @@ class MultiplicativeLR(LambdaLR):
         return lr * self._factor(epoch, i) if epoch > 0 else lr
 
     def _lr_again(self, i: int, lr: float) -> float:
-        return lr * self._factor(0, i)  # goes on from there, as torch's does
+        return lr * self._factor(0, i)  # continues from the present learning rate, as torch's does

@@ -1,4 +1,4 @@
-"""A schedule that looks at how training goes."""
+"""A schedule that depends on the progress of the training."""
 
 from __future__ import annotations
 
@@ -11,26 +11,26 @@ from .base import Draft, Optimizer, Schedule
 
 
 class ReduceLROnPlateau(Schedule):
-    """Reduces the learning rate when a number stops improving.
+    """Reduces the learning rate when a metric stops improving.
 
     .. code-block:: text
 
         after more than patience steps without improvement, cooldown steps after the last reduction not counted:
         η ← max(factor·η, min_lr), if that is more than eps less
 
-    An improvement is less than best·(1 − threshold), or best − threshold with ``threshold_mode="abs"``; with ``mode="max"`` it is
-    more than best·(1 + threshold), or best + threshold.
+    A value is an improvement if it is less than best·(1 − threshold), or best − threshold with ``threshold_mode="abs"``; with
+    ``mode="max"`` if it is more than best·(1 + threshold), or best + threshold.
 
     Args:
-        optimizer: Whose groups' learning rates are set.
-        mode: ``"min"`` or ``"max"``: which numbers are better.
-        factor: In [0, 1).
-        patience: How many steps without improvement there may be, at least 0.
-        threshold: At least 0; below 1 where the smaller is better by a part.
+        optimizer: The optimizer whose learning rates are set.
+        mode: ``"min"`` if smaller values are better, ``"max"`` if larger ones are.
+        factor: The factor of a reduction, in [0, 1).
+        patience: The number of steps without improvement that are tolerated, at least 0.
+        threshold: The least improvement, relative or absolute, at least 0; below 1 with ``"min"`` and ``"rel"``.
         threshold_mode: ``"rel"`` or ``"abs"``.
-        cooldown: At least 0.
-        min_lr: At least 0, or a list, one a group.
-        eps: At least 0.
+        cooldown: The number of steps after a reduction that are not counted, at least 0.
+        min_lr: The smallest learning rate, at least 0, or a list of them, one per group.
+        eps: Reductions by at most eps are not made; at least 0.
 
     Example:
         >>> import numpy as np, fastopt as fo
@@ -74,7 +74,7 @@ class ReduceLROnPlateau(Schedule):
         """Counts one epoch, and reduces the learning rates if metrics has not improved for too long.
 
         Args:
-            metrics: What should become less, or more; NaN is no improvement.
+            metrics: The value that should become smaller, or larger; NaN is no improvement.
         """
         current = real(self._name, "metrics", metrics)
         draft = Draft(*self._found())
@@ -96,7 +96,7 @@ class ReduceLROnPlateau(Schedule):
         draft.commit()
 
     def state_dict(self) -> dict[str, Any]:
-        """All that changes; an infinite best is a string, since JSON has no infinities."""
+        """Everything that changes; an infinite best is a string, since JSON has no infinities."""
         return {**super().state_dict(), "best": self.best if math.isfinite(self.best) else str(self.best)}
 
     def _load(self, draft: Draft, state: Any) -> None:

@@ -1,4 +1,4 @@
-"""``fastopt bench``: fastopt against idiomatic NumPy and, where it is installed, torch, with the floor beside each."""
+"""``fastopt bench``: fastopt against idiomatic NumPy and, if it is installed, torch, each with its floor."""
 
 from __future__ import annotations
 
@@ -10,21 +10,21 @@ from ..arguments import file, not_negative, part, positive, whole
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare what ``fastopt bench`` understands."""
+    """Declare the options of ``fastopt bench``."""
     parser.description = __doc__
     add = parser.add_argument
-    add("--quick", action="store_true", help="a few cases of each kind, in about two minutes")
-    add("--full", action="store_true", help="ResNet-50 and GPT-2 small too")
+    add("--quick", action="store_true", help="measure a few cases of each kind, in about two minutes")
+    add("--full", action="store_true", help="measure ResNet-50 and GPT-2 small too")
     add(
         "--only",
         metavar="PATTERN",
         nargs="+",
         default=[],
-        help="only cases whose name contains a PATTERN: adamw, 'layernorm*512x768'",
+        help="measure only cases whose name contains a PATTERN: adamw, 'layernorm*512x768'",
     )
     add("--list", action="store_true", help="print the names of the cases and stop")
     add("--threads", metavar="N", type=positive, help="threads for fastopt and torch (default: fastopt's)")
-    add("--dtype", choices=("float32", "float64"), default="float32", help="of all but the cases of 'format'")
+    add("--dtype", choices=("float32", "float64"), default="float32", help="dtype of all cases but those of 'format'")
     add(
         "--offset",
         metavar="N",
@@ -32,33 +32,34 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=0,
         help="start every array N elements after the beginning of a cache line",
     )
-    add("--compile", action="store_true", help="torch.compile too where torch has no kernel; takes a C++ compiler")
+    add("--compile", action="store_true", help="measure torch.compile where torch has no kernel; needs a C++ compiler")
     add("--seconds", metavar="S", type=not_negative, help="time for each case (default: 4, with --quick 1.2)")
     add(
         "--quantile",
         metavar="Q",
         type=part,
         default=0.5,
-        help="which sample counts (default: the median; on a busy machine, less)",
+        help="quantile of the samples that counts (default: the median; use less on a busy machine)",
     )
-    add("--json", metavar="FILE", type=file, help="write everything that was measured")
-    add("--plot", metavar="FILE", type=file, help="draw it")
+    add("--json", metavar="FILE", type=file, help="write all results to FILE")
+    add("--plot", metavar="FILE", type=file, help="draw the results to FILE")
 
 
 def main(args: argparse.Namespace) -> int:
-    """Measure, and print, write and draw what was asked for."""
+    """Measure the chosen cases, and print, write and draw the results."""
     from rich.console import Console
     from rich.progress import MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
     import fastopt as fo
 
     from . import norm_peers, peers, report
-    from .cases import Result, cases, matching
+    from .case import Result
+    from .catalog import cases, matching
     from .data import Data
     from .measure import Effort
 
     if args.plot:
-        importlib.import_module("matplotlib")  # now rather than after minutes
+        importlib.import_module("matplotlib")  # fail now rather than after minutes
 
     data = Data(args.dtype, args.offset)
     chosen = matching(cases(data, quick=args.quick, full=args.full), args.only)

@@ -1,4 +1,4 @@
-"""Arrays with the values that training has, for every case and every candidate."""
+"""Arrays with values like those of a training, for every case and every candidate."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ import numpy.typing as npt
 Array: TypeAlias = npt.NDArray[Any]
 
 _LINE = 64
-_STEP = 100_003  # how much further in the draws the next array begins
-_LARGE = 1 << 20  # bytes from which on arrays have pages of their own
+_STEP = 100_003  # distance in the stored numbers from the beginning of one array to that of the next
+_LARGE = 1 << 20  # number of bytes from which on an array has pages of its own
 
 
 def _memory(size: int) -> Array:
-    """Bytes; many of them come from the system and not from malloc, whose used memory may have small pages."""
+    """A buffer; a large one comes from the system, as memory that malloc has used may have small pages."""
     if size < _LARGE:
         return np.empty(size, np.uint8)
     pages = mmap.mmap(-1, size)
@@ -36,7 +36,7 @@ class Data:
         self._draws = np.random.default_rng(seed).standard_normal(1 << 20).astype(self.dtype)
 
     def empty(self, *shape: int, dtype: Any = None) -> Array:
-        """An array of this shape; what is in it is undefined."""
+        """An array of this shape without defined contents."""
         wanted = self.dtype if dtype is None else np.dtype(dtype)
         size = math.prod(shape) * wanted.itemsize
         memory = _memory(size + 2 * _LINE)
@@ -44,7 +44,7 @@ class Data:
         return memory[start : start + size].view(wanted).reshape(shape)
 
     def normal(self, *shape: int, mean: float = 0.0, scale: float = 1.0, dtype: Any = None) -> Array:
-        """Normal numbers (that repeat after a million), others every time."""
+        """Normal numbers, others in every call; they repeat after a million."""
         array = self.empty(*shape, dtype=dtype)
         flat, start, first = array.reshape(-1), 0, self._first
         while start < flat.size:

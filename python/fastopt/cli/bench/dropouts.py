@@ -1,4 +1,4 @@
-"""Dropout, which keeps no mask, beside those that do."""
+"""Dropout without a mask, beside implementations with one."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 
 from fastopt import functional as F
 
-from .cases import Calls, Race
+from .case import Calls, Race
 from .data import Array, Data
 from .floors import floor
 from .norm_peers import compiled
@@ -19,7 +19,7 @@ P, SEED = 0.1, 1
 
 
 def numpy_dropout(x: Array, y: Array) -> tuple[Call, Array]:
-    """The call, and the mask that it leaves behind."""
+    """The call, and the mask that it fills."""
     draw, mask = np.random.default_rng(SEED).random, np.empty(x.shape, bool)
     uniform = np.empty(x.shape, np.float32)
 
@@ -70,7 +70,7 @@ def dropout(rows: int, width: int, data: Data) -> Race:
 
 
 def dropout_backward(rows: int, width: int, data: Data) -> Race:
-    """The others read a mask of a byte an element; fastopt draws again."""
+    """The others read a mask with one byte per element; fastopt draws the numbers again."""
 
     def calls() -> Calls:
         dy, dx = data.normal(rows, width, scale=1e-3), data.empty(rows, width)

@@ -1,4 +1,4 @@
-"""The floor beside each case: what moving the same bytes costs, in the ways that there are to move them."""
+"""The floor of each case: the time to move the same bytes, in several ways."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def floor(reads: list[Array], updates: list[Array], writes: list[Array], *, name
 
 
 def in_turn(*passes: Mapping[str, Call]) -> dict[str, Call]:
-    """One floor of several passes, each in its variants."""
+    """The floor of several passes in turn, with the variants of each."""
 
     def together(key: str) -> None:
         for variants in passes:
@@ -36,6 +36,6 @@ def in_turn(*passes: Mapping[str, Call]) -> dict[str, Call]:
 
 
 def twice(first: list[Array], reads: list[Array], writes: list[Array]) -> dict[str, Call]:
-    """``moved``: the floor of a kernel that has read all of ``first`` before it writes the first result."""
+    """``moved``: the floor of a kernel that has to read all of ``first`` before it can write the first result."""
     before, after = floor(first, [], [], name="moved"), floor(reads, [], writes, name="moved")
     return in_turn(before | {"moved/streaming": before["moved/plain"]}, after)

@@ -1,4 +1,4 @@
-"""AdamW in fewer bytes, beside the same step in float32 and beside the floor that moves the bytes of the format."""
+"""AdamW with fewer bytes, beside the same step in float32 and the floor with the bytes of the format."""
 
 from __future__ import annotations
 
@@ -6,16 +6,17 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
-import ml_dtypes  # from then on NumPy knows bfloat16
+import ml_dtypes  # registers bfloat16 with NumPy
 import numpy as np
 
 import fastopt as fo
 
 from . import peers
-from .cases import RULES, Calls, Race, power
+from .case import Calls, Race, power
 from .data import Array, Data
 from .floors import floor
 from .peers import Call
+from .steps import RULES
 
 SINGLE, BFLOAT16 = np.dtype(np.float32), np.dtype(ml_dtypes.bfloat16)
 _OPTIONS = RULES["AdamW"]
@@ -23,7 +24,7 @@ _OPTIONS = RULES["AdamW"]
 
 @dataclass(frozen=True)
 class Format:
-    """How parameters, gradients and moments are kept."""
+    """The formats of parameters, gradients and moments."""
 
     param: np.dtype[Any] = SINGLE
     grad: np.dtype[Any] = SINGLE
@@ -40,7 +41,7 @@ class Format:
 
     @property
     def bytes(self) -> float:
-        """That a step moves for each parameter."""
+        """The number of bytes that a step moves per parameter."""
         size = 64
         state = self.optimizer([np.zeros(size, self.param)]).state[0].values()
         of_state: float = sum(array.nbytes for array in state if array.ndim) / size
@@ -79,9 +80,9 @@ QUICK = (
 
 
 def adamw(name: str, size: int, data: Data) -> Race:
-    """One tensor, through the optimizer's object; float32 has arrays of its own.
+    """A step of an optimizer object with one tensor; float32 has its own arrays.
 
-    torch's fused step keeps everything in the dtype of the parameters, and takes part where that is as many bytes.
+    torch's fused step keeps everything in the dtype of the parameters; it takes part where that makes the same number of bytes.
     """
     form = FORMATS[name]
 

@@ -1,7 +1,7 @@
-"""What is fused with a normalization, beside the same in steps: fastopt's norm, and NumPy or torch for the rest.
+"""Fused normalizations beside the same work in separate steps: fastopt's norm, and NumPy or torch for the rest.
 
-Fewer bytes are moved, and ``gained`` is how much of what that promises is there: the time that fusing saves, divided
-by the separate steps' time times the share of their bytes that it saves.
+Fusing moves fewer bytes.  ``gained`` is the time that it saves, divided by the time that the saved bytes promise: the share of
+the bytes that it saves times the separate steps' time.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import numpy as np
 from fastopt import functional as F
 
 from . import norm_peers
-from .cases import Calls, Race, Shape
+from .case import Calls, Race, Shape
 from .data import Array, Data
 from .floors import floor
 from .norms import BATCHES, affine, floors, in_layout, named
@@ -26,7 +26,7 @@ from .peers import NORM_EPS, NORM_MOMENTUM, Call, as_tensors, torch
 
 
 def one_after_another(*steps: Call) -> Call:
-    """What the last one returns."""
+    """Runs the steps and returns the result of the last one."""
 
     def run() -> object:
         result = None
@@ -47,7 +47,7 @@ def torch_add(a: Array, b: Array, out: Array) -> Call:
 
 
 def numpy_relu(y: Array) -> Call:
-    """In place."""
+    """NumPy's ReLU in place."""
     return partial(np.maximum, y, 0, out=y)
 
 
@@ -78,12 +78,12 @@ STEPS: dict[str, dict[str, Callable[..., Call]]] = {
 
 
 def separate(sequence: Callable[[dict[str, Callable[..., Call]]], Call]) -> dict[str, Call]:
-    """The sequence with the steps of NumPy, and with those of torch."""
+    """The sequence with NumPy's steps, and with torch's."""
     return {f"separate/{name}": sequence(steps) for name, steps in STEPS.items() if name != "torch" or torch()}
 
 
 def _race(name: str, shape: Shape, layout: str, fused: int, apart: int, data: Data, calls: Callable[[], Calls]) -> Race:
-    """So many arrays of the shape are moved, fused and apart."""
+    """A race in which ``fused`` and ``apart`` arrays of the shape are moved."""
     size = prod(shape) * data.dtype.itemsize
     return Race("fused", f"{name} {named(shape, layout)}", fused * size, calls, {"separate": apart * size})
 
@@ -92,7 +92,7 @@ def _race(name: str, shape: Shape, layout: str, fused: int, apart: int, data: Da
 
 
 def add_norm(kind: str, rows: int, width: int, data: Data) -> Race:
-    """``kind``: layer or rms."""
+    """The addition and the norm of ``kind``, layer or rms."""
 
     def calls() -> Calls:
         x, residual = data.normal(rows, width), data.normal(rows, width)
@@ -114,7 +114,7 @@ def add_norm(kind: str, rows: int, width: int, data: Data) -> Race:
 
 
 def add_norm_backward(kind: str, rows: int, width: int, data: Data) -> Race:
-    """With a gradient that reaches the sum from elsewhere."""
+    """The backward pass, with a gradient from other uses of the sum."""
 
     def calls() -> Calls:
         dy, dsum = (data.normal(rows, width, scale=1e-3) for _ in range(2))
@@ -141,7 +141,7 @@ def add_norm_backward(kind: str, rows: int, width: int, data: Data) -> Race:
 
 
 def batch_norm(shape: Shape, layout: str, data: Data, *, add: bool = False) -> Race:
-    """BatchNorm, with ``add`` the residual, and ReLU."""
+    """BatchNorm and ReLU; with ``add``, a residual is added between them."""
 
     def calls() -> Calls:
         x, y = (in_layout(make, shape, layout) for make in (data.normal, data.empty))
@@ -199,11 +199,11 @@ def batch_norm_backward(shape: Shape, layout: str, data: Data, *, add: bool = Fa
 
 # The list -------------------------------------------------------------------------------------------------------------
 
-ROWS = [(512, 768), (4096, 768), (8192, 1024)]  # in the second cache, in the third, in none
+ROWS = [(512, 768), (4096, 768), (8192, 1024)]  # the arrays fit the second cache, the third, none
 
 
 def pairs(data: Data, *, quick: bool = False) -> Iterator[Race]:
-    """All of them, or one of each kind."""
+    """All cases, or one of each kind if ``quick``."""
     for rows, width in ROWS[1:2] if quick else ROWS:
         for kind in ("layer", "rms"):
             yield add_norm(kind, rows, width, data)

@@ -1,8 +1,8 @@
-"""How times are taken.
+"""The measurement of times.
 
-All candidates of a race take turns in one process, in a new order every round, so that what disturbs one disturbs all.
-Before every sample comes a call that is not timed, which fills the caches and wakes the threads; short calls are
-repeated until the clock's own cost vanishes.  What counts is a quantile over the rounds, by default the median.
+All candidates of a race take turns in one process, in a new order every round, so that a disturbance hits all of them.  A call
+before every sample is not timed; it fills the caches and wakes the threads.  Short calls are repeated until the cost of the
+clock vanishes.  The result is a quantile over the rounds, by default the median.
 """
 
 from __future__ import annotations
@@ -19,14 +19,16 @@ from math import ceil
 
 from .peers import Call
 
-_SAMPLE = 200e-6  # short calls are repeated for so many seconds
-_LONG = 2e-3  # calls that take longer empty the caches for themselves
-_BLOCK = 40e-3  # how long one part of an alternating loop runs, after as long a pause, in which all threads fall asleep
+_SAMPLE = 200e-6  # seconds for which short calls are repeated
+_LONG = 2e-3  # seconds from which on a call empties the caches by itself
+_BLOCK = (
+    40e-3  # seconds of one part of an alternating loop, and of the pause before it, in which all threads fall asleep
+)
 
 
 @dataclass(frozen=True)
 class Effort:
-    """How much time a case may take, and how its samples are summed up."""
+    """The time that a case may take, and the quantile of its samples."""
 
     seconds: float = 4.0
     rounds: int = 5  # at least
@@ -65,12 +67,12 @@ def _time_for(call: Call, seconds: float) -> float:
 
 
 def _interruptions() -> int:
-    """How often the system has taken a core from a thread of this process to run something else."""
+    """The number of times that the system has taken a core from a thread of this process."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_nivcsw
 
 
 def race(calls: Mapping[str, Call], effort: Effort) -> tuple[dict[str, list[float]], float]:
-    """Seconds a call of every candidate, round by round, and how often a second it was interrupted."""
+    """Seconds per call of every candidate in each round, and the interruptions per second."""
     order, samples = list(calls), {name: list[float]() for name in calls}
     shuffle = random.Random(0).shuffle
     with _undisturbed():
@@ -88,7 +90,7 @@ def race(calls: Mapping[str, Call], effort: Effort) -> tuple[dict[str, list[floa
 
 
 def alternate(first: Call, second: Call, effort: Effort) -> tuple[float, float, float]:
-    """Seconds of the first call alone, of the second alone, and of one after the other in a loop."""
+    """Seconds of the first call alone, of the second alone, and of both in turn in a loop."""
 
     def pair() -> None:
         first()
@@ -110,7 +112,7 @@ def alternate(first: Call, second: Call, effort: Effort) -> tuple[float, float, 
 
 
 def march(calls: Mapping[str, Call], steps: int) -> dict[str, list[float]]:
-    """Seconds of each of so many calls in a row, the candidates in turn."""
+    """Seconds of each of ``steps`` calls in a row, for one candidate after the other."""
     samples = {name: list[float]() for name in calls}
     with _undisturbed():
         for _ in range(steps):

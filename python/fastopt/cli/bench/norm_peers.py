@@ -1,6 +1,6 @@
-"""The competition in normalization: what a good NumPy programmer writes, what torch has, and what oneDNN has.
+"""The competition in normalization: good NumPy code, torch, and oneDNN.
 
-A function returns a call, or a dict of calls where there may be none or several variants.
+A function returns a call, or a dict of calls if there may be none or several variants.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import numpy as np
 from .data import Array
 from .peers import NORM_EPS, NORM_MOMENTUM, Arrays, Call, as_tensors, keep_heap, onednn, torch
 
-SETTINGS = SimpleNamespace(compile=False)  # whether torch.compile takes part where torch has no kernel
+SETTINGS = SimpleNamespace(compile=False)  # whether torch.compile takes part if torch has no kernel
 
 # NumPy ----------------------------------------------------------------------------------------------------------------
 
@@ -33,7 +33,7 @@ def dot(a: Array, b: Array, axes: tuple[int, ...]) -> Array:
 
 
 def _mean(x: Array, axes: tuple[int, ...]) -> Array:
-    """With axes of length one; (1, 3), which are groups in the order N, H·W, groups, channels, in two steps."""
+    """The mean over ``axes``, which keep the length one; in two steps for (1, 3), groups in the order N, H·W, groups, channels."""
     if axes == (1, 3):
         return np.asarray(x.mean(1, keepdims=True).mean(3, keepdims=True))
     return np.asarray(x.mean(axes, keepdims=True))
@@ -46,7 +46,7 @@ def _mean_product(a: Array, b: Array, axes: tuple[int, ...]) -> Array:
 
 
 def _spread(statistics: Array, x: Array, axes: tuple[int, ...]) -> Array:
-    """One for every channel of x, as arithmetic with few numbers in a row is slow."""
+    """Parameters repeated to one per channel of x, as arithmetic on short rows is slow."""
     return np.repeat(statistics, x.shape[3], 3) if axes == (1, 3) else statistics
 
 
@@ -91,7 +91,7 @@ def numpy_norm_backward(
 
 
 def numpy_rms_norm(x: Array, weight: Array, y: Array) -> Call:
-    """Rows of a matrix."""
+    """NumPy's version for the rows of a matrix."""
 
     def forward() -> None:
         np.multiply(x, 1 / np.sqrt(dot(x, x, (1,)) / x.shape[1] + NORM_EPS), out=y)
@@ -119,7 +119,7 @@ def numpy_rms_norm_backward(dy: Array, x: Array, weight: Array, dx: Array) -> Ca
 def numpy_batch_norm(
     x: Array, running_mean: Array, running_var: Array, weight: Array, bias: Array, y: Array, axes: tuple[int, ...]
 ) -> Call:
-    """Channels are the axis that is not among ``axes``; the other arrays broadcast with x."""
+    """NumPy's version; the axis of channels is not among ``axes``, and the other arrays broadcast with x."""
     n = x.size // weight.size
 
     def forward() -> None:
@@ -155,7 +155,7 @@ def numpy_batch_norm_backward(
 
 
 def numpy_weight_norm(v: Array, g: Array, w: Array) -> Call:
-    """Rows of a matrix."""
+    """NumPy's version for the rows of a matrix."""
 
     def forward() -> None:
         np.multiply(v, g / np.sqrt(dot(v, v, (1,))), out=w)
@@ -209,13 +209,13 @@ def torch_batch_norm_backward(dy: Array, x: Array, weight: Array, bias: Array) -
 
 
 def _torch_gradient(function: Callable[..., Any], dy: Any, *inputs: Any) -> Call:
-    """The backward pass of autograd, again and again."""
+    """A call that repeats the backward pass of autograd."""
     leaves = [tensor.detach().requires_grad_() for tensor in inputs]
     return partial(torch().autograd.grad, function(*leaves), leaves, dy, retain_graph=True)
 
 
 def compiled(function: Callable[..., Any]) -> dict[str, Callable[..., Any]]:
-    """The function as ``torch.compile`` makes it, if that is wanted; it takes a C++ compiler and half a minute."""
+    """The function from ``torch.compile``, if that is wanted; it needs a C++ compiler and half a minute."""
     if not SETTINGS.compile:
         return {}
     config: Any = importlib.import_module("torch._functorch.config")
@@ -224,7 +224,7 @@ def compiled(function: Callable[..., Any]) -> dict[str, Callable[..., Any]]:
 
 
 def torch_rms_norm(x: Array, weight: Array) -> dict[str, Call]:
-    """torch has no kernel for it on the CPU, but a composition of operators, by two names."""
+    """torch's compositions of operators under two names; it has no kernel for this on the CPU."""
     keep_heap()
     ((input, w),) = as_tensors([x, weight.astype(x.dtype)])  # operators want one dtype
     functions = {"torch/rms_norm": torch().nn.functional.rms_norm, "torch/fused": torch()._fused_rms_norm}
@@ -263,7 +263,7 @@ def torch_group_norm_backward(dy: Array, x: Array, weight: Array, bias: Array, g
 
 
 def torch_instance_norm(x: Array, weight: Array, bias: Array) -> dict[str, Call]:
-    """torch's own is BatchNorm of a view; GroupNorm with a group for each channel is the same and faster."""
+    """GroupNorm with one group per channel, which is faster than torch's own InstanceNorm, a BatchNorm of a view."""
     ((input, w, b),) = as_tensors([x, weight, bias])
     own = partial(torch().instance_norm, input, w, b, None, None, True, NORM_MOMENTUM, NORM_EPS, False)
     return {"torch/instance_norm": own, "torch/group_norm": torch_group_norm(x, weight, bias, len(weight))}
@@ -301,7 +301,7 @@ def _statistics(count: int) -> tuple[Array, Array]:
 
 
 def _if_it_has(make: Callable[[], Call]) -> dict[str, Call]:
-    """The call, if oneDNN is built and has a kernel for it on this processor."""
+    """A dict with the call, if oneDNN is built and has a kernel for it on this processor."""
     if onednn() is None:
         return {}
     with contextlib.suppress(TypeError, RuntimeError):
@@ -324,7 +324,7 @@ def onednn_layer_norm_backward(dy: Array, x: Array, weight: Array, bias: Array, 
 
 
 def onednn_batch_norm(x: Array, weight: Array, bias: Array, y: Array, *, relu: bool = False) -> dict[str, Call]:
-    """Without running statistics, which are not its business."""
+    """oneDNN's version without running statistics, which it does not have."""
 
     def make() -> Call:
         norm = onednn().BatchNorm(x, NORM_EPS, relu=relu)
@@ -337,7 +337,7 @@ def onednn_batch_norm(x: Array, weight: Array, bias: Array, y: Array, *, relu: b
 def onednn_batch_norm_backward(
     dy: Array, x: Array, weight: Array, bias: Array, dx: Array, *, relu: bool = False
 ) -> dict[str, Call]:
-    """Where a ReLU follows, it has its signs from the forward pass."""
+    """oneDNN's version; a ReLU behind it uses the signs that the forward pass has kept."""
 
     def make() -> Call:
         norm, statistics = onednn().BatchNorm(x, NORM_EPS, relu=relu), _statistics(weight.size)

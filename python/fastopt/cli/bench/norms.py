@@ -1,7 +1,7 @@
-"""Normalization, forward and backward, beside its floor.
+"""Normalization, forward and backward, with its floor.
 
-Where channels are the last axis in memory, everything is read once before the first result can be written: there is a
-second floor for that, ``moved``.
+If channels are the last axis in memory, a kernel has to read everything before it can write the first result: a second floor,
+``moved``, does the same.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import numpy as np
 from fastopt import functional as F
 
 from . import norm_peers
-from .cases import Calls, Race, Shape
+from .case import Calls, Race, Shape
 from .data import Array, Data
 from .floors import floor, twice
 from .formats import BFLOAT16
@@ -26,7 +26,7 @@ GROUPS = 32
 
 
 def computed_with(dtype: Any) -> np.dtype[Any]:
-    """What the weights of such arrays have, and what is computed with."""
+    """The dtype of weights and of the computation for arrays of a dtype."""
     return np.dtype(np.float64 if dtype == np.float64 else np.float32)
 
 
@@ -41,7 +41,7 @@ def affine(size: int, x: Array, data: Data) -> tuple[Array, Array]:
 
 
 def _race(group: str, label: str, x: Shape, arrays: int, dtype: Any, data: Data, calls: Callable[[], Calls]) -> Race:
-    """So many arrays of x's shape are moved."""
+    """A race in which ``arrays`` arrays of x's shape are moved."""
     return Race(group, label, arrays * prod(x) * np.dtype(dtype or data.dtype).itemsize, calls)
 
 
@@ -114,7 +114,7 @@ def rms_norm_backward(rows: int, width: int, data: Data, dtype: Any = None) -> R
 
 
 def weight_norm(rows: int, width: int, data: Data) -> Race:
-    """A weight whose rows have lengths of their own."""
+    """Weight normalization with one length per row."""
 
     def calls() -> Calls:
         v, g, w = data.normal(rows, width, scale=0.02), data.normal(rows, 1, mean=1), data.empty(rows, width)
@@ -147,7 +147,7 @@ def weight_norm_backward(rows: int, width: int, data: Data) -> Race:
 
 
 def in_layout(array: Callable[..., Array], shape: Shape, layout: str) -> Array:
-    """An array of shape N, C, … whose memory is laid out as ``layout`` says."""
+    """An array of shape N, C, … in the memory layout ``layout``."""
     if layout != "NHWC":
         return array(*shape)
     n, c, h, w = shape
@@ -164,7 +164,7 @@ def as_memory(x: Array) -> tuple[Array, tuple[int, ...], Shape]:
 
 
 def floors(reads: Sequence[Array], writes: Sequence[Array], first: Sequence[Array] | None = None) -> dict[str, Call]:
-    """The floor; and where channels are the last axis in memory, that of reading ``first`` (or all) once before."""
+    """The floor; if channels are the last axis in memory, also the floor with a pass before it that reads ``first`` (or all)."""
     every = (reads if first is None else first, reads, writes)
     plain_first, plain_reads, plain_writes = ([as_memory(array)[0] for array in arrays] for arrays in every)
     columns = plain_reads[0].ndim == 2
@@ -224,7 +224,7 @@ def in_groups(x: Array, groups: int) -> tuple[Array, tuple[int, ...], tuple[int,
 
 
 def group_norm(shape: Shape, layout: str, data: Data, groups: int = GROUPS) -> Race:
-    """InstanceNorm where there are as many groups as channels."""
+    """GroupNorm, or InstanceNorm if there are as many groups as channels."""
     instance = groups == shape[1]
 
     def calls() -> Calls:
@@ -293,7 +293,7 @@ WEIGHTS = [(768, 768), (4096, 1024)]
 
 
 def norms(data: Data, *, quick: bool = False) -> Iterator[Race]:
-    """All of them; a few of each kind if ``quick``."""
+    """All cases; a few of each kind if ``quick``."""
     layers = [LAYERS[0], *LAYERS[2:4]] if quick else LAYERS
     batches = [*BATCHES[:2], BATCHES[6]] if quick else BATCHES
     halves = LAYERS[3:4] if quick else LAYERS[2:5]

@@ -1,8 +1,8 @@
-"""The competition: what a good NumPy programmer writes, and what torch has.
+"""The competition: good NumPy code, and torch.
 
-NumPy works in place with scratch arrays made once, and takes its sums of products from ``einsum``.  torch is called by
-the shortest way to its kernels: the raw fused operators for single tensors, ``native_*_norm`` without autograd.  Every
-function here returns a call without arguments, ready to be timed.  :mod:`.norm_peers` has what normalizes.
+The NumPy code works in place with scratch arrays that are made once, and takes sums of products from ``einsum``.  torch is
+called by the shortest way to its kernels: the raw fused operators for single tensors, ``native_*_norm`` without autograd.
+Every function returns a call without arguments, ready to be timed.  :mod:`.norm_peers` has the normalizations.
 """
 
 from __future__ import annotations
@@ -30,12 +30,12 @@ NORM_EPS, NORM_MOMENTUM = 1e-5, 0.1
 
 
 def torch() -> Any:
-    """The module, or None where it is not installed."""
+    """The module, or None if it is not installed."""
     return importlib.import_module("torch") if importlib.util.find_spec("torch") else None
 
 
 def onednn() -> Any:
-    """The module of ``bench/onednn``, or None where it is not built."""
+    """The module of ``bench/onednn``, or None if it is not built."""
     return importlib.import_module("fastopt_onednn") if importlib.util.find_spec("fastopt_onednn") else None
 
 
@@ -43,7 +43,7 @@ def onednn() -> Any:
 
 
 def _scratch(params: Arrays) -> list[Array]:
-    """One piece of memory that serves every parameter in turn, in the shape of each."""
+    """Views of one scratch buffer in the shape of each parameter."""
     memory = np.empty(max(p.size for p in params), params[0].dtype)
     return [memory[: p.size].reshape(p.shape) for p in params]
 
@@ -62,7 +62,7 @@ def numpy_sgd(params: Arrays, grads: Arrays, buffers: Arrays) -> Call:
 
 
 def numpy_adam(params: Arrays, grads: Arrays, exp_avgs: Arrays, exp_avg_sqs: Arrays, weight_decay: float = 0.0) -> Call:
-    """Scaling ε instead of dividing √v by √(1−β₂ᵗ) saves a pass."""
+    """Adam; it scales ε instead of dividing √v by √(1−β₂ᵗ), which saves a pass."""
     scratch, steps = _scratch(params), count(HYPER.step)
     beta1, beta2 = HYPER.betas
 
@@ -98,10 +98,10 @@ def numpy_adamw(params: Arrays, grads: Arrays, exp_avgs: Arrays, exp_avg_sqs: Ar
 
 @cache
 def keep_heap() -> None:
-    """Lets freed memory stay with the process (glibc), so that torch, which makes every result anew, finds it again.
+    """Keeps freed memory in the process (glibc), so that torch, which allocates every result, can use it again.
 
-    Otherwise the page faults of a large result cost torch more than computing it, and it would lose for the wrong
-    reason.  Its ``out=`` overloads do not help: all but that of ``native_batch_norm`` make a result and copy it.
+    Otherwise the page faults of a large result cost torch more than computing it, and it would lose for the wrong reason.  Its
+    ``out=`` overloads do not help: all but that of ``native_batch_norm`` allocate a result and copy it.
     """
     with contextlib.suppress(OSError, AttributeError):
         mallopt = ctypes.CDLL(None).mallopt
@@ -112,7 +112,7 @@ def keep_heap() -> None:
 
 def as_tensor(array: Array) -> Any:
     """torch's view of the array."""
-    if array.dtype.name == "bfloat16":  # NumPy's comes from a package that torch does not know
+    if array.dtype.name == "bfloat16":  # torch does not know the dtype of ml_dtypes
         return torch().from_numpy(array.view(np.int16)).view(torch().bfloat16)
     return torch().from_numpy(array)
 
@@ -155,14 +155,14 @@ def torch_step(params: Arrays, grads: Arrays, *, fused: bool) -> Call:
 
 
 def torch_variants(rule: str, param: Array, grad: Array, options: dict[str, Any]) -> dict[str, Call]:
-    """``torch.optim.<rule>([param]).step()`` in all the ways that torch has: a loop, lists, fused."""
+    """``torch.optim.<rule>([param]).step()`` in torch's implementations: a loop, lists, fused."""
     optimizer = getattr(torch().optim, rule, None) if torch() else None
     found: dict[str, Call] = {}
     if optimizer is not None:
         for flags in ({"foreach": False}, {"foreach": True}, {"fused": True}):
             ((tensor, gradient),) = as_tensors([param.copy(), grad])
             tensor.grad = gradient
-            with contextlib.suppress(TypeError, RuntimeError):  # not every rule has every way
+            with contextlib.suppress(TypeError, RuntimeError):  # not every rule has every implementation
                 found[f"torch/{next(iter(flags))}={next(iter(flags.values()))}"] = optimizer(
                     [tensor], **options, **flags
                 ).step

@@ -1,4 +1,4 @@
-"""What was measured, as tables, as JSON, and as a picture."""
+"""Reports the results as tables, as JSON, and as a picture."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from .cases import Result
+from .case import Result
 from .peers import onednn
 
 COLORS = {
@@ -104,7 +104,7 @@ def _race_table(results: Sequence[Result]) -> Table:
 
 
 def gained(result: Result) -> float | None:
-    """How much of the time that fewer bytes promise is saved, against the separate steps."""
+    """The saved time over the time that the saved bytes promise, against the separate steps."""
     time, moved = result.ratio("separate"), result.ratio_of_bytes("separate")
     return (1 - 1 / time) / (1 - 1 / moved) if time and moved else None
 
@@ -126,7 +126,7 @@ def behind(results: Iterable[Result], candidate: str) -> list[str]:
 
 
 def against_the_best(results: Iterable[Result]) -> list[float]:
-    """Of every normalization that another library takes part in: how many times as long as fastopt its fastest took."""
+    """For every normalization with other libraries: the time of the fastest of these over fastopt's."""
     races = (result for result in results if result.group.endswith(("Norm forward", "Norm backward")))
     best = (min(filter(None, map(race.ratio, LIBRARIES)), default=0.0) for race in races)
     return [ratio for ratio in best if ratio]
@@ -165,7 +165,7 @@ def _version(package: str) -> str | None:
 
 
 def machine(**settings: Any) -> dict[str, Any]:
-    """Where and how it was measured."""
+    """The machine and the settings of the measurement."""
     versions = {package: _version(package) for package in ("fastopt", "numpy", "torch")}
     versions["onednn"] = getattr(onednn(), "__version__", None)
     return {"processor": _processor(), "python": platform.python_version(), **versions, **settings}
@@ -215,7 +215,7 @@ def _draw_bars(axes: Any, results: Sequence[Result], candidates: Sequence[str]) 
 
 
 def write_plot(path: Path, results: Sequence[Result], where: dict[str, Any]) -> None:
-    """A panel for every group: GB/s by size beside those of the floor, or the share of the floor's speed."""
+    """Draws a panel per group: GB/s by size with those of the floor, or the share of the floor's speed."""
     from matplotlib.figure import Figure
 
     groups = by_group(result for result in results if result.is_race)

@@ -1,4 +1,4 @@
-"""Every rule of :mod:`fastopt.optim` beside its floor, and whole steps with what people do around them."""
+"""Every rule of :mod:`fastopt.optim` with its floor, and whole steps with clipping and zeroing."""
 
 from __future__ import annotations
 
@@ -10,12 +10,13 @@ from typing import Any
 import fastopt as fo
 
 from . import peers
-from .cases import MODELS, Calls, Race, Shape, power
+from .case import Calls, Race, Shape, power
 from .data import Array, Data
 from .floors import floor, in_turn
 from .peers import HYPER, Call
+from .steps import MODELS
 
-# What a rule reads before its update: once the parameter and the gradient, and the state for LAMB.
+# The arrays that a rule reads once before its update.
 _MEASURES = {"LAMB": ("param", "grad", "exp_avg", "exp_avg_sq"), "LARS": ("param", "grad")}
 _OPTIONS: dict[str, dict[str, Any]] = {"SGD": {"momentum": HYPER.momentum}}
 
@@ -28,7 +29,7 @@ def rules() -> list[str]:
 
 
 def rule(name: str, size: int, data: Data) -> Race:
-    """One tensor, through the optimizer's object, beside all of torch's variants of the rule."""
+    """A step of an optimizer object with one tensor, beside all of torch's implementations of the rule."""
     shape: Shape = (size // 1024, 1024) if name == "Adafactor" else (size,)
     options = {"lr": HYPER.lr, **_OPTIONS.get(name, {})}
 
@@ -57,8 +58,8 @@ def _tensors(name: str, data: Data) -> tuple[list[Array], list[Array]]:
     return [data.normal(*s, scale=0.02) for s in shapes], [data.normal(*s, scale=1e-3) for s in shapes]
 
 
-def around(name: str, data: Data) -> Race:
-    """AdamW on all tensors of a model: the gradients clipped by their norm before, and set to zero after the step."""
+def clipped_step(name: str, data: Data) -> Race:
+    """AdamW on all tensors of a model, with gradients that are clipped by their norm before the step and set to zero after it."""
     size = sum(map(prod, MODELS[name]))
 
     def calls() -> Calls:
@@ -73,7 +74,9 @@ def around(name: str, data: Data) -> Race:
     return Race("clip, step, zero", f"{name}, {len(MODELS[name])} tensors", size * data.dtype.itemsize * 9, calls)
 
 
-OPTIONS: dict[str, tuple[dict[str, Any], dict[str, Any], int]] = {  # of the optimizer, of the step, bytes an element
+OPTIONS: dict[
+    str, tuple[dict[str, Any], dict[str, Any], int]
+] = {  # arguments of the optimizer, arguments of the step, bytes per element
     "plain": ({}, {}, 0),
     "clip_norm": ({}, {"clip_norm": 1.0}, 1),
     "zero_grads": ({}, {"zero_grads": True}, 1),
@@ -87,7 +90,7 @@ OPTIONS: dict[str, tuple[dict[str, Any], dict[str, Any], int]] = {  # of the opt
 
 
 def option(name: str, option: str, data: Data) -> Race:
-    """AdamW on all tensors of a model with one option more, beside the same step without it."""
+    """AdamW on all tensors of a model with one option, beside the same step without it."""
     size = sum(map(prod, MODELS[name]))
     hyperparameters, of_step, moved = OPTIONS[option]
 
@@ -103,7 +106,7 @@ def option(name: str, option: str, data: Data) -> Race:
 
 
 def overhead(count: int, size: int, data: Data) -> Race:
-    """So many tensors of so many elements, beside one of the same total size."""
+    """``count`` tensors of ``size`` elements, beside one tensor of the total size."""
 
     def calls() -> Calls:
         params = [data.normal(size, scale=0.02) for _ in range(count)]

@@ -1,4 +1,4 @@
-"""``fastopt demo``: the digits, trained with NumPy and with fastopt; and what optimizers, penalties and dropout do, in pictures."""
+"""``fastopt demo``: trains on the digits with NumPy and with fastopt, and draws the effects of optimizers, penalties and dropout."""
 
 from __future__ import annotations
 
@@ -10,19 +10,38 @@ from ..arguments import folder, image, not_negative, positive, probability
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Give ``parser`` the experiments and their options."""
+    """Declare the experiments and their options."""
     parser.description = "Experiments that show fastopt at work; without the name of one, it is the digits."
     experiments = parser.add_subparsers(dest="experiment", metavar="experiment", required=True)
 
     digits = experiments.add_parser("digits", help="a network with BatchNorm, trained with NumPy and with fastopt")
     digits.description = "Train a network with BatchNorm on the handwritten digits, with NumPy and with fastopt."
     add = digits.add_argument
-    add("--hidden", type=positive, nargs="+", default=[128, 128], metavar="N", help="widths (default: 128 128)")
+    add(
+        "--hidden",
+        type=positive,
+        nargs="+",
+        default=[128, 128],
+        metavar="N",
+        help="widths of the hidden layers (default: 128 128)",
+    )
     add("--batch-size", type=positive, default=32, metavar="N", help="images per step (default: 32)")
-    add("--epochs", type=positive, default=100, metavar="N", help="at most this many (default: 100)")
-    add("--patience", type=positive, default=15, metavar="N", help="epochs without improvement (default: 15)")
+    add("--epochs", type=positive, default=100, metavar="N", help="largest number of epochs (default: 100)")
+    add(
+        "--patience",
+        type=positive,
+        default=15,
+        metavar="N",
+        help="epochs without improvement before it stops (default: 15)",
+    )
     add("--lr", type=not_negative, default=1e-3, metavar="X", help="learning rate (default: 0.001)")
-    add("--weight-decay", type=not_negative, default=0.01, metavar="X", help="of the weight matrices (default: 0.01)")
+    add(
+        "--weight-decay",
+        type=not_negative,
+        default=0.01,
+        metavar="X",
+        help="decay of the weight matrices (default: 0.01)",
+    )
     add_common_arguments(digits, picture="demo.png")
 
     decay = experiments.add_parser("weight-decay", help="Adam with two strengths of weight decay, side by side")
@@ -30,47 +49,64 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = decay.add_argument
     add("--iterations", type=positive, default=1000, metavar="N", help="steps of Adam (default: 1000)")
     add("--lr", type=not_negative, default=0.01, metavar="X", help="learning rate (default: 0.01)")
-    add("--decays", type=not_negative, nargs=2, default=[0.01, 0.1], metavar="X", help="the two (default: 0.01 0.1)")
-    add("--logdir", type=folder, default=Path("runs"), metavar="DIR", help="for TensorBoard (default: runs)")
+    add(
+        "--decays",
+        type=not_negative,
+        nargs=2,
+        default=[0.01, 0.1],
+        metavar="X",
+        help="the two strengths (default: 0.01 0.1)",
+    )
+    add(
+        "--logdir",
+        type=folder,
+        default=Path("runs"),
+        metavar="DIR",
+        help="folder of the logs for TensorBoard (default: runs)",
+    )
     add("--log-every", type=positive, default=10, metavar="N", help="iterations between records (default: 10)")
     add_common_arguments(decay, picture="weight_decay.png")
 
     ravine = experiments.add_parser("ravine", help="the paths of ten methods over contours, and their losses")
     ravine.description = "Go down a ravine, a saddle and Beale's function from one start, in ten ways."
-    ravine.add_argument("--steps", type=positive, default=200, metavar="N", help="of each method (default: 200)")
+    ravine.add_argument("--steps", type=positive, default=200, metavar="N", help="steps of each method (default: 200)")
     add_common_arguments(ravine, picture="ravine.png")
 
     regularize = experiments.add_parser("regularize", help="L1, L2, elastic net and decoupled decay, side by side")
     regularize.description = "Sparse linear regression: how the weights go to zero as L1, L2 and weight decay grow."
-    regularize.add_argument("--steps", type=positive, default=3000, metavar="N", help="of each (default: 3000)")
+    regularize.add_argument(
+        "--steps", type=positive, default=3000, metavar="N", help="steps of each fit (default: 3000)"
+    )
     add_common_arguments(regularize, picture="regularize.png")
 
     formats = experiments.add_parser("formats", help="8-bit and bfloat16 moments and weights, beside float32")
     formats.description = "Train the digits' network and a transformer with fewer bytes a parameter, beside float32."
     add = formats.add_argument
-    add("--epochs", type=positive, default=30, metavar="N", help="of the digits (default: 30)")
-    add("--steps", type=positive, default=1200, metavar="N", help="of the transformer (default: 1200)")
-    add("--seeds", type=positive, default=1, metavar="N", help="how many, from --seed on (default: 1)")
+    add("--epochs", type=positive, default=30, metavar="N", help="epochs of the digits (default: 30)")
+    add("--steps", type=positive, default=1200, metavar="N", help="steps of the transformer (default: 1200)")
+    add("--seeds", type=positive, default=1, metavar="N", help="number of seeds, from --seed on (default: 1)")
     add_common_arguments(formats, picture="formats.png")
 
     dropout = experiments.add_parser("dropout", help="dropout before BatchNorm, behind it, and none")
     dropout.description = "Train the digits' network with dropout before BatchNorm, behind all of it, and without."
     add = dropout.add_argument
-    add("--p", type=probability, default=0.5, metavar="X", help="the probability to be dropped (default: 0.5)")
-    add("--epochs", type=positive, default=40, metavar="N", help="of each (default: 40)")
-    add("--seeds", type=positive, default=3, metavar="N", help="how many, from --seed on (default: 3)")
+    add("--p", type=probability, default=0.5, metavar="X", help="probability that an element is dropped (default: 0.5)")
+    add("--epochs", type=positive, default=40, metavar="N", help="epochs of each training (default: 40)")
+    add("--seeds", type=positive, default=3, metavar="N", help="number of seeds, from --seed on (default: 3)")
     add_common_arguments(dropout, picture="dropout.png")
 
 
 def add_common_arguments(parser: argparse.ArgumentParser, *, picture: str) -> None:
     """The options that every experiment has."""
-    parser.add_argument("--seed", type=int, default=0, metavar="N", help="of everything random (default: 0)")
+    parser.add_argument("--seed", type=int, default=0, metavar="N", help="seed of all random numbers (default: 0)")
     output = parser.add_mutually_exclusive_group()
-    output.add_argument("--output", type=image, default=Path(picture), metavar="FILE", help=f"(default: {picture})")
-    output.add_argument("--no-picture", dest="output", action="store_const", const=None, help="only the table")
+    output.add_argument(
+        "--output", type=image, default=Path(picture), metavar="FILE", help=f"file of the picture (default: {picture})"
+    )
+    output.add_argument("--no-picture", dest="output", action="store_const", const=None, help="print the table only")
 
 
 def main(args: argparse.Namespace) -> int:
-    """Run the experiment that was asked for."""
+    """Run the requested experiment."""
     experiment = importlib.import_module("." + args.experiment.replace("-", "_"), __name__)
     return int(experiment.main(args))

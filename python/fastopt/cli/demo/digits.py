@@ -26,18 +26,18 @@ from .picture import BLUE, FAINT, GREY, ORANGE, picture
 
 
 class Optimizer(Protocol):
-    """What the loop asks of an optimizer."""
+    """The part of an optimizer that the loop needs."""
 
     def step(self, grads: Any) -> object: ...
 
 
 @dataclass(frozen=True)
 class Backend:
-    """All in which the two trainings differ."""
+    """The parts in which the two trainings differ."""
 
     name: str
     norm: Callable[[int], Layer]
-    relu: Callable[[], Layer] | None  # None: it is part of the norm
+    relu: Callable[[], Layer] | None  # None if it is part of the norm
     optimizer: Callable[..., Optimizer]
 
 
@@ -53,12 +53,12 @@ class Images(NamedTuple):
 
     @classmethod
     def of(cls, pixels: Array, digit: Array) -> Images:
-        """From scikit-learn's grey values in [0, 16] and digits."""
+        """Images from scikit-learn's grey values in [0, 16] and digits."""
         return cls((pixels / 16).astype(np.float32), np.eye(10, dtype=np.float32)[digit])
 
 
 class Digits(NamedTuple):
-    """scikit-learn's 1,797 digits, cut in a fixed way."""
+    """scikit-learn's 1,797 digits, split in a fixed way."""
 
     train: Images
     valid: Images
@@ -66,7 +66,7 @@ class Digits(NamedTuple):
 
     @classmethod
     def load(cls) -> Digits:
-        """60 % to train on, 20 % to know when to stop, 20 % to test."""
+        """Splits into 60 % for training, 20 % to decide when to stop, 20 % for the test."""
         x, y = load_digits(return_X_y=True)
         x, test_x, y, test_y = train_test_split(x, y, test_size=360, stratify=y, random_state=0)
         x, valid_x, y, valid_y = train_test_split(x, y, test_size=360, stratify=y, random_state=0)
@@ -74,7 +74,7 @@ class Digits(NamedTuple):
 
 
 class Epoch(NamedTuple):
-    """What is known after one pass over the training images."""
+    """The results of one pass over the training images."""
 
     train_loss: float
     valid_loss: float
@@ -83,7 +83,7 @@ class Epoch(NamedTuple):
 
 
 class Training:
-    """One network, one backend, and how far they have come."""
+    """The training of one network with one backend."""
 
     def __init__(self, backend: Backend, digits: Digits, args: argparse.Namespace) -> None:
         self.backend, self.digits, self.args = backend, digits, args
@@ -102,7 +102,7 @@ class Training:
 
     @property
     def best(self) -> Epoch:
-        """The epoch whose network one would keep."""
+        """The epoch with the best network."""
         return min(self.history, key=lambda epoch: epoch.valid_loss)
 
     @property
@@ -113,7 +113,7 @@ class Training:
         return bool(waited >= self.args.patience or done >= self.args.epochs)
 
     def step(self, x: Array, target: Array) -> float:
-        """One step of AdamW on one batch; the loss before it."""
+        """Takes one step of AdamW on one batch; returns the loss before it."""
         network, lap = self.network, self.watch.lap
         self.watch.step()
         logits = network.forward(x, lap)
@@ -125,7 +125,7 @@ class Training:
         return loss
 
     def epoch(self) -> None:
-        """One pass over the training images in whole batches, in an order that depends on seed and epoch alone."""
+        """Passes over the training images in whole batches, in an order that depends on seed and epoch alone."""
         order = np.random.default_rng([self.args.seed, len(self.history)]).permutation(len(self.digits.train.x))
         x, target, size = self.digits.train.x[order], self.digits.train.target[order], self.args.batch_size
         start = perf_counter()
@@ -149,7 +149,7 @@ def build(backend: Backend, hidden: Sequence[int], seed: int) -> Network:
     rng = np.random.default_rng(seed)
     layers: list[tuple[str, Layer]] = []
     for i, (inputs, outputs) in enumerate(pairwise([64, *hidden]), start=1):
-        layers.append((f"fc{i}", Linear(inputs, outputs, rng, input_grad=i > 1)))  # BatchNorm would undo a bias
+        layers.append((f"fc{i}", Linear(inputs, outputs, rng, input_grad=i > 1)))  # no bias: BatchNorm would undo it
         layers.append((f"norm{i}", backend.norm(outputs)))
         if backend.relu:
             layers.append((f"relu{i}", backend.relu()))
@@ -157,7 +157,7 @@ def build(backend: Backend, hidden: Sequence[int], seed: int) -> Network:
 
 
 def split(*runs: Training) -> list[dict[str, float]]:
-    """Of every run the median seconds of each part of a step, and of the whole, over as many steps as all have taken."""
+    """For every run, the median seconds of each part of a step and of the whole, over as many steps as all runs have taken."""
     result = []
     for steps in zip(*zip(*(run.watch.steps() for run in runs), strict=False), strict=True):
         whole = median(sum(step.values()) for step in steps)
@@ -166,7 +166,7 @@ def split(*runs: Training) -> list[dict[str, float]]:
 
 
 def main(args: argparse.Namespace) -> int:
-    """Train both, epoch by epoch in turn so that the machine's moods hit both; print the table, write the picture."""
+    """Train both, an epoch each in turn, so that disturbances hit both; print the table, write the picture."""
     digits = Digits.load()
     if not 2 <= args.batch_size <= len(digits.train.x):
         raise SystemExit(f"fastopt demo: --batch-size must be in [2, {len(digits.train.x)}], got {args.batch_size}")
@@ -194,7 +194,7 @@ def main(args: argparse.Namespace) -> int:
 
 
 def table(numpy: Training, fast: Training, before: dict[str, float], after: dict[str, float]) -> Table:
-    """What was measured, NumPy beside fastopt."""
+    """The results of NumPy and fastopt in a table."""
     shape = "-".join(map(str, [64, *numpy.args.hidden, 10]))
     title = f"{shape} with BatchNorm · AdamW · batches of {numpy.args.batch_size}"
     result = Table(title=title, title_style="bold", title_justify="left")
@@ -219,7 +219,7 @@ def table(numpy: Training, fast: Training, before: dict[str, float], after: dict
 
 
 def verdict(before: dict[str, float], after: dict[str, float]) -> str:
-    """The speed-up in one sentence, and what bounds it."""
+    """The speed-up and its bound in two sentences."""
     same = after["matrix products"] + after["everything else"]
     return (
         f"The whole step is {before['whole step'] / after['whole step']:.1f}× as fast. Matrix products and everything else "

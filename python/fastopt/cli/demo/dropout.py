@@ -1,8 +1,8 @@
-"""``fastopt demo dropout``: the digits, with dropout in front of BatchNorm, behind all of it, and without.
+"""``fastopt demo dropout``: the digits, with dropout before BatchNorm, after all of it, and without dropout.
 
-What dropout keeps it enlarges, so that means stay the same in training and in evaluation; variances do not.  A BatchNorm
-behind it remembers those of training and meets others in evaluation: the variance shift of Li, Chen, Hu & Yang 2018,
-arXiv:1801.05134.  It goes when the statistics are taken again, without dropout.
+Dropout scales the elements that it keeps, so that means are the same in training and in evaluation; variances are not.  A
+BatchNorm behind it records those of training and meets others in evaluation: the variance shift of Li, Chen, Hu & Yang 2018,
+arXiv:1801.05134.  It vanishes when the statistics are computed again, without dropout.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ WIDTH, BLOCKS, BATCH, LR, WEIGHT_DECAY = 128, 4, 32, 1e-3, 0.01
 
 
 class Place(NamedTuple):
-    """Where dropout is: behind which blocks of (Linear, BatchNorm, ReLU)."""
+    """The blocks of (Linear, BatchNorm, ReLU) that dropout follows."""
 
     name: str
     behind: Sequence[int]
@@ -44,19 +44,19 @@ PLACES = [
 
 
 class Score(NamedTuple):
-    """What a network does on images."""
+    """Loss and accuracy of a network on images."""
 
     loss: float
     accuracy: float
 
 
 class Run(NamedTuple):
-    """What came of one training."""
+    """The results of one training."""
 
     valid_losses: list[float]  # after every epoch
-    ratios: list[float]  # of variances in evaluation and in training, at every BatchNorm
+    ratios: list[float]  # variance in evaluation over that in training, at every BatchNorm
     test: Score
-    repaired: Score  # with statistics that were taken without dropout
+    repaired: Score  # with statistics computed without dropout
 
 
 def build(place: Place, p: float, seed: int) -> Network:
@@ -73,7 +73,7 @@ def build(place: Place, p: float, seed: int) -> Network:
 
 
 def evaluate(network: Network, images: Images) -> Score:
-    """What it does in evaluation."""
+    """The network's score in evaluation."""
     network.eval()
     logits = network.forward(images.x)
     network.train()
@@ -82,7 +82,7 @@ def evaluate(network: Network, images: Images) -> Score:
 
 
 def shifts(network: Network, x: Array) -> list[float]:
-    """At every BatchNorm the variance of its inputs in evaluation over the one that it remembers, a mean over channels."""
+    """For every BatchNorm, the variance of its inputs in evaluation over the recorded one, as a mean over channels."""
     ratios = []
     network.eval()
     for layer in network.layers:
@@ -94,14 +94,14 @@ def shifts(network: Network, x: Array) -> list[float]:
 
 
 def repair(network: Network, x: Array) -> None:
-    """Every BatchNorm remembers the statistics that its inputs have without dropout."""
+    """Sets the running statistics of every BatchNorm to those of its inputs without dropout."""
     network.eval()
     nn.update_bn([x], network.forward, [layer for layer in network.layers if isinstance(layer, nn.BatchNorm)])
     network.train()
 
 
 def train(place: Place, digits: Digits, p: float, seed: int, epochs: int, advance: Callable[[], object]) -> Run:
-    """Train with AdamW for so many epochs; ``advance`` is called after each."""
+    """Train with AdamW for ``epochs`` epochs; call ``advance`` after each."""
     network, valid_losses = build(place, p, seed), []
     adamw = optim.AdamW(optim.no_decay(network.params), lr=LR, weight_decay=WEIGHT_DECAY)
     with threadpool_limits(1):  # these products are too small for two threads
@@ -120,7 +120,7 @@ def train(place: Place, digits: Digits, p: float, seed: int, epochs: int, advanc
 
 
 def main(args: argparse.Namespace) -> int:
-    """Train with dropout in every place, print the shift of the variances and what it costs, draw both."""
+    """Train with dropout in every place, print the shift of the variances and its cost, draw both."""
     digits = Digits.load()
     seeds = range(args.seed, args.seed + args.seeds)
     runs: dict[Place, list[Run]] = {}
@@ -140,13 +140,13 @@ def main(args: argparse.Namespace) -> int:
 
 
 def spread(numbers: Sequence[float], form: str) -> str:
-    """The mean, and if there are several, their standard deviation."""
+    """The mean of some numbers, and their standard deviation if there are several."""
     text = format(np.mean(numbers), form)
     return f"{text} ± {format(np.std(numbers, ddof=1), form)}" if len(numbers) > 1 else text
 
 
 def table(runs: dict[Place, list[Run]], p: float) -> Table:
-    """The ratios of variances, evaluation over training, and what becomes of the test images."""
+    """The ratios of variances, evaluation over training, and the results on the test images."""
     (first, *_) = runs.values()
     seeds = "one seed" if len(first) == 1 else f"{len(first)} seeds"
     shape = "-".join(map(str, [64, *[WIDTH] * BLOCKS, 10]))

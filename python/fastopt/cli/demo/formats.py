@@ -1,9 +1,9 @@
 """``fastopt demo formats``: moments in bfloat16 and in 8 bits, and weights of 16 bits, against float32.
 
-The digits' network and a small transformer are trained with AdamW, the same batches in every format.  NumPy has no fast
-products of 16-bit numbers: forward and backward compute in float32, from the weights as they are kept, and the gradients of
-16-bit weights are rounded to bfloat16.  Along the cosine the learning rate goes to zero, and with it every step below half
-a unit in the last place of a weight: that is where weights that are rounded to the nearest stand still.
+The digits' network and a small transformer are trained with AdamW, on the same batches in every format.  NumPy has no fast
+products of 16-bit numbers: forward and backward compute in float32, from the stored weights, and the gradients of 16-bit
+weights are rounded to bfloat16.  The learning rate follows a cosine to zero, so that every step falls below half a unit in the
+last place of a weight: then weights that are rounded to the nearest stand still.
 """
 
 from __future__ import annotations
@@ -32,12 +32,13 @@ from .picture import FAINT, GREY, INK, STYLE
 
 Batch = tuple[Array, Array]
 
-WARMUP, END = 0.05, 0.1  # of the steps: with a growing learning rate; whose mean is the final training loss
-POINTS = 40  # of a curve
+# Shares of the steps: those with a growing learning rate, and those whose mean is the final training loss.
+WARMUP, END = 0.05, 0.1
+POINTS = 40  # number of points of a curve
 
 
 class Task:
-    """What is learned, and how."""
+    """A network with its data and its training."""
 
     name: str
     lr: float
@@ -50,11 +51,11 @@ class Task:
         raise NotImplementedError
 
     def batches(self, seed: int) -> Iterator[Batch]:
-        """Inputs and targets to train on, without end."""
+        """An endless iterator of inputs and targets for training."""
         raise NotImplementedError
 
     def valid(self) -> Iterator[Batch]:
-        """Inputs and targets to validate on, in batches of one size."""
+        """Inputs and targets for validation, in batches of one size."""
         raise NotImplementedError
 
 
@@ -106,18 +107,18 @@ class Transformer(Task):
 
 @dataclass(frozen=True)
 class Format:
-    """How weights, gradients and moments are kept."""
+    """The formats of weights, gradients and moments."""
 
     name: str
     color: str
     dtype: Any = np.float32  # of weights and gradients
     options: dict[str, Any] = field(default_factory=dict, hash=False)  # the optimizer's
-    nudge: float = 0.0  # how much larger the initial weights are, relative to themselves
+    nudge: float = 0.0  # relative increase of the initial weights
     line: str = "-"
 
 
 FLOAT32 = Format("float32", INK)
-NUDGED = Format("float32, nudged", GREY, nudge=2.0**-23, line=":")  # what a difference of nothing comes to
+NUDGED = Format("float32, nudged", GREY, nudge=2.0**-23, line=":")  # shows the effect of a negligible difference
 NEAREST = Format("weights nearest", "#d55e00", bfloat16, {"weights": "nearest"})
 SMALLEST = Format("correction + 8bit", "#882255", bfloat16, {"weights": "correction", "moments": "8bit"})
 
@@ -143,11 +144,11 @@ FORMATS = [one for family in FAMILIES for one in family]
 
 
 class Run(NamedTuple):
-    """What came of a training."""
+    """The results of a training."""
 
     losses: Array  # (steps,), each of its batch
     valid_loss: float
-    size: float  # bytes a parameter: weight, gradient and state
+    size: float  # bytes per parameter: weight, gradient and state
 
     @property
     def train_loss(self) -> float:
@@ -159,7 +160,7 @@ Runs = dict[tuple[str, str], list[Run]]  # by the names of task and format, for 
 
 
 def train(task: Task, kept: Format, seed: int, steps: int, advance: Callable[[], object]) -> Run:
-    """Train with AdamW; ``advance`` is called after every step."""
+    """Train with AdamW; call ``advance`` after every step."""
     network = task.build(seed)
     params, grads = network.params, network.grads
     for param in params.values():
@@ -194,7 +195,7 @@ def train(task: Task, kept: Format, seed: int, steps: int, advance: Callable[[],
 
 
 def main(args: argparse.Namespace) -> int:
-    """Train in every format, print what it costs and what comes of it, draw how far each is from float32."""
+    """Train in every format, print bytes and losses, draw the distance of each from float32."""
     learned, text = Digits(), Transformer()
     steps = {learned: args.epochs * learned.epoch, text: args.steps}
     runs: Runs = {}
@@ -219,7 +220,7 @@ def main(args: argparse.Namespace) -> int:
 
 
 def beside(losses: Array, reference: Array) -> str:
-    """By how many per cent losses are larger than those of the same seeds: the mean, and if there are several, their deviation."""
+    """The increase of losses over those of the same seeds, in per cent: the mean, and the deviation if there are several."""
     percent = 100 * (losses / reference - 1)
     digits = 2 if abs(np.mean(percent)) < 10 else 1
     spread = f"±{np.std(percent, ddof=1):.{digits}f}" if len(percent) > 1 else ""
@@ -227,7 +228,7 @@ def beside(losses: Array, reference: Array) -> str:
 
 
 def table(task: Task, runs: Runs) -> Table:
-    """Of every format the bytes, and the losses beside those of float32."""
+    """The bytes of every format, and its losses beside those of float32."""
     reference = runs[task.name, FLOAT32.name]
     seeds = "one seed" if len(reference) == 1 else f"means of {len(reference)} seeds"
     title = f"The {task.name} · AdamW · {len(reference[0].losses):,} steps · {seeds}"
@@ -247,7 +248,7 @@ def table(task: Task, runs: Runs) -> Table:
 
 
 def draw(path: Path, tasks: Sequence[Task], runs: Runs) -> None:
-    """For each task the losses of some formats, and by how much those of all of them are above float32's."""
+    """For each task, the losses of some formats, and the increase of all formats' losses over float32's."""
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(10, 7.5), layout="constrained")
         rows: Any = figure.subplots(len(tasks), 3, sharex="row")
@@ -257,7 +258,7 @@ def draw(path: Path, tasks: Sequence[Task], runs: Runs) -> None:
             curves = {kept: smooth(some[kept]) for kept in FORMATS}
             steps, reference = curves[FLOAT32]
             for kept in (NEAREST, SMALLEST, FLOAT32):
-                line = (0, (4, 3)) if kept is FLOAT32 else kept.line  # so that what is below it is seen
+                line = (0, (4, 3)) if kept is FLOAT32 else kept.line  # dashed, so that lines below it show
                 left.plot(steps, np.mean(curves[kept][1], axis=0), linestyle=line, color=kept.color)
             left.set(title=f"The {task.name}", ylabel="training loss", yscale=task.scale)
             left.set_xlim(0, len(some[FLOAT32][0].losses))
@@ -289,7 +290,7 @@ def draw(path: Path, tasks: Sequence[Task], runs: Runs) -> None:
 
 
 def smooth(runs: Sequence[Run]) -> tuple[Array, Array]:
-    """The middles of equal pieces of the steps, and the mean losses there, a row for each run."""
+    """The middles of equal pieces of the steps, and the mean losses there, one row per run."""
     losses = np.array([run.losses for run in runs])
     pieces = np.array_split(losses, min(POINTS, losses.shape[1]), axis=1)
     middles = np.cumsum([piece.shape[1] for piece in pieces]) - [piece.shape[1] / 2 for piece in pieces]

@@ -1,7 +1,7 @@
-"""BatchNorm and AdamW as a good NumPy programmer writes them: in place, buffers kept, no pass that can be saved.
+"""BatchNorm and AdamW in good NumPy code: in place, with buffers that are kept, and as few passes as possible.
 
-They have the signatures and conventions of ``fastopt.nn.BatchNorm`` and ``fastopt.optim.AdamW``, so that the training
-loop need not know which it was given.
+They have the signatures and conventions of ``fastopt.nn.BatchNorm`` and ``fastopt.optim.AdamW``, so that the training loop is
+the same for both.
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ class BatchNorm:
         self.training = True
 
     def train(self) -> None:
-        """Normalize with the statistics of the batch, and remember them."""
+        """Normalize with the statistics of the batch, and record them."""
         self.training = True
 
     def eval(self) -> None:
-        """Normalize with the statistics that were remembered."""
+        """Normalize with the recorded statistics."""
         self.training = False
 
     def __call__(self, x: Array, *, out: Array | None = None) -> Array:
@@ -70,7 +70,7 @@ class BatchNorm:
 class AdamW:
     """Adam with decoupled weight decay: thirteen passes over memory, none of which allocates.
 
-    ε is scaled instead of dividing √v by √(1−β₂ᵗ), which saves a pass.
+    It scales ε instead of dividing √v by √(1−β₂ᵗ), which saves a pass.
     """
 
     def __init__(

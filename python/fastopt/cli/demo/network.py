@@ -1,7 +1,7 @@
-"""A network in a hand-written NumPy loop: what both sides of the demo share.
+"""A network in a hand-written NumPy loop, the common part of both sides of the demo.
 
-Every layer writes where ``out`` says; the network keeps what the first pass allocated and hands it out again, so that a
-training step allocates nothing of size.
+Every layer writes to ``out``.  The network keeps the arrays that the first pass allocated and passes them again, so that a
+training step allocates no large array.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ PARTS = ("matrix products", "norm and ReLU", "optimizer", "everything else")
 
 
 def untimed(part: str) -> None:
-    """Take no time."""
+    """Measure nothing."""
 
 
 class Layer(Protocol):
-    """What a network asks of a layer: ``fastopt.nn`` has it, and so has everything here."""
+    """The part of a layer that a network needs; the layers of ``fastopt.nn`` and of this module have it."""
 
     @property
     def params(self) -> dict[str, Array]: ...
@@ -38,7 +38,7 @@ class Layer(Protocol):
 
 
 class Plain:
-    """A layer that is the same in training and in evaluation; its time counts as ``part``."""
+    """A layer that is the same in training and in evaluation; its time counts for ``part``."""
 
     part = "everything else"
 
@@ -47,16 +47,16 @@ class Plain:
         self.grads = {name: np.zeros_like(value) for name, value in params.items()}
 
     def train(self) -> None:
-        """Nothing changes."""
+        """Does nothing."""
 
     def eval(self) -> None:
-        """Nothing changes."""
+        """Does nothing."""
 
 
 class Linear(Plain):
     """y = x W, with He's initialization: W ~ N(0, 2 / inputs).
 
-    The first layer of a network passes ``input_grad=False``: nobody needs the gradient of the data.
+    The first layer of a network has ``input_grad=False``, as the gradient of the data is not needed.
     """
 
     part = "matrix products"
@@ -92,7 +92,7 @@ class Bias(Plain):
 
 
 class ReLU(Plain):
-    """y = max(x, 0), in place.  It counts with the norm before it, as where one layer is both."""
+    """y = max(x, 0), in place.  Its time counts for the norm before it, as if one layer were both."""
 
     part = "norm and ReLU"
 
@@ -110,7 +110,7 @@ class ReLU(Plain):
 
 
 class Network:
-    """Named layers, one after the other; a name may stand for several (``fc1``: the product and its bias)."""
+    """Named layers, one after the other; several may share a name (``fc1`` is the product and its bias)."""
 
     def __init__(self, layers: Sequence[tuple[str, Layer]]) -> None:
         self.layers = [layer for _, layer in layers]
@@ -129,19 +129,19 @@ class Network:
         return x
 
     def backward(self, dy: Array, lap: Lap = untimed) -> Array:
-        """Overwrite ``grads``, given the gradient of the last output; that of the input."""
+        """Overwrite ``grads`` from the gradient of the last output; return that of the input."""
         for i in reversed(range(len(self.layers))):
             dy = self._input_grads[i] = self.layers[i].backward(dy, out=self._input_grads[i])
             lap(self.parts[i])
         return dy
 
     def train(self) -> None:
-        """Normalize with the statistics of the batch, and remember them."""
+        """Normalize with the statistics of the batch, and record them."""
         for layer in self.layers:
             layer.train()
 
     def eval(self) -> None:
-        """Normalize with the statistics that were remembered."""
+        """Normalize with the recorded statistics."""
         for layer in self.layers:
             layer.eval()
 
@@ -164,21 +164,21 @@ def cross_entropy(logits: Array, target: Array) -> tuple[float, Array]:
 
 
 class Stopwatch:
-    """Remembers when what was done in every training step.
+    """Records the times of the parts of every training step.
 
-    It keeps flat lists of numbers: tuples or dicts would bring the garbage collector into what is measured.
+    It keeps flat lists of numbers: tuples or dicts would bring the garbage collector into the measurement.
     """
 
     def __init__(self) -> None:
-        self.parts: list[str] = []  # what was done; empty where a step begins
-        self.times: list[float] = []  # when it was done
+        self.parts: list[str] = []  # the part that ended; empty at the beginning of a step
+        self.times: list[float] = []  # the time of its end
 
     def step(self) -> None:
-        """A step begins."""
+        """Record the beginning of a step."""
         self.lap("")
 
     def lap(self, part: str) -> None:
-        """What happened since the last call was ``part``."""
+        """Record that the time since the last call belongs to ``part``."""
         self.parts.append(part)
         self.times.append(perf_counter())
 

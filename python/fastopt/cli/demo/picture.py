@@ -1,4 +1,4 @@
-"""How the demo's pictures look."""
+"""The style of the demo's pictures."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ STYLE: Any = {
 
 @contextmanager
 def picture(path: Path, columns: int, *, size: tuple[float, float], **grid: Any) -> Iterator[Any]:
-    """A row of axes in the demo's style, written to ``path`` at the end; its folder is made if need be."""
+    """A row of axes in the demo's style, which is written to ``path`` at the end; a missing folder is made."""
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=size, layout="constrained")
         yield figure.subplots(1, columns, **grid)

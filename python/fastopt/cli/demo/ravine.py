@@ -1,8 +1,8 @@
-"""``fastopt demo ravine``: ten ways down from one point, on the surfaces that every course draws.
+"""``fastopt demo ravine``: the paths of ten methods from one point, on well-known surfaces.
 
-Each loss is the mean over samples, of which a gradient takes all, a few or one; all methods but the two that are named
-after what they take use all.  The samples of the ravine and the saddle contradict one another, so that those two methods
-jitter about the minimum; Beale's three agree there, and the noise fades.
+Each loss is a mean over samples.  All methods take the gradient of all samples, except the two whose names say that they take
+one or a few.  The samples of the ravine and of the saddle contradict one another, so that those two methods jitter about the
+minimum; Beale's three samples agree there, and the noise fades.
 """
 
 from __future__ import annotations
@@ -25,20 +25,20 @@ from fastopt import optim
 from .network import Array
 from .picture import GREY, INK, STYLE
 
-NEAR = 0.01  # how far above its minimum a loss has arrived
-FLOOR = 1e-6  # where the picture's losses end
-SHADES = [str(grey) for grey in np.linspace(0.78, 0.99, 11)]  # of the contours, from the bottom up
+NEAR = 0.01  # distance from its minimum below which a loss has arrived
+FLOOR = 1e-6  # the smallest loss in the picture
+SHADES = [str(grey) for grey in np.linspace(0.78, 0.99, 11)]  # greys of the contours, from the lowest one
 
 
 class Surface:
-    """A loss of two weights, and how it is drawn."""
+    """A loss of two weights, and the window in which it is drawn."""
 
     name: str
     start: tuple[float, float]
     minima: tuple[tuple[float, float], ...]
     window: tuple[float, float, float, float]  # left, right, bottom, top
     samples: int
-    few: int  # samples in a mini-batch
+    few: int  # number of samples in a mini-batch
 
     def height(self, p: Array) -> Array:
         """The loss above its minimum at the points (..., 2)."""
@@ -50,7 +50,7 @@ class Surface:
 
 
 class Ravine(Surface):
-    """Least squares, ½(xᵀp − y)², with features that spread seven times as far one way as the other: curvatures 5 and 0.1.
+    """Least squares, ½(xᵀp − y)², with features that spread seven times as far in one direction: curvatures 5 and 0.1.
 
     The samples' covariance is exact, and their noise orthogonal to it, so that the surface is the same for every seed.
     """
@@ -79,7 +79,7 @@ class Ravine(Surface):
 
 
 class Saddle(Surface):
-    """½x² + ¼(y² − 1)², which every sample tilts another way; the start is all but on the way to the saddle at (0, 0)."""
+    """½x² + ¼(y² − 1)², tilted in another direction by every sample; the start is close to the line into the saddle at (0, 0)."""
 
     name = "Saddle"
     start = (-1.8, 0.002)
@@ -124,14 +124,14 @@ class Beale(Surface):
 
 @dataclass(frozen=True)
 class Method:
-    """An optimizer with its learning rate on each surface, and how many samples a gradient takes."""
+    """An optimizer with its learning rate on each surface, and the number of samples in a gradient."""
 
     name: str
     color: str
     optimizer: Callable[..., optim.Optimizer]
     rates: dict[str, float]
     samples: str = "all"
-    width: float = 1.4  # of its path, where another one may run along it
+    width: float = 1.4  # width of its path; wider where another path may cover it
 
 
 def rates(ravine: float, saddle: float, beale: float) -> dict[str, float]:
@@ -164,7 +164,7 @@ METHODS = [method for family in FAMILIES.values() for method in family]
 
 
 class Walk(NamedTuple):
-    """Where a method went on a surface."""
+    """The path of a method on a surface."""
 
     points: Array  # (steps + 1, 2), from the start
     heights: Array  # (steps + 1,)
@@ -178,7 +178,7 @@ class Walk(NamedTuple):
 
 
 def walk(method: Method, surface: Surface, steps: int, rng: np.random.Generator) -> Walk:
-    """``steps`` steps of a method from the surface's start."""
+    """Takes ``steps`` steps of a method from the surface's start."""
     p = np.array(surface.start)
     optimizer = method.optimizer([p], lr=method.rates[surface.name])
     size = {"all": surface.samples, "few": surface.few, "one": 1}[method.samples]
@@ -196,7 +196,7 @@ Walks = dict[tuple[str, str], Walk]
 
 
 def main(args: argparse.Namespace) -> int:
-    """Let every method walk on every surface, print where they are in the end, draw their paths."""
+    """Run every method on every surface, print the final losses, draw the paths."""
     surfaces: list[Surface] = [
         Ravine(np.random.default_rng(args.seed)),
         Saddle(np.random.default_rng(args.seed)),
@@ -216,7 +216,7 @@ def main(args: argparse.Namespace) -> int:
 
 
 def table(surfaces: Sequence[Surface], walks: Walks) -> Table:
-    """Of every method on every surface the final loss, and how many steps it took to get near the minimum."""
+    """For every method and surface, the final loss and the number of steps to get near the minimum."""
     steps = len(next(iter(walks.values())).heights) - 1
     title = f"The loss above its minimum after {steps} steps · steps to {NEAR}"
     result = Table(title=title, title_style="bold", title_justify="left")
@@ -235,7 +235,7 @@ def table(surfaces: Sequence[Surface], walks: Walks) -> Table:
 
 
 def draw(path: Path, surfaces: Sequence[Surface], walks: Walks) -> None:
-    """For each family the paths over the contours, and below them the losses."""
+    """Draws the paths of each family over the contours, and the losses below them."""
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(10, 13.5), layout="constrained")
         rows: Any = figure.subfigures(len(FAMILIES), 1, hspace=0.04)
@@ -249,7 +249,7 @@ def draw(path: Path, surfaces: Sequence[Surface], walks: Walks) -> None:
                 for method in family:
                     one = walks[method.name, surface.name]
                     style: dict[str, Any] = {"color": method.color, "linewidth": 1.4}
-                    if one.switch:  # it is Adam's line until there
+                    if one.switch:  # until there the line is Adam's
                         style |= {"linestyle": (0, (3, 1)), "marker": "D", "markersize": 5, "markevery": [0]}
                     steps = np.arange(one.switch, len(one.heights))
                     over.plot(*one.points[one.switch :].T, **style | {"linewidth": method.width})
@@ -271,7 +271,7 @@ def draw(path: Path, surfaces: Sequence[Surface], walks: Walks) -> None:
 
 
 def contours(ax: Any, surface: Surface) -> None:
-    """The surface from above, its start and its minima."""
+    """Draws the surface from above, its start and its minima."""
     left, right, bottom, top = surface.window
     grid = np.stack(np.meshgrid(np.linspace(left, right, 200), np.linspace(bottom, top, 200)), axis=-1)
     height = surface.height(grid)

@@ -1,9 +1,9 @@
 """``fastopt demo regularize``: L1, L2, their sum and decoupled weight decay on a sparse linear regression.
 
-Eight of sixty features are real.  Every penalty is fitted with a range of coefficients, all of them at once: one optimizer
-has a group of parameters for each coefficient.  They run until nothing moves.  Then proximal L1 is the lasso, and L2 is
-ridge regression, with Adam too; decoupled decay is no penalty at all but a bound, |weight| ≤ 1/coefficient, below which
-it leaves least squares alone: Xie & Li 2024, arXiv:2404.04454.
+Eight of sixty features matter.  Every penalty is fitted with a range of coefficients at once: one optimizer has a group of
+parameters per coefficient.  The fits run until nothing moves.  Then proximal L1 is the lasso, and L2 is ridge regression, with
+Adam too.  Decoupled decay is not a penalty but a bound, |weight| ≤ 1/coefficient, within which it does not change least
+squares: Xie & Li 2024, arXiv:2404.04454.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ COEFFICIENTS = np.geomspace(1e-3, 10, 49)
 
 
 class Samples(NamedTuple):
-    """Rows of features, and what was measured."""
+    """Rows of features with their targets."""
 
     x: Array
     y: Array
@@ -68,10 +68,10 @@ class Data(NamedTuple):
 
 @dataclass(frozen=True)
 class Penalty:
-    """An optimizer, and the hyperparameters that a coefficient stands for."""
+    """An optimizer, and its hyperparameters for a coefficient."""
 
     name: str
-    title: str  # of its picture
+    title: str  # title of its picture
     color: str
     optimizer: Callable[..., optim.Optimizer]
     options: Callable[[float], dict[str, Any]]
@@ -117,7 +117,7 @@ PENALTIES = [
 
 
 class Fit(NamedTuple):
-    """The weights that a penalty leads to, a row for each coefficient, and how well they predict."""
+    """The fitted weights of a penalty, one row per coefficient, and their errors."""
 
     penalty: Penalty
     weights: Array
@@ -126,16 +126,16 @@ class Fit(NamedTuple):
 
     @property
     def best(self) -> int:
-        """The row that one would choose: the one with the lowest validation error."""
+        """The row with the lowest validation error."""
         return int(np.argmin(self.valid_error))
 
     def recovers(self, real: Array) -> Array:
-        """The coefficients with which exactly the real features are left."""
+        """The coefficients with which exactly the features that matter have weights."""
         return COEFFICIENTS[np.all((self.weights != 0) == real, axis=1)]
 
 
 def fit(penalty: Penalty, data: Data, *, steps: int) -> Fit:
-    """Minimize half the mean squared error with every coefficient at once, from zero, with the gradient of all rows."""
+    """Minimize half the mean squared error for all coefficients at once, from zero, with the gradient of all rows."""
     weights = np.zeros((len(COEFFICIENTS), FEATURES))
     pairs = zip(weights, COEFFICIENTS, strict=True)
     optimizer = penalty.optimizer([{"params": [row], **penalty.options(float(c))} for row, c in pairs])
@@ -147,7 +147,7 @@ def fit(penalty: Penalty, data: Data, *, steps: int) -> Fit:
 
 
 def main(args: argparse.Namespace) -> int:
-    """Fit all penalties, print what the best coefficient of each gives, draw how the weights depend on it."""
+    """Fit all penalties, print the results of the best coefficient of each, draw the weights against the coefficient."""
     data = Data.draw(np.random.default_rng(args.seed))
     console = Console()
     fits = [fit(penalty, data, steps=args.steps) for penalty in PENALTIES]
@@ -159,7 +159,7 @@ def main(args: argparse.Namespace) -> int:
 
 
 def table(data: Data, fits: Sequence[Fit]) -> Table:
-    """Of every penalty, with the coefficient that validation chooses, the test error and which features are left."""
+    """For every penalty with the coefficient that validation chooses, the test error and the features that have weights."""
     title = f"{FEATURES} features, {REAL} of them real, {TRAIN} rows, noise {NOISE:g}"
     result = Table(title=title, title_style="bold", title_justify="left")
     result.add_column("penalty")
@@ -195,7 +195,7 @@ def table(data: Data, fits: Sequence[Fit]) -> Table:
 
 
 def draw(path: Path, data: Data, fits: Sequence[Fit]) -> None:
-    """Every weight against the coefficient, a picture for each penalty, and the test errors of all."""
+    """Draws every weight against the coefficient, one picture per penalty, and the test errors of all penalties."""
     real = data.weights != 0
     ends, edge = COEFFICIENTS[[0, -1]], 1.35 * np.max(np.abs(data.weights))
     dotted: dict[str, Any] = {"color": INK, "linestyle": ":", "linewidth": 1}

@@ -1,6 +1,6 @@
-"""A character-level transformer in a hand-written NumPy loop, on text that is wherever Python is: Python's own sources.
+"""A character-level transformer in a hand-written NumPy loop, trained on the sources of Python's own modules.
 
-It is the digits' network with other layers: a row of an activation is one character of one of the texts in the batch.
+The network is that of the digits with other layers: a row of an activation is one character of one text in the batch.
 """
 
 from __future__ import annotations
@@ -17,19 +17,19 @@ from fastopt import nn
 from .network import Array, Lap, Layer, Linear, Network, Plain, ReLU, untimed
 
 MODULES = "argparse configparser difflib heapq pickle random shutil statistics subprocess threading"
-CHARACTERS = "\n" + "".join(map(chr, range(32, 127)))  # each stands for its place here
+CHARACTERS = "\n" + "".join(map(chr, range(32, 127)))  # a character's number is its index in this string
 CONTEXT = 64
 
 
 class Text(NamedTuple):
-    """Characters as their numbers, cut in a fixed way."""
+    """The numbers of characters, split in a fixed way."""
 
     train: Array
     valid: Array
 
     @classmethod
     def load(cls) -> Text:
-        """The sources of some modules without what is not printable ASCII, the last tenth of each to validate."""
+        """The printable ASCII of some modules' sources; the last tenth of each is for validation."""
         cuts: list[list[Array]] = []
         for name in MODULES.split():
             source = inspect.getsource(importlib.import_module(name)).encode("ascii", "ignore")
@@ -41,13 +41,13 @@ class Text(NamedTuple):
 
 
 def windows(text: Array, starts: Array) -> tuple[Array, Array]:
-    """Pieces of the text from ``starts`` on, (pieces, CONTEXT), and one-hot for each character the one that follows."""
+    """Pieces of the text that begin at ``starts``, (pieces, CONTEXT), and the one-hot characters that follow each."""
     pieces = text[starts[:, None] + np.arange(CONTEXT + 1)]
     return pieces[:, :-1], np.eye(len(CHARACTERS), dtype=np.float32)[pieces[:, 1:].ravel()]
 
 
 class Embedding(Plain):
-    """A vector for each character, and one for each place, whose sum is where the rows begin."""
+    """The sum of a vector per character and a vector per position."""
 
     def __init__(self, width: int, rng: np.random.Generator) -> None:
         sizes = {"character": len(CHARACTERS), "place": CONTEXT}
@@ -70,7 +70,7 @@ class Embedding(Plain):
 
 
 class Attention(Plain):
-    """Every head's softmax(q kᵀ/√size) v, with each place seeing itself and those before it.
+    """softmax(q kᵀ/√size) v of every head, in which a position sees itself and those before it.
 
     A row of the input is q, k and v of all heads; a row of the output is one vector of each head.
     """
@@ -79,7 +79,8 @@ class Attention(Plain):
         super().__init__()
         self.heads = heads
         self.hidden = np.triu(np.full((CONTEXT, CONTEXT), -np.inf, np.float32), 1)
-        self.weights = np.empty((2, 0, heads, CONTEXT, CONTEXT))  # of every text, and their gradients
+        # The attention weights of every text, and their gradients.
+        self.weights = np.empty((2, 0, heads, CONTEXT, CONTEXT))
 
     def split(self, x: Array, parts: int) -> Array:
         """The rows as (parts, texts, heads, places, size), in the same memory."""
@@ -129,13 +130,14 @@ class Residual(Network):
 def build(seed: int, *, width: int = 128, blocks: int = 2, heads: int = 4) -> Network:
     """Embedding → (attention, then two Linear with ReLU, each after LayerNorm and around a shortcut) → LayerNorm → Linear.
 
-    Without a bias but the norms'.  What adds to the shortcuts is the smaller the more there are: Radford et al. 2019, section 2.3.
+    Only the norms have a bias.  The initial weights of the layers that add to a shortcut get smaller with the number of layers:
+    Radford et al. 2019, section 2.3.
     """
     rng = np.random.default_rng(seed)
 
     def linear(inputs: int, outputs: int, variance: float) -> Linear:
         layer = Linear(inputs, outputs, rng)
-        layer.params["weight"] *= math.sqrt(variance / 2)  # of an output, for inputs of variance 1
+        layer.params["weight"] *= math.sqrt(variance / 2)  # the variance of an output for inputs of variance 1
         return layer
 
     layers: list[tuple[str, Layer]] = [("embedding", Embedding(width, rng))]

@@ -43,7 +43,7 @@ def build(rng: np.random.Generator) -> Network:
 
 @dataclass
 class Run:
-    """One strength of weight decay, and what came of it."""
+    """One strength of weight decay, and the results with it."""
 
     decay: float
     network: Network
@@ -51,12 +51,12 @@ class Run:
 
     @property
     def weights(self) -> Array:
-        """All the numbers in the Linear layers' weight matrices."""
+        """All weights of the Linear layers in one array."""
         return np.concatenate([p.ravel() for p in self.network.params.values() if p.ndim == 2])
 
     @property
     def near_zero(self) -> float:
-        """The share of the weights that do next to nothing."""
+        """The share of the weights that are close to zero."""
         return float(np.mean(np.abs(self.weights) <= NEAR))
 
     def fit(self, x: Array, y: Array, *, lr: float, iterations: int) -> Iterator[int]:
@@ -72,7 +72,7 @@ class Run:
             yield iteration
 
     def log(self, writer: SummaryWriter, iteration: int) -> None:
-        """The loss, and of every parameter and gradient the norm and the histogram."""
+        """The loss, and the norm and histogram of every parameter and gradient."""
         writer.add_scalar("loss", self.losses[-1], iteration)
         for kind, arrays in (("weight", self.network.params), ("gradient", self.network.grads)):
             for name, array in arrays.items():
@@ -81,7 +81,7 @@ class Run:
 
 
 def main(args: argparse.Namespace) -> int:
-    """Fit both, write what TensorBoard shows, print the losses, draw the weights."""
+    """Fit both, write the logs for TensorBoard, print the losses, draw the weights."""
     x, y = data(np.random.default_rng(args.seed))
     runs = [Run(decay, build(np.random.default_rng([args.seed, 1]))) for decay in args.decays]
     console = Console()
@@ -103,7 +103,7 @@ def main(args: argparse.Namespace) -> int:
 
 
 def table(runs: Sequence[Run]) -> Table:
-    """The losses on the way, and how large the weights are in the end."""
+    """The losses along the training, and the sizes of the final weights."""
     title = "y = 2·x₁ − x₂² + 1 · Adam with coupled weight decay"
     result = Table(title=title, title_style="bold", title_justify="left")
     result.add_column("mean squared error")
@@ -120,7 +120,7 @@ def table(runs: Sequence[Run]) -> Table:
 
 
 def draw(path: Path, runs: Sequence[Run]) -> None:
-    """The distribution of the final weights, and the way of the loss."""
+    """Draws the distribution of the final weights, and the course of the loss."""
     edge = max(np.max(np.abs(run.weights)) for run in runs)
     bins = np.linspace(-edge, edge, 64)
     with picture(path, 2, size=(10, 3.8), width_ratios=[1.1, 1]) as (weights, losses):

@@ -1,0 +1,1 @@
+"""The optimizers' classes: one rule, or one family of rules, per file."""

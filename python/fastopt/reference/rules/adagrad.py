@@ -1,0 +1,52 @@
+"""Rules that divide by a root of squared gradients."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from .._update import exact, maximum, moment, rule, square
+
+
+@rule(square("sum"), lr_decay=0.0, weight_decay=0.0, initial_accumulator_value=0.0, eps=1e-10)
+def adagrad(p: Any, g: Any, s: Any, *, t: int, lr: float, lr_decay: float, eps: float) -> Any:
+    """Adagrad."""
+    T = p.dtype.type
+    s = s + g * g
+    return p - T(lr / (1 + (t - 1) * lr_decay)) * g / (np.sqrt(s) + T(eps)), s
+
+
+@rule(
+    square("square_avg", unless="centered"),  # the centered variance is a difference of means
+    optional=(exact("grad_avg"), moment("momentum_buffer")),
+    alpha=0.99,
+    eps=1e-8,
+    weight_decay=0.0,
+    momentum=0.0,
+    centered=False,
+)
+def rmsprop(
+    p: Any, g: Any, v: Any, mean: Any, b: Any, *, lr: float, alpha: float, eps: float, momentum: float, centered: bool
+) -> Any:
+    """RMSprop, also centered, and with momentum.  The centered variance is at least 0."""
+    T = p.dtype.type
+    v = T(alpha) * v + T(1 - alpha) * g * g
+    variance = v
+    if centered:
+        mean = T(alpha) * mean + T(1 - alpha) * g
+        variance = maximum(v - mean * mean, T(0))
+    u = g / (np.sqrt(variance) + T(eps))
+    if momentum:
+        u = b = T(momentum) * b + u
+    return p - T(lr) * u, v, mean, b
+
+
+@rule(square("square_avg"), square("acc_delta"), rho=0.9, eps=1e-6, weight_decay=0.0)
+def adadelta(p: Any, g: Any, v: Any, u: Any, *, lr: float, rho: float, eps: float) -> Any:
+    """Adadelta."""
+    T = p.dtype.type
+    v = T(rho) * v + T(1 - rho) * g * g
+    delta = np.sqrt(u + T(eps)) / np.sqrt(v + T(eps)) * g
+    u = T(rho) * u + T(1 - rho) * delta * delta
+    return p - T(lr) * delta, v, u

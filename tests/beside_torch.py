@@ -1,0 +1,30 @@
+"""How results are compared with torch's; the tests that need it are skipped where there is no torch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+from tables import Array
+
+torch = pytest.importorskip("torch", reason="compares with torch")
+
+TOLERANCE = {"float32": 2e-6, "float64": 1e-12}
+
+
+@pytest.fixture(autouse=True, scope="module")
+def one_thread() -> Iterator[None]:
+    """These tensors are small, and torch wakes its threads for all of them."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+def assert_close(actual: Array, expected: Any, tolerance: float, what: str, largest: float = 0.0) -> None:
+    expected = expected.detach().numpy() if isinstance(expected, torch.Tensor) else expected
+    assert actual.shape == expected.shape
+    bound = tolerance * max(largest, np.max(np.abs(expected), initial=0))
+    assert np.max(np.abs(actual - expected), initial=0) <= bound, what

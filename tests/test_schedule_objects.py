@@ -1,0 +1,428 @@
+"""Schedules as objects: copied and pickled, interrupted, and changed from outside."""
+
+from __future__ import annotations
+
+import copy
+import pickle
+import signal
+import time
+from collections.abc import Callable, Iterator
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+from schedule_cases import CASES, OURS, PLATEAUS, Groups, Make, groups, inverse, torch_groups, values
+
+from fastopt import schedules
+from fastopt.optim import SGD
+
+# Copies
+
+
+def moved(make: Make, opt: Any, losses: int = 0) -> tuple[Any, Any]:
+    """A schedule after a few steps, and what takes one more."""
+    schedule = make(schedules, opt)
+    args = [1.0] if isinstance(schedule, schedules.ReduceLROnPlateau) else []
+    for _ in range(7):
+        schedule.step(*args)
+    return schedule, lambda one: one.step(*args)
+
+
+def snapshot(opt: Any, schedule: Any) -> str:
+    return repr((opt.param_groups, schedule.state_dict()))
+
+
+EVERY: dict[str, Make] = {
+    **CASES,
+    **OURS,
+    "lambda of a module": lambda s, opt: s.LambdaLR(opt, inverse),
+    **{name: lambda s, opt, o=options: s.ReduceLROnPlateau(opt, **o) for name, options in PLATEAUS.items()},  # type: ignore[misc]
+}
+
+
+def without_functions(schedule: Any) -> bool:
+    return "lambda>" not in repr(schedule)
+
+
+@pytest.mark.parametrize("how", ["deepcopy", "pickle"])
+@pytest.mark.parametrize("case", EVERY)
+def test_copied_with_its_optimizer(case: str, how: str) -> None:
+    """The copies know each other and nobody else."""
+    opt = groups()
+    schedule, step = moved(EVERY[case], opt)
+    before = snapshot(opt, schedule)
+    if how == "pickle" and not without_functions(schedule):
+        with pytest.raises((AttributeError, pickle.PicklingError), match="lambda"):
+            pickle.dumps((opt, schedule))
+        assert snapshot(opt, schedule) == before
+        return
+    other, twin = copy.deepcopy((opt, schedule)) if how == "deepcopy" else pickle.loads(pickle.dumps((opt, schedule)))
+    assert twin.optimizer is other
+    assert all(part.optimizer is other for part in getattr(twin, "schedulers", []))
+    for _ in range(20):
+        step(twin)
+    assert snapshot(opt, schedule) == before
+    for _ in range(20):
+        step(schedule)
+    assert snapshot(opt, schedule) == snapshot(other, twin)
+
+
+def test_pickles_name_public_paths() -> None:
+    for name in schedules.__all__:
+        assert getattr(schedules, name).__module__ == "fastopt.schedules"
+    text = pickle.dumps(moved(EVERY["nested"], groups())[0], protocol=0)
+    assert b"cfastopt.schedules\n" in text and b"fastopt.schedules." not in text
+
+
+def test_copied_with_an_optimizer_of_fastopts() -> None:
+    w = np.ones(3)
+    opt = SGD([w], lr=0.1)
+    schedule = schedules.ExponentialLR(opt, 0.5)
+    try:
+        copy.deepcopy(opt)
+    except TypeError:
+        pytest.skip("optimizers cannot be copied")
+    v, other, twin = copy.deepcopy((w, opt, schedule))
+    for one, o in (schedule, opt), (twin, other):
+        o.step([np.ones(3)])
+        one.step()
+    assert v is not w and np.array_equal(v, w)
+    assert twin.optimizer is other and other.param_groups[0]["lr"] == opt.param_groups[0]["lr"] == 0.05
+
+
+def test_copied_with_an_optimizer_of_torchs() -> None:
+    opt = torch_groups()
+    schedule = schedules.OneCycleLR(opt, 0.5, 20)
+    other, twin = copy.deepcopy((opt, schedule))
+    twin.step()
+    assert twin.optimizer is other
+    assert values(other) != values(opt)
+
+
+# Interrupts
+
+
+@pytest.fixture
+def interrupts() -> Iterator[list[bool]]:
+    """While the list has an entry, which goes with it, the next signal of a storm is a KeyboardInterrupt."""
+    armed: list[bool] = []
+
+    def interrupt(*_: Any) -> None:
+        if armed:
+            armed.clear()
+            raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGALRM, interrupt)
+    signal.setitimer(signal.ITIMER_REAL, 5e-5, 5e-5)
+    try:
+        yield armed
+    finally:
+        armed.clear()
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        time.sleep(0.001)  # a last signal still finds its handler
+        signal.signal(signal.SIGALRM, before)
+
+
+def interrupted(armed: list[bool], call: Callable[[], Any]) -> bool:
+    try:
+        armed.append(True)
+        call()
+        armed.clear()
+    except KeyboardInterrupt:
+        return True
+    return False
+
+
+@pytest.mark.parametrize("case", ["step", "cycle", "sequential", "chained more", "nested", "plateau"])
+def test_an_interrupted_step_is_taken_or_not(case: str, interrupts: list[bool]) -> None:
+    opt, twins = groups(), groups()
+    (schedule, step), (twin, _) = moved(EVERY[case], opt), moved(EVERY[case], twins)
+    seen = 0
+    for _ in range(20_000):
+        if schedule.last_epoch >= 200:  # where a cycle ends
+            (schedule, _), (twin, _) = moved(EVERY[case], opt := groups()), moved(EVERY[case], twins := groups())
+        before = snapshot(twins, twin)
+        hit = interrupted(interrupts, lambda: step(schedule))  # noqa: B023
+        after = snapshot(opt, schedule)
+        if not hit or after != before:
+            step(twin)
+            assert after == snapshot(twins, twin)
+        seen += hit
+        if seen == 100:
+            break
+    assert seen > 0
+
+
+@pytest.mark.parametrize("case", ["cycle", "sequential", "nested", "plateau"])
+def test_an_interrupted_load_is_done_or_not(case: str, interrupts: list[bool]) -> None:
+    ends = []
+    for steps in 1, 9:
+        opt = groups()
+        schedule, step = moved(EVERY[case], opt)
+        for _ in range(steps):
+            step(schedule)
+        ends.append((schedule.state_dict(), snapshot(opt, schedule)))
+    seen = 0
+    for i in range(5_000):
+        seen += interrupted(interrupts, lambda: schedule.load_state_dict(ends[i % 2][0]))  # noqa: B023
+        assert snapshot(opt, schedule) in (ends[0][1], ends[1][1])
+        if seen == 100:
+            break
+    assert seen > 0
+
+
+@pytest.mark.parametrize("case", ["step", "cycle"])
+def test_an_interrupted_constructor_changes_all_groups_or_none(case: str, interrupts: list[bool]) -> None:
+    done = groups()
+    EVERY[case](schedules, done)
+    seen = 0
+    for _ in range(5_000):
+        opt = groups()
+        seen += interrupted(interrupts, lambda: EVERY[case](schedules, opt))  # noqa: B023
+        assert opt.param_groups in (groups().param_groups, done.param_groups)
+        if seen == 100:
+            break
+    assert seen > 0
+
+
+def test_a_chain_that_raises_has_not_begun() -> None:
+    opt = groups()
+    parts = [schedules.ExponentialLR(opt, 0.5), schedules.LambdaLR(opt, lambda epoch: 1 if epoch < 2 else "x")]  # type: ignore[arg-type, return-value]
+    schedule = schedules.ChainedScheduler(parts)
+    schedule.step()
+    before = snapshot(opt, schedule)
+    with pytest.raises(TypeError, match=r"^LambdaLR: lr_lambda\(2\) must be a number, got 'x'$"):
+        schedule.step()
+    assert snapshot(opt, schedule) == before
+
+
+# What changes from outside
+
+
+def scalars(value: float) -> list[Any]:
+    return [np.float32(value), np.float64(value), np.array(value), np.array(value, np.float32)]
+
+
+@pytest.mark.parametrize("index", range(4))
+def test_learning_rates_in_other_forms(index: int) -> None:
+    """They are read at every step, and replaced by floats; the array is left alone."""
+    lr = scalars(0.25)[index]
+    opt = Groups(dict(lr=lr))
+    schedule = schedules.ExponentialLR(opt, 0.5)
+    assert opt.param_groups[0]["lr"] == opt.param_groups[0]["initial_lr"] == 0.25
+    opt.param_groups[0]["lr"] = lr
+    schedule.step()
+    assert opt.param_groups[0]["lr"] == 0.125 and type(opt.param_groups[0]["lr"]) is float
+    assert lr == 0.25
+
+
+def test_learning_rates_in_tensors() -> None:
+    torch = pytest.importorskip("torch")
+    lr = torch.tensor(0.25, requires_grad=True)
+    opt = Groups(dict(lr=lr))
+    schedule = schedules.ExponentialLR(opt, torch.tensor(0.5))
+    schedule.step()
+    assert opt.param_groups[0]["lr"] == 0.125 and type(opt.param_groups[0]["lr"]) is float
+    assert float(lr.detach()) == 0.25
+    plateau = schedules.ReduceLROnPlateau(opt, patience=0)
+    plateau.step(torch.tensor(2.0, requires_grad=True))
+    assert plateau.best == 2.0
+
+
+@pytest.mark.parametrize("lr", ["0.1", True, None, [0.1], np.array(True), np.array([0.1])])
+def test_a_learning_rate_that_is_no_number(lr: Any) -> None:
+    opt = groups()
+    schedule = schedules.StepLR(opt, 1)
+    opt.param_groups[1]["lr"] = lr
+    with pytest.raises(TypeError, match=r"^StepLR: param_groups\[1\]\['lr'\] must be a number, got"):
+        schedule.step()
+    assert schedule.last_epoch == 0 and opt.param_groups[0]["lr"] == 0.1
+
+
+def test_a_group_without_a_learning_rate() -> None:
+    opt = groups()
+    schedule = schedules.StepLR(opt, 1)
+    del opt.param_groups[1]["lr"]
+    for call in schedule.step, schedule.state_dict:
+        with pytest.raises(
+            ValueError, match=r"^StepLR: param_groups\[1\] of the optimizer has no 'lr' any more; set it"
+        ):
+            call()
+    with pytest.raises(TypeError, match=r"^StepLR: optimizer must have .*, whose param_groups\[1\] has no 'lr'$"):
+        schedules.StepLR(opt, 1)
+    assert schedule.last_epoch == 0 and opt.param_groups[0]["lr"] == 0.1
+
+
+def test_a_removed_group() -> None:
+    opt = groups()
+    schedule = schedules.StepLR(opt, 1)
+    del opt.param_groups[0]
+    with pytest.raises(
+        ValueError, match=r"has 1 groups, and had 2 when .*; make a new schedule when groups have been added"
+    ):
+        schedule.step()
+    with pytest.raises(ValueError, match=r"^StepLR: the optimizer has 1 groups, and had 2"):
+        schedules.SequentialLR(opt, [schedule], [])
+
+
+def test_learning_rates_that_overflow() -> None:
+    for schedule in (
+        schedules.ExponentialLR(groups(), 1e200),
+        schedules.MultiStepLR(groups(), [2, 2, 2], 1e200),
+        schedules.ConstantLR(groups(), 1e-310, 2),
+    ):
+        schedule.step()
+        with pytest.raises(
+            ValueError, match=r"the learning rate of param_groups\[0\] must be finite, got .* in epoch 2$"
+        ):
+            schedule.step()
+        assert schedule.last_epoch == 1
+
+
+def test_attributes() -> None:
+    """What has an effect can be changed; what has none is refused, but in classes of one's own."""
+    opt = groups()
+    schedule = schedules.StepLR(opt, 1, gamma=0.5)
+    schedule.gamma = 0.25
+    schedule.last_epoch = 4
+    schedule.step()
+    assert (schedule.get_last_lr()[0], schedule.last_epoch) == (0.025, 5)
+    with pytest.raises(AttributeError, match=r"^StepLR: there is no gama to be set; did you mean gamma\?$"):
+        schedule.gama = 1.0  # type: ignore[attr-defined]
+    with pytest.raises(
+        AttributeError, match=r"^StepLR: there is no lr to be set; it has base_lrs, gamma, optimizer, step_"
+    ):
+        schedule.lr = 1.0  # type: ignore[attr-defined]
+    with pytest.raises(ValueError, match=r"^StepLR: last_epoch must be in \[0, 2\*\*53\), got -1$"):
+        schedule.last_epoch = -1
+    with pytest.raises(AttributeError, match="total_steps"):
+        schedules.OneCycleLR(opt, 1, 9).total_steps = 10  # type: ignore[misc]
+
+    sequence = schedules.SequentialLR(opt, [schedule, schedules.ConstantLR(opt)], [3])
+    for name in "optimizer", "schedulers":
+        with pytest.raises(AttributeError, match=f"^SequentialLR: {name} cannot be set; make a new schedule$"):
+            setattr(sequence, name, getattr(sequence, name))
+
+    class Halved(schedules.LRScheduler):
+        def __init__(self, optimizer: Any) -> None:
+            super().__init__(optimizer)
+            self.note = "mine"
+
+        def _lr(self, epoch: int, i: int, lr: float) -> float:
+            return lr / 2
+
+    assert Halved(opt).note == "mine"
+
+
+@pytest.mark.parametrize(
+    ("make", "name", "good", "bad"),
+    [
+        (lambda o: schedules.StepLR(o, 2), "step_size", 3, [0, -1, 1.5, "2", None]),
+        (lambda o: schedules.StepLR(o, 2), "gamma", 0.5, ["x", np.nan, -1, None]),
+        (lambda o: schedules.StepLR(o, 2), "optimizer", groups(), [None, 3, SimpleNamespace(param_groups=[])]),
+        (lambda o: schedules.StepLR(o, 2), "base_lrs", [0.5, 0.25], [0.5, [0.5], [0.5, "x"], [0.5, np.nan]]),
+        (lambda o: schedules.MultiStepLR(o, [2, 4]), "milestones", [1, 5], [[3, 1], 4, ["a"], None]),
+        (lambda o: schedules.CosineAnnealingLR(o, 5), "T_max", 6, [0, None, 0.5]),
+        (lambda o: schedules.CosineAnnealingWarmRestarts(o, 5), "T_mult", 2, [0, 1.5]),
+        (lambda o: schedules.WarmupCosineLR(o, 2, 5), "total_steps", 6, [0, 1, "6"]),
+        (lambda o: schedules.PiecewiseLR(o, [2], [1, 0.5]), "boundaries", [3], [[1, 2], [0], "x"]),
+        (
+            lambda o: schedules.PiecewiseLR(o, [2], [1, 0.5]),
+            "values",
+            [[1.0, 2.0]] * 2,
+            [[[1.0]] * 2, 3, [["a", 1]] * 2],
+        ),
+        (lambda o: schedules.LambdaLR(o, lambda t: 1), "lr_lambdas", [abs, abs], [[abs], [1, 2], None]),
+        (lambda o: schedules.ReduceLROnPlateau(o), "mode", "max", ["x", 1]),
+        (lambda o: schedules.ReduceLROnPlateau(o), "min_lrs", [0.1, 0.2], [[0.1], [-1, 0], "x"]),
+        (lambda o: schedules.ReduceLROnPlateau(o), "num_bad_epochs", 3, [-1, 1.5, "x"]),
+        (lambda o: schedules.ReduceLROnPlateau(o), "best", 0.5, ["x", None]),
+        (
+            lambda o: schedules.SequentialLR(o, [schedules.StepLR(o, 2), schedules.StepLR(o, 3)], [4]),
+            "milestones",
+            [5],
+            [[1, 2], ["a"], 3],
+        ),
+    ],
+)
+def test_attributes_are_checked_as_arguments_are(make: Any, name: str, good: Any, bad: list[Any]) -> None:
+    schedule = make(groups())
+    before = getattr(schedule, name)
+    for value in bad:
+        with pytest.raises((TypeError, ValueError), match=rf"^{type(schedule).__name__}: "):
+            setattr(schedule, name, value)
+        assert getattr(schedule, name) is before
+    setattr(schedule, name, good)
+    assert getattr(schedule, name) == good
+    if not isinstance(schedule, schedules.ReduceLROnPlateau):
+        schedule.step()
+
+
+@pytest.mark.parametrize(
+    ("make", "text"),
+    [
+        (lambda s, o: s.StepLR(o, 2), "StepLR(step_size=2, gamma=0.1) at epoch 7"),
+        (lambda s, o: s.LambdaLR(o, inverse), "LambdaLR(lr_lambda=inverse) at epoch 7"),
+        (
+            lambda s, o: s.SequentialLR(o, [s.LinearLR(o, 0.5), s.ExponentialLR(o, 0.9)], [5]),
+            "SequentialLR(schedulers=[LinearLR(start_factor=0.5, end_factor=1.0, total_iters=5) at epoch 4, "
+            "ExponentialLR(gamma=0.9) at epoch 2], milestones=[5]) at epoch 7",
+        ),
+        (
+            lambda s, o: s.ReduceLROnPlateau(o, min_lr=[0.1, 0.2]),
+            "ReduceLROnPlateau(mode='min', factor=0.1, patience=10, threshold=0.0001, threshold_mode='rel', cooldown=0, "
+            "min_lr=[0.1, 0.2], eps=1e-08) at epoch 7",
+        ),
+        (
+            lambda s, o: s.OneCycleLR(o, 0.5, 9),
+            "OneCycleLR(max_lr=0.5, total_steps=9, pct_start=0.3, anneal_strategy='cos', cycle_momentum=True, "
+            "base_momentum=0.85, max_momentum=0.95, div_factor=25.0, final_div_factor=10000.0, three_phase=False) at epoch 7",
+        ),
+    ],
+)
+def test_repr(make: Make, text: str) -> None:
+    assert repr(moved(make, groups())[0]) == text
+
+
+@pytest.mark.parametrize(
+    "number",
+    [
+        np.array(True),
+        np.bool_(True),
+        np.array("1"),
+        np.complex64(1),
+        bytearray(b"1"),
+        b"1",
+        np.ma.masked,
+        np.array([1.0]),
+    ],
+)
+def test_what_is_no_number(number: Any) -> None:
+    opt = groups()
+    for make in (
+        lambda: schedules.ExponentialLR(opt, number),
+        lambda: schedules.LambdaLR(opt, lambda epoch: number),
+        lambda: schedules.ReduceLROnPlateau(opt).step(number),
+    ):
+        with pytest.raises(TypeError, match=" must be a number, got "):
+            make()
+    with pytest.raises(TypeError, match=r"^StepLR: step_size must be an integer, got "):
+        schedules.StepLR(opt, number)
+
+
+def test_one_dialect() -> None:
+    opt = groups()
+    assert schedules.PiecewiseLR(opt, np.array([2]), np.array([1.0, 2.0]), np.True_).interpolate is True
+    assert schedules.OneCycleLR(opt, np.array([0.1, 0.2]), np.int8(9), three_phase=np.False_).base_lrs == [
+        0.1 / 25,
+        0.2 / 25,
+    ]
+    assert schedules.StepLR(opt, np.array(3), np.array(0.5, np.float32)).step_size == 3
+    for value in 2**53, 2**63, 10**400:
+        with pytest.raises(ValueError, match=r"^CosineAnnealingLR: T_max must be in \[1, 2\*\*53\), got"):
+            schedules.CosineAnnealingLR(opt, value)
+    with pytest.raises(ValueError, match=r"^OneCycleLR: epochs times steps_per_epoch must be in"):
+        schedules.OneCycleLR(opt, 1, epochs=2**52, steps_per_epoch=2)
+    with pytest.raises(TypeError, match=r"^MultiStepLR: milestones must be a list, got array\(3\)$"):
+        schedules.MultiStepLR(opt, np.array(3))  # type: ignore[arg-type]

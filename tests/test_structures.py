@@ -1,0 +1,227 @@
+"""Structures of parameters and gradients, groups of their own, and parameters without decay."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.random import Generator
+from tables import CLASSES, SCHEDULE_FREE, Array, Options, ordinary
+from tools import bits, copies, everything, leaves
+
+from fastopt import optim
+
+LR = 0.05
+
+classes = pytest.mark.parametrize("name", CLASSES)
+
+# Structures
+
+
+def tree(some: Sequence[Any]) -> Any:
+    """Four matrices in dicts, lists and tuples."""
+    return {"encoder": {"layers": [{"w": some[0]}, {"w": some[1]}]}, "head": (some[2], {"w": some[3]})}
+
+
+def four(rng: Generator) -> list[Array]:
+    return [ordinary(rng, shape) for shape in ((3, 4), (4, 4), (2, 5), (5, 3))]
+
+
+@classes
+def test_nested_structures_mean_the_same(name: str, rng: Generator) -> None:
+    params = four(rng)
+    twins, named = copies(params), copies(params)
+    opt, plain = CLASSES[name](tree(params), lr=LR), CLASSES[name](twins, lr=LR)
+    listed = CLASSES[name](list(tree(named).values()), lr=LR)
+    steps: list[list[Array | None]] = [
+        [*four(rng)],
+        [None, None, *four(rng)[2:]],
+        [*four(rng)[:2], None, None],
+        [None, *four(rng)[1:3], None],
+        [None] * 4,
+    ]
+    for grads in steps:
+        nested = tree(grads)
+        if grads[0] is grads[1] is None:
+            nested["encoder"] = None  # for a whole part
+        if grads[2] is grads[3] is None:
+            nested["head"] = None
+        assert opt.step(nested).step == plain.step(grads).step == listed.step(list(nested.values())).step
+    assert bits(params) == bits(twins) == bits(named)
+    assert opt.param_groups[0]["param_names"] == ["encoder.layers.0.w", "encoder.layers.1.w", "head.0", "head.1.w"]
+
+
+@pytest.mark.parametrize(
+    ("wrong", "error", "message"),
+    [
+        (lambda g: None, ValueError, "grads is missing"),
+        (lambda g: [g["encoder"], g["head"]], TypeError, r"grads must be a dict like params, got list"),
+        (
+            lambda g: {"encoder": g["encoder"]},
+            ValueError,
+            r"grads must have the keys of params; missing: 'head', unknown: nothing",
+        ),
+        (
+            lambda g: {**g, "tail": None},
+            ValueError,
+            r"grads must have the keys of params; missing: nothing, unknown: 'tail'",
+        ),
+        (
+            lambda g: {**g, "encoder": {}},
+            ValueError,
+            r"grads\['encoder'\] must have the keys of params; missing: 'layers'",
+        ),
+        (
+            lambda g: {**g, "encoder": {"layers": {"w": None}}},
+            TypeError,
+            r"grads\['encoder'\]\['layers'\] must be a list like params, got dict",
+        ),
+        (
+            lambda g: {**g, "encoder": {"layers": [None]}},
+            ValueError,
+            r"grads\['encoder'\]\['layers'\] has 1 entries, expected 2",
+        ),
+        (lambda g: {**g, "head": g["head"][0]}, TypeError, r"grads\['head'\] must be a list like params, got ndarray"),
+        (
+            lambda g: {**g, "head": [None, [None]]},
+            TypeError,
+            r"grads\['head'\]\[1\] must be a dict like params, got list",
+        ),
+        (
+            lambda g: {**g, "head": [None, {"w": {"w": None}}]},
+            TypeError,
+            r"grads\['head'\]\[1\]\['w'\] must be a numpy array, got dict",
+        ),
+        (
+            lambda g: {**g, "head": [None, {"w": np.ones(3)}]},
+            ValueError,
+            r"grads\['head'\]\[1\]\['w'\] has shape \(3,\), expected \(5, 3\)",
+        ),
+    ],
+)
+@pytest.mark.parametrize("act", ["step", "accumulate"])
+def test_other_nested_structures_are_errors(
+    act: str, wrong: Callable[[Any], Any], error: type[Exception], message: str, rng: Generator
+) -> None:
+    opt = optim.SGD(tree(four(rng)), lr=LR)
+    before = everything(opt)
+    grads = wrong(tree(four(rng)))
+    if grads is None and act == "accumulate":
+        error, message = TypeError, "grads must be a dict like params, got None"
+    with pytest.raises(error, match=rf"^SGD: {message}"):
+        getattr(opt, act)(grads)
+    assert everything(opt) == before
+    opt.state_dict()  # and nothing has been accumulated
+
+
+def test_structures_of_parameters_that_make_no_sense_are_errors() -> None:
+    for params, error, message in (
+        ({3: np.ones(2)}, TypeError, r"params must have strings as keys, got 3"),
+        ({"a": {3: np.ones(2)}}, TypeError, r"params\['a'\] must have strings as keys, got 3"),
+        ({"a": None}, TypeError, r"params\['a'\] must be a numpy array, got None"),
+        ({"a": [np.ones(2), 3.0]}, TypeError, r"params\['a'\]\[1\] must be a numpy array, got float"),
+        ([[np.ones(2)], {"w": "x"}], TypeError, r"params\[1\]\['w'\] must be a numpy array, got str"),
+        (np.ones(3), TypeError, r"params must be a list"),
+    ):
+        with pytest.raises(error, match=rf"^SGD: {message}"):
+            optim.SGD(params)
+
+
+@classes
+def test_groups_have_hyperparameters_around_the_rule_of_their_own(name: str, rng: Generator) -> None:
+    params = [ordinary(rng, (4, 5)), ordinary(rng, (3, 3)), ordinary(rng, (2, 6))]
+    twins = copies(params)
+    arounds: list[Options] = [{"l1": 0.1, "maximize": True}, {"ema_decay": 0.5, "lr": 0.1}, {"l2_init": 0.3, "l1": 0.1}]
+    opt = CLASSES[name]([{"params": [p], **around} for p, around in zip(params, arounds, strict=True)], lr=LR)
+    alone = [CLASSES[name]([p], **{"lr": LR, **around}) for p, around in zip(twins, arounds, strict=True)]
+    for _ in range(3):
+        grads = [ordinary(rng, p.shape) for p in params]
+        opt.step([[g] for g in grads])
+        for one, g in zip(alone, grads, strict=True):
+            one.step([g])
+    assert bits(params) == bits(twins)
+    assert opt.state[1]["ema_param"].tobytes() == alone[1].state[0]["ema_param"].tobytes()
+
+
+# Without decay
+
+
+def decayed(params: Any, opt: Any, grads: Any) -> list[bool]:
+    """Which parameters become smaller in two steps; of schedule-free rules the first one brings y back to z."""
+    before = copies(leaves(params))
+    for _ in range(2):
+        opt.step(grads)
+    return [bool(np.max(np.abs(b - a)) > 1e-3) for b, a in zip(before, leaves(params), strict=True)]
+
+
+@classes
+def test_no_decay_of_lists_and_dicts(name: str) -> None:
+    """Vectors are not decayed; gradients come as they would without groups."""
+    shapes = ((2, 3), (3, 2)) if name == "Muon" else ((2, 3), (3,), (2, 2), ())
+    names = [f"p{i}" for i in range(len(shapes))]
+    rule = (lambda key, p: key in ("1", "p1")) if name == "Muon" else None
+    expected = [True, False] if name == "Muon" else [True, False, True, False]
+    options = {"lr": 0.1, "weight_decay": 0.5}
+    if name not in SCHEDULE_FREE:
+        options["decoupled_weight_decay"] = True
+    for named in False, True:
+        params, grads = ([make(shape) for shape in shapes] for make in (np.ones, np.zeros))
+        of_params: Any = dict(zip(names, params, strict=True)) if named else params
+        of_grads: Any = dict(zip(names, grads, strict=True)) if named else grads
+        opt = CLASSES[name](optim.no_decay(of_params, rule), **options)
+        assert decayed(of_params, opt, of_grads) == expected
+        assert [p for group in opt.param_groups for p in map(id, group["params"])] == list(map(id, params))
+
+
+def test_no_decay_of_nested_structures_by_a_rule(rng: Generator) -> None:
+    layers = tree(four(rng))
+    seen: list[tuple[str, tuple[int, ...]]] = []
+
+    def rule(name: str, param: Array) -> bool:
+        seen.append((name, param.shape))
+        return name.startswith("head")
+
+    opt = optim.AdamW(optim.no_decay(layers, rule), lr=0.1, weight_decay=0.5)
+    assert seen == [
+        ("encoder.layers.0.w", (3, 4)),
+        ("encoder.layers.1.w", (4, 4)),
+        ("head.0", (2, 5)),
+        ("head.1.w", (5, 3)),
+    ]
+    zeros = tree([np.zeros_like(p) for p in leaves(layers)])
+    assert decayed(layers, opt, zeros) == [True, True, False, False]
+    zeros["head"][1]["w"] = np.ones((5, 3))
+    zeros["encoder"] = {"layers": [{"w": None}, {"w": np.zeros((4, 4))}]}
+    assert decayed(layers, opt, zeros) == [False, True, False, True]
+    with pytest.raises(ValueError, match=r"^AdamW: grads must have the keys of params; missing: 'head', unknown"):
+        opt.step({"encoder": zeros["encoder"]})
+
+
+def test_no_decay_takes_none_for_a_whole_part(rng: Generator) -> None:
+    """As without it."""
+    layers = tree(four(rng))
+    opt = optim.AdamW(optim.no_decay(layers), lr=0.1, weight_decay=0.5)
+    zeros = tree([np.zeros_like(p) for p in leaves(layers)])
+    zeros["encoder"] = None
+    assert decayed(layers, opt, zeros) == [False, False, True, True]
+
+
+def test_no_decay_of_a_list_of_dicts() -> None:
+    """Its gradients are a list of dicts."""
+    layers = [{"w": np.ones((2, 2)), "b": np.ones(2)} for _ in range(2)]
+    opt = optim.AdamW(optim.no_decay(layers), lr=0.1, weight_decay=0.5)
+    grads = [{"w": np.zeros((2, 2)), "b": np.zeros(2)} for _ in range(2)]
+    assert decayed(layers, opt, grads) == [True, False, True, False]
+
+
+def test_no_decay_loses_no_parameter_whose_names_meet() -> None:
+    """Two parameters that are both called a.b."""
+    layers = {"a.b": np.ones((2, 2)), "a": {"b": np.ones((2, 2))}}
+    try:
+        groups = optim.no_decay(layers)
+    except ValueError as error:
+        assert "a.b" in str(error)  # noqa: PT017
+    else:
+        assert len([p for group in groups for p in leaves(group["params"])]) == 2
