@@ -23,7 +23,7 @@ _MODULES = {
 }
 
 # The number of times that an idle worker of libgomp spins before it sleeps, where a BLAS keeps its own threads.  With libgomp's
-# # default of 300,000 it holds a core for milliseconds; with a much smaller number it sleeps between the kernels of one step.
+# default of 300,000 it holds a core for milliseconds; with a much smaller number it sleeps between the kernels of one step.
 SPIN_COUNT = "3000"
 
 _spin_count: str | None = None  # the count that _short_spin has set

@@ -1,0 +1,429 @@
+/// `Plan`: the members of an optimizer, which are checked once and stepped with gradients, and `Turn`, the lock of one
+/// optimizer.
+#pragma once
+
+#include <pybind11/stl.h>
+
+#include <algorithm>
+#include <array>
+#include <mutex>
+#include <new>
+#include <optional>
+#include <stdexcept>
+#include <string>
+#include <thread>
+#include <tuple>
+#include <utility>
+#include <vector>
+
+#include "bind/arrays.hpp"
+#include "bind/module.hpp"
+#include "bind/rules.hpp"
+#include "core/threads/fork.hpp"
+#include "optim/plan.hpp"
+
+namespace fastopt {
+
+using Shape = std::vector<std::ptrdiff_t>;
+
+/// An argument that has one array for each parameter, as errors call it.
+inline std::string plural(const std::string& state) { return state + "s"; }
+
+inline Format format_of(Dtype dtype) {
+  return dtype == Dtype::float16 ? Format::float16 : dtype == Dtype::bfloat16 ? Format::bfloat16 : Format::exact;
+}
+
+/// Number i of a tuple of floats.
+inline double number(const py::tuple& tuple, std::size_t i) {
+  const double value = PyFloat_AsDouble(PyTuple_GET_ITEM(tuple.ptr(), static_cast<Py_ssize_t>(i)));
+  if (value == -1 && PyErr_Occurred()) throw py::error_already_set();
+  return value;
+}
+
+inline PyObject* item(const py::list& list, std::size_t i) {
+  return PyList_GET_ITEM(list.ptr(), static_cast<Py_ssize_t>(i));
+}
+
+/// (grad_scale, clip_norm, clip_value, clip_param_norm, clip_adaptive, skip_nonfinite, zero_grads), or None for a plain
+/// step.
+inline StepOptions step_options(const py::object& object, const std::string& function) {
+  StepOptions wish;
+  if (object.is_none()) return wish;
+  const auto tuple = py::cast<py::tuple>(object);
+  if (tuple.size() != 7) throw py::value_error(function + ": expected 7 options of the step");
+  double* const to[] = {&wish.grad_scale, &wish.clip_norm, &wish.clip_value, &wish.clip_param_norm,
+                        &wish.clip_adaptive};
+  for (std::size_t i = 0; i < 5; ++i) *to[i] = number(tuple, i);
+  wish.skip_nonfinite = number(tuple, 5) != 0;
+  wish.zero_grads = number(tuple, 6) != 0;
+  return wish;
+}
+
+/// An array as it was when it was checked.  Whoever has the array may give it another shape, dtype or memory, or make
+/// it read-only, at any time.
+class Checked {
+ public:
+  /// `shape`: where the array's shape stands in a list of numbers.
+  Checked(py::handle array, bool written, std::size_t shape)
+      : proxy_(py::detail::array_proxy(array.ptr())),
+        data_(proxy_->data),
+        descr_(proxy_->descr),
+        shape_(static_cast<std::uint32_t>(shape)),
+        ndim_(static_cast<std::int16_t>(proxy_->nd)),
+        flags_(static_cast<std::int16_t>(proxy_->flags & (written ? kContiguous | kWriteable : kContiguous))) {}
+
+  bool unchanged(const std::vector<std::ptrdiff_t>& shapes) const {
+    return proxy_->data == data_ && proxy_->descr == descr_ && proxy_->nd == ndim_ &&
+           (proxy_->flags & flags_) == flags_ && has_shape(shapes);
+  }
+  /// The same, but that it may have become read-only.
+  bool unmoved(const std::vector<std::ptrdiff_t>& shapes) const {
+    return proxy_->data == data_ && proxy_->descr == descr_ && proxy_->nd == ndim_ &&
+           (flags_ & kContiguous & ~proxy_->flags) == 0 && has_shape(shapes);
+  }
+  /// Its object, which lies in up to two lines of the cache.
+  void prefetch() const {
+    __builtin_prefetch(proxy_);
+    __builtin_prefetch(&proxy_->flags);
+  }
+  const std::ptrdiff_t* shape(const std::vector<std::ptrdiff_t>& shapes) const { return shapes.data() + shape_; }
+  std::size_t shape() const { return shape_; }
+  std::size_t ndim() const { return static_cast<std::size_t>(ndim_); }
+
+ private:
+  bool has_shape(const std::vector<std::ptrdiff_t>& shapes) const {
+    const std::ptrdiff_t* const expected = shape(shapes);
+    for (int axis = 0; axis < ndim_; ++axis)
+      if (proxy_->dimensions[axis] != expected[axis]) return false;
+    return true;
+  }
+
+  static constexpr int kContiguous = py::detail::npy_api::NPY_ARRAY_C_CONTIGUOUS_,
+                       kWriteable = py::detail::npy_api::NPY_ARRAY_WRITEABLE_;
+
+  const py::detail::PyArray_Proxy* proxy_;
+  const void* data_;
+  const PyObject* descr_;
+  std::uint32_t shape_;
+  std::int16_t ndim_, flags_;
+};
+
+/// A group as it was when the options were made of it.
+struct Seen {
+  py::dict group;
+  Py_ssize_t size;
+  py::object params;
+  std::size_t count;                                      // of its parameters
+  py::tuple values;                                       // of its hyperparameters
+  std::vector<std::pair<py::object, py::object>> others;  // its other entries, but for params
+};
+
+/// The lock of one optimizer, a context manager.  A thread that already has it gets an error instead of waiting for
+/// itself.  In a forked child it is free, whoever had it.
+class Turn {
+ public:
+  explicit Turn(std::string name) : name_(std::move(name)) {}
+
+  void enter() {
+    if (generation_ != fork_generation()) renew();
+    if (owner_ == std::this_thread::get_id())
+      throw std::runtime_error(name_ +
+                               ": this thread is inside a call of this optimizer already; a signal handler or an "
+                               "array's own code must not call it");
+    if (!mutex_.try_lock()) {
+      const py::gil_scoped_release release;
+      mutex_.lock();
+    }
+    owner_ = std::this_thread::get_id();
+  }
+
+  void exit() {
+    if (generation_ != fork_generation()) return;
+    owner_ = {};
+    mutex_.unlock();
+  }
+
+  /// While one lives, the calling thread has the turn.
+  class Taken {
+   public:
+    explicit Taken(Turn& turn) : turn_(turn) { turn_.enter(); }
+    ~Taken() { turn_.exit(); }
+    Taken(const Taken&) = delete;
+    Taken& operator=(const Taken&) = delete;
+
+   private:
+    Turn& turn_;
+  };
+
+ private:
+  void renew() {
+    new (&mutex_) std::mutex;
+    owner_ = {};
+    generation_ = fork_generation();
+  }
+
+  std::string name_;
+  std::mutex mutex_;
+  std::thread::id owner_;
+  std::uint32_t generation_ = fork_generation();
+};
+class BoundPlan {
+ public:
+  /// members: a list of records, see fastopt.optim.plan.Member.  count: an int64 array without axes, or None.
+  BoundPlan(std::string function, py::list members, py::object count)
+      : function_(std::move(function)), records_(std::move(members)), count_(std::move(count)) {
+    const std::size_t size = records_.size();
+    labels_.reserve(size);
+    params_.reserve(size);
+    plan_.members.reserve(size);
+    entries_.reserve(size);
+    for (std::size_t i = 0; i < size; ++i) add(i, py::handle(item(records_, i)));
+    first_.push_back(checked_.size());
+    for (const Member& member : plan_.members) nanoseconds_ += kCheckPerTensor + member.bytes() * kSlowStepPerByte;
+    written_.expect_disjoint(function_);
+    hints_.assign(size, 0);
+    if (!count_.is_none()) plan_.count = counter(count_, {function_, "count"});
+    shapes_.shrink_to_fit();
+  }
+
+  /// Takes the numbers over that the groups' rules have now.
+  void set_options(const py::list& options) {
+    std::vector<std::vector<double>> read(options.size());
+    for (std::size_t g = 0; g < options.size(); ++g) {
+      const auto tuple = py::cast<py::tuple>(py::handle(item(options, g)));
+      read[g].resize(tuple.size());
+      for (std::size_t o = 0; o < tuple.size(); ++o) read[g][o] = number(tuple, o);
+    }
+    for (std::size_t i = 0; i < plan_.members.size(); ++i)
+      if (plan_.members[i].group >= read.size() || read[plan_.members[i].group].size() != entries_[i]->options.size())
+        throw py::value_error(name("params", i).text() + " must have a group with " +
+                              std::to_string(entries_[i]->options.size()) + " options");
+    plan_.options = std::move(read);
+  }
+
+  /// Says what current() is to compare: of each group the values of these names, its params, and what else is in it.
+  /// `changed` is a list with one bool, which is set where anything else has changed; `shared` one that says whether
+  /// somebody else has arrays of the state, and may change them: steps look at these then.
+  void watch(const py::list& groups, const py::tuple& names, const py::list& values, const py::list& changed,
+             const py::list& shared) {
+    std::vector<Seen> seen;
+    for (std::size_t g = 0; g < groups.size(); ++g) {
+      const auto group = py::cast<py::dict>(py::handle(item(groups, g)));
+      Seen& now = seen.emplace_back(Seen{group,
+                                         PyDict_Size(group.ptr()),
+                                         group["params"],
+                                         py::len(group["params"]),
+                                         py::cast<py::tuple>(py::handle(item(values, g))),
+                                         {}});
+      for (const auto& [key, value] : group)
+        if (!key.equal(py::str("params")) && PySequence_Contains(names.ptr(), key.ptr()) == 0)
+          now.others.emplace_back(py::reinterpret_borrow<py::object>(key), py::reinterpret_borrow<py::object>(value));
+    }
+    seen_ = std::move(seen);
+    names_ = names;
+    changed_ = changed;
+    shared_ = shared;
+  }
+
+  /// Whether the groups are still what they were when they were watched.
+  bool current(const py::object& groups) const { return is_current(groups, true); }
+
+  /// The same, but for the values of hyperparameters.
+  bool same_members(const py::object& groups) const { return is_current(groups, false); }
+
+  /// Raises what is wrong with gradients; changes nothing.
+  void check(const py::list& grads, const py::object& options) {
+    const Use use(*this);
+    collect(grads, step_options(options, function_), false);
+  }
+
+  /// Takes a step, and right after it one of `then`, another plan with its gradients and no options.  Returns the count
+  /// of steps, the norm of all gradients where it was needed, and whether the step was skipped; or None, before
+  /// anything was written, where an array is not what it was when it was checked.  `emptied`: the plan whose parameters
+  /// were the gradients, and which begins anew.  Other threads run meanwhile, unless the step is a brief one.
+  py::object step(const py::list& grads, const py::object& options, BoundPlan* emptied, BoundPlan* then,
+                  const py::list& then_grads) {
+    const StepOptions wish = step_options(options, function_);
+    const Use use(*this);
+    std::optional<Use> use_then;
+    if (then != nullptr) use_then.emplace(*then);
+    const bool pending = first_region_pending();  // so Python's code may run in between
+    const bool brief = then == nullptr && nanoseconds_ < kBriefStep && !wish.zero_grads && !pending;
+    if (!collect(grads, wish, !brief) || (then != nullptr && !then->collect(then_grads, {}, !brief))) return py::none();
+    if (pending && (plan_.parallel() || (then != nullptr && then->plan_.parallel()))) {
+      run_first_region_hook();
+      if (!nothing_moved() || (then != nullptr && !then->nothing_moved())) return py::none();
+    }
+    Outcome outcome;
+    {
+      std::optional<py::gil_scoped_release> release;
+      if (!brief) release.emplace();
+      const NoFork guard;
+      outcome = plan_.take(wish);
+      if (then != nullptr && !outcome.skipped) then->plan_.take({});
+      if (emptied != nullptr) emptied->plan_.restart();
+    }
+    for (const py::object& grad : emptied_) set_to_zero(grad);
+    return py::make_tuple(plan_.count != nullptr ? *plan_.count : 0, outcome.norm, outcome.skipped);
+  }
+
+  /// step() of a list of gradients with an optimizer's turn; None too where anything has changed that was watched, or
+  /// where `simple`, a list with one entry, has another plan by the time the turn has come, or none.
+  static py::object step_if_current(const py::object& self, Turn& turn, const py::list& simple,
+                                    const py::object& groups, const py::list& grads, const py::object& options) {
+    const Turn::Taken taken(turn);
+    if (simple.size() != 1 || item(simple, 0) != self.ptr()) return py::none();
+    auto& plan = py::cast<BoundPlan&>(self);
+    return plan.current(groups) ? plan.step(grads, options, nullptr, nullptr, py::list()) : py::none();
+  }
+
+  /// Whether all arrays are still what they were when they were checked; they may have become read-only.
+  bool unmoved() const {
+    const auto same = [&](const Checked& one) { return one.unmoved(shapes_); };
+    return std::all_of(checked_.begin(), checked_.end(), same) && std::all_of(counts_.begin(), counts_.end(), same);
+  }
+
+  void restart() { plan_.restart(); }
+
+  std::array<double, kMostSums> measured() const { return plan_.measured(); }
+
+ private:
+  /// While one lives, nobody else uses the plan, and the gradients of the step are held.
+  class Use {
+   public:
+    explicit Use(BoundPlan& plan) : plan_(plan) {
+      const std::uint32_t generation = fork_generation();
+      if (plan.in_use_ == generation) throw std::runtime_error(plan.function_ + ": a step is being taken already");
+      plan.let_go();  // what belongs to a thread that this forked child has not got
+      plan.in_use_ = generation;
+    }
+    ~Use() {
+      plan_.let_go();
+      plan_.in_use_.reset();
+    }
+    Use(const Use&) = delete;
+    Use& operator=(const Use&) = delete;
+
+   private:
+    BoundPlan& plan_;
+  };
+  bool is_current(const py::object& groups, bool values_too) const {
+    if (changed_.size() != 1 || item(changed_, 0) != Py_False) return false;
+    if (!PyList_CheckExact(groups.ptr()) || PyList_GET_SIZE(groups.ptr()) != static_cast<Py_ssize_t>(seen_.size()))
+      return false;
+    std::size_t i = 0;
+    for (std::size_t g = 0; g < seen_.size(); ++g) {
+      const Seen& seen = seen_[g];
+      PyObject* group = PyList_GET_ITEM(groups.ptr(), static_cast<Py_ssize_t>(g));
+      if (group != seen.group.ptr() || PyDict_GET_SIZE(group) != seen.size) return false;
+      if (values_too)
+        for (Py_ssize_t k = 0; k < PyTuple_GET_SIZE(names_.ptr()); ++k)
+          if (PyDict_GetItem(group, PyTuple_GET_ITEM(names_.ptr(), k)) != PyTuple_GET_ITEM(seen.values.ptr(), k))
+            return false;
+      for (const auto& [other, value] : seen.others)
+        if (PyDict_GetItem(group, other.ptr()) != value.ptr()) return false;
+      static PyObject* const key = PyUnicode_InternFromString("params");
+      PyObject* params = PyDict_GetItem(group, key);
+      if (params != seen.params.ptr() || !PyList_CheckExact(params)) return false;
+      const auto count = static_cast<std::size_t>(PyList_GET_SIZE(params));
+      if (count != seen.count || i + count > params_.size()) return false;
+      for (std::size_t k = 0; k < count; ++k, ++i)
+        if (PyList_GET_ITEM(params, static_cast<Py_ssize_t>(k)) != params_[i]) return false;
+    }
+    return i == params_.size();
+  }
+
+  Name name(std::string_view argument, std::size_t i) const { return {function_, argument, labels_[i]}; }
+
+  /// Checks member i with all that belongs to it.
+  void add(std::size_t i, py::handle record);
+
+  /// Checks what belongs to a parameter of 16 bits.
+  void add_weights(Member& member, const Array& param, const std::string& weights, const py::object& object,
+                   std::size_t i);
+
+  /// Checks state s of member i.
+  void add_state(Member& member, Shape shape, Dtype computed, std::size_t s, py::handle object, py::handle scale_object,
+                 const std::string& moments, std::size_t i);
+
+  /// The memory of an array that belongs to member i, which steps will write, or only read.
+  void* written(const Array& array, Dtype dtype, const Shape& shape, std::string_view argument, std::size_t i,
+                bool writes = true);
+
+  /// Where a shape stands among the numbers of shapes_.  Most arrays of a member have that of its parameter.
+  std::size_t place_of(const Shape& shape, std::size_t i);
+
+  static std::int64_t* counter(const py::object& object, const Name& name);
+
+  /// Whether member i's arrays, those that somebody else has, are still as they were when they were checked.
+  bool unchanged(std::size_t i) const { return unchanged(i, last(i)); }
+
+  bool unchanged(std::size_t i, std::size_t end) const {
+    return std::all_of(checked_.begin() + static_cast<std::ptrdiff_t>(first_[i]),
+                       checked_.begin() + static_cast<std::ptrdiff_t>(end),
+                       [&](const Checked& one) { return one.unchanged(shapes_); });
+  }
+
+  /// Behind the last of member i's arrays that steps look at.
+  std::size_t last(std::size_t i) const { return state_is_shared() ? first_[i + 1] : first_[i] + 1; }
+
+  bool state_is_shared() const { return shared_.size() != 1 || item(shared_, 0) == Py_True; }
+
+  /// Brings what member i's checks look at closer: objects that lie anywhere.
+  void prefetch(std::size_t i, const py::list& grads) const;
+
+  /// Checks the gradients; false where an array of a member that has one is not what it was.  Not to `hold` them is
+  /// safe as long as nothing runs that may take them away; so whatever needs Python's help to be checked is held all
+  /// the same.
+  bool collect(const py::list& grads, const StepOptions& wish, bool hold);
+
+  /// Whether the arrays of the step that is being taken are still as they were found to be.
+  bool nothing_moved() const;
+
+  /// Whether a gradient is read in rows, and neither as it lies nor from a copy.
+  bool in_rows(const Array& grad, std::size_t i) const;
+
+  /// That no two of these gradients share memory.
+  void expect_disjoint(const std::vector<std::size_t>& which) const;
+
+  static bool is_simple(py::handle array);
+
+  void let_go() {
+    grads_.clear();
+    held_.clear();
+    copies_.clear();
+    emptied_.clear();
+  }
+
+  /// One of NumPy's scalars as an array without axes; anything else as it is.
+  py::object array(py::object object, std::size_t i, const StepOptions& wish) const;
+
+  static constexpr std::size_t kAhead = 8;  // members between a prefetch and the one that is checked
+  static constexpr std::int64_t kMostSteps = std::int64_t{1} << 53;  // a double holds them exactly
+  std::string function_;                                             // for errors: "AdamW"
+  py::list records_;                                                 // which hold all arrays
+  py::object count_;
+  std::vector<std::string> labels_;  // for errors, of each member: "[0]" or "['bias']"
+  std::vector<PyObject*> params_;
+  std::vector<const Entry*> entries_;
+  std::vector<Checked> checked_;        // of all members, the parameter's first
+  std::vector<Checked> counts_;         // of steps, which only their owner changes, unless the state is shared
+  std::vector<std::size_t> first_;      // those of each member
+  std::vector<std::ptrdiff_t> shapes_;  // of what was checked
+  std::vector<std::size_t> hints_;      // where each gradient lay among what is written
+  Spans written_;
+  Plan plan_;
+  double nanoseconds_ = 0;  // that a step takes, roughly
+  std::vector<Seen> seen_;
+  py::tuple names_;
+  py::list changed_, shared_;
+  // Of the step that is being taken; they keep their memory.
+  std::optional<std::uint32_t> in_use_;  // since which fork
+  std::vector<Rows> rows_;
+  std::vector<py::object> held_;     // gradients
+  std::vector<Checked> grads_;       // as they were when they were checked
+  std::vector<py::object> copies_;   // of those that are not aligned
+  std::vector<py::object> emptied_;  // those of these that become zero
+};
+
+}  // namespace fastopt
