@@ -16,11 +16,11 @@ namespace py = pybind11;
 namespace fastopt {
 namespace {
 
-using Arrays = std::vector<py::array>;
+using ArrayList = std::vector<py::array>;
 using Addresses = std::vector<std::uint32_t*>;
 
 /// The memory of the arrays, after checking that each has a multiple of `bytes` bytes in one piece.
-Addresses addresses_of(const std::string& name, const Arrays& arrays, py::ssize_t bytes, bool writes) {
+Addresses addresses_of(const std::string& name, const ArrayList& arrays, py::ssize_t bytes, bool writes) {
   Addresses addresses;
   for (const auto& array : arrays) {
     const auto require = [&](bool holds, const std::string& constraint) {
@@ -51,7 +51,7 @@ bool run_if(const Addresses& reads, const Addresses& updates, const Addresses& w
   return true;
 }
 
-void run_uneven(const std::array<Arrays, 3>& arrays, const std::array<Addresses, 3>& addresses, py::ssize_t bytes,
+void run_uneven(const std::array<ArrayList, 3>& arrays, const std::array<Addresses, 3>& addresses, py::ssize_t bytes,
                 FloorStyle style) {
   using enum UnevenFloor::Way;
   volatile std::uint32_t nothing = 0;
@@ -65,10 +65,10 @@ void run_uneven(const std::array<Arrays, 3>& arrays, const std::array<Addresses,
 }
 
 /// The lists hold references to the arrays, so what other threads do to the caller's lists meanwhile is no matter.
-void run_floor(const Arrays& reads, const Arrays& updates, const Arrays& writes, bool streaming, std::size_t ahead) {
-  const std::array<Arrays, 3> all{reads, updates, writes};
+void run_floor(const ArrayList& reads, const ArrayList& updates, const ArrayList& writes, bool streaming, std::size_t ahead) {
+  const std::array<ArrayList, 3> all{reads, updates, writes};
   std::vector<py::ssize_t> sizes;
-  for (const Arrays& some : all)
+  for (const ArrayList& some : all)
     for (const py::array& array : some) sizes.push_back(array.nbytes());
   if (sizes.empty()) throw py::value_error("floor: there must be an array");
   const auto [least, most] = std::minmax_element(sizes.begin(), sizes.end());
