@@ -11,6 +11,7 @@
 #include "norm/rows/forward.hpp"
 #include "norm/rows/layer_norm.hpp"
 #include "norm/rows/rms_norm.hpp"
+#include "norm/rows/scale_norm.hpp"
 
 namespace fastopt {
 
@@ -67,7 +68,13 @@ Input another(Call& call, const char* argument, const Input& x, const Axes& axes
   return {call.read(argument, x.dtype, axes.shape()), axes};
 }
 
-/// x [, residual], weight, bias, eps -> y [, sum] [, mean], rstd.
+/// The scalar weight g, of norms that have one.
+template <class Norm> std::optional<Array> gain(Call& call, Dtype computed) {
+  if constexpr (Norm::weights == Weights::scalar) return call.required("g", computed, {});
+  return std::nullopt;
+}
+
+/// x [, residual], weight or g, bias, eps -> y [, sum] [, mean], rstd.
 template <class Norm> py::object forward(Call& call) {
   const Array array = call.read("x");
   const Axes axes(call, array, "x");
@@ -77,6 +84,7 @@ template <class Norm> py::object forward(Call& call) {
   const Dtype computed = computed_with(x.dtype);
   const auto weight = call.optional("weight", computed, axes.normalized),
              bias = call.optional("bias", computed, axes.normalized);
+  const auto g = gain<Norm>(call, computed);
   const double eps = call.eps();
   constexpr std::size_t kStatistics = Norm::centred ? 2 : 1;
   call.results(1 + residual.has_value() + kStatistics);
@@ -93,6 +101,7 @@ template <class Norm> py::object forward(Call& call) {
     arrays.rows = x.rows;
     arrays.weight = data_of<T>(weight);
     arrays.bias = data_of<T>(bias);
+    if (g) arrays.gain = static_cast<double>(*data_of<T>(g));
     arrays.eps = eps;
     arrays.y = data_of<S>(results[0]);
     if constexpr (Norm::centred) arrays.mean = data_of<double>(*(results.end() - 2));
@@ -108,7 +117,7 @@ template <class Norm> py::object forward(Call& call) {
   return py::tuple(py::cast(results));
 }
 
-/// dy [, dsum], x or sum [, mean], rstd, weight [, bias_grad] -> dx [, dweight [, dbias]].
+/// dy [, dsum], x or sum [, mean], rstd, weight or g [, bias_grad] -> dx [, dweight [, dbias]] or dx, dg.
 template <class Norm> py::object backward(Call& call) {
   const char* const x_name = call.has("sum") ? "sum" : "x";
   const Array array = call.read(x_name);
@@ -121,12 +130,14 @@ template <class Norm> py::object backward(Call& call) {
   const Array rstd = call.required(call.has("rnorm") ? "rnorm" : "rstd", Dtype::float64, axes.leading);
   const Dtype computed = computed_with(x.dtype);
   const auto weight = call.optional("weight", computed, axes.normalized);
+  const auto g = gain<Norm>(call, computed);
   const bool biased = Norm::centred && call.flag("bias_grad");
-  constexpr std::size_t kResults = 1 + (Norm::weights == Weights::columns ? 1 : 0) + (Norm::centred ? 1 : 0);
+  constexpr std::size_t kResults = 1 + (Norm::weights != Weights::none ? 1 : 0) + (Norm::centred ? 1 : 0);
   call.results(kResults);
   std::vector<py::object> results{call.contiguous_result(0, x.dtype, axes.shape())};
   if constexpr (Norm::weights == Weights::columns)
     results.push_back(call.result_if(weight.has_value(), 1, computed, axes.normalized, "there is no weight"));
+  if constexpr (Norm::weights == Weights::scalar) results.push_back(call.contiguous_result(1, computed, {}));
   if constexpr (Norm::centred)
     results.push_back(call.result_if(biased, 2, computed, axes.normalized, "bias_grad is False"));
   call.expect_disjoint();
@@ -143,6 +154,10 @@ template <class Norm> py::object backward(Call& call) {
     arrays.weight = data_of<T>(weight);
     arrays.dx = data_of<S>(results[0]);
     if constexpr (Norm::weights == Weights::columns) arrays.dweight = data_of<T>(results[1]);
+    if constexpr (Norm::weights == Weights::scalar) {
+      arrays.gain = static_cast<double>(*data_of<T>(g));
+      arrays.dgain = data_of<T>(results[1]);
+    }
     if constexpr (Norm::centred) arrays.dbias = data_of<T>(results[2]);
     if (dsum) {
       arrays.dsum = dsum->at<S>();
@@ -170,6 +185,8 @@ const std::vector<Function> kTable{
     {"add_rms_norm_backward", {"dy", "dsum", "sum", "normalized_shape", "rstd", "weight", "out"}, backward<RmsNorm>},
     {"cosine_norm", {"x", "eps", "out"}, forward<CosineNorm>},
     {"cosine_norm_backward", {"dy", "x", "rnorm", "out"}, backward<CosineNorm>},
+    {"scale_norm", {"x", "g", "eps", "out"}, forward<ScaleNorm>},
+    {"scale_norm_backward", {"dy", "x", "g", "rnorm", "out"}, backward<ScaleNorm>},
 };
 
 }  // namespace

@@ -9,6 +9,7 @@
 #include "optim/rules/adam.hpp"
 #include "optim/rules/adamax.hpp"
 #include "optim/rules/adan.hpp"
+#include "optim/rules/adopt.hpp"
 #include "optim/rules/ademamix.hpp"
 #include "optim/rules/asgd.hpp"
 #include "optim/rules/lion.hpp"
@@ -66,6 +67,7 @@ const std::vector<Entry>& rules() {
       entry<LAMB>("lamb"),
       entry<LARS>("lars"),
       entry<Adan>("adan"),
+      entry<ADOPT>("adopt"),
       entry<AdEMAMix>("ademamix"),
       entry<ScheduleFreeSGD>("schedule_free_sgd"),
       entry<Adafactor>("adafactor"),

@@ -9,6 +9,7 @@ from .rules.adagrad import Adagrad
 from .rules.adam import Adam, AdamW
 from .rules.adamax import Adamax
 from .rules.adan import Adan
+from .rules.adopt import ADOPT
 from .rules.ademamix import AdEMAMix
 from .rules.asgd import ASGD
 from .rules.lion import Lion
@@ -34,6 +35,7 @@ __all__ = [
     "Adam",
     "AdamW",
     "Adamax",
+    "ADOPT",
     "Adan",
     "Lion",
     "Muon",

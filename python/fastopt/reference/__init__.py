@@ -46,7 +46,7 @@ from .rows import (
     rms_norm_backward,
 )
 from .rules.adagrad import adadelta, adagrad, rmsprop
-from .rules.adam import adam, adamax, adamw, adan, ademamix, lion, nadam, radam
+from .rules.adam import adam, adamax, adamw, adan, ademamix, adopt, lion, nadam, radam
 from .rules.factored import adafactor
 from .rules.muon import muon
 from .rules.schedule_free import schedule_free_adamw, schedule_free_sgd
@@ -66,6 +66,7 @@ __all__ = [
     "adamax",
     "adamw",
     "adan",
+    "adopt",
     "add_layer_norm",
     "add_layer_norm_backward",
     "add_rms_norm",

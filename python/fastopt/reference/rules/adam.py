@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from .._update import exact, maximum, moment, rule, square
+from .._update import clamp, exact, maximum, moment, rule, square
 
 
 def _adam(
@@ -206,3 +206,25 @@ def ademamix(
     u = T(1 / (1 - beta1**t)) * fast + T(alpha) * slow
     u = u / (np.sqrt(v) * T(1 / math.sqrt(1 - beta2**t)) + T(eps))
     return p - T(lr) * (u + T(weight_decay) * p), fast, slow, v
+
+
+@rule(moment("exp_avg"), square("exp_avg_sq"), betas=(0.9, 0.9999), eps=1e-6, weight_decay=0.0, clip_exponent=0.25)
+def adopt(
+    p: Any,
+    g: Any,
+    m: Any,
+    v: Any,
+    *,
+    t: int,
+    lr: float,
+    betas: tuple[float, float],
+    eps: float,
+    clip_exponent: float | None,
+) -> Any:
+    """ADOPT."""
+    T, (beta1, beta2) = p.dtype.type, betas
+    if t == 1:
+        return p, m, g * g
+    most = T(math.inf if clip_exponent is None else (t - 1) ** clip_exponent)
+    m = T(beta1) * m + T(1 - beta1) * clamp(g / maximum(np.sqrt(v), T(eps)), -most, most)
+    return p - T(lr) * m, m, T(beta2) * v + T(1 - beta2) * g * g
