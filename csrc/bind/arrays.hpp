@@ -24,7 +24,7 @@ const char* name_of(Dtype dtype);
 std::size_t itemsize_of(Dtype dtype);
 inline bool is_half(Dtype dtype) { return dtype == Dtype::float16 || dtype == Dtype::bfloat16; }
 
-/// What an argument is called in an error: "layer_norm: weight", "AdamW: grads['bias']".  Costs nothing until there is
+/// The name of an argument in an error: "layer_norm: weight", "AdamW: grads['bias']".  Costs nothing until there is
 /// one.
 struct Name {
   std::string_view function, argument, item = {};

@@ -58,7 +58,7 @@ bool is_bool(py::handle object) { return PyBool_Check(object.ptr()) || Py_TYPE(o
 
 namespace {
 
-/// What Python calls; self is a capsule with the line of the table.  It goes past pybind11's dispatch, which costs as
+/// The entry for Python; self is a capsule with the line of the table.  It goes past pybind11's dispatch, which costs as
 /// much as all of a small call's checks.
 PyObject* call_function(PyObject* self, PyObject* const* arguments, Py_ssize_t count) {
   const auto& function = *static_cast<const Function*>(PyCapsule_GetPointer(self, nullptr));

@@ -65,7 +65,8 @@ void run_uneven(const std::array<ArrayList, 3>& arrays, const std::array<Address
 }
 
 /// The lists hold references to the arrays, so what other threads do to the caller's lists meanwhile is no matter.
-void run_floor(const ArrayList& reads, const ArrayList& updates, const ArrayList& writes, bool streaming, std::size_t ahead) {
+void run_floor(const ArrayList& reads, const ArrayList& updates, const ArrayList& writes, bool streaming,
+               std::size_t ahead) {
   const std::array<ArrayList, 3> all{reads, updates, writes};
   std::vector<py::ssize_t> sizes;
   for (const ArrayList& some : all)

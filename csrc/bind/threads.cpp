@@ -58,7 +58,7 @@ std::optional<std::vector<int>> python_threads() {
 #endif
 }
 
-/// What happens when this process forks.  The handlers are registered once for every library that borrows the threads,
+/// The handlers of a fork of this process.  The handlers are registered once for every library that borrows the threads,
 /// because those registered last run first, and ours must run before the library's; only the first of them acts.
 struct Fork {
   static inline constinit thread_local int depth = 0;

@@ -1,4 +1,4 @@
-/// What work costs, how large the caches are, and what follows from that: the only tuning constants.
+/// The cost of work, the size of caches, and the decisions that follow from them: the only tuning constants.
 ///
 /// Times are of one thread, on a server core of the years from 2020 on.  None of these numbers changes a result, but for
 /// those that say so.

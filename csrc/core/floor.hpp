@@ -1,7 +1,7 @@
 /// The floor: a kernel that moves the bytes of another kernel and computes nothing.
 ///
-/// What loads `Reads` arrays, loads and stores `Updates`, and stores `Writes` cannot be faster than the best variant of
-/// this, so benchmarks show its time beside theirs.  A write receives the exclusive or of the reads (a copy, where
+/// A kernel that loads `Reads` arrays, loads and stores `Updates`, and stores `Writes` cannot be faster than the best
+/// variant of this, so benchmarks show its time beside theirs.  A write receives the exclusive or of the reads (a copy, where
 /// there is one read); an update receives its own value, which the compiler cannot know.  What is only read is folded
 /// into one number.
 #pragma once

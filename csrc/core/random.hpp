@@ -12,7 +12,7 @@
 
 namespace fastopt {
 
-/// What tells one stream of numbers from another.
+/// The key of a stream of numbers.
 struct Stream {
   std::uint64_t seed;
   std::uint32_t step;    ///< the time at which it is drawn
@@ -57,8 +57,8 @@ inline void normals(Word words, Vector<float>& first, Vector<float>& second) {
 
 /// Words [64·block, 64·block + 64) of the stream, in order.
 ///
-/// Even and odd counters are apart, so that each word is the lower half of 64 bits, as multiplications want it; what is
-/// in the upper half does not matter until the end.
+/// Even and odd counters are apart, so that each word is the lower half of 64 bits, as multiplications want it; the
+/// upper half does not matter until the end.
 inline std::array<Word, kRandomWords * 4 / kVectorBytes> random_words(const Stream& stream, std::uint64_t block) {
   constexpr std::size_t kWidth = kVectorBytes / 4, kVectors = detail::kCounters / kWidth;
   constexpr std::uint64_t kLow = 0xffffffff;

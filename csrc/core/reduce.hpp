@@ -64,7 +64,7 @@ template <std::size_t K> struct alignas(64) Lanes {
   double of[K][kFolds] = {};
 };
 
-/// What the tiles of one block add to each lane.
+/// The sums of one block of tiles, by lane.
 template <std::size_t K, class T> struct alignas(64) LaneBlock {
   T of[K][kLanes];
 };
@@ -227,7 +227,7 @@ template <std::size_t K> [[gnu::always_inline]] inline std::array<double, K> fol
   return sums;
 }
 
-/// What some full tiles of a row and the numbers behind them add to each lane.
+/// Sums some full tiles of a row, and the numbers behind them, by lane.
 template <std::size_t K, class T, class Terms>
 [[gnu::always_inline]] inline void sum_block(LaneBlock<K, T>& block, std::size_t first, std::size_t tiles,
                                              std::size_t rest, const Terms& terms) {

@@ -1,4 +1,4 @@
-/// What the normalizations share: means that keep their precision, and how rows are cut for sums over rows.
+/// Statistics that all normalizations share: means that keep their precision, and the chunks of sums over rows.
 #pragma once
 
 #include <algorithm>

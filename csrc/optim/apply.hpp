@@ -1,4 +1,4 @@
-/// What is done to a list of tensors, by all threads together.
+/// Work on lists of tensors, by all threads together: sums, updates, zeroing.
 #pragma once
 
 #include <algorithm>

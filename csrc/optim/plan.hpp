@@ -125,7 +125,7 @@ class Plan {
   const std::array<double, kMostSums>& measured() const { return measured_; }
 
  private:
-  /// What is the same in all steps of a member.
+  /// A member's tensor, with everything that is the same in all of its steps.
   Tensor of_member(std::size_t number) const {
     const Member& member = members[number];
     Tensor tensor{};

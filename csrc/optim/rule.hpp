@@ -1,4 +1,4 @@
-/// What an update rule is.
+/// Update rules: their contract.
 ///
 /// A rule is the formula of one paper.  It is constructed from its hyperparameters and the number of the step, in
 /// double, and called with the parameter p, the gradient g and the state of some elements at once (a native vector or a

@@ -28,7 +28,7 @@ struct Draw {
   std::uint32_t step;
 };
 
-/// What is dropped: numbers of 32 bits below p·2³².
+/// The decision: an element is dropped if its number of 32 bits is below p·2³².
 struct Drops {
   std::uint64_t below;
   double scale;  ///< of what is kept

@@ -12,7 +12,7 @@ namespace fastopt {
 /// How an array keeps its numbers; exact: in the type in which they are computed.
 enum class Format : std::uint8_t { exact, float16, bfloat16, moment8, square8 };
 
-/// What a weight of 16 bits has beside them.
+/// The residual of a weight of 16 bits.
 enum class Rest : std::uint8_t {
   none,
   master,        ///< the weight itself as float32, of which the 16 bits are a copy

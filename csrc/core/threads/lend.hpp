@@ -220,7 +220,7 @@ class Lender {
       job(first + i, static_cast<char*>(data) + static_cast<std::size_t>(i) * size, buffer);
     };
     Helpers missing;
-    if (Room::threads(jobs) >= jobs) {
+    if (CoreBudget::threads(jobs) >= jobs) {
       region(jobs, [&](int me, int team) {
         for (int i = team; me == 0 && i < jobs; ++i) missing.start(i, run_one);
         if (me < jobs) run_one(me);

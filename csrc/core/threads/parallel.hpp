@@ -114,7 +114,7 @@ inline bool end_workers() {
 /// Two threads that wait for each other on one core take milliseconds for what takes microseconds, so such a thread
 /// gets a smaller team.  Nearly always there is nothing to look at: a thread looks before its first region, and again
 /// when one of its workers has complained.
-class Room {
+class CoreBudget {
  public:
   static constexpr int enough = INT_MAX;
 
@@ -188,12 +188,12 @@ class KeepCores {
 /// has the next one, each spins until the scheduler takes the core away from it, milliseconds for every region.  So a
 /// worker that finds itself there moves to another core, and a caller that has waited for a while offers its core to
 /// the others.
-class Meeting {
+class RegionBarrier {
  public:
   void begin() {
     if (omp_get_thread_num() == 0) return;
     if (Cores::current() == callers_core_ && !move()) complaint_.store(true, std::memory_order_relaxed);
-    if (Room::cramped(omp_get_num_threads())) complaint_.store(true, std::memory_order_relaxed);
+    if (CoreBudget::cramped(omp_get_num_threads())) complaint_.store(true, std::memory_order_relaxed);
   }
 
   void end() {
@@ -205,7 +205,7 @@ class Meeting {
     for (int looks = 0; done_.load(std::memory_order_acquire) < omp_get_num_threads() - 1; ++looks) {
       if (looks > patience) std::this_thread::yield();
     }
-    if (complaint_.load(std::memory_order_relaxed)) Room::complain();
+    if (complaint_.load(std::memory_order_relaxed)) CoreBudget::complain();
   }
 
  private:
@@ -223,9 +223,9 @@ class Meeting {
 /// Whether the other cores are there for us.  A caller that has waited long for its workers, and longer than its own
 /// part took, works alone for a while, and for twice as long if they are late again: another process has their cores,
 /// and half the speed is better than a tenth.  Who asks for more threads than there are cores gets them always.
-class Company {
+class Contention {
  public:
-  static bool expected() {
+  static bool none() {
     return alone_until_.load(std::memory_order_relaxed) == 0 || ThreadCount::get() > all_cores ||
            now() > alone_until_.load(std::memory_order_relaxed);
   }
@@ -271,23 +271,24 @@ class Work {
 /// it then waited for the others.
 [[gnu::noinline]] inline std::pair<Nanoseconds, Nanoseconds> region(int threads, Work body) {
   run_first_region_hook();
-  const int wish = std::max(threads, ThreadCount::get()), team = std::max(threads, std::min(wish, Room::threads(wish)));
+  const int wish = std::max(threads, ThreadCount::get()),
+            team = std::max(threads, std::min(wish, CoreBudget::threads(wish)));
   const KeepCores keep;
-  Meeting meeting;
+  RegionBarrier barrier;
   std::exception_ptr failure;  // the first one: none may leave the region
   std::atomic<bool> failed{false};
   const Nanoseconds begin = now();
   Nanoseconds done = begin;
 #pragma omp parallel num_threads(team)
   {
-    meeting.begin();
+    barrier.begin();
     try {
       body(omp_get_thread_num(), omp_get_num_threads());
     } catch (...) {
       if (!failed.exchange(true)) failure = std::current_exception();
     }
     if (omp_get_thread_num() == 0) done = now();
-    meeting.end();
+    barrier.end();
   }
   if (failure) std::rethrow_exception(failure);
   return {done - begin, now() - done};
@@ -303,8 +304,8 @@ inline int threads_for(double nanoseconds) {
 /// Runs body(thread, threads) on `threads` threads at once (or fewer, where the system gives fewer).  No fork cuts it
 /// in two.
 [[gnu::noinline]] inline void parallel(int threads, Work body) {
-  if (threads > 1) threads = std::min(threads, Room::threads(threads));
-  if (threads <= 1 || stranded.load(std::memory_order_relaxed) || !Company::expected()) {
+  if (threads > 1) threads = std::min(threads, CoreBudget::threads(threads));
+  if (threads <= 1 || stranded.load(std::memory_order_relaxed) || !Contention::none()) {
     const NoFork guard;
     const FlushSubnormals environment;
     body(0, 1);
@@ -317,7 +318,7 @@ inline int threads_for(double nanoseconds) {
     const FlushSubnormals environment;
     body(thread, std::min(threads, team));
   });
-  Company::judge(own, waited);
+  Contention::judge(own, waited);
 }
 
 }  // namespace fastopt

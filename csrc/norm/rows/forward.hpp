@@ -152,7 +152,7 @@ template <class Norm, bool Added, bool Streamed, class S> class RowNormForward {
     }
   }
 
-  /// What writes element(s) i of a part of y.
+  /// Returns the function that writes element(s) i of a part of y.
   auto writing(const Row& row, std::size_t number, std::size_t first, std::size_t n) {
     return [from = part(row, first, n, again_), constants = row.constants, to = a_.y + number * width_ + first,
             weight = a_.weight ? a_.weight + first : ones_,
