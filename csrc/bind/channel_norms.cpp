@@ -404,7 +404,7 @@ py::object weight_norm_differentiate(Call& call) {
 }
 
 // clang-format off
-const std::vector<Function> kTable{
+const std::vector<Function> kChannelNorms{
     {"batch_norm",
      {"x", "running_mean", "running_var", "weight", "bias", "training", "momentum", "eps", "channel_axis", "out"},
      [](Call& call) { return batch_norm_forward(call, After::nothing); }},
@@ -454,6 +454,6 @@ const std::vector<Function> kTable{
 
 }  // namespace
 
-void bind_channel_norms(py::module_& m) { bind_functions(m, kTable); }
+void bind_channel_norms(py::module_& m) { bind_functions(m, kChannelNorms); }
 
 }  // namespace fastopt

@@ -26,9 +26,9 @@ Shape memory_order(const Array& array) {
 }
 
 /// The arguments of a function of one array, which all of them have.
-struct Arguments {
+struct DropoutArguments {
   /// The array, the first argument, is read last, as the others may run Python, which may change its layout.
-  Arguments(Call& its_call, double most, const char* constraint)
+  DropoutArguments(Call& its_call, double most, const char* constraint)
       : call(its_call),
         x_name(call.has("x") ? "x" : "dy"),
         p(call.number("p", 0, most, constraint)),
@@ -109,7 +109,7 @@ struct Arguments {
 };
 
 /// y = x, or what kernel(x, y) makes of it.
-template <class Kernel> py::object run(Arguments& arguments, const Kernel& kernel) {
+template <class Kernel> py::object run(DropoutArguments& arguments, const Kernel& kernel) {
   py::object y = arguments.result();
   with_storage(arguments.dtype, [&](auto number) {
     using S = decltype(number);
@@ -125,13 +125,13 @@ template <class Kernel> py::object run(Arguments& arguments, const Kernel& kerne
 }
 
 py::object any_dropout(Call& call) {
-  Arguments arguments(call, 1, "in [0, 1]");
+  DropoutArguments arguments(call, 1, "in [0, 1]");
   return run(arguments,
              [&](const auto* from, auto* to) { dropout(from, arguments.row, Drops(arguments.p), arguments.draw, to); });
 }
 
 py::object any_gaussian_dropout(Call& call) {
-  Arguments arguments(call, std::nextafter(1.0, 0.0), "in [0, 1)");
+  DropoutArguments arguments(call, std::nextafter(1.0, 0.0), "in [0, 1)");
   return run(arguments, [&](const auto* from, auto* to) {
     gaussian_dropout(from, arguments.row, arguments.p, arguments.draw, to);
   });
@@ -139,7 +139,7 @@ py::object any_gaussian_dropout(Call& call) {
 
 /// Which sample and channel the elements of x belong to, and rows along which there is one channel of one sample, or
 /// one channel or one sample after the other.
-std::pair<Rows, Sets> sets_of(const Arguments& arguments) {
+std::pair<Rows, Sets> sets_of(const DropoutArguments& arguments) {
   const Array& x = arguments.x;
   const Call& call = arguments.call;
   const std::string x_name = arguments.x_name;
@@ -187,14 +187,14 @@ std::pair<Rows, Sets> sets_of(const Arguments& arguments) {
 }
 
 py::object any_channel_dropout(Call& call) {
-  Arguments arguments(call, 1, "in [0, 1]");
+  DropoutArguments arguments(call, 1, "in [0, 1]");
   const auto both = sets_of(arguments);
   return run(arguments, [&](const auto* from, auto* to) {
     channel_dropout(from, both.first, both.second, Drops(arguments.p), arguments.draw, to);
   });
 }
 
-const std::vector<Function> kTable{
+const std::vector<Function> kRegularizers{
     {"dropout", {"x", "p", "training", "seed", "step", "order", "out"}, any_dropout},
     {"dropout_backward", {"dy", "p", "training", "seed", "step", "order", "out"}, any_dropout},
     {"gaussian_dropout", {"x", "p", "training", "seed", "step", "order", "out"}, any_gaussian_dropout},
@@ -205,6 +205,6 @@ const std::vector<Function> kTable{
 
 }  // namespace
 
-void bind_regularize(py::module_& m) { bind_functions(m, kTable); }
+void bind_regularize(py::module_& m) { bind_functions(m, kRegularizers); }
 
 }  // namespace fastopt

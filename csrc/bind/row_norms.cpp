@@ -6,9 +6,8 @@
 
 #include "bind/call.hpp"
 #include "bind/module.hpp"
-#include "norm/rows/backward.hpp"
 #include "norm/rows/cosine_norm.hpp"
-#include "norm/rows/forward.hpp"
+#include "norm/rows/kernels.hpp"
 #include "norm/rows/layer_norm.hpp"
 #include "norm/rows/rms_norm.hpp"
 #include "norm/rows/scale_norm.hpp"
@@ -112,7 +111,7 @@ template <class Norm> py::object forward(Call& call) {
       arrays.sum = data_of<S>(results[1]);
     }
     const py::gil_scoped_release release;
-    row_norm<Norm>(arrays);
+    RowKernels<Norm>::forward(arrays);
   });
   return py::tuple(py::cast(results));
 }
@@ -164,13 +163,13 @@ template <class Norm> py::object backward(Call& call) {
       arrays.dsum_rows = dsum->rows;
     }
     const py::gil_scoped_release release;
-    row_norm_backward<Norm>(arrays);
+    RowKernels<Norm>::backward(arrays);
   });
   if constexpr (Norm::weights == Weights::none) return results[0];
   return py::tuple(py::cast(results));
 }
 
-const std::vector<Function> kTable{
+const std::vector<Function> kRowNorms{
     {"layer_norm", {"x", "normalized_shape", "weight", "bias", "eps", "out"}, forward<LayerNorm>},
     {"layer_norm_backward",
      {"dy", "x", "normalized_shape", "mean", "rstd", "weight", "bias_grad", "out"},
@@ -191,6 +190,6 @@ const std::vector<Function> kTable{
 
 }  // namespace
 
-void bind_row_norms(py::module_& m) { bind_functions(m, kTable); }
+void bind_row_norms(py::module_& m) { bind_functions(m, kRowNorms); }
 
 }  // namespace fastopt

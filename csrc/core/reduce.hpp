@@ -53,7 +53,7 @@ template <class Body> inline void with_flag(bool flag, Body&& body) {
 /// As with_flag, of whether results are stored past the caches; only for float32 and bfloat16, so that there are not
 /// twice as many kernels for types in which much is rarely computed.
 template <class S, class Body> inline void with_streaming(bool streamed, Body&& body) {
-  if constexpr (std::is_same_v<S, float> || std::is_same_v<S, bfloat16>)
+  if constexpr (!kBaseline && (std::is_same_v<S, float> || std::is_same_v<S, bfloat16>))
     with_flag(streamed, body);
   else
     body(std::false_type{});

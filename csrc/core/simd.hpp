@@ -46,6 +46,13 @@ template <> struct Element<double> {
   using type = double;
 };
 
+/// Whether this is the set for processors from before 2013, whose copies of loops for special cases are left out.
+#if defined(__x86_64__) && !defined(__AVX__)
+inline constexpr bool kBaseline = true;
+#else
+inline constexpr bool kBaseline = false;
+#endif
+
 /// A native vector of numbers of type T, and the 16 bytes that every instruction set has, for the tails of arrays.
 template <class T> using Vector = typename VectorOf<T, kVectorBytes>::type;
 template <class T> using ShortVector = typename VectorOf<T, 16>::type;

@@ -39,7 +39,7 @@ template <class Rule, class T> constexpr Kernel kernel_of() {
   };
   if constexpr (!requires { Rule::factored; }) {
     kernel.update = &update<Rule, T>;
-    if constexpr (std::is_same_v<T, float> && is_often_packed<Rule>())
+    if constexpr (std::is_same_v<T, float> && is_often_packed<Rule>() && !kBaseline)
       kernel.update_packed = {
           {{&update_packed<Packing::bfloat16, false, Rule>, &update_packed<Packing::bfloat16, true, Rule>},
            {&update_packed<Packing::blocks, false, Rule>, &update_packed<Packing::blocks, true, Rule>}}};

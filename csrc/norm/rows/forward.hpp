@@ -220,6 +220,7 @@ template <class Norm, bool Added, bool Streamed, class S> class RowNormForward {
   alignas(64) T ones_[kPart], zeros_[kPart], again_[kPart];  // factors and summands that change nothing
 };
 
+/// y, and the statistics.
 template <class Norm, class S> void row_norm(const RowNorm<S>& a) {
   const FlushSubnormals environment;
   const std::size_t width = a.rows.width, count = a.rows.count();
