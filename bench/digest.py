@@ -77,6 +77,7 @@ def numbers(seed: Sequence[int], shape: tuple[int, ...], dtype: str, way: str = 
 
 SHAPES = ((1,), (63,), (64,), (65,), (255,), (1000,), (16387,), (33, 65), (3, 5, 7), (130, 20), (0, 2))
 OWN: dict[str, list[Options]] = {
+    "ADOPT": [{}, {"clip_exponent": None}],
     "ASGD": [{}, {"t0": 1.0, "lambd": 0.01}],
     "Adadelta": [{}],
     "Adafactor": [{}, {"eps": (1e-5, 1e-2), "d": 0.5}],

@@ -79,6 +79,7 @@ VALUES: dict[str, tuple[Any, ...]] = {
     "warmup_steps": (0, 3),
     "r": (0.0, 1.5),
     "weight_lr_power": (2.0,),
+    "clip_exponent": (0.25, None),
     "beta2_decay": (-0.8,),
     "d": (1.0,),
     "ns_coefficients": ((3.4445, -4.775, 2.0315), (1.5, -0.5, 0.0)),
@@ -225,7 +226,7 @@ class Rule:
                 if rng.random() < 0.2 and not others[name].keys() & {*without}:
                     options |= others[name]
             options = {name: _scaled(rng, name, value) for name, value in options.items()}
-            if self.accepts(options) and sum(name.startswith("clip") for name in options) < 2:
+            if self.accepts(options) and len(clips(options)) < 2:
                 return options
 
     def sample_moments(self, rng: Generator, options: Options) -> Options:
@@ -332,6 +333,11 @@ class Rule:
         )
         return not self.matrices_only and {*shapes} <= {(2, 3), ()}
 
+    @cached_property
+    def moves_from(self) -> int:
+        """The number of the first step that moves a parameter by its gradient."""
+        return self.optimizer.moves_from
+
     # Steps
 
     def update(
@@ -390,6 +396,11 @@ def hyperparameters(options: Options) -> Options:
 
 def of_step(options: Options) -> Options:
     return {name: value for name, value in options.items() if name in OF_STEP}
+
+
+def clips(options: Options) -> list[str]:
+    """The names of the ways in which the step clips gradients."""
+    return [name for name in of_step(options) if name.startswith("clip")]
 
 
 OPTIMIZERS = {

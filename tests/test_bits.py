@@ -321,7 +321,10 @@ def test_rule_takes_each_element_by_itself(rule: str, each: Each, rng: Generator
         (p,), (g,) = (RULES[rule].arrays(rng, [300], dtype) for _ in range(2))
         spoiled = g.copy()
         spoiled.flat[[0, 64, 299]] = np.inf, np.nan, -np.inf
-        good, bad = (RULES[rule].run(F, [p], [[one]], options)["params[0]"].ravel() for one in (g, spoiled))
+        taken = [RULES[rule].moves_from - 1]
+        good, bad = (
+            RULES[rule].run(F, [p], [[one]], options, taken=taken)["params[0]"].ravel() for one in (g, spoiled)
+        )
         changed = set(np.flatnonzero(good != bad))
         assert 64 in changed
         assert (changed <= {0, 64, 299}) == RULES[rule].elementwise

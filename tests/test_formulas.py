@@ -455,6 +455,49 @@ def test_ademamix_is_the_authors(options: dict[str, Any], rng: Generator) -> Non
                 assert_close(states[key][i], its, f"step {t}, {key}")
 
 
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"weight_decay": 0.1, "betas": (0.8, 0.99), "eps": 0.1, "clip_exponent": 0.5},
+        {"weight_decay": 0.1, "decoupled_weight_decay": True, "clip_exponent": None},
+    ],
+)
+def test_adopt_is_the_authors(options: dict[str, Any], rng: Generator) -> None:
+    """As _single_tensor_adopt of https://github.com/iShohei220/adopt, adopt.py, has it; but decoupled decay is in its first step too."""
+    beta1, beta2 = options.get("betas", (0.9, 0.9999))
+    eps, decay, exponent = (
+        options.get("eps", 1e-6),
+        options.get("weight_decay", 0.0),
+        options.get("clip_exponent", 0.25),
+    )
+    lr, params = 0.01, parameters(rng)
+    theirs = [p.copy() for p in params]
+    state = [[np.zeros_like(p) for p in params] for _ in range(2)]
+    states = new_states("adopt", params, lr)
+    for step in range(STEPS):  # theirs, from 0
+        grads, eta = gradients(rng, step), rate(lr, step)
+        reference.adopt(params, grads, **states, step=step + 1, lr=eta, **options)
+        for i, (theta, g) in enumerate(zip(theirs, grads, strict=True)):
+            exp_avg, exp_avg_sq = (one[i] for one in state)
+            if options.get("decoupled_weight_decay"):
+                theta *= 1 - eta * decay
+            else:
+                g = g + decay * theta
+            if step == 0:
+                exp_avg_sq[...] = g * g
+            else:
+                normed = g / np.maximum(np.sqrt(exp_avg_sq), eps)
+                if exponent is not None:
+                    normed = np.clip(normed, -(step**exponent), step**exponent)
+                exp_avg += (normed - exp_avg) * (1 - beta1)
+                theta -= eta * exp_avg
+                exp_avg_sq[...] = beta2 * exp_avg_sq + (1 - beta2) * g * g
+            assert_close(params[i], theta, f"step {step}")
+            for key, its in ("exp_avgs", exp_avg), ("exp_avg_sqs", exp_avg_sq):
+                assert_close(states[key][i], its, f"step {step}, {key}")
+
+
 @pytest.mark.parametrize("nesterov", [False, True])
 def test_velocity_is_that_of_keras(nesterov: bool, rng: Generator) -> None:
     """v ← μv − ηg, p ← p + v, with Nesterov p ← p + μv − ηg: https://keras.io/api/optimizers/sgd/."""
@@ -482,7 +525,7 @@ def test_eps_hat_is_that_of_the_paper(rng: Generator) -> None:
 
 
 def test_every_rule_has_an_oracle() -> None:
-    others = {"lion", "lamb", "lars", "schedule_free_sgd", "schedule_free_adamw", "adan", "ademamix", "muon"}
+    others = {"lion", "lamb", "lars", "schedule_free_sgd", "schedule_free_adamw", "adan", "ademamix", "adopt", "muon"}
     assert {function for function, *_ in TORCH} | others == set(FUNCTIONS)
 
 

@@ -225,7 +225,7 @@ def test_l1_pulls_towards_zero(rule: str, surrounding: str) -> None:
     p = np.array([[2.0, 0.0], [0.0, -2.0]])
     options = RULES[rule].plain | SURROUNDINGS[surrounding] | {"lr": 0.1, "l1": 0.5, "eps": RULES[rule].own.get("eps")}
     options = {name: value for name, value in options.items() if value is not None}
-    after = RULES[rule].run(F, [p], [[np.zeros((2, 2))]], options)["params[0]"]
+    after = RULES[rule].run(F, [p], [[np.zeros((2, 2))]], options, taken=[RULES[rule].moves_from - 1])["params[0]"]
     assert 0 < after[0, 0] < 2
     assert after[1, 1] == -after[0, 0]
     assert after[0, 1] == after[1, 0] == 0

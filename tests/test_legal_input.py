@@ -44,7 +44,8 @@ def test_gradients_may_be_none_or_read_only_or_repeated(rule: str, rng: Generato
     options = RULES[rule].sample(rng, without=["noise", "temperature"])
     states = RULES[rule].new_states(options, params)
     untouched = snapshot([params[1], [one[1] for one in states.values()]])
-    RULES[rule].update(F, params, [g, None, g, np.broadcast_to(g[0], (2, 3))], states, 1, options)
+    grads = [g, None, g, np.broadcast_to(g[0], (2, 3))]
+    RULES[rule].update(F, params, grads, states, RULES[rule].moves_from, options)
     assert snapshot([params[1], [one[1] for one in states.values()]]) == untouched
     assert differing(params[0], params[2]) == 0
     assert np.any(params[3] != 1)
@@ -57,7 +58,8 @@ def test_empty_parameters_are_legal(rule: str, rng: Generator) -> None:
         for more in {}, {"clip_norm": 1.0}, {"clip_param_norm": 1.0}, {"clip_adaptive": 0.1}, {"zero_grads": True}:
             params = [one.copy() for one in ones]
             optimizer = RULES[rule].make(params, options)
-            optimizer.step([one.copy() for one in ones], **more)
+            for _ in range(RULES[rule].moves_from):
+                optimizer.step([one.copy() for one in ones], **more)
             assert np.all(params[1] != 1)
     nothing = RULES[rule].optimizer([])
     assert nothing.step([]).step == 1

@@ -10,7 +10,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from tables import DTYPES, RULES, Options, Rule, of_step, ordinary
+from tables import DTYPES, RULES, Options, Rule, clips, of_step, ordinary
 from tools import Each, assert_same_bits
 
 from fastopt import functional, optim, reference
@@ -119,10 +119,11 @@ def hides(rule: Rule, options: Options, bad: float, of: str, at: int) -> bool:
     """Where the element is meant to stay finite."""
     if of == "param":
         return options.get("weights") == "master" and at > 1  # of which the parameter is a copy from its first step on
-    if options.get("skip_nonfinite"):
+    if options.get("skip_nonfinite") or at < rule.moves_from:
         return True
-    limited = [name for name in options if name.startswith("clip")]  # to a norm: multiplied by 0, infinity is NaN
-    return bool(np.isinf(bad)) and (limited == ["clip_value"] or (rule.function in SIGNS and not limited))
+    limited = clips(options)  # to a norm: multiplied by 0, infinity is NaN
+    bounded = rule.function in SIGNS or options.get("clip_exponent") is not None
+    return bool(np.isinf(bad)) and (limited == ["clip_value"] or (bounded and not limited))
 
 
 def assert_it_shows(rule: Rule, options: Options, dtype: str) -> None:
@@ -169,6 +170,28 @@ def test_the_specification_has_the_same_bits(function: str, of: str, each: Each)
             options = (rule.plain if kept else rule.fullest) | more
             ours, theirs = (rule.run(module, params, grads, options) for module in (functional, reference))
             assert_same_bits(ours, theirs)
+
+
+@pytest.mark.parametrize("clip_exponent", [0.25, None])
+@pytest.mark.parametrize("at", [1, 2, 4])
+def test_adopt_shows_nan_one_step_late_and_infinity_as_an_element_that_stays(
+    at: int, clip_exponent: float | None
+) -> None:
+    """As the authors' code does: a gradient divides the next ones, and what is divided by infinity is 0."""
+    for bad in BAD:
+        p = np.ones(3)
+        opt, seen = optim.ADOPT([p], lr=0.1, betas=(0.0, 0.99), clip_exponent=clip_exponent), []
+        for step in range(1, at + 4):
+            opt.step([np.array([0.1, bad if step == at else 0.1, 0.1])])
+            seen.append(p[1])
+        assert np.all(p[[0, 2]] < 1)
+        if np.isnan(bad):
+            assert np.isnan(seen[at])
+        elif at == 1 or clip_exponent is not None:
+            assert seen[at - 1] == seen[-1]
+            assert np.isfinite(seen[-1])
+        else:
+            assert not np.isfinite(seen[at - 1])
 
 
 # Adafactor

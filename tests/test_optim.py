@@ -40,6 +40,18 @@ def some_missing(step: int, grads: list[Array]) -> list[Array | None]:
 # The step
 
 
+@rules
+def test_a_rule_moves_from_the_step_that_it_says(rule: str, rng: Generator) -> None:
+    p, g = RULES[rule].arrays(rng, [(4, 3)] * 2)
+    opt = RULES[rule].make([p], {"lr": 0.1})
+    moved = []
+    for _ in range(3):
+        before = p.copy()
+        opt.step([g])
+        moved.append(differing(p, before) > 0)
+    assert moved == [step >= RULES[rule].moves_from for step in (1, 2, 3)]
+
+
 def assert_steps_are_the_functions(
     rule: str, params: list[Array], grads: list[list[Array | None]], options: Options
 ) -> None:

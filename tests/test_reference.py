@@ -127,7 +127,7 @@ def test_reference_leaves_a_parameter_without_gradient_alone(rule: str, rng: Gen
     options = RULES[rule].sample(rng)
     states = RULES[rule].new_states(options, params)
     before = copy.deepcopy((params, states))
-    RULES[rule].update(reference, params, [np.ones((5, 4), np.float32), None], states, 1, options)
+    RULES[rule].update(reference, params, [np.ones((5, 4), np.float32), None], states, RULES[rule].moves_from, options)
     assert differing(params[1], before[0][1]) == 0
     np.testing.assert_equal(
         {name: one[1] for name, one in states.items()}, {name: one[1] for name, one in before[1].items()}

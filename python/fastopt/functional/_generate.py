@@ -108,7 +108,7 @@ def _documentation(optimizer: type[optim.Optimizer]) -> str:
     own = _entries(sections["Args"])
     one_step = f"One step of {summary}" if summary.startswith(optimizer.__name__) else f"One step. {summary}"
     example = [shown for state, needed in arguments.buffers.values() if needed for shown in [_shown(optimizer, state)]]
-    call = ", ".join(["[p]", "[g]", *(f"[{shown}]" for shown in example), "step=1", "lr=0.1"])
+    call = ", ".join(["[p]", "[g]", *(f"[{shown}]" for shown in example), f"step={optimizer.moves_from}", "lr=0.1"])
     return "\n".join(
         [
             one_step,

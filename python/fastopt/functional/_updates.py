@@ -19,6 +19,7 @@ __all__ = [
     "adamw",
     "adan",
     "ademamix",
+    "adopt",
     "asgd",
     "lamb",
     "lars",
@@ -982,6 +983,127 @@ def ademamix(
         Pagliardini, Ablin & Grangier 2025, arXiv:2409.03137, algorithm 1, with the defaults of the authors' code.
     """
     return update(optim.AdEMAMix, locals())
+
+
+def adopt(
+    params: Arrays,
+    grads: OptionalArrays,
+    exp_avgs: Arrays,
+    exp_avg_sqs: Arrays,
+    *,
+    step: int | Sequence[int],
+    lr: float,
+    betas: tuple[float, float] = (0.9, 0.9999),
+    eps: float = 1e-06,
+    weight_decay: float = 0.0,
+    clip_exponent: float | None = 0.25,
+    maximize: bool = False,
+    decoupled_weight_decay: bool | None = False,
+    fixed_decay: bool = False,
+    l1: float = 0.0,
+    proximal_l1: bool = False,
+    l2_init: float = 0.0,
+    noise: float = 0.0,
+    temperature: float = 0.0,
+    seed: int = 0,
+    ema_decay: float | None = None,
+    ema_warmup: bool = False,
+    swa_start: int | None = None,
+    swa_freq: int = 1,
+    weights: str = "stochastic",
+    moments: str | None = None,
+    moment_rounding: str = "stochastic",
+    exp_avg_scales: OptionalArrays | None = None,
+    exp_avg_sq_scales: OptionalArrays | None = None,
+    master_params: OptionalArrays | None = None,
+    compensations: OptionalArrays | None = None,
+    corrections: OptionalArrays | None = None,
+    initial_params: OptionalArrays | None = None,
+    ema_params: OptionalArrays | None = None,
+    grad_scale: float = 1.0,
+    clip_norm: float | None = None,
+    clip_value: float | None = None,
+    clip_param_norm: float | None = None,
+    clip_adaptive: float | None = None,
+    skip_nonfinite: bool = False,
+    zero_grads: bool = False,
+) -> Outcome:
+    """One step of ADOPT: Adam that divides by the second moment of earlier gradients, and so converges with any β₂.
+
+    In place; the stateless form of :class:`fastopt.optim.ADOPT`.
+
+    .. code-block:: text
+
+        first step:  v ← g²
+        later:       m ← β₁ m + (1−β₁) clip(g / max(√v, ε), (t−1)^clip_exponent);   p ← p − lr·m
+                     v ← β₂ v + (1−β₂) g²
+
+    The first step of a parameter sets v and leaves the parameter alone, but for decoupled decay.  An infinite
+    gradient makes v infinite, and its element then stays where it is; ``step(..., skip_nonfinite=True)`` spares it that.
+
+    Args:
+        params: Parameters, float32, float64, float16 or bfloat16, any shapes; updated.
+        grads: Their gradients, of the same shapes and dtypes; unless that is float64, also float32, float16 or bfloat16.
+            ``None`` leaves that parameter and its state alone.
+        exp_avgs: State ``exp_avg``, 0 before step 1; updated.
+        exp_avg_sqs: State ``exp_avg_sq``, 0 before step 1; updated.
+        step: t, the step that is being taken, from 1: one number, or one for each parameter.
+        lr: Learning rate, at least 0.
+        betas: β₁ and β₂, in [0, 1).
+        eps: ε, at least 0.
+        weight_decay: λ, at least 0; coupled (L2) by default.
+        clip_exponent: Exponent of the bound on the normalized gradient, at least 0, or ``None`` for no bound.
+        maximize: See :class:`fastopt.optim.Optimizer`.
+        decoupled_weight_decay: See :class:`fastopt.optim.Optimizer`.
+        fixed_decay: See :class:`fastopt.optim.Optimizer`.
+        l1: See :class:`fastopt.optim.Optimizer`.
+        proximal_l1: See :class:`fastopt.optim.Optimizer`.
+        l2_init: See :class:`fastopt.optim.Optimizer`.
+        noise: See :class:`fastopt.optim.Optimizer`.
+        temperature: See :class:`fastopt.optim.Optimizer`.
+        seed: See :class:`fastopt.optim.Optimizer`.
+        ema_decay: See :class:`fastopt.optim.Optimizer`.
+        ema_warmup: See :class:`fastopt.optim.Optimizer`.
+        swa_start: See :class:`fastopt.optim.Optimizer`.
+        swa_freq: See :class:`fastopt.optim.Optimizer`.
+        weights: See :class:`fastopt.optim.Optimizer`.
+        moments: See :class:`fastopt.optim.Optimizer`.
+        moment_rounding: See :class:`fastopt.optim.Optimizer`.
+        exp_avg_scales: With ``moments="8bit"``, the exponents of ``exp_avgs``: uint8, one for 64 elements; updated.
+        exp_avg_sq_scales: With ``moments="8bit"``, the exponents of ``exp_avg_sqs``: uint8, one for 64 elements; updated.
+        master_params: With ``weights="master"``, the float32 weights of 16-bit parameters, of the same shapes; updated.
+        compensations: With ``weights="kahan"``, the residuals of 16-bit parameters, of the same dtypes; 0 before step 1; updated.
+        corrections: With ``weights="correction"``, the next 8 bits of 16-bit parameters, int8; 0 before step 1; updated.
+        initial_params: With ``l2_init``, the weights p₀ towards which it pulls, of the same shapes.
+        ema_params: With ``ema_decay`` or ``swa_start``, the averages of the parameters, of the same shapes; updated.
+        grad_scale: See :meth:`fastopt.optim.Optimizer.step`.
+        clip_norm: See :meth:`fastopt.optim.Optimizer.step`.
+        clip_value: See :meth:`fastopt.optim.Optimizer.step`.
+        clip_param_norm: See :meth:`fastopt.optim.Optimizer.step`.
+        clip_adaptive: See :meth:`fastopt.optim.Optimizer.step`.
+        skip_nonfinite: See :meth:`fastopt.optim.Optimizer.step`.
+        zero_grads: See :meth:`fastopt.optim.Optimizer.step`.
+
+    Returns:
+        The norm of the gradients, if it was needed, and whether the step was skipped.
+
+    Raises:
+        TypeError: A dtype, memory layout or type of argument is wrong.
+        ValueError: A shape or range is wrong, arrays overlap, or an array would not be used.  Nothing has been changed then.
+
+    Example:
+        >>> import numpy as np
+        >>> from fastopt import functional as F
+        >>> p, g = np.ones((2, 2)), np.full((2, 2), 0.5)
+        >>> outcome = F.adopt([p], [g], [np.zeros((2, 2))], [np.zeros((2, 2))], step=2, lr=0.1)
+        >>> bool(np.all(p < 1))
+        True
+
+    References:
+        Taniguchi et al. 2024, arXiv:2411.02853, algorithm 2, with the bound of the authors' code.  Decoupled decay also
+        acts in the first step here; in their code it does not.
+    """
+    return update(optim.ADOPT, locals())
 
 
 def asgd(

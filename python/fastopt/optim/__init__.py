@@ -9,8 +9,8 @@ from .rules.adagrad import Adagrad
 from .rules.adam import Adam, AdamW
 from .rules.adamax import Adamax
 from .rules.adan import Adan
-from .rules.adopt import ADOPT
 from .rules.ademamix import AdEMAMix
+from .rules.adopt import ADOPT
 from .rules.asgd import ASGD
 from .rules.lion import Lion
 from .rules.muon import Muon
@@ -24,6 +24,7 @@ from .rules.switch import SwitchOptimizer
 from .rules.trust import LAMB, LARS
 
 __all__ = [
+    "ADOPT",
     "ASGD",
     "LAMB",
     "LARS",
@@ -35,7 +36,6 @@ __all__ = [
     "Adam",
     "AdamW",
     "Adamax",
-    "ADOPT",
     "Adan",
     "Lion",
     "Muon",

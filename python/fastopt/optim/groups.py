@@ -79,6 +79,8 @@ class Groups:
     hidden: ClassVar[tuple[str, ...]] = ()  # states of these kernels that are scratch buffers
     # The value of each state before a parameter's first step: a number, a hyperparameter's name, or "param"; 0 for all others.
     begins: ClassVar[Mapping[str, float | str]] = MappingProxyType({})
+    # The number of the first step that moves a parameter: 2 where the first one only begins the states.
+    moves_from: ClassVar[int] = 1
     # The rule's own defaults of the hyperparameters that every rule has.
     around: ClassVar[Mapping[str, Any]] = MappingProxyType({})
     _private: ClassVar[tuple[str, ...]] = ()  # the attributes that _extra returns and _restore sets

@@ -24,7 +24,8 @@ class ADOPT(Optimizer):
         later:       m ← β₁ m + (1−β₁) clip(g / max(√v, ε), (t−1)^clip_exponent);   p ← p − lr·m
                      v ← β₂ v + (1−β₂) g²
 
-    The first step of a parameter sets v and leaves the parameter alone, but for decoupled decay.
+    The first step of a parameter sets v and leaves the parameter alone, but for decoupled decay.  An infinite
+    gradient makes v infinite, and its element then stays where it is; ``step(..., skip_nonfinite=True)`` spares it that.
 
     Args:
         params: A list or dict of arrays, or a list of groups.
@@ -45,10 +46,12 @@ class ADOPT(Optimizer):
         array([0.99, 0.99])
 
     References:
-        Taniguchi et al. 2024, arXiv:2411.02853, algorithm 2, with the bound of the authors' code.
+        Taniguchi et al. 2024, arXiv:2411.02853, algorithm 2, with the bound of the authors' code.  Decoupled decay also
+        acts in the first step here; in their code it does not.
     """
 
     kernels = ("adopt",)
+    moves_from = 2
 
     def __init__(
         self,
