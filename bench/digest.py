@@ -244,6 +244,7 @@ NORMS = {  # and the names of what they return, forward and backward
     "rms_norm": ("y rstd", "dx dweight"),
     "add_rms_norm": ("y sum rstd", "dx dweight"),
     "cosine_norm": ("y rnorm", "dx"),
+    "scale_norm": ("y rnorm", "dx dg"),
     "batch_norm": ("y mean rstd", "dx dweight dbias"),
     "batch_norm_relu": ("y mean rstd", "dx dweight dbias"),
     "batch_norm_add_relu": ("y mean rstd", "dx dresidual dweight dbias"),
@@ -305,7 +306,8 @@ def normalized(
     }
     known |= {name: numbers((7, i), of_weight, of) for i, name in enumerate(("weight", "bias", "running_mean"))}
     known |= {"running_var": known["weight"] ** 2, "training": True, "use_input_stats": True, **options}
-    known["g"] = numbers((8,), tuple(n if i == axis % x.ndim else 1 for i, n in enumerate(x.shape)), of)
+    of_g = () if norm == "scale_norm" else tuple(n if i == axis % x.ndim else 1 for i, n in enumerate(x.shape))
+    known["g"] = numbers((8,), of_g, of)
     first, second = NORMS[norm]
     if norm == "batch_norm_apply":  # whose statistics are put together from halves
         parts = [x[: len(x) // 2], x[len(x) // 2 :]]
@@ -325,7 +327,7 @@ def normalized(
 
 def norm_cases() -> Cases:
     for norm, dtype, (label, options) in itertools.product(NORMS, (*DTYPES, *HALVES), OPTIONS.items()):
-        of_rows = "layer" in norm or "rms" in norm or "cosine" in norm
+        of_rows = any(kind in norm for kind in ("layer", "rms", "cosine", "scale"))
         for layout, (shape, axis) in (ROWS if of_rows else CHANNELS).items():
             ways = ["", "slice", *(["seen as NCHW"] if "NHWC" in layout else [])]
             ways += ["some channels"] if "NC" in layout and len(shape) > 2 else []

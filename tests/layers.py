@@ -25,6 +25,8 @@ LAYERS: dict[str, tuple[Callable[[str], nn.Layer], tuple[int, ...]]] = {
     "RMSNorm without weight": (lambda dtype: nn.RMSNorm(6, 1e-3, False, dtype=dtype), (5, 6)),
     "AddRMSNorm": (lambda dtype: nn.AddRMSNorm(6, dtype=dtype), (5, 6)),
     "AddRMSNorm without weight": (lambda dtype: nn.AddRMSNorm(6, 1e-3, False, dtype=dtype), (5, 6)),
+    "ScaleNorm": (lambda dtype: nn.ScaleNorm(6, dtype=dtype), (5, 6)),
+    "ScaleNorm of more axes": (lambda dtype: nn.ScaleNorm(6, 1e-3, dtype=dtype), (2, 5, 6)),
     "BatchNorm": (lambda dtype: nn.BatchNorm(6, dtype=dtype), (5, 6)),
     "BatchNorm NCHW": (lambda dtype: nn.BatchNorm(6, momentum=0.3, eps=1e-3, dtype=dtype), (2, 6, 3, 4)),
     "BatchNorm NHWC": (lambda dtype: nn.BatchNorm(6, channel_axis=-1, dtype=dtype), (2, 3, 4, 6)),
@@ -102,6 +104,10 @@ def expected(layer: Any, inputs: Arrays, gradients: Arrays) -> tuple[Arrays, Arr
         y, *used = norm(x, layer.normalized_shape, *learned, layer.eps)
         dx, *grads = back(dy, x, layer.normalized_shape, *used, weight)
         return (y,), (dx,), dict(zip(("weight", "bias"), grads, strict=False))
+    if kind == "ScaleNorm":
+        y, rnorm = F.scale_norm(x, params["g"], layer.eps)
+        dx, dg = F.scale_norm_backward(dy, x, params["g"], rnorm)
+        return (y,), (dx,), {"g": dg}
     if kind in ("AddLayerNorm", "AddRMSNorm"):
         norm, learned = (F.add_layer_norm, (weight, bias)) if kind == "AddLayerNorm" else (F.add_rms_norm, (weight,))
         back = F.add_layer_norm_backward if kind == "AddLayerNorm" else F.add_rms_norm_backward

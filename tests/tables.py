@@ -431,6 +431,7 @@ _RESULTS = {
     "rms_norm": ("rstd", "dweight"),
     "add_rms_norm": ("sum rstd", "dweight"),
     "cosine_norm": ("rnorm", ""),
+    "scale_norm": ("rnorm", "dg"),
     "batch_norm": ("mean rstd", "dweight dbias"),
     "batch_norm_relu": ("mean rstd", "dweight dbias"),
     "batch_norm_add_relu": ("mean rstd", "dresidual dweight dbias"),
@@ -575,7 +576,7 @@ class Norm:
         for name in sorted(names & {"residual", "dsum"}):
             call.arguments[name] = self.view(numbers(rng, (rows, width), dtype)) if given.get(name, True) else None
         if "g" in names:
-            dim = call.arguments["dim"]
+            dim = call.arguments.get("dim")
             axes = () if dim is None else [n if axis == dim % x.ndim else 1 for axis, n in enumerate(x.shape)]
             call.arguments["g"] = np.asarray(ordinary(rng, axes, computed(dtype)))
         return call
@@ -729,7 +730,9 @@ _OF_INSTANCES = (
 
 def _row_norm(norm: str, options: tuple[Options, ...], views: Iterable[str]) -> dict[str, Norm]:
     def keywords(axes: int) -> Callable[[Array], Options]:
-        return lambda x: {} if norm == "cosine_norm" else {"normalized_shape": x.shape[x.ndim - axes :]}
+        return lambda x: (
+            {"normalized_shape": x.shape[x.ndim - axes :]} if "normalized_shape" in parameters(norm) else {}
+        )
 
     return {f"{norm}{view}": Norm(norm, ROWS[view][0], options, keywords(ROWS[view][1])) for view in views}
 
@@ -753,6 +756,7 @@ NORMS = {
     **_row_norm("rms_norm", ({}, {"weight": False}, {"eps": 1e-3}), ROWS),
     **_row_norm("add_rms_norm", _OF_SUMS, _SOME_ROWS),
     **_row_norm("cosine_norm", ({}, {"eps": 1e-3}), _SOME_ROWS),
+    **_row_norm("scale_norm", ({}, {"eps": 1e-3}), _SOME_ROWS),
     **_channel_norm("batch_norm", _OF_CHANNELS, CHANNELS),
     **_channel_norm("batch_norm_relu", _OF_CHANNELS, _SOME),
     **_channel_norm("batch_norm_add_relu", _OF_CHANNELS, _SOME),

@@ -9,6 +9,7 @@ than mean·2⁻⁵³ of the spread.
 
 from __future__ import annotations
 
+import inspect
 import math
 import re
 from collections.abc import Set
@@ -19,7 +20,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 from numpy.random import Generator
-from tables import DTYPES, EVERY_DTYPE, HALVES, LIKE_X, NORMS, Array, Call, computed, far_at_first, ordinary
+from tables import DTYPES, EVERY_DTYPE, HALVES, LIKE_X, NORMS, RESULTS, Array, Call, computed, far_at_first, ordinary
 from tools import Each, differing
 
 from fastopt import functional as F
@@ -28,8 +29,12 @@ from fastopt import optim
 SIZES = ((64, 1024), (1000, 32), (4, 8192))  # rows, width
 MEANS = (0.0, 1e3, 1e5, 1e6)
 EPS = {"float32": 2.0**-23, "float64": 2.0**-52, "float16": 2.0**-10, "bfloat16": 2.0**-7}
-AROUND_ZERO = ("rms_norm", "add_rms_norm", "cosine_norm", "weight_norm")  # which have no mean
-LENGTHS = {"cosine_norm": 1e-12, "weight_norm": 0.0}  # which divide by a length, and the eps of these
+AROUND_ZERO = {norm for norm, (results, _) in RESULTS.items() if "mean" not in results}  # which have no mean
+LENGTHS = {  # which divide by a length, and the eps of these
+    norm: getattr(inspect.signature(getattr(F, norm)).parameters.get("eps"), "default", 0.0)
+    for norm, (results, _) in RESULTS.items()
+    if "rnorm" in results
+}
 
 LAYOUTS = [norm for norm in NORMS if "slice" not in norm and "of one axis" not in norm]  # where dx is 0
 WITH_MEAN = [norm for norm in NORMS if NORMS[norm].norm not in AROUND_ZERO]
@@ -65,8 +70,8 @@ def exact(call: Call, results: dict[str, Array]) -> dict[str, Array]:
         """Σ over the numbers that have a parameter in common."""
         if axis is not None:
             return np.asarray(np.moveaxis(array, axis, 0).reshape(shape[axis], -1).sum(1))
-        if "g" in given:
-            return np.asarray(array.ravel()[sets].sum(1))
+        if "g" in given:  # one for each set, or one for all
+            return np.asarray(array.ravel()[sets].sum(1 if given["g"].size == len(sets) else None))
         return np.asarray(array.reshape(-1, math.prod(given.get("normalized_shape", shape[-1:]))).sum(0))
 
     x, dy = exactly(results.get("sum", call.x)), exactly(call.dy)

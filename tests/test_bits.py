@@ -60,6 +60,7 @@ WIDE = (
     "layer_norm",
     "add_rms_norm",
     "cosine_norm",
+    "scale_norm",
     "batch_norm NC",
     "batch_norm_add_relu NHWC",
     "batch_norm_apply NHWC",

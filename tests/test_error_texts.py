@@ -308,6 +308,13 @@ ERRORS: dict[str, list[Wrong]] = {
         Wrong(at="out", becomes=integers, type_error="out has dtype int32"),
         Wrong(at="out", becomes=read_only, type_error="out is read-only, but would be written; give a copy$"),
     ],
+    "scale_norm": [
+        Wrong(at="g", becomes=None, type_error="g must be a numpy array, got None$"),
+        Wrong(at="g", becomes=lambda g: g.reshape(1), value_error=r"g has shape \(1,\), expected \(\)"),
+    ],
+    "scale_norm_backward": [
+        Wrong(at="out.1", becomes=read_only, type_error=r"out\[1\] is read-only, but would be written; give a copy$"),
+    ],
     "add_layer_norm": [
         Wrong(at="residual", becomes=longer, value_error=r"residual has shape \(12, 4\), expected \(6, 4\)$"),
         Wrong(at="residual", becomes=None, type_error="residual must be a numpy array, got NoneType$"),
@@ -499,6 +506,9 @@ ERRORS: dict[str, list[Wrong]] = {
             type_error="out must be a tuple of 2, with None for new results$",
         ),
     ],
+    "nn.ScaleNorm": [
+        Wrong(at="x", becomes=lambda x: x[:, 1:], value_error=r"x has shape \(3, 3\), expected it to end with 4$"),
+    ],
     "nn.CosineLinear": [
         Wrong(at="x", becomes=other_float, type_error="x has dtype float64, expected float32, float16 or"),
         Wrong(at="x", becomes=lambda x: x[:, 1:], value_error=r"x has shape \(3, 3\), expected it to end with 4$"),
@@ -539,6 +549,7 @@ def test_error_says_what_is_wrong(name: str, each: Each) -> None:
     ("name", "path", "other", "message"),
     [
         ("cosine_norm_backward", ("out",), ("x",), "out would be written, but overlaps x"),
+        ("scale_norm_backward", ("out", 1), ("g",), r"out\[1\] would be written, but overlaps g"),
         ("add_layer_norm", ("out", 1), ("residual",), r"out\[1\] would be written, but overlaps residual"),
         ("add_rms_norm_backward", ("out", 0), ("dsum",), r"out\[0\] would be written, but overlaps dsum"),
         (

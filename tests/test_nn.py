@@ -527,7 +527,8 @@ def test_a_pass_that_fails_leaves_the_last_one_as_it_was(name: str, rng: Generat
     ):
         for bad in ((make_bad(x), *others), *([(x, make_bad(others[0]))] if others else [])):
             with pytest.raises(
-                (TypeError, ValueError), match=r"^(\w+_norm\w*|batch_renorm|(Group|Instance|Batch)Norm|\w+Linear): "
+                (TypeError, ValueError),
+                match=r"^(\w+_norm\w*|batch_renorm|(Group|Instance|Batch|Scale)Norm|\w+Linear): ",
             ):
                 layer(*bad)
         for bad in ((make_bad(dy), *more), *([(dy, make_bad(more[0]))] if more else [])):

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from numpy.lib.stride_tricks import sliding_window_view
 from numpy.random import Generator
-from tables import DTYPES, EVERY_DTYPE, HALVES, NORMS, RESULTS, Array, Call, computed, extreme, ordinary
+from tables import DTYPES, EVERY_DTYPE, HALVES, NORMS, RESULTS, Array, Call, computed, extreme, ordinary, parameters
 from tools import Each, assert_same_bits, differing
 
 from fastopt import functional as F
@@ -292,15 +292,15 @@ def test_empty_arrays_are_the_reference(norm: str, each: Each) -> None:
     """And their running statistics stay what they are."""
     for shape, dtype in each([(0, 6), (0, 6, 4), (3, 6, 0), (0, 6, 0)], EVERY_DTYPE):
         x, ones, axis = np.zeros(shape, dtype), np.ones(6, computed(dtype)), {"channel_axis": 1}
-        arguments: dict[str, Any] = {"weight": ones, "bias": ones * 2, "residual": x, "dsum": x}
+        arguments: dict[str, Any] = {"weight": ones, "bias": ones * 2, "g": ones[0, ...], "residual": x, "dsum": x}
         arguments |= {"running_mean": ones * 3, "running_var": ones * 4, "training": True}
-        if "layer" in norm or "rms" in norm:
+        if "normalized_shape" in parameters(norm):
             arguments |= {"normalized_shape": shape[-1:]} | dict.fromkeys(
                 ("weight", "bias"), np.ones(shape[-1:], ones.dtype)
             )
         elif norm == "weight_norm":
             arguments |= {"dim": 1, "g": ones.reshape([6 if a == 1 else 1 for a in range(len(shape))])}
-        elif norm != "cosine_norm":
+        elif "channel_axis" in parameters(norm):
             arguments |= axis | ({"num_groups": 3} if norm == "group_norm" else {})
         call = Call(norm, x, x, arguments)
         if norm == "batch_norm_apply":

@@ -155,6 +155,19 @@ def test_cosine_norm_agrees(shape: tuple[int, ...], dtype: str, rng: Generator) 
     assert_close(F.cosine_norm_backward(dy, x, rnorm), *differentiate(y_, dy, x_), TOLERANCE[dtype], "dx")
 
 
+@pytest.mark.parametrize("eps", [1e-5, 0.5])
+@pytest.mark.parametrize("shape", [(5, 9), (2, 3, 70), (300, 4)])
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_scale_norm_agrees(shape: tuple[int, ...], eps: float, dtype: str, rng: Generator) -> None:
+    (x, dy), g = ordinary(rng, (2, *shape), dtype), np.array(1.7, dtype)
+    x_, g_ = double(x), double(g)
+    y_ = g_ * x_ / torch.sqrt((x_ * x_).sum(-1, keepdim=True) + eps)
+    y, rnorm = F.scale_norm(x, g, eps)
+    assert_close(y, y_, TOLERANCE[dtype], "y")
+    gradients = F.scale_norm_backward(dy, x, g, rnorm)
+    assert_all_close(gradients, differentiate(y_, dy, x_, g_), dtype, "dx dg")
+
+
 @pytest.mark.parametrize("training", [True, False])
 @pytest.mark.parametrize("shape", [(16, 5), (6, 5, 9), (4, 5, 6, 7)])
 @pytest.mark.parametrize("dtype", DTYPES)

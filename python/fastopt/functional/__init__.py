@@ -36,13 +36,12 @@ from ._dropout import (
     gaussian_dropout_backward,
 )
 from ._groups import group_norm, group_norm_backward, instance_norm, instance_norm_backward
+from ._lengths import cosine_norm, cosine_norm_backward, scale_norm, scale_norm_backward
 from ._rows import (
     add_layer_norm,
     add_layer_norm_backward,
     add_rms_norm,
     add_rms_norm_backward,
-    cosine_norm,
-    cosine_norm_backward,
     layer_norm,
     layer_norm_backward,
     rms_norm,
@@ -95,6 +94,8 @@ __all__ = [
     "layer_norm_backward",
     "rms_norm",
     "rms_norm_backward",
+    "scale_norm",
+    "scale_norm_backward",
     "weight_norm",
     "weight_norm_backward",
 ]

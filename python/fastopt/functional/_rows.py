@@ -13,8 +13,6 @@ __all__ = [
     "add_layer_norm_backward",
     "add_rms_norm",
     "add_rms_norm_backward",
-    "cosine_norm",
-    "cosine_norm_backward",
     "layer_norm",
     "layer_norm_backward",
     "rms_norm",
@@ -201,73 +199,6 @@ def rms_norm_backward(
         (array([[0., 0.]]), array([0.04, 1.96]))
     """
     return kernels.rms_norm_backward(dy, x, normalized_shape, rstd, weight, out)
-
-
-def cosine_norm(
-    x: Array, eps: float = 1e-12, *, out: tuple[Array | None, Statistics | None] | None = None
-) -> tuple[Array, Statistics]:
-    """Scales rows to length one, so that their products are cosines.
-
-    .. code-block:: text
-
-        y = x·rnorm,   rnorm = 1/√(Σx² + eps)  with Σ over the last axis
-
-    Args:
-        x: At least one axis, any memory layout, float32, float64, float16 or bfloat16.
-        eps: Added to the squared length, at least 0.
-        out: Arrays for ``(y, rnorm)``, ``None`` where a new one is wanted.  None may overlap an argument.
-
-    Returns:
-        y, like x, C-contiguous; rnorm, float64, of the shape of the axes before the last one.
-
-    Raises:
-        TypeError: A dtype is wrong, or the memory layout of an array that is written.
-        ValueError: A shape or range is wrong, or arrays overlap.
-
-    Example:
-        >>> import numpy as np
-        >>> from fastopt import functional as F
-        >>> x, w = (F.cosine_norm(rows)[0] for rows in (np.array([[3.0, 4.0], [0.0, 2.0]]), np.array([[0.0, 9.0]])))
-        >>> x @ w.T
-        array([[0.8],
-               [1. ]])
-
-    References:
-        Luo, Zhan, Wang & Yang 2017, arXiv:1702.05870, in two halves: this function for the inputs, and again for the weights.
-        The eps inside the root is ours.
-    """
-    return kernels.cosine_norm(x, eps, out)
-
-
-def cosine_norm_backward(dy: Array, x: Array, rnorm: Statistics, *, out: Array | None = None) -> Array:
-    """The gradient of :func:`cosine_norm`.
-
-    .. code-block:: text
-
-        x̂ = x·rnorm,   dx = rnorm·(dy − x̂·Σ(dy x̂))   with Σ over the last axis
-
-    Args:
-        dy: The gradient with respect to y, shape and dtype of x, any memory layout.
-        x: The input of forward.
-        rnorm: As forward returned it, float64.
-        out: An array for dx.  It may not overlap an argument.
-
-    Returns:
-        dx, like x, C-contiguous.
-
-    Raises:
-        TypeError: A dtype is wrong, or the memory layout of an array that is written.
-        ValueError: A shape is wrong, or arrays overlap.
-
-    Example:
-        >>> import numpy as np
-        >>> from fastopt import functional as F
-        >>> x = np.array([[3.0, 4.0]])
-        >>> y, rnorm = F.cosine_norm(x)
-        >>> F.cosine_norm_backward(np.array([[1.0, 0.0]]), x, rnorm).round(6)
-        array([[ 0.128, -0.096]])
-    """
-    return kernels.cosine_norm_backward(dy, x, rnorm, out)
 
 
 def add_layer_norm(

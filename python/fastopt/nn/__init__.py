@@ -5,7 +5,7 @@ from ._channels import GroupNorm, InstanceNorm
 from ._dropout import ChannelDropout, Dropout, GaussianDropout
 from ._layer import Layer
 from ._linear import CosineLinear, WeightNormLinear
-from ._rows import AddLayerNorm, AddRMSNorm, LayerNorm, RMSNorm
+from ._rows import AddLayerNorm, AddRMSNorm, LayerNorm, RMSNorm, ScaleNorm
 
 __all__ = [
     "AddLayerNorm",
@@ -23,6 +23,7 @@ __all__ = [
     "Layer",
     "LayerNorm",
     "RMSNorm",
+    "ScaleNorm",
     "WeightNormLinear",
     "update_bn",
 ]

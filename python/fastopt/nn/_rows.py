@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import DTypeLike
 
 from .. import functional as F
-from .._check import flag, number
+from .._check import flag, number, whole
 from ._layer import Array, Layer, gradients_of, pair_of, sizes_of
 
-__all__ = ["AddLayerNorm", "AddRMSNorm", "LayerNorm", "RMSNorm"]
+__all__ = ["AddLayerNorm", "AddRMSNorm", "LayerNorm", "RMSNorm", "ScaleNorm"]
 
 
 class _OfRows(Layer):
@@ -244,3 +245,43 @@ class AddRMSNorm(_OfRowsWithoutMean):
         total, rstd = self._last()
         weight, to = self.params.get("weight"), (out, gradients_of(self)[0])
         return F.add_rms_norm_backward(dy, dsum, total, self.normalized_shape, rstd, weight, out=to)[0]
+
+
+class ScaleNorm(Layer):
+    """Rows scaled to one length, which is learned, see :func:`fastopt.functional.scale_norm`.
+
+    Args:
+        dim: The length of the last axis.
+        eps: Added to the squared length.
+        dtype: The dtype of the parameter ``g`` (√dim at first), float32 or float64.
+
+    Example:
+        >>> import numpy as np
+        >>> from fastopt import nn
+        >>> layer = nn.ScaleNorm(4, dtype=np.float64)
+        >>> layer(np.array([[0.0, 3.0, 0.0, 4.0]])).round(4)
+        array([[0. , 1.2, 0. , 1.6]])
+        >>> layer.backward(np.array([[1.0, 1.0, 0.0, 0.0]])).round(4), round(float(layer.grads["g"]), 4)
+        (array([[ 0.4  ,  0.256,  0.   , -0.192]]), 0.6)
+
+    References:
+        Nguyen & Salazar 2019, arXiv:1910.05895.
+    """
+
+    def __init__(self, dim: int, eps: float = 1e-5, *, dtype: DTypeLike = np.float32) -> None:
+        self.dim = whole("ScaleNorm", "dim", dim)
+        super().__init__({"g": ((), math.sqrt(self.dim))}, dtype)
+        self.eps = number("ScaleNorm", "eps", eps, 0)
+
+    def __call__(self, x: Array, *, out: Array | None = None) -> Array:
+        """The scaled ``x``, in ``out`` if that is given."""
+        if isinstance(x, np.ndarray) and x.shape[-1:] != (self.dim,):
+            raise ValueError(f"ScaleNorm: x has shape {x.shape}, expected it to end with {self.dim}")
+        y, rnorm = F.scale_norm(x, self.params["g"], self.eps, out=(out, None))
+        self._kept = x, rnorm
+        return y
+
+    def backward(self, dy: Array, *, out: Array | None = None) -> Array:
+        """The gradient with respect to the last input, in ``out`` if that is given; ``dy`` is that of the output.  Fills ``grads``."""
+        x, rnorm = self._last()
+        return F.scale_norm_backward(dy, x, self.params["g"], rnorm, out=(out, self.grads["g"]))[0]

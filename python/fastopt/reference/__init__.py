@@ -44,6 +44,8 @@ from .rows import (
     layer_norm_backward,
     rms_norm,
     rms_norm_backward,
+    scale_norm,
+    scale_norm_backward,
 )
 from .rules.adagrad import adadelta, adagrad, rmsprop
 from .rules.adam import adam, adamax, adamw, adan, ademamix, adopt, lion, nadam, radam
@@ -111,6 +113,8 @@ __all__ = [
     "rms_norm_backward",
     "rmsprop",
     "rprop",
+    "scale_norm",
+    "scale_norm_backward",
     "schedule_free_adamw",
     "schedule_free_sgd",
     "sgd",

@@ -1,4 +1,4 @@
-"""Normalizations of rows: LayerNorm, RMSNorm, cosine normalization, and those of a sum with a residual."""
+"""Normalizations of rows: LayerNorm, RMSNorm, cosine normalization, ScaleNorm, and those of a sum with a residual."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from ._norm import (
     average,
     careful_squares,
     chosen,
+    double,
     into,
     moments,
     numbers,
@@ -48,11 +49,15 @@ def _weighted(rows: Any, weight: Any, bias: Any = None) -> Any:
     return rows if bias is None else rows + bias.ravel()
 
 
+def _chunks(rows: Any) -> list[Any]:
+    """The rows in chunks, whose sums are added in order."""
+    most = BLOCK * max(2, math.ceil(math.ceil(len(rows) / BLOCK) / 32))
+    return [rows[first : first + most] for first in range(0, len(rows), most)]
+
+
 def _over_rows(terms: Any, normalized_shape: Any) -> Any:
     """Σ over rows, as the gradient of a parameter."""
-    count, width = terms.shape
-    rows = BLOCK * max(2, math.ceil(math.ceil(count / BLOCK) / 32))
-    chunks = [block_sums(terms[first : first + rows]) for first in range(0, count, rows)]
+    chunks, width = [block_sums(chunk) for chunk in _chunks(terms)], terms.shape[1]
     return in_order(np.reshape(chunks, (len(chunks), width))).to(terms.dtype).reshape(normalized_shape)
 
 
@@ -198,3 +203,21 @@ def cosine_norm_backward(dy: Any, x: Any, rnorm: Any, *, out: Any = None) -> Any
     mean_gx = (row_sums(g * rows) * rnorm).to(rows.dtype)
     dx = (g - rows * scale * mean_gx[:, None]) * scale
     return into((out,), _result(dx, None, x))[0]
+
+
+def scale_norm(x: Any, g: Any, eps: float = 1e-5, *, out: Arrays | None = None) -> Arrays:
+    """See :func:`fastopt.functional.scale_norm`."""
+    rows = _rows(x, 0)
+    rnorm = rstd_of(_squares(rows, np.float64(1), eps), eps)
+    y = rows * (rnorm * double(g)).to(rows.dtype)[:, None]
+    return into(out, stored(y.reshape(x.shape), x), rnorm.reshape(_leading(x, 0)))
+
+
+def scale_norm_backward(dy: Any, x: Any, g: Any, rnorm: Any, *, out: Arrays | None = None) -> Arrays:
+    """See :func:`fastopt.functional.scale_norm_backward`."""
+    rows, dy_rows, rnorm = _rows(x, 0), _rows(dy, 0), flushed(rnorm).ravel()
+    sum_gx = row_sums(dy_rows * rows) * rnorm
+    xhat = rows * rnorm.to(rows.dtype)[:, None]
+    dx = (dy_rows - xhat * sum_gx.to(rows.dtype)[:, None]) * (rnorm * double(g)).to(rows.dtype)[:, None]
+    dg = in_order(np.array([in_order(np.asarray(chunk)) for chunk in _chunks(sum_gx)]))
+    return into(out, _result(dx, None, x), dg.to(rows.dtype).reshape(()))
