@@ -28,11 +28,12 @@ double square_sum(py::handle object) {
 }  // namespace
 
 void bind_optim(py::module_& m) {
-  py::class_<Turn>(m, "Turn", "The lock of one optimizer; an error where its owner takes it again.")
+  py::class_<Turn>(m, "Turn", py::module_local(), "The lock of one optimizer; an error where its owner takes it again.")
       .def(py::init<std::string>(), py::arg("name"))
       .def("__enter__", &Turn::enter)
       .def("__exit__", [](Turn& turn, const py::args&) { turn.exit(); });
-  py::class_<BoundPlan>(m, "Plan", "Parameters with their rules and state: checked once, stepped often.")
+  py::class_<BoundPlan>(m, "Plan", py::module_local(),
+                        "Parameters with their rules and state: checked once, stepped often.")
       .def(py::init<std::string, py::list, py::object>(), py::arg("function"), py::arg("members"),
            py::arg("count") = py::none())
       .def("set_options", &BoundPlan::set_options, py::arg("options"),
