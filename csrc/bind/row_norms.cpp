@@ -100,7 +100,7 @@ template <class Norm> py::object forward(Call& call) {
     arrays.rows = x.rows;
     arrays.weight = data_of<T>(weight);
     arrays.bias = data_of<T>(bias);
-    if (g) arrays.gain = static_cast<double>(*data_of<T>(g));
+    arrays.gain = data_of<T>(g);
     arrays.eps = eps;
     arrays.y = data_of<S>(results[0]);
     if constexpr (Norm::centred) arrays.mean = data_of<double>(*(results.end() - 2));
@@ -154,7 +154,7 @@ template <class Norm> py::object backward(Call& call) {
     arrays.dx = data_of<S>(results[0]);
     if constexpr (Norm::weights == Weights::columns) arrays.dweight = data_of<T>(results[1]);
     if constexpr (Norm::weights == Weights::scalar) {
-      arrays.gain = static_cast<double>(*data_of<T>(g));
+      arrays.gain = data_of<T>(g);
       arrays.dgain = data_of<T>(results[1]);
     }
     if constexpr (Norm::centred) arrays.dbias = data_of<T>(results[2]);

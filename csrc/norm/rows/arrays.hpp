@@ -28,14 +28,14 @@ template <class S> struct RowNorm {
 
   const S* x;
   Rows rows;               ///< of x
-  const T *weight, *bias;  ///< (width), or null; a scalar weight is in `gain`
+  const T *weight, *bias;  ///< (width), or null; a scalar weight is `gain`
   double eps;
   S* y;                         ///< (rows, width), contiguous
   double *mean, *rstd;          ///< (rows); mean only with a centre
   const S* residual = nullptr;  ///< or null
   Rows residual_rows = {};
-  S* sum = nullptr;  ///< (rows, width), contiguous, where there is a residual
-  double gain = 1;
+  S* sum = nullptr;         ///< (rows, width), contiguous, where there is a residual
+  const T* gain = nullptr;  ///< the scalar weight
 };
 
 /// The arrays of a backward pass.
@@ -52,8 +52,8 @@ template <class S> struct RowNormBackward {
   T *dweight, *dbias;         ///< (width), or null where they are not wanted; dbias only with a centre
   const S* dsum = nullptr;    ///< what reaches the sum from elsewhere, or null
   Rows dsum_rows = {};
-  double gain = 1;
-  T* dgain = nullptr;  ///< of a scalar weight
+  const T* gain = nullptr;  ///< the scalar weight
+  T* dgain = nullptr;       ///< of a scalar weight
 };
 
 /// The constants of one row: x̂ = (x − mean)·rstd.

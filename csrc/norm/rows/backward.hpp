@@ -142,7 +142,8 @@ template <class Norm, bool Added, bool Streamed, class S> class RowNormGradient 
     }
     const double rstd = a_.rstd[row], n = Norm::averaged ? static_cast<double>(width_) : 1;
     it.constants = RowConstants<Norm::centred, T>(Norm::centred ? a_.mean[row] : 0, rstd);
-    it.scale = Norm::weights == Weights::scalar ? static_cast<T>(rstd * a_.gain) : it.constants.scale;
+    it.scale =
+        Norm::weights == Weights::scalar ? static_cast<T>(rstd * static_cast<double>(*a_.gain)) : it.constants.scale;
     const auto x_of = [=](std::size_t i, auto number) {
       const auto value = load<decltype(number)>(x + i);
       if constexpr (is_16bit<S>) store(kept_x + i, value);

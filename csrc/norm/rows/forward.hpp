@@ -209,7 +209,8 @@ template <class Norm, bool Added, bool Streamed, class S> class RowNormForward {
       rstd = rstd_of(squares_lost<T>(sums[0], n, a_.eps, 0, visit) ? careful_squares(0, visit) : sums[0], n, a_.eps);
     }
     a_.rstd[number] = rstd;
-    row.constants = RowConstants<Norm::centred, T>(mean, Norm::weights == Weights::scalar ? rstd * a_.gain : rstd);
+    row.constants = RowConstants<Norm::centred, T>(
+        mean, Norm::weights == Weights::scalar ? rstd * static_cast<double>(*a_.gain) : rstd);
   }
 
   const RowNorm<S>& a_;
