@@ -104,7 +104,7 @@ template <class S> struct ChannelBatch {
   /// Whether `to` is better stored past the caches by a pass over so many arrays.
   bool streamed(std::size_t arrays) const {
     return worth_streaming(to.data, sizeof(S) * (in.columns ? in.count : in.rows.width),
-                           arrays * sizeof(S) * in.total());
+                           arrays * sizeof(S) * in.total(), in.columns);
   }
   /// Nanoseconds that one thread takes for a pass over so many arrays.
   double cost(std::size_t arrays) const {
