@@ -740,3 +740,24 @@ def test_unpacked_state_is_what_float32_loads(weights: str, moments: str | None,
         np.testing.assert_array_equal(array, exact.state[0][name])
     with pytest.raises(TypeError, match=r"^unpacked: state_dict must be the result of .*, got list$"):
         fo.optim.unpacked([])  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("moments", ["bfloat16", "8bit"])
+@pytest.mark.parametrize(
+    ("name", "options"), [("AdamW", {}), ("Lion", {}), ("SGD", {"momentum": 0.9}), ("RMSprop", {})], ids=str
+)
+def test_gradients_lie_anywhere_beside_packed_moments(name: str, options: dict[str, Any], moments: str) -> None:
+    """Rules with loops of their own for packed moments read gradients from rows, too."""
+    rng = np.random.default_rng(0)
+    for dtype in (np.float32, np.float16, ml_dtypes.bfloat16):
+        for lay in (lambda g: np.repeat(g, 2, axis=1)[:, ::2], np.asfortranarray, lambda g: g[::-1].copy()[::-1]):
+            params = [rng.standard_normal((40, 70)).astype(dtype)]
+            twins = [params[0].copy()]
+            scattered, contiguous = (
+                getattr(fo.optim, name)(p, lr=0.01, moments=moments, **options) for p in (params, twins)
+            )
+            for _ in range(2):
+                grad = rng.standard_normal((40, 70)).astype(dtype)
+                scattered.step([lay(grad)])
+                contiguous.step([grad])
+            assert params[0].tobytes() == twins[0].tobytes(), (np.dtype(dtype).name, lay)

@@ -143,7 +143,7 @@ void update_packed(const Tensor& tensor, const Block& all, const Thresholds& thr
 
 /// The kernel's loop for these packed moments, or null where it has none or more is to be done than it does.
 inline auto packed_loop(const Tensor& tensor, bool halves) -> decltype(Kernel::update_packed)::value_type::value_type {
-  if (tensor.storage == nullptr || !tensor.storage->random_state || tensor.shaped() ||
+  if (tensor.storage == nullptr || !tensor.storage->random_state || tensor.gathers() || tensor.shaped() ||
       tensor.setting->around.finishes())
     return nullptr;
   for (const StoredArray& state : tensor.storage->state)

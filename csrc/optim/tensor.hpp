@@ -104,6 +104,8 @@ struct Tensor {
   bool plain() const { return !shaped() && setting->around.l2 == 0 && setting->around.l1 == 0; }
   /// Whether there is more to do than the rule, scale, l2, l1 and decay, so that it goes piece by piece.
   bool surrounded() const { return rows != nullptr || shaped() || zero || setting->around.finishes(); }
+  /// Whether blocks have no gradient, because kernels gather it from its rows.  Decoding gathers those of 16 bits.
+  bool gathers() const { return rows != nullptr && grad_format == Format::exact; }
   /// Whether kernels need it decoded.
   bool packed() const { return storage != nullptr || grad_format != Format::exact; }
 
@@ -115,7 +117,7 @@ struct Tensor {
       block.param = static_cast<char*>(param) + bytes;
     else if (storage->master != nullptr)
       block.param = storage->master + begin;
-    if (grad_format == Format::exact && rows == nullptr) block.grad = static_cast<const char*>(grad) + bytes;
+    if (grad_format == Format::exact && !gathers()) block.grad = static_cast<const char*>(grad) + bytes;
     if (kernel->factored()) return block;
     for (std::size_t s = 0; s < kernel->states; ++s)
       if (storage == nullptr || storage->state[s].format == Format::exact)

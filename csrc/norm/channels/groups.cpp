@@ -203,8 +203,8 @@ void ChannelGroups<S>::map_backward_planes(std::size_t group, const Planes<S>& p
                                            bool training) const {
   with_flag(training, [&](auto trained) {
     with_flag(after == After::relu, [&](auto relu) {
-      map_planes(planes, constants_, first_set(group), size_, streamed,
-                 backward_formula < relu ? After::relu : After::nothing, trained >);
+      constexpr After kAfter = relu ? After::relu : After::nothing;
+      map_planes(planes, constants_, first_set(group), size_, streamed, backward_formula<kAfter, trained>);
     });
   });
 }
@@ -213,7 +213,8 @@ template <class S>
 void ChannelGroups<S>::map_backward_columns(const ChannelBatch<S>& batch, After after, bool training) const {
   with_flag(training, [&](auto trained) {
     with_flag(after == After::relu, [&](auto relu) {
-      map_columns(batch, 3, constants_, backward_formula < relu ? After::relu : After::nothing, trained >);
+      constexpr After kAfter = relu ? After::relu : After::nothing;
+      map_columns(batch, 3, constants_, backward_formula<kAfter, trained>);
     });
   });
 }
