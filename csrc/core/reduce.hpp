@@ -170,12 +170,6 @@ inline void add_rows(Lanes<K>& lanes, std::size_t rows, std::size_t n, const Ter
   }
 }
 
-/// Calls body(row, count), with Together or 1 as a constant count, for rows [begin, end).
-template <std::size_t Together, class Body> inline void for_few_rows(std::size_t begin, std::size_t end, Body&& body) {
-  for (; begin + Together <= end; begin += Together) body(begin, std::integral_constant<std::size_t, Together>{});
-  for (; begin < end; ++begin) body(begin, std::integral_constant<std::size_t, 1>{});
-}
-
 /// K sums of each of up to kColumns columns.
 template <std::size_t K> struct ColumnSums {
   double of[K][kColumns] = {};

@@ -49,14 +49,6 @@ struct Rows {
     }
   }
 
-  /// Row number `row` of x where it is contiguous: in its place, or in `room` from `at` on, which it is copied to.
-  template <class S> const S* packed(const S* x, std::size_t row, S* room, std::size_t at) const {
-    const S* from = x + offset(row);
-    if (contiguous()) return from;
-    pack(from, 0, width, room + at);
-    return room + at;
-  }
-
  private:
   static std::ptrdiff_t offset_in(const std::vector<Axis>& axes, std::size_t number) {
     std::ptrdiff_t offset = 0;

@@ -82,8 +82,8 @@ template <class Body> [[gnu::always_inline]] inline void for_parts(std::size_t w
   for (std::size_t first = 0; first < width; first += kPart) body(first, std::min(kPart, width - first));
 }
 
-/// Elements [first, first + n) of a row: in their place, or in `room`, to which they are copied if rows are not
-/// contiguous.  Not inline, so that it takes no registers from the loops around it.
+/// Copies elements [first, first + n) of a row that is not contiguous to `room`, and returns that.  Not inline, so that
+/// it takes no registers from the loops around it.
 template <class S>
 [[gnu::noinline]] const S* copied_part(const S* row, const Rows& rows, std::size_t first, std::size_t n, S* room) {
   rows.pack(row, first, n, room);

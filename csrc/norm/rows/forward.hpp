@@ -218,7 +218,8 @@ template <class Norm, bool Added, bool Streamed, class S> class RowNormForward {
   const bool contiguous_, keeps_;
   const Scratch<T> kept_;
   const Scratch<S> room_;
-  alignas(64) T ones_[kPart], zeros_[kPart], again_[kPart];  // factors and summands that change nothing
+  alignas(64) T ones_[kPart], zeros_[kPart];  // stand for a weight and a bias: they change nothing
+  alignas(64) T again_[kPart];                // a part of a row that is read again
 };
 
 /// y, and the statistics.
