@@ -9,7 +9,7 @@
 #include <vector>
 
 #include "bind/arrays.hpp"
-#include "core/codec/half.hpp"
+#include "core/number.hpp"
 
 namespace fastopt {
 

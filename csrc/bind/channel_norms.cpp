@@ -76,13 +76,13 @@ py::object batch_norm_forward(Call& call, After after) {
         std::fill_n(r, channels, 1.0);
         std::fill_n(d, channels, 0.0);
       }
-      return batch_norm_apply(batch, norm, after);
+      return BatchNormKernels<S>::apply(batch, norm, after);
     }
     norm.r = r;
     norm.d = d;
     const auto n = static_cast<double>(layout.in().values());
     std::vector<double> m2(channels);
-    batch_norm_training(batch, norm, after, eps, [&](std::size_t c, const Moments& moments) {
+    BatchNormKernels<S>::training(batch, norm, after, eps, [&](std::size_t c, const Moments& moments) {
       mean[c] = moments.mean;
       m2[c] = moments.m2;
       rstd[c] = rstd_of(moments.m2, n, eps);
@@ -128,7 +128,7 @@ py::object batch_norm_differentiate(Call& call, After after) {
                             data_of<T>(learned.bias), data_of<double>(r),  data_of<double>(d)};
     T *dweight = data_of<T>(gradients.weight), *dbias = data_of<T>(gradients.bias);
     const py::gil_scoped_release release;
-    batch_norm_backward(batch, norm, after, training, dweight, dbias);
+    BatchNormKernels<S>::backward(batch, norm, after, training, dweight, dbias);
   });
   if (dresidual) return py::make_tuple(dx.object, dresidual->object, gradients.weight, gradients.bias);
   return py::make_tuple(dx.object, gradients.weight, gradients.bias);
@@ -158,9 +158,9 @@ py::object batch_norm_stats(Call& call) {
     const py::gil_scoped_release release;
     if (around) {
       std::copy_n(middle, layout.in().count, mean_to);
-      channel_squares(batch, middle, m2_to);
+      BatchNormKernels<S>::squares(batch, middle, m2_to);
     } else {
-      channel_moments(batch, 0, mean_to, m2_to);
+      BatchNormKernels<S>::moments(batch, mean_to, m2_to);
     }
   });
   return py::make_tuple(layout.in().values(), mean, m2);
@@ -192,7 +192,7 @@ py::object batch_norm_apply_stats(Call& call) {
     const FlushSubnormals environment;
     std::copy_n(found, layout.in().count, mean_to);
     for (std::size_t c = 0; c < layout.in().count; ++c) rstd_to[c] = rstd_of(m2[c], count, eps);
-    batch_norm_apply(batch, norm, After::nothing);
+    BatchNormKernels<S>::apply(batch, norm, After::nothing);
     if (running.given() && count != 0) running.update(mean_to, m2, count, momentum);
   });
   return py::make_tuple(y.object, mean, rstd);
@@ -211,7 +211,7 @@ py::object batch_norm_backward_stats(Call& call) {
     double *dy_to = data_of<double>(sum_dy), *dyx_to = data_of<double>(sum_dy_xhat);
     const BatchNorm<Computed<S>> norm{mean.data<double>(), rstd.data<double>()};
     const py::gil_scoped_release release;
-    batch_norm_gradient_sums(batch, norm, dy_to, dyx_to);
+    BatchNormKernels<S>::gradient_sums(batch, norm, dy_to, dyx_to);
   });
   return py::make_tuple(sum_dy, sum_dy_xhat);
 }
@@ -235,7 +235,7 @@ py::object batch_norm_backward_apply(Call& call) {
     const BatchNorm<T> norm{mean.data<double>(), rstd.data<double>(), data_of<T>(learned.weight)};
     const double *of_dy = sum_dy.data<double>(), *of_dyx = sum_dy_xhat.data<double>();
     const py::gil_scoped_release release;
-    batch_norm_gradient_apply(batch, norm, count, of_dy, of_dyx);
+    BatchNormKernels<S>::gradient_apply(batch, norm, count, of_dy, of_dyx);
   });
   return dx.object;
 }
@@ -281,7 +281,7 @@ py::object group_norm_forward(Call& call) {
     const GroupNorm<T> norm{groups.count, data_of<double>(mean), data_of<double>(rstd), data_of<T>(learned.weight),
                             data_of<T>(learned.bias)};
     const py::gil_scoped_release release;
-    group_norm(batch, norm, eps, [](std::size_t, double) {});
+    GroupNormKernels<S>::normalize(batch, norm, eps, [](std::size_t, double) {});
   });
   return py::make_tuple(y.object, mean, rstd);
 }
@@ -314,10 +314,10 @@ py::object instance_norm_forward(Call& call) {
     if (!own) {
       for (std::size_t sample = 0; sample < samples; ++sample)
         running.report(eps, norm.mean + sample * channels, norm.rstd + sample * channels);
-      return group_norm_apply(batch, norm);
+      return GroupNormKernels<S>::apply(batch, norm);
     }
     std::vector<double> m2(samples * channels);
-    group_norm(batch, norm, eps, [&](std::size_t set, double of_set) { m2[set] = of_set; });
+    GroupNormKernels<S>::normalize(batch, norm, eps, [&](std::size_t set, double of_set) { m2[set] = of_set; });
     if (running.given() && samples * values != 0)
       running.update_by_sample(norm.mean, m2.data(), samples, static_cast<double>(values), momentum);
   });
@@ -346,7 +346,7 @@ py::object group_norm_differentiate(Call& call) {
     const GroupNorm<T> norm{groups.count, mean.data<double>(), rstd.data<double>(), data_of<T>(learned.weight)};
     T *dweight = data_of<T>(gradients.weight), *dbias = data_of<T>(gradients.bias);
     const py::gil_scoped_release release;
-    group_norm_backward(batch, norm, own, dweight, dbias);
+    GroupNormKernels<S>::backward(batch, norm, own, dweight, dbias);
   });
   return py::make_tuple(dx.object, gradients.weight, gradients.bias);
 }
@@ -374,7 +374,7 @@ py::object weight_norm_forward(Call& call) {
     const auto* lengths = g.data<Computed<S>>();
     double* rnorm_to = data_of<double>(rnorm);
     const py::gil_scoped_release release;
-    weight_norm(batch, lengths, rnorm_to);
+    WeightNormKernels<S>::forward(batch, lengths, rnorm_to);
   });
   return py::make_tuple(w.object, rnorm);
 }
@@ -398,7 +398,7 @@ py::object weight_norm_differentiate(Call& call) {
     const double* of_v = rnorm.data<double>();
     T* dg_to = data_of<T>(dg);
     const py::gil_scoped_release release;
-    weight_norm_backward(batch, lengths, of_v, dg_to);
+    WeightNormKernels<S>::backward(batch, lengths, of_v, dg_to);
   });
   return py::make_tuple(dv.object, dg);
 }

@@ -1,15 +1,13 @@
 /// Arrays that keep fewer bits, for Python: to float32 and back.
-#include "core/codec/codec.hpp"
+#include "core/codec/convert.hpp"
 
 #include <pybind11/numpy.h>
 
-#include <algorithm>
 #include <cstddef>
 #include <string>
 
 #include "bind/arrays.hpp"
 #include "bind/module.hpp"
-#include "core/threads/parallel.hpp"
 
 namespace fastopt {
 
@@ -66,25 +64,13 @@ struct Arguments {
   }
 };
 
-/// Calls body(at, n) for all segments, by all threads.
-template <class Body> void for_segments(std::size_t n, const Body& body) {
-  const py::gil_scoped_release release;
-  parallel(threads_for(static_cast<double>(n)), [&](int thread, int threads) {
-    const Range mine = share((n + kSegment - 1) / kSegment, thread, threads);
-    for (std::size_t segment = mine.begin; segment < mine.end; ++segment)
-      body(segment * kSegment, std::min(kSegment, n - segment * kSegment));
-  });
-}
-
 py::array unpacked(const Array& like, const StoredArray& kept) {
   py::array_t<float> result(like.shape());
   float* to = result.mutable_data();
-  const Codec codec(kept, Rounding::nearest);
-  for_segments(like.size(), [&](std::size_t at, std::size_t n) {
-    alignas(64) float part[kSegment];
-    codec.decode(at, n, part);
-    std::copy_n(part, n, to + at);
-  });
+  {
+    const py::gil_scoped_release release;
+    fastopt::unpack(kept, like.size(), to);
+  }
   return result;
 }
 
@@ -93,17 +79,17 @@ void pack_into(const Arguments& arguments, py::handle values, const Array& numbe
   expect_dtype(from, Dtype::float32, {arguments.function, "values"});
   expect_shape(numbers, from.shape(), {arguments.function, "numbers"});
   const float* data = from.data<float>();
-  const Codec codec(kept, Rounding::nearest);
-  for_segments(from.size(), [&](std::size_t at, std::size_t n) { codec.encode(at, n, data + at, {}); });
+  const py::gil_scoped_release release;
+  fastopt::pack(data, from.size(), kept);
 }
 
-py::array unpack(py::handle numbers, const std::string& kind, py::handle scales) {
+py::array unpack_moments(py::handle numbers, const std::string& kind, py::handle scales) {
   const Arguments arguments{"unpack"};
   const Array array = arguments.array(numbers, "numbers", false);
   return unpacked(array, arguments.kept(array, kind, scales, false));
 }
 
-void pack(py::handle values, const std::string& kind, py::handle numbers, py::handle scales) {
+void pack_moments(py::handle values, const std::string& kind, py::handle numbers, py::handle scales) {
   const Arguments arguments{"pack"};
   const Array array = arguments.array(numbers, "numbers", true);
   pack_into(arguments, values, array, arguments.kept(array, kind, scales, true));
@@ -125,10 +111,10 @@ void pack_weights(py::handle values, py::handle numbers, py::handle rest) {
 
 void bind_formats(py::module_& m) {
   m.attr("SHARE") = kScaleBlock;
-  m.def("unpack", &unpack, py::arg("numbers"), py::arg("kind"), py::arg("scales") = py::none(),
+  m.def("unpack", &unpack_moments, py::arg("numbers"), py::arg("kind"), py::arg("scales") = py::none(),
         "The float32 numbers in an array of float16, bfloat16 or 8-bit codes with their scales; kind is 'moment' or "
         "'square'.");
-  m.def("pack", &pack, py::arg("values"), py::arg("kind"), py::arg("numbers"), py::arg("scales") = py::none(),
+  m.def("pack", &pack_moments, py::arg("values"), py::arg("kind"), py::arg("numbers"), py::arg("scales") = py::none(),
         "Fills numbers, and scales where they are 8-bit codes, with float32 values, rounded to the nearest.");
   m.def("unpack_weights", &unpack_weights, py::arg("numbers"), py::arg("rest") = py::none(),
         "The float32 weights in 16 bits and their compensations or corrections.");

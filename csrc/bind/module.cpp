@@ -1,13 +1,25 @@
-/// The extension module: the same sources for every instruction set.
+/// The extension modules.  The bindings are compiled once; what differs is the kernels that are linked to them, and the
+/// name under which Python finds them.
 #include "bind/module.hpp"
 
-PYBIND11_MODULE(FASTOPT_MODULE, m) {
+namespace fastopt {
+namespace {
+
+void bind(pybind11::module_& m) {
   m.doc() = "fastopt's kernels, compiled for one instruction set.";
-  fastopt::bind_optim(m);
-  fastopt::bind_row_norms(m);
-  fastopt::bind_channel_norms(m);
-  fastopt::bind_regularize(m);
-  fastopt::bind_threads(m);
-  fastopt::bind_floor(m);
-  fastopt::bind_formats(m);
+  bind_optim(m);
+  bind_row_norms(m);
+  bind_channel_norms(m);
+  bind_regularize(m);
+  bind_threads(m);
+  bind_floor(m);
+  bind_formats(m);
 }
+
+}  // namespace
+}  // namespace fastopt
+
+PYBIND11_MODULE(_kernels_v2, m) { fastopt::bind(m); }
+PYBIND11_MODULE(_kernels_v3, m) { fastopt::bind(m); }
+PYBIND11_MODULE(_kernels_v4, m) { fastopt::bind(m); }
+PYBIND11_MODULE(_kernels_native, m) { fastopt::bind(m); }

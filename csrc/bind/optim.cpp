@@ -17,12 +17,9 @@ py::tuple described(const Entry& entry) {
 double square_sum(py::handle object) {
   const Array array(object, {"square_sum", "array"});
   expect_contiguous(array, {"square_sum", "array"});
-  Tensor tensor{};
-  tensor.kernel = &find_rule("sgd")->kernels[array.dtype() == Dtype::float32 ? 0 : 1];
-  tensor.size = array.size();
-  tensor.grad = array.data<void>();
+  const Kernel& kernel = find_rule("sgd")->kernels[array.dtype() == Dtype::float32 ? 0 : 1];
   const py::gil_scoped_release release;
-  return squared_norms({tensor})[0];
+  return squared_norm(kernel, array.data<void>(), array.size());
 }
 
 }  // namespace

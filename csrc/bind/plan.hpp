@@ -18,9 +18,10 @@
 
 #include "bind/arrays.hpp"
 #include "bind/module.hpp"
-#include "bind/rules.hpp"
 #include "core/threads/fork.hpp"
+#include "core/threads/parallel.hpp"
 #include "optim/plan.hpp"
+#include "optim/rules.hpp"
 
 namespace fastopt {
 

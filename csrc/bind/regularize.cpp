@@ -108,7 +108,7 @@ struct DropoutArguments {
   Rows row;  ///< one, of all elements in this order
 };
 
-/// y = x, or what kernel(x, y) makes of it.
+/// y = x, or what kernel(kernels of its type, x, y) makes of it.
 template <class Kernel> py::object run(DropoutArguments& arguments, const Kernel& kernel) {
   py::object y = arguments.result();
   with_storage(arguments.dtype, [&](auto number) {
@@ -117,23 +117,24 @@ template <class Kernel> py::object run(DropoutArguments& arguments, const Kernel
     S* to = data_of<S>(y);
     const py::gil_scoped_release release;
     if (arguments.active)
-      kernel(x, to);
+      kernel(DropoutKernels<S>{}, x, to);
     else
-      copy_row(x, arguments.row, to);
+      DropoutKernels<S>::copy(x, arguments.row, to);
   });
   return y;
 }
 
 py::object any_dropout(Call& call) {
   DropoutArguments arguments(call, 1, "in [0, 1]");
-  return run(arguments,
-             [&](const auto* from, auto* to) { dropout(from, arguments.row, Drops(arguments.p), arguments.draw, to); });
+  return run(arguments, [&](auto of, const auto* from, auto* to) {
+    of.dropout(from, arguments.row, Drops(arguments.p), arguments.draw, to);
+  });
 }
 
 py::object any_gaussian_dropout(Call& call) {
   DropoutArguments arguments(call, std::nextafter(1.0, 0.0), "in [0, 1)");
-  return run(arguments, [&](const auto* from, auto* to) {
-    gaussian_dropout(from, arguments.row, arguments.p, arguments.draw, to);
+  return run(arguments, [&](auto of, const auto* from, auto* to) {
+    of.gaussian_dropout(from, arguments.row, arguments.p, arguments.draw, to);
   });
 }
 
@@ -189,8 +190,8 @@ std::pair<Rows, Sets> sets_of(const DropoutArguments& arguments) {
 py::object any_channel_dropout(Call& call) {
   DropoutArguments arguments(call, 1, "in [0, 1]");
   const auto both = sets_of(arguments);
-  return run(arguments, [&](const auto* from, auto* to) {
-    channel_dropout(from, both.first, both.second, Drops(arguments.p), arguments.draw, to);
+  return run(arguments, [&](auto of, const auto* from, auto* to) {
+    of.channel_dropout(from, both.first, both.second, Drops(arguments.p), arguments.draw, to);
   });
 }
 

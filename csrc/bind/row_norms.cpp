@@ -6,7 +6,6 @@
 
 #include "bind/call.hpp"
 #include "bind/module.hpp"
-#include "norm/rows/cosine_norm.hpp"
 #include "norm/rows/kernels.hpp"
 #include "norm/rows/layer_norm.hpp"
 #include "norm/rows/rms_norm.hpp"
@@ -67,10 +66,15 @@ Input another(Call& call, const char* argument, const Input& x, const Axes& axes
   return {call.read(argument, x.dtype, axes.shape()), axes};
 }
 
-/// The scalar weight g, of norms that have one.
-template <class Norm> std::optional<Array> gain(Call& call, Dtype computed) {
-  if constexpr (Norm::weights == Weights::scalar) return call.required("g", computed, {});
-  return std::nullopt;
+/// The scalar weight g, of functions that have one.
+std::optional<Array> gain(Call& call, Dtype computed) {
+  return call.has("g") ? std::optional(call.required("g", computed, {})) : std::nullopt;
+}
+
+/// That weight, or 1.
+template <class T> const T* gain_of(const std::optional<Array>& g) {
+  static constexpr T kOne = 1;
+  return g ? g->data<T>() : &kOne;
 }
 
 /// x [, residual], weight or g, bias, eps -> y [, sum] [, mean], rstd.
@@ -83,7 +87,7 @@ template <class Norm> py::object forward(Call& call) {
   const Dtype computed = computed_with(x.dtype);
   const auto weight = call.optional("weight", computed, axes.normalized),
              bias = call.optional("bias", computed, axes.normalized);
-  const auto g = gain<Norm>(call, computed);
+  const auto g = gain(call, computed);
   const double eps = call.eps();
   constexpr std::size_t kStatistics = Norm::centred ? 2 : 1;
   call.results(1 + residual.has_value() + kStatistics);
@@ -100,7 +104,7 @@ template <class Norm> py::object forward(Call& call) {
     arrays.rows = x.rows;
     arrays.weight = data_of<T>(weight);
     arrays.bias = data_of<T>(bias);
-    arrays.gain = data_of<T>(g);
+    arrays.gain = gain_of<T>(g);
     arrays.eps = eps;
     arrays.y = data_of<S>(results[0]);
     if constexpr (Norm::centred) arrays.mean = data_of<double>(*(results.end() - 2));
@@ -129,14 +133,14 @@ template <class Norm> py::object backward(Call& call) {
   const Array rstd = call.required(call.has("rnorm") ? "rnorm" : "rstd", Dtype::float64, axes.leading);
   const Dtype computed = computed_with(x.dtype);
   const auto weight = call.optional("weight", computed, axes.normalized);
-  const auto g = gain<Norm>(call, computed);
+  const auto g = gain(call, computed);
   const bool biased = Norm::centred && call.flag("bias_grad");
-  constexpr std::size_t kResults = 1 + (Norm::weights != Weights::none ? 1 : 0) + (Norm::centred ? 1 : 0);
-  call.results(kResults);
+  const bool weighted = Norm::weights == Weights::columns || g;
+  call.results(1 + weighted + (Norm::centred ? 1 : 0));
   std::vector<py::object> results{call.contiguous_result(0, x.dtype, axes.shape())};
   if constexpr (Norm::weights == Weights::columns)
     results.push_back(call.result_if(weight.has_value(), 1, computed, axes.normalized, "there is no weight"));
-  if constexpr (Norm::weights == Weights::scalar) results.push_back(call.contiguous_result(1, computed, {}));
+  if (g) results.push_back(call.contiguous_result(1, computed, {}));
   if constexpr (Norm::centred)
     results.push_back(call.result_if(biased, 2, computed, axes.normalized, "bias_grad is False"));
   call.expect_disjoint();
@@ -153,10 +157,8 @@ template <class Norm> py::object backward(Call& call) {
     arrays.weight = data_of<T>(weight);
     arrays.dx = data_of<S>(results[0]);
     if constexpr (Norm::weights == Weights::columns) arrays.dweight = data_of<T>(results[1]);
-    if constexpr (Norm::weights == Weights::scalar) {
-      arrays.gain = data_of<T>(g);
-      arrays.dgain = data_of<T>(results[1]);
-    }
+    arrays.gain = gain_of<T>(g);
+    if (g) arrays.dgain = data_of<T>(results[1]);
     if constexpr (Norm::centred) arrays.dbias = data_of<T>(results[2]);
     if (dsum) {
       arrays.dsum = dsum->at<S>();
@@ -165,7 +167,7 @@ template <class Norm> py::object backward(Call& call) {
     const py::gil_scoped_release release;
     RowKernels<Norm>::backward(arrays);
   });
-  if constexpr (Norm::weights == Weights::none) return results[0];
+  if (!weighted) return results[0];
   return py::tuple(py::cast(results));
 }
 
@@ -182,8 +184,8 @@ const std::vector<Function> kRowNorms{
     {"rms_norm_backward", {"dy", "x", "normalized_shape", "rstd", "weight", "out"}, backward<RmsNorm>},
     {"add_rms_norm", {"x", "residual", "normalized_shape", "weight", "eps", "out"}, forward<RmsNorm>},
     {"add_rms_norm_backward", {"dy", "dsum", "sum", "normalized_shape", "rstd", "weight", "out"}, backward<RmsNorm>},
-    {"cosine_norm", {"x", "eps", "out"}, forward<CosineNorm>},
-    {"cosine_norm_backward", {"dy", "x", "rnorm", "out"}, backward<CosineNorm>},
+    {"cosine_norm", {"x", "eps", "out"}, forward<ScaleNorm>},
+    {"cosine_norm_backward", {"dy", "x", "rnorm", "out"}, backward<ScaleNorm>},
     {"scale_norm", {"x", "g", "eps", "out"}, forward<ScaleNorm>},
     {"scale_norm_backward", {"dy", "x", "g", "rnorm", "out"}, backward<ScaleNorm>},
 };

@@ -9,8 +9,6 @@
 #include <cstdint>
 #include <cstdio>
 
-#include "core/simd.hpp"
-
 namespace fastopt {
 
 // How work is cut.

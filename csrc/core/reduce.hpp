@@ -208,9 +208,11 @@ inline void add_columns(ColumnSums<K>& sums, const S* like, std::size_t rows, st
                       unroll<AtOnce>([&](auto u) { store(block[k] + column + u * width<U>, total[k][u]); });
                     });
                   });
-    for (std::size_t k = 0; k < K; ++k)
+    for (std::size_t k = 0; k < K; ++k) {
+#pragma omp simd
       for (std::size_t column = 0; column < columns; ++column)
         sums.of[k][column] += static_cast<double>(block[k][column]);
+    }
   }
 }
 
@@ -260,6 +262,16 @@ template <class T, class At> [[gnu::always_inline]] inline double sum_of_few(std
   std::array<D, kFew / width<D>> v;
   unroll<kFew / width<D>>([&](auto i) { v[i] = widened(few + i * width<D>); });
   return fold_vectors(v);
+}
+
+inline constexpr std::size_t kNear = 16;
+
+/// The mean of the first kNear of so many numbers, of which at(i, V) are number(s) i: close to the mean of all,
+/// usually.
+template <class T, class At> [[gnu::always_inline]] inline T near_mean(std::size_t count, const At& at) {
+  if (count == 0) return 0;
+  if (count >= kNear) return static_cast<T>(sum_of_few<T>(kNear, at) * (1.0 / kNear));
+  return static_cast<T>(sum_of_few<T>(count, at) / static_cast<double>(count));
 }
 
 /// 64 lanes of one sum of products that are taken in double, which has them exactly for float32: for norms of whole

@@ -37,7 +37,7 @@ struct Rows {
   bool contiguous() const { return step == 1 && inner.empty(); }
 
   /// Copies `count` elements, from number `first` on, of the row that begins at `row`.
-  template <class S> void pack(const S* row, std::size_t first, std::size_t count, S* to) const {
+  template <class S> [[gnu::noinline]] void pack(const S* row, std::size_t first, std::size_t count, S* to) const {
     if (inner.empty()) return copy(row + static_cast<std::ptrdiff_t>(first) * step, step, count, to);
     const Axis& run = inner.back();
     while (count > 0) {
@@ -62,10 +62,12 @@ struct Rows {
       std::memcpy(to, from, count * sizeof(S));
       return;
     }
-    if (step == -1)  // as flipped images have it; with a constant step it is vectors that are reversed
+    if (step == -1) {  // as flipped images have it; with a constant step it is vectors that are reversed
+#pragma omp simd
       for (std::size_t i = 0; i < count; ++i) to[i] = from[-static_cast<std::ptrdiff_t>(i)];
-    else
+    } else {
       for (std::size_t i = 0; i < count; ++i) to[i] = from[static_cast<std::ptrdiff_t>(i) * step];
+    }
   }
 };
 

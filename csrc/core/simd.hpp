@@ -5,6 +5,10 @@
 /// with intrinsics and vector types; each intrinsic has a portable fallback beside it.
 #pragma once
 
+#if defined(FASTOPT_BINDINGS)
+#error "the bindings are compiled once, for every processor: they know no vectors"
+#endif
+
 #include <array>
 #include <bit>
 #include <cmath>
@@ -362,29 +366,6 @@ template <std::size_t N> inline typename Shorts<N>::type narrowed_words(typename
 #endif
   return __builtin_convertvector(words, typename Shorts<N>::type);
 }
-
-/// The thread's control register of floating point arithmetic, and the bits of it that make subnormal numbers zero, as
-/// operands and as results.
-#if defined(__SSE2__)
-using FloatControl = unsigned;
-inline constexpr FloatControl kFlushSubnormals = 0x8040;  // FTZ and DAZ
-inline FloatControl float_control() { return _mm_getcsr(); }
-inline void set_float_control(FloatControl control) { _mm_setcsr(control); }
-#elif defined(__aarch64__)
-using FloatControl = unsigned long;
-inline constexpr FloatControl kFlushSubnormals = 1UL << 24;  // FZ
-inline FloatControl float_control() {
-  FloatControl control;
-  asm volatile("mrs %0, fpcr" : "=r"(control));
-  return control;
-}
-inline void set_float_control(FloatControl control) { asm volatile("msr fpcr, %0" ::"r"(control)); }
-#else
-using FloatControl = unsigned;
-inline constexpr FloatControl kFlushSubnormals = 0;
-inline FloatControl float_control() { return 0; }
-inline void set_float_control(FloatControl) {}
-#endif
 
 // float16, which has instructions of its own on all but the oldest processors
 

@@ -2,11 +2,11 @@
 /// from them.
 #pragma once
 
+#include <algorithm>
 #include <cstddef>
 #include <vector>
 
-#include "core/simd.hpp"
-#include "core/threads/parallel.hpp"
+#include "core/threads/environment.hpp"
 #include "norm/statistics.hpp"
 
 namespace fastopt {
@@ -60,10 +60,10 @@ struct Renorm {
   double r_max, d_max;
 
   template <class T> double r(const RunningStatistics<T>& running, std::size_t c, double rstd, double eps) const {
-    return clamp(running.rstd(c, eps) / rstd, 1 / r_max, r_max);
+    return std::clamp(running.rstd(c, eps) / rstd, 1 / r_max, r_max);
   }
   template <class T> double d(const RunningStatistics<T>& running, std::size_t c, double mean, double eps) const {
-    return clamp((mean - static_cast<double>(running.mean[c])) * running.rstd(c, eps), -d_max, d_max);
+    return std::clamp((mean - static_cast<double>(running.mean[c])) * running.rstd(c, eps), -d_max, d_max);
   }
 };
 

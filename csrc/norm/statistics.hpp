@@ -7,8 +7,6 @@
 #include <cstddef>
 #include <type_traits>
 
-#include "core/reduce.hpp"
-
 namespace fastopt {
 
 /// Subtracts a mean that is more precise than T: its nearest T first, which is exact for numbers near the mean, then
@@ -21,6 +19,9 @@ template <class T> struct Centre {
 
   template <class V> V operator()(V x) const { return x - high - low; }
 };
+
+/// The difference between a mean and its nearest T.
+template <class T> double low_of(double mean) { return static_cast<double>(Centre<T>(mean).low); }
 
 /// Whether Σ(x − middle)² over n numbers may be wrong because squares left float32's range: large ones overflow, and
 /// those below 2⁻¹²⁶ become zero, which matters if neither the sum nor eps is large beside that.  If all numbers equal
@@ -79,16 +80,6 @@ struct Moments {
     return around(static_cast<double>(nearer), closer[0], closer[1], n);
   }
 };
-
-inline constexpr std::size_t kNear = 16;
-
-/// The mean of the first kNear of so many numbers, of which at(i, V) are number(s) i: close to the mean of all,
-/// usually.
-template <class T, class At> [[gnu::always_inline]] inline T near_mean(std::size_t count, const At& at) {
-  if (count == 0) return 0;
-  if (count >= kNear) return static_cast<T>(sum_of_few<T>(kNear, at) * (1.0 / kNear));
-  return static_cast<T>(sum_of_few<T>(count, at) / static_cast<double>(count));
-}
 
 /// Without numbers, as if their variance was 0: then nothing that is computed with it becomes NaN.
 inline double rstd_of(double m2, double n, double eps) { return 1 / std::sqrt((n == 0 ? 0 : m2 / n) + eps); }

@@ -15,6 +15,7 @@
 #include "core/codec/codec.hpp"
 #include "core/cost.hpp"
 #include "core/random.hpp"
+#include "core/threads/parallel.hpp"
 #include "optim/shape.hpp"
 #include "optim/tensor.hpp"
 

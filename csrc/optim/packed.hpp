@@ -13,6 +13,7 @@
 #include "core/codec/codec.hpp"
 #include "core/cost.hpp"
 #include "core/random.hpp"
+#include "core/threads/parallel.hpp"
 #include "optim/blocks.hpp"
 #include "optim/loop.hpp"
 #include "optim/tensor.hpp"

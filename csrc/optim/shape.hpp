@@ -11,6 +11,7 @@
 #include "core/reduce.hpp"
 #include "core/rows.hpp"
 #include "core/simd.hpp"
+#include "core/threads/parallel.hpp"
 #include "optim/tensor.hpp"
 
 namespace fastopt {
@@ -73,6 +74,7 @@ template <class T> void shape_gradient(const Tensor& tensor, const Block& block,
     for (std::size_t i = 0; i < past + n; i += kRandomNormals)
       random_normals({around.seed, around.step, tensor.member}, (at + i) / kRandomNormals, normals + i);
     const T sigma = static_cast<T>(around.noise);
+#pragma omp simd
     for (std::size_t i = 0; i < n; ++i) to[i] = to[i] + sigma * static_cast<T>(normals[past + i]);
   }
   if (around.l2 != 0)

@@ -5,9 +5,8 @@
 #include <cstddef>
 #include <cstdint>
 
-#include "core/codec/codec.hpp"
+#include "core/codec/stored.hpp"
 #include "core/rows.hpp"
-#include "core/threads/parallel.hpp"
 #include "optim/around.hpp"
 #include "optim/rule.hpp"
 
@@ -45,6 +44,7 @@ struct Block {
   }
 };
 
+class Thresholds;
 struct Tensor;
 
 /// A rule for one dtype, without types.

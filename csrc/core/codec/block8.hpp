@@ -16,11 +16,11 @@
 
 #include "core/codec/half.hpp"
 #include "core/codec/rounding.hpp"
+#include "core/codec/stored.hpp"
 #include "core/simd.hpp"
 
 namespace fastopt {
 
-inline constexpr std::size_t kScaleBlock = 64;             ///< elements that share an exponent
 inline constexpr std::uint32_t kLargestBits = 0x7f7fffff;  ///< of the largest float32
 static_assert(kScaleBlock % kPair == 0);
 

@@ -12,26 +12,22 @@
 #include <type_traits>
 
 #include "core/codec/rounding.hpp"
+#include "core/number.hpp"
 #include "core/simd.hpp"
 
 namespace fastopt {
-
-struct float16 {
-  std::uint16_t bits;
-};
-struct bfloat16 {
-  std::uint16_t bits;
-};
-
-template <class S> inline constexpr bool is_16bit = std::is_same_v<S, float16> || std::is_same_v<S, bfloat16>;
-
-/// The type in which numbers that are stored as S are computed.
-template <class S> using Computed = std::conditional_t<is_16bit<S>, float, S>;
 
 inline constexpr std::uint32_t kInfinityBits = 0x7f800000;  ///< of float32
 
 /// As many numbers as a vector of halves has.
 using Pair = std::array<Floats, 2>;
+
+/// Two vectors, from and to memory.
+inline Pair load_pair(const float* from) { return {load<Floats>(from), load<Floats>(from + kWidth)}; }
+inline void store_pair(float* to, const Pair& x) {
+  store(to, x[0]);
+  store(to + kWidth, x[1]);
+}
 
 /// bfloat16: the upper half of a float32.
 struct Bfloat16 {

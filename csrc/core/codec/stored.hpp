@@ -4,10 +4,9 @@
 #include <cstddef>
 #include <cstdint>
 
-#include "core/codec/half.hpp"
-#include "core/simd.hpp"
-
 namespace fastopt {
+
+inline constexpr std::size_t kScaleBlock = 64;  ///< elements that share an exponent in formats of 8 bits
 
 /// How an array keeps its numbers; exact: in the type in which they are computed.
 enum class Format : std::uint8_t { exact, float16, bfloat16, moment8, square8 };
@@ -28,12 +27,5 @@ struct StoredArray {
   Rest rest = Rest::none;
   void* more = nullptr;  ///< the rest, but for a master
 };
-
-/// Two vectors, from and to memory.
-inline Pair load_pair(const float* from) { return {load<Floats>(from), load<Floats>(from + kWidth)}; }
-inline void store_pair(float* to, const Pair& x) {
-  store(to, x[0]);
-  store(to + kWidth, x[1]);
-}
 
 }  // namespace fastopt

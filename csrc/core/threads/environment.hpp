@@ -1,9 +1,34 @@
 /// The floating-point environment in which all work runs.
 #pragma once
 
-#include "core/simd.hpp"
+#if defined(__SSE2__)
+#include <xmmintrin.h>
+#endif
 
 namespace fastopt {
+
+/// The thread's control register of floating point arithmetic, and the bits of it that make subnormal numbers zero, as
+/// operands and as results.
+#if defined(__SSE2__)
+using FloatControl = unsigned;
+inline constexpr FloatControl kFlushSubnormals = 0x8040;  // FTZ and DAZ
+inline FloatControl float_control() { return _mm_getcsr(); }
+inline void set_float_control(FloatControl control) { _mm_setcsr(control); }
+#elif defined(__aarch64__)
+using FloatControl = unsigned long;
+inline constexpr FloatControl kFlushSubnormals = 1UL << 24;  // FZ
+inline FloatControl float_control() {
+  FloatControl control;
+  asm volatile("mrs %0, fpcr" : "=r"(control));
+  return control;
+}
+inline void set_float_control(FloatControl control) { asm volatile("msr fpcr, %0" ::"r"(control)); }
+#else
+using FloatControl = unsigned;
+inline constexpr FloatControl kFlushSubnormals = 0;
+inline FloatControl float_control() { return 0; }
+inline void set_float_control(FloatControl) {}
+#endif
 
 /// While one of these lives, subnormal numbers are zero for the thread that made it, as operands and as results.
 class FlushSubnormals {

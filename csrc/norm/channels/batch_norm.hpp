@@ -8,16 +8,20 @@
 ///   r = clip(σ/√(running_var + ε), 1/r_max, r_max),  d = clip((mean − running_mean)/√(running_var + ε), −d_max, d_max)
 /// as constants in backward.
 ///
-/// A batch may be spread over processes: channel_moments, batch_norm_apply, batch_norm_gradient_sums and
-/// batch_norm_gradient_apply are the halves of both passes, between which statistics or sums are exchanged.
+/// A batch may be spread over processes: moments, apply, gradient_sums and gradient_apply are the halves of both passes,
+/// between which statistics or sums are exchanged.
 #pragma once
 
 #include <cstddef>
 #include <functional>
 
-#include "norm/channels/groups.hpp"
+#include "core/number.hpp"
+#include "norm/channels/layout.hpp"
+#include "norm/statistics.hpp"
 
 namespace fastopt {
+
+template <class T> class Constants;
 
 /// The statistics and weights of a BatchNorm: (channels) each; null where there is none.
 template <class T> struct BatchNorm {
@@ -45,83 +49,34 @@ template <class T> struct BatchNorm {
   }
 };
 
-/// The mean of every channel and the sum of squares around it; zeros without values.  eps: the summand of the variance,
-/// at least.
-template <class S> void channel_moments(const ChannelBatch<S>& batch, double eps, double* mean, double* m2) {
-  ChannelGroups<S>(batch).moments(eps, [=](std::size_t c, const Moments& moments) {
-    mean[c] = moments.mean;
-    m2[c] = moments.m2;
-  });
-}
-
-/// The sums of squares around a number `middle` of every channel.
-template <class S> void channel_squares(const ChannelBatch<S>& batch, const double* middle, double* m2) {
-  ChannelGroups<S>(batch).squares_around(middle, [=](std::size_t c, double squares) { m2[c] = squares; });
-}
-
-/// Forward in training; x, y and, for add_relu, the residual are those of `batch`, laid out alike.  finish(c, moments)
-/// sets the numbers of channel c in `norm`.
-template <class S>
-void batch_norm_training(const ChannelBatch<S>& batch, const BatchNorm<Computed<S>>& norm, After after, double eps,
-                         const std::function<void(std::size_t c, const Moments&)>& finish) {
-  const ChannelGroups<S> channels(batch);
-  channels.normalize(eps, after, [&](std::size_t c, const Moments& moments) {
-    finish(c, moments);
-    norm.set_forward(channels.constants(), c);
-  });
-}
-
-/// Forward with statistics that are known.
-template <class S>
-void batch_norm_apply(const ChannelBatch<S>& batch, const BatchNorm<Computed<S>>& norm, After after) {
-  const FlushSubnormals environment;
-  const ChannelGroups<S> channels(batch);
-  for (std::size_t c = 0; c < channels.count(); ++c) norm.set_forward(channels.constants(), c);
-  channels.apply(after);
-}
-
-/// Σ dy and Σ dy x̂ of every channel; dy, x: those of `batch`.
-template <class S>
-void batch_norm_gradient_sums(const ChannelBatch<S>& batch, const BatchNorm<Computed<S>>& norm, double* sum_dy,
-                              double* sum_dyx) {
-  const FlushSubnormals environment;
-  const ChannelGroups<S> channels(batch);
-  for (std::size_t c = 0; c < channels.count(); ++c) norm.set_forward(channels.constants(), c);
-  channels.gradient_sums([&](std::size_t c, const double* sum_g, const double* sum_gd) {
-    sum_dy[c] = *sum_g;
-    sum_dyx[c] = norm.sum_dyx(c, *sum_g, *sum_gd);
-  });
-}
-
-/// dx from those sums, over m values in each channel.
-template <class S>
-void batch_norm_gradient_apply(const ChannelBatch<S>& batch, const BatchNorm<Computed<S>>& norm, double m,
-                               const double* sum_dy, const double* sum_dyx) {
-  const FlushSubnormals environment;
-  const ChannelGroups<S> channels(batch);
-  for (std::size_t c = 0; c < channels.count(); ++c) {
-    norm.set_forward(channels.constants(), c);
-    norm.set_backward(channels.constants(), c, sum_dy[c] / m, sum_dyx[c] / m);
-  }
-  channels.apply_gradient();
-}
-
-/// Backward.  dy, x, dx, and for add_relu y and dresidual: those of `batch`; dweight, dbias: (channels), or null.  In
-/// evaluation (not training) the statistics were constants.
-template <class S>
-void batch_norm_backward(const ChannelBatch<S>& batch, const BatchNorm<Computed<S>>& norm, After after, bool training,
-                         Computed<S>* dweight, Computed<S>* dbias) {
+/// For numbers that are stored as S.  x, dy, y, dx and, for add_relu, the residual and its gradient are those of `batch`.
+template <class S> struct BatchNormKernels {
+  using Batch = ChannelBatch<S>;
   using T = Computed<S>;
-  const FlushSubnormals environment;
-  const ChannelGroups<S> channels(batch);
-  const double m = channels.values();
-  for (std::size_t c = 0; c < channels.count(); ++c) norm.set_forward(channels.constants(), c);
-  channels.differentiate(after, training, [&](std::size_t c, const double* sum_g, const double* sum_gd) {
-    const double sum_dy = *sum_g, sum_dyx = norm.sum_dyx(c, sum_dy, *sum_gd);
-    if (dbias) dbias[c] = static_cast<T>(sum_dy);
-    if (dweight) dweight[c] = static_cast<T>(norm.r ? norm.r[c] * sum_dyx + norm.d[c] * sum_dy : sum_dyx);
-    norm.set_backward(channels.constants(), c, sum_dy / m, sum_dyx / m);
-  });
-}
+  using Norm = BatchNorm<T>;
+
+  /// The mean of every channel and the sum of squares around it; zeros without values.
+  static void moments(const Batch& batch, double* mean, double* m2);
+
+  /// The sums of squares around a number `middle` of every channel.
+  static void squares(const Batch& batch, const double* middle, double* m2);
+
+  /// Forward in training.  finish(c, moments) sets the numbers of channel c in `norm`.
+  static void training(const Batch& batch, const Norm& norm, After after, double eps,
+                       const std::function<void(std::size_t c, const Moments&)>& finish);
+
+  /// Forward with statistics that are known.
+  static void apply(const Batch& batch, const Norm& norm, After after);
+
+  /// Σ dy and Σ dy x̂ of every channel.
+  static void gradient_sums(const Batch& batch, const Norm& norm, double* sum_dy, double* sum_dyx);
+
+  /// dx from those sums, over m values in each channel.
+  static void gradient_apply(const Batch& batch, const Norm& norm, double m, const double* sum_dy,
+                             const double* sum_dyx);
+
+  /// Backward; dweight, dbias: (channels), or null.  In evaluation (not training) the statistics were constants.
+  static void backward(const Batch& batch, const Norm& norm, After after, bool training, T* dweight, T* dbias);
+};
 
 }  // namespace fastopt

@@ -138,6 +138,7 @@ std::array<std::vector<double>, K> column_sums(const ChannelBatch<S>& batch, std
       for (std::size_t k = 0; k < K; ++k) {
         const double* part = parts.data() + ((sample * chunks + chunk) * K + k) * channels;
         double* total = all[k].data() + sample * channels;
+#pragma omp simd
         for (std::size_t i = 0; i < channels; ++i) total[i] += part[i];
       }
   return all;
@@ -165,6 +166,7 @@ template <class S> [[gnu::noinline]] ChannelMoments column_moments(const Channel
           [from = x[row] + column](std::size_t i, auto number) { return std::array{load<decltype(number)>(from + i)}; };
     });
     alignas(64) T near[kColumns];
+#pragma omp simd
     for (std::size_t i = 0; i < columns; ++i) near[i] = static_cast<T>(totals.of[0][i] / static_cast<double>(some));
     ColumnSums<2> sums;
     add_columns<2, T>(sums, x[0] + first, rows.size, columns, [x, column = first, near = &near[0]](std::size_t row) {

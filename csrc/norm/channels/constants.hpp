@@ -12,16 +12,10 @@
 #include "core/codec/half.hpp"
 #include "core/scratch.hpp"
 #include "core/simd.hpp"
+#include "norm/channels/layout.hpp"
 #include "norm/statistics.hpp"
 
 namespace fastopt {
-
-/// The operation that follows a normalization in the same pass.
-enum class After {
-  nothing,
-  relu,      ///< y = max(·, 0)
-  add_relu,  ///< y = max(· + residual, 0)
-};
 
 /// Calls body with an integral constant of `after`.
 template <class Body> void with_after(After after, Body&& body) {
@@ -29,9 +23,6 @@ template <class Body> void with_after(After after, Body&& body) {
   if (after == After::relu) return body(std::integral_constant<After, After::relu>{});
   body(std::integral_constant<After, After::add_relu>{});
 }
-
-/// The difference between a mean and its nearest T.
-template <class T> double low_of(double mean) { return static_cast<double>(Centre<T>(mean).low); }
 
 /// The constants of every set, a row of numbers for each of their names.
 template <class T> class Constants {

@@ -8,11 +8,14 @@
 
 #include <cstddef>
 #include <functional>
-#include <vector>
 
-#include "norm/channels/groups.hpp"
+#include "core/number.hpp"
+#include "norm/channels/layout.hpp"
+#include "norm/statistics.hpp"
 
 namespace fastopt {
+
+template <class S> class ChannelGroups;
 
 /// How channels are grouped, their statistics (samples, groups) and weights (channels), null where there are none.
 template <class T> struct GroupNorm {
@@ -48,53 +51,22 @@ template <class T> struct GroupNorm {
   }
 };
 
-/// Forward; x, y: those of `batch`.  Sets norm.mean and norm.rstd.  finish(group, m2) is told the sum of squares.
-template <class S>
-void group_norm(const ChannelBatch<S>& batch, const GroupNorm<Computed<S>>& norm, double eps,
-                const std::function<void(std::size_t group, double m2)>& finish) {
-  const ChannelGroups<S> groups(batch, norm.groups);
-  groups.normalize(eps, After::nothing, [&](std::size_t group, const Moments& moments) {
-    norm.mean[group] = moments.mean;
-    norm.rstd[group] = rstd_of(moments.m2, groups.values(), eps);
-    finish(group, moments.m2);
-    norm.set_forward(groups, group);
-  });
-}
-
-/// Forward with the statistics that norm.mean and norm.rstd have.
-template <class S> void group_norm_apply(const ChannelBatch<S>& batch, const GroupNorm<Computed<S>>& norm) {
-  const FlushSubnormals environment;
-  const ChannelGroups<S> groups(batch, norm.groups);
-  for (std::size_t group = 0; group < groups.count(); ++group) norm.set_forward(groups, group);
-  groups.apply(After::nothing);
-}
-
-/// Backward; dy, x, dx: those of `batch`; dweight, dbias: (channels), or null.  Not training: the statistics were not
-/// the input's own, but constants.
-template <class S>
-void group_norm_backward(const ChannelBatch<S>& batch, const GroupNorm<Computed<S>>& norm, bool training,
-                         Computed<S>* dweight, Computed<S>* dbias) {
+/// For numbers that are stored as S.  x, dy, y and dx are those of `batch`.
+template <class S> struct GroupNormKernels {
+  using Batch = ChannelBatch<S>;
   using T = Computed<S>;
-  const FlushSubnormals environment;
-  const std::size_t channels = batch.in.count;
-  const ChannelGroups<S> groups(batch, norm.groups);
-  for (std::size_t group = 0; group < groups.count(); ++group) norm.set_forward(groups, group);
-  std::vector<double> sum_dy(batch.sets()), sum_dyx(batch.sets());
-  groups.differentiate(After::nothing, training, [&](std::size_t group, const double* g, const double* gd) {
-    const std::size_t first = groups.first_set(group);
-    std::copy_n(g, groups.size(), sum_dy.data() + first);
-    norm.set_backward(groups, group, g, gd, sum_dyx.data() + first);
-  });
-  const auto over_samples = [&](const std::vector<double>& of_sets, T* to) {
-    if (to)
-      for (std::size_t c = 0; c < channels; ++c) {
-        double total = 0;
-        for (std::size_t sample = 0; sample < batch.samples; ++sample) total += of_sets[sample * channels + c];
-        to[c] = static_cast<T>(total);
-      }
-  };
-  over_samples(sum_dyx, dweight);
-  over_samples(sum_dy, dbias);
-}
+  using Norm = GroupNorm<T>;
+
+  /// Forward.  Sets norm.mean and norm.rstd.  finish(group, m2) is told the sum of squares.
+  static void normalize(const Batch& batch, const Norm& norm, double eps,
+                        const std::function<void(std::size_t group, double m2)>& finish);
+
+  /// Forward with the statistics that norm.mean and norm.rstd have.
+  static void apply(const Batch& batch, const Norm& norm);
+
+  /// Backward; dweight, dbias: (channels), or null.  Not training: the statistics were not the input's own, but
+  /// constants.
+  static void backward(const Batch& batch, const Norm& norm, bool training, T* dweight, T* dbias);
+};
 
 }  // namespace fastopt

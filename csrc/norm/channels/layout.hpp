@@ -11,7 +11,6 @@
 #include <vector>
 
 #include "core/cost.hpp"
-#include "core/reduce.hpp"
 #include "core/rows.hpp"
 
 namespace fastopt {
@@ -72,6 +71,13 @@ template <class S> class RowList {
     to[i] = row.to;
     also_to[i] = row.also_to;
   }
+};
+
+/// The operation that follows a normalization in the same pass.
+enum class After {
+  nothing,
+  relu,      ///< y = max(·, 0)
+  add_relu,  ///< y = max(· + residual, 0)
 };
 
 /// The arrays of one pass; all but x may be missing.  Rows belong to samples, so many to each, that are worked on by

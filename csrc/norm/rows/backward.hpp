@@ -23,6 +23,7 @@
 #include "core/threads/environment.hpp"
 #include "core/threads/parallel.hpp"
 #include "norm/rows/arrays.hpp"
+#include "norm/rows/parts.hpp"
 #include "norm/statistics.hpp"
 
 namespace fastopt {
@@ -103,6 +104,7 @@ template <class Norm, bool Added, bool Streamed, class S> class RowNormGradient 
       if (together_ == kTogether)  // wide rows go one by one: together they would leave the cache
         for (; row + kTogether <= last; row += kTogether) few_rows<kTogether>(row);
       for (; row < last; ++row) few_rows<1>(row);
+#pragma omp simd
       for (std::size_t i = 0; i < sums_; ++i) total[i] += static_cast<double>(block_.data()[i]);
     }
     return gain_;
@@ -227,9 +229,11 @@ template <class Norm, class S> void row_norm_backward(const RowNormBackward<S>& 
   parallel(threads_for(static_cast<double>(chunks.count() * sums) * kSumOfChunks), [&](int thread, int threads) {
     const Range mine = share(sums, thread, threads, kLanes);
     std::vector<double> total(mine.end - mine.begin);
-    for (std::size_t chunk = 0; chunk < chunks.count(); ++chunk)
-      for (std::size_t i = mine.begin; i < mine.end; ++i)
-        total[i - mine.begin] += partial.data()[chunk * (sums + 1) + i];
+    for (std::size_t chunk = 0; chunk < chunks.count(); ++chunk) {
+      const double* const of_chunk = partial.data() + chunk * (sums + 1) + mine.begin;
+#pragma omp simd
+      for (std::size_t i = 0; i < total.size(); ++i) total[i] += of_chunk[i];
+    }
     for (std::size_t i = mine.begin; i < mine.end; ++i)
       if (T* const to = i < width ? a.dweight : a.dbias) to[i % width] = static_cast<T>(total[i - mine.begin]);
   });

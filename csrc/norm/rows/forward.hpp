@@ -22,6 +22,7 @@
 #include "core/threads/environment.hpp"
 #include "core/threads/parallel.hpp"
 #include "norm/rows/arrays.hpp"
+#include "norm/rows/parts.hpp"
 #include "norm/statistics.hpp"
 
 namespace fastopt {

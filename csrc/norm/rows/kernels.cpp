@@ -2,7 +2,6 @@
 #include "norm/rows/kernels.hpp"
 
 #include "norm/rows/backward.hpp"
-#include "norm/rows/cosine_norm.hpp"
 #include "norm/rows/forward.hpp"
 #include "norm/rows/layer_norm.hpp"
 #include "norm/rows/rms_norm.hpp"
@@ -29,7 +28,6 @@ template <class Norm> void RowKernels<Norm>::backward(const RowNormBackward<bflo
 
 template struct RowKernels<LayerNorm>;
 template struct RowKernels<RmsNorm>;
-template struct RowKernels<CosineNorm>;
 template struct RowKernels<ScaleNorm>;
 
 }  // namespace fastopt

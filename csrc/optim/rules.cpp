@@ -1,5 +1,5 @@
 /// Every update rule, one line each: the only file that instantiates them.
-#include "bind/rules.hpp"
+#include "optim/rules.hpp"
 
 #include "optim/factored.hpp"
 #include "optim/kernel.hpp"
