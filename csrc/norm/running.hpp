@@ -63,7 +63,8 @@ struct Renorm {
     return std::clamp(running.rstd(c, eps) / rstd, 1 / r_max, r_max);
   }
   template <class T> double d(const RunningStatistics<T>& running, std::size_t c, double mean, double eps) const {
-    return std::clamp((mean - static_cast<double>(running.mean[c])) * running.rstd(c, eps), -d_max, d_max);
+    const double distance = (mean - static_cast<double>(running.mean[c])) * running.rstd(c, eps);
+    return std::clamp(distance, 0 - d_max, d_max);  // −d_max would be −0
   }
 };
 
