@@ -475,7 +475,11 @@ def test_gradients_that_cannot_be_zeroed_are_errors(name: str, each: Each, rng: 
         frozen.flags.writeable = False
         bad = np.nan if skip else 1.0
         for grads, error, message in (
-            ([np.full(shape, bad), frozen, None], TypeError, r"grads\[1\] is read-only, but would be zeroed"),
+            (
+                [np.full(shape, bad), frozen, None],
+                TypeError,
+                r"grads\[1\] is read-only, but would be zeroed; give a copy, or zero_grads=False",
+            ),
             (
                 [np.full(shape, bad), shared[:4], shared[2:]],
                 ValueError,

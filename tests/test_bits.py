@@ -145,7 +145,7 @@ def assert_is_the_reference(call: Call) -> None:
 @rules
 def test_rule_is_the_reference(rule: str, each: Each, rng: Generator) -> None:
     """At first with ordinary numbers, then with those of every magnitude among them."""
-    for options, dtype in each(RULES[rule].combinations, DTYPES, by_day=3):
+    for options, dtype in each(RULES[rule].combinations, DTYPES, by_day=2):
         shapes = (1, 15, (9, 8), 200)
         params = RULES[rule].arrays(rng, shapes, dtype)
         numbers = [ordinary] * 6 + [mixed] * 2
@@ -155,7 +155,7 @@ def test_rule_is_the_reference(rule: str, each: Each, rng: Generator) -> None:
 
 @rules
 def test_rule_is_the_reference_with_what_surrounds_it(rule: str, each: Each, rng: Generator) -> None:
-    for _, more in each(RULES[rule].surroundings.items(), by_day=7):
+    for _, more in each(RULES[rule].surroundings.items(), by_day=5):
         shapes = ((5, 13), 130, (2, 3, 50))
         for dtype in each(DTYPES, by_day=1):
             params = RULES[rule].arrays(rng, shapes, dtype)
@@ -243,7 +243,7 @@ def test_rule_is_the_reference_when_the_rate_changes(rule: str, each: Each, rng:
 
 
 def test_norm_of_many_gradients_is_the_reference(each: Each) -> None:
-    for dtype, seed in each(DTYPES, range(10), by_day=8):
+    for dtype, seed in each(DTYPES, range(10), by_day=5):
         rng = np.random.default_rng(seed)
         grads = [
             ordinary(rng, n, dtype) * np.dtype(dtype).type(10 ** rng.uniform(-2, 2)) for n in rng.integers(0, 40, 150)
@@ -297,7 +297,7 @@ def test_rule_has_the_same_bits_on_any_number_of_threads(rule: str, each: Each, 
             grads = [RULES[rule].arrays(rng, shapes, dtype)]
             with fo.threads(1):
                 expected = RULES[rule].run(F, params, grads, options)
-            for threads in each(THREADS[1:], by_day=2):
+            for threads in each(THREADS[1:], by_day=1):
                 with fo.threads(threads):
                     assert_same_bits(RULES[rule].run(F, params, grads, options), expected)
 
@@ -310,7 +310,7 @@ def test_rule_has_the_same_bits_at_any_alignment(rule: str, each: Each, rng: Gen
         grads = [RULES[rule].arrays(rng, shapes, dtype, numbers=mixed)]
         for options in RULES[rule].sample(rng, around=False), RULES[rule].sample(rng, step=True):
             expected = RULES[rule].run(F, params, grads, options)
-            for by in each(range(1, 16), by_day=5):
+            for by in each(range(1, 16), by_day=3):
                 assert_same_bits(RULES[rule].run(F, params, grads, options, shifted(by, between)), expected)
 
 
@@ -337,7 +337,7 @@ def test_rule_takes_each_element_by_itself(rule: str, each: Each, rng: Generator
 @rules
 def test_rule_is_the_reference_in_every_format(rule: str, each: Each, rng: Generator) -> None:
     """At first with ordinary numbers, then with those of every magnitude among them."""
-    for kept in each(RULES[rule].formats, by_day=2):
+    for kept in each(RULES[rule].formats, by_day=1):
         dtype, options = FORMATS[kept]
         options = RULES[rule].sample(rng, step=True) | options
         if dtype in HALVES:
@@ -351,7 +351,7 @@ def test_rule_is_the_reference_in_every_format(rule: str, each: Each, rng: Gener
 
 @rules
 def test_packed_rule_is_the_reference_with_what_surrounds_it(rule: str, each: Each, rng: Generator) -> None:
-    for _, more in each(RULES[rule].surroundings.items(), by_day=5):
+    for _, more in each(RULES[rule].surroundings.items(), by_day=4):
         dtype, options = RULES[rule].sample_format(rng, RULES[rule].sample(rng, around=False) | more)
         params = RULES[rule].arrays(rng, ((5, 13), 130, (2, 3, 50)), dtype)
         grads = [some_packed(rng, params), *(some_missing(rng, some_packed(rng, params)) for _ in range(2))]
@@ -398,7 +398,7 @@ def test_packed_rule_is_the_reference_for_extreme_numbers(rule: str, rng: Genera
 @rules
 def test_packed_rule_is_the_reference_for_small_numbers(rule: str, each: Each, rng: Generator) -> None:
     """Squares, products and results are about to be subnormal, or already are; in float16 much earlier."""
-    for exponent in each([-5, -7, -12, -19, -22, -38, -41], by_day=3):
+    for exponent in each([-5, -7, -12, -19, -22, -38, -41], by_day=2):
         dtype, options = RULES[rule].sample_format(rng, RULES[rule].sample(rng, step=True))
         params = RULES[rule].arrays(rng, ((6, 11), 100), dtype)
         params[1] *= np.dtype(dtype).type(10.0**exponent)
@@ -427,7 +427,7 @@ def test_packed_rule_has_the_same_bits_on_any_number_of_threads(rule: str, each:
             grads = [some_packed(rng, params)]
             with fo.threads(1):
                 expected = RULES[rule].run(F, params, grads, options)
-            for threads in each(THREADS[1:], by_day=2):
+            for threads in each(THREADS[1:], by_day=1):
                 with fo.threads(threads):
                     assert_same_bits(RULES[rule].run(F, params, grads, options), expected)
 
@@ -440,7 +440,7 @@ def test_packed_rule_has_the_same_bits_at_any_alignment(rule: str, each: Each, r
             params = RULES[rule].arrays(rng, (1, 63, (10, 20), 600), dtype, numbers=mixed)
             grads = [some_packed(rng, params, mixed)]
             expected = RULES[rule].run(F, params, grads, options)
-            for by in each(range(1, 16), by_day=5):
+            for by in each(range(1, 16), by_day=3):
                 assert_same_bits(RULES[rule].run(F, params, grads, options, shifted(by, between)), expected)
 
 
@@ -458,21 +458,21 @@ def test_norm_is_the_reference(norm: str, each: Each, rng: Generator) -> None:
 def test_norm_is_the_reference_at_every_size(norm: str, each: Each, rng: Generator) -> None:
     for dtype in each(EVERY_DTYPE, by_day=1):
         every = zip_longest(rng.permutation(WIDTHS), ROWS, fillvalue=0)
-        for width, rows in each(every, by_day=3):
+        for width, rows in each(every, by_day=2):
             assert_is_the_reference(NORMS[norm].call(rng, dtype, rows or int(rng.choice(ROWS[:-2])), int(width)))
 
 
 def test_norm_is_the_reference_when_long_or_wide(each: Each, rng: Generator) -> None:
     sizes = [(norm, 3, 100_003) for norm in WIDE] + [(norm, 100_003, 3) for norm in LONG]
     sizes += [(norm, *size) for norm in WIDE + LONG for size in ((2_051, 3), (1_050, 20))]
-    for (norm, rows, width), dtype in each(sizes, ["float32", "bfloat16"], by_day=12):
+    for (norm, rows, width), dtype in each(sizes, ["float32", "bfloat16"], by_day=8):
         assert_is_the_reference(NORMS[norm].call(rng, dtype, rows, width))
 
 
 @every_dtype
 def test_planes_are_the_reference_for_any_number_and_size(dtype: str, each: Each, rng: Generator) -> None:
     """Short planes share the blocks of their sums."""
-    for count in each([1, 2, 3, 5, 8, 15, 16, 17, 33], by_day=4):
+    for count in each([1, 2, 3, 5, 8, 15, 16, 17, 33], by_day=3):
         for size in rng.choice(
             (2, 3, 15, 16, 49, 63, 64, 65, 127, 128, 200, 500, 1000, 1023, 1024, 1025), 3, replace=False
         ):
@@ -565,7 +565,7 @@ def test_norm_takes_what_forward_returned_in_any_layout(norm: str, each: Each, r
 @norms
 def test_norm_is_the_reference_when_sets_begin_far_from_the_rest(norm: str, each: Each, rng: Generator) -> None:
     """Some are summed up a second time then, and others are not."""
-    for dtype, away in each(EVERY_DTYPE, [30.0, 1e4], by_day=2):
+    for dtype, away in each(EVERY_DTYPE, [30.0, 1e4], by_day=1):
         call = NORMS[norm].call(rng, dtype, 60, 70)
         sets = call.sets(np.arange(call.x.size).reshape(call.x.shape))
         assert_is_the_reference(replace(call, x=far_at_first(call.x, sets[::2], away)))
@@ -577,7 +577,7 @@ def test_norm_has_the_same_bits_on_any_number_of_threads(norm: str, each: Each, 
         call = NORMS[norm].call(rng, dtype, 1_200, 150, **options)
         with fo.threads(1):
             expected = call.run(F)
-        for threads in each(THREADS[1:], by_day=2):
+        for threads in each(THREADS[1:], by_day=1):
             with fo.threads(threads):
                 assert_same_bits(call.run(F), expected)
 
@@ -599,10 +599,10 @@ def test_subnormal_numbers_are_zero_on_every_thread(norm: str, each: Each, rng: 
 
 @norms
 def test_norm_has_the_same_bits_at_any_alignment(norm: str, each: Each, rng: Generator) -> None:
-    for dtype, apart in each(EVERY_DTYPE, [0, 5], by_day=3):
+    for dtype, apart in each(EVERY_DTYPE, [0, 5], by_day=2):
         call = NORMS[norm].call(rng, dtype, 40, 77)
         expected = call.run(F)
-        for by in each(range(1, 16), by_day=5):
+        for by in each(range(1, 16), by_day=3):
             assert_same_bits(call.placed(shifted(by, apart)).run(F), expected)
 
 

@@ -72,7 +72,7 @@ ERRORS: dict[str, list[Wrong]] = {
         Wrong(
             at="momentum_buffers.1",
             becomes=unaligned,
-            type_error=r"momentum_buffers\[1\] has elements that do not lie at multiples of their size; give numpy.require",
+            type_error=r"momentum_buffers\[1\] is not aligned: its elements do not lie at multiples of their size; give numpy.require",
         ),
         Wrong(at="step", becomes=0, value_error="step must be .*, got 0$"),
         Wrong(at="step", becomes=2**53, value_error=r"step must be in \[1, 2\*\*53\), got 9007199254740992$"),
@@ -223,7 +223,9 @@ ERRORS: dict[str, list[Wrong]] = {
     "layer_norm": [
         Wrong(at="weight", becomes=longer, value_error=r"weight has shape \(8,\), expected \(4,\)$"),
         Wrong(at="bias", becomes=other_float, type_error="bias has dtype float64, expected float32, as x"),
-        Wrong(at="out.0", becomes=unaligned, type_error=r"out\[0\] has elements that do not lie at multiples"),
+        Wrong(
+            at="out.0", becomes=unaligned, type_error=r"out\[0\] is not aligned: its elements do not lie at multiples"
+        ),
         Wrong(at="out.0", becomes=strided, type_error=r"out\[0\] must be C-contiguous; give numpy"),
         Wrong(at="normalized_shape", becomes=5, value_error=r"x has shape \(6, 4\), expected it to end with"),
         Wrong(at="normalized_shape", becomes=4.0, type_error="normalized_shape must be an integer, got 4.0$"),

@@ -390,7 +390,7 @@ def test_bad_metrics() -> None:
     [
         ({"class": "StepLR"}, r"state_dict must be of the same class, got 'StepLR'"),
         (dict(more=1), r"state_dict must have the keys \[.*\], got \[.*'more'\]"),
-        (dict(lrs=[0.1]), "state_dict is of 1 groups, expected 2"),
+        (dict(lrs=[0.1]), "state_dict has 1 groups, expected 2"),
         (dict(base_lrs=[0.1, -1]), r"base_lrs\[1\] must be finite and >= 0, got -1"),
         (dict(last_lr=7), "last_lr must be a list, got 7"),
         (dict(last_epoch=1.5), "last_epoch must be an integer, got 1.5"),
@@ -406,7 +406,7 @@ def test_bad_states(change: dict[str, Any], message: str) -> None:
     for one in bad, {**state, "last_epoch": 9, **change}:
         with pytest.raises((TypeError, ValueError), match=f"(ExponentialLR|ChainedScheduler): {message}"):
             schedule.load_state_dict(one)
-    with pytest.raises(ValueError, match="ChainedScheduler: state_dict is of 1 schedulers, expected 2"):
+    with pytest.raises(ValueError, match="ChainedScheduler: state_dict has 1 schedulers, expected 2"):
         schedule.load_state_dict({**state, "schedulers": state["schedulers"][:1]})
     with pytest.raises(TypeError, match="ChainedScheduler: state_dict must be a dict, got list"):
         schedule.load_state_dict([])  # type: ignore[arg-type]

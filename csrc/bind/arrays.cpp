@@ -78,7 +78,7 @@ Array::Array(py::handle object, const Name& name, Accepted accepted, Alignment a
                          std::string(py::str(object.attr("dtype").attr("str"))) + "), expected the machine's own");
   if (alignment == Alignment::needed && !aligned())
     throw py::type_error(name.text() +
-                         " has elements that do not lie at multiples of their size; give "
+                         " is not aligned: its elements do not lie at multiples of their size; give "
                          "numpy.require(array, requirements='CA')");
 }
 

@@ -58,8 +58,9 @@ struct Arguments {
     else if (beside.dtype() == Dtype::int8 && halves.dtype() == Dtype::bfloat16)
       kept.rest = Rest::correction;
     else
-      throw py::type_error(function + ": rest has dtype " + name_of(beside.dtype()) + ", which is none of " +
-                           name_of(halves.dtype()) + "'s");
+      throw py::type_error(
+          function + ": rest has dtype " + name_of(beside.dtype()) + ", expected " + name_of(halves.dtype()) +
+          (halves.dtype() == Dtype::bfloat16 ? " (compensations) or int8 (corrections)" : " (compensations)"));
     return kept;
   }
 };

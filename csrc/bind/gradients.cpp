@@ -60,7 +60,9 @@ bool BoundPlan::collect(const py::list& grads, const StepOptions& wish, bool hol
     if (member.size == 0) continue;
     written_.expect_apart(grad, name("grads", i), hints_[i]);
     if (!wish.zero_grads) continue;
-    if (!grad.writeable()) throw py::type_error(name("grads", i).text() + " is read-only, but would be zeroed");
+    if (!grad.writeable())
+      throw py::type_error(name("grads", i).text() +
+                           " is read-only, but would be zeroed; give a copy, or zero_grads=False");
     if (grad.may_overlap_itself())
       throw py::value_error(name("grads", i).text() +
                             " has elements that share memory, and would be zeroed; give a copy, or zero_grads=False");

@@ -183,7 +183,7 @@ class Hyperparameters:
             )
         if moments == "8bit" and rounding == "nearest":
             raise ValueError(
-                f"{self.function}: moments='8bit' needs moment_rounding='stochastic': means of squares that are rounded to the nearest stand still"
+                f"{self.function}: moments='8bit' needs moment_rounding='stochastic': rounded to the nearest, means of squares would stop changing"
             )
         return weights, moments, rounding
 

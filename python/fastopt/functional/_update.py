@@ -178,5 +178,5 @@ def update(optimizer: type[Optimizer], given: Mapping[str, Any]) -> Outcome:
     plan.set_options(optimizer._options([rule]))
     outcome = plan.step(grads, of_step)
     if outcome is None:
-        raise ValueError(f"{name}: another thread changes an array")
+        raise ValueError(f"{name}: another thread is changing an array")
     return Outcome(*outcome[1:])

@@ -45,7 +45,7 @@ def unpacked(state_dict: Mapping[str, Any]) -> dict[str, Any]:
         )
     found = [one for one in _classes(Optimizer) if one.__name__ == own["class"]]
     if not found:
-        raise TypeError(f"unpacked: state_dict is that of the unknown class {own['class']}")
+        raise TypeError(f"unpacked: state_dict has the unknown class {own['class']}")
     kinds = found[0]._kinds()
     left_out = {*RESTS.values(), *(f"{name}_scale" for name in kinds)}
     return {

@@ -51,7 +51,9 @@ class Accumulator:
     def add(self, grads: list[Any]) -> None:
         """Adds the gradients of one micro-batch, all or none."""
         if self.plan.step(grads) is None:
-            raise ValueError(f"{self._function}: the arrays of accumulate were changed from outside")
+            raise ValueError(
+                f"{self._function}: somebody has changed the shape or dtype of the sums that accumulate keeps; undo that"
+            )
 
     def gathered(self) -> list[Array | None]:
         """The sums; None for parameters that got no gradient."""

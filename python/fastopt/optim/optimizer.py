@@ -264,7 +264,7 @@ class Optimizer(Saved):
             self._renew(flat, options)
             outcome = self._plan.step(flat, options, emptied)
             if outcome is None:
-                raise ValueError(f"{self._name}: another thread changes a parameter or an array of its state")
+                raise ValueError(f"{self._name}: another thread is changing a parameter or an array of its state")
         if self._fresh:
             self._fresh = [i for i in self._fresh if self._records[i].is_fresh()]
         flat_list = self._groups and self._groups[0].structure.flat and not self._grouped and self._whole is None

@@ -155,7 +155,7 @@ class Schedule:
         lrs, last_lr = (self._numbers(name, state[name], -inf) for name in ("lrs", "last_lr"))
         for values in base_lrs, lrs, last_lr:
             if len(values) != len(draft.groups):
-                raise ValueError(f"{self._name}: state_dict is of {len(values)} groups, expected {len(draft.groups)}")
+                raise ValueError(f"{self._name}: state_dict has {len(values)} groups, expected {len(draft.groups)}")
         self._set(draft, epoch, lrs)
         draft.moved[self] = (epoch, last_lr)
         draft.attributes += ((self, "base_lrs", base_lrs),)
@@ -221,7 +221,9 @@ class Schedule:
         if name in ("optimizer", "base_lrs"):
             new = self._groups_of(value) if name == "optimizer" else self._numbers(name, value, 0)
             if len(new) != len(self.base_lrs):
-                raise ValueError(f"{self._name}: {name} is of {len(new)} groups, expected {len(self.base_lrs)}")
+                raise ValueError(
+                    f"{self._name}: {name} has numbers for {len(new)} groups, expected {len(self.base_lrs)}"
+                )
             return value if name == "optimizer" else new
         if name in self._state:
             return (whole if isinstance(getattr(self, name), int) else real)(self._name, name, value)

@@ -52,7 +52,7 @@ class Composite(LRScheduler):
         lrs = draft.lrs
         parts = self._list("schedulers", state["schedulers"])
         if len(parts) != len(self.schedulers):
-            raise ValueError(f"{self._name}: state_dict is of {len(parts)} schedulers, expected {len(self.schedulers)}")
+            raise ValueError(f"{self._name}: state_dict has {len(parts)} schedulers, expected {len(self.schedulers)}")
         for schedule, part in zip(self.schedulers, parts, strict=True):
             schedule._load(draft, part)
         draft.lrs = lrs  # loading the parts has set those of the last one
