@@ -231,6 +231,7 @@ def optimizer_cases() -> Cases:
                 yield case(dtype, "much", MUCH, {"clip_norm": 2.0, "zero_grads": True}, "slice")
             for dtype, more in FORMATS:
                 yield case(dtype, short(more), more)
+                yield case(dtype, f"{short(more)}/slice", more, {}, "slice")
                 ways = ("wide", "mixed gradients") if not (own and "moments" in more and "weights" in more) else ()
                 yield from (case(dtype, f"{short(more)}/{way}", more, {}, way) for way in ways)
                 yield case(dtype, f"{short(more)}/much", {**more, **MUCH}, {"clip_value": 0.5}, "slice")
