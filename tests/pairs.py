@@ -1,4 +1,6 @@
-"""An optimizer and its twin, as test_state_machine.py drives them: how they are made, and the invariants after every rule."""
+"""An optimizer and its twin, as test_state_machine.py drives them: how they are made, and the invariants after every
+rule.
+"""
 
 from __future__ import annotations
 

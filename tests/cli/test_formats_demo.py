@@ -1,4 +1,6 @@
-"""``fastopt demo formats``: the transformer's gradients are right, and with fewer bytes all formats but one learn as much."""
+"""``fastopt demo formats``: the transformer's gradients are right, and with fewer bytes all formats but one learn as
+much.
+"""
 
 from __future__ import annotations
 
