@@ -157,7 +157,7 @@ def states_of(opt: Any) -> Results:
 
 
 def stepped(cls: Any, dtype: str, options: Options, asked: Options, way: str) -> Results:
-    """Three steps of the class, and then one of the stateless function from the same state; some gradients are missing."""
+    """Three steps of the class, then one of the stateless function from the same state; some gradients are missing."""
     shapes = [shape for shape in SHAPES if len(shape) == 2] if cls.__name__ == "Muon" else SHAPES
     params = [numbers((i, 0), shape, dtype, way) for i, shape in enumerate(shapes)]
     if way == "slice":
