@@ -78,7 +78,7 @@ def make(name: str, dtype: str, rng: Generator) -> tuple[Any, Arrays, Arrays]:
 
 
 def expected(layer: Any, inputs: Arrays, gradients: Arrays) -> tuple[Arrays, Arrays, dict[str, Array | None]]:
-    """Outputs, gradients of inputs and gradients of parameters from the functions; running statistics are copied first."""
+    """Outputs, gradients of inputs and gradients of parameters by the functions; running statistics are copied."""
     (x, *residual), (dy, *dsum) = inputs, gradients
     params = layer.params
     weight, bias = params.get("weight"), params.get("bias")

@@ -118,7 +118,7 @@ def outline(tree: Any) -> Any:
 
 
 def traces(opt: Any) -> dict[str, Any]:
-    """Everything that a failing call must not change; without the contents of states that will start as the parameter."""
+    """Everything that a failing call must not change; except the contents of states that start as the parameter."""
     found = everything(opt, False)
     for record, one in zip(opt._records, found["state"], strict=True):
         for key in record.fresh[1] if record.is_fresh() else ():
@@ -195,7 +195,7 @@ class Pair(RuleBasedStateMachine):
         return self.cls([{"params": p, **h} for p, h in zip(arguments, hyperparameters, strict=True)], **more)
 
     def fresh(self, keys: Any = None) -> Any:
-        """Another optimizer of copies of the parameters, with some of the hyperparameters, by default only the formats."""
+        """Another optimizer of copies of the parameters, with some hyperparameters, by default only the formats."""
         groups = self.opt.param_groups
         params = [[p.copy() for p in group["params"]] for group in groups]
         some = [

@@ -174,7 +174,7 @@ def test_results_of_16_bits_are_rounded_once(norm: str, each: Each, rng: Generat
 
 @pytest.mark.parametrize("norm", WITH_MEAN)
 def test_results_are_precise_for_sets_that_begin_far_from_the_rest(norm: str, each: Each, rng: Generator) -> None:
-    """Their first numbers give a bad estimate of the mean.  Columns, which are summed only once, are less precise then."""
+    """Their first numbers give a bad estimate of the mean.  Columns, which are summed only once, are less precise."""
     for (rows, width), away in each(SIZES, [30.0, 1e3, -1e6], by_day=1):
         call = NORMS[norm].call(rng, "float32", rows, width)
         sets = call.sets(np.arange(call.x.size).reshape(call.x.shape))

@@ -1,4 +1,4 @@
-"""Optimizers that are saved, loaded, pickled or copied, even while their averages are swapped in, come back unchanged."""
+"""Optimizers that are saved, loaded, pickled or copied, even with averages swapped in, come back unchanged."""
 
 from __future__ import annotations
 
