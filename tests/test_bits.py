@@ -145,7 +145,7 @@ def assert_is_the_reference(call: Call) -> None:
 
 @rules
 def test_rule_is_the_reference(rule: str, each: Each, rng: Generator) -> None:
-    """At first with ordinary numbers, then with those of every magnitude among them."""
+    """The numbers are ordinary at first; later steps mix in numbers of every magnitude."""
     for options, dtype in each(RULES[rule].combinations, DTYPES, by_day=2):
         shapes = (1, 15, (9, 8), 200)
         params = RULES[rule].arrays(rng, shapes, dtype)
@@ -337,7 +337,7 @@ def test_rule_takes_each_element_by_itself(rule: str, each: Each, rng: Generator
 
 @rules
 def test_rule_is_the_reference_in_every_format(rule: str, each: Each, rng: Generator) -> None:
-    """At first with ordinary numbers, then with those of every magnitude among them."""
+    """The numbers are ordinary at first; later steps mix in numbers of every magnitude."""
     for kept in each(RULES[rule].formats, by_day=1):
         dtype, options = FORMATS[kept]
         options = RULES[rule].sample(rng, step=True) | options

@@ -445,7 +445,7 @@ ALL_THRESHOLDS: dict[str, tuple[Callable[[Array, Any], Any], int, list[float]]] 
 
 @pytest.mark.parametrize("how", ALL_THRESHOLDS)
 def test_random_rounding_is_exact_over_all_thresholds(how: str) -> None:
-    """In the reference, the sum of the roundings of a number is right, also beside a larger number in its block."""
+    """The reference's roundings have the number itself as their mean, also beside a larger number in its block."""
     encoded, dropped, some = ALL_THRESHOLDS[how]
     size = -(-(2**dropped) // 63) * 64
     place = np.flatnonzero(np.arange(size) % 64)[: 2**dropped]

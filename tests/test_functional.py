@@ -107,7 +107,7 @@ def test_functions_take_nothing_as_it_comes(rule: str) -> None:
 
 
 def test_updates_are_what_the_classes_say() -> None:
-    """To make the file again: python -m fastopt.functional._generate > python/fastopt/functional/_updates.py"""
+    """The file is made by python -m fastopt.functional._generate > python/fastopt/functional/_updates.py"""
     written = (Path(F.__file__).parent / "_updates.py").read_text()
     assert ast.dump(ast.parse(_generate.source())) == ast.dump(ast.parse(written))
 

@@ -544,7 +544,7 @@ def test_changed_hyperparameters_hold_from_the_next_step(
 
 
 def test_momentum_that_is_switched_on_begins_with_a_first_step(rng: Generator) -> None:
-    """As in torch: the buffer becomes the gradient, undampened."""
+    """As in torch, the buffer becomes the gradient, undampened."""
     p = ordinary(rng, 10, "float64")
     opt = optim.SGD([p], lr=0.1)
     opt.step([ordinary(rng, 10, "float64")])

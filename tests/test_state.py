@@ -196,7 +196,7 @@ def test_float32_goes_on(name: str, tmp_path: Path, rng: Generator) -> None:
 @pytest.mark.parametrize("options", [{"switch_at": 4, "sgd_lr": 0.01}, {"switch_at": 4}, {"tolerance": 1e-3}])
 @pytest.mark.parametrize("saved_at", [2, 4, 6])
 def test_a_switch_is_saved_before_and_after(options: Options, saved_at: int, tmp_path: Path, rng: Generator) -> None:
-    """On a quadratic, where γ settles."""
+    """The problem is a quadratic, on which γ settles."""
 
     def go(opt: optim.SwitchOptimizer, params: list[Array], count: int) -> None:
         for _ in range(count):

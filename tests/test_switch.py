@@ -197,7 +197,7 @@ class Switched:
     ids=str,
 )
 def test_a_switch_is_the_formula(options: Options, rng: Generator) -> None:
-    """On a quadratic, where γ settles."""
+    """The problem is a quadratic, on which γ settles."""
     params = [ordinary(rng, (20,)), ordinary(rng, (4, 5))]
     twins = copies(params)
     opt = optim.SwitchOptimizer(params, lr=0.01, **options)

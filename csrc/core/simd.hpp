@@ -147,8 +147,8 @@ template <class T> inline void prefetch_row(const T* row, std::size_t n) {
   for (std::size_t i = 0; i < n && i < kMost; i += kLine) prefetch(row, i);
 }
 
-// The correctly rounded root of every element: the compilers do not find the vector instruction behind a loop of
-// std::sqrt.
+// The correctly rounded root of every element, by intrinsics: compilers do not turn a loop of std::sqrt into the vector
+// instruction.
 inline float square_root(float x) { return std::sqrt(x); }
 inline double square_root(double x) { return std::sqrt(x); }
 #if defined(__SSE2__)

@@ -1,4 +1,4 @@
-/// Dropout and its kin, for every type.
+/// Dropout and its variants, for every type.
 #include "regularize/dropout.hpp"
 
 #include <algorithm>

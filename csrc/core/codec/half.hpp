@@ -37,7 +37,7 @@ struct Bfloat16 {
     if constexpr (std::is_same_v<How, Nearest>) {
       const Word first = bits_of(x[0]), second = bits_of(x[1]);
       const Halves high = upper(first, second), low = lower(first, second);
-      const auto up = low > 0x8000 - (high & 1) && (high & 0x7fff) <= 0x7f80;  // but for NaN
+      const auto up = low > 0x8000 - (high & 1) && (high & 0x7fff) <= 0x7f80;  // except NaN
       return up ? high + 1 : high;
     }
     return upper(rounded(x[0], i, how), rounded(x[1], i + kWidth, how));

@@ -83,8 +83,8 @@ class Cores {
 
   bool known() const { return known_; }
 
-  /// Moves the calling thread to one of these cores, which are a part of `all`, the cores that it may run on.  It may
-  /// go back at once.
+  /// Moves the calling thread to one of these cores, which must be a part of `all`, the cores on which it may run.  It
+  /// may go back at once.
   bool move_within(const Cores& all) const {
     if (!known_ || count() == 0 || !confine()) return false;
     all.confine();

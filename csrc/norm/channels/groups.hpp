@@ -73,7 +73,7 @@ template <class S> class ChannelGroups {
   void apply_gradient() const;
 
  private:
-  /// Calls body(group, its planes, their list) in parallel.  The list goes row by row, and in a row channel by channel.
+  /// Calls body(group, its planes, their list) in parallel.  The list is ordered by row, and within a row by channel.
   template <class Body> void for_groups(std::size_t arrays, const Body& body) const;
 
   void moments_of_columns(double eps, const MomentsDone& done) const;

@@ -1,4 +1,4 @@
-/// What both passes of normalizations of rows have in common: the constants of a row, and its parts.
+/// The code that both passes of normalizations of rows share: the constants of a row, and its parts.
 #pragma once
 
 #include <algorithm>
