@@ -55,7 +55,7 @@ inline constexpr double kFloorPerWord = 1.0 / 16;    ///< the floor
 inline constexpr double kPerThread = 3000;  ///< work that is worth waking a thread: with two cores a region costs 1 µs
 inline constexpr double kBriefStep = 1e6;   ///< a step this short keeps Python's lock: a fifth of a thread's turn
 inline constexpr double kCheckPerTensor = 50;    ///< the checks before a step
-inline constexpr double kSlowStepPerByte = 0.1;  ///< the slowest step
+inline constexpr double kSlowStepPerByte = 0.1;  ///< an optimizer's step, at most
 
 // Stores past the caches.
 

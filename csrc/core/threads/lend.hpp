@@ -5,7 +5,7 @@
 /// respect three things:
 ///
 /// Jobs wait for each other, so all of them must really run at once.  Where the OpenMP team is smaller than asked for
-/// (OMP_THREAD_LIMIT, a nested region), the jobs that have no thread get new ones.  Where the calling thread has fewer
+/// (OMP_THREAD_LIMIT, a nested region), the remaining jobs get new threads.  Where the calling thread has fewer
 /// cores than the process, all jobs but the caller's get new threads, because OpenMP's workers would share the caller's
 /// cores.
 ///
