@@ -1,13 +1,13 @@
-"""What a NumPy matrix product and a fastopt kernel cost one after the other, against the sum of what each costs alone.
+"""The time of a NumPy matrix product followed by a fastopt kernel, compared with the sum of their times alone.
 
     python bench/alternating.py                  # an idle machine
     python bench/alternating.py --torch first    # torch imported before NumPy and fastopt, or: after
     python bench/alternating.py --load           # and again while another process keeps one core busy
     python bench/alternating.py --own-threads    # with OpenBLAS's own threads, as without fastopt's lending
 
-A block is 40 ms of one part; blocks of the product, the kernel and the pair take turns, and a figure is the median of its
-blocks' means.  Under load "suffers" is what the load multiplies a figure by; the product on OpenBLAS's own threads, with no
-kernel beside it, is the measure.
+A block is 40 ms of one part.  Blocks of the product, the kernel and the pair take turns, and each figure is the median
+of its blocks' means.  Under load, "suffers" is the factor by which the load multiplies a figure.  Compare it with the
+factor for the product alone on OpenBLAS's own threads.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ SETTLE = 0.12  # seconds after which OpenBLAS's threads no longer spin
 
 
 def mean_time(call: Call) -> float:
-    """Microseconds per call over one block, begun when all threads sleep, after a tenth of it to settle."""
+    """Microseconds per call over one block; it begins when all threads sleep, and its first tenth is not counted."""
     time.sleep(SETTLE)
     calls = 0
     begin = now = time.perf_counter()
@@ -51,7 +51,7 @@ def medians(calls: dict[str, Call], rounds: int) -> dict[str, float]:
 
 @contextlib.contextmanager
 def busy_core() -> Iterator[None]:
-    """Another process computes while the context lasts."""
+    """As long as the context lasts, another process keeps a core busy."""
     other = subprocess.Popen([sys.executable, "-c", "while True: pass"])
     try:
         time.sleep(0.2)

@@ -47,7 +47,7 @@ def _calls(case: Race) -> Calls:
 
 @pytest.fixture
 def call(race: Race, candidate: str) -> Call:
-    """What the candidate does in this race."""
+    """The function that this candidate runs in the race."""
     found = _calls(race)
     for name, call in found.items():
         if name.partition("/")[0] == candidate:

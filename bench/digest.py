@@ -1,4 +1,5 @@
-"""Digests of what every kernel computes, for each dtype, format and layout: two builds agree to the last bit or differ here.
+"""Digests of the results of every kernel, for each dtype, format and layout: they show whether two builds agree to the
+last bit.
 
     python bench/digest.py                         # one digest over all
     python bench/digest.py --json new.json         # and one for each result of each case, into a file
@@ -36,7 +37,7 @@ DTYPES, HALVES = ("float32", "float64"), ("float16", "bfloat16")
 
 
 class Digest:
-    """Of arrays and numbers, one after the other, with their dtypes and shapes."""
+    """A digest of a sequence of arrays and numbers, with their dtypes and shapes."""
 
     def __init__(self) -> None:
         self._hash = hashlib.blake2b(digest_size=8)
@@ -63,8 +64,8 @@ def _numbers(seed: Sequence[int], shape: tuple[int, ...], dtype: str, wide: bool
 
 
 def numbers(seed: Sequence[int], shape: tuple[int, ...], dtype: str, way: str = "") -> Any:
-    """Normally distributed numbers; "wide": of all magnitudes that have finite squares, with zeros of both signs;
-    "slice": part of a larger array; "shifted": at an address that no vector is aligned to."""
+    """Normally distributed numbers.  "wide": numbers of all magnitudes that have finite squares, with zeros of both
+    signs; "slice": part of a larger array; "shifted": at an address to which no vector is aligned."""
     x = _numbers(seed, shape, dtype, way == "wide")
     if way == "slice" and x.ndim:
         return np.concatenate([x, np.full_like(x, np.nan)], axis=-1)[..., : x.shape[-1]]
@@ -150,13 +151,13 @@ def short(options: Options) -> str:
 
 
 def states_of(opt: Any) -> Results:
-    """What an optimizer has after a step."""
+    """The state of an optimizer after a step."""
     for _, state in sorted(opt.state_dict()["state"].items()):
         yield from state.items()
 
 
 def stepped(cls: Any, dtype: str, options: Options, asked: Options, way: str) -> Results:
-    """Three steps of the class and one of the stateless function from where these lead; without gradients now and then."""
+    """Three steps of the class, then one of the stateless function from the same state; some gradients are missing."""
     shapes = [shape for shape in SHAPES if len(shape) == 2] if cls.__name__ == "Muon" else SHAPES
     params = [numbers((i, 0), shape, dtype, way) for i, shape in enumerate(shapes)]
     if way == "slice":
@@ -239,7 +240,7 @@ def optimizer_cases() -> Cases:
 
 # Normalizations
 
-NORMS = {  # and the names of what they return, forward and backward
+NORMS = {  # the names of their results, forward and backward
     "layer_norm": ("y mean rstd", "dx dweight dbias"),
     "add_layer_norm": ("y sum mean rstd", "dx dweight dbias"),
     "rms_norm": ("y rstd", "dx dweight"),
@@ -277,7 +278,7 @@ OPTIONS: dict[str, Options] = {
 
 
 def call(function: str, known: Mapping[str, Any], names: str) -> Options:
-    """Calls a function with those of the arguments that it has: its results by name."""
+    """Calls a function with those of the known arguments that it takes; yields its results by name."""
     of = getattr(fo.functional, function)
     results = of(**{name: known[name] for name in inspect.signature(of).parameters if name in known})
     results = results if isinstance(results, tuple) else (results,)
@@ -287,7 +288,7 @@ def call(function: str, known: Mapping[str, Any], names: str) -> Options:
 def normalized(
     norm: str, dtype: str, shape: tuple[int, ...], axis: int, axes: int, way: str, options: Options
 ) -> Results:
-    """A pass forward and one backward.  ``axes``: how many are normalized, 0 for a norm of channels."""
+    """A forward and a backward pass.  ``axes``: how many axes are normalized, 0 for a norm of channels."""
 
     def like_x(seed: int) -> Any:
         if way == "some channels":
@@ -310,7 +311,7 @@ def normalized(
     of_g = () if norm == "scale_norm" else tuple(n if i == axis % x.ndim else 1 for i, n in enumerate(x.shape))
     known["g"] = numbers((8,), of_g, of)
     first, second = NORMS[norm]
-    if norm == "batch_norm_apply":  # whose statistics are put together from halves
+    if norm == "batch_norm_apply":  # its statistics are combined from two halves
         parts = [x[: len(x) // 2], x[len(x) // 2 :]]
         stats = [fo.functional.batch_norm_stats(part, channel_axis=axis) for part in parts]
         known["stats"] = fo.functional.combine_stats(stats)
@@ -369,7 +370,7 @@ def other_cases() -> Cases:
 
 
 def digests(only: str) -> dict[str, dict[str, str]]:
-    """Of every result of every case; without those cases that are refused."""
+    """The digests of every result of every case that is not refused."""
     every = {}
     for name, run in itertools.chain(optimizer_cases(), norm_cases(), other_cases()):
         if re.search(only, name):
@@ -379,7 +380,7 @@ def digests(only: str) -> dict[str, dict[str, str]]:
                     for key, value in run():
                         results.setdefault(key, Digest()).add(value)
             except (TypeError, ValueError) as error:
-                if not re.match(r"\w+: ", str(error)):  # not of the package's
+                if not re.match(r"\w+: ", str(error)):  # not one of the package's errors
                     raise
                 continue
             every[name] = {key: str(one) for key, one in results.items()}
@@ -387,7 +388,7 @@ def digests(only: str) -> dict[str, dict[str, str]]:
 
 
 def compare(old: dict[str, dict[str, str]], new: dict[str, dict[str, str]]) -> bool:
-    """Prints where the two differ; whether they agree where both have results."""
+    """Prints where the two differ; returns whether they agree where both have results."""
     differing = 0
     for name in sorted({*old} | {*new}):
         if name not in old or name not in new:

@@ -1,12 +1,12 @@
-"""What an AdamW costs in memory: resident bytes a parameter, beside the sum of its arrays, in every format of `fastopt bench`.
+"""The memory of an AdamW: resident bytes per parameter and the sum of its arrays, in every format of `fastopt bench`.
 
     python bench/memory.py                                # 100 million parameters in arrays of 25 million
     python bench/memory.py --params 10_000_000 --array 1_000_000
     python bench/memory.py --only 8bit
 
-Each format has a process of its own, whose arrays have all been written: two steps are taken.  "Resident" is what the
-process has gained since before its first array, "most" the most that it ever had.  Linux only: the numbers are those of
-/proc/self/status.
+Each format has a process of its own, which takes two steps, so that all arrays have been written.  "Resident" is the
+growth of the process since before its first array, and "most" the largest growth at any time.  Linux only: the numbers
+are those of /proc/self/status.
 """
 
 from __future__ import annotations
@@ -29,17 +29,17 @@ COLUMNS = ("parameters", "gradients", "state", "sum", "resident", "most")
 
 
 def status(key: str) -> int:
-    """Bytes, by the system's account of this process."""
+    """A number of bytes from the system's account of this process."""
     found = re.search(rf"^{key}:\s+(\d+) kB", Path("/proc/self/status").read_text(), re.MULTILINE)
     assert found, f"/proc/self/status has no {key}"
     return int(found[1]) * 1024
 
 
 def measure(name: str, params: int, array: int) -> Row:
-    """Bytes a parameter; once a process."""
+    """Bytes per parameter; call it once per process."""
     form = EVERY[name]
     sizes = [min(array, params - first) for first in range(0, params, array)]
-    form.optimizer([np.zeros(64, form.param)]).step([np.zeros(64, form.grad)])  # what the libraries need once
+    form.optimizer([np.zeros(64, form.param)]).step([np.zeros(64, form.grad)])  # libraries allocate on first use
     before = status("VmRSS")
     weights = [np.full(size, 0.02, form.param) for size in sizes]
     grads = [np.full(size, 1e-3, form.grad) for size in sizes]

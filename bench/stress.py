@@ -1,16 +1,17 @@
-"""Threads over layers in evaluation, optimizers and matrix products, and forks meanwhile: every result is compared with
-one that was computed alone.
+"""Threads call layers in evaluation, optimizers and matrix products, while the process forks: every result is compared
+with one that was computed alone.
 
     python bench/stress.py 120           # seconds
     python bench/stress.py --rounds 3    # as in the tests
 
-In a round each thread has a fixed number of calls:
+In a round each thread makes a fixed number of calls:
     layers    three threads call the same layers in evaluation, on inputs of their own
     own       two threads step optimizers of their own, in several formats, and compare their weights at the end
-    shared    three threads step one optimizer, with the same gradients: the order does not matter, a lost step does
+    shared    three threads step one optimizer, with the same gradients: a lost step would show, the order does not
     products  two threads multiply matrices with NumPy, whose BLAS borrows fastopt's threads
-The main thread forks all the while.  A child evaluates a layer, multiplies, steps an optimizer of its own, and the
-shared one, which other threads of its parent may have been in.  It counts as hung after a minute, a thread after five.
+The main thread forks all the time.  A child evaluates a layer, multiplies, steps an optimizer of its own, and steps the
+shared one, in which other threads of its parent may have been at the fork.  It counts as hung after a minute, a thread
+after five.
 """
 
 from __future__ import annotations
@@ -59,7 +60,7 @@ def same(a: Array, b: Array) -> bool:
 
 
 class Layers:
-    """Layers in evaluation, and their results for some inputs each."""
+    """Layers in evaluation, and the results of each for some inputs."""
 
     def __init__(self) -> None:
         images = {"NCHW": (8, 32, 14, 14), "NHWC": (8, 14, 14, 32)}
@@ -82,14 +83,14 @@ class Layers:
             self.cases.append((layer, [(x, layer(x)) for x in inputs]))
 
     def right(self, which: int) -> Iterator[bool]:
-        """Calls every layer on its input number ``which``."""
+        """Whether every layer gives the right result on its input number ``which``."""
         for layer, known in self.cases:
             x, y = known[which]
             yield same(layer(x), y)
 
 
 class Own:
-    """Runs of optimizers that start alike, and what their weights are at the end."""
+    """Runs of optimizers that all start alike, and their weights at the end."""
 
     def __init__(self) -> None:
         self.grads = [numbers(seed, *shape) for seed, shape in enumerate(SHAPES)]
@@ -108,7 +109,7 @@ class Own:
 
 
 class Shared:
-    """One optimizer that several threads step, and its twin, which is stepped as often afterwards."""
+    """One optimizer that several threads step, and its twin, which afterwards takes the same number of steps."""
 
     def __init__(self) -> None:
         self.grads = [numbers(10, 100, 30), numbers(11, 40_000)]
@@ -124,7 +125,7 @@ class Shared:
         return self.opt.step(self.grads).step
 
     def right(self, steps: int) -> bool:
-        """Whether the weights are those after so many steps."""
+        """Whether the weights are those after the given number of steps."""
         while self.steps < steps:
             self.steps = self.twin.step(self.grads).step
         return self.steps == steps and all(map(same, self.params, self.known))
@@ -169,7 +170,7 @@ class Stress:
             raise
 
     def in_child(self) -> bool:
-        """Whether all is well in a child that has just been forked."""
+        """Whether everything works in a child that has just been forked."""
         if not all((next(self.layers.right(0)), self.product.right(), next(self.own.right()))):
             return False
         return self.shared.right(self.shared.step())
@@ -235,7 +236,7 @@ def main() -> int:
         print(f"{name:32}{count:>10,}")
     sys.stdout.flush()
     if stress.counts["hung"]:
-        os._exit(1)  # threads that hang would keep the process
+        os._exit(1)  # hanging threads would keep the process alive
     return int(stress.counts["wrong"] > 0)
 
 

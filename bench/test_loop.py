@@ -1,4 +1,4 @@
-"""What a kernel costs in a loop: in turn with a matrix product, and after the gradients have died."""
+"""The time of a kernel in a loop: alternating with a matrix product, and after the gradients have become zero."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Normalization layers, what is fused with them, and dropout; forward and backward."""
+"""Normalization layers, their fused forms, and dropout; forward and backward."""
 
 from __future__ import annotations
 

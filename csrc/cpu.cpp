@@ -1,4 +1,5 @@
-/// Which instruction sets this processor (and its operating system) can run, best first.  Built for any processor.
+/// Tells which instruction sets this processor (and its operating system) can run, best first.  This module itself runs
+/// on any processor.
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 

@@ -1,4 +1,4 @@
-"""How results are compared with torch's; the tests that need it are skipped where there is no torch."""
+"""Comparison with torch's results; tests that need torch are skipped where it is not installed."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ TOLERANCE = {"float32": 2e-6, "float64": 1e-12}
 
 @pytest.fixture(autouse=True, scope="module")
 def one_thread() -> Iterator[None]:
-    """These tensors are small, and torch wakes its threads for all of them."""
+    """Runs torch on one thread: the tensors are small, and torch would wake its threads for each of them."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     yield

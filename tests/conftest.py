@@ -1,4 +1,4 @@
-"""What all tests share."""
+"""Fixtures and hooks that all tests share."""
 
 from __future__ import annotations
 
@@ -13,21 +13,22 @@ import pytest
 
 pytest.register_assert_rewrite("tools", "pairs", "mistakes", "layers", "beside_torch")
 
-CASES = pytest.StashKey[list[Any]]()  # the cases that the loops of a test are at, the outer loop's first
+CASES = pytest.StashKey[list[Any]]()  # the current case of each loop of a test, outermost loop first
 
 
 @pytest.fixture
 def rng() -> np.random.Generator:
-    """Random numbers, the same ones in every run."""
+    """A generator of random numbers, the same in every run."""
     return np.random.default_rng(20_000)
 
 
 @pytest.fixture
 def each(request: pytest.FixtureRequest) -> Any:
-    """Loops over cases inside a test, which costs much less than a test for each; a failure's message begins with its case.
+    """Loops over cases inside a test, which costs much less than one test per case; a failure's message begins with its
+    case.
 
-    ``each(values)`` gives the values, ``each(values, others)`` all pairs of a value and another.  ``by_day``: so many
-    of them, chosen at random, but the same ones in every run of the test; with FASTOPT_NIGHTLY=1 all of them.
+    ``each(values)`` yields the values, ``each(values, others)`` all pairs.  ``by_day`` is the number of cases that are
+    chosen at random, the same ones in every run of the test; with FASTOPT_NIGHTLY=1 all cases are run.
     """
     random = np.random.default_rng(crc32(request.node.nodeid.encode()))
     at: list[Any] = []
@@ -48,7 +49,7 @@ def each(request: pytest.FixtureRequest) -> Any:
 
 
 def text_of(case: Any) -> str:
-    """A case in the message of a failure."""
+    """The text of a case in the message of a failure."""
     if isinstance(case, dict):
         return " ".join(f"{name}={value!r:.40}" for name, value in case.items()) or "{}"
     if isinstance(case, tuple):

@@ -1,6 +1,6 @@
-"""A good call of every function, constructor, step and layer, and what none of its arguments must be.
+"""A good call of every function, constructor, step and layer, and bad values for its arguments.
 
-``test_bad_input.py`` makes every kind of mistake in each of them; ``test_error_texts.py`` says what some of the errors say.
+``test_bad_input.py`` makes every kind of mistake in each of them; ``test_error_texts.py`` has the texts of some errors.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from tables import NORMS, RULES, Array, Call, ordinary
 from fastopt import functional as F
 from fastopt import nn, optim
 
-Path: TypeAlias = tuple[Any, ...]  # the way to an argument: ("grads", 1)
-Change: TypeAlias = Callable[["Invocation"], Any]  # what becomes of that argument
+Path: TypeAlias = tuple[Any, ...]  # the path to an argument: ("grads", 1)
+Change: TypeAlias = Callable[["Invocation"], Any]  # makes the new value of that argument
 NAN, INF = math.nan, math.inf
 
 
@@ -29,15 +29,15 @@ NAN, INF = math.nan, math.inf
 
 @dataclass
 class Invocation:
-    """A good call that is about to be made."""
+    """A good call that has not been made yet."""
 
     call: Callable[..., Any]
     arguments: dict[str, Any]
     written: tuple[str, ...]  # the arguments whose arrays it writes
     bad: Mapping[str, Sequence[Any]]  # values that an argument must not have
-    reach: Any = None  # what else it could change
+    reach: Any = None  # other objects that it could change
     fixed: bool = True  # whether the arrays' shapes and dtypes follow from each other
-    loose: Mapping[str, Sequence[str]] = field(default_factory=dict)  # what is no mistake in an argument
+    loose: Mapping[str, Sequence[str]] = field(default_factory=dict)  # kinds of mistakes that are legal in an argument
 
     def __call__(self) -> Any:
         return self.call(**self.arguments)
@@ -86,7 +86,7 @@ NO_GROUP = (
 NO_GRADS = (None, 3, "ab", {}, [], [None] * 3, np.ones((2, 5), np.float32))
 NO_STEP = (0, -1, 2**53, 2**63, 2**70, [3], [1, 2, 3], [1, 0], [1, 1.5], [1, None], [1, 2**53], *NO_INTEGER)
 
-# What hyperparameters must not be, where it is not what numbers of their kind must not be anyway.
+# Bad values of hyperparameters, beyond those that are bad for all numbers of their kind.
 BAD: dict[str, Sequence[Any]] = {
     **dict.fromkeys(("momentum", "rho"), (*NOT_POSITIVE, 1.1)),
     **dict.fromkeys(("dampening", "beta2_decay"), (NAN, INF, 10**400, *NO_NUMBER)),
@@ -97,7 +97,7 @@ BAD: dict[str, Sequence[Any]] = {
     "d": (*NOT_POSITIVE, 0.0),
     "ns_steps": (*NO_INTEGER, -1, 100, 2**70),
     "adjust_lr_fn": ("x", 3, ["original"], b"original"),
-    "decoupled_weight_decay": ("no", 0.5, []),  # None is some rules' own way
+    "decoupled_weight_decay": ("no", 0.5, []),  # None means the rule's own way in some rules
     "seed": (*NO_INTEGER, -1, 2**53, True),
     "ema_decay": (NAN, INF, -0.1, 1.1, "0.9", [0.9], np.array([0.1, 0.2])),
     "swa_start": (0, -1, 1.5, "1", 3),  # excludes ema_decay
@@ -112,7 +112,7 @@ BAD: dict[str, Sequence[Any]] = {
 
 
 def bad_values(name: str, good: Any) -> Sequence[Any]:
-    """What an argument must not be that usually looks like ``good``."""
+    """Bad values for an argument whose usual value looks like ``good``."""
     if isinstance(good, tuple):
         wrong = (NAN, INF, "a", object, *BAD.get(name, ()))
         one_wrong = [(*good[:i], value, *good[i + 1 :]) for i in range(len(good)) for value in wrong]
@@ -136,7 +136,7 @@ BAD_NORM: dict[str, Sequence[Any]] = {
     "normalized_shape": ((), 0, -1, 5, (6, 5), (1, 6, 4), 10**30, [4, "a"], *NO_INTEGER),
     "channel_axis": (2, -3, 10**30, [1], *NO_INTEGER),
     "output_axis": (2, -3, 10**30, [1], *NO_INTEGER),
-    "dim": (2, -3, 10**30, [1], *NO_INTEGER),  # without one, g has another shape
+    "dim": (2, -3, 10**30, [1], *NO_INTEGER),  # without a dim, g has another shape
     "num_groups": (0, -1, 3, 5, 8, 10**30, *NO_INTEGER),
     "count": (-1, 2**53, 10**30, *NO_INTEGER),
     "stats": (None, 3, "abc", (), (6,), [6, 6], (6, None, None), [(-1, 1, 1)], {}),
@@ -158,7 +158,7 @@ OPTIONS_OF_STEP = dict(
 
 
 def busy(rule: str) -> dict[str, Any]:
-    """Hyperparameters with the most state, and all flags of the rule that go with it."""
+    """Hyperparameters with the most state, and all flags of the rule that are compatible with it."""
     options = RULES[rule].fullest | SURROUNDED | {"lr": 0.1}
     states = RULES[rule].states(options)
     for name, default in RULES[rule].own.items():
@@ -190,7 +190,7 @@ def update(rule: str) -> Invocation:
 
 
 def formats(weights: str, moments: str) -> Invocation:
-    """An update of parameters of 16 bits, whose moments are not float32 either."""
+    """An update of 16-bit parameters whose moments are not float32 either."""
     options: dict[str, Any] = dict(weights=weights, moments=moments, moment_rounding="stochastic")
     params = [array.astype(ml_dtypes.bfloat16) for array in arrays()]
     states = RULES["adamw"].new_states(RULES["adamw"].plain | options, params)
@@ -226,7 +226,7 @@ def step(rule: str) -> Invocation:
 
 
 def nested(name: str) -> Invocation:
-    """The constructor or the step of an optimizer whose parameters are in dicts and lists within each other."""
+    """The constructor or the step of an optimizer whose parameters are in nested dicts and lists."""
     rng = np.random.default_rng(3)
 
     def structure() -> dict[str, Any]:
@@ -310,12 +310,12 @@ def backward(norm: str, bad: Mapping[str, Sequence[Any]] | None = None, **option
     return Invocation(getattr(F, call.functions[1]), arguments, ("out",), BAD_NORM | (bad or {}), loose=loose)
 
 
-READ = ("strided", "backwards", "rows backwards", "unaligned")  # layouts of what kernels only read
+READ = ("strided", "backwards", "rows backwards", "unaligned")  # layouts of arrays that kernels only read
 ANY_FLOAT = ("half", "other float")
 
 
 def part_of_a_batch(name: str) -> Invocation:
-    """The functions without results in ``out``."""
+    """Calls of the functions that have no ``out``."""
     call = call_of("batch_norm_apply NC")
     stats = F.batch_norm_stats(call.x)
     more: dict[str, Sequence[str]] = dict.fromkeys(("around", "dy", "x", "mean", "rstd"), READ)
@@ -375,7 +375,7 @@ PASSES: dict[str, Callable[[], nn.Layer]] = {
     "CosineLinear": lambda: nn.CosineLinear(4, 3, seed=1),
     "WeightNormLinear": lambda: nn.WeightNormLinear(4, 3, seed=1),
 }
-OF_PLANES = {"channel_axis": (3, -4, 0, -3, 10**30, [1], *NO_INTEGER)}  # of three axes; not that of the samples
+OF_PLANES = {"channel_axis": (3, -4, 0, -3, 10**30, [1], *NO_INTEGER)}  # three axes; not the samples'
 OF_COLUMNS = {"channel_axis": (2, -3, 0, -2, 10**30, [1], *NO_INTEGER)}
 DEFAULT_EPS = {"eps": tuple(one for one in NOT_POSITIVE if one is not None)}
 NORM_CALLS: dict[str, Callable[[], Invocation]] = {
@@ -434,7 +434,7 @@ THOROUGHLY = (
     "adam",
     "adafactor",
     "muon",
-)  # which get every mistake in parameters and gradients; others get some
+)  # they get every mistake in parameters and gradients; other rules get some
 INVOCATIONS: dict[str, Callable[[], Invocation]] = {
     **{rule: partial(update, rule) for rule in RULES},
     **{RULES[rule].optimizer.__name__: partial(constructor, rule) for rule in RULES},
@@ -457,7 +457,7 @@ INVOCATIONS: dict[str, Callable[[], Invocation]] = {
 
 
 def snapshot(value: Any) -> Any:
-    """Everything that could be seen to have changed."""
+    """Everything in which a change could show."""
     if isinstance(value, np.ndarray):
         return value.shape, value.dtype.str, value.tobytes()
     if isinstance(value, Mapping):

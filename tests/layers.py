@@ -1,4 +1,4 @@
-"""The table of layers, and what each of them must compute."""
+"""The table of layers, and the results that each of them must have."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tools import differing
 from fastopt import functional as F
 from fastopt import nn
 
-# name: the layer, with parameters of a dtype, and the shape of an input
+# name: the layer with parameters of a dtype, and the shape of an input
 LAYERS: dict[str, tuple[Callable[[str], nn.Layer], tuple[int, ...]]] = {
     "LayerNorm": (lambda dtype: nn.LayerNorm(6, dtype=dtype), (5, 6)),
     "LayerNorm of two axes": (lambda dtype: nn.LayerNorm((4, 6), eps=1e-3, dtype=dtype), (3, 2, 4, 6)),
@@ -78,7 +78,7 @@ def make(name: str, dtype: str, rng: Generator) -> tuple[Any, Arrays, Arrays]:
 
 
 def expected(layer: Any, inputs: Arrays, gradients: Arrays) -> tuple[Arrays, Arrays, dict[str, Array | None]]:
-    """Outputs, the gradients of inputs, and those of parameters, by the functions; running statistics are updated in copies."""
+    """Outputs, gradients of inputs and gradients of parameters by the functions; running statistics are copied."""
     (x, *residual), (dy, *dsum) = inputs, gradients
     params = layer.params
     weight, bias = params.get("weight"), params.get("bias")

@@ -1,4 +1,4 @@
-"""What can be wrong with an argument, every mistake of that kind in a call, and that a mistake is an error."""
+"""The kinds of mistakes in an argument, all such mistakes in a call, and the check that a mistake is an error."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tables import RULES, Array
 
 from fastopt._rules import AROUND
 
-# What an array may become
+# Changes of an array
 
 
 def unaligned(a: Array) -> Array:
@@ -60,7 +60,7 @@ def longer(a: Array) -> Array:
 
 
 def shared(a: Array, b: Array) -> Array:
-    """An array like a, in the memory at the end of b."""
+    """An array like a in the memory at the end of b."""
     return b.reshape(-1).view(np.uint8)[b.nbytes - a.nbytes :].view(a.dtype).reshape(a.shape)
 
 
@@ -94,7 +94,7 @@ WHERE_SHAPES_ARE_FIXED: dict[str, Callable[[Array], Any]] = {
 
 
 def legal(path: Path, good: Array, other: Any) -> bool:
-    """Whether an array may stand for another one: what was done to it did nothing, or it is a parameter or a gradient of 16 bits."""
+    """Whether ``other`` is legal in place of ``good``: it is equivalent, or a 16-bit parameter or gradient."""
     if not isinstance(other, np.ndarray) or other.shape != good.shape:
         return False
     other_will_do = (np.float16,) if good.dtype.itemsize > 2 else (np.float16, np.float32)
@@ -107,7 +107,7 @@ def legal(path: Path, good: Array, other: Any) -> bool:
 
 @dataclass(frozen=True)
 class Mistake:
-    """In one argument of a call."""
+    """A mistake in one argument of a call."""
 
     kind: str
     path: Path
@@ -120,7 +120,8 @@ class Mistake:
 def mistakes(name: str) -> Iterator[Mistake]:
     """All mistakes that can be made in one argument of a call.
 
-    What is the same for all optimizers, such as arrays and what surrounds each rule, gets some of the mistakes from most of them.
+    Arguments that are the same for all optimizers, such as arrays and options around the rule, get only some of the
+    mistakes in most optimizers.
     """
     rng = np.random.default_rng([*name.encode()])
     rule = {RULES[rule].optimizer.__name__: rule for rule in RULES}.get(name.split(".")[0], name)
@@ -137,7 +138,7 @@ def mistakes(name: str) -> Iterator[Mistake]:
         for kind in rng.permutation(list(kinds))[: 8 if of_state else some]:
             try:
                 harmless = legal(path, array, kinds[kind](array))
-            except (ValueError, IndexError, TypeError):  # one without axes or of bfloat16 cannot be made so
+            except (ValueError, IndexError, TypeError):  # impossible for arrays without axes or in bfloat16
                 continue
             if not harmless:
                 yield Mistake(str(kind), path, lambda call, path=path, make=kinds[kind]: make(call.get(path)))
@@ -167,7 +168,7 @@ def text_of(path: Path) -> str:
 
 @cache
 def mistakes_of(name: str) -> list[Mistake]:
-    """The same ones in the same order in every run."""
+    """The mistakes, the same ones in the same order in every run."""
     return sorted(mistakes(name), key=lambda mistake: (mistake.kind, text_of(mistake.path)))
 
 
@@ -176,7 +177,7 @@ def mistakes_of(name: str) -> list[Mistake]:
 
 @cache
 def what_is_right(name: str) -> Any:
-    """What the good call returns, and what becomes of its arguments."""
+    """The results of the good call, and its arguments afterwards."""
     call = INVOCATIONS[name]()
     result = snapshot(call())
     return result, snapshot([call.arguments, call.reach])
@@ -185,7 +186,7 @@ def what_is_right(name: str) -> Any:
 def assert_raises(
     name: str, changes: Mapping[Path, Change], error: Any = (TypeError, ValueError), message: str = r"^\w+: "
 ) -> None:
-    """The call with these changes raises and changes nothing; afterwards the good call does what it always does."""
+    """The call with these changes raises an error and changes nothing; afterwards the good call works as usual."""
     invocation = INVOCATIONS[name]()
     good = {path: invocation.get(path) for path in changes}
     values = {path: change(invocation) for path, change in changes.items()}

@@ -1,4 +1,6 @@
-"""An optimizer and its twin, as test_state_machine.py drives them: how they are made, and what must hold after every rule."""
+"""An optimizer and its twin, as test_state_machine.py drives them: how they are made, and the invariants after every
+rule.
+"""
 
 from __future__ import annotations
 
@@ -25,10 +27,10 @@ from fastopt import optim
 
 ERRORS = (TypeError, ValueError)
 DTYPES = ["float64", "float32", "float16", ml_dtypes.bfloat16]
-FORMATS = ("weights", "moments", "moment_rounding", "ema_warmup", "swa_freq")  # what load_state_dict may leave as it is
+FORMATS = ("weights", "moments", "moment_rounding", "ema_warmup", "swa_freq")  # load_state_dict may keep these
 FLAG = [False, True]
 
-# Values of hyperparameters; whether they are legal beside the others a new optimizer says.
+# Values of hyperparameters; constructing a new optimizer shows whether a combination is legal.
 VALUES: dict[str, list[Any]] = {
     "lr": [0.01, 0.0, 0.1, np.array(0.02), np.float32(0.25)],
     "weight_decay": [0.0, 0.1],
@@ -116,7 +118,7 @@ def outline(tree: Any) -> Any:
 
 
 def traces(opt: Any) -> dict[str, Any]:
-    """All that a call that fails must leave: not the contents of what begins as the parameter before its next step."""
+    """Everything that a failing call must not change; except the contents of states that start as the parameter."""
     found = everything(opt, False)
     for record, one in zip(opt._records, found["state"], strict=True):
         for key in record.fresh[1] if record.is_fresh() else ():
@@ -137,7 +139,7 @@ class Pair(RuleBasedStateMachine):
 
     opt: Any
     twin: Any
-    steps: ClassVar[int] = 0  # rules that were run, of all machines
+    steps: ClassVar[int] = 0  # rules that were run, over all machines
 
     def __init__(self, name: str) -> None:
         super().__init__()
@@ -147,7 +149,7 @@ class Pair(RuleBasedStateMachine):
         self.path = Path(self.folder.name) / "state"
         self.taken = 0  # steps
         self.micro_batches = 0
-        self.settled = True  # whether no change waits for the next step
+        self.settled = True  # whether no change is waiting for the next step
         self.saved: tuple[Any, ...] | None = None
         self.schedules: tuple[Any, Any] | None = None
 
@@ -181,19 +183,19 @@ class Pair(RuleBasedStateMachine):
         more = {"switch_at": 4} if self.cls is optim.SwitchOptimizer else {}
         try:
             self.opt = self.make(params, [{"lr": 0.05, **options}] * len(groups), **more)
-        except ERRORS:  # a format that is not for this rule
+        except ERRORS:  # this rule does not have the format
             self.opt = self.make(params, [{"lr": 0.05}] * len(groups), **more)
         self.twin = copy.deepcopy(self.opt)
 
     def make(self, params: list[list[Array]], hyperparameters: list[dict[str, Any]], **more: Any) -> Any:
         arguments = [arranged(form, some) for form, some in zip(self.forms, params, strict=True)]
         if not self.grouped:
-            hyperparameters[0].pop("switch_lr", None)  # which is for groups only
+            hyperparameters[0].pop("switch_lr", None)  # it is for groups only
             return self.cls(arguments[0], **hyperparameters[0], **more)
         return self.cls([{"params": p, **h} for p, h in zip(arguments, hyperparameters, strict=True)], **more)
 
     def fresh(self, keys: Any = None) -> Any:
-        """Another optimizer of copies of the parameters, with some of the hyperparameters; by default only with formats."""
+        """Another optimizer of copies of the parameters, with some hyperparameters, by default only the formats."""
         groups = self.opt.param_groups
         params = [[p.copy() for p in group["params"]] for group in groups]
         some = [
@@ -206,7 +208,7 @@ class Pair(RuleBasedStateMachine):
         return [p for group in (opt or self.opt).param_groups for p in group["params"]]
 
     def gradients(self, seed: int, nones: int = 0) -> list[Array | None]:
-        """Of any legal dtype; about one in ``nones`` is None, 0 for not any."""
+        """Gradients of any legal dtype; about one in ``nones`` is None, and none of them if it is 0."""
         rng, grads = np.random.default_rng(seed), []
         for p in self.params():
             other = DTYPES[rng.integers(1, 4)] if p.dtype != np.float64 and rng.random() < 0.3 else p.dtype
@@ -259,7 +261,7 @@ class Pair(RuleBasedStateMachine):
         assert traces(self.opt) == before
 
     def refuse_all(self, reading: bool = True) -> None:
-        """Every call that would go on with what is wrong."""
+        """Checks that every call that would use the wrong values is refused."""
         grads = self.built(self.gradients(0))
         self.refuse(lambda: self.opt.step(grads))
         if reading:
@@ -268,7 +270,7 @@ class Pair(RuleBasedStateMachine):
             self.refuse(lambda: self.opt.save(self.path))
 
     def change(self, change: Callable[[Any], Callable[[], None]]) -> None:
-        """Changes both, if it is legal: if another optimizer could be made so.  Otherwise it is refused, and undone."""
+        """Makes a legal change in both: one with which a new optimizer can be made.  Others are refused and undone."""
         undo = change(self.opt)
         try:
             self.fresh({*self.opt.defaults})

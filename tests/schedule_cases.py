@@ -1,4 +1,4 @@
-"""Every schedule, with the arguments that it is tried with, and how it is run."""
+"""Every schedule, the arguments with which it is tried, and how it is run."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Make = Callable[[Any, Any], Any]
 STEPS = 260
 
 
-# From a module with the schedules, ours or torch's, and an optimizer with two groups.
+# Each case takes a module with the schedules, ours or torch's, and an optimizer with two groups.
 CASES: dict[str, Make] = {
     "constant": lambda s, opt: s.ConstantLR(opt),
     "constant long": lambda s, opt: s.ConstantLR(opt, 0.07, 123),
@@ -99,7 +99,7 @@ CASES: dict[str, Make] = {
 }
 
 
-# What torch has not, or cannot do.
+# Schedules and options that torch does not have.
 OURS: dict[str, Make] = {
     "inverse root": lambda s, opt: s.InverseSqrtLR(opt, 40),
     "warm-up and cosine": lambda s, opt: s.WarmupCosineLR(opt, 20, 200, 1e-4),
@@ -152,7 +152,7 @@ LATER: dict[str, Callable[[Any, int], Any]] = {
 
 
 class Groups:
-    """All that a schedule needs of an optimizer."""
+    """The part of an optimizer that a schedule needs."""
 
     def __init__(self, *groups: dict[str, Any]) -> None:
         self.param_groups = [*groups]
@@ -181,14 +181,14 @@ def values(opt: Any) -> list[Any]:
 
 
 def losses() -> Iterator[float]:
-    """They fall, with noise, and stay, and fall; with a few that are none."""
+    """Noisy losses that fall in stages; some of them are NaN or infinite."""
     noise = np.random.default_rng(7).standard_normal(STEPS) / 20
     for i in range(STEPS):
         yield math.nan if i in (40, 41) else math.inf if i == 0 else float(math.exp(-i // 60) + noise[i])
 
 
 def run(opt: Any, schedule: Any, steps: int) -> list[list[Any]]:
-    """The values in each step from now on."""
+    """The values in each of the next steps."""
     seen = []
     for _ in range(steps):
         opt.step()

@@ -1,7 +1,7 @@
-"""What there is to test: one table of optimizers, one of normalizations.
+"""The tables of what is tested: one of optimizers, one of normalizations.
 
-Every property test runs over a whole table.  Optimizers get into theirs by themselves: their classes say what their
-hyperparameters and their states are.  A normalization needs one entry here; ``test_house.py`` finds what is missing.
+Every property test runs over a whole table.  Optimizers enter their table by themselves: their classes name their
+hyperparameters and their states.  A normalization needs one entry here; ``test_house.py`` finds what is missing.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ def ordinary(rng: Generator, shape: int | Sequence[int], dtype: str = "float64")
 
 
 def extreme(rng: Generator, shape: int | Sequence[int], dtype: str) -> Array:
-    """Numbers of every magnitude, subnormal ones too, with zeros of both signs, infinities and NaN among them."""
+    """Numbers of every magnitude, including subnormal numbers, zeros of both signs, infinities and NaN."""
     low, high = {"float32": (-45, 38), "float64": (-323, 308), "float16": (-8, 4.8), "bfloat16": (-41, 38)}[dtype]
     x = (rng.choice([-1.0, 1.0], shape) * 10.0 ** rng.uniform(low, high, shape)).astype(dtype)
     least = ml_dtypes.finfo(dtype)
@@ -49,19 +49,20 @@ def extreme(rng: Generator, shape: int | Sequence[int], dtype: str) -> Array:
 
 
 def mixed(rng: Generator, shape: int | Sequence[int], dtype: str) -> Array:
-    """Three ordinary numbers to each extreme one."""
+    """Three ordinary numbers for each extreme one."""
     return np.where(rng.random(shape) < 0.75, ordinary(rng, shape, dtype), extreme(rng, shape, dtype))
 
 
 # Optimizers
 
-# What hyperparameters are tried with, all combinations of them.  Every rule that has the name takes those that look like its
-# default and that it accepts; flags need no entry.  A new rule needs one only for a name that is not here.
+# The values with which hyperparameters are tried, in all combinations.  A rule that has the name takes the values that
+# look like its default and that it accepts; flags need no entry.  A new rule needs an entry only for a name that is not
+# here.
 VALUES: dict[str, tuple[Any, ...]] = {
     "lr": (0.7,),
     "momentum": (0.9, 0.0),
     "dampening": (0.0, 0.3),
-    "weight_decay": (0.0,),  # is of SURROUNDINGS
+    "weight_decay": (0.0,),  # varied in SURROUNDINGS
     "betas": ((0.9, 0.99), (0.8, 0.9, 0.99)),
     "eps": (1e-8, (None, 1e-3), (1e-5, 1e-2)),
     "alpha": (0.9,),
@@ -86,9 +87,9 @@ VALUES: dict[str, tuple[Any, ...]] = {
     "ns_steps": (5, 2),
     "adjust_lr_fn": (None, "original", "match_rms_adamw"),
 }
-_EXACT = {"ns_coefficients"}  # which do not bear to be scaled
+_EXACT = {"ns_coefficients"}  # must not be scaled
 
-# What surrounds every rule: each by itself for each rule, and at random together.
+# The options around every rule: each is tried alone with each rule, and they are tried together at random.
 SURROUNDINGS: dict[str, Options] = {
     "weight_decay": {"weight_decay": 0.1},  # the rule's own way
     "l2": {"weight_decay": 0.1, "decoupled_weight_decay": False},
@@ -105,7 +106,7 @@ SURROUNDINGS: dict[str, Options] = {
     "ema_warmup": {"ema_decay": 0.9, "ema_warmup": True},
     "swa": {"swa_start": 2, "swa_freq": 2},
 }
-# And what a step may be asked for.
+# The options of a step.
 STEPS: dict[str, Options] = {
     "grad_scale": {"grad_scale": 3.0},
     "clip_norm": {"clip_norm": 2.0},
@@ -118,7 +119,7 @@ STEPS: dict[str, Options] = {
 }
 OF_STEP = frozenset().union(*STEPS.values())
 
-# How numbers may be kept: the dtype of the parameters, and options.
+# Formats: the dtype of the parameters, and options.
 MOMENTS: dict[str, Options] = {
     "bfloat16 moments": {"moments": "bfloat16"},
     "nearest bfloat16 moments": {"moments": "bfloat16", "moment_rounding": "nearest"},
@@ -134,7 +135,7 @@ FORMATS: dict[str, tuple[str, Options]] = {
 
 @dataclass(frozen=True)
 class Rule:
-    """An optimizer.  What tests need to know of it follows from its class; much of it only where there is a stateless function."""
+    """An optimizer.  Its properties follow from its class; many need a stateless function."""
 
     optimizer: type[optim.Optimizer]
 
@@ -144,13 +145,13 @@ class Rule:
 
     @cached_property
     def own(self) -> dict[str, Any]:
-        """Its own hyperparameters and their defaults."""
+        """The rule's own hyperparameters and their defaults."""
         parameters = inspect.signature(self.optimizer.__init__).parameters
         return {name: one.default for name, one in parameters.items() if name not in ("self", "params", "around")}
 
     @cached_property
     def values(self) -> dict[str, tuple[Any, ...]]:
-        """What its own hyperparameters are tried with."""
+        """The values with which its own hyperparameters are tried."""
 
         def like(default: Any) -> Callable[[Any], bool]:
             length = len(default) if isinstance(default, tuple) else None
@@ -172,35 +173,35 @@ class Rule:
 
     @cached_property
     def combinations(self) -> list[Options]:
-        """Every combination of the values that it accepts."""
+        """Every combination of these values that it accepts."""
         every = (dict(zip(self.values, one, strict=True)) for one in itertools.product(*self.values.values()))
         return [options for options in every if self.accepts(options)]
 
     @cached_property
     def surroundings(self) -> dict[str, Options]:
-        """What may surround it, and what a step of it may be asked for."""
+        """The options around the rule and of the step that it accepts."""
         every = {**SURROUNDINGS, **STEPS}
         return {name: more for name, more in every.items() if self.accepts(self.plain | more)}
 
     @cached_property
     def formats(self) -> dict[str, tuple[str, Options]]:
-        """How its numbers may be kept."""
+        """The formats that it accepts."""
         return {name: one for name, one in FORMATS.items() if self.accepts(self.plain | one[1])}
 
     @cached_property
     def plain(self) -> Options:
-        """The first of them."""
+        """The first combination."""
         return self.combinations[0]
 
     @cached_property
     def fullest(self) -> Options:
-        """The first of those with the most state."""
+        """The first of the combinations with the most state."""
         states = {i: len(self.states(options)) for i, options in enumerate(self.combinations)}
         return self.combinations[max(states, key=lambda i: (states[i], -i))]
 
     @cached_property
     def variants(self) -> list[Options]:
-        """Nothing, and each of its flags switched; where it has momentum, with it and without."""
+        """No options, and each flag switched by itself; if it has momentum, all of these with and without momentum."""
         flags: list[Options] = [{}, *({name: not value} for name, value in self.own.items() if isinstance(value, bool))]
         momenta: list[Options] = [{}, {"momentum": 0.8}] if "momentum" in self.own else [{}]
         every = [momentum | flag for momentum, flag in itertools.product(momenta, flags)]
@@ -214,9 +215,9 @@ class Rule:
     def sample(
         self, rng: Generator, *, around: bool = True, step: bool = False, without: Sequence[str] = ()
     ) -> Options:
-        """A combination with numbers drawn at random, and with some of what surrounds every rule.
+        """A combination with random numbers, and with some of the options around every rule.
 
-        ``step``: also with options of the step.  ``without``: with none of these.
+        ``step``: also with options of the step.  ``without``: options that are left out.
         """
         rng = self._own(rng)
         while True:
@@ -230,12 +231,12 @@ class Rule:
                 return options
 
     def sample_moments(self, rng: Generator, options: Options) -> Options:
-        """The options with a random way to keep moments, if the rule has any."""
+        """The options with a random format for moments, if the rule has any."""
         ways = [options, *(options | one for one in MOMENTS.values() if self.accepts(options | one))]
         return ways[self._own(rng, options).integers(len(ways))]
 
     def sample_format(self, rng: Generator, options: Options) -> tuple[str, Options]:
-        """A random dtype, and the options with a random way to keep parameters of it, and moments."""
+        """A random dtype, and the options with random formats for its parameters and for moments."""
         ways = [("float32", {}), *(one for one in FORMATS.values() if "weights" in one[1])]
         dtype, kept = ways[self._own(rng, options).integers(len(ways))]
         return dtype, self.sample_moments(rng, options | kept)
@@ -258,7 +259,7 @@ class Rule:
         return False
 
     def fit(self, shape: int | Sequence[int]) -> tuple[int, ...]:
-        """A shape of so many numbers that the rule takes: any, or a matrix."""
+        """A shape of that many numbers that the rule takes: any shape, or a matrix."""
         shape = (int(shape),) if isinstance(shape, int | np.integer) else tuple(shape)
         if not self.matrices_only or len(shape) == 2:
             return shape
@@ -268,7 +269,7 @@ class Rule:
 
     @cached_property
     def shapes(self) -> list[tuple[int, ...]]:
-        """Shapes of parameters that it takes: longer than a vector of the processor, without axes, and empty ones."""
+        """Shapes of parameters that it takes: longer than a vector register, without axes, and empty."""
         shapes: list[tuple[int, ...]] = [(4, 3), (30, 5)]
         return shapes + ([(5, 20), (0, 2)] if self.matrices_only else [(71,), (), (2, 3, 4), (0, 2)])
 
@@ -281,7 +282,7 @@ class Rule:
     # State
 
     def states(self, options: Options) -> tuple[str, ...]:
-        """The names of its state, in the order of the function's arguments; of what surrounds the rule too."""
+        """The names of its states in the order of the function's arguments, with those of options around the rule."""
         params = [np.ones(shape, np.float32) for shape in ((2, 2), *([] if self.matrices_only else [(2,)]))]
         opt = self.make(params, options)
         names = {f"{name}s": name for one in opt.state for name in one}
@@ -296,7 +297,7 @@ class Rule:
         return frozenset(name for kernel in kernels for name in kernel[1])
 
     def new_states(self, options: Options, params: Sequence[Array]) -> dict[str, list[Array | None]]:
-        """The function's arguments that are state, as they are before the first step."""
+        """The arguments of the function that are state, with their values before the first step."""
         state = self.make(params, options).state
         arguments: dict[str, list[Array | None]] = {}
         for name, parameter in inspect.signature(getattr(functional, self.function)).parameters.items():
@@ -310,12 +311,12 @@ class Rule:
 
     @cached_property
     def uses_blas(self) -> bool:
-        """Whether there are matrix products in it, whose bits may depend on the number of BLAS's threads."""
+        """Whether it has matrix products, whose bits may depend on the number of BLAS's threads."""
         return self.optimizer._make_plan.__func__ is not optim.Optimizer._make_plan.__func__  # type: ignore[attr-defined]
 
     @cached_property
     def elementwise(self) -> bool:
-        """Whether each element is updated by itself: neither a matrix product nor a sum decides over it."""
+        """Whether each element is updated by itself, without matrix products and sums over elements."""
         if self.uses_blas:
             return False
         opt = self.make([np.ones((2, 2))], self.plain)
@@ -324,7 +325,7 @@ class Rule:
 
     @cached_property
     def shapeless(self) -> bool:
-        """Whether an array of any shape means what a flat one means."""
+        """Whether an array of any shape gives the same results as a flat one."""
         shapes = (
             array.shape
             for one in self.new_states(self.fullest, [np.ones((2, 3))]).values()
@@ -360,9 +361,10 @@ class Rule:
         place_grad: Place | None = None,
         taken: Sequence[int] = (),
     ) -> dict[str, Array]:
-        """Everything there is after a step with each of the lists of gradients, in buffers that ``place`` chooses.
+        """All results after one step with each of the lists of gradients, in buffers that ``place`` makes.
 
-        That is what functions return, too, and the parameters after every step, as a NaN may have spread later.  ``taken``: how many steps the parameters have taken before.
+        They include the functions' return values, and the parameters after every step, as a NaN may spread later.
+        ``taken``: how many steps the parameters have taken before.
         """
         states = {
             name: [None if one is None else place(one) for one in some]
@@ -390,7 +392,7 @@ def _scaled(rng: Generator, name: str, value: Any) -> Any:
 
 
 def hyperparameters(options: Options) -> Options:
-    """Those of the options that are not of the step."""
+    """The options that are hyperparameters and not options of the step."""
     return {name: value for name, value in options.items() if name not in OF_STEP}
 
 
@@ -410,7 +412,7 @@ OPTIMIZERS = {
 }
 CLASSES: dict[str, type[Any]] = {name: rule.optimizer for name, rule in OPTIMIZERS.items()}
 SCHEDULE_FREE = [name for name, cls in CLASSES.items() if hasattr(cls, "eval")]
-# Those that have a stateless function, by its name.
+# The rules that have a stateless function, by its name.
 RULES = {
     rule.function: rule
     for rule in OPTIMIZERS.values()
@@ -424,7 +426,7 @@ def rules_and_formats() -> Iterator[tuple[str, str]]:
 
 # Normalizations
 
-# What the functions of a forward pass and of its backward pass return, beside y and dx.
+# The results of each forward function and its backward function, besides y and dx.
 _RESULTS = {
     "layer_norm": ("mean rstd", "dweight dbias"),
     "add_layer_norm": ("sum mean rstd", "dweight dbias"),
@@ -447,7 +449,7 @@ LIKE_WEIGHT = {"dweight", "dbias", "dg", "running_mean", "running_var"}  # the o
 
 
 def computed(dtype: str) -> str:
-    """What numbers of a dtype are computed with; weights and running statistics have it, too."""
+    """The dtype in which numbers of a dtype are computed; weights and running statistics have it, too."""
     return "float32" if dtype in HALVES else dtype
 
 
@@ -462,7 +464,7 @@ class Call:
     norm: str
     x: Array
     dy: Array
-    arguments: Options = field(default_factory=dict)  # of both, beside x and dy
+    arguments: Options = field(default_factory=dict)  # of both functions, besides x and dy
 
     @property
     def functions(self) -> tuple[str, str]:
@@ -480,7 +482,7 @@ class Call:
         return {first: self.x} | {name: self.arguments[name] for name in names if name in self.arguments}
 
     def backward_arguments(self, module: ModuleType, results: Sequence[Any]) -> Options:
-        """``results``: what forward returned."""
+        """``results``: the results of forward."""
         first, *names = parameters(self.functions[1])
         known = self.arguments | {"x": self.x, "v": self.x}
         known |= dict(zip(RESULTS[self.norm][0], results, strict=True))
@@ -492,7 +494,7 @@ class Call:
         return results
 
     def backward(self, module: ModuleType, results: Sequence[Any], **more: Any) -> tuple[Array, ...]:
-        """The results that ``RESULTS`` names; a tuple, as ``out`` is one here, also where there is a single one."""
+        """The results that ``RESULTS`` names, always as a tuple, even a single one; ``out`` is a tuple here, too."""
         single = len(RESULTS[self.norm][1]) == 1
         if single and more.get("out") is not None:
             (more["out"],) = more["out"]
@@ -500,7 +502,7 @@ class Call:
         return (gradients,) if single else gradients
 
     def run(self, module: ModuleType) -> dict[str, Array]:
-        """All results of both passes, and what they have updated; the call itself stays as it is."""
+        """All results of both passes, and the statistics that they update; the call itself does not change."""
         running = {
             name: np.copy(value)
             for name, value in self.arguments.items()
@@ -513,7 +515,7 @@ class Call:
         return {name: array for name, array in (results | running).items() if array is not None}
 
     def sets(self, array: Array) -> Array:
-        """An array like x as (set, number): sets are what is normalized, in the order of the statistics."""
+        """An array like x, as (set, number): a set is normalized together; sets are in the order of the statistics."""
         axis: Any = self.arguments.get("channel_axis", self.arguments.get("dim"))
         if self.norm in ("group_norm", "instance_norm"):
             moved = np.moveaxis(array, axis, 1)
@@ -525,7 +527,7 @@ class Call:
 
 
 class InHalves(Call):
-    """BatchNorm in the halves between which the statistics of a batch in parts are put together."""
+    """BatchNorm in two halves; between them the statistics of the parts of a batch are combined."""
 
     @property
     def functions(self) -> tuple[str, str]:
@@ -553,9 +555,9 @@ class Norm:
     """A normalization in one layout of ``rows`` times ``width`` numbers: ``width`` weights, sums over ``rows``."""
 
     norm: str
-    view: Callable[[Array], Array]  # of (rows, width): x in that layout
+    view: Callable[[Array], Array]  # turns (rows, width) into x in that layout
     options: tuple[Options, ...]
-    keywords: Callable[[Array], Options]  # the arguments that say what is normalized
+    keywords: Callable[[Array], Options]  # the arguments that name the normalized axes
 
     def call(
         self, rng: Generator, dtype: str, rows: int, width: int, *, numbers: Any = ordinary, **options: Any
@@ -588,7 +590,7 @@ def _gapped(x: Array) -> Array:
 
 
 def _parts(rows: int) -> tuple[int, int, int, int]:
-    """rows as a product, for samples and three axes of space."""
+    """``rows`` as a product, for samples and three axes of space."""
     factors = []
     for most in (4, 3, 2):
         factors.append(math.gcd(rows, most))
@@ -601,7 +603,7 @@ def _places_last(x: Array) -> Array:
 
 
 def _planes(axes: int) -> Callable[[Array], Array]:
-    """(N, C, and so many axes of space), contiguous."""
+    """(N, C, and a number of axes of space), contiguous."""
 
     def view(x: Array) -> Array:
         a, b, c, d = _parts(len(x))
@@ -626,7 +628,7 @@ def _samples(x: Array) -> Array:
 
 
 def _sample_planes(axis: int) -> Callable[[Array], Array]:
-    """The same with C as that axis, contiguous."""
+    """The same with C at the given axis, contiguous."""
     return lambda x: np.ascontiguousarray(np.moveaxis(_samples(x), -1, axis))
 
 
@@ -636,7 +638,7 @@ def _lines(x: Array) -> Array:
 
 
 def _divisor(n: int) -> int:
-    """The largest one up to the root."""
+    """The largest divisor up to the square root."""
     return max(k for k in range(1, math.isqrt(n) + 1) if n % k == 0)
 
 
@@ -662,7 +664,7 @@ SAMPLES: dict[str, tuple[View, int]] = {
     "NHWC of a slice": (lambda x: _gapped(_samples(x)), -1),
     "NCL of a slice": (lambda x: _gapped_planes(_lines(x)), 1),
 }
-ROWS: dict[str, tuple[View, int]] = {  # and how many axes are normalized
+ROWS: dict[str, tuple[View, int]] = {  # the view, and how many axes are normalized
     "": (lambda x: x, 1),
     " of two axes": (lambda x: x.reshape(len(x), math.gcd(x.shape[1], 6), -1), 2),
     " with two axes of rows": (lambda x: x.reshape(math.gcd(len(x), 4), -1, x.shape[1]), 1),
@@ -680,7 +682,7 @@ OUTPUTS: dict[str, tuple[View, int | None]] = {
 }
 
 
-# Those that are tried with them: all for one normalization of a kind, some for those that differ from it in other things.
+# The views that are tried: all of them for one normalization of each kind, and some for the others.
 _SOME_CHANNELS = ("NC", "NCHW", "NHWC", "NHWC seen as NCHW", "NCL of a slice")
 _SOME_ROWS = ("", " of a slice")
 
@@ -740,7 +742,7 @@ def _row_norm(norm: str, options: tuple[Options, ...], views: Iterable[str]) -> 
 def _channel_norm(
     norm: str, options: tuple[Options, ...], views: Mapping[str, tuple[View, int | None]], **more: Any
 ) -> dict[str, Norm]:
-    """``more``: functions of how many channels there are."""
+    """``more``: functions of the number of channels."""
     name = "dim" if norm == "weight_norm" else "channel_axis"
 
     def keywords(axis: int | None) -> Callable[[Array], Options]:
@@ -768,14 +770,14 @@ NORMS = {
 }
 
 
-# How inputs may lie in memory: the same numbers, but for those that are broadcast.
+# Memory layouts of inputs: the same numbers, except in broadcast arrays.
 def every_second(x: Array) -> Array:
-    """In its last axis, of a larger array."""
+    """Every second element of a larger array, along the last axis."""
     return np.repeat(x, 2, axis=-1)[..., ::2]
 
 
 def windows(x: Array) -> Array:
-    """Along its last two axes, of a larger array."""
+    """A window into a larger array, along the last two axes."""
     room = np.full([n + 3 * (axis >= x.ndim - 2) for axis, n in enumerate(x.shape)], np.nan, x.dtype)
     inner = room[tuple(slice(1, n + 1) if axis >= x.ndim - 2 else slice(None) for axis, n in enumerate(x.shape))]
     inner[...] = x
@@ -783,13 +785,13 @@ def windows(x: Array) -> Array:
 
 
 def axes_reversed(x: Array) -> Array:
-    """All but the first and the last."""
+    """Axes in reverse order in memory, except the first and the last."""
     axes = [0, *range(x.ndim - 2, 0, -1), x.ndim - 1][: x.ndim]
     return np.ascontiguousarray(x.transpose(axes)).transpose(np.argsort(axes))
 
 
 def between_bytes(x: Array) -> Array:
-    """The elements in records of one byte more."""
+    """The elements in records that are one byte longer."""
     records = np.zeros(x.shape, np.dtype({"names": ["x"], "formats": [x.dtype], "itemsize": x.itemsize + 1}))
     records["x"] = x
     field: Array = records["x"]
@@ -813,7 +815,7 @@ LAYOUTS: dict[str, View] = {name: lambda x, place=place: place(x) if x.ndim else
 
 
 def far_at_first(x: Array, sets: Array, away: float) -> Array:
-    """x with the first 16 numbers, or a third, of each of the sets far away; these are indices of the flat array."""
+    """x with the first 16 numbers, or a third, of each set shifted far away; ``sets`` are flat indices."""
     far = np.copy(x, order="K")
     first = sets[:, : min(16, sets.shape[1] // 3)].ravel()
     far.flat[first] = far.flat[first] + np.asarray(away, x.dtype)

@@ -1,10 +1,10 @@
-"""How far results are from exact ones: about one unit in the last place, at any mean.
+"""The errors of results: about one unit in the last place, at any mean.
 
-Errors are those of the worst element, relative to the largest entry of the exact result, which is computed with
-``numpy.longdouble`` from the very same inputs.  In float32 the largest that was seen is 1.8 units of 2⁻²³, for every result,
-shape, layout and mean, but for the gradient of the one length of a whole array (2.5), and for columns whose first numbers are far
-from the others (4.6).  In float64 the error grows with the mean, because the mean is a float64 itself: y cannot be more precise
-than mean·2⁻⁵³ of the spread.
+An error is that of the worst element, relative to the largest entry of the exact result, which is computed with
+``numpy.longdouble`` from the same inputs.  In float32 the largest error seen is 1.8 units of 2⁻²³ for every result,
+shape, layout and mean.  The exceptions are the gradient of the one length of a whole array (2.5), and columns whose
+first numbers are far from the others (4.6).  In float64 the error grows with the mean, because the mean is a float64
+itself: the error of y, relative to the spread, is at least 2⁻⁵³ times the mean.
 """
 
 from __future__ import annotations
@@ -29,14 +29,14 @@ from fastopt import optim
 SIZES = ((64, 1024), (1000, 32), (4, 8192))  # rows, width
 MEANS = (0.0, 1e3, 1e5, 1e6)
 EPS = {"float32": 2.0**-23, "float64": 2.0**-52, "float16": 2.0**-10, "bfloat16": 2.0**-7}
-AROUND_ZERO = {norm for norm, (results, _) in RESULTS.items() if "mean" not in results}  # which have no mean
-LENGTHS = {  # which divide by a length, and the eps of these
+AROUND_ZERO = {norm for norm, (results, _) in RESULTS.items() if "mean" not in results}  # norms without a mean
+LENGTHS = {  # norms that divide by a length, and their eps
     norm: getattr(inspect.signature(getattr(F, norm)).parameters.get("eps"), "default", 0.0)
     for norm, (results, _) in RESULTS.items()
     if "rnorm" in results
 }
 
-LAYOUTS = [norm for norm in NORMS if "slice" not in norm and "of one axis" not in norm]  # where dx is 0
+LAYOUTS = [norm for norm in NORMS if "slice" not in norm and "of one axis" not in norm]  # the others have dx = 0
 WITH_MEAN = [norm for norm in NORMS if NORMS[norm].norm not in AROUND_ZERO]
 
 
@@ -47,30 +47,30 @@ def exactly(array: Any) -> Array:
 def exact(call: Call, results: dict[str, Array]) -> dict[str, Array]:
     """All results in long double, straight from the formulas.
 
-    Only a sum that has been stored, and where y is positive, is taken from the results.
+    Only the stored sum, and the information where y is positive, are taken from the results.
     """
     norm, given, shape = call.norm, call.arguments, call.x.shape
-    sets = call.sets(np.arange(call.x.size).reshape(shape))  # of numbers
+    sets = call.sets(np.arange(call.x.size).reshape(shape))  # indices of the numbers of each set
     of_set = np.empty(call.x.size, int)
     of_set[sets] = np.arange(len(sets))[:, None]
     axis = given.get("channel_axis")
 
     def total(array: Array) -> Array:
-        """Σ over each set, for each number of it."""
+        """Σ over each set, at each of its numbers."""
         return np.asarray(array.ravel()[sets].sum(1)[of_set].reshape(shape))
 
     def parameter(name: str, otherwise: float) -> Array:
-        """For each number."""
+        """The parameter at each number."""
         values = exactly(otherwise if given.get(name) is None else given[name])
         if axis is None or not values.ndim:
             return np.broadcast_to(values, shape)
         return np.broadcast_to(np.moveaxis(values.reshape(-1, *[1] * (len(shape) - 1)), 0, axis), shape)
 
     def over_rows(array: Array) -> Array:
-        """Σ over the numbers that have a parameter in common."""
+        """Σ over the numbers that share a parameter."""
         if axis is not None:
             return np.asarray(np.moveaxis(array, axis, 0).reshape(shape[axis], -1).sum(1))
-        if "g" in given:  # one for each set, or one for all
+        if "g" in given:  # one g for each set, or one for all
             return np.asarray(array.ravel()[sets].sum(1 if given["g"].size == len(sets) else None))
         return np.asarray(array.reshape(-1, math.prod(given.get("normalized_shape", shape[-1:]))).sum(0))
 
@@ -105,7 +105,7 @@ def error(result: Array, truth: Array) -> float:
 
 
 def assert_precise(call: Call, times: float = 1, without: Set[str] = frozenset()) -> None:
-    """``times``: how many times as far from exact as usual they may be."""
+    """Asserts that results are close to exact ones; ``times`` multiplies the usual tolerance."""
     dtype, results = str(call.x.dtype), call.run(F)
     truth, eps, float32 = exact(call, results), EPS[computed(dtype)], computed(dtype) == "float32"
     units = times * (2.0 if float32 else 8 + 8 * np.max(np.abs(truth["mean"]) * truth["rstd"]))
@@ -136,7 +136,9 @@ def test_results_are_precise_at_any_mean(norm: str, each: Each, rng: Generator) 
 
 @pytest.mark.parametrize("norm", [norm for norm in LAYOUTS if "renorm" not in norm])
 def test_results_are_precise_at_any_scale(norm: str, each: Each, rng: Generator) -> None:
-    """Also where squares overflow, or vanish; dx of channels is 1/scale² times x on its way, and leaves the range too."""
+    """This includes scales whose squares overflow or vanish.  dx of channels is 1/scale² times x in between, and
+    overflows too.
+    """
     for dtype, scale in each(["float32", "bfloat16"], [1e-30, 1e-22, 3e19, 1e30], by_day=3):
         call = NORMS[norm].call(rng, dtype, 64, 96, bias=False, dsum=False)
         call.arguments |= {"eps": 0.0} if "weight_norm" not in norm else {}
@@ -164,7 +166,7 @@ def test_squares_around_a_given_mean_are_right_at_any_scale(
 
 @pytest.mark.parametrize("norm", LAYOUTS)
 def test_results_of_16_bits_are_rounded_once(norm: str, each: Each, rng: Generator) -> None:
-    """They are within half a unit of exact ones, and what float32 adds to that."""
+    """They are within half a unit of the exact results, plus the error of float32."""
     for (rows, width), dtype in each(SIZES[:2], HALVES, by_day=1):
         for mean in each([0.0, 100.0], by_day=1):
             assert_precise(far_away(NORMS[norm].call(rng, dtype, rows, width), mean))
@@ -172,7 +174,7 @@ def test_results_of_16_bits_are_rounded_once(norm: str, each: Each, rng: Generat
 
 @pytest.mark.parametrize("norm", WITH_MEAN)
 def test_results_are_precise_for_sets_that_begin_far_from_the_rest(norm: str, each: Each, rng: Generator) -> None:
-    """What their first numbers say about the mean is far from it.  Columns, which are summed up once, bear that less well."""
+    """Their first numbers give a bad estimate of the mean.  Columns, which are summed only once, are less precise."""
     for (rows, width), away in each(SIZES, [30.0, 1e3, -1e6], by_day=1):
         call = NORMS[norm].call(rng, "float32", rows, width)
         sets = call.sets(np.arange(call.x.size).reshape(call.x.shape))
@@ -190,7 +192,7 @@ def test_a_sum_is_rounded_once(norm: str, each: Each, rng: Generator) -> None:
 
 @pytest.mark.parametrize("norm", WITH_MEAN)
 def test_constant_sets_are_centred_exactly(norm: str, each: Each, rng: Generator) -> None:
-    """x̂ is 0, so y is the bias, a set adds nothing to dweight, and dx is that of rstd = 1/√eps."""
+    """x̂ is 0, so y is the bias, a set adds nothing to dweight, and dx has rstd = 1/√eps."""
     for offset in each([0.0, 1.0, -1e6, 12_345_678.0]):
         call = NORMS[norm].call(rng, "float32", 24, 70)
         call.x = np.full_like(call.x, offset)
@@ -219,7 +221,7 @@ def test_one_constant_row_adds_nothing_to_dweight(rng: Generator) -> None:
 
 
 def test_running_statistics_are_torchs(rng: Generator) -> None:
-    """The variance is normalized with as the biased one and kept as the unbiased one."""
+    """The biased variance normalizes; the unbiased variance goes into the running statistics."""
     x = ordinary(rng, (7, 3, 5), "float64") + 10
     running_mean, running_var = np.full(3, 2.0), np.full(3, 3.0)
     _, mean, rstd = F.batch_norm(x, running_mean, running_var, training=True, momentum=0.25, eps=0.0)
@@ -232,7 +234,7 @@ def test_running_statistics_are_torchs(rng: Generator) -> None:
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("rule", ["adam", "adamw", "sgd"])
 def test_moments_of_dead_parameters_become_zero_and_stay(rule: str, dtype: str) -> None:
-    """A gradient that is zero from some step on: no moment becomes subnormal, and the parameter comes to rest."""
+    """The gradient is zero from some step on: no moment becomes subnormal, and the parameter comes to rest."""
     options: dict[str, Any] = dict(lr=1e-3, weight_decay=0.0)
     options |= dict(momentum=0.5) if rule == "sgd" else dict(betas=(0.5, 0.6), amsgrad=False)
     optimizer = {"adam": optim.Adam, "adamw": optim.AdamW, "sgd": optim.SGD}[rule]

@@ -1,4 +1,6 @@
-"""What surrounds every rule: averages, accumulation, clipping, penalties, noise, structures, switches; by introspection."""
+"""The options around every rule, for all rules by introspection: averages, accumulation, clipping, penalties, noise,
+structures.
+"""
 
 from __future__ import annotations
 
@@ -31,7 +33,7 @@ def some_missing(grads: list[Array], step: int) -> list[Array | None]:
 
 @classes
 def test_ema_is_the_average(name: str, each: Each, rng: Generator) -> None:
-    """By each parameter's own count, and the run is the same as without it."""
+    """The average uses each parameter's own count, and the run is the same as without it."""
     for options, warmup in each(OPTIMIZERS[name].variants, [False, True]):
         params = OPTIMIZERS[name].arrays(rng)
         alone = copies(params)
@@ -105,7 +107,7 @@ def test_without_averages_there_is_nothing_to_swap(name: str, rng: Generator) ->
 
 
 def test_averages_have_the_structure_of_the_parameters(rng: Generator) -> None:
-    """The live arrays; what has no average stands for itself."""
+    """``ema_params`` has the live arrays, and the parameter itself where there is no average."""
     w = {"first": {"w": ordinary(rng, (2, 3))}, "rest": [ordinary(rng, (3,)), ordinary(rng, ())]}
     opt = optim.SGD(w, lr=0.1, ema_decay=0.5)
     opt.step({"first": None, "rest": [ordinary(rng, (3,)), ordinary(rng, ())]})
@@ -194,7 +196,7 @@ def test_accumulated_gradients_may_be_strided(name: str, each: Each, rng: Genera
 
 @classes
 def test_a_parameter_without_any_gradient_is_left_alone(name: str, rng: Generator) -> None:
-    """As in a step: None adds nothing, and nothing is no gradient."""
+    """As in a step, None adds nothing; a parameter that got nothing has no gradient."""
     params = OPTIMIZERS[name].arrays(rng)
     opt = CLASSES[name](params, lr=LR, weight_decay=0.1)
     opt.step(OPTIMIZERS[name].arrays(rng))
@@ -229,7 +231,7 @@ def test_a_micro_batch_that_is_wrong_adds_nothing(name: str, rng: Generator) -> 
     with pytest.raises((TypeError, ValueError), match=f"^{name}: grads"):
         opt.accumulate([*grads[:-1], np.ones(7)])
     with pytest.raises(ValueError, match=f"^{name}: clip_norm must be"):
-        opt.step(clip_norm=-1)  # keeps what was accumulated
+        opt.step(clip_norm=-1)  # keeps the accumulated gradients
     opt.step()
     plain.step(grads)
     assert bits(params) == bits(twins)
@@ -408,7 +410,7 @@ def test_one_clip_norm_for_groups_of_different_rules_and_dtypes(rng: Generator) 
 
 @classes
 def test_a_step_with_a_bad_gradient_is_skipped(name: str, each: Each, rng: Generator) -> None:
-    """No byte of anything changes, nothing is counted, and the next step is as if it had never been."""
+    """No byte changes, nothing is counted, and the next step is the same as without the skipped one."""
     for options, bad in each(OPTIMIZERS[name].variants, [np.inf, -np.inf, np.nan], by_day=3):
         params = OPTIMIZERS[name].arrays(rng)
         twins = copies(params)
@@ -437,7 +439,7 @@ def test_a_step_with_a_bad_gradient_is_skipped(name: str, each: Each, rng: Gener
 
 
 def test_a_step_is_skipped_for_infinities_only(rng: Generator) -> None:
-    """Not for gradients that are finite, but whose squares are not."""
+    """Finite gradients whose squares overflow do not skip a step."""
     p = np.ones(3)
     info = optim.Lion([p], lr=0.1).step([np.full(3, 1e200)], skip_nonfinite=True)
     assert not info.skipped
@@ -446,7 +448,7 @@ def test_a_step_is_skipped_for_infinities_only(rng: Generator) -> None:
 
 @classes
 def test_gradients_are_zeroed_if_asked(name: str, each: Each, rng: Generator) -> None:
-    """Strided ones too, and nothing around them; the step is the same."""
+    """Strided gradients too, and no memory around them; the step is the same."""
     for options, dtype in each(OPTIMIZERS[name].variants, ["float32", "float64"]):
         params = OPTIMIZERS[name].arrays(rng, dtype=dtype)
         twins = copies(params)
@@ -497,7 +499,7 @@ def test_gradients_that_cannot_be_zeroed_are_errors(name: str, each: Each, rng: 
                 opt.step(grads, zero_grads=True, skip_nonfinite=skip)
             assert everything(opt) == before
             assert bits([g for g in grads if g is not None]) == bits(held)
-        opt.step([frozen, shared[:4], shared[2:]])  # they are only read otherwise
+        opt.step([frozen, shared[:4], shared[2:]])  # without zero_grads they are only read
 
 
 # Maximizing, penalties
@@ -519,7 +521,7 @@ def test_to_maximize_is_to_minimize_the_negative(name: str, each: Each, rng: Gen
 
 @classes
 def test_penalties_are_added_to_the_gradient(name: str, each: Each, rng: Generator) -> None:
-    """L2, L1, and the distance to the initial weights, after clipping."""
+    """The terms of L2, L1 and the distance to the initial weights are added after clipping."""
     for options in each(OPTIMIZERS[name].variants):
         params = OPTIMIZERS[name].arrays(rng)
         twins, initial = copies(params), copies(params)
@@ -540,7 +542,7 @@ def test_penalties_are_added_to_the_gradient(name: str, each: Each, rng: Generat
 
 @decoupling
 def test_decoupled_decay_comes_before_the_step_and_the_rest_after(name: str, rng: Generator) -> None:
-    """p ← (1 − lr·λ) p, the rule, the pull to p₀, the threshold."""
+    """The order is p ← (1 − lr·λ) p, the rule, the pull to p₀, the threshold."""
     params = OPTIMIZERS[name].arrays(rng)
     twins, initial = copies(params), copies(params)
     around: Options = {"weight_decay": 0.2, "l2_init": 0.5, "l1": 0.3, "proximal_l1": True}
@@ -551,7 +553,7 @@ def test_decoupled_decay_comes_before_the_step_and_the_rest_after(name: str, rng
         grads = OPTIMIZERS[name].arrays(rng)
         opt.step(grads)
         decays = [np.asarray(p * lr * 0.2) for p in twins]
-        first = name not in ("LAMB", "LARS", "Adafactor")  # which measure the parameter before
+        first = name not in ("LAMB", "LARS", "Adafactor")  # these measure the parameter before the decay
         for p, decay in zip(twins, decays, strict=True):
             p -= decay * first
         plain.step(grads)
@@ -588,7 +590,7 @@ def test_fixed_decay_is_the_factor() -> None:
 
 @decoupling
 def test_proximal_l1_gives_exact_zeros(name: str, rng: Generator) -> None:
-    """To small weights that no gradient holds, and to no others."""
+    """Small weights without a gradient become exactly zero, and no others."""
     params = [np.asarray(np.where(rng.random(shape) < 0.5, 1e-3, 5.0)) for shape in OPTIMIZERS[name].shapes]
     small = [p < 1 for p in params]
     opt = CLASSES[name](params, lr=LR, weight_decay=0.0, l1=0.1, proximal_l1=True)
@@ -601,7 +603,7 @@ def test_proximal_l1_gives_exact_zeros(name: str, rng: Generator) -> None:
 
 @pytest.mark.parametrize("decoupled", [False, True])
 def test_the_initial_weights_are_those_at_the_beginning_of_a_warm_up(decoupled: bool) -> None:
-    """Where the rate begins with 0, too."""
+    """This holds also if the learning rate begins with 0."""
     p = np.ones(3)
     opt = optim.SGD([p], lr=0.0, l2_init=1.0, decoupled_weight_decay=decoupled)
     opt.step([np.zeros(3)])
@@ -613,7 +615,7 @@ def test_the_initial_weights_are_those_at_the_beginning_of_a_warm_up(decoupled: 
 
 @decoupling
 def test_l2_init_pulls_to_the_initial_weights(name: str, rng: Generator) -> None:
-    """Those before the first step, whatever has happened to them since."""
+    """The initial weights are those before the first step, whatever has happened to the parameters since."""
     params = OPTIMIZERS[name].arrays(rng)
     opt = CLASSES[name](params, lr=0.1, weight_decay=0.0, decoupled_weight_decay=True, l2_init=5.0)
     initial = copies(params)
@@ -632,7 +634,7 @@ def test_l2_init_pulls_to_the_initial_weights(name: str, rng: Generator) -> None
 
 
 def descended(noise: float = 1.0, seed: int = 0, steps: int = 1, **options: Any) -> Callable[..., list[Array]]:
-    """What noise alone does to parameters of these shapes: SGD with lr = 1 from 0."""
+    """A function that applies noise alone to parameters of given shapes: SGD with lr = 1 from 0."""
 
     def run(*shapes: tuple[int, ...], dtype: str = "float64") -> list[Array]:
         params = [np.zeros(shape, dtype) for shape in shapes]
@@ -668,7 +670,7 @@ def test_noise_depends_on_seed_parameter_and_step() -> None:
 
 
 def test_noise_depends_on_the_position_only() -> None:
-    """Not on shape, dtype, layout of the gradient, threads, or what the other parameters are."""
+    """It does not depend on shape, dtype, layout of the gradient, threads, or other parameters."""
     (x,) = descended()((300_000,))
     assert descended()((100, 3000))[0].tobytes() == x.tobytes()
     assert descended()((299_000,), (7,))[0].tobytes() == x[:299_000].tobytes()
@@ -710,7 +712,7 @@ def test_noise_is_reproducible(name: str, each: Each, rng: Generator) -> None:
 
 @classes
 def test_noise_is_added_to_the_clipped_gradient(name: str, rng: Generator) -> None:
-    """The same numbers for every rule: they are known from a descent of their own."""
+    """The numbers are the same for every rule; a descent with noise alone gives them."""
     (x, y) = descended(noise=0.5, seed=7)((5, 20), (6, 4))
     params = [ordinary(rng, (5, 20)), ordinary(rng, (6, 4))]
     twins = copies(params)
@@ -723,7 +725,7 @@ def test_noise_is_added_to_the_clipped_gradient(name: str, rng: Generator) -> No
 
 
 def test_temperature_has_no_effect_without_a_rate() -> None:
-    """As at the first step of a warm-up from zero."""
+    """An example is the first step of a warm-up from zero."""
     p = np.ones(100)
     opt = optim.SGD([p], lr=0.0, temperature=0.5)
     opt.step([np.ones(100)])
@@ -734,7 +736,7 @@ def test_temperature_has_no_effect_without_a_rate() -> None:
 
 
 def test_temperature_is_langevin_dynamics() -> None:
-    """p ← p − lr·g + √(2·lr·T)·ξ, beside other noise; in a harmonic potential T is what it measures."""
+    """p ← p − lr·g + √(2·lr·T)·ξ, independent of other noise; in a harmonic potential the measured temperature is T."""
     lr, temperature = 0.01, 0.5
     (x,) = descended(lr=lr, noise=0.0, temperature=temperature)((200_000,))
     assert x.std() == pytest.approx(math.sqrt(2 * lr * temperature), rel=0.01)

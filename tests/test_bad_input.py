@@ -26,7 +26,7 @@ def test_every_mistake_in_an_argument_is_an_error(name: str, each: Each) -> None
 
 @pytest.mark.parametrize("name", INVOCATIONS)
 def test_several_mistakes_are_an_error(name: str, each: Each) -> None:
-    """Of different kinds in different places, as two of a kind may fit each other."""
+    """The mistakes are of different kinds in different places, because two mistakes of one kind may cancel out."""
     for seed in each(range(3), by_day=1):
         kinds: set[str] = set()
         changes: dict[Path, Change] = {}
@@ -72,7 +72,7 @@ def test_overlap_says_which_arrays(rule: str) -> None:
 
 @pytest.mark.parametrize("rule", RULES)
 def test_gradients_that_would_be_zeroed_are_checked(rule: str) -> None:
-    """They must be writeable and lie apart, which they need not otherwise."""
+    """They must be writeable and must not overlap; gradients that are only read need neither."""
     params, grads = arrays(rule), arrays(rule)
     optimizer = RULES[rule].optimizer(params, lr=0.1)
     before = snapshot([params, optimizer])
@@ -95,7 +95,7 @@ def test_gradients_that_would_be_zeroed_are_checked(rule: str) -> None:
 @pytest.mark.parametrize("flag", ["skip_nonfinite", "zero_grads"])
 @pytest.mark.parametrize("value", [None, [], "", 0.0, "no", np.zeros(2)])
 def test_flags_of_a_step_are_checked(flag: str, value: Any) -> None:
-    """Also where nothing else is asked for."""
+    """They are checked even if no other option is given."""
     a, b = arrays()
     optimizer = optim.SGD([a], lr=0.1)
     with pytest.raises(TypeError, match=rf"^SGD: {flag} must be a bool, got "):

@@ -1,6 +1,7 @@
-"""One result, to the last bit: that of the reference, on every instruction set, any number of threads, any alignment.
+"""All results are the reference's to the last bit, on every instruction set, for any number of threads and any
+alignment.
 
-Muon is no exception, but where numbers of threads are compared: its matrix products are those of NumPy's BLAS.
+Muon is included, except where numbers of threads are compared: its matrix products are those of NumPy's BLAS.
 """
 
 from __future__ import annotations
@@ -37,8 +38,8 @@ from fastopt import functional as F
 from fastopt import reference
 
 THREADS = (1, 2, 3, 5, 8, 16)
-EDGES = (0, 1, 2, 15, 16, 17, 63, 64, 65, 127, 128, 129, 255, 256, 257)  # of vectors, tiles, noise and pieces
-LARGE_EDGES = (1025, 8191, 16_383, 16_384, 16_385, 33_000)  # of chunks of sums
+EDGES = (0, 1, 2, 15, 16, 17, 63, 64, 65, 127, 128, 129, 255, 256, 257)  # around vectors, tiles, noise and pieces
+LARGE_EDGES = (1025, 8191, 16_383, 16_384, 16_385, 33_000)  # around chunks of sums
 SEGMENT_EDGES = (
     1,
     63,
@@ -51,10 +52,10 @@ SEGMENT_EDGES = (
     1024,
     1025,
     2049,
-)  # of blocks, parts and segments of packed numbers
+)  # around blocks, parts and segments of packed numbers
 MATRICES = ((1, 1), (2, 3), (3, 64), (63, 1), (64, 65), (65, 257), (129, 16), (2, 65, 3), (1, 300), (2, 9_000), (5, 0))
 WIDTHS = (1, 2, 3, 7, 8, 9, 15, 16, 17, 31, 32, 33, 47, 63, 64, 65, 100, 127, 128, 129, 191, 192, 193, 255, 256, 257)
-ROWS = (2, 3, 15, 16, 17, 31, 32, 33, 63, 64, 65, 130, 513)  # around blocks, chunks and the rows that go together
+ROWS = (2, 3, 15, 16, 17, 31, 32, 33, 63, 64, 65, 130, 513)  # around blocks, chunks and groups of rows
 
 WIDE = (
     "layer_norm",
@@ -88,7 +89,7 @@ def assert_rule_is_the_reference(
 def assert_small_numbers_are_the_reference(
     rule: str, params: list[Array], grads: list[list[Array | None]], options: Options
 ) -> None:
-    """To the last bit; but a zero that BLAS has left in place of a number that vanished may have either sign."""
+    """Compares to the last bit, except that a zero that BLAS returns for a vanished number may have either sign."""
     expected = RULES[rule].run(reference, params, grads, options)
     for _ in every_isa():
         results = RULES[rule].run(F, params, grads, options)
@@ -102,12 +103,12 @@ def some_missing(rng: Generator, grads: list[Array]) -> list[Array | None]:
 
 
 def some_packed(rng: Generator, grads: list[Array], numbers: Any = ordinary) -> list[Array]:
-    """Gradients of any of the dtypes that a float32 parameter may have."""
+    """Gradients of any dtype that is legal for a float32 parameter."""
     return [numbers(rng, g.shape, str(rng.choice(["float32", *HALVES]))) for g in grads]
 
 
 def apart(x: Array) -> Array:
-    """The same numbers in rows that lie apart, where there are rows; between them there is what must not be touched."""
+    """The same numbers in rows that lie apart, if there are rows; NaN between them shows whether kernels touch it."""
     if x.ndim < 2:
         return x.copy()
     room = np.full((*x.shape[:-1], x.shape[-1] + 3), np.nan, x.dtype)
@@ -118,7 +119,7 @@ def apart(x: Array) -> Array:
 def assert_is_the_reference_in_rows_apart(
     rule: str, params: list[Array], grads: list[list[Array]], options: Options
 ) -> None:
-    """With gradients whose rows lie apart; between them nothing is touched."""
+    """The rows of the gradients lie apart, and nothing between them is touched."""
     expected = RULES[rule].run(reference, params, grads, options)
     for _ in every_isa():
         placed: list[Array] = []
@@ -144,7 +145,7 @@ def assert_is_the_reference(call: Call) -> None:
 
 @rules
 def test_rule_is_the_reference(rule: str, each: Each, rng: Generator) -> None:
-    """At first with ordinary numbers, then with those of every magnitude among them."""
+    """The numbers are ordinary at first; later steps mix in numbers of every magnitude."""
     for options, dtype in each(RULES[rule].combinations, DTYPES, by_day=2):
         shapes = (1, 15, (9, 8), 200)
         params = RULES[rule].arrays(rng, shapes, dtype)
@@ -190,7 +191,7 @@ def test_rule_is_the_reference_for_matrices(rule: str, each: Each, rng: Generato
 
 @rules
 def test_rule_stays_the_reference_for_20_steps(rule: str, each: Each) -> None:
-    """With any options together, and with gradients that are missing here and there."""
+    """Any options are combined, and some gradients are missing."""
     for dtype, seed in each(DTYPES, range(4), by_day=2):
         rng = np.random.default_rng(seed)
         options = RULES[rule].sample(rng, step=True)
@@ -203,7 +204,7 @@ def test_rule_stays_the_reference_for_20_steps(rule: str, each: Each) -> None:
 
 @rules
 def test_rule_is_the_reference_at_late_steps(rule: str, each: Each, rng: Generator) -> None:
-    """Powers of their numbers, and noise, beyond 32 bits too."""
+    """Powers of the step's number, and noise, are right also beyond 32 bits."""
     for dtype in each(DTYPES):
         shapes = [40] * 4
         params, grads = (
@@ -218,7 +219,7 @@ def test_rule_is_the_reference_at_late_steps(rule: str, each: Each, rng: Generat
 
 @rules
 def test_rule_is_the_reference_when_the_rate_changes(rule: str, each: Each, rng: Generator) -> None:
-    """Some rules remember the rates that they had."""
+    """Some rules remember earlier learning rates."""
     for dtype in each(DTYPES):
         shapes = ((5, 8), 30)
         params, options = RULES[rule].arrays(rng, shapes, dtype), RULES[rule].sample(rng)
@@ -316,7 +317,7 @@ def test_rule_has_the_same_bits_at_any_alignment(rule: str, each: Each, rng: Gen
 
 @rules
 def test_rule_takes_each_element_by_itself(rule: str, each: Each, rng: Generator) -> None:
-    """What is not finite stays in its element; but for rules that take norms or products of whole arrays."""
+    """Infinities and NaN stay in their element, except in rules that take norms or products of whole arrays."""
     for dtype in each(DTYPES):
         options = RULES[rule].sample(rng)
         (p,), (g,) = (RULES[rule].arrays(rng, [300], dtype) for _ in range(2))
@@ -336,7 +337,7 @@ def test_rule_takes_each_element_by_itself(rule: str, each: Each, rng: Generator
 
 @rules
 def test_rule_is_the_reference_in_every_format(rule: str, each: Each, rng: Generator) -> None:
-    """At first with ordinary numbers, then with those of every magnitude among them."""
+    """The numbers are ordinary at first; later steps mix in numbers of every magnitude."""
     for kept in each(RULES[rule].formats, by_day=1):
         dtype, options = FORMATS[kept]
         options = RULES[rule].sample(rng, step=True) | options
@@ -377,7 +378,7 @@ def test_packed_rule_is_the_reference_for_matrices(rule: str, each: Each, rng: G
 
 @rules
 def test_packed_rule_is_the_reference_at_late_steps(rule: str, rng: Generator) -> None:
-    """Thresholds are a function of the step, beyond 32 bits too, and of the seed."""
+    """Thresholds are a function of the step, also beyond 32 bits, and of the seed."""
     for seed in 0, 3 * 2**48 + 12_345:
         dtype, options = RULES[rule].sample_format(rng, RULES[rule].sample(rng) | {"seed": seed})
         params = RULES[rule].arrays(rng, [40] * 4, dtype)
@@ -504,7 +505,7 @@ def test_norm_is_the_reference_for_small_numbers(norm: str, each: Each, rng: Gen
 
 @norms
 def test_norm_is_the_reference_at_any_scale(norm: str, each: Each, rng: Generator) -> None:
-    """Squares overflow, or vanish, in all sets or in some."""
+    """Squares overflow or vanish in all sets or in some."""
     for dtype, eps in each(EVERY_DTYPE, [0.0, 1e-5], by_day=1):
         exponents = {"float64": (-170, 170), "float16": (-7, 4)}
         for exponent in each(exponents.get(dtype, (-35, -22, 19, 30, 38)), by_day=1):
@@ -525,7 +526,7 @@ def test_norm_is_the_reference_at_any_scale(norm: str, each: Each, rng: Generato
 
 @norms
 def test_norm_is_the_reference_in_every_layout(norm: str, each: Each, rng: Generator) -> None:
-    """Of all inputs, of x alone, and of all but x."""
+    """The layout is that of all inputs, of x alone, or of all inputs but x."""
     for layout, dtype in each(zip(LAYOUTS, cycle(EVERY_DTYPE), strict=False), by_day=1):
         call = NORMS[norm].call(rng, dtype, 48, 35)
         everywhere = call.placed(LAYOUTS[layout])
@@ -535,7 +536,7 @@ def test_norm_is_the_reference_in_every_layout(norm: str, each: Each, rng: Gener
 
 @pytest.mark.parametrize("layout", [layout for layout in LAYOUTS if layout != "in Fortran order"])
 def test_norm_is_that_of_a_contiguous_copy(layout: str, each: Each, rng: Generator) -> None:
-    """On any number of threads, and with so many numbers that not all of them are copied at once."""
+    """This holds for any number of threads, and for arrays that are too large to be copied at once."""
     some = ("layer_norm", "add_rms_norm", "batch_norm_add_relu NCHW", "batch_norm NHWC", "group_norm NCHW")
     for norm, dtype in each(some, EVERY_DTYPE, by_day=1):
         placed = NORMS[norm].call(rng, dtype, 2_400, 270).placed(LAYOUTS[layout])
@@ -564,7 +565,7 @@ def test_norm_takes_what_forward_returned_in_any_layout(norm: str, each: Each, r
 
 @norms
 def test_norm_is_the_reference_when_sets_begin_far_from_the_rest(norm: str, each: Each, rng: Generator) -> None:
-    """Some are summed up a second time then, and others are not."""
+    """Some sets are then summed a second time, and others are not."""
     for dtype, away in each(EVERY_DTYPE, [30.0, 1e4], by_day=1):
         call = NORMS[norm].call(rng, dtype, 60, 70)
         sets = call.sets(np.arange(call.x.size).reshape(call.x.shape))
@@ -608,7 +609,7 @@ def test_norm_has_the_same_bits_at_any_alignment(norm: str, each: Each, rng: Gen
 
 @norms
 def test_norm_takes_each_set_by_itself(norm: str, each: Each, rng: Generator) -> None:
-    """What is not finite stays in the row, channel or group that is normalized."""
+    """Infinities and NaN stay in the row, channel or group that is normalized."""
     for dtype in each(EVERY_DTYPE):
         call = NORMS[norm].call(rng, dtype, 24, 70)
         where = call.sets(np.arange(call.x.size).reshape(call.x.shape))

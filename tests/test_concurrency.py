@@ -1,4 +1,4 @@
-"""Several Python threads and forked children; what the threads are is ``test_threads.py``'s business."""
+"""Several Python threads and forked children; ``test_threads.py`` tests the thread pool itself."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def work(seed: int) -> dict[str, Array]:
     results = {}
     for name, rule in RULES.items():
         if rule.uses_blas:
-            continue  # whose bits depend on the number of threads
+            continue  # its bits depend on the number of threads
         params = rule.arrays(rng, ((200, 150), 300), "float32")
         grads = [rule.arrays(rng, ((200, 150), 300), "float32")]
         options = rule.sample(rng, step=True)

@@ -1,4 +1,4 @@
-"""What the documentation promises: examples run, every parameter is described, the reference has the same signatures."""
+"""Promises of the documentation: examples run, every parameter is described, the reference has the same signatures."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from fastopt._rules import AROUND
 
 
 def modules() -> Iterator[str]:
-    """All of fastopt's modules in Python, beside the command line, which needs extras."""
+    """All Python modules of fastopt, except the command line, which needs extras."""
     yield "fastopt"
     for module in pkgutil.walk_packages(fastopt.__path__, "fastopt."):
         path = getattr(module.module_finder, "path", "")
@@ -34,7 +34,7 @@ def modules() -> Iterator[str]:
 
 
 def public() -> Iterator[tuple[str, Any]]:
-    """Everything that users are meant to call, with its name; methods once, where they are inherited."""
+    """Everything that users may call, with its name; an inherited method comes only once."""
     seen: set[Any] = set()
     for module in fastopt, functional, optim, nn, schedules:
         for name in module.__all__:
@@ -59,7 +59,7 @@ def section(doc: str, title: str) -> str:
 
 
 EVERYTHING = dict(public())
-BASES = ("Optimizer", "StepInfo", "Outcome", "Layer", "LRScheduler")  # nobody makes these by hand
+BASES = ("Optimizer", "StepInfo", "Outcome", "Layer", "LRScheduler")  # users do not construct these
 FUNCTIONS = {
     name: thing
     for name, thing in EVERYTHING.items()
@@ -80,7 +80,7 @@ def test_there_is_an_example(each: Each) -> None:
 
 
 def test_every_parameter_is_described(each: Each) -> None:
-    """In ``Args``, in order; a docstring of one sentence names its parameters there."""
+    """``Args`` describes them in order; a docstring of one sentence names them in the sentence."""
     for name in each(EVERYTHING):
         thing = EVERYTHING[name]
         doc = inspect.getdoc(thing) or ""
@@ -101,7 +101,9 @@ def test_functions_say_what_they_raise(each: Each) -> None:
 
 @pytest.mark.parametrize("rule", RULES)
 def test_functions_of_rules_are_documented_as_their_classes(rule: str) -> None:
-    """The formula, what its own hyperparameters mean, and the references; what surrounds every rule by name."""
+    """They share the formula, the descriptions of the rule's own hyperparameters, and the references; the options
+    around every rule are named.
+    """
     of_class, of_function = (inspect.getdoc(one) or "" for one in (RULES[rule].optimizer, getattr(functional, rule)))
     formula = re.search(r"\.\. code-block:: text\n\n(?:    .*\n|\n)+", of_class)
     assert formula and formula[0].rstrip() in of_function
@@ -138,7 +140,7 @@ DOCS = Path(__file__).parents[1] / "docs"
 
 @pytest.mark.parametrize("page", ["normalization.md"])
 def test_code_of_pages_runs(page: str) -> None:
-    """All of a page, one block after the other."""
+    """All blocks of a page run, one after the other."""
     blocks = re.findall(r"^```python\n(.*?)^```", (DOCS / page).read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
     known: dict[str, Any] = {}
     for block in blocks:
@@ -147,7 +149,7 @@ def test_code_of_pages_runs(page: str) -> None:
 
 
 def test_every_normalization_is_in_the_table() -> None:
-    """With its layer."""
+    """The table also has its layer."""
     text = (DOCS / "normalization.md").read_text(encoding="utf-8")
     rows = dict(re.findall(r"^\| `(\w+)` \| `(\w+)` \|", text, re.MULTILINE))
     assert set(rows) == {norm.norm for norm in NORMS.values()} - {"batch_norm_apply"}

@@ -1,4 +1,6 @@
-"""Dropout and its kin: the reference's bits, the distribution of what is dropped, gradients, layers and bad input."""
+"""Dropout and its variants: the reference's bits, the distribution of dropped elements, gradients, layers and bad
+input.
+"""
 
 from __future__ import annotations
 
@@ -36,12 +38,12 @@ dtypes = pytest.mark.parametrize("dtype", [*DTYPES, *HALVES])
 
 
 def two_axes(x: Array, function: str) -> Array:
-    """What channel dropout can take: as many samples, of one channel."""
+    """x as channel dropout can take it: every element is a sample with one channel."""
     return x.reshape(-1, 1) if function == "channel_dropout" and x.ndim < 2 else x
 
 
 def assert_is_the_reference(function: str, x: Array, *args: Any, **options: Any) -> Array:
-    """On every instruction set, backward too, and in x's memory order; returns the result."""
+    """Checks forward and backward on every instruction set, and that the memory order is x's; returns the result."""
     expected = getattr(reference, function)(x, *args, **options)
     for _, name in itertools.product(every_isa(), (function, f"{function}_backward")):
         y = getattr(F, name)(x, *args, **options)
@@ -51,14 +53,16 @@ def assert_is_the_reference(function: str, x: Array, *args: Any, **options: Any)
 
 
 def order(x: Array) -> list[int]:
-    """The axes that are longer than one in the order of memory."""
+    """The axes that are longer than one, in the order of memory."""
     axes = [axis for axis in range(x.ndim) if x.shape[axis] > 1]
     shared = any(x.strides[axis] == 0 for axis in axes)
     return axes if shared else sorted(axes, key=lambda axis: -abs(x.strides[axis]))
 
 
 def score(squares: Any, degrees: float) -> float:
-    """How far Σ(observed − expected)²/variance is from what is likely, in standard deviations: Wilson & Hilferty 1931."""
+    """The distance of Σ(observed − expected)²/variance from its likely value, in standard deviations: Wilson & Hilferty
+    1931.
+    """
     spread = 2 / (9 * degrees)
     return float(((squares / degrees) ** (1 / 3) - (1 - spread)) / math.sqrt(spread))
 
@@ -134,7 +138,7 @@ def test_is_that_of_a_contiguous_copy(function: str, layout: str, rng: Generator
 @dtypes
 @elementwise
 def test_elements_may_be_counted_in_another_order(function: str, dtype: str, rng: Generator) -> None:
-    """So that a gradient need not lie in memory as the input did."""
+    """So a gradient may have another memory layout than the input."""
     x, dy = (ordinary(rng, (3, 5, 4, 6), dtype) for _ in range(2))
     for axes in itertools.permutations(range(4)):
         y = np.ascontiguousarray(x.transpose(axes)).transpose(np.argsort(axes))
@@ -179,7 +183,7 @@ def test_threads_do_not_matter(function: str, rng: Generator) -> None:
 
 @functions
 def test_results_past_the_caches(function: str, rng: Generator) -> None:
-    """Large ones are stored in another way."""
+    """Large results are stored past the caches."""
     x = ordinary(rng, (2, 1_100_003), "float32")
     expected = getattr(reference, function)(x, 0.3, seed=1)
     for isa in every_isa():
@@ -205,17 +209,17 @@ def test_alignment_does_not_matter(function: str, dtype: str, rng: Generator) ->
 
 @functions
 def test_dtype_does_not_matter(function: str, rng: Generator) -> None:
-    """To what is drawn."""
+    """The dtype does not change which elements are dropped."""
     ys = [getattr(F, function)(np.ones((50, 40), dtype), 0.2, seed=1) for dtype in (*DTYPES, *HALVES)]
     for y in ys[1:]:
         np.testing.assert_allclose(y.astype(np.float64), ys[0].astype(np.float64), rtol=4e-3, atol=4e-3)
 
 
-# What is dropped
+# Which elements are dropped
 
 
 def numbers(n: int, seed: int) -> Array:
-    """What decides, as the reference draws it."""
+    """The random numbers that decide, as the reference draws them."""
     upper, lower = (
         np.concatenate([(word & 0xFFFF)[:, None], (word >> 16)[:, None]], axis=1).ravel()[:n].astype(np.int64)
         for word in (words(seed, 0, member, -(-n // 128)).reshape(-1, 64) for member in (0x80000000, 0x80000003))
@@ -225,7 +229,7 @@ def numbers(n: int, seed: int) -> Array:
 
 @pytest.mark.parametrize("i", [0, 63, 64, 127, 128, 300])
 def test_probability_is_exact(i: int) -> None:
-    """An element is kept if p·2³² is its number, and dropped if it is one more."""
+    """An element is kept if p·2³² equals its number, and dropped if p·2³² is larger by one."""
     number = int(numbers(301, 7)[i])
     assert 0 < number < 2**32 - 1
     for p, is_kept in ((number / 2**32, True), ((number + 1) / 2**32, False)):
@@ -261,7 +265,7 @@ def test_dropped_is_plus_zero(function: str, dtype: str) -> None:
 
 @pytest.mark.parametrize("p", [0.001, 0.1, 0.3, 0.5, 0.9, 0.999])
 def test_rate(p: float) -> None:
-    """That of all elements, and of those at each position of a block of 128."""
+    """The rate is right over all elements, and at each position of a block of 128."""
     n = 1 << 21
     dropped = ~kept(n, p, seed=1)
     assert abs(dropped.sum() - n * p) < 4 * math.sqrt(n * p * (1 - p))
@@ -271,7 +275,7 @@ def test_rate(p: float) -> None:
 
 
 def assert_independent(one: Array, other: Array, p: float) -> None:
-    """The four cases of two masks are as frequent as the probabilities say."""
+    """Asserts that the four combinations of two masks have the expected frequencies."""
     n = one.size
     observed = [np.count_nonzero((one == a) & (other == b)) for a in (False, True) for b in (False, True)]
     expected = [n * (p if not a else 1 - p) * (p if not b else 1 - p) for a in (False, True) for b in (False, True)]
@@ -281,7 +285,9 @@ def assert_independent(one: Array, other: Array, p: float) -> None:
 
 @pytest.mark.parametrize("p", [0.1, 0.5, 0.9])
 def test_elements_are_independent(p: float) -> None:
-    """Of those 1 to 128, 1024 and 4096 places on, in the same step; and of the same one for another seed or step."""
+    """An element is independent of elements 1 to 4096 places later in the same step, and of itself with another seed or
+    step.
+    """
     mask = kept(1 << 20, p, seed=1)
     for lag in (*range(1, 17), 31, 32, 33, 63, 64, 65, 127, 128, 129, 1024, 4096):
         first = np.arange(mask.size // (2 * lag))[:, None] * 2 * lag + np.arange(lag)  # pairs that share no element
@@ -292,7 +298,7 @@ def test_elements_are_independent(p: float) -> None:
 
 
 def test_runs_are_as_long_as_they_should_be() -> None:
-    """Patterns of eight neighbours, all 256 of them."""
+    """All 256 patterns of eight neighbours are equally frequent."""
     mask = kept(1 << 20, 0.5, seed=3).reshape(-1, 8)
     count = np.bincount(np.packbits(mask, axis=1).ravel(), minlength=256)
     expected = len(mask) / 256
@@ -341,7 +347,7 @@ def test_streams_are_different() -> None:
 @dtypes
 @functions
 def test_the_mean_stays(function: str, dtype: str, rng: Generator) -> None:
-    """And the variance is that of the formula: x²·p/(1 − p)."""
+    """And the variance is that of the formula, x²·p/(1 − p)."""
     x = ordinary(rng, (4, 64, 1), dtype)
     for p in (0.1, 0.5, 0.8):
         steps = 3000
@@ -366,7 +372,7 @@ def test_gaussian_deviates_are_normal() -> None:
 @elementwise
 @dtypes
 def test_backward_is_the_gradient(function: str, dtype: str, rng: Generator) -> None:
-    """y is linear in x, place by place: dy·y(1) is dx, without rounding for powers of two."""
+    """y is linear in x, element by element: dx is dy·y(1), without rounding for powers of two."""
     x = np.ones((30, 50), dtype)
     dy = (2.0 ** rng.integers(-3, 4, x.shape)).astype(dtype)
     y, dx = getattr(F, function)(x, 0.3, seed=1, step=8), getattr(F, f"{function}_backward")(dy, 0.3, seed=1, step=8)
@@ -425,7 +431,7 @@ def test_layer_is_the_function(function: str, rng: Generator) -> None:
         assert differing(out, forward(x, 0.3, seed=11, step=step)) == 0
         assert layer.backward(dy, out=dx_out) is dx_out
         assert differing(dx_out, backward(dy, 0.3, seed=11, step=step)) == 0
-        assert differing(layer.backward(dy), dx_out) == 0  # as often as one likes
+        assert differing(layer.backward(dy), dx_out) == 0  # it may be called again
 
 
 @layers
@@ -440,7 +446,7 @@ def test_evaluation_is_the_identity(function: str, rng: Generator) -> None:
 
 @layers
 def test_backward_is_that_of_the_last_pass(function: str, rng: Generator) -> None:
-    """Whatever has been changed since."""
+    """Changes since that pass have no effect."""
     x = np.ones((8, 50), np.float32)
     layer = LAYERS[function](0.3, seed=1)
     y = layer(x)
@@ -485,7 +491,7 @@ def test_layer_has_no_parameters(function: str) -> None:
 
 
 def test_a_layers_gradient_may_lie_otherwise_than_its_input(rng: Generator) -> None:
-    """What was dropped belongs to the element, wherever its gradient lies in memory."""
+    """The same elements are dropped in backward, wherever their gradients lie in memory."""
     x = ordinary(rng, (8, 50), "float32")
     for layer in (nn.Dropout(seed=1), nn.GaussianDropout(seed=1)):
         for given in x, np.asfortranarray(x):

@@ -1,4 +1,4 @@
-"""Which error a mistake is, and what it says: the function, the argument, what it must be and what it is."""
+"""The error for each mistake, and its text: the function, the argument, its constraint and its value."""
 
 from __future__ import annotations
 
@@ -30,13 +30,13 @@ from fastopt import nn
 
 @dataclass(frozen=True)
 class Wrong:
-    """What becomes of an argument, and what the error says, behind the name of the function: a ValueError or a TypeError."""
+    """A bad argument, and the text of its ValueError or TypeError after the name of the function."""
 
-    at: str  # the argument, and where in it: "grads.1" is the second gradient
+    at: str  # the argument, and the place in it: "grads.1" is the second gradient
     becomes: Any  # a value, or a function of the good one
     value_error: str = ""
     type_error: str = ""
-    by: str | None = None  # the function that the error names, where it is not the one that is called
+    by: str | None = None  # the function that the error names, if it is not the called one
 
 
 ERRORS: dict[str, list[Wrong]] = {

@@ -1,4 +1,4 @@
-"""The files that optimizers are saved in: exact, whole or not there, and damage is noticed."""
+"""The files of saved optimizers: they are exact, are either whole or missing, and damage is noticed."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ METADATA = {
     "flags": [True, None],
     "groups": {},
 }
-# The module alone, which imports faster than fastopt.
+# The module alone, because it imports faster than fastopt.
 CHILD = """
 import importlib.util, sys
 import numpy as np
@@ -191,12 +191,12 @@ def test_only_a_file_is_replaced(tmp_path: Path) -> None:
         with pytest.raises(ValueError, match=r"^save: path must be a file, got "):
             files.save(path, arrays(), {})
     with pytest.raises(ValueError, match=r"^load: path .*fifo is not a file$"):
-        files.load(tmp_path / "fifo")  # rather than wait for somebody who writes
+        files.load(tmp_path / "fifo")  # instead of waiting for a writer
     assert os.listdir(tmp_path) == ["fifo"]
 
 
 def damaged(path: Path, content: bytes) -> str:
-    """What is said of a file with such a content; any other error than ValueError fails the test."""
+    """The error text for a file with this content; any other error than ValueError fails the test."""
     path.write_bytes(content)
     with pytest.raises(ValueError, match=r"^load: ") as error:
         files.load(path)
@@ -219,14 +219,14 @@ def test_something_appended(saved: Path) -> None:
 
 
 def test_flipped_bytes(saved: Path, each: Each) -> None:
-    """Each byte of the file, its padding too."""
+    """A change of any byte of the file is noticed, even in its padding."""
     content = saved.read_bytes()
     for place, flip in each(range(len(content)), [0x01, 0x20, 0x80, 0xFF], by_day=300):
         damaged(saved, content[:place] + bytes([content[place] ^ flip]) + content[place + 1 :])
 
 
 def test_changed_space(path: Path) -> None:
-    """The header ends with spaces, and would mean the same with others."""
+    """The header ends with spaces, and other white space would mean the same."""
     for extra in range(8):
         files.save(path, arrays(), {"x": "x" * extra})
         content = path.read_bytes()
@@ -266,7 +266,9 @@ def test_a_later_format(path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["n" * 233, "n" * 234, "n" * 255, "µ" * 127])
 def test_long_names(tmp_path: Path, name: str) -> None:
-    """As long as a file system has them, though that of the workplace beside it is longer; what a kill left there goes too."""
+    """Names may be as long as the file system allows, though the temporary folder's name is longer; leftovers of killed
+    processes are removed.
+    """
     path = tmp_path / name
     for step in 1, 2:
         with files._workplace(str(path)) as place:
@@ -334,7 +336,7 @@ def test_what_is_no_path(path: Any, error: type[Exception], text: str) -> None:
     ],
 )
 def test_paths_that_cannot_be_used(tmp_path: Path, there: str, calls: str, error: type[OSError], reason: str) -> None:
-    """The error has the path that was given, and what is wrong, and no name of a temporary file; nothing is there after it."""
+    """The error has the given path and the reason, and not the name of a temporary file; no file is left behind."""
     (tmp_path / "folder").mkdir()
     (tmp_path / "file").write_bytes(b"text")
     for link, end in ("dangling", "nowhere/f"), ("chain", "link"), ("link", "end"), ("loop", "loop"):
@@ -394,7 +396,7 @@ def test_what_the_system_refuses(
 
 @pytest.mark.parametrize("number", [errno.EIO, errno.EINVAL])
 def test_a_folder_that_cannot_be_synced(path: Path, monkeypatch: pytest.MonkeyPatch, number: int) -> None:
-    """The file is there; it is an error unless the file system has nothing like it."""
+    """The file is saved; the error is raised unless the file system does not support syncing folders."""
     fsync = os.fsync
 
     def fail(fd: int) -> None:
@@ -454,7 +456,7 @@ os.chdir(path)
     ids=["a mounted file", "a full disk", "a read-only disk"],
 )
 def test_mounts(tmp_path: Path, script: str, size: int, text: str) -> None:
-    """In a namespace of their own, which goes with its process."""
+    """The mounts are in a namespace of their own, which ends with its process."""
     alone = ["unshare", "--user", "--map-root-user", "--mount"]
     try:
         subprocess.run([*alone, "mount", "-t", "tmpfs", "none", tmp_path], check=True, capture_output=True)
@@ -481,7 +483,7 @@ def test_a_file_larger_than_allowed(saved: Path) -> None:
 
 
 def test_two_processes_save_to_one_path(path: Path) -> None:
-    """Each of them, and who loads meanwhile, always finds a whole file; nothing is left."""
+    """Each of them, and each load meanwhile, always finds a whole file; no temporary file is left."""
     script = CHILD + (
         "for i in range(60):\n"
         "    files.save(path, {'a': np.full(1000, size)}, {'who': size})\n"
@@ -523,7 +525,7 @@ def test_links_stay(tmp_path: Path) -> None:
     (tmp_path / "there").mkdir()
     link, target = tmp_path / "link", tmp_path / "there" / "state"
     link.symlink_to("there/state")
-    for step in 1, 2:  # it points to nothing, then to a file
+    for step in 1, 2:  # the link points to nothing, then to a file
         files.save(link, arrays(), {"step": step})
         assert link.is_symlink() and not target.is_symlink()
         assert files.load(link)[1] == files.load(target)[1] == {"step": step}
@@ -581,7 +583,9 @@ def test_safetensors_errors_are_os_errors(path: Path, monkeypatch: pytest.Monkey
 
 
 def test_leftovers_are_removed_and_others_are_not(path: Path) -> None:
-    """What a killed process leaves behind; but not what a living one writes, or what belongs to another file."""
+    """Leftovers of a killed process are removed, but not those that a living process writes or that belong to another
+    file.
+    """
     dead = path.parent / f".{path.name}.{'0' * 16}.tmp"
     others = [path.parent / f".other.{'0' * 16}.tmp", path.parent / f".{path.name}.notes.tmp"]
     for place in dead, *others:
@@ -597,7 +601,7 @@ def test_leftovers_are_removed_and_others_are_not(path: Path) -> None:
 
 @pytest.mark.parametrize("when", ["mkdir", "open"])
 def test_a_workplace_that_is_swept_at_once(path: Path, monkeypatch: pytest.MonkeyPatch, when: str) -> None:
-    """Another process can take a directory for a leftover until it is locked."""
+    """Until a directory is locked, another process may take it for a leftover."""
     call, seen = getattr(os, when), []
 
     def call_and_sweep(place: Any, *args: Any, **kwargs: Any) -> Any:
@@ -615,7 +619,7 @@ def test_a_workplace_that_is_swept_at_once(path: Path, monkeypatch: pytest.Monke
 
 
 def test_a_file_that_is_replaced_while_it_is_read(saved: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Metadata and arrays are of the same save."""
+    """Metadata and arrays come from the same save."""
     opened = files._open_tensors
 
     def save_and_open(*args: Any, **kwargs: Any) -> Any:
@@ -629,7 +633,7 @@ def test_a_file_that_is_replaced_while_it_is_read(saved: Path, monkeypatch: pyte
 
 
 def test_memory(path: Path) -> None:
-    """Writing and reading take no more than a copy of the arrays."""
+    """Writing and reading need no more memory than one copy of the arrays."""
     script = CHILD + (
         "import resource\n"
         "def peak(): return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024\n"
@@ -644,11 +648,11 @@ def test_memory(path: Path) -> None:
     command = [sys.executable, "-c", script, files.__file__, str(path), str(size)]
     saving, both = map(int, subprocess.run(command, check=True, capture_output=True, timeout=60).stdout.split())
     assert saving < 0.5 * size
-    assert both < 2.5 * size  # the copy, and the pages of the file that it comes from
+    assert both < 2.5 * size  # the copy, and the pages of its file
 
 
 def test_kills(path: Path, each: Each, rng: np.random.Generator) -> None:
-    """Processes that save one of two states after another, killed somewhere: one of the two is there, whole."""
+    """Processes that save two states in turn are killed at random times: one of the two states is there, whole."""
     size = 100_000
     states = [({"a": np.full(size, k + 1.0), "b": np.full(3, k)}, {"state": k}) for k in range(2)]
     script = CHILD + (
@@ -660,7 +664,7 @@ def test_kills(path: Path, each: Each, rng: np.random.Generator) -> None:
     )
     started = time.perf_counter()
     files.save(path, *states[0])
-    duration = min(time.perf_counter() - started, 0.05)  # disks differ
+    duration = min(time.perf_counter() - started, 0.05)  # the speed of disks differs
     seen, left = set(), 0
     for delay in each(rng.uniform(0, 5 * duration, 50), by_day=20):
         child = subprocess.Popen(
@@ -677,6 +681,6 @@ def test_kills(path: Path, each: Each, rng: np.random.Generator) -> None:
         seen.add(metadata["state"])
         left += len(os.listdir(path.parent)) > 1
     assert seen == {0, 1}
-    assert left > 0  # some were killed while they wrote
+    assert left > 0  # some processes were killed during a write
     files.save(path, *states[1])
     assert os.listdir(path.parent) == [path.name]

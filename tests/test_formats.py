@@ -1,6 +1,6 @@
-"""Numbers that are kept with fewer bits: every format against exact arithmetic, random rounding, skipped steps, state.
+"""Formats of fewer bits: every format against exact arithmetic, random rounding, skipped steps, state.
 
-That steps in these formats have the reference's bits is in ``test_bits.py``.
+``test_bits.py`` checks that steps in these formats have the reference's bits.
 """
 
 from __future__ import annotations
@@ -43,7 +43,9 @@ def all_halves(dtype: str) -> Array:
 
 
 def any_float32(rng: Generator, size: int) -> Array:
-    """Any bits, and every second number close to where float16, bfloat16 or 8 bits are rounded the other way."""
+    """Numbers with any bits; every second one is close to a point where rounding to float16, bfloat16 or 8 bits changes
+    direction.
+    """
     bits = rng.integers(0, 2**32, size, np.uint32)
     dropped = rng.choice(np.array([13, 16, 20], np.uint32), size)
     close = (bits >> dropped << dropped) + (np.uint32(1) << dropped - 1) + rng.integers(0, 3, size, np.uint32) - 1
@@ -52,14 +54,16 @@ def any_float32(rng: Generator, size: int) -> Array:
 
 
 def packed(kernels: ModuleType, x: Array, kind: str) -> tuple[Array, Array]:
-    """Codes and exponents of 8 bits."""
+    """x packed into 8-bit codes and exponents."""
     codes, scales = np.full(x.shape, 99, np.uint8), np.full(-(-x.size // 64), 99, np.uint8)
     kernels.pack(x, kind, codes, scales)
     return codes, scales
 
 
 def values(kind: str, scale: int) -> Array:
-    """What the codes 0, 1, ... without a sign stand for, in float64: a float32 with 3 bits after the point, whose exponent begins at ``scale``."""
+    """The values of the codes 0, 1, ... without a sign, in float64: a float32 with 3 bits of mantissa, whose exponent
+    begins at ``scale``.
+    """
     c = np.arange(128 if kind == "moment" else 256)
     exponent, mantissa = scale + c // 8, c % 8 / 8
     x = np.where(exponent == 0, np.ldexp(mantissa, -126), np.ldexp(1 + mantissa, exponent - 127))
@@ -85,7 +89,7 @@ def test_halves_are_read_and_written_exactly(dtype: str) -> None:
 
 @halves
 def test_halves_are_the_nearest(dtype: str, rng: Generator) -> None:
-    """To the even one where two are."""
+    """A tie goes to the even number."""
     with np.errstate(all="ignore"):
         every = np.unique(all_halves(dtype).astype(np.float32))
         between = (every[:-1] / 2 + every[1:] / 2).astype(np.float32)
@@ -100,7 +104,7 @@ def test_halves_are_the_nearest(dtype: str, rng: Generator) -> None:
 
 @halves
 def test_every_number_of_halves_is_packed(dtype: str, rng: Generator) -> None:
-    """And none beyond them is touched."""
+    """Memory around them is not touched."""
     for kernels, size in itertools.product(each_kernels(), SIZES):
         x, room = ordinary(rng, size, "float32"), np.full(size + 2, 7, dtype)
         kernels.pack(x, "moment", room[1:-1])
@@ -126,13 +130,13 @@ def test_every_code_is_read_exactly(kind: str) -> None:
 
 @kinds
 def test_codes_are_the_nearest(kind: str, rng: Generator) -> None:
-    """Of what the exponent of the block allows, which is as small as the largest number does."""
+    """They are the nearest for the exponent of the block, which is as small as the block's largest number allows."""
     for spread in 1, 5, 12, 40:
         exponents = np.clip(rng.uniform(-125, 127, (300, 1)) + rng.uniform(-spread, 0, (300, 64)), -125, 127)
         x = (rng.choice([-1, 1], (300, 64)) * np.exp2(exponents)).astype(np.float32)
         if kind == "square":
             x = np.abs(x)
-        top = np.floor(np.log2(np.abs(x).max(1).astype(np.float64) / 1.75)) + 1  # what is below 1.75·2ᵗᵒᵖ has a code
+        top = np.floor(np.log2(np.abs(x).max(1).astype(np.float64) / 1.75)) + 1  # numbers below 1.75·2ᵗᵒᵖ have a code
         for kernels in each_kernels():
             codes, scales = packed(kernels, x, kind)
             np.testing.assert_array_equal(scales, np.clip(top + 127 - BELOW[kind], 0, None))
@@ -175,7 +179,7 @@ def test_zeros_lose_their_sign() -> None:
 
 
 def test_a_square_is_never_lost() -> None:
-    """Beside a much larger one it becomes the smallest that the block has, and never 0, by which one might divide."""
+    """In a block with a much larger square it becomes the smallest code, and never 0, which might be a divisor."""
     x = np.array([1e30] + [0.0, 1e-30, 1e10] * 21, np.float32)
     for kernels in each_kernels():
         codes, scales = packed(kernels, x, "square")
@@ -187,7 +191,7 @@ def test_a_square_is_never_lost() -> None:
 
 @kinds
 def test_what_is_not_finite_becomes_the_largest_number_there_is(kind: str, rng: Generator) -> None:
-    """And leaves the others of its block alone."""
+    """The other numbers of its block do not change."""
     x = np.abs(ordinary(rng, (8, 64), "float32"))
     spoiled = x.copy()
     special = np.array([np.inf, -np.inf, np.nan, -np.nan], np.float32)
@@ -227,7 +231,7 @@ def test_any_numbers_are_packed_as_in_the_reference(kind: str, rng: Generator) -
             assert differing(codes, expected[0]) == differing(scales, expected[1]) == 0
 
 
-# Weights and what there is beside them
+# Weights and their residuals
 
 RESTS = {
     "float16 kahan": ("float16", "float16"),
@@ -238,7 +242,7 @@ RESTS = {
 
 @pytest.mark.parametrize("how", RESTS)
 def test_weights_are_halves_and_a_rest(how: str, rng: Generator) -> None:
-    """The halves are the nearest, and with the rest everything is much closer."""
+    """The 16-bit numbers are the nearest, and with the residual the weights are much closer."""
     dtype, beside = RESTS[how]
     x = np.concatenate([ordinary(rng, 20_000, "float32"), np.float32([0, 1, -1, 1 + 2**-8, 1 + 3 * 2**-8])])
     near = x.astype(dtype).astype(np.float64)
@@ -302,7 +306,7 @@ def test_errors_are_as_small_as_documented(how: str, rng: Generator) -> None:
         assert 0.6 * NEAREST[how] < worst <= NEAREST[how]
 
 
-# Random rounding: what a step stores is made to be x
+# Random rounding: each step is made so that it stores x
 
 
 def half_weight(dtype: str, weights: str) -> Callable[[Array, int, int], Array]:
@@ -336,7 +340,7 @@ def moment(moments: str) -> Callable[[Array, int, int], Array]:
 
 
 def largest_gradient(moments: str) -> Callable[[Array, int, int], Array]:
-    """Adamax's, whose average over no time is |g|."""
+    """Adamax's ``exp_inf``, which is |g| with betas of 0."""
 
     def of(x: Array, step: int, seed: int) -> Array:
         dtype = np.dtype(np.uint8 if moments == "8bit" else ml_dtypes.bfloat16)
@@ -350,7 +354,7 @@ def largest_gradient(moments: str) -> Callable[[Array, int, int], Array]:
     return of
 
 
-# How x is stored, and how many of its bits after the point are kept.
+# The function that stores x, and the number of mantissa bits that are kept.
 RANDOM: dict[str, tuple[Callable[[Array, int, int], Array], int]] = {
     "bfloat16": (half_weight("bfloat16", "stochastic"), 7),
     "float16": (half_weight("float16", "stochastic"), 10),
@@ -364,7 +368,7 @@ random_formats = pytest.mark.parametrize("how", RANDOM)
 
 
 def parts(x: Array, how: str) -> tuple[Array, Array, Array]:
-    """x as whole units, what remains of it in [0, 1), and the unit."""
+    """x in whole units, the remainder in [0, 1) units, and the unit."""
     unit = np.exp2(np.floor(np.log2(x.astype(np.float64))) - RANDOM[how][1])
     whole = np.floor(x / unit)
     return whole * unit, x / unit - whole, unit
@@ -372,7 +376,7 @@ def parts(x: Array, how: str) -> tuple[Array, Array, Array]:
 
 @random_formats
 def test_random_rounding_is_to_a_neighbour_as_often_as_it_should(how: str, rng: Generator) -> None:
-    """Over the elements of one step: an average over many has as large an error as chance says."""
+    """Over the elements of one step, the error of an average is as large as chance predicts."""
     x = np.exp2(rng.uniform(0, 3, 64_000)).astype(np.float32)
     below, part, unit = parts(x, how)
     for _ in every_isa():
@@ -388,7 +392,7 @@ def test_random_rounding_is_to_a_neighbour_as_often_as_it_should(how: str, rng: 
 
 @random_formats
 def test_random_rounding_goes_round_in_time(how: str, rng: Generator) -> None:
-    """Over any steps, a number is rounded up as often as it should to within 4 times: chance would be 20 off."""
+    """Over any steps, the number of times that a number is rounded up is wrong by less than 4; chance would give 20."""
     x = np.exp2(rng.uniform(0, 3, 2_000)).astype(np.float32)
     below, part, unit = parts(x, how)
     for _ in every_isa():
@@ -399,15 +403,16 @@ def test_random_rounding_goes_round_in_time(how: str, rng: Generator) -> None:
 
 
 def test_random_roundings_are_not_related() -> None:
-    """Those of the parameter, of its states, of another parameter and of another seed, and those of other places.
+    """Roundings of the parameter, its states, another parameter, another seed and other places are uncorrelated.
 
-    Segments have the same thresholds but for a random number that is added to all of them: it takes many to see it.
+    Segments have the same thresholds, apart from one random number that is added to all of them: the test needs many
+    segments.
     """
     n = 2**18
     x = np.full(n, 1.3, np.float32)
 
     def up(seed: int) -> list[Array]:
-        """Of two parameters, and of the states of the second one."""
+        """Whether two parameters, and the ``exp_inf`` of both, were rounded up."""
         p, q, *states = np.zeros((6, n), ml_dtypes.bfloat16)
         more: Options = {"betas": (0.0, 0.0), "eps": 0.0, "moments": "bfloat16", "seed": seed}
         F.adamax([p, q], [-x, -x], states[:2], states[2:], step=5, lr=1.3, **more)
@@ -440,7 +445,7 @@ ALL_THRESHOLDS: dict[str, tuple[Callable[[Array, Any], Any], int, list[float]]] 
 
 @pytest.mark.parametrize("how", ALL_THRESHOLDS)
 def test_random_rounding_is_exact_over_all_thresholds(how: str) -> None:
-    """The reference's: the sum of what a number becomes is that of the number, beside a larger one in its block too."""
+    """The reference's roundings have the number itself as their mean, also beside a larger number in its block."""
     encoded, dropped, some = ALL_THRESHOLDS[how]
     size = -(-(2**dropped) // 63) * 64
     place = np.flatnonzero(np.arange(size) % 64)[: 2**dropped]
@@ -457,7 +462,7 @@ def test_random_rounding_is_exact_over_all_thresholds(how: str) -> None:
 
 
 def test_a_weight_moves_as_far_as_its_small_steps(rng: Generator) -> None:
-    """A thousand steps of a hundredth of a unit; rounded to the nearest, it would stay where it is."""
+    """It takes a thousand steps of a hundredth of a unit; rounded to the nearest, it would not move."""
     unit, start = 2.0**-7, ordinary(rng, 5_000, "float32") * 0.1 + 1.5
     for weights in WEIGHTS:
         p = start.astype(ml_dtypes.bfloat16)
@@ -475,7 +480,7 @@ def test_a_weight_moves_as_far_as_its_small_steps(rng: Generator) -> None:
 
 @pytest.mark.parametrize(("moments", "bias", "spread"), [("bfloat16", 0.002, 0.04), ("8bit", 0.02, 0.2)])
 def test_a_mean_of_squares_is_right_on_average(moments: str, bias: float, spread: float, rng: Generator) -> None:
-    """Though a step changes it by a thousandth, which is much less than a unit."""
+    """This holds although a step changes it by a thousandth, which is much less than a unit."""
     n = 8_192
     scale = np.exp(ordinary(rng, n, "float32"))
     opt, exact = (
@@ -492,7 +497,7 @@ def test_a_mean_of_squares_is_right_on_average(moments: str, bias: float, spread
 
 @pytest.mark.parametrize(("moments", "most"), [("bfloat16", 0.005), ("8bit", 0.08)])
 def test_a_mean_of_squares_is_forgotten(moments: str, most: float, rng: Generator) -> None:
-    """Without gradients; in 8 bits somewhat too fast, as what is rounded down does not forget that it has been."""
+    """Without gradients it decays; in 8 bits somewhat too fast, because the thresholds are even in time."""
     opt = fo.optim.RMSprop([np.ones(8_192, np.float32)], lr=0.0, alpha=0.999, moments=moments)
     g = np.abs(ordinary(rng, 8_192, "float32")) + 1
     for step in range(1_000):
@@ -524,7 +529,7 @@ def numbers_of(opt: fo.optim.Optimizer) -> list[dict[str, Array]]:
 
 
 def weights_of(opt: fo.optim.Optimizer) -> list[Array]:
-    """The parameters of 16 bits with what there is beside them."""
+    """The 16-bit parameters with their residuals."""
     found = []
     for p, one in zip(opt.param_groups[0]["params"], opt.state, strict=True):
         rest = one.get("compensation", one.get("correction"))
@@ -543,7 +548,7 @@ def copies(opt: fo.optim.Optimizer) -> list[Array]:
 
 @pytest.mark.parametrize("rule", RULES)
 def test_a_skipped_step_changes_nothing(rule: str, each: Each, rng: Generator) -> None:
-    """Gradients of a loss that has been scaled too much overflow in float16: then nothing is touched."""
+    """Gradients of a loss with too large a scale overflow in float16: then nothing is touched."""
     for kept in each(RULES[rule].formats, by_day=4):
         dtype, options = FORMATS[kept]
         params = RULES[rule].arrays(rng, SHAPES, dtype)
@@ -613,7 +618,7 @@ def test_a_switch_of_rules_goes_on_in_every_format(kept: str, rng: Generator) ->
 
 @pytest.mark.parametrize("rule", [name for name, rule in RULES.items() if rule.formats.keys() & MOMENTS.keys()])
 def test_moments_become_those_of_another_format(rule: str, rng: Generator) -> None:
-    """On loading: they are the nearest, and the same where there are enough bits; to change a group means the same."""
+    """Loading rounds them to the nearest, and keeps them exactly if there are enough bits; so does changing a group."""
     ways = [{"moments": None, "moment_rounding": "stochastic"} | one for one in ({}, *MOMENTS.values())]
     for before, after in itertools.product(ways, ways):
         opt = RULES[rule].make(RULES[rule].arrays(rng, SHAPES, "float32"), RULES[rule].fullest | before)
@@ -643,7 +648,7 @@ def test_moments_become_those_of_another_format(rule: str, rng: Generator) -> No
 
 @halves
 def test_weights_become_those_of_another_format(dtype: str, rng: Generator) -> None:
-    """With a rest on both sides they stay what they are, but for what the other rest cannot hold."""
+    """If both formats have a residual, weights keep their values up to the bits that the new residual cannot hold."""
     ways = [options["weights"] for of, options in FORMATS.values() if of == dtype]
     held = {"master": 0.0, "kahan": 2.0**-16 if dtype == "bfloat16" else 2.0**-21, "correction": 2.0**-15}
     for before, after in itertools.product(ways, ways):
@@ -683,7 +688,7 @@ def test_averages_of_halves_come_back(weights: str, rng: Generator) -> None:
     ("rule", "kept"), [(rule, kept) for rule, kept in rules_and_formats() if hasattr(RULES[rule].optimizer, "eval")]
 )
 def test_evaluation_and_back_in_every_format(rule: str, kept: str, rng: Generator) -> None:
-    """Weights come back but for what is rounded off."""
+    """Weights come back up to rounding."""
     dtype, options = FORMATS[kept]
     start = ordinary(rng, 500, dtype)
     opt = RULES[rule].make([start.copy()], RULES[rule].plain | options)

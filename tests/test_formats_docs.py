@@ -26,7 +26,7 @@ def rows(heading: str) -> list[list[str]]:
 
 
 def test_examples_run() -> None:
-    """All of them, one after the other."""
+    """All examples run, one after the other."""
     known: dict[str, Any] = {}
     for example in EXAMPLES:
         if "import torch" in example and importlib.util.find_spec("torch") is None:
@@ -41,7 +41,7 @@ def test_examples_run() -> None:
 
 @pytest.mark.parametrize("row", rows("Bytes"), ids=lambda row: " ".join(row[:2]))
 def test_bytes(row: list[str]) -> None:
-    """Of all arrays of AdamW, in every format."""
+    """The bytes of all arrays of AdamW are right in every format."""
     dtype, weights, beside, *bytes_of_moments = row
     for moments, written in zip((None, "bfloat16", "8bit"), bytes_of_moments, strict=True):
         param = np.zeros((10, 640), dtype)

@@ -1,6 +1,6 @@
 """The specification's update rules against oracles: other libraries, and the formulas as their authors publish them.
 
-All in float64, where programs that mean the same agree to 1e-12 for as long as they run.
+Everything is in float64, where equivalent programs agree to 1e-12 for as long as they run.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ SHAPES = ((5, 7), (11,), (2, 6, 3), ())
 
 FUNCTIONS = [name for name in reference.__all__ if "params" in inspect.signature(getattr(reference, name)).parameters]
 
-# What a rule starts with where it is not zeros like the parameter.
+# The initial states of a rule that are not zeros of the parameter's shape.
 INITIAL: dict[str, Callable[[Any, float], Any]] = {
     "mu_products": lambda p, lr: np.ones(()),
     "etas": lambda p, lr: np.array(lr),
@@ -40,7 +40,7 @@ INITIAL: dict[str, Callable[[Any, float], Any]] = {
 
 
 def new_states(function: str, params: Sequence[Any], lr: float, **initial: float) -> dict[str, list[Any]]:
-    """The lists of state that a function takes, as they are before the first step."""
+    """The lists of states that a function takes, with their values before the first step."""
     parameters = inspect.signature(getattr(reference, function)).parameters.values()
     lists = [p.name for p in parameters if p.kind is p.POSITIONAL_OR_KEYWORD][2:]
     states = {name: [INITIAL.get(name, lambda p, lr: np.zeros_like(p))(p, lr) for p in params] for name in lists}
@@ -79,7 +79,7 @@ def assert_close(ours: Any, theirs: Any, what: str = "") -> None:
 
 @pytest.fixture(scope="module")
 def torch() -> Iterator[Any]:
-    """torch, with float64 as its default, in which it keeps some of its state."""
+    """torch with float64 as its default dtype, which it uses for some of its state."""
     torch = pytest.importorskip("torch")
     default = torch.get_default_dtype()
     torch.set_default_dtype(torch.float64)
@@ -189,7 +189,7 @@ def test_rule_is_torchs(function: str, name: str, lr: float, grid: Any, torch: A
         for t in range(1, STEPS + 1):
             grads = gradients(rng, t)
             if t in (3, 4, 20):
-                grads[1] = None  # it stays behind
+                grads[1] = None  # its count stays behind
             for i, (tensor, g) in enumerate(zip(theirs, grads, strict=True)):
                 tensor.grad = None if g is None else torch.tensor(g)
                 counts[i] += g is not None
@@ -214,7 +214,7 @@ def test_rule_is_torchs(function: str, name: str, lr: float, grid: Any, torch: A
     ],
 )
 def test_muon_is_torchs_formula(options: dict[str, Any], torch: Any, rng: Generator) -> None:
-    """torch/optim/_muon.py, written again in float64: torch computes the orthogonalization in bfloat16."""
+    """The oracle is torch/optim/_muon.py rewritten in float64, because torch orthogonalizes in bfloat16."""
     defaults = torch.optim.Muon([torch.zeros(1, 1)]).defaults
     o = {**defaults, **options}
     shapes, lr = ((5, 7), (7, 5), (4, 4), (1, 3)), 0.02
@@ -280,7 +280,7 @@ def optax() -> Iterator[Any]:
 
 
 def named(state: Any, name: str) -> Any:
-    """What optax's nested state has under a name."""
+    """The entry of optax's nested state with a name."""
     if hasattr(state, name):
         return getattr(state, name)
     return next((found for one in state if (found := named(one, name)) is not None), None) if state else None
@@ -334,7 +334,7 @@ def test_lars_is_optaxs(options: dict[str, Any], optax: Any, rng: Generator) -> 
 
 
 def _rates(lr: float) -> Callable[[Any], Any]:
-    """The rates of `rate` as optax wants them: of the number of steps already taken."""
+    """The rates of `rate` as optax needs them: as a function of the number of steps already taken."""
     import jax
 
     return lambda count: lr * (1 + 0.5 * jax.numpy.sin(count + 1.0))
@@ -384,7 +384,7 @@ def test_schedule_free_is_the_authors(function: str, options: dict[str, Any], to
     ],
 )
 def test_adan_is_the_authors(options: dict[str, Any], rng: Generator) -> None:
-    """As _single_tensor_adan of https://github.com/sail-sg/Adan, adan.py, has it; no_prox is the decoupled decay."""
+    """The formula is _single_tensor_adan of https://github.com/sail-sg/Adan, adan.py; no_prox is decoupled decay."""
     beta1, beta2, beta3 = options.get("betas", (0.98, 0.92, 0.99))
     eps, decay = options.get("eps", 1e-8), options.get("weight_decay", 0.0)
     lr, params = 0.01, parameters(rng)
@@ -423,7 +423,7 @@ def test_adan_is_the_authors(options: dict[str, Any], rng: Generator) -> None:
     ],
 )
 def test_ademamix_is_the_authors(options: dict[str, Any], rng: Generator) -> None:
-    """As https://github.com/apple/ml-ademamix, pytorch/ademamix.py, has it, with its two warm-ups."""
+    """The formula is that of https://github.com/apple/ml-ademamix, pytorch/ademamix.py, with its two warm-ups."""
     beta1, beta2, beta3_last = options.get("betas", (0.9, 0.999, 0.9999))
     eps, decay, alpha_last = options.get("eps", 1e-8), options.get("weight_decay", 0.0), options.get("alpha", 2.0)
     lr, params = 0.01, parameters(rng)
@@ -464,7 +464,9 @@ def test_ademamix_is_the_authors(options: dict[str, Any], rng: Generator) -> Non
     ],
 )
 def test_adopt_is_the_authors(options: dict[str, Any], rng: Generator) -> None:
-    """As _single_tensor_adopt of https://github.com/iShohei220/adopt, adopt.py, has it; but decoupled decay is in its first step too."""
+    """The formula is _single_tensor_adopt of https://github.com/iShohei220/adopt, adopt.py, which decays in its first
+    step, too.
+    """
     beta1, beta2 = options.get("betas", (0.9, 0.9999))
     eps, decay, exponent = (
         options.get("eps", 1e-6),
@@ -475,7 +477,7 @@ def test_adopt_is_the_authors(options: dict[str, Any], rng: Generator) -> None:
     theirs = [p.copy() for p in params]
     state = [[np.zeros_like(p) for p in params] for _ in range(2)]
     states = new_states("adopt", params, lr)
-    for step in range(STEPS):  # theirs, from 0
+    for step in range(STEPS):  # their count, from 0
         grads, eta = gradients(rng, step), rate(lr, step)
         reference.adopt(params, grads, **states, step=step + 1, lr=eta, **options)
         for i, (theta, g) in enumerate(zip(theirs, grads, strict=True)):
@@ -529,7 +531,7 @@ def test_every_rule_has_an_oracle() -> None:
     assert {function for function, *_ in TORCH} | others == set(FUNCTIONS)
 
 
-# What every rule has
+# Options of every rule
 
 
 @pytest.mark.parametrize("function", FUNCTIONS)
@@ -734,7 +736,7 @@ def adaptive_inputs(shape: tuple[int, ...], rng: Generator) -> tuple[Any, Any]:
 
 @pytest.mark.parametrize("shape", ADAPTIVE)
 def test_clip_adaptive_is_the_formula(shape: tuple[int, ...], rng: Generator) -> None:
-    """Brock et al. 2021, arXiv:2102.06171, eq. 3: g ← c·max(‖p‖, ε)/‖g‖·g where that makes it shorter, unit by unit."""
+    """Brock et al. 2021, arXiv:2102.06171, eq. 3: g ← c·max(‖p‖, ε)/‖g‖·g where that makes g shorter, unit by unit."""
     p, g = adaptive_inputs(shape, rng)
     expected = p.copy()
     for unit in range(shape[0]) if len(shape) > 1 else [...]:
@@ -745,7 +747,7 @@ def test_clip_adaptive_is_the_formula(shape: tuple[int, ...], rng: Generator) ->
 
 @pytest.mark.parametrize("shape", ADAPTIVE[:-1])
 def test_clip_adaptive_is_optaxs(shape: tuple[int, ...], optax: Any, rng: Generator) -> None:
-    """With optax's axes the other way round: its units are along the last axis."""
+    """Axes are reversed for optax, whose units are along the last axis."""
     p, g = adaptive_inputs(shape, rng)
     axes = (*range(1, len(shape)), 0) if len(shape) > 1 else range(len(shape))
     clip = optax.adaptive_grad_clip(0.1)
@@ -808,7 +810,7 @@ def test_philox_gives_the_known_answers(rounds: int, counter: str, key: str, exp
 
 
 def test_words_lie_as_the_kernels_draw_them() -> None:
-    """Word w of counter 16·k + j is [k, w, j]; counters beyond 32 bits and long seeds go on in the next word."""
+    """Word w of counter 16·k + j is [k, w, j]; counters beyond 32 bits and long seeds continue in the next word."""
     words = _random.words((7 << 32) + 5, 3, 9, 4)
     for k, w, j in (0, 0, 0), (1, 2, 3), (3, 3, 15):
         assert words[k, w, j] == _random.philox([16 * k + j, 0, 3, 9], [5, 7])[w]
@@ -837,7 +839,7 @@ def test_normals_have_the_distribution_of_kolmogorov() -> None:
 
 
 def test_every_pair_is_that_of_box_and_muller() -> None:
-    """All halves of words: the radius is as long, and the angle is where, the exact functions say."""
+    """For all halves of words, radius and angle are those of the exact functions."""
     half = np.arange(1 << 16, dtype=np.uint32)
     first, second = (x.astype(np.float64) for x in _random.pair(half << 16))
     np.testing.assert_allclose(
@@ -866,7 +868,7 @@ def test_noise_is_a_function_of_seed_step_parameter_and_place() -> None:
 
 
 def test_temperature_is_langevins(rng: Generator) -> None:
-    """p ← p − η g + √(2ηT)·N(0, 1), and other noise beside it."""
+    """p ← p − η g + √(2ηT)·N(0, 1), with other noise in addition."""
     p, g = rng.standard_normal((2, 64))
     lr, temperature = 0.1, 0.5
     normals = _random.normals(3, 1, 0, 64).astype(np.float64)

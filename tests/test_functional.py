@@ -1,4 +1,4 @@
-"""The stateless layer: what is updated, what is returned, and into which arrays."""
+"""The stateless layer: updates, results, and the arrays that they are written to."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ every_dtype = pytest.mark.parametrize("dtype", EVERY_DTYPE)
 
 @rules
 def test_each_parameter_may_take_a_step_of_its_own(rule: str, each: Each, rng: Generator) -> None:
-    """And means what it means alone; but for noise, which depends on its number."""
+    """The step has the same result as alone, except for noise, which depends on the parameter's number."""
     for dtype in each(DTYPES, by_day=1):
         for options in RULES[rule].fullest, RULES[rule].sample(rng, without=["noise", "temperature"]):
             params, grads = (RULES[rule].arrays(rng, [20, (3, 4), 20], dtype) for _ in range(2))
@@ -80,7 +80,7 @@ def test_the_kinds_of_sequences_make_no_difference(rule: str, rng: Generator) ->
 
 @pytest.mark.parametrize("rule", [name for name, rule in RULES.items() if rule.shapeless])
 def test_a_list_of_shapes_is_one_step_each(rule: str, rng: Generator) -> None:
-    """Any shapes, 0-d ones too, mean what flat ones mean."""
+    """Arrays of any shape, even 0-d, give the same results as flat ones."""
     options = RULES[rule].sample(rng, step=True, without=["clip_adaptive"])
     shapes = ((), (1,), (7, 3), (2, 3, 4, 5), (0,), (65,))
     params, grads = ([ordinary(rng, shape, "float64") for shape in shapes] for _ in range(2))
@@ -92,7 +92,7 @@ def test_a_list_of_shapes_is_one_step_each(rule: str, rng: Generator) -> None:
 
 @rules
 def test_functions_take_nothing_as_it_comes(rule: str) -> None:
-    """No parameters, or no gradients, are nothing to do; norms are zero."""
+    """Without parameters or without gradients there is nothing to do; norms are zero."""
     options = RULES[rule].plain
     none = {name: [] for name in RULES[rule].new_states(options, [np.ones((2, 2))])}
     assert RULES[rule].update(F, [], [], none, 1, options) == (None, False)
@@ -107,7 +107,7 @@ def test_functions_take_nothing_as_it_comes(rule: str) -> None:
 
 
 def test_updates_are_what_the_classes_say() -> None:
-    """To make the file again: python -m fastopt.functional._generate > python/fastopt/functional/_updates.py"""
+    """The file is made by python -m fastopt.functional._generate > python/fastopt/functional/_updates.py"""
     written = (Path(F.__file__).parent / "_updates.py").read_text()
     assert ast.dump(ast.parse(_generate.source())) == ast.dump(ast.parse(written))
 
@@ -164,7 +164,7 @@ def test_variants_need_their_own_buffers() -> None:
     ],
 )
 def test_arrays_that_would_not_be_used_are_refused(call: Callable[..., Any], name: str, wanted: str) -> None:
-    """What is written by nobody must not look as if it were; placeholders for arrays are fine."""
+    """An argument that would never be written must not look like a result; placeholders for arrays are allowed."""
     p, g = np.ones(3), np.ones(3)
     given: Any
     for given in [np.zeros(3)], (np.zeros(3),), np.zeros((1, 3)), "ab", 3:
@@ -234,7 +234,7 @@ def test_l1_pulls_towards_zero(rule: str, surrounding: str) -> None:
 
 @pytest.mark.parametrize("rule", [rule for rule in RULES if "decoupled_weight_decay" in RULES[rule].surroundings])
 def test_decoupled_decay_does_not_touch_the_gradient(rule: str, rng: Generator) -> None:
-    """It is (1 − lr·λ) p and nothing else; coupled decay is a part of the gradient."""
+    """Decoupled decay is (1 − lr·λ) p and nothing else; coupled decay is a part of the gradient."""
     (p,), zero = RULES[rule].arrays(rng, [(3, 4)], "float64"), np.zeros((3, 4))
     options = RULES[rule].plain | {"lr": 0.1, "decoupled_weight_decay": True}
     for fixed, decay in (False, 0.05), (True, 0.5):
@@ -266,7 +266,7 @@ def fresh(call: Call) -> Call:
 
 
 def memory_order(array: Array) -> list[int]:
-    """Its axes, innermost first, but for those of one."""
+    """The axes longer than one, innermost first."""
     axes = [axis for axis in range(array.ndim) if array.shape[axis] > 1]
     return sorted(axes, key=lambda axis: array.strides[axis])
 
@@ -330,7 +330,7 @@ def test_results_lie_in_memory_as_the_documentation_says(norm: str, each: Each, 
 
 @pytest.mark.parametrize("name", sorted(_core.kernels.signatures))
 def test_signatures_are_the_same_everywhere(name: str) -> None:
-    """Of the typed function, of the reference, and of the binding, to which arguments go by position."""
+    """The typed function, the reference and the binding agree; the binding gets its arguments by position."""
     names = [*inspect.signature(getattr(F, name)).parameters]
     assert names == [*inspect.signature(getattr(reference, name)).parameters]
     bound = [*_core.kernels.signatures[name]]
@@ -358,7 +358,7 @@ def test_kernels_say_how_many_arguments_they_take() -> None:
 
 @pytest.mark.parametrize("norm", [name for name, norm in NORMS.items() if "dbias" in RESULTS[norm.norm][1]])
 def test_a_bias_has_a_gradient_without_a_weight(norm: str, rng: Generator) -> None:
-    """The same one as with a weight of ones; unless nobody wants it."""
+    """It is the same as with a weight of ones, unless bias_grad=False."""
     call = NORMS[norm].call(rng, "float32", 24, 70)
     call.arguments["weight"][...] = 1
     with_weight = call.run(F)
@@ -378,7 +378,7 @@ def test_a_bias_has_a_gradient_without_a_weight(norm: str, rng: Generator) -> No
 
 @pytest.mark.parametrize("name", ["batch_norm", "batch_norm_relu", "batch_norm_add_relu", "batch_renorm"])
 def test_backward_must_be_told_the_mode(name: str) -> None:
-    """As forward's default is evaluation, and the other mode would be differentiated silently."""
+    """Forward's default is evaluation; a default in backward could silently differentiate the wrong mode."""
     x, c = np.ones((4, 3)), np.ones(3)
     arguments = {
         "batch_norm": (x, x, c, c),
@@ -393,7 +393,7 @@ def test_backward_must_be_told_the_mode(name: str) -> None:
 
 @norms
 def test_out_in_another_layout_is_an_error(norm: str, rng: Generator) -> None:
-    """Which says what it may be."""
+    """The error says which layouts are allowed."""
     call = NORMS[norm].call(rng, "float32", 24, 70)
     for make in LAYOUTS["flipped"], LAYOUTS["every second"]:
         for run, results in (call.forward, call.forward(F)), (partial(call.backward, results=call.forward(F)), None):
@@ -436,7 +436,7 @@ def test_a_weight_of_ones_and_a_bias_of_zeros_change_nothing(norm: str, rng: Gen
 
 @dtypes
 def test_layouts_agree(dtype: str, rng: Generator) -> None:
-    """The same numbers as N,C,H,W, as N,H,W,C and as a transposed view: different sums, the same statistics but for rounding."""
+    """The same numbers as N,C,H,W, as N,H,W,C and as a transposed view give the same statistics up to rounding."""
     x, dy = ordinary(rng, (2, 4, 6, 5, 3), dtype)
     weight, bias = ordinary(rng, (2, 6), dtype)
 
@@ -479,7 +479,7 @@ def test_evaluation_uses_and_keeps_the_running_statistics(rng: Generator) -> Non
 
 @pytest.mark.parametrize("norm", [name for name, norm in NORMS.items() if norm.norm != "batch_norm_apply"])
 def test_backward_is_the_derivative_of_forward(norm: str, rng: Generator) -> None:
-    """By central differences, along a random direction."""
+    """Central differences along a random direction agree."""
     call = NORMS[norm].call(rng, "float64", 12, 10, dsum=False, running="renorm" in norm)
     if "renorm" in norm:  # r and d are constants where they are at their limits
         call.arguments["running_mean"][...], call.arguments["running_var"][...] = 100.0, 1e-4
@@ -494,7 +494,7 @@ def test_backward_is_the_derivative_of_forward(norm: str, rng: Generator) -> Non
 @pytest.mark.parametrize("affine", [True, False])
 @every_dtype
 def test_fused_forms_are_their_steps(dtype: str, affine: bool, training: bool, rng: Generator) -> None:
-    """To the last bit, as far as nothing in between is rounded to 16 bits."""
+    """They agree to the last bit if no intermediate result is rounded to 16 bits."""
     x, residual, dy = (ordinary(rng, (4, 6, 5), dtype) for _ in range(3))
     weight, bias = ordinary(rng, (2, 6), computed(dtype)) if affine else (None, None)
     running = ordinary(rng, 6, computed(dtype)), ordinary(rng, 6, computed(dtype)) ** 2
@@ -512,7 +512,7 @@ def test_fused_forms_are_their_steps(dtype: str, affine: bool, training: bool, r
     t, mean, rstd = norm(F.batch_norm, x)
     assert_same(norm(F.batch_norm_relu, x), (np.maximum(t, 0), mean, rstd))
     fused = F.batch_norm_relu_backward(dy, x, mean, rstd, weight, bias, training=training)
-    if dtype in DTYPES:  # what is rounded to 0 in 16 bits may not have been 0
+    if dtype in DTYPES:  # a number that is 0 in 16 bits may not have been 0
         assert_same(fused, backward(np.where(t > 0, dy, 0), mean, rstd))
         y = np.maximum(t + residual, 0)
         assert_same(norm(F.batch_norm_add_relu, x, residual), (y, mean, rstd))

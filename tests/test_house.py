@@ -1,4 +1,4 @@
-"""Who may know whom (CONTRIBUTING.md), and whether the tables of these tests know everybody."""
+"""Which parts may import which (CONTRIBUTING.md), and whether the tables of these tests are complete."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ LONGEST = 500  # lines of a file
 DEPENDENCIES = {"ml_dtypes", "numpy", "safetensors", "threadpoolctl"}  # in pyproject.toml
 GENERATED = {"python/fastopt/functional/_updates.py"}
 
-# The parts that a part may know beside itself.
+# The other parts that a part may import.
 CPP_KNOWS = {
     "core": set(),
     "optim": {"core"},
@@ -50,7 +50,7 @@ PYTHON_KNOWS = {
     "_check": set(),
     "_commit": set(),
     "_rules": {"_check", "_core"},
-    "functional": {"_check", "_core", "_rules", "optim"},  # whose classes it makes functions of
+    "functional": {"_check", "_core", "_rules", "optim"},  # it makes functions from its classes
     "nn": {"_check", "_commit", "_core", "functional"},
     "optim": {"_check", "_commit", "_core", "_rules"},
     "reference": set(),
@@ -62,7 +62,7 @@ PYTHON_KNOWS = {
     "__init__": PUBLIC | {"_config", "_core", "_threads", "_version"},
     "__main__": {"cli"},
 }
-# Where an optimizer's name is to be found, beside its header and its class's own file, and nowhere else.
+# The only files with an optimizer's name, besides its header and the file of its class.
 BINDINGS = "csrc/optim/rules.cpp"
 INTRINSICS = {"csrc/core/simd.hpp", "csrc/core/threads/environment.hpp"}
 EXPORTS = {"python/fastopt/optim/__init__.py", "python/fastopt/reference/__init__.py"}
@@ -70,12 +70,12 @@ REFERENCE = "python/fastopt/reference/rules/"
 USERS = {
     "python/fastopt/optim/accumulate.py": {"sgd"},  # adds gradients with it
     "csrc/bind/optim.cpp": {"sgd"},  # takes sums of squares with it
-    "csrc/core/threads/parallel.hpp": {"adopt"},  # a number of threads
+    "csrc/core/threads/parallel.hpp": {"adopt"},  # the verb: it adopts a number of threads
     "python/fastopt/optim/rules/muon.py": {"sgd"},  # takes its step with it
-    "python/fastopt/optim/rules/switch.py": {"adam", "sgd", "sgd_momentum"},  # goes from one to the other
-    "python/fastopt/torch.py": {"SGD", "Muon", "Adagrad"},  # whose state torch keeps in its own way
+    "python/fastopt/optim/rules/switch.py": {"adam", "sgd", "sgd_momentum"},  # switches from one to the other
+    "python/fastopt/torch.py": {"SGD", "Muon", "Adagrad"},  # torch stores their state differently
 }
-# Functions that are tested beside those of the tables, and layers that are not called as their function is.
+# Functions that are tested outside the tables, and layers that do not have the name of their function.
 OTHERS = {"batch_norm_stats", "batch_norm_backward_stats", "combine_stats", "fold_batch_norm"}
 LINEAR = {"CosineLinear": "CosineNorm", "WeightNormLinear": "WeightNorm"}
 EXCEPTIONS = {"cli/bench/floors.py": {"_core"}}  # the kernel that computes nothing is for benchmarks only
@@ -92,7 +92,7 @@ def part_of(path: Path, root: Path) -> str:
 
 
 def module_of(path: Path) -> str:
-    """The dotted name of the module that a file is."""
+    """The dotted name of a file's module."""
     return ".".join(("fastopt", *path.relative_to(PACKAGE).with_suffix("").parts)).removesuffix(".__init__")
 
 
@@ -100,7 +100,9 @@ MODULES = {module_of(path): path for path in (*PACKAGE.rglob("*.pyi"), *PYTHON)}
 
 
 def imports(path: Path) -> Iterator[str]:
-    """The full names of all modules that a Python file imports, anywhere in it, and of names that it takes from packages of ours."""
+    """The full names of all modules that a Python file imports anywhere, and of the names that it imports from our
+    packages.
+    """
     package = module_of(path).split(".")[: None if path.name == "__init__.py" else -1]
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
@@ -113,7 +115,7 @@ def imports(path: Path) -> Iterator[str]:
 
 
 def circles(graph: Mapping[str, Collection[str]]) -> list[set[str]]:
-    """The modules that import one another, directly or over others: all cycles of the graph that share a module are one circle."""
+    """Groups of modules that import one another, directly or indirectly; cycles that share a module form one group."""
     reached: dict[str, set[str]] = {}
     for module in graph:
         found, waiting = set[str](), [*graph[module]]
@@ -128,7 +130,7 @@ def circles(graph: Mapping[str, Collection[str]]) -> list[set[str]]:
 
 
 def known(path: Path) -> set[str]:
-    """The parts of fastopt that a Python file knows."""
+    """The parts of fastopt that a Python file imports."""
     names = {module.split(".")[1] for module in imports(path) if module.startswith("fastopt.")}
     return names - {part_of(path, PACKAGE)}
 
@@ -149,7 +151,7 @@ def test_python_and_intrinsics_stay_where_they_belong(each: Each) -> None:
 
 
 def test_the_bindings_know_no_vectors(each: Each) -> None:
-    """They are compiled once, for any processor: what they include must not depend on the instruction set."""
+    """They are compiled once, for any processor: their includes must not depend on the instruction set."""
 
     def included(path: Path, seen: set[Path]) -> set[Path]:
         for name in re.findall(r'#include "([^"]+)"', path.read_text()):
@@ -172,7 +174,7 @@ def test_python_knows_only_whom_it_may(each: Each) -> None:
 
 
 def test_no_modules_import_one_another() -> None:
-    """At the head of a file, in functions and for types only: nothing is excepted."""
+    """Imports at the head of a file, in functions and for types only all count."""
     graph: dict[str, set[str]] = {}
     for module, path in MODULES.items():
         names = {name if name in MODULES else name.rpartition(".")[0] for name in imports(path)}
@@ -194,7 +196,7 @@ def test_no_file_is_longer_than_it_can_be_read() -> None:
 
 
 def test_import_takes_no_extra_and_no_subpackage() -> None:
-    """``import fastopt`` loads nothing that pyproject.toml does not name as a dependency, and subpackages only when they are used."""
+    """``import fastopt`` loads only the dependencies in pyproject.toml, and subpackages only when they are used."""
     code = "import sys; before = {*sys.modules}; import fastopt; print(*{*sys.modules} - before)"
     loaded = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout.split()
     assert {"fastopt", "numpy"} <= {*loaded}
@@ -217,7 +219,7 @@ def test_only_core_names_an_instruction_set(each: Each) -> None:
 
 
 def test_the_rules_above_notice() -> None:
-    """The imports that they look at are really found."""
+    """The imports on which they depend are really found."""
     assert known(PACKAGE / "functional" / "_update.py") >= {"_core", "_rules", "optim"}
     assert known(PACKAGE / "optim" / "optimizer.py") >= {"_core", "_rules"}
     assert "numpy" in set(imports(PACKAGE / "reference" / "rows.py"))
@@ -248,7 +250,7 @@ def test_tables_are_complete() -> None:
 
 @pytest.mark.parametrize("norm", {norm.norm for norm in NORMS.values()})
 def test_table_tries_every_option_of_a_norm(norm: str) -> None:
-    """Whatever a function takes, beside arrays that it needs, occurs with more than one value."""
+    """Every argument of a function, except required arrays, occurs with more than one value."""
     every = [one for one in NORMS.values() if one.norm == norm]
     calls = [
         one.call(np.random.default_rng(0), "float32", 12, 6, **options) for one in every for options in one.options
@@ -265,7 +267,7 @@ def test_table_tries_every_option_of_a_norm(norm: str) -> None:
 
 @pytest.mark.parametrize("rule", RULES)
 def test_table_tries_every_option(rule: str) -> None:
-    """Whatever an optimizer's constructor, its step and its function take occurs with more than one value."""
+    """Every argument of an optimizer's constructor, its step and its function occurs with more than one value."""
     step = {*inspect.signature(optim.Optimizer.step).parameters} - {"self", "grads"}
     options = {*RULES[rule].own, *AROUND, *step}
     refused = options - {*RULES[rule].own}.union(*RULES[rule].surroundings.values())
@@ -281,7 +283,7 @@ def test_table_tries_every_option(rule: str) -> None:
 
 
 def test_rules_bear_what_surrounds_them() -> None:
-    """All of it, but for those that say so."""
+    """Every rule takes all options, except the rules that are listed here."""
     every = {*SURROUNDINGS, *STEPS}
     refused = {name: some for name, rule in RULES.items() if (some := every - {*rule.surroundings})}
     acting_on_y_only = {"decoupled_weight_decay", "fixed_decay", "proximal_l1", "l2_init_decoupled"}
@@ -289,7 +291,7 @@ def test_rules_bear_what_surrounds_them() -> None:
 
 
 def test_there_is_nothing_in_the_tables_that_no_rule_has() -> None:
-    """So that they stay as short as they are."""
+    """This keeps the tables short."""
     assert set(VALUES) <= {name for rule in RULES.values() for name in rule.own}
     around = [*SURROUNDINGS.values(), *(options for _, options in FORMATS.values())]
     assert {name for options in around for name in options} == {"weight_decay", *AROUND}
@@ -321,7 +323,7 @@ def words(path: Path) -> set[str]:
 
 @pytest.fixture(scope="module")
 def places() -> dict[str, set[str]]:
-    """The words of every file but the command line, which is one more user, and what is generated."""
+    """The words of every file, without the command line, which is only a user, and without generated files."""
     return {
         name_of(path): words(path)
         for path in [*CPP, *PYTHON]
@@ -331,7 +333,7 @@ def places() -> dict[str, set[str]]:
 
 @pytest.mark.parametrize("rule", RULES)
 def test_an_optimizer_is_in_four_places(rule: str, places: dict[str, set[str]]) -> None:
-    """Header and bindings; class; reference; each with its export, and no more."""
+    """These are the header and the bindings, the class, and the reference, each with its export, and no other file."""
     optimizer = RULES[rule].optimizer
     its_file = f"python/fastopt/optim/rules/{Path(inspect.getfile(optimizer.__init__)).name}"
 

@@ -23,7 +23,9 @@ layers = pytest.mark.parametrize("name", LAYERS)
 
 
 class Bfloat16Tensor:
-    """What torch's tensors in bfloat16 are to NumPy: they have no dtype that it knows, and want no copy made while they learn."""
+    """Behaves like torch's bfloat16 tensors: NumPy does not know their dtype, and they refuse copies while they require
+    gradients.
+    """
 
     def __init__(self, values: Any, learns: bool = True) -> None:
         self.values, self.learns = np.asarray(values), learns
@@ -141,7 +143,7 @@ def test_states_of_torchs_modules_are_loaded(dtype: str) -> None:
 
 
 def test_old_checkpoints_without_a_count_of_batches_are_loaded(rng: Generator) -> None:
-    """As torch does: the count stays what it is."""
+    """As in torch, the count does not change."""
     layer, other = nn.BatchNorm(3), nn.BatchNorm(3)
     layer(ordinary(rng, (4, 3), "float32"))
     state = layer.state_dict()
@@ -154,7 +156,7 @@ def test_old_checkpoints_without_a_count_of_batches_are_loaded(rng: Generator) -
 
 @layers
 def test_pickles_and_copies_go_on_without_the_last_batch(name: str, each: Each, rng: Generator) -> None:
-    """With the hyperparameters, parameters, gradients and buffers."""
+    """They have the hyperparameters, parameters, gradients and buffers."""
     for copied in each([pickled, copy.deepcopy, copy.copy]):
         layer, inputs, gradients = make(name, "float32", rng)
         layer(*inputs)
@@ -171,7 +173,7 @@ def test_pickles_and_copies_go_on_without_the_last_batch(name: str, each: Each, 
         with pytest.raises(RuntimeError, match=rf"^{type(layer).__name__}: backward was called before forward$"):
             other.backward(*gradients)
         outputs, dxs = tupled(layer.train()(*inputs)), tupled(layer.backward(*gradients))
-        if copied is not copy.copy:  # which shares running statistics
+        if copied is not copy.copy:  # it shares running statistics
             assert_same(tupled(other.train()(*inputs)), outputs)
             assert_same(tupled(other.backward(*gradients)), dxs)
             assert_same(other.buffers.values(), layer.buffers.values())
@@ -185,7 +187,7 @@ def test_pickles_are_small_and_name_what_is_public(rng: Generator) -> None:
         data = pickle.dumps(layer)
         assert len(data) < before + 100
         assert b"fastopt.nn._" not in data
-        assert layer._kept  # the layer itself has it still
+        assert layer._kept  # the layer itself still has it
     assert {getattr(nn, name).__module__ for name in nn.__all__} == {"fastopt.nn"}
     assert {getattr(F, name).__module__ for name in F.__all__} == {"fastopt.functional"}
     assert pickled(nn.update_bn) is nn.update_bn
@@ -219,7 +221,7 @@ def test_copies_of_dropout_draw_what_it_would_have_drawn(
 
 @layers
 def test_a_pass_writes_to_nothing_that_an_earlier_one_has_left(name: str, rng: Generator) -> None:
-    """So that another thread may still be reading it."""
+    """So another thread may still read the earlier results."""
     layer, inputs, _ = make(name, "float32", rng)
 
     def left() -> list[Array]:

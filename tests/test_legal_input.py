@@ -1,4 +1,6 @@
-"""What looks bad but is legal: slices, read-only and broadcast inputs, empty arrays; and errors that are torch's, too."""
+"""Input that looks bad but is legal: slices, read-only and broadcast inputs, empty arrays; and errors that torch
+raises, too.
+"""
 
 from __future__ import annotations
 
@@ -136,7 +138,9 @@ def test_zero_size_batches_are_legal() -> None:
 @pytest.mark.parametrize("dtype", ["float64", "bfloat16"])
 @pytest.mark.parametrize("norm", [name for name, norm in NORMS.items() if norm.norm != "weight_norm"])
 def test_no_values_are_legal(norm: str, dtype: str) -> None:
-    """No samples, rows or places: results without values, a gradient of zero for the bias, running statistics as they were."""
+    """Without samples, rows or places, results are empty, the bias's gradient is zero, and running statistics do not
+    change.
+    """
     call = NORMS[norm].call(np.random.default_rng(2), dtype, 24, 4)
     axes = {*range(call.x.ndim)} - {call.arguments.get("channel_axis", -1) % call.x.ndim}
     if "normalized_shape" in call.arguments:

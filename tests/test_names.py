@@ -1,4 +1,4 @@
-"""What dir() shows of modules: what users are meant to see."""
+"""dir() of modules shows the names for users."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def test_modules_show_public_names(name: str) -> None:
 
 
 def test_the_package_shows_public_names() -> None:
-    """And fastopt.torch from when it is imported."""
+    """It shows fastopt.torch once that is imported."""
     code = "import fastopt; print(*dir(fastopt)); import fastopt.torch; print(*dir(fastopt))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     before, after = map(str.split, done.stdout.splitlines())

@@ -1,4 +1,4 @@
-"""Layers: what their functions compute, with parameters, gradients and running statistics of their own."""
+"""Layers: the results of their functions, with parameters, gradients and running statistics of their own."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ like_batch_norm = pytest.mark.parametrize("name", [name for name in LAYERS if na
 
 def test_every_layer_is_here() -> None:
     made = {type(make("float32")).__name__ for make, _ in LAYERS.values()}
-    others = {"Layer", "update_bn", "Dropout", "GaussianDropout", "ChannelDropout"}  # of which test_dropout.py knows
+    others = {"Layer", "update_bn", "Dropout", "GaussianDropout", "ChannelDropout"}  # in test_dropout.py
     assert made == set(nn.__all__) - others
 
 
@@ -70,7 +70,7 @@ def test_out_receives_the_results(name: str, each: Each, rng: Generator) -> None
 
 @layers
 def test_backward_may_be_called_again_and_for_other_batches(name: str, rng: Generator) -> None:
-    """A gradient is overwritten, not gathered; the batch may have another size each time."""
+    """A gradient is overwritten, not accumulated; the batch may have another size each time."""
     layer, inputs, gradients = make(name, "float32", rng)
     for times in 1, 2, 1:
         more_inputs, more_gradients = (tuple(np.concatenate([a] * times) for a in one) for one in (inputs, gradients))
@@ -83,7 +83,7 @@ def test_backward_may_be_called_again_and_for_other_batches(name: str, rng: Gene
 
 @layers
 def test_backward_is_the_derivative_of_forward(name: str, rng: Generator) -> None:
-    """By central differences, along a random direction in inputs and parameters."""
+    """Central differences along a random direction in inputs and parameters agree."""
     layer, inputs, gradients = make(name, "float64", rng)
     if isinstance(layer, nn.BatchRenorm):
         layer.buffers["running_mean"][...], layer.buffers["running_var"][...] = 100.0, 1e-4  # r and d at their limits
@@ -180,7 +180,9 @@ def test_without_momentum_running_statistics_are_the_average_of_all_batches(rng:
 def test_a_batch_without_values_counts_nowhere(
     kind: Callable[..., Any], momentum: float | None, empty: tuple[int, ...], rng: Generator
 ) -> None:
-    """Neither in the running statistics nor in their number; nor does one that is refused, or one in evaluation."""
+    """It changes neither the running statistics nor their count; nor does a batch that is refused, or one in
+    evaluation.
+    """
     if kind is nn.InstanceNorm and momentum is None:
         return
     options = {"track_running_stats": True} if kind is nn.InstanceNorm else {}
@@ -204,7 +206,7 @@ def test_a_batch_without_values_counts_nowhere(
 
 @pytest.mark.parametrize("kind", [nn.BatchNorm, nn.BatchNormReLU, nn.BatchNormAddReLU, nn.BatchRenorm])
 def test_frozen_layers_learn_but_keep_their_statistics(kind: Callable[..., Any], rng: Generator) -> None:
-    """Their passes are those of evaluation; weight and bias get gradients."""
+    """Their passes are the same as in evaluation; weight and bias get gradients."""
     layer = kind(6, dtype=np.float64)
     inputs = ordinary(rng, (1 + isinstance(layer, TWO_INPUTS), 5, 6), "float64")
     dy = ordinary(rng, (5, 6), "float64")
@@ -222,7 +224,7 @@ def test_frozen_layers_learn_but_keep_their_statistics(kind: Callable[..., Any],
 
 
 def test_limits_of_batch_renorm_may_follow_a_schedule(rng: Generator) -> None:
-    """At first it is batch normalization; without limits it is what evaluation does."""
+    """At first it is batch normalization; without limits it normalizes as in evaluation."""
     layer, (x,), (dy,) = make("BatchRenorm", "float64", rng)
     layer.buffers["running_mean"][...] = ordinary(rng, 6, "float64")
     layer.r_max, layer.d_max = 1.0, 0.0
@@ -360,7 +362,7 @@ def test_linear_layers_take_one_row_none_and_slices(kind: Callable[..., Any], rn
     assert not any(grad.any() for grad in layer.grads.values())
 
 
-# What layers look like
+# The repr of layers
 
 
 def test_layers_show_how_they_are_made() -> None:
@@ -384,7 +386,7 @@ def test_layers_show_how_they_are_made() -> None:
         assert repr(layer) == text
         assert repr(eval(f"nn.{text}")) == text
     layer = nn.BatchNorm(8)
-    layer.frozen, layer.momentum = True, 0.5  # which may be changed
+    layer.frozen, layer.momentum = True, 0.5  # these may be changed
     assert repr(layer) == "BatchNorm(8, eps=1e-05, momentum=0.5, frozen=True)"
 
 
@@ -393,7 +395,7 @@ def test_modules_show_public_names_only() -> None:
     assert dir(F) == sorted(F.__all__)
 
 
-# Errors that name what is wrong and what helps
+# Errors that name the mistake and the remedy
 
 
 def test_float64_is_said_to_be_xs() -> None:
@@ -547,7 +549,7 @@ def test_backward_before_forward_is_an_error(name: str, rng: Generator) -> None:
 
 @dtypes
 def test_layers_learn(dtype: str, rng: Generator) -> None:
-    """The whole loop: the gradients that a layer fills are handed to an optimizer as they are."""
+    """In a whole training loop, the gradients of the layers go to an optimizer directly."""
     layer = nn.LayerNorm(8, dtype=dtype)
     opt = optim.Adam(layer.params, lr=0.05)
     x, weight, bias = ordinary(rng, (32, 8), dtype), ordinary(rng, 8, dtype), ordinary(rng, 8, dtype)
@@ -578,7 +580,7 @@ def test_linear_layers_learn(name: str, rng: Generator) -> None:
     assert losses[-1] < 1e-3 * losses[0]
 
 
-# What functions do not see
+# Errors that only layers can find
 
 
 def test_statistics_that_cannot_be_written_stop_the_pass() -> None:

@@ -1,4 +1,4 @@
-"""Infinities and NaN: they show in the parameter, as torch's do, and no other number moves far because of them."""
+"""Infinities and NaN: they show in the parameter, as in torch, and no other number moves far because of them."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Array = NDArray[Any]
 BAD = (np.inf, -np.inf, np.nan)
 SHAPES = ((70,), (8, 9), (2, 5, 7))
 AT = 11  # the element that is not finite
-SIGNS = {"lion", "rprop"}  # whose step has the length that it always has, also along an infinite gradient
+SIGNS = {"lion", "rprop"}  # their step has the same length for every gradient, even an infinite one
 
 pytestmark = pytest.mark.filterwarnings("ignore:(invalid value|overflow) encountered:RuntimeWarning")
 
@@ -58,10 +58,10 @@ TORCHS: list[tuple[str, Options]] = [
 
 
 def departs(name: str, shape: tuple[int, ...], bad: float, of: str, step: int) -> bool:
-    """Where torch hides what is not finite, and we do not."""
+    """Whether torch hides the infinity or NaN and fastopt does not."""
     if name == "Rprop":
-        return bool(of == "grad" and np.isnan(bad))  # the sign of which is 0 in torch
-    # Later than in its first two steps torch divides the rows of a matrix by infinity, and the others jump.
+        return bool(of == "grad" and np.isnan(bad))  # its sign is 0 in torch
+    # From its third step on torch divides the rows of a matrix by infinity, and the other rows jump.
     return name == "Adafactor" and len(shape) > 1 and of == "grad" and bool(np.isinf(bad)) and step > 2
 
 
@@ -101,7 +101,7 @@ def test_what_is_finite_is_what_torch_has_finite(
 
 
 def after(rule: Rule, options: Options, dtype: str, bad: float | None, of: str, at: int) -> list[Array]:
-    """The parameters after step ``at``, in which an element of each was not finite."""
+    """The parameters after step ``at``, in which one element of each array was not finite."""
     rng = np.random.default_rng(at)
     shapes = [rule.fit(shape) for shape in SHAPES]
     params = [ordinary(rng, shape, dtype) for shape in shapes]
@@ -116,9 +116,9 @@ def after(rule: Rule, options: Options, dtype: str, bad: float | None, of: str, 
 
 
 def hides(rule: Rule, options: Options, bad: float, of: str, at: int) -> bool:
-    """Where the element is meant to stay finite."""
+    """Whether the element is meant to stay finite."""
     if of == "param":
-        return options.get("weights") == "master" and at > 1  # of which the parameter is a copy from its first step on
+        return options.get("weights") == "master" and at > 1  # after its first step the parameter is a copy of it
     if options.get("skip_nonfinite") or at < rule.moves_from:
         return True
     limited = clips(options)  # to a norm: multiplied by 0, infinity is NaN
@@ -127,7 +127,9 @@ def hides(rule: Rule, options: Options, bad: float, of: str, at: int) -> bool:
 
 
 def assert_it_shows(rule: Rule, options: Options, dtype: str) -> None:
-    """The element is not finite after the step, and the others are not, too, or are about where they are without it."""
+    """Asserts that the element is not finite after the step, and that the others are not finite either, or are close to
+    their usual values.
+    """
     for bad, of, at in ((b, o, a) for b in BAD for o in ("grad", "param") for a in (1, 3)):
         clean = after(rule, options, dtype, None, of, at)
         for got, expected in zip(after(rule, options, dtype, bad, of, at), clean, strict=True):
@@ -177,7 +179,7 @@ def test_the_specification_has_the_same_bits(function: str, of: str, each: Each)
 def test_adopt_shows_nan_one_step_late_and_infinity_as_an_element_that_stays(
     at: int, clip_exponent: float | None
 ) -> None:
-    """As the authors' code does: a gradient divides the next ones, and what is divided by infinity is 0."""
+    """As in the authors' code, a gradient divides the next ones, and division by infinity gives 0."""
     for bad in BAD:
         p = np.ones(3)
         opt, seen = optim.ADOPT([p], lr=0.1, betas=(0.0, 0.99), clip_exponent=clip_exponent), []
@@ -201,7 +203,9 @@ def test_adopt_shows_nan_one_step_late_and_infinity_as_an_element_that_stays(
 @pytest.mark.parametrize("at", [1, 2, 5])
 @pytest.mark.parametrize("bad", [*BAD, "overflow"])
 def test_adafactor_shows_it_in_the_whole_matrix(bad: Any, at: int, dtype: str) -> None:
-    """Its mean square is infinite, by which the rows are divided.  So is that of finite gradients with infinite squares."""
+    """Its rows are divided by its mean square, which is infinite.  The same happens for finite gradients with infinite
+    squares.
+    """
     if bad == "overflow":
         bad = 1e25 if dtype == "float32" else 1e170
     p = np.ones((3, 8, 8), dtype)
@@ -245,7 +249,9 @@ def test_clipping_is_torchs(clip: str, bad: float, torch: Any) -> None:
 @pytest.mark.parametrize("bad", BAD)
 @pytest.mark.parametrize("of", ["grad", "param"])
 def test_adaptive_clipping_is_the_papers(of: str, bad: float) -> None:
-    """Unit by unit: |g|/|p| is at most the limit; NaN if one of the norms is, and 0 beside an infinite gradient."""
+    """In each unit |g|/|p| is at most the limit; g is NaN if one of the norms is NaN, and 0 beside an infinite
+    gradient.
+    """
     rng = np.random.default_rng(0)
     p, g = ordinary(rng, (3, 8), "float64"), ordinary(rng, (3, 8), "float64")
     (g if of == "grad" else p)[1, 4] = bad

@@ -1,4 +1,4 @@
-"""What normalizations are in other words: one of another, a formula, or a limit."""
+"""Normalizations are compared with equivalent ones, with formulas, and with limits."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def test_batch_renorm_without_room_is_batch_norm(norm: str, each: Each, rng: Gen
 
 @pytest.mark.parametrize("norm", layouts_of("batch_renorm"))
 def test_batch_renorm_with_all_room_normalizes_as_in_evaluation(norm: str, rng: Generator) -> None:
-    """r and d undo what is the batch's own."""
+    """r and d undo the effect of the batch's own statistics."""
     call = NORMS[norm].call(rng, "float64", 60, 12, r_max=1e6, d_max=1e6)
     evaluated = as_other(call, "batch_norm", training=False).run(F)
     np.testing.assert_allclose(call.run(F)["y"], evaluated["y"], rtol=1e-11, atol=1e-11)
@@ -66,7 +66,7 @@ def test_batch_renorm_is_the_paper(norm: str, rng: Generator) -> None:
     mu, sigma_b, sigma = x.mean(0), np.sqrt(x.var(0) + 1e-5), np.sqrt(given["running_var"] + 1e-5)
     r = np.clip(sigma_b / sigma, 1 / 1.5, 1.5)
     d = np.clip((mu - given["running_mean"]) / sigma, -0.5, 0.5)
-    assert 0 < np.count_nonzero(r == sigma_b / sigma) < 12  # clipped here, and there not
+    assert 0 < np.count_nonzero(r == sigma_b / sigma) < 12  # some are clipped, and some are not
     xhat = (x - mu) / sigma_b * r + d
     np.testing.assert_allclose(y, given["weight"] * xhat + given["bias"], rtol=1e-12, atol=1e-12)
     dxhat = dy * given["weight"]
@@ -80,7 +80,7 @@ def test_batch_renorm_is_the_paper(norm: str, rng: Generator) -> None:
     assert_same_bits(*({name: one[name] for name in one if "running" in name} for one in (results, updated)))
 
 
-# What is one function of two
+# Fused functions
 
 
 @pytest.mark.parametrize("norm", layouts_of("batch_norm_relu"))
@@ -91,7 +91,7 @@ def test_batch_norm_relu_is_batch_norm_and_relu(norm: str, each: Each, rng: Gene
         t = plain.run(F)["y"]
         assert differing(results["y"], np.where(t > 0, t, np.zeros_like(t))) == 0
         masked = replace(plain, dy=np.where(results["y"] > 0, call.dy, np.zeros_like(call.dy))).run(F)
-        if dtype not in HALVES:  # where y may be 0 because it is too small
+        if dtype not in HALVES:  # in these, y may be 0 because it is too small
             assert_same_bits({"dx": results["dx"]}, {"dx": masked["dx"]})
         assert_same_bits(
             *(
@@ -198,7 +198,7 @@ def test_the_eps_of_rms_norm_is_the_epsilon_of_the_inputs_dtype(dtype: str, rng:
 
 @pytest.mark.parametrize("scale", [1.0, 2.0**30, -(2.0**-30)])
 def test_cosine_norm_gives_directions(scale: float, rng: Generator) -> None:
-    """Of length 1, whatever the length of the rows is; rows of zeros stay zeros."""
+    """They have length 1, whatever the length of the rows; rows of zeros stay zeros."""
     x = ordinary(rng, (6, 40), "float64")
     y = F.cosine_norm(x * scale, 0.0)[0]
     np.testing.assert_allclose(np.linalg.norm(y, axis=1), 1, rtol=1e-14)
@@ -289,7 +289,7 @@ def test_folding_is_the_reference(dtype: str, numbers: Any, rng: Generator) -> N
 
 @pytest.mark.parametrize("norm", RESULTS)
 def test_empty_arrays_are_the_reference(norm: str, each: Each) -> None:
-    """And their running statistics stay what they are."""
+    """Their running statistics do not change."""
     for shape, dtype in each([(0, 6), (0, 6, 4), (3, 6, 0), (0, 6, 0)], EVERY_DTYPE):
         x, ones, axis = np.zeros(shape, dtype), np.ones(6, computed(dtype)), {"channel_axis": 1}
         arguments: dict[str, Any] = {"weight": ones, "bias": ones * 2, "g": ones[0, ...], "residual": x, "dsum": x}
@@ -329,7 +329,7 @@ def test_no_channels_are_legal(shape: tuple[int, ...]) -> None:
 
 
 def test_channels_of_one_value_each_may_lie_anywhere(rng: Generator) -> None:
-    """Slices with a single place: neither their results nor their gradients need to lie as they do."""
+    """For slices with a single place, results and gradients may have another layout than x."""
     room, dy = ordinary(rng, (6, 4, 5), "float32"), ordinary(rng, (6, 4, 1), "float32")
     for x in room[:, :, :1], ordinary(rng, (6, 8, 1), "float32")[:, ::2]:
         y, mean, rstd = F.batch_norm(x, None, None, training=True)

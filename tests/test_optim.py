@@ -55,7 +55,7 @@ def test_a_rule_moves_from_the_step_that_it_says(rule: str, rng: Generator) -> N
 def assert_steps_are_the_functions(
     rule: str, params: list[Array], grads: list[list[Array | None]], options: Options
 ) -> None:
-    """Bit for bit, with each parameter's own count where gradients are missing and steps are skipped."""
+    """They agree bit for bit, with each parameter's own count where gradients are missing and steps are skipped."""
     expected = RULES[rule].run(F, params, grads, options)
     params = copies(params)
     opt = RULES[rule].make(params, options)
@@ -136,7 +136,7 @@ def test_state_is_live_and_parameters_are_the_callers(rule: str, rng: Generator)
 
 @rules
 def test_state_may_be_set_from_outside(rule: str, rng: Generator) -> None:
-    """What is written into the state is what the next step continues from."""
+    """The next step continues from the values that were written into the state."""
     options = RULES[rule].fullest | {"ema_decay": 0.5, "l2_init": 0.1}
     params, grads = (RULES[rule].arrays(rng, [9, (2, 5)], "float64") for _ in range(2))
     opt = RULES[rule].make(params, options)
@@ -156,7 +156,7 @@ def test_state_may_be_set_from_outside(rule: str, rng: Generator) -> None:
 
 @rules
 def test_state_begins_as_the_function_says(rule: str, rng: Generator) -> None:
-    """Its documentation names the values before step 1."""
+    """The function's documentation names the values before step 1."""
     doc = inspect.getdoc(getattr(F, rule)) or ""
     for options in RULES[rule].combinations:
         params = arrays(rng, "float64", rule)
@@ -404,7 +404,9 @@ def test_groups_have_their_own_hyperparameters(rule: str, rng: Generator) -> Non
 
 @rules
 def test_groups_may_have_any_options(rule: str, each: Each) -> None:
-    """Each its own variant of the rule, and its own surroundings; but for noise, which depends on a parameter's number."""
+    """Each group has its own variant of the rule and its own options around it, except noise, which depends on a
+    parameter's number.
+    """
     for seed in each(range(3), by_day=1):
         rng = np.random.default_rng(seed)
         params, grads = arrays(rng, rule=rule), [arrays(rng, rule=rule) for _ in range(3)]
@@ -502,7 +504,7 @@ def test_a_parameter_in_two_groups_is_an_error(rng: Generator) -> None:
         optim.SGD({"a": q, "b": q[1:]})
 
 
-# Changes on the way
+# Changes during a run
 
 
 @pytest.mark.parametrize(
@@ -542,7 +544,7 @@ def test_changed_hyperparameters_hold_from_the_next_step(
 
 
 def test_momentum_that_is_switched_on_begins_with_a_first_step(rng: Generator) -> None:
-    """As in torch: the buffer becomes the gradient, undampened."""
+    """As in torch, the buffer becomes the gradient, undampened."""
     p = ordinary(rng, 10, "float64")
     opt = optim.SGD([p], lr=0.1)
     opt.step([ordinary(rng, 10, "float64")])
@@ -606,7 +608,7 @@ def test_changed_hyperparameters_are_checked(changes: Options, message: str, rng
 
 @pytest.mark.parametrize("toggled", [{}, {"amsgrad": True}])
 def test_a_step_that_fails_changes_nothing(toggled: Options, rng: Generator) -> None:
-    """However late the bad gradient comes, and whatever else has changed."""
+    """This holds however late the bad gradient comes, and whatever else has changed."""
     params = [*arrays(rng), np.ones(5)]
     opt = optim.Adam([{"params": params[:2]}, {"params": params[2:], "weight_decay": 0.1}], lr=0.1)
     good = [*arrays(rng), np.ones(5)]
@@ -635,12 +637,12 @@ def test_a_parameter_that_has_become_read_only_is_an_error() -> None:
     assert np.all(p == 1)
 
 
-# What it looks like
+# The repr
 
 
 @rules
 def test_repr_names_the_class_and_its_hyperparameters(rule: str) -> None:
-    """Its own, and of those that all rules have the ones that are not as usual."""
+    """It shows the rule's own hyperparameters, and the options of all rules that differ from their defaults."""
     params = RULES[rule].arrays(np.random.default_rng(0), [3, 2], "float64")
     opt = RULES[rule].optimizer(params, lr=0.25)
     assert repr(opt).startswith(f"{type(opt).__name__}(2 parameters, lr=0.25, ")

@@ -1,4 +1,4 @@
-"""Optimizers that are saved, loaded, pickled and copied, also while their averages are swapped in: what comes back is what was there."""
+"""Optimizers that are saved, loaded, pickled or copied, even with averages swapped in, come back unchanged."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from fastopt import optim, schedules
 
 classes = pytest.mark.parametrize("name", CLASSES)
 
-# What is saved can be loaded
+# Saved state can be loaded
 
 
 CHANGES: list[tuple[str, dict[str, Any]]] = [
@@ -43,7 +43,7 @@ CHANGES: list[tuple[str, dict[str, Any]]] = [
 def test_what_is_switched_on_before_it_is_saved_can_be_loaded(
     name: str, changes: dict[str, Any], stepped: int, tmp_path: Path, rng: Generator
 ) -> None:
-    """And goes on as if it had not been saved."""
+    """The run continues as if it had not been saved."""
     params = [ordinary(rng, (4, 3), "float32")]
     opt = CLASSES[name](params, lr=0.1)
     for _ in range(stepped):
@@ -182,7 +182,9 @@ def test_loading_while_swapped_changes_nothing(tmp_path: Path) -> None:
 @pytest.mark.parametrize("dtype", ["float32", "float64", "float16"])
 @classes
 def test_what_begins_as_the_parameter_begins_with_the_first_step(name: str, dtype: str, rng: Generator) -> None:
-    """Averages, masters, z: weights that are filled in after the optimizer was made are what they begin with."""
+    """Averages, masters and z start from the weights at the first step, even if these were filled in after the
+    optimizer was made.
+    """
     options = {"ema_decay": 0.5} | ({"weights": "master"} if dtype == "float16" else {})
     late, early = np.zeros((4, 3), dtype), ordinary(rng, (4, 3), dtype)
     opt = CLASSES[name]([late], lr=0.1, **options)
@@ -203,7 +205,7 @@ def test_what_begins_as_the_parameter_begins_with_the_first_step(name: str, dtyp
 
 @classes
 def test_optimizers_are_copied_with_their_parameters(name: str, rng: Generator) -> None:
-    """By copy and by pickle, in the middle of a run, with a schedule; identities are kept."""
+    """This works by copy and by pickle, in the middle of a run, with a schedule; identities are kept."""
     params = OPTIMIZERS[name].arrays(rng)
     opt = CLASSES[name](params, lr=0.1, ema_decay=0.9, **OPTIMIZERS[name].richest)
     opt.step(OPTIMIZERS[name].arrays(rng))
@@ -251,7 +253,7 @@ def test_an_entry_that_is_put_there_meanwhile_is_checked_in_a_copy_too() -> None
 
 
 def test_parameters_that_are_replaced_while_they_are_swapped_are_refused_by_copies_too() -> None:
-    """A pickle of these could not be read."""
+    """A pickle of such an optimizer could not be read."""
     w, b = np.ones(2), np.ones(3)
     opt = optim.SGD([{"params": [w]}, {"params": [b]}], lr=1.0, ema_decay=0.5)
     opt.step([[np.ones(2)], [np.ones(3)]])
@@ -293,7 +295,7 @@ def test_a_read_only_parameter_stops_an_exchange_before_it_begins(name: str) -> 
 
 
 def test_an_average_begins_once() -> None:
-    """Setting the count back does not let it begin again, whether somebody looks at it or not."""
+    """Setting the count back does not restart it, whether the average is read in between or not."""
     for looks in False, True:
         w = np.ones(2)
         opt = optim.SGD([w], lr=1.0, ema_decay=0.5)
@@ -306,7 +308,7 @@ def test_an_average_begins_once() -> None:
 
 
 def test_weights_that_are_swapped_away_are_not_lost() -> None:
-    """The average has not begun yet, and the parameters are written to in its place."""
+    """The average has not begun yet, and the caller writes to the parameters while it is swapped in."""
     w = np.ones(2)
     opt = optim.SGD([w], lr=1.0, ema_decay=0.5)
     opt.swap_ema()
@@ -317,7 +319,7 @@ def test_weights_that_are_swapped_away_are_not_lost() -> None:
 
 
 def test_a_master_that_is_new_moves_with_the_view() -> None:
-    """It begins as the parameter is before that, and does not begin again."""
+    """The master starts from the parameter before the change of view, and does not start again."""
     w = np.array([1.0, 2.0], np.float16)
     opt = optim.ScheduleFreeSGD([w], lr=0.1)
     for g in (3.0, 1.0), (1.0, 0.1):

@@ -1,4 +1,4 @@
-"""The optimizer around its kernels: what is changed is seen, what is begun is finished, and nothing is ever half done."""
+"""The optimizer around its kernels: it notices changes, finishes what it begins, and leaves nothing half done."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ classes = pytest.mark.parametrize("name", CLASSES)
 AVERAGED = {"ema_decay": 0.9, "l2_init": 0.01}
 
 
-# What a kernel works on is held
+# Arrays in use by a kernel are held
 
 
 def reshaped(p: Array) -> None:
@@ -47,7 +47,7 @@ def locked(p: Array) -> None:
 def test_a_parameter_that_has_changed_since_is_an_error(
     name: str, change: Callable[[Array], None], rng: Generator
 ) -> None:
-    """Its shape, dtype or flag; undone, the run goes on."""
+    """The change is one of shape, dtype or flag; after undoing it, the run continues."""
     p = ordinary(rng, (30, 40))
     opt, twin = CLASSES[name]([p], lr=0.1, **AVERAGED), p.copy()
     other = CLASSES[name]([twin], lr=0.1, **AVERAGED)
@@ -102,7 +102,7 @@ def test_a_gradient_that_shares_elements_is_read_but_not_zeroed(strides: tuple[i
 
 
 def layouts(g: Array) -> dict[str, Array]:
-    """The same numbers, elsewhere in memory."""
+    """The same numbers in other memory layouts."""
     wide = np.zeros((*g.shape[:-1], 3 * g.shape[-1] + 2), g.dtype)
     wide[..., 1 : 3 * g.shape[-1] + 1 : 3] = g
     return {
@@ -177,7 +177,7 @@ def test_masked_arrays_are_errors() -> None:
         F.layer_norm(m, 3)
 
 
-# What is changed is seen
+# Changes are noticed
 
 
 @pytest.mark.parametrize("wrap", [np.array, lambda lr: np.array([lr]), "torch"])
@@ -203,7 +203,7 @@ def test_a_hyperparameter_that_changes_in_place_is_seen(wrap: Any) -> None:
 
 @classes
 def test_a_parameter_that_is_replaced_begins_anew(name: str, rng: Generator) -> None:
-    """As in torch: the state belongs to the array.  Those that stay keep theirs, wherever they go."""
+    """As in torch, the state belongs to the array.  Parameters that stay keep their state, wherever they move."""
     params = [ordinary(rng, (4, 3)) for _ in range(3)]
     twins = copies(params)
     opt = CLASSES[name](params, lr=0.1, **AVERAGED)
@@ -315,7 +315,7 @@ def test_misspelt_hyperparameters_are_refused(typo: str, meant: str, tmp_path: P
 
 
 def test_many_groups_and_many_states_take_time_in_proportion() -> None:
-    """Counted, not timed: arrays are looked at a bounded number of times each."""
+    """The test counts and does not time: each array is looked at a bounded number of times."""
     looks = 0
 
     class Counted(np.ndarray[Any, Any]):
@@ -353,11 +353,11 @@ def test_zero_axes_are_kept() -> None:
         assert half.shape == other.ema_params[0].shape == ()
 
 
-# What sequences of calls have found
+# Bugs found by sequences of calls
 
 
 def test_gradients_come_in_groups_as_soon_as_there_are_groups() -> None:
-    """Also where something else than a step has followed the change, and steps took the quick way before."""
+    """It holds also if the change was followed by another call than a step, or if earlier steps took the fast path."""
     w, more, g = np.ones(3), np.ones(2), np.ones(3)
     opt = optim.SGD([w], lr=0.5)
     for _ in range(2):
@@ -383,7 +383,7 @@ def test_a_key_in_place_of_another_is_an_error_that_names_it() -> None:
 
 
 def test_a_new_dict_around_the_same_parameters_keeps_their_structure() -> None:
-    """Wherever it is among the groups."""
+    """This holds at any position among the groups."""
     w, b = np.ones(2), np.ones(3)
     opt = optim.SGD([{"params": {"w": w}}, {"params": {"b": b}}], lr=0.5)
     opt.param_groups = [{**group} for group in reversed(opt.param_groups)]
@@ -392,7 +392,7 @@ def test_a_new_dict_around_the_same_parameters_keeps_their_structure() -> None:
     assert (w.tolist(), b.tolist()) == ([1.0] * 2, [0.5] * 3)
 
 
-# What was found from outside afterwards
+# Bugs found from outside afterwards
 
 
 def test_a_plan_that_has_been_replaced_takes_no_step() -> None:
@@ -433,7 +433,7 @@ def test_code_of_an_array_that_runs_during_the_checks_cannot_move_others() -> No
 
 
 def test_muon_takes_the_gradients_that_it_was_given() -> None:
-    """Though the list changes between its parts."""
+    """It takes them even if the list changes between the parts of a step."""
 
     class Changing(list[Any]):
         def __iter__(self) -> Any:

@@ -1,4 +1,4 @@
-"""Optimizers in threads, in forked children, and interrupted: a call is made or not, and never half."""
+"""Optimizers in threads, in forked children, and interrupted: a call is made as a whole or not at all."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from fastopt import optim
 
 
 def test_gradients_that_are_replaced_during_a_step_are_held() -> None:
-    """And freed afterwards."""
+    """They are freed afterwards."""
     size = 1 << 18
     params = [np.ones(size, np.float32) for _ in range(4)]
     grads = [np.ones(size, np.float32) for _ in range(4)]
@@ -84,7 +84,7 @@ def test_planning_stepping_and_counting_are_one() -> None:
 
 @pytest.mark.parametrize("call", ["step", "accumulate", "swap_ema", "state_dict"])
 def test_a_call_inside_a_call_is_an_error(call: str) -> None:
-    """From a signal handler, or from an array's own code."""
+    """Such a call may come from a signal handler, or from an array's own code."""
     opt = optim.SGD([np.ones(3)], lr=0.1, ema_decay=0.9)
     opt.step([np.ones(3)])
     arguments = [[np.ones(3)]] if call in ("step", "accumulate") else []
@@ -108,7 +108,7 @@ def test_a_call_inside_a_call_is_an_error(call: str) -> None:
 
 @pytest.mark.parametrize("name", ["SGD", "ScheduleFreeSGD"])
 def test_a_step_that_waits_for_its_turn_looks_again_whose_turn_it_was(name: str) -> None:
-    """Which weights the parameters are, is known only inside the turn."""
+    """Only a thread that holds the lock knows which weights the parameters are."""
     size, done = 200_000, threading.Event()
     g = [np.ones(size, "f")]
     opt = CLASSES[name]([np.ones(size, "f")], lr=1e-3, ema_decay=0.5)
@@ -211,7 +211,7 @@ print(np.unique(p))
 
 
 def test_the_first_parallel_step_of_a_process_holds_its_gradients() -> None:
-    """Though it is a brief one: threads are lent in the middle of it, by code in Python."""
+    """It holds them even though it is brief, because Python code in the middle of it lends the threads."""
     for _ in range(3):
         done = subprocess.run([sys.executable, "-c", FIRST_PARALLEL_STEP], capture_output=True, text=True, check=False)
         assert (done.returncode, done.stdout) == (0, "[0.]\n"), done.stderr
@@ -225,7 +225,7 @@ def test_the_first_parallel_step_of_a_process_holds_its_gradients() -> None:
 @pytest.mark.parametrize("lent", [True, False])
 @pytest.mark.parametrize("name", ["Adam", "Muon"])
 def test_a_child_that_is_forked_during_a_step_steps(name: str, lent: bool) -> None:
-    """From where a whole step was taken, whether products run on our threads or on those of NumPy's BLAS."""
+    """The child continues after a whole step, whether products run on fastopt's threads or on those of NumPy's BLAS."""
     fo.lend_threads() if lent else fo.reclaim_threads()
     try:
         fork_during_steps(name)
@@ -244,7 +244,7 @@ def fork_during_steps(name: str) -> None:
     thread = threading.Thread(target=step, daemon=True)
     thread.start()
     time.sleep(0.05)
-    statuses, forks = [], 8 if name == "Adam" or NIGHTLY else 3  # a child's first products take long
+    statuses, forks = [], 8 if name == "Adam" or NIGHTLY else 3  # a child's first products take a long time
     for _ in range(forks):
         child = os.fork()
         if child == 0:
@@ -270,7 +270,7 @@ class Interrupt(Exception):
 
 
 def interrupted(after: float, call: Callable[[], Any]) -> None:
-    """Calls something, and interrupts it so many seconds later, unless it is done by then."""
+    """Makes a call and interrupts it ``after`` seconds, unless it has returned by then."""
     armed = [True]
 
     def interrupt(*_: Any) -> None:
@@ -292,7 +292,7 @@ def interrupted(after: float, call: Callable[[], Any]) -> None:
 
 @pytest.mark.parametrize("name", ["SGD", "AdamW", "Muon", "SwitchOptimizer", "ScheduleFreeAdamW", "Adafactor"])
 def test_an_interrupted_step_is_taken_or_not(name: str) -> None:
-    """The weights, the counts, the state and the averages say the same: those of a twin after as many steps."""
+    """Weights, counts, state and averages are all those of a twin after the same number of steps."""
     shape = (64, 64)
     params, twins = [np.ones(shape), np.ones(shape)], [np.ones(shape), np.ones(shape)]
     grads = [np.arange(4096.0).reshape(shape) % 7, np.arange(4096.0).reshape(shape) % 5]

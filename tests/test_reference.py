@@ -20,7 +20,7 @@ TINY = np.finfo(np.float32).tiny
 
 
 def test_adam_is_the_paper(rng: Generator) -> None:
-    """Kingma & Ba 2015, algorithm 1, as it is printed, in double."""
+    """The oracle is Kingma & Ba 2015, algorithm 1, as printed, in double."""
     alpha, beta1, beta2, eps = 1e-2, 0.9, 0.999, 1e-8
     theta = rng.standard_normal(50)
     p, m, v, m_, v_ = theta.copy(), np.zeros(50), np.zeros(50), np.zeros(50), np.zeros(50)
@@ -34,7 +34,9 @@ def test_adam_is_the_paper(rng: Generator) -> None:
 
 
 def test_sgd_has_both_classical_momenta(rng: Generator) -> None:
-    """v ← μv − ηg, x ← x + v, and b ← μb + g, x ← x − ηb: the same steps at a constant rate, others at a changing one."""
+    """v ← μv − ηg, x ← x + v, and b ← μb + g, x ← x − ηb: they take the same steps at a constant rate, and different
+    steps at a changing one.
+    """
     for rates in (0.1,) * 6, (0.1, 0.05, 0.2, 0.01, 0.1, 0.3):
         x = rng.standard_normal(20)
         torch, velocity, b, v, expected, expected_v = x.copy(), x.copy(), np.zeros(20), np.zeros(20), x.copy(), 0
@@ -56,7 +58,7 @@ def test_sums_are_sums(rng: Generator) -> None:
 
 
 def test_a_float32_sum_rounds_to_float64_after_every_block() -> None:
-    """16 rows in float32, where 2²⁴ swallows 1; blocks in float64, where it does not."""
+    """A block of 16 rows is summed in float32, where 2²⁴ + 1 = 2²⁴; blocks are added in float64."""
     x = np.ones((32, 1), np.float32)
     x[0] = 2.0**24
     assert block_sums(flushed(x))[0] == 2.0**24 + 16
@@ -81,7 +83,7 @@ def test_subnormal_numbers_are_zero(ufunc: np.ufunc, dtype: str, rng: Generator)
 
 
 def test_a_product_just_below_the_smallest_normal_number_is_zero() -> None:
-    """Rounded to full precision it is subnormal, and so flushed, though among subnormal numbers it would have rounded up."""
+    """Rounded to full precision it is subnormal, so it is flushed, although subnormal precision would round it up."""
     below_one = 1 - 2.0**-24
     assert np.float32(below_one) * TINY == TINY
     assert np.asarray(flushed(np.float32([below_one])) * flushed(np.float32([TINY])))[0] == 0
@@ -102,7 +104,7 @@ def test_numbers_become_float32_without_becoming_subnormal() -> None:
 def test_reference_fills_out(norm: str, rng: Generator) -> None:
     call = NORMS[norm].call(rng, "float32", 6, 4)
     if "momentum" in parameters(call.functions[0]):
-        call.arguments["momentum"] = 0.0  # so that the running statistics stay what they are
+        call.arguments["momentum"] = 0.0  # so that the running statistics do not change
     forward = call.forward(reference)
     for make in call.forward, lambda module, **more: call.backward(module, forward, **more):
         results = make(reference)
@@ -144,7 +146,7 @@ def test_reference_takes_the_arguments_of_functional(rule: str) -> None:
 
 @pytest.mark.parametrize("rule", RULES)
 def test_reference_and_kernels_agree_on_what_states_are(rule: str) -> None:
-    """In every variant, and on their order, which decides over the thresholds that they are rounded by."""
+    """They agree in every variant, also on the order of states, which determines their thresholds for rounding."""
     states = getattr(reference, rule).states
     for options in RULES[rule].combinations:
         params = [np.ones(shape, np.float32) for shape in ((2, 2), (2,))[: 1 if RULES[rule].matrices_only else 2]]

@@ -1,4 +1,4 @@
-"""Rules that need no schedule: their views, what they average, and what they refuse."""
+"""Rules that need no schedule: their views, their averages, and the options that they refuse."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def test_schedule_free_views_are_the_authors(name: str, options: Options, rng: G
             for one in opt, ref:
                 one.eval()
             compare()
-            opt.eval()  # again changes nothing
+            opt.eval()  # a second call changes nothing
             compare()
             for one in opt, ref:
                 one.train()
@@ -61,7 +61,7 @@ def test_schedule_free_views_are_the_authors(name: str, options: Options, rng: G
 
 @pytest.mark.parametrize("name", SCHEDULE_FREE)
 def test_schedule_free_averages_what_it_stepped_through(name: str, rng: Generator) -> None:
-    """With equal weights x is the mean of all z, and a step in evaluation is an error that changes nothing."""
+    """With equal weights x is the mean of all z; a step in evaluation is an error that changes nothing."""
     params = OPTIMIZERS[name].arrays(rng)
     opt = CLASSES[name](params, lr=LR)
     zs = [copies([one["z"] for one in opt.state])]
@@ -78,7 +78,9 @@ def test_schedule_free_averages_what_it_stepped_through(name: str, rng: Generato
 
 @pytest.mark.parametrize("name", SCHEDULE_FREE)
 def test_schedule_free_begins_where_the_parameters_are_then(name: str, rng: Generator) -> None:
-    """Weights that are loaded into the parameters after the optimizer was made, before its first step."""
+    """It begins with weights that are loaded into the parameters after the optimizer was made and before its first
+    step.
+    """
     params = OPTIMIZERS[name].arrays(rng)
     twins = OPTIMIZERS[name].arrays(rng)
     opt = CLASSES[name](params, lr=LR)

@@ -21,7 +21,7 @@ from fastopt.optim import SGD
 
 
 def moved(make: Make, opt: Any, losses: int = 0) -> tuple[Any, Any]:
-    """A schedule after a few steps, and what takes one more."""
+    """A schedule after a few steps, and a function that takes one more."""
     schedule = make(schedules, opt)
     args = [1.0] if isinstance(schedule, schedules.ReduceLROnPlateau) else []
     for _ in range(7):
@@ -48,7 +48,7 @@ def without_functions(schedule: Any) -> bool:
 @pytest.mark.parametrize("how", ["deepcopy", "pickle"])
 @pytest.mark.parametrize("case", EVERY)
 def test_copied_with_its_optimizer(case: str, how: str) -> None:
-    """The copies know each other and nobody else."""
+    """The copies refer to each other and to nothing else."""
     opt = groups()
     schedule, step = moved(EVERY[case], opt)
     before = snapshot(opt, schedule)
@@ -105,7 +105,7 @@ def test_copied_with_an_optimizer_of_torchs() -> None:
 
 @pytest.fixture
 def interrupts() -> Iterator[list[bool]]:
-    """While the list has an entry, which goes with it, the next signal of a storm is a KeyboardInterrupt."""
+    """Sends many signals.  If the list has an entry, the next signal removes it and raises KeyboardInterrupt."""
     armed: list[bool] = []
 
     def interrupt(*_: Any) -> None:
@@ -120,7 +120,7 @@ def interrupts() -> Iterator[list[bool]]:
     finally:
         armed.clear()
         signal.setitimer(signal.ITIMER_REAL, 0)
-        time.sleep(0.001)  # a last signal still finds its handler
+        time.sleep(0.001)  # so that a last signal still finds its handler
         signal.signal(signal.SIGALRM, before)
 
 
@@ -197,7 +197,7 @@ def test_a_chain_that_raises_has_not_begun() -> None:
     assert snapshot(opt, schedule) == before
 
 
-# What changes from outside
+# Changes from outside
 
 
 def scalars(value: float) -> list[Any]:
@@ -281,7 +281,7 @@ def test_learning_rates_that_overflow() -> None:
 
 
 def test_attributes() -> None:
-    """What has an effect can be changed; what has none is refused, but in classes of one's own."""
+    """Attributes that have an effect can be changed; others are refused, except in users' own classes."""
     opt = groups()
     schedule = schedules.StepLR(opt, 1, gamma=0.5)
     schedule.gamma = 0.25

@@ -1,4 +1,4 @@
-"""Schedules: torch's values, step by step; resumed to the last bit; and what they refuse."""
+"""Schedules: torch's values, step by step; resuming to the last bit; and the errors."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from fastopt.optim import SGD, AdamW
 @pytest.mark.parametrize("kind", ["momentum", "betas"])
 @pytest.mark.parametrize("case", CASES)
 def test_torch(case: str, kind: str) -> None:
-    """Equal, not only close."""
+    """The values are equal, not only close."""
     theirs = torch_groups(kind)
     from torch.optim import lr_scheduler
 
@@ -69,7 +69,7 @@ def test_cycle_stays_at_its_end(strategy: Any) -> None:
 @pytest.mark.parametrize("total", [1, 2, 3, 10])
 @pytest.mark.parametrize("start", [0, 0.1, 1 / 3, 0.5, 1])
 def test_short_cycles(total: int, start: float) -> None:
-    """A phase without steps is passed over."""
+    """A phase without steps is skipped."""
     opt = groups()
     schedule = schedules.OneCycleLR(opt, 0.5, total, pct_start=start)
     lrs = [lr for lr, *_ in run(opt, schedule, total)]
@@ -112,7 +112,7 @@ def test_piecewise_linear() -> None:
 
 
 def test_nested() -> None:
-    """Each part as it is alone, from the first learning rates."""
+    """Each part has the same values as alone, from the first learning rates."""
     opt = groups()
     nested = OURS["nested"](schedules, opt)
     whole = run(opt, nested, 100)
@@ -142,7 +142,7 @@ def test_a_chain_goes_on_from_what_it_finds() -> None:
 @pytest.mark.parametrize("kind", ["momentum", "betas"])
 @pytest.mark.parametrize("case", [*CASES, *OURS])
 def test_resumed(case: str, kind: str) -> None:
-    """Through JSON, into a schedule of a new optimizer."""
+    """The state goes through JSON into a schedule of a new optimizer."""
     make = {**CASES, **OURS}[case]
     opt = groups(kind)
     through = run(opt, make(schedules, opt), STEPS)
@@ -187,7 +187,7 @@ def test_resumed_plateau(case: str) -> None:
 
 @pytest.mark.parametrize("case", LATER)
 def test_last_epoch(case: str) -> None:
-    """Where it would be now; a ChainedScheduler is resumed by its state instead."""
+    """The schedule continues from ``last_epoch``; a ChainedScheduler is resumed by its state instead."""
     opt = groups()
     through = run(opt, {**CASES, **OURS}[case](schedules, opt), STEPS)
     for k in 0, 5, 19, 200:
@@ -200,7 +200,7 @@ def test_last_epoch(case: str) -> None:
 
 
 def test_every_class_is_here() -> None:
-    """In the tables above."""
+    """Every class is in the tables above."""
     made = set()
     for make in {**CASES, **OURS}.values():
         schedule = make(schedules, groups())
@@ -209,7 +209,7 @@ def test_every_class_is_here() -> None:
 
 
 def test_initial_lr_stays() -> None:
-    """What is there already is the first learning rate, as in torch."""
+    """As in torch, an existing ``initial_lr`` is the first learning rate."""
     opt = Groups(dict(lr=0.1, initial_lr=1.0), dict(lr=0.3))
     schedule = schedules.LambdaLR(opt, lambda epoch: 0.5)
     assert schedule.base_lrs == [1.0, 0.3]

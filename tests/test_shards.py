@@ -1,6 +1,8 @@
-"""BatchNorm of a batch that is in several places: what is the same as in one place to the last bit, and what but for rounding.
+"""BatchNorm of a batch in several places: some results equal those of the whole batch to the last bit, others up to
+rounding.
 
-Each place has a slice of the samples; whatever they exchange is added up in the order of the samples, everywhere in the same way.
+Each place has a slice of the samples; exchanged numbers are added in the order of the samples, in the same way
+everywhere.
 """
 
 from __future__ import annotations
@@ -18,7 +20,7 @@ from fastopt import functional as F
 from fastopt import reference
 
 SIZES = (1, 7, 0, 24)
-# name: a view of (32 samples, 6 places, 5 channels), and the axis of channels
+# name: a view of (32 samples, 6 places, 5 channels), and the channel axis
 LAYOUTS: dict[str, tuple[Any, int]] = {
     "NC": (lambda x: x[:, 0], 1),
     "NCHW": (lambda x: np.ascontiguousarray(np.moveaxis(x, -1, 1)).reshape(32, 5, 3, 2), 1),
@@ -32,7 +34,7 @@ exchanges = pytest.mark.parametrize("exchanges", [1, 2])
 
 
 class Batch:
-    """A batch, with all that belongs to it."""
+    """A batch with its parameters and running statistics."""
 
     def __init__(self, layout: str, dtype: str, rng: Generator, *, numbers: Any = ordinary, mean: float = 0.0) -> None:
         view, self.axis = LAYOUTS[layout]
@@ -43,7 +45,7 @@ class Batch:
         self.running_var = self.running_mean**2
 
     def parameters(self) -> dict[str, Any]:
-        """Arguments of forward, of which the running statistics are copies."""
+        """Arguments of forward; the running statistics are copies."""
         running = {"running_mean": self.running_mean.copy(), "running_var": self.running_var.copy()}
         return running | {"weight": self.weight, "bias": self.bias, "momentum": 0.3, "channel_axis": self.axis}
 
@@ -57,7 +59,7 @@ class Batch:
         return {"y": y, "mean": mean, "rstd": rstd, "dx": dx, "dweight": dweight, "dbias": dbias, **running}
 
     def stats(self, module: Any, sizes: tuple[int, ...], exchanges: int) -> Any:
-        """Those of the batch: merged, or with squares around the mean of all."""
+        """The statistics of the batch: merged, or with squares around the common mean."""
         stats = module.combine_stats([module.batch_norm_stats(x, channel_axis=self.axis) for x in cut(self.x, sizes)])
         if exchanges == 1:
             return stats
@@ -65,11 +67,11 @@ class Batch:
         return module.combine_stats(around)
 
     def in_shards(self, sizes: tuple[int, ...], exchanges: int = 1, *, stats: Any = None, sums: Any = None) -> Any:
-        """The same as the whole; with statistics of forward and sums of backward from elsewhere if they are given."""
+        """The same results from shards.  The statistics of forward and the sums of backward may be given."""
         stats = stats or self.stats(F, sizes, exchanges)
         xs, dys, given = cut(self.x, sizes), cut(self.dy, sizes), [self.parameters() for _ in sizes]
         forward = [F.batch_norm_apply(x, stats, **own) for x, own in zip(xs, given, strict=True)]
-        for (_, *statistics), own in zip(forward, given, strict=True):  # are the same everywhere
+        for (_, *statistics), own in zip(forward, given, strict=True):  # these are the same everywhere
             names = "running_mean", "running_var"
             all_of_them = [
                 dict(enumerate([*some, *map(one.get, names)]))
@@ -106,7 +108,7 @@ def cut(x: Array, sizes: tuple[int, ...]) -> list[Array]:
 
 
 def of_parts(module: Any, batch: Batch, around: Array, mean: Array, rstd: Array) -> dict[str, Array]:
-    """All that is computed of a batch that is cut into parts."""
+    """All exchanged numbers of a batch that is cut into parts."""
     own = [module.batch_norm_stats(x, channel_axis=batch.axis) for x in cut(batch.x, SIZES)]
     others = [module.batch_norm_stats(x, around, channel_axis=batch.axis) for x in cut(batch.x, SIZES)]
     sums = [
@@ -114,7 +116,7 @@ def of_parts(module: Any, batch: Batch, around: Array, mean: Array, rstd: Array)
         for dy, x in zip(cut(batch.dy, SIZES), cut(batch.x, SIZES), strict=True)
     ]
     assert [one[0] for one in own] == [one[0] for one in others] == [n * batch.x[0].size // 5 for n in SIZES]
-    assert all(np.all(array == 0) for array in (*own[2][1:], others[2][2], *sums[2]))  # of nothing
+    assert all(np.all(array == 0) for array in (*own[2][1:], others[2][2], *sums[2]))  # of empty parts
     every = [array for one in (*own, *others) for array in one[1:]] + [array for one in sums for array in one]
     every += module.combine_stats(own)[1:] + module.combine_stats(others)[1:]
     return {str(i): array for i, array in enumerate(every)}
@@ -152,7 +154,9 @@ def test_one_place_with_all_samples_has_the_bits_of_the_whole(layout: str, each:
 @exchanges
 @layouts
 def test_shards_are_the_whole_but_for_one_unit(layout: str, exchanges: int, each: Each, rng: Generator) -> None:
-    """Of 2⁻²³ of the largest entry, and sums over the batch but for two; in float32, with other roundings in other blocks."""
+    """The unit is 2⁻²³ of the largest entry; sums over the batch differ by up to two units.  Other blocks round
+    differently in float32.
+    """
     for sizes, mean in each([SIZES, (8, 8, 8, 8), (31, 1), (1,) * 32], [0.0, 1e6]):
         batch = Batch(layout, "float32", rng, mean=mean)
         whole, shards = batch.whole(), batch.in_shards(sizes, exchanges)
@@ -175,7 +179,7 @@ def test_shards_of_doubles_are_the_whole_but_for_rounding(layout: str, exchanges
 @pytest.mark.parametrize("dtype", HALVES)
 @layouts
 def test_shards_of_16_bits_are_the_whole_but_for_ties(layout: str, dtype: str, exchanges: int, rng: Generator) -> None:
-    """Nearly all are rounded to the same number; the others to its neighbour."""
+    """Nearly all results are rounded to the same number, and the others to its neighbour."""
     batch = Batch(layout, dtype, rng)
     whole, shards = batch.whole(), batch.in_shards(SIZES, exchanges)
     for name in "y", "dx":
@@ -199,7 +203,9 @@ def test_a_constant_channel_in_shards_is_centred_exactly(layout: str, exchanges:
 
 
 def test_statistics_of_shards_that_lie_far_apart(rng: Generator) -> None:
-    """Chan, Golub & LeVeque's formula, and squares around the common mean: both are as precise as those of the whole."""
+    """Chan, Golub & LeVeque's formula and squares around the common mean are both as precise as statistics of the
+    whole.
+    """
     parts = [ordinary(rng, (n, 3), "float64") + offset for n, offset in ((10, 0.0), (300, 1e5), (1, -1e6), (40, 1e5))]
     every = np.concatenate(parts).astype(np.longdouble)
     stats = F.combine_stats([F.batch_norm_stats(x) for x in parts])

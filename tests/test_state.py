@@ -1,4 +1,4 @@
-"""State that is saved and loaded: runs go on as if nothing had happened, and what is wrong changes nothing."""
+"""State that is saved and loaded: runs continue as if nothing had happened, and wrong state changes nothing."""
 
 from __future__ import annotations
 
@@ -36,13 +36,13 @@ OTHERS: Options = {
 
 
 def gradients(rng: Generator, name: str, step: int) -> list[Array | None]:
-    """Some are None, at the first steps too; that of the last parameter always."""
+    """Some gradients are None, even at the first steps; the last parameter's is always None."""
     grads = OPTIMIZERS[name].arrays(rng)
     return [None if (step + i) % 4 == 0 or i == len(grads) - 1 else g for i, g in enumerate(grads)]
 
 
 class Run:
-    """An optimizer with a schedule, of which the same gradients make the same steps."""
+    """An optimizer with a schedule; the same gradients give the same steps."""
 
     def __init__(self, name: str, params: list[Array], **options: Any) -> None:
         self.name, self.params = name, params
@@ -59,7 +59,7 @@ class Run:
         return Run(self.name, copies(self.params), **{**OTHERS, **options})
 
 
-# Runs go on
+# Runs continue
 
 
 @classes
@@ -69,7 +69,7 @@ def test_a_run_goes_on_from_a_snapshot(name: str, each: Each, rng: Generator) ->
         run.go(0, 5)
         state, schedule = run.opt.state_dict(copy=True), run.schedule.state_dict()
         other = run.fresh()
-        run.go(5, 5)  # which does not touch the snapshot
+        run.go(5, 5)  # this does not touch the snapshot
         other.opt.load_state_dict(state)
         other.schedule.load_state_dict(schedule)
         other.go(5, 5)
@@ -92,7 +92,7 @@ def test_a_run_goes_on_from_a_file(name: str, each: Each, tmp_path: Path, rng: G
 
 @classes
 def test_a_run_goes_on_from_its_beginning(name: str, rng: Generator) -> None:
-    """A state before the first step."""
+    """The state is saved before the first step."""
     run = Run(name, OPTIMIZERS[name].arrays(rng), lr=0.05, **OPTIMIZERS[name].richest)
     other = run.fresh(ema_decay=None)
     other.opt.load_state_dict(run.opt.state_dict(copy=True))
@@ -122,7 +122,7 @@ def test_a_loaded_buffer_is_not_a_first_step(name: str, rng: Generator) -> None:
 
 
 def test_a_buffer_that_comes_without_a_count_is_not_a_first_step() -> None:
-    """That of torch's SGD: it would not be dampened."""
+    """torch's SGD has such a buffer; a first step would not be dampened."""
     p = np.zeros(3)
     opt = optim.SGD([p], lr=1.0, momentum=0.5, dampening=0.5)
     opt.load_state_dict({"state": {0: {"momentum_buffer": np.full(3, 4.0)}}, "param_groups": [{"params": [0]}]})
@@ -132,7 +132,7 @@ def test_a_buffer_that_comes_without_a_count_is_not_a_first_step() -> None:
 
 @classes
 def test_groups_go_on(name: str, tmp_path: Path, rng: Generator) -> None:
-    """With hyperparameters and averages of their own."""
+    """Groups have hyperparameters and averages of their own."""
     params = OPTIMIZERS[name].arrays(rng)
     opt = CLASSES[name]([{"params": params[:1], "lr": 0.3}, {"params": params[1:], "ema_decay": 0.9}], lr=0.05)
     for _ in range(3):
@@ -148,7 +148,7 @@ def test_groups_go_on(name: str, tmp_path: Path, rng: Generator) -> None:
 
 @classes
 def test_hyperparameters_come_back(name: str, tmp_path: Path) -> None:
-    """All of them, exactly, with what a schedule has put beside them."""
+    """All of them come back exactly, with the entries that a schedule has added."""
     opt = CLASSES[name]([np.ones((2, 2))], lr=np.float64(1) / 3, l1=1e-300, seed=2**53 - 1, swa_start=7)
     opt.param_groups[0]["initial_lr"] = 0.1
     opt.save(tmp_path / "state")
@@ -168,7 +168,7 @@ def test_hyperparameters_come_back(name: str, tmp_path: Path) -> None:
 
 
 def test_hyperparameters_may_be_numpys_numbers(tmp_path: Path) -> None:
-    """As schedules of one's own compute them."""
+    """Users' own schedules may compute such numbers."""
     opt = optim.Adam([np.ones(3)], lr=np.float32(0.25), betas=(np.float32(0.5), np.float64(0.75)), seed=np.int64(3))
     opt.param_groups[0]["amsgrad"] = np.True_
     opt.step([np.ones(3)])
@@ -196,7 +196,7 @@ def test_float32_goes_on(name: str, tmp_path: Path, rng: Generator) -> None:
 @pytest.mark.parametrize("options", [{"switch_at": 4, "sgd_lr": 0.01}, {"switch_at": 4}, {"tolerance": 1e-3}])
 @pytest.mark.parametrize("saved_at", [2, 4, 6])
 def test_a_switch_is_saved_before_and_after(options: Options, saved_at: int, tmp_path: Path, rng: Generator) -> None:
-    """On a quadratic, where γ settles."""
+    """The problem is a quadratic, on which γ settles."""
 
     def go(opt: optim.SwitchOptimizer, params: list[Array], count: int) -> None:
         for _ in range(count):
@@ -236,7 +236,7 @@ def test_evaluation_is_saved(name: str, tmp_path: Path, rng: Generator) -> None:
     assert everything(other) == everything(opt)
 
 
-# What a state is
+# The contents of a state
 
 
 @classes
@@ -265,7 +265,7 @@ def test_a_state_has_torchs_structure(name: str, rng: Generator) -> None:
     assert state["fastopt"]["class"] == name
     assert all(one["step"].dtype == np.int64 and one["step"].shape == () for one in state["state"].values())
     del state["fastopt"]
-    if name != "SwitchOptimizer":  # as one of torch's, which has no such part
+    if name != "SwitchOptimizer":  # torch's state has no such part
         opt.load_state_dict(state)
 
 
@@ -283,7 +283,7 @@ def test_names_are_saved(name: str, tmp_path: Path, rng: Generator) -> None:
     other.load(tmp_path / "state")
     assert other.param_groups[0]["param_names"] == names
     nameless = CLASSES[name]([ordinary(rng, (3, 3)), ordinary(rng, (3, 2)), ordinary(rng, (2, 3))])
-    nameless.load(tmp_path / "state")  # they are only names
+    nameless.load(tmp_path / "state")  # the names are not needed
     nameless.step([ordinary(rng, (3, 3)), None, None])
 
 
@@ -313,11 +313,11 @@ def test_loading_forgets_what_was_accumulated(name: str, rng: Generator) -> None
         opt.step()
 
 
-# What is wrong changes nothing
+# Wrong state changes nothing
 
 
 class Twins:
-    """Two equal optimizers in the middle of a run.  One will be given bad things."""
+    """Two equal optimizers in the middle of a run.  One of them will get bad state."""
 
     def __init__(self, name: str, rng: Generator, **options: Any) -> None:
         self.name = name
@@ -342,7 +342,7 @@ class Twins:
         assert everything(self.opt) == before
 
     def go_on(self) -> None:
-        """What has been accumulated is still there, and the next step is the twin's."""
+        """Asserts that accumulated gradients are still there, and that the next step is the twin's."""
         assert everything(self.opt) == everything(self.twin)
         for one in self.opt, self.twin:
             one.step()
@@ -355,7 +355,7 @@ def loading(state: Any) -> Callable[[Any], Any]:
 
 
 def good_state(name: str, rng: Generator) -> dict[str, Any]:
-    """One that differs in everything from the twins'."""
+    """A state that differs in everything from the twins'."""
     opt = CLASSES[name](
         OPTIMIZERS[name].arrays(rng),
         **{"lr": 0.7, "weight_decay": 0.3, "l2_init": 0.1, "swa_start": 1, **OPTIMIZERS[name].richest},
@@ -367,7 +367,7 @@ def good_state(name: str, rng: Generator) -> dict[str, Any]:
 
 
 def of_first(change: Callable[[dict[str, Any]], None]) -> Callable[[dict[str, Any]], None]:
-    """A change of the first parameter's state."""
+    """Makes a change of the first parameter's state."""
 
     def of_state(state: dict[str, Any]) -> None:
         change(state["state"][0])
@@ -497,7 +497,7 @@ def test_a_rules_scratch_is_no_state(rng: Generator) -> None:
 
 @classes
 def test_a_missing_buffer_changes_nothing(name: str, rng: Generator) -> None:
-    """Every one of them, of the first parameter and of a later one."""
+    """The test removes every buffer of the first parameter and of a later one."""
     state = good_state(name, rng)
     for number in 0, 2:
         for key in state["state"][number].keys() - {"step"}:
@@ -510,7 +510,7 @@ def test_a_missing_buffer_changes_nothing(name: str, rng: Generator) -> None:
 
 @classes
 def test_other_parameters_change_nothing(name: str, tmp_path: Path, rng: Generator) -> None:
-    """The state of an optimizer of parameters in another order, of another dtype."""
+    """The state is that of an optimizer whose parameters have another order or another dtype."""
     twins = Twins(name, rng)
     for params, error in (
         (OPTIMIZERS[name].arrays(rng)[::-1], ValueError),
@@ -586,7 +586,7 @@ def test_a_foreign_file_changes_nothing(tmp_path: Path, rng: Generator) -> None:
 
 
 def test_a_missing_schedule_changes_nothing(tmp_path: Path, rng: Generator) -> None:
-    """A file without one, with one of another class, with one of other groups."""
+    """The file has no schedule, one of another class, or one of other groups."""
     path = tmp_path / "state"
     params = OPTIMIZERS["AdamW"].arrays(rng)
     saved = optim.AdamW(params, **{**OTHERS, **OPTIMIZERS["AdamW"].richest})
@@ -623,7 +623,7 @@ def test_what_cannot_be_written_leaves_the_old_file(tmp_path: Path) -> None:
 
 
 def test_loading_while_swapped_keeps_averages_and_parameters_apart(rng: Generator) -> None:
-    """Either it is an error that changes nothing, or the optimizer is as it was saved."""
+    """Loading either raises an error and changes nothing, or restores the optimizer as it was saved."""
     params = [ordinary(rng, (5,))]
     opt = optim.SGD(params, lr=0.1, ema_decay=0.9)
     for _ in range(3):

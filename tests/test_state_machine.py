@@ -1,9 +1,9 @@
-"""Sequences of calls that nobody thought of: a Hypothesis state machine over every optimizer.
+"""Random sequences of calls: a Hypothesis state machine over every optimizer.
 
-Beside the optimizer there is a twin of equal parameters.  It gets what the optimizer gets, in another way: gradients in C order,
-hyperparameters as plain numbers, and again and again it is made anew from the optimizer's state, by ``load_state_dict``, a file,
-a pickle or a deep copy.  Both must have the same bits.  Errors happen to the optimizer only, and must leave no trace; averages
-are exchanged in the optimizer only, and must come back.
+The optimizer has a twin with equal parameters.  The twin gets the same input in another form: gradients in C order, and
+hyperparameters as plain numbers.  Again and again it is rebuilt from the optimizer's state, by ``load_state_dict``, a
+file, a pickle or a deep copy.  Both must have the same bits.  Errors happen only in the optimizer, and must leave no
+trace; averages are swapped only in the optimizer, and must come back.
 
 ``FASTOPT_EXAMPLES=500 pytest tests/test_state_machine.py`` runs 500 random sequences of each optimizer instead of a few fixed ones.
 """
@@ -54,7 +54,7 @@ FEW = 15 if NIGHTLY else 7
 
 
 class Machine(Pair):
-    """The rules."""
+    """The rules of the state machine."""
 
     # Steps
 
@@ -73,7 +73,7 @@ class Machine(Pair):
         if infinite and options.get("skip_nonfinite") and first is not None:
             first.flat[-1] = np.inf
         given = [None if g is None else LAYOUTS[layout](g) for g in plain]
-        averages = [a.astype(np.float64) for a in leaves(self.opt.ema_params)]  # which follows changes
+        averages = [a.astype(np.float64) for a in leaves(self.opt.ema_params)]  # reading it adopts changes
         before = [int(one["step"]) for one in self.opt.state]
         info = self.opt.step(self.built(given, flat), **options)
         assert repr(info) == repr(
@@ -111,7 +111,7 @@ class Machine(Pair):
     @rule(seed=seeds, nones=st.sampled_from([0, 2]), layout=st.sampled_from(list(LAYOUTS)))
     def accumulate(self, seed: int, nones: int, layout: str) -> None:
         grads = self.gradients(seed, nones)
-        if self.swapped or not self.training:  # they would be those of other weights than the step's
+        if self.swapped or not self.training:  # otherwise the gradients would belong to other weights
             self.refuse(lambda: self.opt.accumulate(self.built(grads)))
             return
         self.opt.accumulate(self.built([None if g is None else LAYOUTS[layout](g) for g in grads]))
@@ -189,9 +189,9 @@ class Machine(Pair):
 
     @rule()
     def swap(self) -> None:
-        """In the optimizer only."""
+        """Swaps the averages, in the optimizer only."""
         if not self.swapped:
-            self.opt.ema_params  # noqa: B018  # which follows changes, as swap_ema does before it looks for averages
+            self.opt.ema_params  # noqa: B018  # adopts changes, as swap_ema does before it looks for averages
         if self.swapped or any("ema_param" in one for one in self.opt.state):
             self.opt.swap_ema()
         else:
@@ -200,7 +200,7 @@ class Machine(Pair):
     @precondition(lambda self: not self.swapped)
     @rule()
     def use_averages(self) -> None:
-        self.opt.ema_params  # noqa: B018  # which follows changes, as using_ema does before it looks for averages
+        self.opt.ema_params  # noqa: B018  # adopts changes, as using_ema does before it looks for averages
         if not any("ema_param" in one for one in self.opt.state):
             return
         with self.opt.using_ema():
@@ -223,14 +223,14 @@ class Machine(Pair):
     def spoil_an_array(self, number: int, what: str) -> None:
         i = number % len(self.params())
         p, group, at = self.places()[i]
-        if p.size < 2 or (what == "shape" and not self.settled):  # a new parameter may have any shape
+        if p.size < 2 or (what == "shape" and not self.settled):  # new parameters may have any shape
             return
         if what == "read-only":
             p.flags.writeable = False
             self.refuse_all(reading=False)
             if (
                 self.settled and "ema_param" in self.opt.state[i]
-            ):  # a new parameter is not taken over while it is refused
+            ):  # a new parameter is not adopted while the call is refused
                 self.refuse(self.opt.swap_ema)
             if hasattr(self.opt, "eval"):
                 self.refuse(self.opt.eval if self.training else self.opt.train)
@@ -256,7 +256,7 @@ class Machine(Pair):
             group["params"][at] = p
 
     def places(self, opt: Any = None) -> list[tuple[Array, dict[str, Any], int]]:
-        """Each parameter, and where it is in its group."""
+        """Each parameter and its place in its group."""
         return [(p, group, at) for group in (opt or self.opt).param_groups for at, p in enumerate(group["params"])]
 
     still = precondition(lambda self: not self.swapped and not self.micro_batches)  # groups and parameters may change
@@ -303,7 +303,7 @@ class Machine(Pair):
         seed=seeds,
     )
     def add_a_group(self, form: str, leaf: tuple[int, Any], seed: int) -> None:
-        """To the twin as a whole dict, where it is a list."""
+        """The twin gets a group as a whole dict, where the optimizer gets a list."""
         group = {key: value for key, value in self.opt.param_groups[-1].items() if key in self.opt.defaults}
         try:
             self.opt.add_param_group({**group, "params": arranged(form, [self.new(leaf, seed)])})
@@ -316,7 +316,7 @@ class Machine(Pair):
             self.twin.add_param_group(new)
         self.forms, self.grouped = [*self.forms, form], True
         self.saved, self.schedules = None, None
-        self.checked()  # one optimizer knows the group by now
+        self.checked()  # one optimizer has adopted the group by now
 
     @still
     @rule(number=numbers)
@@ -338,14 +338,16 @@ class Machine(Pair):
 
     @rule(number=numbers)
     def wrap_a_group(self, number: int) -> None:
-        """Another dict around the same, in the optimizer only."""
+        """Puts another dict around the same parameters, in the optimizer only."""
         i = number % len(self.forms)
         self.opt.param_groups[i] = {**self.opt.param_groups[i]}
 
     @precondition(lambda self: self.micro_batches or self.swapped)
     @rule(number=numbers, what=st.sampled_from(["replace", "remove", "append", "remove a group", "reverse"]))
     def change_what_may_not_change(self, number: int, what: str) -> None:
-        """Sums of gradients and averages that are swapped belong to the parameters that there are; in the optimizer only."""
+        """Changes of parameters are refused while there are accumulated gradients or swapped averages; in the optimizer
+        only.
+        """
         groups = self.opt.param_groups
         params = groups[number % len(groups)]["params"]
         before, of_group = [*groups], [*params]
@@ -376,11 +378,13 @@ class Machine(Pair):
     @precondition(lambda self: not self.micro_batches)
     @rule(number=numbers, which=numbers, seed=seeds)
     def replace_an_entry(self, number: int, which: int, seed: int) -> None:
-        """And write into the twin's, if it is not one that begins as the parameter with the next step."""
+        """Replaces an entry; in the twin, writes into it unless it will start as a copy of the parameter in the next
+        step.
+        """
         if not all([*map(id, self.params(o))] == [id(one.param) for one in o._records] for o in (self.opt, self.twin)):
             if self.swapped:
                 return
-            self.checked()  # state is that of the parameters as they were when somebody looked last
+            self.checked()  # the state belongs to the parameters at the time of the last check
         i = number % len(self.opt.state)
         one, other = self.opt.state[i], self.twin.state[i]
         keys = [key for key in one if not (self.swapped and key in ("master_param", *AS_PARAMETER))]  # exchanged
@@ -404,7 +408,7 @@ class Machine(Pair):
         one = self.opt.state[number % len(self.opt.state)]
         keys = list(one)
         if not keys or [*map(id, self.params())] != [id(record.param) for record in self.opt._records]:
-            return  # it may be the state of a parameter that is gone
+            return  # it may be the state of a removed parameter
         key = keys[which % len(keys)]
         old = one[key]
         for bad in (-1 if key == "step" else np.zeros((*old.shape, 7)), "text", np.array([1j]), None):
@@ -445,7 +449,7 @@ class Machine(Pair):
     @still
     @rule(way=st.sampled_from(["load", "file"]))
     def load_into_another(self, way: str) -> None:
-        """Which is the twin from now on."""
+        """Loads the state into another optimizer, which is the twin from now on."""
         self.checked()
         self.begin_again()
         self.twin = self.fresh()
@@ -463,7 +467,7 @@ class Machine(Pair):
         self.settled = True
 
     def begin_again(self) -> None:
-        """Lets what begins as the parameter begin again where no step was taken: a state that is loaded does so too."""
+        """Restarts states that start as the parameter, where no step was taken; loading a state does so too."""
         own = [key for key, begins in self.cls.begins.items() if begins == "param"]
         for one in self.opt.state:
             for key in ("master_param", *own, *AS_PARAMETER):
@@ -472,7 +476,7 @@ class Machine(Pair):
 
     @rule(pickled=flags)
     def copy(self, pickled: bool) -> None:
-        """As pickle or copy.deepcopy make it, which is the twin from now on."""
+        """Makes a copy by pickle or copy.deepcopy; it is the twin from now on."""
         both = self.opt, self.schedules and self.schedules[0]
         self.twin, theirs = pickle.loads(pickle.dumps(both)) if pickled else copy.deepcopy(both)
         self.schedules = self.schedules and (self.schedules[0], theirs)
@@ -514,7 +518,7 @@ class Machine(Pair):
         state = copy.deepcopy(self.saved[0])
         BAD_STATES[bad][0](state)
         for one in self.opt, self.twin:
-            one.ema_params  # noqa: B018  # which follows changes, as load_state_dict does before it reads
+            one.ema_params  # noqa: B018  # adopts changes, as load_state_dict does before it reads
         self.refuse(lambda: self.opt.load_state_dict(state))
 
     # Schedules
@@ -537,14 +541,14 @@ def test_any_sequence_of_calls(name: str) -> None:
         return Machine(name)
 
     run_state_machine_as_test(
-        make if EXAMPLES else seed(crc32(name.encode()))(make),  # each its own sequences
+        make if EXAMPLES else seed(crc32(name.encode()))(make),  # each has its own sequences
         settings=settings(
             max_examples=EXAMPLES or FEW,
             stateful_step_count=50 if EXAMPLES else 20,
             derandomize=not EXAMPLES,
             database=None,
             deadline=None,
-            phases=(Phase.explicit, Phase.reuse, Phase.generate),  # to shrink takes minutes
+            phases=(Phase.explicit, Phase.reuse, Phase.generate),  # shrinking takes minutes
             report_multiple_bugs=False,
             print_blob=False,
             suppress_health_check=list(HealthCheck),

@@ -1,4 +1,6 @@
-"""The stress of ``bench/stress.py`` with few rounds: threads over layers, optimizers and products, and forks meanwhile."""
+"""The stress test ``bench/stress.py`` with few rounds: threads call layers, optimizers and products, while the process
+forks.
+"""
 
 from __future__ import annotations
 

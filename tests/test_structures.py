@@ -1,4 +1,4 @@
-"""Structures of parameters and gradients, groups of their own, and parameters without decay."""
+"""Structures of parameters and gradients, groups with their own structures, and parameters without decay."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def test_nested_structures_mean_the_same(name: str, rng: Generator) -> None:
     for grads in steps:
         nested = tree(grads)
         if grads[0] is grads[1] is None:
-            nested["encoder"] = None  # for a whole part
+            nested["encoder"] = None  # None for a whole part
         if grads[2] is grads[3] is None:
             nested["head"] = None
         assert opt.step(nested).step == plain.step(grads).step == listed.step(list(nested.values())).step
@@ -113,7 +113,7 @@ def test_other_nested_structures_are_errors(
     with pytest.raises(error, match=rf"^SGD: {message}"):
         getattr(opt, act)(grads)
     assert everything(opt) == before
-    opt.state_dict()  # and nothing has been accumulated
+    opt.state_dict()  # raises if anything has been accumulated
 
 
 def test_structures_of_parameters_that_make_no_sense_are_errors() -> None:
@@ -149,7 +149,7 @@ def test_groups_have_hyperparameters_around_the_rule_of_their_own(name: str, rng
 
 
 def decayed(params: Any, opt: Any, grads: Any) -> list[bool]:
-    """Which parameters become smaller in two steps; of schedule-free rules the first one brings y back to z."""
+    """Whether each parameter changes in two steps; in schedule-free rules the first step brings y back to z."""
     before = copies(leaves(params))
     for _ in range(2):
         opt.step(grads)
@@ -200,7 +200,7 @@ def test_no_decay_of_nested_structures_by_a_rule(rng: Generator) -> None:
 
 
 def test_no_decay_takes_none_for_a_whole_part(rng: Generator) -> None:
-    """As without it."""
+    """None works in the same way without no_decay."""
     layers = tree(four(rng))
     opt = optim.AdamW(optim.no_decay(layers), lr=0.1, weight_decay=0.5)
     zeros = tree([np.zeros_like(p) for p in leaves(layers)])
@@ -209,7 +209,7 @@ def test_no_decay_takes_none_for_a_whole_part(rng: Generator) -> None:
 
 
 def test_no_decay_of_a_list_of_dicts() -> None:
-    """Its gradients are a list of dicts."""
+    """The gradients of such a list are a list of dicts."""
     layers = [{"w": np.ones((2, 2)), "b": np.ones(2)} for _ in range(2)]
     opt = optim.AdamW(optim.no_decay(layers), lr=0.1, weight_decay=0.5)
     grads = [{"w": np.zeros((2, 2)), "b": np.zeros(2)} for _ in range(2)]
@@ -217,7 +217,7 @@ def test_no_decay_of_a_list_of_dicts() -> None:
 
 
 def test_no_decay_loses_no_parameter_whose_names_meet() -> None:
-    """Two parameters that are both called a.b."""
+    """Two parameters are both called a.b."""
     layers = {"a.b": np.ones((2, 2)), "a": {"b": np.ones((2, 2))}}
     try:
         groups = optim.no_decay(layers)

@@ -1,4 +1,4 @@
-"""The switch from Adam to SGD: its formula, when it is made, and what it leaves."""
+"""The switch from Adam to SGD: its formula, its time, and the state after it."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def test_a_step_without_gradients_is_not_averaged_in_the_switch() -> None:
 def test_a_switch_that_is_due_is_made_before_anything_is_saved() -> None:
     opt = optim.SwitchOptimizer([np.ones(2)], lr=0.1, switch_at=2, sgd_lr=0.05)
     opt.step([np.ones(2)])
-    Optimizer._take(opt, [np.ones(2)], None)  # as where an interrupt comes right after the step
+    Optimizer._take(opt, [np.ones(2)], None)  # as if an interrupt comes right after the step
     assert not opt.switched
     assert optim.SwitchOptimizer.switched.fget(pickle.loads(pickle.dumps(opt)))  # type: ignore[attr-defined]
     assert opt.state_dict()["fastopt"]["switched"] is True
@@ -73,7 +73,7 @@ def test_attributes_of_a_switch_are_checked_and_followed() -> None:
 
 
 def test_an_interrupted_switch_is_made_later() -> None:
-    """Wherever the interrupt comes."""
+    """This holds wherever the interrupt comes."""
     g = [np.ones(4)]
 
     def make() -> Optimizer:
@@ -197,7 +197,7 @@ class Switched:
     ids=str,
 )
 def test_a_switch_is_the_formula(options: Options, rng: Generator) -> None:
-    """On a quadratic, where γ settles."""
+    """The problem is a quadratic, on which γ settles."""
     params = [ordinary(rng, (20,)), ordinary(rng, (4, 5))]
     twins = copies(params)
     opt = optim.SwitchOptimizer(params, lr=0.01, **options)
@@ -219,7 +219,7 @@ def test_a_switch_is_the_formula(options: Options, rng: Generator) -> None:
 
 
 def test_groups_switch_with_rates_of_their_own(rng: Generator) -> None:
-    """One is given and the other projected."""
+    """One rate is given, and the other is projected."""
     params = [ordinary(rng, (20,)), ordinary(rng, (4, 5))]
     opt = optim.SwitchOptimizer([{"params": params[:1], "sgd_lr": 0.02}, {"params": params[1:]}], lr=0.01, switch_at=3)
     plain = optim.Adam(twins := copies(params), lr=0.01)

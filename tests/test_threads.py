@@ -1,7 +1,7 @@
 """Threads: counts, lending to BLAS, fork, several Python threads at once.
 
-What OpenMP and OpenBLAS do is settled when a process starts, so most of these run one of their own, with a time limit: a
-hang is the usual way in which threads go wrong.
+The behaviour of OpenMP and OpenBLAS is fixed when a process starts, so most of these tests run a process of their own.
+It has a time limit, because threads usually fail by hanging.
 """
 
 from __future__ import annotations
@@ -59,7 +59,9 @@ with fo.threads(1):
 
 
 def run(code: str, *, before: str = "", timeout: float = 30, **environment: str) -> str:
-    """What ``code`` prints in a process of its own, after ``before`` and PRELUDE, under nothing but ``environment``."""
+    """The output of ``before``, PRELUDE and ``code`` in a new process, whose variables for threads are only
+    ``environment``.
+    """
     ours = re.compile("(FASTOPT|OMP|GOMP|KMP|OPENBLAS|MKL)_")
     inherited = {name: value for name, value in os.environ.items() if not ours.match(name)}
     script = textwrap.dedent(before) + PRELUDE + textwrap.dedent(code)
@@ -71,14 +73,14 @@ def run(code: str, *, before: str = "", timeout: float = 30, **environment: str)
         try:
             output, errors = process.communicate(timeout=timeout)
         except subprocess.TimeoutExpired:
-            os.killpg(process.pid, signal.SIGKILL)  # the children that it has forked, too
+            os.killpg(process.pid, signal.SIGKILL)  # kills the children that it has forked, too
             raise
     assert process.returncode == 0, errors
     return output
 
 
 def lendable() -> bool:
-    """Whether NumPy's BLAS here is one that can run on our threads, and would."""
+    """Whether NumPy's BLAS here can run on fastopt's threads, and has more than one."""
     return any(not blas.obstacle() and blas.num_threads > 1 for blas in all_blas())
 
 
@@ -232,7 +234,7 @@ def test_what_openmp_may_not_give_is_not_lent(each: Each) -> None:
 
 @needs_lending
 def test_a_team_that_is_too_small_gets_helpers() -> None:
-    """OpenBLAS's jobs wait for each other: run one after the other, they never end."""
+    """OpenBLAS's jobs wait for each other: if they run one after the other, they never end."""
     code = """
         from fastopt._blas import all_blas
         for blas in all_blas():
@@ -279,7 +281,7 @@ BINDING = [
 
 @needs_two_cores
 def test_no_thread_loses_cores_to_openmp(each: Each) -> None:
-    """libgomp binds the thread that loads it, and every other one in its first region; children inherit that."""
+    """libgomp binds the thread that loads it, and every other thread in its first region; children inherit this."""
     for name, value in each(BINDING, by_day=2):
         before = "import os\nbefore = os.sched_getaffinity(0)"
         code = """
@@ -348,7 +350,7 @@ def test_nothing_is_lent_where_a_control_group_gives_too_little_time(monkeypatch
         ("0::/", {"cpu.max": "150000 100000"}, 1.5),
         ("0::/a/b", {"a/b/cpu.max": "400000 100000", "a/cpu.max": "50000 100000", "cpu.max": "max 100000"}, 0.5),
         ("0::/a/b", {"a/b/cpu.max": "100000 100000", "a/cpu.max": "max 100000"}, 1.0),
-        ("0::/outer/name", {"cpu.max": "200000 100000"}, 2.0),  # in a container that sees the path outside
+        ("0::/outer/name", {"cpu.max": "200000 100000"}, 2.0),  # in a container that sees the host's path
         ("1:cpu:/a\n0::/", {"cpu/a/cpu.cfs_quota_us": "50000", "cpu/a/cpu.cfs_period_us": "100000"}, 0.5),
         (
             "4:cpu,cpuacct:/a",
@@ -373,7 +375,7 @@ def test_no_control_groups_no_quota(tmp_path: Path) -> None:
 @needs_lending
 @needs_two_cores
 def test_a_thread_with_fewer_cores_has_a_smaller_team_and_products_have_helpers() -> None:
-    """OpenMP's workers inherit a thread's affinity: two that wait for each other would share one core."""
+    """OpenMP's workers inherit a thread's affinity: two workers that wait for each other would share one core."""
     code = """
         everywhere, one = os.sched_getaffinity(0), {max(os.sched_getaffinity(0))}
         kernel()
@@ -476,7 +478,7 @@ def test_a_forked_child_works(lend: str) -> None:
 @needs_fork
 @needs_lending
 def test_a_child_forked_in_the_middle_of_products_works() -> None:
-    """OpenBLAS by itself hangs here: the child inherits the lock of a product that never ends."""
+    """Without fastopt, OpenBLAS hangs here: the child inherits the lock of a product that never ends."""
     code = """
         kernel()
         stop = threading.Event()
@@ -532,7 +534,7 @@ def test_no_fork_cuts_a_kernel_in_two(threads: int) -> None:
 
 @needs_fork
 def test_a_fork_in_the_first_kernel_does_not_wait_for_itself() -> None:
-    """The first parallel region takes Python's global lock, which the thread that forks has."""
+    """The first parallel region takes Python's global lock, which the thread that forks holds."""
     code = """
         import time
 

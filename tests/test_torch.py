@@ -1,5 +1,4 @@
-"""Parity with torch: every combination of the options that it has, over 50 steps; state that goes from one to the other in the
-middle of a run.
+"""Parity with torch: every combination of torch's options over 50 steps, and exchange of state in the middle of a run.
 
 "Relative" is max|a − b| / max|b| over a tensor.
 """
@@ -53,7 +52,7 @@ def grid(name: str) -> Iterator[Options]:
     """All combinations of an optimizer's options that are legal."""
     options = {"lr": (0.01,), **OPTIONS[name], "weight_decay": (0.0, 0.1), "maximize": (False, True)}
     if name == "Rprop":
-        del options["weight_decay"]  # torch's has none
+        del options["weight_decay"]  # torch's optimizer has none
     for values in itertools.product(*options.values()):
         chosen = dict(zip(options, values, strict=True))
         if not chosen.get("nesterov") or (chosen["momentum"] > 0 and chosen["dampening"] == 0):
@@ -66,7 +65,9 @@ def label(options: Options) -> str:
 
 @pytest.fixture
 def dtype(request: pytest.FixtureRequest) -> Iterator[str]:
-    """A dtype, which is torch's default meanwhile: its optimizers keep eta, mu and mu_product in that."""
+    """A dtype that is torch's default during the test: torch's optimizers store eta, mu and mu_product in the default
+    dtype.
+    """
     before = torch.get_default_dtype()
     torch.set_default_dtype(getattr(torch, request.param))
     yield request.param
@@ -83,8 +84,8 @@ class Pair:
         self.name, self.of_torch, self.options = name, of_torch or {}, options
         self.params = params
         self.tensors = [torch.tensor(p, requires_grad=True) for p in params]
-        # A single number may end near zero.  It was rounded when it was larger, by torch as much as by us: measured against
-        # float64, neither is the better one.  So it is compared relative to the largest value that it has had.
+        # A single number may end near zero.  It was rounded when it was larger, in torch as in fastopt; compared with
+        # float64, neither is better.  So it is compared relative to the largest value that it has had.
         self.largest: dict[tuple[int, str], float] = {}
         self.opt = getattr(optim, name)(self.params, **options)
         self.ref = getattr(torch.optim, name)(self.tensors, **options, **self.of_torch)
@@ -109,7 +110,7 @@ class Pair:
         self.step_torch(grads)
 
     def assert_close(self, tolerance: float) -> None:
-        """Every parameter, and every buffer of torch's."""
+        """Compares every parameter and every buffer of torch's."""
         for i, (p, q) in enumerate(zip(self.params, self.tensors, strict=True)):
             assert_close(p, q, tolerance, f"params[{i}]", self.largest.get((i, ""), 0.0))
             for key, value in self.ref.state[q].items():
@@ -128,7 +129,7 @@ def new_params(rng: Generator, dtype: str, shapes: tuple[tuple[int, ...], ...] =
 def gradients(
     rng: Generator, dtype: str, *, steps: int = STEPS, whole_at_first: bool = False, shapes: Any = SHAPES
 ) -> Iterator[list[Array | None]]:
-    """Of every step; some are None, at the first step too, if torch's implementation can take that."""
+    """The gradients of every step; some are None, even at the first step if torch's implementation accepts that."""
     for step in range(steps):
         absent = {i for i in range(len(shapes)) if (step + i) % 7 == 2} if step or not whole_at_first else set()
         yield [None if i in absent else np.asarray(ordinary(rng, shape, dtype)) for i, shape in enumerate(shapes)]
@@ -177,7 +178,7 @@ def more_options(name: str) -> Options:
 @dtypes
 @pytest.mark.parametrize("name", OPTIONS)
 def test_a_schedule_agrees(name: str, dtype: str, rng: Generator) -> None:
-    """Another rate at every step, the first one too, in two groups."""
+    """Two groups have another rate at every step, including the first one."""
     more = more_options(name)
     other = {"lr": 0.3} if name == "Rprop" else {"weight_decay": 0.3}
     ours = new_params(rng, dtype, ((20,), (4, 5)))
@@ -244,7 +245,7 @@ def test_fused_steps_of_many_threads_agree(rng: Generator) -> None:
         torch.set_num_threads(1)
 
 
-# Muon, whose torch computes in bfloat16
+# Muon, which torch computes in bfloat16
 
 
 def muon_in_float64(
@@ -320,7 +321,7 @@ def test_muon_is_as_torchs_to_a_few_digits(options: Options, rng: Generator) -> 
         assert_close(pair.opt.state[i]["momentum_buffer"], pair.ref.state[q]["momentum_buffer"], 2e-6, "buffer")
 
 
-# What surrounds a step
+# Options around a step
 
 
 def torch_grads(pair: Pair, grads: list[Array | None]) -> None:
@@ -340,7 +341,7 @@ def test_clip_norm_agrees(name: str, dtype: str, each: Each, rng: Generator) -> 
             norm = torch.nn.utils.clip_grad_norm_(pair.tensors, clip_norm)
             pair.ref.step()
             assert info.grad_norm == pytest.approx(float(norm), rel=TOLERANCE[dtype])
-        pair.assert_close(2 * TOLERANCE[dtype])  # the norms are float32 in torch, and so are the factors
+        pair.assert_close(2 * TOLERANCE[dtype])  # torch's norms and factors are float32
 
 
 @dtypes
@@ -357,7 +358,7 @@ def test_clip_value_agrees(name: str, dtype: str, rng: Generator) -> None:
 
 @pytest.mark.parametrize("name", OPTIONS)
 def test_scaled_losses_agree_with_the_scaler(name: str, rng: Generator) -> None:
-    """As ``torch.amp.GradScaler`` with ``unscale_``, clipping, and steps that it skips."""
+    """Steps agree with ``torch.amp.GradScaler`` with ``unscale_``, clipping and skipped steps."""
     pair = Pair(name, new_params(rng, "float32"), lr=0.01)
     scaler = torch.amp.GradScaler("cpu", init_scale=1024.0, growth_interval=2)
     taken = 0
@@ -366,7 +367,7 @@ def test_scaled_losses_agree_with_the_scaler(name: str, rng: Generator) -> None:
             grads[0] = np.full(SHAPES[0], np.inf, np.float32)
         scale = scaler.get_scale()
         scaled = [None if g is None else np.asarray(g * np.float32(scale)) for g in grads]
-        scaler.scale(torch.zeros(()))  # which begins it
+        scaler.scale(torch.zeros(()))  # this initializes it
         torch_grads(pair, scaled)
         scaler.unscale_(pair.ref)
         torch.nn.utils.clip_grad_norm_(pair.tensors, 1.0)
@@ -377,7 +378,7 @@ def test_scaled_losses_agree_with_the_scaler(name: str, rng: Generator) -> None:
         taken += not info.skipped
         assert info.step == taken
     assert scaler.get_scale() != 1024
-    pair.assert_close(4e-6)  # the norms and factors are float32 in torch
+    pair.assert_close(4e-6)  # torch's norms and factors are float32
 
 
 @dtypes
@@ -386,7 +387,7 @@ def test_ema_agrees_with_averaged_model(dtype: str, rng: Generator) -> None:
     pair.opt = optim.Adam(pair.params, lr=0.01, ema_decay=0.9)
     model = torch.nn.ParameterList(pair.tensors)
     average = torch.optim.swa_utils.AveragedModel(model, multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(0.9))
-    average.update_parameters(model)  # the weights that it begins with
+    average.update_parameters(model)  # its initial weights
     pair.ref = torch.optim.Adam(model.parameters(), lr=0.01)
     for _ in range(STEPS):
         grads = new_params(rng, dtype)
@@ -419,7 +420,7 @@ def test_swa_agrees_with_averaged_model(start: int, freq: int, dtype: str, rng: 
         assert_close(a, b, TOLERANCE[dtype], "ema_params")
 
 
-# State that goes from one to the other in the middle of a run
+# Exchange of state in the middle of a run
 
 EXCHANGES = [
     pytest.param(name, fused, options, id=f"{name}{'-fused' * fused}-{label(options)}")
@@ -444,7 +445,7 @@ OTHERS = {"weight_decay": 0.5, "betas": (0.1, 0.2), "momentum": 0.3, "maximize":
 
 
 def others(name: str) -> Options:
-    """Hyperparameters that are none of the above."""
+    """Hyperparameters that differ from all those above."""
     known = inspect.signature(getattr(torch.optim, name)).parameters
     return {"lr": 0.7, **{key: value for key, value in OTHERS.items() if key in known}}
 
@@ -452,7 +453,7 @@ def others(name: str) -> Options:
 @dtypes
 @pytest.mark.parametrize(("name", "fused", "options"), EXCHANGES)
 def test_torchs_run_goes_on_here(name: str, fused: bool, options: Options, dtype: str, rng: Generator) -> None:
-    """Some parameters have had no gradient until then, if torch's implementation can take that."""
+    """Some parameters have had no gradient until then, if torch's implementation accepts that."""
     pair = Pair(name, new_params(rng, dtype), of_torch={"fused": True} if fused else {}, **options)
     whole = fused and name == "SGD"
     for grads in gradients(rng, dtype, steps=10, whole_at_first=whole):
@@ -516,7 +517,7 @@ def test_muons_state_goes_both_ways(rng: Generator) -> None:
 
 @pytest.mark.parametrize("name", ["Muon", *OPTIONS])
 def test_converted_state_is_built_as_torchs(name: str, rng: Generator) -> None:
-    """The same keys, dtypes and shapes; what is missing are torch's flags."""
+    """Keys, dtypes and shapes are the same; only torch's flags are missing."""
     shapes = MATRICES if name == "Muon" else SHAPES
     pair = Pair(name, new_params(rng, "float32", shapes), **more_options(name))
     pair.step([None, *new_params(rng, "float32", shapes)[1:]])
@@ -532,7 +533,7 @@ def test_converted_state_is_built_as_torchs(name: str, rng: Generator) -> None:
                 "eta",
                 "mu",
                 "mu_product",
-            )  # which torch casts when it loads them
+            )  # torch casts these when it loads them
     for group, theirs_ in zip(ours["param_groups"], theirs["param_groups"], strict=True):
         flags = {"foreach", "fused", "capturable", "differentiable"}
         forced = {"decoupled_weight_decay"} if name == "AdamW" else set()
@@ -543,7 +544,7 @@ def test_converted_state_is_built_as_torchs(name: str, rng: Generator) -> None:
 @pytest.mark.parametrize("moments", ["bfloat16", "8bit"])
 @pytest.mark.parametrize("weights", ["stochastic", "correction", "master"])
 def test_state_in_fewer_bits_becomes_torchs(weights: str, moments: str, rng: Generator) -> None:
-    """As float32, which torch rounds to what its parameters are; what there is beside weights stays here."""
+    """It becomes float32, which torch rounds to the dtype of its parameters; residuals of weights are left out."""
     p = rng.standard_normal((3, 50)).astype(ml_dtypes.bfloat16)
     opt = optim.AdamW([p], weights=weights, moments=moments)
     opt.step([rng.standard_normal(p.shape).astype(ml_dtypes.bfloat16)])
@@ -571,7 +572,7 @@ def test_converted_tensors_are_copies(rng: Generator) -> None:
 
 
 def test_converted_state_can_be_saved_and_loaded(tmp_path: Any, rng: Generator) -> None:
-    """By torch, without trust in the file; NumPy's numbers are Python's there."""
+    """torch can load it with weights_only, because NumPy's numbers have become Python's."""
     opt = optim.AdamW({"w": np.ones((2, 3))}, lr=np.float32(0.25))
     opt.step({"w": np.ones((2, 3))})
     opt.param_groups[0]["initial_lr"] = 0.5

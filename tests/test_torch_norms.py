@@ -82,7 +82,7 @@ def test_batch_norm_agrees(shape: tuple[int, ...], affine: bool, training: bool,
 
 
 def differentiate(y: Any, dy: Array, *inputs: Any) -> list[Any]:
-    """The gradients of some tensors; ``None`` for those that are ``None``."""
+    """The gradients of some tensors, and ``None`` for tensors that are ``None``."""
     given = [one for one in inputs if one is not None]
     gradients = iter(torch.autograd.grad(y, given, torch.tensor(np.asarray(dy, np.float64))))
     return [None if one is None else next(gradients) for one in inputs]
@@ -204,7 +204,7 @@ def test_batch_norm_with_what_follows_agrees(
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_group_norm_agrees(shape: tuple[int, ...], groups: int, affine: bool, dtype: str, rng: Generator) -> None:
     if math.prod(shape[2:]) * 6 // groups == 1:
-        return  # torch's error, and nothing to normalize
+        return  # torch raises an error, and there is nothing to normalize
     x, dy = ordinary(rng, (2, *shape), dtype)
     x = x + 1
     weight, bias = ordinary(rng, (2, 6), dtype) if affine else (None, None)
@@ -269,7 +269,7 @@ def test_weight_norm_agrees(shape: tuple[int, ...], dim: int | None, dtype: str,
     v_, g_ = double(v), double(g)
     w_ = (
         v_ * (g_ / torch.linalg.vector_norm(v_)) if dim is None else torch._weight_norm(v_, g_, dim % v.ndim)
-    )  # where -1 is None
+    )  # there -1 means None
     w, rnorm = F.weight_norm(v, g, dim)
     assert_close(w, w_, TOLERANCE[dtype], "w")
     gradients = F.weight_norm_backward(dw, v, g, rnorm, dim)
@@ -277,7 +277,7 @@ def test_weight_norm_agrees(shape: tuple[int, ...], dim: int | None, dtype: str,
 
 
 def test_folding_agrees(rng: Generator) -> None:
-    """With torch's own, for linear layers and convolutions, transposed ones too."""
+    """It agrees with torch's own folding for linear layers and convolutions, also transposed ones."""
     fuse = torch.nn.utils.fusion.fuse_conv_bn_weights
     for shape, axis in ((6, 4), 0), ((6, 4, 3, 3), 0), ((4, 6, 3, 3), 1):
         weight, (mean, bn_weight, bn_bias, bias) = ordinary(rng, shape, "float64"), ordinary(rng, (4, 6), "float64")
@@ -292,7 +292,7 @@ def test_folding_agrees(rng: Generator) -> None:
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
 def test_numbers_of_16_bits_agree(dtype: str, rng: Generator) -> None:
-    """With torch in float64, to half a unit of the last place that 16 bits have."""
+    """They agree with torch in float64 to half a unit in the last place of the 16-bit type."""
     x, dy = (ordinary(rng, (4, 6, 10), dtype) for _ in range(2))
     weight, bias = ordinary(rng, (2, 6), "float32")
     x_, weight_, bias_ = double(x), double(weight), double(bias)
@@ -326,7 +326,7 @@ def test_numbers_of_16_bits_agree(dtype: str, rng: Generator) -> None:
 
 
 def weight_normed(module: Any) -> Any:
-    """With the parameters ``weight_g`` and ``weight_v``."""
+    """A torch module with the parameters ``weight_g`` and ``weight_v``."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)
         return torch.nn.utils.weight_norm(module)
@@ -374,7 +374,7 @@ def test_layers_and_torchs_modules_read_each_others_state(rng: Generator) -> Non
 
 
 def test_a_layer_trains_as_torchs(rng: Generator) -> None:
-    """A few steps of BatchNorm with an optimizer, then evaluation."""
+    """BatchNorm takes a few steps with an optimizer; then evaluation is compared."""
     layer, module = nn.BatchNorm(6, dtype=np.float64), torch.nn.BatchNorm1d(6, dtype=torch.float64)
     opt = optim.SGD(layer.params, lr=0.1, momentum=0.9)
     ref = torch.optim.SGD(module.parameters(), lr=0.1, momentum=0.9)
@@ -418,7 +418,7 @@ def test_a_layer_trains_as_torchs(rng: Generator) -> None:
     ids=["RMSNorm", "GroupNorm", "InstanceNorm", "BatchNorm of the average", "WeightNormLinear"],
 )
 def test_more_layers_train_as_torchs(layer: Any, module: Any, shape: tuple[int, ...], rng: Generator) -> None:
-    """A few steps, then evaluation; the state goes over at first."""
+    """The state is copied at first; then the layers take a few steps, and evaluation is compared."""
     ours, theirs = layer(), module(dtype=torch.float64)
     ours.load_state_dict({name: tensor.detach() for name, tensor in theirs.state_dict().items()})
     opt = optim.SGD(ours.params, lr=0.1, momentum=0.9)
@@ -441,7 +441,7 @@ def test_more_layers_train_as_torchs(layer: Any, module: Any, shape: tuple[int, 
 
 
 def test_update_bn_is_torchs(rng: Generator) -> None:
-    """But for the variance: torch averages those of the batches, here it is that of all values."""
+    """Only the variance differs: torch averages the batches' variances; here it is the variance of all values."""
     ours, theirs = nn.BatchNorm(6, dtype=np.float64), torch.nn.BatchNorm1d(6, dtype=torch.float64)
     batches = ordinary(rng, (4, 10, 6), "float64")
     nn.update_bn(batches, ours, [ours])

@@ -1,4 +1,4 @@
-"""How results are compared, and under which circumstances they are made."""
+"""Tools to compare results, and to choose instruction sets and memory for them."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ Array = NDArray[Any]
 Each: TypeAlias = Callable[..., Iterator[Any]]  # the fixture of conftest.py
 
 
-NIGHTLY = bool(os.environ.get("FASTOPT_NIGHTLY"))  # every case of those that are many and alike
+NIGHTLY = bool(os.environ.get("FASTOPT_NIGHTLY"))  # run all cases of the tests that have many similar ones
 
 
 def differing(a: Array, b: Array) -> int:
-    """How many elements have other bits; NaN equals NaN."""
+    """The number of elements that have different bits; NaN equals NaN."""
     assert a.dtype == b.dtype and a.shape == b.shape
     bits = np.dtype(f"u{a.dtype.itemsize}")
     same = np.ascontiguousarray(a).view(bits) == np.ascontiguousarray(b).view(bits)
-    with np.errstate(invalid="ignore"):  # of ml_dtypes
+    with np.errstate(invalid="ignore"):  # ml_dtypes warns
         return int(a.size - np.count_nonzero(same | ((a != a) & (b != b))))
 
 
@@ -41,7 +41,7 @@ def assert_same_bits(actual: Mapping[str, Array], expected: Mapping[str, Array])
 
 @contextlib.contextmanager
 def using(isa: str) -> Iterator[None]:
-    """Everything runs on the kernels for another instruction set."""
+    """Runs everything on the kernels for another instruction set."""
     kernels = _core.load(isa)
     with pytest.MonkeyPatch.context() as patch:
         for name, module in list(sys.modules.items()):
@@ -62,7 +62,9 @@ def every_isa() -> Iterator[str]:
 
 
 def shifted(by: int, apart: int = 0) -> Place:
-    """Copies arrays to ``by`` elements behind a cache line, each one ``apart`` elements further than the one before."""
+    """Copies arrays to ``by`` elements after a cache line's start, each one ``apart`` elements further than the
+    previous one.
+    """
     number = count()
 
     def place(x: Array) -> Array:
@@ -94,9 +96,9 @@ def leaves(tree: Any) -> list[Array]:
 
 
 def everything(opt: optim.Optimizer, averages: bool = True) -> dict[str, Any]:
-    """All that an optimizer is, as bytes and values that can be compared.
+    """The whole of an optimizer, as bytes and values that can be compared.
 
-    To read ``averages`` follows changes of groups, and raises where these are wrong; they are in the state too.
+    Reading ``averages`` adopts changes of groups, and raises if these are wrong; the averages are in the state, too.
     """
     groups, sums = [], opt._accumulated
     for group in opt.param_groups:

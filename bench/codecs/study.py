@@ -1,4 +1,4 @@
-"""Which format for Adam's moments in 8 bits?  The tables of docs/codecs.md.
+"""Compares formats for Adam's moments in 8 bits, and prints the tables of docs/codecs.md.
 
     python bench/codecs/study.py                                  # all three, in about half an hour
     python bench/codecs/study.py speed --sizes 24 --threads 2     # 2²⁴ parameters; also --march, --piece, --ahead, --quantile
@@ -57,7 +57,7 @@ class Codecs:
 
 
 def zeros(n: int) -> Floats:
-    """Zeros that begin on a cache line."""
+    """An array of zeros that begins on a cache line."""
     a = np.zeros(n + 16, np.float32)
     return a[-a.ctypes.data % 64 // 4 :][:n]
 
@@ -89,10 +89,10 @@ class Adam:
 
 
 def speed(codecs: Codecs, sizes: list[int], threads: list[int], rounds: int, quantile: float) -> None:
-    """All candidates take turns; a low quantile leaves out the rounds in which other work took a core."""
+    """Prints the times of all candidates, which take turns; a low quantile excludes rounds disturbed by other work."""
     for size, count in ((size, count) for size in sizes for count in threads):
         n, steps = 1 << size, max(1, (1 << 20) >> size)
-        p, g = zeros(n), zeros(n)  # not halves of one array: the same place in every cache and bank of memory
+        p, g = zeros(n), zeros(n)  # not halves of one array, which would share cache sets and memory banks
         p[:], g[:] = 0.5, 1e-3
         adams = {name: Adam(codecs, name, n) for name in codecs.names}
         times = {name: np.empty(rounds) for name in codecs.names}
@@ -119,7 +119,7 @@ class Training:
         self._copy(self.p, self.network.params, into=True)
 
     def gradient(self) -> float:
-        """Of the next batch; its loss."""
+        """Computes the gradient of the next batch; returns its loss."""
         self._copy(self.p, self.network.params, into=False)
         x, target = next(self.batches)
         loss, dlogits = cross_entropy(self.network.forward(x), target)
@@ -139,7 +139,7 @@ class Training:
 
 
 def error(codecs: Codecs, task: Task, steps: int) -> None:
-    """Every format follows the gradients of one training with float32 moments."""
+    """Prints the errors of every format when it follows the gradients of one training run with float32 moments."""
     norm = np.linalg.norm
     training = Training(task, 0)
     adams = {name: Adam(codecs, name, len(training.p)) for name in codecs.names}
@@ -168,7 +168,7 @@ def error(codecs: Codecs, task: Task, steps: int) -> None:
 
 
 def train(codecs: Codecs, task: Task, steps: int, seeds: int) -> None:
-    """The rate stays for half of the steps and falls to zero."""
+    """Trains with every format.  The learning rate is constant for half of the steps and then falls to zero."""
     print(
         f"\n{task.name}, {steps} steps: mean training loss over the last tenth; beside float32's of the same seed, in %"
     )

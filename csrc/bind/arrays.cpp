@@ -9,11 +9,11 @@ namespace fastopt {
 
 namespace {
 
-constexpr int kNumberOfFloat16 = 23, kFirstOfUsers = 256;  // as numpy/ndarraytypes.h has them
+constexpr int kNumberOfFloat16 = 23, kFirstOfUsers = 256;  // from numpy/ndarraytypes.h
 
 std::string text_of_type(py::handle object) { return py::str(py::type::handle_of(object).attr("__name__")); }
 
-/// NumPy's number of ml_dtypes' bfloat16, which it has only once somebody has imported that; -1 before.
+/// NumPy's type number of ml_dtypes' bfloat16; -1 as long as nobody has imported ml_dtypes.
 int number_of_bfloat16() {
   static int number = -1;
   if (number < 0) {
@@ -101,7 +101,7 @@ bool Array::may_overlap_itself() const {
     if (shape(axis) > 1) axes.emplace_back(std::abs(stride(axis)), shape(axis));
   }
   std::sort(axes.begin(), axes.end());
-  auto extent = static_cast<std::ptrdiff_t>(itemsize());  // of what the axes before take
+  auto extent = static_cast<std::ptrdiff_t>(itemsize());  // bytes that the axes so far take
   for (const auto& [stride, count] : axes) {
     if (stride < extent) return true;
     extent += stride * (count - 1);
@@ -153,8 +153,8 @@ Rows elements_of(const Array& array) {
 }
 
 Rows rows_of(const Array& array, AxisList outer, AxisList inner) {
-  const bool empty = array.size() == 0;  // then strides mean nothing
-  // Calls add(axis) for axes merged as far as they lie evenly, innermost first.
+  const bool empty = array.size() == 0;  // strides then mean nothing
+  // Merges axes whose strides fit together and calls add(axis) for each merged axis, innermost first.
   const auto merge = [&](AxisList axes, const auto& add) {
     Rows::Axis merged{1, 0};
     for (auto axis = axes.rbegin(); axis != axes.rend(); ++axis) {
@@ -239,7 +239,7 @@ void Spans::expect_disjoint(std::string_view function) {
   });
   sorted_.assign(spans_.begin(), spans_.end());
   if (apart) return;
-  std::vector<const Span*> open;  // those that may reach behind the next one's begin
+  std::vector<const Span*> open;  // spans that may end behind the beginning of the next one
   for (const Span& span : spans_) {
     std::erase_if(open, [&](const Span* other) { return other->end <= span.begin; });
     for (const Span* other : open) {
@@ -272,7 +272,7 @@ void Spans::expect_apart(const Array& read, const Name& name, std::size_t& hint)
 }
 
 bool share_memory(py::handle a, py::handle b) {
-  constexpr int most_work = 1'000'000;  // of a search that is exponential for strange strides
+  constexpr int most_work = 1'000'000;  // the limit of a search that is exponential for strange strides
   try {
     return py::cast<bool>(py::module_::import("numpy").attr("shares_memory")(a, b, most_work));
   } catch (py::error_already_set& error) {

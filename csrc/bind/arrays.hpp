@@ -1,4 +1,4 @@
-/// NumPy arrays as kernels want them: the checks and their error texts.
+/// Checks that NumPy arrays are fit for the kernels, with the error texts.
 #pragma once
 
 #include <pybind11/numpy.h>
@@ -24,24 +24,24 @@ const char* name_of(Dtype dtype);
 std::size_t itemsize_of(Dtype dtype);
 inline bool is_half(Dtype dtype) { return dtype == Dtype::float16 || dtype == Dtype::bfloat16; }
 
-/// The name of an argument in an error: "layer_norm: weight", "AdamW: grads['bias']".  Costs nothing until there is
-/// one.
+/// The name of an argument in an error: "layer_norm: weight", "AdamW: grads['bias']".  The text is put together only
+/// when there is an error.
 struct Name {
   std::string_view function, argument, item = {};
   std::string text() const { return std::string(function).append(": ").append(argument).append(item); }
 };
 
-/// Which dtypes are meant: those that are computed with, those that parameters and gradients may have, or all.
+/// Accepted dtypes: those that kernels compute with, those that parameters and gradients may have, or all.
 enum class Accepted { computed, floats, all };
 
-/// Whether elements must lie at multiples of their size.  Those of fields of records, or of bytes from a file, may not.
+/// Whether elements must lie at multiples of their size.  In fields of records, or in bytes from a file, they may not.
 enum class Alignment { needed, any };
 
-/// A view of one NumPy array that has been found to be one of ours: of an accepted dtype, aligned, in native byte
-/// order. Holds no reference: the caller's arguments keep the array alive.
+/// A view of a NumPy array after the checks: it has an accepted dtype, is aligned, and is in native byte order.  The
+/// view holds no reference: the caller's arguments keep the array alive.
 class Array {
  public:
-  /// TypeError where `object` is not such an array.
+  /// Raises TypeError if `object` is not such an array.
   Array(py::handle object, const Name& name, Accepted accepted = Accepted::computed,
         Alignment alignment = Alignment::needed);
 
@@ -58,7 +58,7 @@ class Array {
   bool aligned() const { return (proxy_->flags & kAligned) != 0; }
   bool writeable() const { return (proxy_->flags & py::detail::npy_api::NPY_ARRAY_WRITEABLE_) != 0; }
   template <class T> T* data() const { return reinterpret_cast<T*>(proxy_->data); }
-  /// Whether some of its elements may lie at the same place, as those of a broadcast array do.
+  /// Whether some of its elements may lie at the same place, as in a broadcast array.
   bool may_overlap_itself() const;
   py::handle object() const { return {reinterpret_cast<PyObject*>(const_cast<py::detail::PyArray_Proxy*>(proxy_))}; }
 
@@ -69,31 +69,32 @@ class Array {
   Dtype dtype_;
 };
 
-/// TypeError where the dtype is another one.
+/// Raises TypeError if the dtype is another one.
 void expect_dtype(const Array& array, Dtype dtype, const Name& name);
-/// ValueError where the shape is another one.
+/// Raises ValueError if the shape is another one.
 void expect_shape(const Array& array, const std::vector<std::ptrdiff_t>& shape, const Name& name);
-/// TypeError where the array is not C-contiguous; and for what is written, where it is read-only.
+/// The first raises TypeError if the array is not C-contiguous; the second, for arrays that are written, if it is
+/// read-only.
 void expect_contiguous(const Array& array, const Name& name);
 void expect_writeable(const Array& array, const Name& name);
 
-/// Whether it is an instance of NumPy's masked arrays.  Runs none of its code.
+/// Whether the object is one of NumPy's masked arrays.  Runs none of its code.
 bool is_masked(py::handle object);
 
-/// A copy without gaps, in C order or, with 'K', in that of the array's memory; of NumPy's own type, so that no code of
-/// a subclass runs.  Other threads may run meanwhile.
+/// A copy without gaps, in C order or, with 'K', in the order of the array's memory.  It has NumPy's own type, so that
+/// no code of a subclass runs.  Other threads may run meanwhile.
 py::object copy_of(const Array& array, const char* order = "C");
-/// Sets all elements to zero, likewise.
+/// Sets all elements to zero.  No code of a subclass runs, but other threads may.
 void set_to_zero(py::handle array);
 
-/// The elements of an array of any layout, in the order of its axes, in rows that are as long as the memory allows.
+/// The elements of an array of any layout, in the order of its axes, in rows that are as long as the layout allows.
 Rows elements_of(const Array& array);
 
 using AxisList = std::span<const std::ptrdiff_t>;
-/// Rows of an array of any layout whose `inner` axes together are a row, and whose `outer` axes count rows (both
+/// Rows of an array of any layout: its `inner` axes together form a row, and its `outer` axes count the rows (both
 /// outermost first).
 Rows rows_of(const Array& array, AxisList outer, AxisList inner);
-/// Axes from `first` on, before `end`.
+/// The axes [first, end).
 inline AxisList axes_from(std::ptrdiff_t first, std::ptrdiff_t end) {
   static constexpr auto kAll = [] {
     std::array<std::ptrdiff_t, 64> all{};  // as many as NumPy allows
@@ -102,18 +103,18 @@ inline AxisList axes_from(std::ptrdiff_t first, std::ptrdiff_t end) {
   }();
   return AxisList(kAll).subspan(static_cast<std::size_t>(first), static_cast<std::size_t>(end - first));
 }
-/// Elements from one to the next along an axis.
+/// The stride of an axis in elements.
 inline std::ptrdiff_t step_of(const Array& array, std::ptrdiff_t axis) {
   return array.stride(axis) / static_cast<std::ptrdiff_t>(array.itemsize());
 }
 
 std::string text_of(const std::vector<std::ptrdiff_t>& shape);
 
-/// The memory of the arguments of one call, to find out whether what is written overlaps anything else.  The arguments
-/// must live as long.
+/// The memory of the arguments of one call.  It finds out whether a written argument overlaps another one.  The
+/// arguments must live as long as this object.
 class Spans {
  public:
-  /// From the first byte of an array to behind its last one.
+  /// The bytes from the first one of an array to the one behind its last.
   struct Extent {
     std::uintptr_t begin, end;
   };
@@ -121,13 +122,13 @@ class Spans {
   static Extent extent(py::handle array);
 
   void add(const Array& array, std::string argument, bool written);
-  /// A NumPy array with one element, of any dtype, that is written.
+  /// Adds a NumPy array with one element, of any dtype, that is written.
   void add(py::handle array, std::string argument);
-  /// Sorts; ValueError where two share memory and one of them is written, or where one lies elsewhere now: code of
-  /// later arguments has changed it.
+  /// Sorts the spans.  Raises ValueError if two arrays share memory and one of them is written, or if an array has
+  /// moved because the code of a later argument has changed it.
   void expect_disjoint(std::string_view function);
-  /// After expect_disjoint, where all are written: ValueError where a further array, which is read, shares memory with
-  /// one.  `hint` says where the array was found to lie among these the last time, and is brought up to date.
+  /// For use after expect_disjoint, when all arrays in it are written: raises ValueError if `read`, another array,
+  /// shares memory with one of them.  `hint` is the place of `read` among them that was found last time; it is updated.
   void expect_apart(const Array& read, const Name& name, std::size_t& hint) const;
 
  private:
@@ -138,10 +139,10 @@ class Spans {
   };
 
   std::vector<Span> spans_;
-  std::vector<Extent> sorted_;  // those of spans_, close together
+  std::vector<Extent> sorted_;  // the extents of spans_, side by side
 };
 
-/// Whether two arrays, whose extents overlap, share an element.
+/// Whether two arrays with overlapping extents share an element.
 bool share_memory(py::handle a, py::handle b);
 
 }  // namespace fastopt

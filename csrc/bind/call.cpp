@@ -24,7 +24,7 @@ py::object attribute(py::handle object, const char* name, py::object otherwise) 
 }
 
 /// Clears the error that Python raised because a value has the wrong type, and returns whether the value was too large.
-/// Any other error, such as an interrupt, is thrown on.
+/// Any other error, such as an interrupt, is rethrown.
 bool clear_refusal() {
   const bool too_large = PyErr_ExceptionMatches(PyExc_OverflowError) != 0;
   if (!too_large && PyErr_ExceptionMatches(PyExc_TypeError) == 0 && PyErr_ExceptionMatches(PyExc_ValueError) == 0 &&
@@ -34,8 +34,8 @@ bool clear_refusal() {
   return too_large;
 }
 
-/// Whether it may be asked for its value: a bool, a string, a complex number or an array with axes may not, though
-/// Python would take them.
+/// Whether the object counts as one number.  A bool, a string, a complex number or an array with axes does not, though
+/// Python would convert it.
 bool is_one_number(py::handle object) {
   if (PyFloat_Check(object.ptr())) return true;
   if (is_bool(object)) return false;
@@ -45,7 +45,7 @@ bool is_one_number(py::handle object) {
   return kind.is_none() || py::str("iuf").attr("__contains__")(kind).cast<bool>();
 }
 
-/// Whether the argument has the dtype that is computed with; the others are statistics, in float64.
+/// Whether the argument has the dtype that is computed with.  All others are statistics, in float64.
 bool is_parameter(std::string_view argument) {
   for (const std::string_view one : {"weight", "bias", "running_mean", "running_var", "g"})
     if (argument == one) return true;
@@ -58,8 +58,8 @@ bool is_bool(py::handle object) { return PyBool_Check(object.ptr()) || Py_TYPE(o
 
 namespace {
 
-/// The entry for Python; self is a capsule with the line of the table.  It goes past pybind11's dispatch, which costs as
-/// much as all of a small call's checks.
+/// The entry for Python; self is a capsule with the line of the table.  It bypasses pybind11's dispatch, which costs as
+/// much as all checks of a small call.
 PyObject* call_function(PyObject* self, PyObject* const* arguments, Py_ssize_t count) {
   const auto& function = *static_cast<const Function*>(PyCapsule_GetPointer(self, nullptr));
   try {
@@ -82,7 +82,7 @@ PyObject* call_function(PyObject* self, PyObject* const* arguments, Py_ssize_t c
 void bind_functions(py::module_& m, const std::vector<Function>& table) {
   py::dict signatures = py::hasattr(m, "signatures") ? py::dict(m.attr("signatures")) : py::dict();
   for (const Function& function : table) {
-    // Lives as long as the module, which is never unloaded.
+    // It lives as long as the module, which is never unloaded.
     auto* const method = new PyMethodDef{
         function.name, reinterpret_cast<PyCFunction>(reinterpret_cast<void*>(&call_function)), METH_FASTCALL, nullptr};
     const py::capsule line(static_cast<const void*>(&function));
@@ -139,7 +139,7 @@ Array Call::read(const char* argument, Dtype dtype, const Shape& shape) {
   const Array array = read(argument);
   if (array.dtype() != dtype) {
     const std::string x = x_name_;
-    const bool either = dtype == Dtype::float64 && array.dtype() == Dtype::float32;  // x has NumPy's default
+    const bool either = dtype == Dtype::float64 && array.dtype() == Dtype::float32;  // x has NumPy's default dtype
     throw py::type_error(text(argument) + " has dtype " + name_of(array.dtype()) + ", expected " + name_of(dtype) +
                          ", as " + x + " has: pass " + argument + ".astype(" + x + ".dtype)" +
                          (either ? ", or " + x + ".astype(np.float32)" : ""));
@@ -153,7 +153,7 @@ void Call::expect_fitting(const Array& array, const char* argument, Dtype dtype,
   if (given != dtype) {
     if (!x_ || !is_parameter(argument)) expect_dtype(array, dtype, name(argument));
     const std::string x = x_name_, its_dtype = " has dtype ", parameter = argument;
-    if (of_x == Dtype::float64 && given == Dtype::float32)  // NumPy makes float64 of what nobody gave a dtype
+    if (of_x == Dtype::float64 && given == Dtype::float32)  // NumPy's default dtype is float64
       throw py::type_error(text(x) + its_dtype + "float64, but " + parameter + its_dtype + "float32: pass " + x +
                            ".astype(np.float32), or " + parameter + " in float64 (a layer's with dtype=np.float64)");
     throw py::type_error(text(argument) + its_dtype + name_of(given) + ", expected " + name_of(dtype) + ", as " + x +

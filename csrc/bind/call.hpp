@@ -1,5 +1,5 @@
-/// Functions of arrays as Python calls them: a table says their names and those of their arguments, which a call reads
-/// by name and checks before anything is written.
+/// Functions of arrays that Python calls.  A table has their names and the names of their arguments; a call reads
+/// arguments by name and checks them before anything is written.
 #pragma once
 
 #include <optional>
@@ -15,10 +15,10 @@ namespace fastopt {
 
 using Shape = std::vector<std::ptrdiff_t>;
 
-/// The dtype that numbers of a dtype are computed with.
+/// The dtype in which numbers of a dtype are computed.
 inline Dtype computed_with(Dtype dtype) { return dtype == Dtype::float64 ? Dtype::float64 : Dtype::float32; }
 
-/// Calls body(S{}) with the type that numbers of a dtype are stored as.
+/// Calls body(S{}) with the type in which numbers of a dtype are stored.
 template <class Body> auto with_storage(Dtype dtype, Body&& body) {
   switch (dtype) {
     case Dtype::float64:
@@ -32,22 +32,23 @@ template <class Body> auto with_storage(Dtype dtype, Body&& body) {
   }
 }
 
-/// Whether it is a bool, Python's or NumPy's.
+/// Whether the object is a bool, Python's or NumPy's.
 bool is_bool(py::handle object);
 
 class Call;
 
-/// One line of such a table.  Python passes all arguments by position, in this order.
+/// One line of the table of functions.  Python passes all arguments by position, in this order.
 struct Function {
   const char* name;
   std::vector<std::string_view> arguments;
   py::object (*run)(Call&);
 };
 
-/// Makes functions of the module, and adds their arguments to its `signatures`.  The table must live for ever.
+/// Makes the functions of the table functions of the module, and adds their arguments to its `signatures`.  The table
+/// must live for ever.
 void bind_functions(py::module_& m, const std::vector<Function>& table);
 
-/// One call.  Arguments are asked for one by one; expect_disjoint() is the last check.
+/// One call.  Arguments are read and checked one by one; expect_disjoint() is the last check.
 class Call {
  public:
   Call(const Function& function, std::span<PyObject* const> arguments);
@@ -60,15 +61,15 @@ class Call {
 
   /// An array that is only read, of any layout.
   Array read(const char* argument);
-  /// Such an array of a dtype and shape.
+  /// The same, with a given dtype and shape.
   Array read(const char* argument, Dtype dtype, const Shape& shape);
 
-  /// The channels that parameters and statistics must fit, for the texts of errors: those of x, the array that was read
-  /// first, along an axis that is the argument `argument`.
+  /// For error texts: parameters and statistics must fit the channels of x, the array that was read first.  They lie
+  /// along `axis`, which is the value of the argument `argument`.
   void channels_along(std::ptrdiff_t axis, const char* argument) { channel_axis_ = axis, axis_name_ = argument; }
 
-  /// A contiguous array of one dtype and shape; nothing where it is None, or where the function has no such argument.
-  /// Of an array that is only read and lies otherwise, a copy.
+  /// A contiguous array of a given dtype and shape; nothing if it is None, or if the function has no such argument.  An
+  /// array that is only read and is not contiguous is copied.
   std::optional<Array> optional(const char* argument, Dtype dtype, const Shape& shape, bool written = false);
   Array required(const char* argument, Dtype dtype, const Shape& shape, bool written = false);
 
@@ -76,38 +77,38 @@ class Call {
   double number(const char* argument, double low, double high, const char* constraint) const;
   double eps() const;
   std::ptrdiff_t integer(const char* argument) const { return integer((*this)[argument], argument); }
-  /// One that is part of an argument.
+  /// An integer that is part of an argument.
   std::ptrdiff_t integer(py::handle object, const char* argument) const;
   bool flag(const char* argument) const;
 
-  /// The results, of which the argument `out` may bring some: an array where there is one, otherwise a tuple.
+  /// Reads the argument `out`, which may give some of the results: an array for one result, otherwise a tuple.
   void results(std::size_t count);
-  /// Result number i: the one that is given, or what `make` makes.
+  /// Result number i: the given array, or the one that `make` makes.
   template <class Make> py::object result(std::size_t i, Dtype dtype, const Shape& shape, const Make& make) {
     return given_[i].is_none() ? make() : given(i, dtype, shape);
   }
   py::object contiguous_result(std::size_t i, Dtype dtype, const Shape& shape);
-  /// As contiguous_result if it is wanted; otherwise it must not be given.
+  /// contiguous_result if `wanted`; otherwise the result must not be given.
   py::object result_if(bool wanted, std::size_t i, Dtype dtype, const Shape& shape, const char* why_not);
   Name result_name(std::size_t i) const { return name(result_names_[i]); }
 
   void expect_disjoint() { spans_.expect_disjoint(function_); }
 
  private:
-  /// The number of an argument; that of all of them if there is none.
+  /// The position of an argument; the number of arguments if there is no such argument.
   std::size_t find(std::string_view argument) const;
-  /// The array, or a copy of one whose elements are not aligned.
+  /// The array, or a copy if its elements are not aligned.
   Array aligned(const char* argument);
   py::object given(std::size_t i, Dtype dtype, const Shape& shape);
-  /// TypeError or ValueError where the dtype or the shape is another one, with the reason and what helps.
+  /// Raises TypeError or ValueError if the dtype or the shape is another one; the text says why, and what to do.
   void expect_fitting(const Array& array, const char* argument, Dtype dtype, const Shape& shape) const;
   std::string why_channels(const Array& array, const Shape& expected) const;
 
   const char* function_;
   const std::vector<std::string_view>* arguments_;
   std::span<PyObject* const> given_arguments_;
-  mutable std::size_t next_ = 0;  ///< the argument that is asked for next, usually
-  std::optional<Array> x_;        ///< the array that was read first, which the others must suit
+  mutable std::size_t next_ = 0;  ///< the argument that is usually read next
+  std::optional<Array> x_;        ///< the array that was read first; the others must fit it
   const char* x_name_ = nullptr;
   std::ptrdiff_t channel_axis_ = -1;
   const char* axis_name_ = nullptr;

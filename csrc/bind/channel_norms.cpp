@@ -136,7 +136,7 @@ py::object batch_norm_differentiate(Call& call, After after) {
 
 // ---- BatchNorm in halves --------------------------------------------------------------------------------------------
 
-/// The number of values a channel of a batch that may be spread over processes.
+/// The number of values in a channel of a batch that may be spread over processes.
 double count_of(const Call& call, const Layout& layout) {
   const std::ptrdiff_t count = call.integer("count");
   const auto values = static_cast<std::ptrdiff_t>(layout.in().values());
@@ -242,7 +242,7 @@ py::object batch_norm_backward_apply(Call& call) {
 
 // ---- GroupNorm and InstanceNorm -------------------------------------------------------------------------------------
 
-/// The samples, which axis 0 counts, and the groups of each sample's channels.
+/// The number of samples (axis 0), and of groups in each sample's channels.
 struct Groups {
   std::size_t samples, count;
 
@@ -324,7 +324,7 @@ py::object instance_norm_forward(Call& call) {
   return py::make_tuple(y.object, mean, rstd);
 }
 
-/// Backward of both; without use_input_stats the statistics were not the input's own.
+/// Backward of both norms; without use_input_stats the statistics are not the input's own.
 py::object group_norm_differentiate(Call& call) {
   const bool own = !call.has("use_input_stats") || call.flag("use_input_stats");
   const Layout layout(call);
@@ -353,7 +353,7 @@ py::object group_norm_differentiate(Call& call) {
 
 // ---- Weight normalization -------------------------------------------------------------------------------------------
 
-/// The shape of one number for each of dim, which broadcasts with v.
+/// The shape of an array with one number for each index of axis dim; it broadcasts with v.
 Shape lengths_shape(const Layout& layout) {
   Shape shape(layout.shape().size(), 1);
   shape[layout.axis()] = static_cast<std::ptrdiff_t>(layout.in().count);

@@ -34,7 +34,7 @@ void add(std::vector<FloorArray>& to, FloorArray::Way way, const std::string& na
   }
 }
 
-/// The lists hold references to the arrays, so what other threads do to the caller's lists meanwhile is no matter.
+/// The lists hold references to the arrays, so other threads may change the caller's lists meanwhile.
 void move_bytes(const ArrayList& reads, const ArrayList& updates, const ArrayList& writes, bool streaming,
                 std::size_t ahead) {
   std::vector<py::ssize_t> sizes;

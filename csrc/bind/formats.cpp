@@ -1,4 +1,4 @@
-/// Arrays that keep fewer bits, for Python: to float32 and back.
+/// Converts arrays of fewer bits to float32 and back, for Python.
 #include "core/codec/convert.hpp"
 
 #include <pybind11/numpy.h>
@@ -13,7 +13,7 @@ namespace fastopt {
 
 namespace {
 
-/// Arrays of one function, after the checks that all of them need.
+/// The arrays of one function, after the checks that all functions need.
 struct Arguments {
   std::string function;
 
@@ -43,7 +43,7 @@ struct Arguments {
     return kept;
   }
 
-  /// Numbers of 16 bits with their rest.
+  /// 16-bit weights with their residual.
   StoredArray weights(const Array& halves, py::handle object, bool written) const {
     if (!is_half(halves.dtype()))
       throw py::type_error(function + ": numbers has dtype " + name_of(halves.dtype()) +

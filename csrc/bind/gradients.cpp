@@ -1,11 +1,11 @@
-/// The checks of gradients, at every step.
+/// The checks of gradients, which run at every step.
 #include "bind/plan.hpp"
 
 namespace fastopt {
 
 void BoundPlan::prefetch(std::size_t i, const py::list& grads) const {
   if (i < grads.size()) __builtin_prefetch(item(grads, i));
-  const std::size_t sooner = i - kAhead / 2;  // whose objects are there by now, so that their shapes can be found
+  const std::size_t sooner = i - kAhead / 2;  // its objects are in cache by now, so its shape can be found
   __builtin_prefetch(py::detail::array_proxy(params_[sooner])->dimensions);
   for (std::size_t c = first_[i]; c < last(i); ++c) checked_[c].prefetch();
 }
@@ -25,7 +25,7 @@ bool BoundPlan::collect(const py::list& grads, const StepOptions& wish, bool hol
   bool others_ran = false;  // whether Python's code or other threads may have run meanwhile
   for (std::size_t i = 0; i < count; ++i) {
     if (i + kAhead < count) prefetch(i + kAhead, grads);
-    if (grads.size() != count) return false;  // changed by whatever ran meanwhile
+    if (grads.size() != count) return false;  // other code has changed it meanwhile
     py::handle object = item(grads, i);
     if (object.is_none()) continue;
     if (!unchanged(i)) return false;

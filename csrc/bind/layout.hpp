@@ -1,5 +1,5 @@
-/// The arguments and results of normalizations of channels: arrays of x's shape, where the channels of each lie in
-/// memory, and arrays with a number for each channel.
+/// The arguments and results of normalizations of channels: arrays of x's shape, the layout of their channels in
+/// memory, and arrays with one number for each channel.
 #pragma once
 
 #include <algorithm>
@@ -15,7 +15,7 @@
 
 namespace fastopt {
 
-/// Whether the channels of an array lie as columns: where the channel axis is the last, or the innermost in memory.
+/// Whether the channels of an array are columns: the channel axis is the last one, or the innermost one in memory.
 inline bool has_columns(const Array& array, std::ptrdiff_t axis) {
   std::ptrdiff_t inner = 1;
   for (std::ptrdiff_t a = axis + 1; a < array.ndim(); ++a) inner *= array.shape(a);
@@ -24,7 +24,7 @@ inline bool has_columns(const Array& array, std::ptrdiff_t axis) {
   return array.ndim() > 1 && (adjacent || axis + 1 == array.ndim() || (count == 1 && inner == 1));
 }
 
-/// The channels of an array as columns or as planes, whose numbers may lie anywhere.
+/// The channels of an array of any layout, as columns or as planes.
 inline Channels channels_of(const Array& array, std::ptrdiff_t axis, bool columns) {
   const AxisList before = axes_from(0, axis), after = axes_from(axis + 1, array.ndim());
   Channels channels{};
@@ -44,10 +44,10 @@ inline Channels channels_of(const Array& array, std::ptrdiff_t axis, bool column
   return channels;
 }
 
-/// Whether the elements of an array fill its memory without gaps, whatever the order of the axes; no two share any.
+/// Whether the elements of an array fill its memory without gaps and without overlap, whatever the order of the axes.
 inline bool is_dense(const Array& array) {
   if (array.contiguous()) return true;
-  std::vector<std::pair<std::ptrdiff_t, std::ptrdiff_t>> axes;  // stride and number of elements
+  std::vector<std::pair<std::ptrdiff_t, std::ptrdiff_t>> axes;  // the stride and the number of elements
   for (std::ptrdiff_t a = 0; a < array.ndim(); ++a)
     if (array.shape(a) > 1) axes.emplace_back(array.stride(a), array.shape(a));
   std::ranges::sort(axes);
@@ -62,7 +62,8 @@ inline bool is_dense(const Array& array) {
 /// The arrays of a call that have x's shape, and its channels.
 class Layout {
  public:
-  /// x, called `x_name`, has at least so many axes; the axis is the argument `axis_name`.
+  /// Reads x, the argument `x_name`, which must have at least `axes` axes, and the channel axis, the argument
+  /// `axis_name`.
   explicit Layout(Call& call, const char* x_name = "x", const char* axis_name = "channel_axis", std::ptrdiff_t axes = 2)
       : call_(call) {
     std::ptrdiff_t axis = call.integer(axis_name);
@@ -82,7 +83,7 @@ class Layout {
     in_ = channels_of(x, axis, has_columns(x, axis));
   }
 
-  // As x was when it was checked: what is asked for later may run Python, which may change it.
+  // The values are those from the check of x: reading later arguments may run Python code, which may change x.
   Dtype dtype() const { return dtype_; }
   const Shape& shape() const { return shape_; }
   template <class S> const S* data() const { return static_cast<const S*>(data_); }
@@ -91,7 +92,7 @@ class Layout {
   Dtype computed() const { return computed_with(dtype_); }
   Shape channels() const { return {static_cast<std::ptrdiff_t>(in_.count)}; }
 
-  /// Another array of x's dtype and shape that is only read, in columns or planes as x.
+  /// Another array of x's dtype and shape that is only read, in columns or planes like x.
   struct Other {
     const void* data;
     Channels in;
@@ -101,7 +102,7 @@ class Layout {
     return {array.data<void>(), channels_of(array, static_cast<std::ptrdiff_t>(axis_), in_.columns)};
   }
 
-  /// A result in columns or planes as x, contiguous ones.
+  /// A result in contiguous columns or planes, like x.
   struct Result {
     py::object object;
     Channels in;
@@ -152,7 +153,7 @@ template <class S> ChannelBatch<S> batch_of(const Layout& layout, std::size_t sa
   return {layout.in(), {layout.data<S>(), &layout.in()}, samples};
 }
 
-/// The arguments running_mean and running_var: both or none.
+/// The arguments running_mean and running_var; both or neither are given.
 class Running {
  public:
   Running(Call& call, const Layout& layout, bool written)

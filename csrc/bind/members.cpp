@@ -1,4 +1,4 @@
-/// The checks of a member, once: its parameter, its state, and the formats of both.
+/// The checks of a member, which run once: its parameter, its state, and the formats of both.
 #include "bind/plan.hpp"
 
 namespace fastopt {
@@ -46,7 +46,7 @@ void BoundPlan::add(std::size_t i, py::handle record) {
     const Array array(item(numbers, n), name(argument, i));
     member.numbers[n] = static_cast<double*>(written(array, Dtype::float64, {}, argument, i));
   }
-  if (const py::object initial = record.attr("initial"); !initial.is_none())  // read only; an overlap is found now
+  if (const py::object initial = record.attr("initial"); !initial.is_none())  // only read; an overlap is found now
     member.initial = written(Array(initial, name("initial_params", i)), dtype, shape, "initial_params", i, false);
   if (const py::object average = record.attr("average"); !average.is_none())
     member.average = written(Array(average, name("ema_params", i)), dtype, shape, "ema_params", i);
@@ -87,7 +87,7 @@ void BoundPlan::add_state(Member& member, Shape shape, Dtype computed, std::size
   const State& state = entries_[i]->states[s];
   const std::string argument = plural(state.name);
   const auto blocks = static_cast<std::ptrdiff_t>((member.size + kScaleBlock - 1) / kScaleBlock);
-  if (member.kernel->factored()) {  // of rows and of columns
+  if (member.kernel->factored()) {  // the means over rows and columns
     if (shape.size() < 2) throw py::value_error(name("params", i).text() + " must have rows and columns");
     shape[shape.size() - (s == 0 ? 1 : 2)] = 1;
   }

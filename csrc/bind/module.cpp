@@ -1,5 +1,5 @@
-/// The extension modules.  The bindings are compiled once; what differs is the kernels that are linked to them, and the
-/// name under which Python finds them.
+/// The extension modules.  The bindings are compiled once; the modules differ in the kernels that are linked to them,
+/// and in their name in Python.
 #include "bind/module.hpp"
 
 namespace fastopt {

@@ -1,5 +1,5 @@
-/// `Plan`: the members of an optimizer, which are checked once and stepped with gradients, and `Turn`, the lock of one
-/// optimizer.
+/// `Plan` holds the members of an optimizer, checks them once, and takes steps with gradients.  `Turn` is the lock of
+/// one optimizer.
 #pragma once
 
 #include <pybind11/stl.h>
@@ -27,7 +27,7 @@ namespace fastopt {
 
 using Shape = std::vector<std::ptrdiff_t>;
 
-/// An argument that has one array for each parameter, as errors call it.
+/// The name, in errors, of an argument that has one array for each parameter.
 inline std::string plural(const std::string& state) { return state + "s"; }
 
 inline Format format_of(Dtype dtype) {
@@ -60,11 +60,11 @@ inline StepOptions step_options(const py::object& object, const std::string& fun
   return wish;
 }
 
-/// An array as it was when it was checked.  Whoever has the array may give it another shape, dtype or memory, or make
-/// it read-only, at any time.
+/// An array's properties at the time of its check.  Other code that has the array may give it another shape, dtype or
+/// memory, or make it read-only, at any time.
 class Checked {
  public:
-  /// `shape`: where the array's shape stands in a list of numbers.
+  /// `shape` is the index of the array's shape in a list of numbers.
   Checked(py::handle array, bool written, std::size_t shape)
       : proxy_(py::detail::array_proxy(array.ptr())),
         data_(proxy_->data),
@@ -77,12 +77,12 @@ class Checked {
     return proxy_->data == data_ && proxy_->descr == descr_ && proxy_->nd == ndim_ &&
            (proxy_->flags & flags_) == flags_ && has_shape(shapes);
   }
-  /// The same, but that it may have become read-only.
+  /// The same, except that the array may have become read-only.
   bool unmoved(const std::vector<std::ptrdiff_t>& shapes) const {
     return proxy_->data == data_ && proxy_->descr == descr_ && proxy_->nd == ndim_ &&
            (flags_ & kContiguous & ~proxy_->flags) == 0 && has_shape(shapes);
   }
-  /// Its object, which lies in up to two lines of the cache.
+  /// Prefetches the array object, which lies in up to two cache lines.
   void prefetch() const {
     __builtin_prefetch(proxy_);
     __builtin_prefetch(&proxy_->flags);
@@ -109,18 +109,18 @@ class Checked {
   std::int16_t ndim_, flags_;
 };
 
-/// A group as it was when the options were made of it.
+/// A group at the time when the options were made from it.
 struct Seen {
   py::dict group;
   Py_ssize_t size;
   py::object params;
-  std::size_t count;                                      // of its parameters
-  py::tuple values;                                       // of its hyperparameters
-  std::vector<std::pair<py::object, py::object>> others;  // its other entries, but for params
+  std::size_t count;                                      // the number of its parameters
+  py::tuple values;                                       // the values of its hyperparameters
+  std::vector<std::pair<py::object, py::object>> others;  // its other entries, except params
 };
 
-/// The lock of one optimizer, a context manager.  A thread that already has it gets an error instead of waiting for
-/// itself.  In a forked child it is free, whoever had it.
+/// The lock of one optimizer, as a context manager.  A thread that already holds it gets an error instead of waiting
+/// for itself.  In a forked child the lock is free, whoever held it.
 class Turn {
  public:
   explicit Turn(std::string name) : name_(std::move(name)) {}
@@ -144,7 +144,7 @@ class Turn {
     mutex_.unlock();
   }
 
-  /// While one lives, the calling thread has the turn.
+  /// As long as an object of this class lives, the calling thread holds the lock.
   class Taken {
    public:
     explicit Taken(Turn& turn) : turn_(turn) { turn_.enter(); }
@@ -170,7 +170,7 @@ class Turn {
 };
 class BoundPlan {
  public:
-  /// members: a list of records, see fastopt.optim.plan.Member.  count: an int64 array without axes, or None.
+  /// members: a list of records (see fastopt.optim.plan.Member).  count: an int64 array without axes, or None.
   BoundPlan(std::string function, py::list members, py::object count)
       : function_(std::move(function)), records_(std::move(members)), count_(std::move(count)) {
     const std::size_t size = records_.size();
@@ -187,7 +187,7 @@ class BoundPlan {
     shapes_.shrink_to_fit();
   }
 
-  /// Takes the numbers over that the groups' rules have now.
+  /// Sets the options of each group: the numbers for its rule.
   void set_options(const py::list& options) {
     std::vector<std::vector<double>> read(options.size());
     for (std::size_t g = 0; g < options.size(); ++g) {
@@ -202,9 +202,9 @@ class BoundPlan {
     plan_.options = std::move(read);
   }
 
-  /// Says what current() is to compare: of each group the values of these names, its params, and what else is in it.
-  /// `changed` is a list with one bool, which is set where anything else has changed; `shared` one that says whether
-  /// somebody else has arrays of the state, and may change them: steps look at these then.
+  /// Notes what current() compares: for each group the values of these names, its params, and its other entries.
+  /// `changed` is a list with one bool, which is set if anything else has changed.  `shared` is a list with one bool
+  /// that says whether other code has arrays of the state and may change them; steps then check these arrays.
   void watch(const py::list& groups, const py::tuple& names, const py::list& values, const py::list& changed,
              const py::list& shared) {
     std::vector<Seen> seen;
@@ -226,22 +226,22 @@ class BoundPlan {
     shared_ = shared;
   }
 
-  /// Whether the groups are still what they were when they were watched.
+  /// Whether the groups are the same as when watch() was called.
   bool current(const py::object& groups) const { return is_current(groups, true); }
 
-  /// The same, but for the values of hyperparameters.
+  /// The same, ignoring the values of hyperparameters.
   bool same_members(const py::object& groups) const { return is_current(groups, false); }
 
-  /// Raises what is wrong with gradients; changes nothing.
+  /// Raises an error if anything is wrong with the gradients; changes nothing.
   void check(const py::list& grads, const py::object& options) {
     const Use use(*this);
     collect(grads, step_options(options, function_), false);
   }
 
   /// Takes a step, and right after it one of `then`, another plan with its gradients and no options.  Returns the count
-  /// of steps, the norm of all gradients where it was needed, and whether the step was skipped; or None, before
-  /// anything was written, where an array is not what it was when it was checked.  `emptied`: the plan whose parameters
-  /// were the gradients, and which begins anew.  Other threads run meanwhile, unless the step is a brief one.
+  /// of steps, the norm of all gradients if it was needed, and whether the step was skipped.  Returns None, before
+  /// anything is written, if an array has changed since it was checked.  The parameters of the plan `emptied` were the
+  /// gradients; its counts go back to 0.  Other threads run meanwhile, unless the step is brief.
   py::object step(const py::list& grads, const py::object& options, BoundPlan* emptied, BoundPlan* then,
                   const py::list& then_grads) {
     const StepOptions wish = step_options(options, function_);
@@ -268,8 +268,8 @@ class BoundPlan {
     return py::make_tuple(plan_.count != nullptr ? *plan_.count : 0, outcome.norm, outcome.skipped);
   }
 
-  /// step() of a list of gradients with an optimizer's turn; None too where anything has changed that was watched, or
-  /// where `simple`, a list with one entry, has another plan by the time the turn has come, or none.
+  /// Takes the optimizer's lock and then calls step() with a list of gradients.  Returns None also if anything that
+  /// watch() noted has changed, or if the list `simple` does not consist of this plan once the lock is held.
   static py::object step_if_current(const py::object& self, Turn& turn, const py::list& simple,
                                     const py::object& groups, const py::list& grads, const py::object& options) {
     const Turn::Taken taken(turn);
@@ -278,7 +278,7 @@ class BoundPlan {
     return plan.current(groups) ? plan.step(grads, options, nullptr, nullptr, py::list()) : py::none();
   }
 
-  /// Whether all arrays are still what they were when they were checked; they may have become read-only.
+  /// Whether all arrays are unchanged since they were checked; they may have become read-only.
   bool unmoved() const {
     const auto same = [&](const Checked& one) { return one.unmoved(shapes_); };
     return std::all_of(checked_.begin(), checked_.end(), same) && std::all_of(counts_.begin(), counts_.end(), same);
@@ -289,13 +289,13 @@ class BoundPlan {
   std::array<double, kMostSums> measured() const { return plan_.measured(); }
 
  private:
-  /// While one lives, nobody else uses the plan, and the gradients of the step are held.
+  /// As long as an object of this class lives, nobody else uses the plan, and the plan holds the gradients of the step.
   class Use {
    public:
     explicit Use(BoundPlan& plan) : plan_(plan) {
       const std::uint32_t generation = fork_generation();
       if (plan.in_use_ == generation) throw std::runtime_error(plan.function_ + ": a step is being taken already");
-      plan.let_go();  // what belongs to a thread that this forked child has not got
+      plan.let_go();  // objects of a thread that does not exist in this forked child
       plan.in_use_ = generation;
     }
     ~Use() {
@@ -336,10 +336,10 @@ class BoundPlan {
 
   Name name(std::string_view argument, std::size_t i) const { return {function_, argument, labels_[i]}; }
 
-  /// Checks member i with all that belongs to it.
+  /// Checks member i and everything that belongs to it.
   void add(std::size_t i, py::handle record);
 
-  /// Checks what belongs to a parameter of 16 bits.
+  /// Checks the residual of a 16-bit parameter.
   void add_weights(Member& member, const Array& param, const std::string& weights, const py::object& object,
                    std::size_t i);
 
@@ -347,16 +347,16 @@ class BoundPlan {
   void add_state(Member& member, Shape shape, Dtype computed, std::size_t s, py::handle object, py::handle scale_object,
                  const std::string& moments, std::size_t i);
 
-  /// The memory of an array that belongs to member i, which steps will write, or only read.
+  /// Registers an array of member i that steps will write, or only read, and returns its memory.
   void* written(const Array& array, Dtype dtype, const Shape& shape, std::string_view argument, std::size_t i,
                 bool writes = true);
 
-  /// Where a shape stands among the numbers of shapes_.  Most arrays of a member have that of its parameter.
+  /// The index of a shape in shapes_.  Most arrays of a member have the shape of its parameter.
   std::size_t place_of(const Shape& shape, std::size_t i);
 
   static std::int64_t* counter(const py::object& object, const Name& name);
 
-  /// Whether member i's arrays, those that somebody else has, are still as they were when they were checked.
+  /// Whether those of member i's arrays that other code may have are unchanged since they were checked.
   bool unchanged(std::size_t i) const { return unchanged(i, last(i)); }
 
   bool unchanged(std::size_t i, std::size_t end) const {
@@ -365,26 +365,26 @@ class BoundPlan {
                        [&](const Checked& one) { return one.unchanged(shapes_); });
   }
 
-  /// Behind the last of member i's arrays that steps look at.
+  /// One past the last of member i's arrays that steps check.
   std::size_t last(std::size_t i) const { return state_is_shared() ? first_[i + 1] : first_[i] + 1; }
 
   bool state_is_shared() const { return shared_.size() != 1 || item(shared_, 0) == Py_True; }
 
-  /// Brings what member i's checks look at closer: objects that lie anywhere.
+  /// Prefetches the objects that member i's checks look at; they may lie anywhere.
   void prefetch(std::size_t i, const py::list& grads) const;
 
-  /// Checks the gradients; false where an array of a member that has one is not what it was.  Not to `hold` them is
-  /// safe as long as nothing runs that may take them away; so whatever needs Python's help to be checked is held all
-  /// the same.
+  /// Checks the gradients; returns false if an array of a member with a gradient has changed.  Without `hold` the plan
+  /// takes no references to the gradients.  That is safe as long as no other code runs that may free them; so gradients
+  /// whose check needs Python are held all the same.
   bool collect(const py::list& grads, const StepOptions& wish, bool hold);
 
-  /// Whether the arrays of the step that is being taken are still as they were found to be.
+  /// Whether the arrays of the step that is being taken are unchanged since they were checked.
   bool nothing_moved() const;
 
-  /// Whether a gradient is read in rows, and neither as it lies nor from a copy.
+  /// Whether a gradient is read row by row, and neither contiguously nor from a copy.
   bool in_rows(const Array& grad, std::size_t i) const;
 
-  /// That no two of these gradients share memory.
+  /// Raises ValueError if two of these gradients share memory.
   void expect_disjoint(const std::vector<std::size_t>& which) const;
 
   static bool is_simple(py::handle array);
@@ -396,35 +396,35 @@ class BoundPlan {
     emptied_.clear();
   }
 
-  /// One of NumPy's scalars as an array without axes; anything else as it is.
+  /// Turns a NumPy scalar into an array without axes; returns anything else unchanged.
   py::object array(py::object object, std::size_t i, const StepOptions& wish) const;
 
-  static constexpr std::size_t kAhead = 8;  // members between a prefetch and the one that is checked
+  static constexpr std::size_t kAhead = 8;                           // members between a prefetch and the current check
   static constexpr std::int64_t kMostSteps = std::int64_t{1} << 53;  // a double holds them exactly
   std::string function_;                                             // for errors: "AdamW"
-  py::list records_;                                                 // which hold all arrays
+  py::list records_;                                                 // they hold all arrays
   py::object count_;
-  std::vector<std::string> labels_;  // for errors, of each member: "[0]" or "['bias']"
+  std::vector<std::string> labels_;  // each member in errors: "[0]" or "['bias']"
   std::vector<PyObject*> params_;
   std::vector<const Entry*> entries_;
-  std::vector<Checked> checked_;        // of all members, the parameter's first
-  std::vector<Checked> counts_;         // of steps, which only their owner changes, unless the state is shared
-  std::vector<std::size_t> first_;      // those of each member
-  std::vector<std::ptrdiff_t> shapes_;  // of what was checked
-  std::vector<std::size_t> hints_;      // where each gradient lay among what is written
+  std::vector<Checked> checked_;    // for each member, its parameter first
+  std::vector<Checked> counts_;     // the counts of steps; only their owner changes them, unless the state is shared
+  std::vector<std::size_t> first_;  // each member's first entry in checked_
+  std::vector<std::ptrdiff_t> shapes_;  // the shapes of the checked arrays
+  std::vector<std::size_t> hints_;      // the place of each gradient among the written arrays
   Spans written_;
   Plan plan_;
-  double nanoseconds_ = 0;  // that a step takes, roughly
+  double nanoseconds_ = 0;  // the time of a step, roughly
   std::vector<Seen> seen_;
   py::tuple names_;
   py::list changed_, shared_;
-  // Of the step that is being taken; they keep their memory.
-  std::optional<std::uint32_t> in_use_;  // since which fork
+  // For the step that is being taken; the vectors keep their memory.
+  std::optional<std::uint32_t> in_use_;  // the fork generation in which a step is being taken
   std::vector<Rows> rows_;
-  std::vector<py::object> held_;     // gradients
-  std::vector<Checked> grads_;       // as they were when they were checked
-  std::vector<py::object> copies_;   // of those that are not aligned
-  std::vector<py::object> emptied_;  // those of these that become zero
+  std::vector<py::object> held_;     // references to gradients
+  std::vector<Checked> grads_;       // their properties when they were checked
+  std::vector<py::object> copies_;   // copies of those that are not aligned
+  std::vector<py::object> emptied_;  // held gradients that will be set to zero
 };
 
 }  // namespace fastopt

@@ -1,4 +1,4 @@
-/// Dropout and its kin for Python.  Everything is checked before anything is written.
+/// Dropout and its variants for Python.  Everything is checked before anything is written.
 #include <algorithm>
 #include <cstdlib>
 #include <numeric>
@@ -14,8 +14,8 @@ namespace fastopt {
 
 namespace {
 
-/// The axes in the order of memory, outermost first: by how far apart elements are along them, in either direction; as
-/// they are numbered if elements share memory.
+/// The axes in the order of memory, outermost first: sorted by the size of their strides.  If elements share memory,
+/// the axes stay in their own order.
 Shape memory_order(const Array& array) {
   Shape axes(static_cast<std::size_t>(array.ndim()));
   std::iota(axes.begin(), axes.end(), 0);
@@ -25,9 +25,10 @@ Shape memory_order(const Array& array) {
   return axes;
 }
 
-/// The arguments of a function of one array, which all of them have.
+/// The arguments that all of these functions have.
 struct DropoutArguments {
-  /// The array, the first argument, is read last, as the others may run Python, which may change its layout.
+  /// The array, the first argument, is read last, because reading the others may run Python code, which may change its
+  /// layout.
   DropoutArguments(Call& its_call, double most, const char* constraint)
       : call(its_call),
         x_name(call.has("x") ? "x" : "dy"),
@@ -47,7 +48,7 @@ struct DropoutArguments {
     row = rows_of(x, {}, axes);
   }
 
-  /// The result: without gaps in the order of the axes, and x itself if that is given.
+  /// The result: an array without gaps in the order of the axes, or x itself if `out` is x.
   py::object result() {
     Shape strides(shape.size());
     auto stride = static_cast<std::ptrdiff_t>(itemsize_of(dtype));
@@ -67,7 +68,7 @@ struct DropoutArguments {
     return y;
   }
 
-  /// The axes in the order that the argument says; empty where it says none.
+  /// The axes in the order of the argument `order`; empty if there is none.
   Shape order() const {
     Shape order;
     if (!call.has("order") || call["order"].is_none()) return order;
@@ -98,17 +99,17 @@ struct DropoutArguments {
   Call& call;
   const char* x_name;
   double p;
-  bool active;  ///< whether anything happens
+  bool active;  ///< whether the call does more than copy
   Draw draw;
   std::ptrdiff_t channel;
-  Shape axes;  ///< in the order in which elements are counted, outermost first
+  Shape axes;  ///< the order in which elements are counted, outermost axis first
   Array x;
   Dtype dtype;
   Shape shape;
-  Rows row;  ///< one, of all elements in this order
+  Rows row;  ///< one row of all elements in this order
 };
 
-/// y = x, or what kernel(kernels of its type, x, y) makes of it.
+/// y = x, or the result of kernel(kernels of x's type, x, y).
 template <class Kernel> py::object run(DropoutArguments& arguments, const Kernel& kernel) {
   py::object y = arguments.result();
   with_storage(arguments.dtype, [&](auto number) {
@@ -138,8 +139,8 @@ py::object any_gaussian_dropout(Call& call) {
   });
 }
 
-/// Which sample and channel the elements of x belong to, and rows along which there is one channel of one sample, or
-/// one channel or one sample after the other.
+/// The sample and channel of each element of x, and rows for the kernel.  Along a row the place in the table stays the
+/// same or grows by 1 (sets.step).
 std::pair<Rows, Sets> sets_of(const DropoutArguments& arguments) {
   const Array& x = arguments.x;
   const Call& call = arguments.call;
@@ -156,7 +157,7 @@ std::pair<Rows, Sets> sets_of(const DropoutArguments& arguments) {
   struct Axis {
     std::size_t count;
     std::ptrdiff_t stride;  // in elements
-    std::size_t set;        // stride in the table
+    std::size_t set;        // the stride in the table
   };
   std::vector<Axis> merged;  // innermost first
   for (auto at = arguments.axes.rbegin(); at != arguments.axes.rend() && x.size() != 0; ++at) {

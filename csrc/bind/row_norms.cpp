@@ -15,11 +15,12 @@ namespace fastopt {
 
 namespace {
 
-/// The axes of an array that are normalized together, its last ones, and those that count rows.
+/// The axes of an array: the last ones are normalized together, and the others count rows.
 struct Axes {
   Shape normalized, leading;
 
-  /// Those that the argument normalized_shape names; the last one where the function has no such argument.
+  /// Normalizes the axes that the argument normalized_shape names, or the last axis if the function has no such
+  /// argument.
   Axes(const Call& call, const Array& x, const char* x_name) {
     const Shape all = x.shape();
     if (!call.has("normalized_shape")) {
@@ -48,8 +49,8 @@ struct Axes {
   }
 };
 
-/// An array of x's dtype and shape that is only read.  What its layout is, is found out as soon as it has been checked:
-/// later arguments may run Python, which may change it.
+/// An array of x's dtype and shape that is only read.  Its layout is determined right after its check: reading later
+/// arguments may run Python code, which may change it.
 struct Input {
   Dtype dtype;
   const void* data;
@@ -66,12 +67,12 @@ Input another(Call& call, const char* argument, const Input& x, const Axes& axes
   return {call.read(argument, x.dtype, axes.shape()), axes};
 }
 
-/// The scalar weight g, of functions that have one.
+/// The scalar weight g, for functions that have one.
 std::optional<Array> gain(Call& call, Dtype computed) {
   return call.has("g") ? std::optional(call.required("g", computed, {})) : std::nullopt;
 }
 
-/// That weight, or 1.
+/// The scalar weight, or 1.
 template <class T> const T* gain_of(const std::optional<Array>& g) {
   static constexpr T kOne = 1;
   return g ? g->data<T>() : &kOne;

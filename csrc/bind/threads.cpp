@@ -1,4 +1,5 @@
-/// Thread counts, lending the pool to BLAS, and fork.  What may be lent is decided in python/fastopt/_threads.py.
+/// Thread counts, lending the pool to BLAS, and fork.  python/fastopt/_threads.py decides which libraries borrow the
+/// threads.
 #include <dlfcn.h>
 #include <omp.h>
 #include <pthread.h>
@@ -23,8 +24,8 @@ namespace py = pybind11;
 namespace fastopt {
 namespace {
 
-/// The Python function that the first parallel region calls.  Never freed: a thread may call it while the interpreter
-/// ends.
+/// The Python function that the first parallel region calls.  It is never freed, because a thread may call it while the
+/// interpreter shuts down.
 PyObject* hook = nullptr;
 
 void call_hook() {
@@ -43,10 +44,10 @@ std::string openmp_path() {
                                                                                                         : "";
 }
 
-/// The system's ids of the other threads that run Python, where these can be told.
+/// The system's ids of the other threads that run Python, if they are known.
 std::optional<std::vector<int>> python_threads() {
 #if PY_VERSION_HEX >= 0x030B0000
-  if (!Py_IsInitialized() || PyGILState_Check() == 0) return {};  // the list changes under who has not got the lock
+  if (!Py_IsInitialized() || PyGILState_Check() == 0) return {};  // without the lock the list may change meanwhile
   std::vector<int> ids;
   const auto mine = static_cast<unsigned long>(gettid());
   for (PyThreadState* state = PyInterpreterState_ThreadHead(PyInterpreterState_Get()); state != nullptr;
@@ -58,8 +59,8 @@ std::optional<std::vector<int>> python_threads() {
 #endif
 }
 
-/// The handlers of a fork of this process.  The handlers are registered once for every library that borrows the threads,
-/// because those registered last run first, and ours must run before the library's; only the first of them acts.
+/// The handlers of a fork of this process.  They are registered once for every library that borrows the threads,
+/// because handlers registered last run first, and ours must run before the library's.  Only the first of ours acts.
 struct Fork {
   static inline constinit thread_local int depth = 0;
   static inline bool idle = false;
@@ -68,7 +69,7 @@ struct Fork {
     if (depth++ > 0) return;
     ForkGate::close(NoFork::here());
     Lender::hold(python_threads());
-    idle = end_workers();  // so that a child does not wait for threads that it has not got
+    idle = end_workers();  // so that a child does not wait for threads that do not exist there
   }
 
   static void in_parent() {
@@ -77,8 +78,8 @@ struct Fork {
     ForkGate::open_in_parent();
   }
 
-  /// A child runs on one thread until it is told otherwise, as it usually has as many siblings as there are cores, and
-  /// its BLAS gets its own threads back.
+  /// A child runs on one thread until it is told otherwise, because it usually has as many siblings as there are cores.
+  /// Its BLAS gets its own threads back.
   static void in_child() {
     if (--depth > 0) return;
     ForkGate::open_in_child(NoFork::here());
@@ -91,7 +92,7 @@ struct Fork {
 
 void watch_forks() { pthread_atfork(&Fork::before, &Fork::in_parent, &Fork::in_child); }
 
-/// The count that a thread has which nobody has touched.
+/// The thread count of a new thread.
 int fresh_count() {
   int count = 1;
   std::thread([&] { count = omp_get_max_threads(); }).join();

@@ -1,4 +1,4 @@
-/// The floor: loops for each number of arrays of one size, and one for any others.
+/// The floor: one loop for each number of arrays of equal size, and one for arrays of different sizes.
 #include "core/floor.hpp"
 
 #include <algorithm>
@@ -53,8 +53,8 @@ template <std::size_t Reads, std::size_t Updates, std::size_t Writes> class Floo
       return reads[0];
   }
 
-  /// Vectors that straddle two cache lines cost a third of the speed in cache, and NumPy's large arrays all start 16
-  /// bytes after the beginning of a line.
+  /// Words up to the first cache line of the leading array.  Vectors that straddle two cache lines cost a third of the
+  /// speed in cache, and NumPy's large arrays all start 16 bytes after the beginning of a line.
   std::size_t words_to_alignment() const {
     constexpr std::size_t line = 64;
     return std::min(words, (line - address(leading()) % line) % line / sizeof(Word));
@@ -98,9 +98,9 @@ template <std::size_t Reads, std::size_t Updates, std::size_t Writes> class Floo
   }
 };
 
-/// Any number of arrays, of which each has a whole multiple of the smallest one's words.  They take turns, as in a
-/// kernel that unpacks them piece by piece.  (Large ones cut into several of one size would be no floor: eight streams
-/// took up to 1.3 times as long as the AdamW of five arrays whose bytes they moved.)
+/// Any number of arrays; the size of each is a whole multiple of the smallest one's.  They take turns, as in a kernel
+/// that unpacks them piece by piece.  (Cutting large arrays into several of one size would not give a floor: eight
+/// streams took up to 1.3 times as long as the AdamW of five arrays whose bytes they moved.)
 class UnevenFloor {
  public:
   using Word = std::uint32_t;
@@ -116,7 +116,7 @@ class UnevenFloor {
       traffic += static_cast<double>(words * array.multiple) * (array.way == FloorArray::update ? 2 : 1);
       largest = std::max(largest, array.multiple);
     }
-    // Of the smallest array at least a line, and of the largest one at most 16 KiB.
+    // A turn is at least a cache line of the smallest array, and at most 16 KiB of the largest one.
     const std::size_t turn = std::clamp<std::size_t>(4096 / largest, 16, 256);
     parallel(threads_for(traffic * kFloorPerWord), [&](int thread, int threads) {
       const Range mine = share(words, thread, threads, turn);
@@ -175,7 +175,7 @@ class UnevenFloor {
   }
 };
 
-/// Runs Floor<R, U, W> if these are the numbers of arrays.
+/// Runs Floor<R, U, W> if there are R reads, U updates and W writes.
 template <std::size_t R, std::size_t U, std::size_t W>
 bool run_if(const std::array<std::vector<std::uint32_t*>, 3>& addresses, std::size_t words, FloorStyle style) {
   const auto& [reads, updates, writes] = addresses;

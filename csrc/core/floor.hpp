@@ -1,9 +1,9 @@
 /// The floor: a kernel that moves the bytes of another kernel and computes nothing.
 ///
 /// A kernel that loads `Reads` arrays, loads and stores `Updates`, and stores `Writes` cannot be faster than the best
-/// variant of this, so benchmarks show its time beside theirs.  A write receives the exclusive or of the reads (a copy, where
-/// there is one read); an update receives its own value, which the compiler cannot know.  What is only read is folded
-/// into one number.
+/// variant of its floor, so benchmarks show the floor's time beside the kernel's.  A write receives the exclusive or of
+/// the reads (a copy, where there is one read); an update receives its own value, which the compiler cannot know.
+/// Arrays that are only read are folded into one number.
 #pragma once
 
 #include <cstddef>
@@ -18,7 +18,7 @@ struct FloorStyle {
   bool streaming;     // store the writes past the caches
 };
 
-/// One of its arrays, which has so many times the words of the smallest one.
+/// One of the floor's arrays; it has `multiple` times the words of the smallest one.
 struct FloorArray {
   enum Way : std::uint8_t { read, update, write };
 
@@ -27,7 +27,7 @@ struct FloorArray {
   std::size_t multiple;
 };
 
-/// Moves every array once: the reads, then the updates, then the writes; `words` are those of the smallest one.
+/// Moves every array once: the reads, then the updates, then the writes; `words` is the size of the smallest one.
 void run_floor(const std::vector<FloorArray>& arrays, std::size_t words, FloorStyle style);
 
 }  // namespace fastopt

@@ -15,7 +15,7 @@ namespace fastopt {
 /// The key of a stream of numbers.
 struct Stream {
   std::uint64_t seed;
-  std::uint32_t step;    ///< the time at which it is drawn
+  std::uint32_t step;    ///< the step at which it is drawn
   std::uint32_t member;  ///< the array for which it is drawn
 };
 
@@ -57,15 +57,15 @@ inline void normals(Word words, Vector<float>& first, Vector<float>& second) {
 
 /// Words [64·block, 64·block + 64) of the stream, in order.
 ///
-/// Even and odd counters are apart, so that each word is the lower half of 64 bits, as multiplications want it; the
-/// upper half does not matter until the end.
+/// Even and odd counters lie in separate vectors, so that each word is the lower half of 64 bits, where multiplications
+/// need it.  The upper half does not matter until the end.
 inline std::array<Word, kRandomWords * 4 / kVectorBytes> random_words(const Stream& stream, std::uint64_t block) {
   constexpr std::size_t kWidth = kVectorBytes / 4, kVectors = detail::kCounters / kWidth;
   constexpr std::uint64_t kLow = 0xffffffff;
   const auto times = [](Wide a, std::uint64_t factor) { return multiply_low_halves(a, Wide{} + factor); };
   std::array<Word, 4 * kVectors> words;
   for (std::size_t k = 0; k < kVectors; ++k) {
-    const std::uint64_t first = block * detail::kCounters + k * kWidth;  // its upper half is that of the whole vector
+    const std::uint64_t first = block * detail::kCounters + k * kWidth;  // the whole vector shares its upper half
     Wide c0[2], c1[2], c2[2], c3[2];
     for (std::size_t odd = 0; odd < 2; ++odd) {
       Wide counters{};
@@ -89,8 +89,8 @@ inline std::array<Word, kRandomWords * 4 / kVectorBytes> random_words(const Stre
   return words;
 }
 
-/// Numbers [128·block, 128·block + 128) from N(0, 1): word 64·block + 16·w + j gives those at 32·w + j and 32·w + 16 +
-/// j.
+/// Draws numbers [128·block, 128·block + 128) from N(0, 1).  Word 64·block + 16·w + j gives the numbers at 32·w + j and
+/// 32·w + 16 + j.
 inline void random_normals(const Stream& stream, std::uint64_t block, float* to) {
   constexpr std::size_t kWidth = kVectorBytes / 4, kVectors = detail::kCounters / kWidth;
   const auto words = random_words(stream, block);

@@ -2,9 +2,9 @@
 ///
 /// Elementwise work runs over native vectors and then single numbers.  Sums run in 64 lanes, whatever the width of a
 /// vector: element i of a row goes to lane i mod 64.  A lane adds up to 16 elements in the compute type (a block),
-/// which then become 16 sums of four lanes each; blocks are added in order in double, and the 16 sums folded in one
-/// fixed tree.  So a sum has the same bits on every instruction set, and the error of a float32 sum stays that of 18
-/// additions, however long the row is.  `fastopt.reference._sums` is the same in NumPy.  Norms of whole tensors are
+/// which then become 16 sums of four lanes each.  Blocks are added in order in double, and the 16 sums are folded in
+/// one fixed tree.  So a sum has the same bits on every instruction set, and the error of a float32 sum stays that of
+/// 18 additions, however long the row is.  `fastopt.reference._sums` is the same in NumPy.  Norms of whole tensors are
 /// summed in double from the start, in the same lanes.
 #pragma once
 
@@ -45,13 +45,14 @@ template <bool Streamed, class V, class S> inline void put(S* to, V value) {
     store(to, value);
 }
 
-/// Calls body with std::true_type or std::false_type: one copy of its loops for each, without the question inside.
+/// Calls body with std::true_type or std::false_type, so that its loops are compiled once for each, without a branch
+/// inside.
 template <class Body> inline void with_flag(bool flag, Body&& body) {
   flag ? body(std::true_type{}) : body(std::false_type{});
 }
 
-/// As with_flag, of whether results are stored past the caches; only for float32 and bfloat16, so that there are not
-/// twice as many kernels for types in which much is rarely computed.
+/// The same for the flag that says whether results are stored past the caches.  Only float32 and bfloat16 have both
+/// copies: large arrays of the other types are rare, and the copies would double their kernels.
 template <class S, class Body> inline void with_streaming(bool streamed, Body&& body) {
   if constexpr (!kBaseline && (std::is_same_v<S, float> || std::is_same_v<S, bfloat16>))
     with_flag(streamed, body);
@@ -59,7 +60,7 @@ template <class S, class Body> inline void with_streaming(bool streamed, Body&& 
     body(std::false_type{});
 }
 
-/// K sums in double, of four lanes each.
+/// K reductions: kFolds partial sums in double for each, one per four lanes.
 template <std::size_t K> struct alignas(64) Lanes {
   double of[K][kFolds] = {};
 };
@@ -69,7 +70,7 @@ template <std::size_t K, class T> struct alignas(64) LaneBlock {
   T of[K][kLanes];
 };
 
-/// Σ over the tiles of some rows in AtOnce vectors of lanes from `lane` on, which stay in registers.
+/// Sums the tiles of some rows, in AtOnce vectors of lanes from `lane` on.  The sums stay in registers.
 template <class V, std::size_t AtOnce, std::size_t K, class T, class Terms>
 [[gnu::always_inline]] inline void sum_tiles(LaneBlock<K, T>& block, std::size_t lane, std::size_t rows,
                                              std::size_t tiles, const Terms& terms) {
@@ -85,7 +86,7 @@ template <class V, std::size_t AtOnce, std::size_t K, class T, class Terms>
   unroll<K>([&](auto k) { unroll<AtOnce>([&](auto u) { store(block.of[k] + lane + u * width<V>, sum[k][u]); }); });
 }
 
-/// Adds a block to the sums: of its lanes first those 32 apart, then those 16 apart.
+/// Adds a block to the sums.  Lanes that are 32 apart are added first, then those 16 apart.
 template <std::size_t K, class T>
 [[gnu::always_inline]] inline void add_block(Lanes<K>& lanes, const LaneBlock<K, T>& block) {
   using V = Vector<T>;
@@ -106,7 +107,7 @@ template <std::size_t K, class T>
 /// Vectors of lanes at once: enough independent sums to hide the latency of an addition.
 inline constexpr std::size_t kAtOnce = 4;
 
-/// Σ of N numbers in a vector: the upper half onto the lower one, until one is left.
+/// Σ of the N numbers in a vector: adds the upper half to the lower one until one number is left.
 template <std::size_t N> [[gnu::always_inline]] inline double fold_vector(typename Doubles<N>::type v) {
   if constexpr (N == 2) {
     return v[0] + v[1];
@@ -128,7 +129,7 @@ template <std::size_t N, class V> [[gnu::always_inline]] inline double fold_vect
   }
 }
 
-/// Σ of N numbers: N/2 apart, then N/4, …, 1.
+/// Σ of N numbers: adds those N/2 apart, then N/4, …, 1.
 template <std::size_t N> [[gnu::always_inline]] inline double fold_doubles(const double* from) {
   using V = Vector<double>;
   std::array<V, N / width<V>> v;
@@ -137,8 +138,8 @@ template <std::size_t N> [[gnu::always_inline]] inline double fold_doubles(const
 }
 
 /// Adds `rows` rows of n contiguous elements to K sums in lanes: terms(row)(i, V) is what element(s) i add to each.
-/// Short rows share a block: it has first the full tiles of each of them, then the rests.  ahead(row) is called in time
-/// to prefetch a row.
+/// Short rows share a block, which takes the full tiles of all of them first and then their tails.  ahead(row) is
+/// called in time to prefetch a row.
 template <std::size_t K, class T, class Terms, class Ahead>
 inline void add_rows(Lanes<K>& lanes, std::size_t rows, std::size_t n, const Terms& terms, const Ahead& ahead) {
   using V = Vector<T>;
@@ -188,9 +189,9 @@ template <class T, class S, class Body> inline void for_strips(const S* like, st
   each<T>(columns - column, [&](std::size_t i, auto number) { body(column + i, number, kOne); });
 }
 
-/// Adds `rows` rows to the sums of `columns` columns: terms(row)(column, V).  A column adds up in the compute type over
-/// blocks of 16 rows, and blocks in order in double.  The sums of a strip of columns stay in registers, and the 16 rows
-/// in L1.
+/// Adds `rows` rows to the sums of `columns` columns: terms(row)(column, V).  Each column is summed in the compute type
+/// over blocks of 16 rows, and the blocks are added in order in double.  The sums of a strip of columns stay in
+/// registers, and the 16 rows in L1.
 template <std::size_t K, class T, class S, class Terms>
 inline void add_columns(ColumnSums<K>& sums, const S* like, std::size_t rows, std::size_t columns, const Terms& terms) {
   for (std::size_t first = 0; first < rows; first += kBlock) {
@@ -216,14 +217,14 @@ inline void add_columns(ColumnSums<K>& sums, const S* like, std::size_t rows, st
   }
 }
 
-/// The K sums: 8, 4, 2, 1 apart.
+/// The K sums: adds the partial sums 8, 4, 2 and 1 apart.
 template <std::size_t K> [[gnu::always_inline]] inline std::array<double, K> fold(const Lanes<K>& lanes) {
   std::array<double, K> sums;
   unroll<K>([&](auto k) { sums[k] = fold_doubles<kFolds>(lanes.of[k]); });
   return sums;
 }
 
-/// Sums some full tiles of a row, and the numbers behind them, by lane.
+/// Sums `tiles` full tiles of a row, and the `rest` numbers behind them, by lane.
 template <std::size_t K, class T, class Terms>
 [[gnu::always_inline]] inline void sum_block(LaneBlock<K, T>& block, std::size_t first, std::size_t tiles,
                                              std::size_t rest, const Terms& terms) {
@@ -253,7 +254,7 @@ template <std::size_t K, class T, class Terms>
   return fold(lanes);
 }
 
-/// The sum of the first `count` numbers, at most 16, of which at(i, V) are number(s) i.
+/// The sum of `count` numbers, at most 16; at(i, V) returns number(s) i.
 template <class T, class At> [[gnu::always_inline]] inline double sum_of_few(std::size_t count, const At& at) {
   constexpr std::size_t kFew = 16;
   using D = Vector<double>;
@@ -266,20 +267,20 @@ template <class T, class At> [[gnu::always_inline]] inline double sum_of_few(std
 
 inline constexpr std::size_t kNear = 16;
 
-/// The mean of the first kNear of so many numbers, of which at(i, V) are number(s) i: close to the mean of all,
-/// usually.
+/// The mean of the first kNear of `count` numbers, which is usually close to the mean of all; at(i, V) returns
+/// number(s) i.
 template <class T, class At> [[gnu::always_inline]] inline T near_mean(std::size_t count, const At& at) {
   if (count == 0) return 0;
   if (count >= kNear) return static_cast<T>(sum_of_few<T>(kNear, at) * (1.0 / kNear));
   return static_cast<T>(sum_of_few<T>(count, at) / static_cast<double>(count));
 }
 
-/// 64 lanes of one sum of products that are taken in double, which has them exactly for float32: for norms of whole
-/// tensors, where a square must not overflow.
+/// 64 lanes of one sum of products in double, in which the product of two float32 numbers is exact.  Norms of whole
+/// tensors use it, because a square must not overflow there.
 struct DoubleLanes {
   alignas(64) double of[kLanes] = {};
 
-  /// Adds a·b, exact for float32, to the lanes from `lane` on.
+  /// Adds a·b to the lanes from `lane` on; the product is exact for float32.
   template <class V> void add(std::size_t lane, V a, V b) {
     if constexpr (is_number<V>) {
       of[lane] += static_cast<double>(a) * static_cast<double>(b);
@@ -300,7 +301,7 @@ struct DoubleLanes {
   double total() const { return fold_doubles<kLanes>(of); }
 };
 
-/// Adds the squares of n numbers to lanes, from the first lane on, and to as many columns.
+/// Adds the squares of n numbers to the lanes, from the first one on, and to the first n columns.
 template <class T> void add_squares(const T* x, std::size_t n, DoubleLanes& lanes, double* columns) {
   using D = Vector<double>;
   constexpr std::size_t kVectors = kLanes / width<D>;

@@ -8,8 +8,8 @@
 
 namespace fastopt {
 
-/// Rows of elements that are `step` apart, or that `inner` counts.  Rows themselves may lie apart, as those of a slice
-/// do, in either direction, or at the same place, as those of a broadcast array do; and so may the elements of a row.
+/// Rows of elements that are `step` apart, or that `inner` counts.  The rows may lie apart in either direction, as in a
+/// slice, or all at the same place, as in a broadcast array; so may the elements of a row.
 struct Rows {
   struct Axis {
     std::size_t count;
@@ -20,7 +20,7 @@ struct Rows {
   std::size_t width = 0;    ///< elements in a row
   std::ptrdiff_t step = 1;  ///< from one element of a row to the next, in elements
   std::vector<Axis> axes;   ///< how rows are counted, outermost axis first
-  std::vector<Axis> inner;  ///< how the elements of a row are counted where one step cannot say it; otherwise empty
+  std::vector<Axis> inner;  ///< how a row's elements are counted where one step does not suffice; otherwise empty
 
   bool operator==(const Rows&) const = default;
 
@@ -30,7 +30,7 @@ struct Rows {
     return rows;
   }
 
-  /// Elements from the first row to row number `row`.
+  /// The distance from the first row to row number `row`, in elements.
   std::ptrdiff_t offset(std::size_t row) const { return offset_in(axes, row); }
 
   /// Whether each row is contiguous.
@@ -62,7 +62,7 @@ struct Rows {
       std::memcpy(to, from, count * sizeof(S));
       return;
     }
-    if (step == -1) {  // as flipped images have it; with a constant step it is vectors that are reversed
+    if (step == -1) {  // flipped images; a constant step lets the compiler reverse vectors
 #pragma omp simd
       for (std::size_t i = 0; i < count; ++i) to[i] = from[-static_cast<std::ptrdiff_t>(i)];
     } else {

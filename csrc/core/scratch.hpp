@@ -1,5 +1,5 @@
-/// Memory for intermediate results that a thread keeps from call to call: fresh memory of this size would come from the
-/// system page by page, which takes longer than the work in it.
+/// Scratch buffers for intermediate results.  A thread keeps them from call to call, because the system would hand out
+/// fresh memory of this size page by page, which takes longer than the work in it.
 #pragma once
 
 #include <cstddef>
@@ -9,7 +9,7 @@
 
 namespace fastopt {
 
-/// Room for so many numbers, with whatever is in it.
+/// A buffer of `size` numbers whose contents are undefined.
 template <class T> class Scratch {
  public:
   explicit Scratch(std::size_t size) {
@@ -24,11 +24,11 @@ template <class T> class Scratch {
     }
   }
   ~Scratch() {
-    constexpr std::size_t kMost = 32 << 20;  // bytes, of each that is kept
+    constexpr std::size_t kMost = 32 << 20;  // bytes of a buffer that is kept
     if (room_.empty() || room_.size() * sizeof(T) > kMost) return;
     try {
       spare_.push_back(std::move(room_));
-    } catch (const std::bad_alloc&) {  // then it is not kept
+    } catch (const std::bad_alloc&) {  // the buffer is freed instead
     }
   }
   Scratch(const Scratch&) = delete;

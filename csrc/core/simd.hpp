@@ -1,8 +1,8 @@
 /// Native vectors: loading, storing, prefetching, and the few operations that plain C++ cannot say.
 ///
-/// Kernels are written once, over a type V that is either a native vector of the instruction set that this file is
-/// compiled for or a single number: the same formula serves the body of an array and its tail.  This is the only file
-/// with intrinsics and vector types; each intrinsic has a portable fallback beside it.
+/// Kernels are written once, over a type V: a native vector of the instruction set that this file is compiled for, or a
+/// single number.  So the same formula serves the body of an array and its tail.  This is the only file with intrinsics
+/// and vector types; each intrinsic has a portable fallback beside it.
 #pragma once
 
 #if defined(FASTOPT_BINDINGS)
@@ -50,14 +50,15 @@ template <> struct Element<double> {
   using type = double;
 };
 
-/// Whether this is the set for processors from before 2013, whose copies of loops for special cases are left out.
+/// Whether this is the instruction set for processors from before 2013.  It has no copies of loops for special cases.
 #if defined(__x86_64__) && !defined(__AVX__)
 inline constexpr bool kBaseline = true;
 #else
 inline constexpr bool kBaseline = false;
 #endif
 
-/// A native vector of numbers of type T, and the 16 bytes that every instruction set has, for the tails of arrays.
+/// A native vector of numbers of type T, and one of the 16 bytes that every instruction set has, for the tails of
+/// arrays.
 template <class T> using Vector = typename VectorOf<T, kVectorBytes>::type;
 template <class T> using ShortVector = typename VectorOf<T, 16>::type;
 
@@ -103,7 +104,7 @@ template <class V, class T> inline void store(T* to, V value) { std::memcpy(to, 
 
 /// A native vector of doubles from as many numbers of T.
 template <class T> inline Vector<double> widened(const T* from) {
-#if defined(__AVX512F__)  // which GCC would convert in halves
+#if defined(__AVX512F__)  // GCC would convert it in halves
   if constexpr (sizeof(T) == 4) return _mm512_maskz_cvtps_pd(0xff, load<__m256>(from));
 #elif defined(__AVX__)
   if constexpr (sizeof(T) == 4) return _mm256_cvtps_pd(load<__m128>(from));
@@ -112,8 +113,8 @@ template <class T> inline Vector<double> widened(const T* from) {
                                  Vector<double>);
 }
 
-/// Stores past the caches: for results that would have been evicted before anybody reads them.  `to` must be aligned to
-/// 16 bytes; a line that is written in pieces one after the other leaves in one.
+/// Stores past the caches: for results that would be evicted before anybody reads them.  `to` must be aligned to 16
+/// bytes.  A cache line that is written in consecutive pieces goes to memory as a whole.
 template <class V, class T> inline void stream(T* to, V value) {
 #if defined(__SSE2__)
   if constexpr (sizeof(V) % 16 == 0) {
@@ -134,7 +135,7 @@ inline void stream_fence() {
 }
 
 /// Brings the cache line of element `at` of an array closer; it is going to be written if Write.  An element past the
-/// end does no harm: there is no pointer to it, only its address.
+/// end does no harm: only its address is computed, never a pointer to it.
 template <bool Write = false, class T> inline void prefetch(const T* array, std::size_t at) {
   const std::uintptr_t address = reinterpret_cast<std::uintptr_t>(array) + at * sizeof(T);
   __builtin_prefetch(reinterpret_cast<const void*>(address), Write ? 1 : 0, 3);
@@ -146,8 +147,8 @@ template <class T> inline void prefetch_row(const T* row, std::size_t n) {
   for (std::size_t i = 0; i < n && i < kMost; i += kLine) prefetch(row, i);
 }
 
-// The correctly rounded root of every element: the compilers do not find the vector instruction behind a loop of
-// std::sqrt.
+// The correctly rounded root of every element, by intrinsics: compilers do not turn a loop of std::sqrt into the vector
+// instruction.
 inline float square_root(float x) { return std::sqrt(x); }
 inline double square_root(double x) { return std::sqrt(x); }
 #if defined(__SSE2__)
@@ -167,7 +168,7 @@ template <class V> inline V square_root(V x) {
 }
 #endif
 
-/// The larger of two; NaN if one of them is, as numpy.maximum.
+/// The larger of two; NaN if one of them is NaN, as in numpy.maximum.
 template <class V> inline V maximum(V a, V b) {
   if constexpr (is_number<V>)
     return a >= b || a != a ? a : b;
@@ -195,7 +196,7 @@ template <class V, class T> inline V clamp(V x, T low, T high) {
   return x < least ? least : (x > most ? most : x);
 }
 
-/// -1, 0 or 1; NaN for NaN, as numpy.sign.
+/// -1, 0 or 1; NaN for NaN, as in numpy.sign.
 template <class V> inline V sign(V x) {
   const V zero = {}, one = zero + 1;
   return x > zero ? one : (x < zero ? -one : (x == x ? zero : x));
@@ -225,8 +226,8 @@ inline Floats float_of(Word bits) { return reinterpret_cast<Floats>(bits); }
 template <class V> inline V smaller(V a, V b) { return a < b ? a : b; }
 template <class V> inline V larger(V a, V b) { return a > b ? a : b; }
 
-// Most of the work is done on the upper halves of words, on twice as many at once.  Shuffles are written as such,
-// because the compilers split conversions of vectors.
+// Most of the work is done on the upper halves of words, because a vector holds twice as many of them.  Conversions are
+// written as shuffles, because the compilers split conversions of vectors.
 
 /// The halves of two vectors of words: the upper ones, or the lower.
 template <std::size_t Which> inline Halves halves_of(Word a, Word b) {
@@ -237,14 +238,14 @@ template <std::size_t Which> inline Halves halves_of(Word a, Word b) {
 inline Halves upper(Word a, Word b) { return halves_of<1>(a, b); }
 inline Halves lower(Word a, Word b) { return halves_of<0>(a, b); }
 
-/// Words with these upper halves, from number From on, and zeros below.
+/// Words whose upper halves are those of x from number From on, and whose lower halves are zero.
 template <std::size_t From> inline Word spread(Halves x) {
   return [&]<std::size_t... I>(std::index_sequence<I...>) {
     return reinterpret_cast<Word>(__builtin_shufflevector(Halves{}, x, (I % 2 != 0 ? kPair + From + I / 2 : 0)...));
   }(std::make_index_sequence<kPair>{});
 }
 
-/// Bytes as halves, with their sign if Signed, and back.
+/// Loads bytes as halves, with their sign if Signed, and stores halves as bytes.
 template <bool Signed = false> inline Halves load_bytes(const std::uint8_t* from) {
 #if defined(__AVX512BW__)
   const auto bytes = load<__m256i>(from);
@@ -312,7 +313,7 @@ inline std::uint32_t largest_of(Halves x) {
 #endif
 }
 
-/// Whether something holds for all of a vector.
+/// Whether the condition holds for all elements of a vector.
 inline bool all_of(Integer condition) {
 #if defined(__AVX512DQ__)
   return _mm512_movepi32_mask(reinterpret_cast<__m512i>(condition)) == 0xffff;
@@ -367,7 +368,7 @@ template <std::size_t N> inline typename Shorts<N>::type narrowed_words(typename
   return __builtin_convertvector(words, typename Shorts<N>::type);
 }
 
-// float16, which has instructions of its own on all but the oldest processors
+// float16: all but the oldest processors have instructions for it
 
 #if defined(__F16C__)
 inline constexpr bool kHasFloat16 = true;

@@ -1,5 +1,4 @@
-/// Running statistics of channels: what a batch changes in them, and what evaluation and batch renormalization take
-/// from them.
+/// Running statistics of channels: how a batch updates them, and how evaluation and batch renormalization use them.
 #pragma once
 
 #include <algorithm>
@@ -11,7 +10,7 @@
 
 namespace fastopt {
 
-/// (channels) each; both null where there are none.
+/// (channels) each; both are null where there are none.
 template <class T> struct RunningStatistics {
   T *mean, *var;
   std::size_t channels;
@@ -19,14 +18,14 @@ template <class T> struct RunningStatistics {
   bool given() const { return mean != nullptr; }
   double rstd(std::size_t c, double eps) const { return rstd_of(static_cast<double>(var[c]), 1, eps); }
 
-  /// running ← (1 − momentum)·running + momentum·statistic, with the unbiased variance m2/(n − 1); m2: Σ(x − mean)²
+  /// running ← (1 − momentum)·running + momentum·statistic, with the unbiased variance m2/(n − 1); m2 is Σ(x − mean)²
   /// over the n values of each channel.
   void update(const double* of_mean, const double* m2, double n, double momentum) const {
     const FlushSubnormals environment;
     for (std::size_t c = 0; c < channels; ++c) blend(c, of_mean[c], m2[c] / (n - 1), momentum);
   }
 
-  /// The same with averages over samples; of_mean, m2: (samples, channels), each of n values.
+  /// The same with averages over samples; of_mean and m2 are (samples, channels), over n values each.
   void update_by_sample(const double* of_mean, const double* m2, std::size_t samples, double n, double momentum) const {
     const FlushSubnormals environment;
     std::vector<double> mean_sum(channels), var_sum(channels);
@@ -38,7 +37,7 @@ template <class T> struct RunningStatistics {
     for (std::size_t c = 0; c < channels; ++c) blend(c, mean_sum[c] / count, var_sum[c] / count, momentum);
   }
 
-  /// Mean and rstd of evaluation.
+  /// The mean and rstd for evaluation.
   void report(double eps, double* to_mean, double* to_rstd) const {
     const FlushSubnormals environment;
     for (std::size_t c = 0; c < channels; ++c) {
@@ -64,7 +63,7 @@ struct Renorm {
   }
   template <class T> double d(const RunningStatistics<T>& running, std::size_t c, double mean, double eps) const {
     const double distance = (mean - static_cast<double>(running.mean[c])) * running.rstd(c, eps);
-    return std::clamp(distance, 0 - d_max, d_max);  // −d_max would be −0
+    return std::clamp(distance, 0 - d_max, d_max);  // −d_max would be −0 for d_max = 0
   }
 };
 

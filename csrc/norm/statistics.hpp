@@ -9,8 +9,8 @@
 
 namespace fastopt {
 
-/// Subtracts a mean that is more precise than T: its nearest T first, which is exact for numbers near the mean, then
-/// the rest. So x − mean keeps all its digits where the mean is a million times the spread.
+/// Subtracts a mean that is more precise than T: first its nearest T, which is exact for numbers near the mean, then
+/// the remainder.  So x − mean keeps all its digits even where the mean is a million times the spread.
 template <class T> struct Centre {
   T high, low;
 
@@ -23,9 +23,9 @@ template <class T> struct Centre {
 /// The difference between a mean and its nearest T.
 template <class T> double low_of(double mean) { return static_cast<double>(Centre<T>(mean).low); }
 
-/// Whether Σ(x − middle)² over n numbers may be wrong because squares left float32's range: large ones overflow, and
-/// those below 2⁻¹²⁶ become zero, which matters if neither the sum nor eps is large beside that.  If all numbers equal
-/// `middle` the sum is right as it is.  visit(f) calls f for each number.
+/// Whether Σ(x − middle)² over n numbers may be wrong because squares left float32's range.  Large squares overflow;
+/// squares below 2⁻¹²⁶ become zero, which matters if neither the sum nor eps is large compared with them.  If all
+/// numbers equal `middle`, the sum is right.  visit(f) calls f for each number.
 template <class T, class Visit>
 bool squares_lost(double squares, double n, double eps, double middle, const Visit& visit) {
   if (!std::is_same_v<T, float> || !(squares > 0x1p127 || squares < n * (0x1p-100 - eps))) [[likely]]
@@ -57,7 +57,7 @@ struct Moments {
     return {centre + shift, m2 < 0 ? 0 : m2};
   }
 
-  /// In double, one number after the other.
+  /// The same in double, one number after the other.
   template <class Visit> static Moments carefully(double n, const Visit& visit) {
     if (n == 0) return {0, 0};
     double sum = 0;
@@ -65,8 +65,8 @@ struct Moments {
     return {sum / n, careful_squares(sum / n, visit)};
   }
 
-  /// From these sums around `near`; where that is so far from the mean that it could cost digits, from those that
-  /// again(nearer) returns; where squares are lost, carefully.
+  /// From `sums` around `near`.  Where `near` is so far from the mean that digits may be lost, from the sums that
+  /// again(nearer) returns; where squares were lost, by carefully().
   template <class T, class Again, class Visit>
   static Moments around_or_again(T near, const std::array<double, 2>& sums, double n, double eps, const Again& again,
                                  const Visit& visit) {
@@ -81,11 +81,11 @@ struct Moments {
   }
 };
 
-/// Without numbers, as if their variance was 0: then nothing that is computed with it becomes NaN.
+/// 1/√(m2/n + eps).  Without numbers the variance counts as 0, so that nothing computed from the result becomes NaN.
 inline double rstd_of(double m2, double n, double eps) { return 1 / std::sqrt((n == 0 ? 0 : m2 / n) + eps); }
 
-/// How M rows are cut for sums over rows: into chunks of whole blocks, the last one shorter, and their number depends
-/// on M only.
+/// How `total` rows are cut for sums over rows: into chunks of whole blocks; only the last chunk may be shorter.  The
+/// number of chunks depends on `total` only.
 struct Chunks {
   std::size_t total, rows;
 

@@ -1,4 +1,4 @@
-/// Work on lists of tensors, by all threads together: sums, updates, zeroing.
+/// Sums, updates and zeroing of lists of tensors, with all threads.
 #pragma once
 
 #include <algorithm>
@@ -16,8 +16,8 @@
 
 namespace fastopt {
 
-/// Work on tensors in parts of part(tensor) elements each, in one parallel region: body(tensor, range).  A thread's
-/// parts of one tensor come together.
+/// Cuts tensors into parts of part(tensor) elements and calls body(tensor, range) in one parallel region.  A thread
+/// gets all of its parts of a tensor in one call.
 template <class Part, class Body>
 void for_parts(const std::vector<Tensor>& tensors, double nanoseconds, const Part& part, const Body& body) {
   const auto parts_of = [&](const Tensor& tensor) { return (tensor.size + part(tensor) - 1) / part(tensor); };
@@ -35,11 +35,11 @@ void for_parts(const std::vector<Tensor>& tensors, double nanoseconds, const Par
   });
 }
 
-/// K sums over each tensor, chunk by chunk and then in order: sums[K·i + k].  part(tensor, chunk, sums) takes those of
-/// a chunk.
+/// K sums over each tensor: sums[K·i + k].  part(tensor, chunk, sums) takes the sums of a chunk; the chunks are then
+/// added in order.
 template <class Part>
 std::vector<double> sums_over(const std::vector<Tensor>& tensors, std::size_t k, double nanoseconds, Part&& part) {
-  std::vector<std::size_t> first;  // chunk of each tensor
+  std::vector<std::size_t> first;  // the first chunk of each tensor
   std::size_t chunks = 0;
   for (const Tensor& tensor : tensors) {
     first.push_back(chunks);
@@ -74,9 +74,9 @@ inline bool is_finite(const Tensor& tensor, double square) {
   return tensor.kernel->itemsize == sizeof(double) && is_finite(tensor, static_cast<const double*>(tensor.grad));
 }
 
-/// Σg² and Σp² of each unit of all tensors, one after the other.
+/// Σg² and Σp² of each unit, tensor after tensor.
 inline std::vector<std::array<double, 2>> squared_norms_of_units(const std::vector<Tensor>& tensors) {
-  std::vector<std::size_t> first;  // unit of each tensor
+  std::vector<std::size_t> first;  // the first unit of each tensor
   std::size_t units = 0;
   double bytes = 0;
   for (const Tensor& tensor : tensors) {
@@ -106,7 +106,7 @@ inline std::vector<std::array<double, 2>> squared_norms_of_units(const std::vect
   return sums;
 }
 
-/// The sums that rules have asked for: sums[kMostSums·i + k].
+/// The sums that the rules ask for: sums[kMostSums·i + k].
 inline std::vector<double> measured(const std::vector<Tensor>& tensors) {
   double bytes = 0;
   for (const Tensor& tensor : tensors)
@@ -116,7 +116,7 @@ inline std::vector<double> measured(const std::vector<Tensor>& tensors) {
   });
 }
 
-/// The last part of a step: updates everything.
+/// The last part of a step: updates all tensors.
 inline void update(const std::vector<Tensor>& tensors) {
   double bytes = 0;
   for (const Tensor& tensor : tensors) bytes += static_cast<double>(tensor.size) * tensor.kernel->bytes;

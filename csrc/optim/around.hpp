@@ -8,7 +8,7 @@
 
 namespace fastopt {
 
-/// The options that every rule understands beside its own hyperparameters, for one step.
+/// The options that every rule has in addition to its own hyperparameters, for one step.
 struct Around {
   static constexpr std::array options{"maximize",   "l2",        "l1",      "l2_init", "decay",
                                       "pull",       "threshold", "noise",   "seed",    "ema_decay",
@@ -21,8 +21,8 @@ struct Around {
   double decay;      ///< p ← decay·p before the rule's own update
   double pull;       ///< p ← p + pull·(p₀ − p) after it
   double threshold;  ///< then |p| ← max(|p| − threshold, 0)
-  double noise;      ///< standard deviation of what is added to g
-  double average;    ///< a ← a + average·(p − a) at last; 0 leaves a alone
+  double noise;      ///< the standard deviation of the noise that is added to g
+  double average;    ///< finally a ← a + average·(p − a); 0 leaves a alone
   std::uint64_t seed;
   std::uint32_t step;
 
@@ -45,7 +45,7 @@ struct Around {
       average = 1 / ((step - swa_start) / swa_freq + 1);
   }
 
-  bool shapes_gradient() const { return l2_init != 0 || noise != 0; }  ///< beside l2 and l1
+  bool shapes_gradient() const { return l2_init != 0 || noise != 0; }  ///< by other terms than l2 and l1
   bool finishes() const { return pull != 0 || threshold != 0 || average != 0; }
 };
 

@@ -1,8 +1,9 @@
-/// Blocks of tensors, whatever the storage: the loop over them, and the accesses that open and close each.
+/// The loop over the blocks of a tensor of any storage, and the accesses that open and close each block.
 ///
-/// An access says how many elements to take at once, opens a block, in which numbers are as they are computed, and
-/// closes it.  AsComputed has nothing to do; Decoded carries halves, their rests and blocks of 8 bits to float32 and
-/// back.  No rule knows of it.  (packed.hpp has a third access, for rules that are often packed.)
+/// An access says how many elements to take at once, opens a block, in which numbers have the type in which they are
+/// computed, and closes it.  AsComputed has nothing to do; Decoded converts 16-bit numbers, their residuals and 8-bit
+/// blocks to float32 and back.  Rules know nothing of accesses.  (packed.hpp has a third access, for rules that are
+/// often packed.)
 #pragma once
 
 #include <algorithm>
@@ -26,7 +27,7 @@ class AsComputed {
  public:
   explicit AsComputed(const Tensor& tensor) : tensor_(tensor), whole_(!tensor.surrounded()) {}
 
-  /// How many of the elements [at, end) to take at once.  All pieces but the first one begin with a cache line of the
+  /// How many of the elements [at, end) to take at once.  All pieces but the first begin at a cache line of the
   /// parameter.
   std::size_t size(std::size_t at, std::size_t end) const {
     if (whole_) return end - at;
@@ -42,7 +43,7 @@ class AsComputed {
   bool whole_;
 };
 
-/// The thresholds of the segment that begins with element `at`.
+/// The thresholds of the segment that begins at element `at`.
 inline Thresholds thresholds_of(const Tensor& tensor, std::size_t at) {
   const Around& around = tensor.setting->around;
   return Thresholds({around.seed, around.step, tensor.member}, at / kSegment);
@@ -51,9 +52,9 @@ inline Thresholds thresholds_of(const Tensor& tensor, std::size_t at) {
 /// Blocks of a tensor of any storage, decoded to float32.
 class Decoded {
  public:
-  static constexpr std::size_t kArrays = 2 + kMostStates;  ///< that may have to be decoded
+  static constexpr std::size_t kArrays = 2 + kMostStates;  ///< arrays that may have to be decoded
 
-  /// Blocks have at most `most` elements, a multiple of kScaleBlock; `room` is for kArrays times as many numbers.
+  /// Blocks have at most `most` elements, a multiple of kScaleBlock; `room` holds kArrays times as many numbers.
   /// Without `states` only the parameter and its gradient are decoded.
   Decoded(const Tensor& tensor, std::size_t most, float* room, bool states = true)
       : tensor_(tensor), room_(room), most_(most) {
@@ -85,7 +86,7 @@ class Decoded {
     return block;
   }
 
-  /// The same without the contents of states: of any elements.
+  /// The same for any elements, without the contents of states.
   Block read(std::size_t at, std::size_t n) const {
     Block block = tensor_.exact_block(at, at + n);
     if (grad_.buffer != nullptr) {
@@ -100,7 +101,7 @@ class Decoded {
     return block;
   }
 
-  /// Writes a block that open() gave, after it has been changed.
+  /// Writes back a block that open() returned, after it has been changed.
   void close(const Block& block) {
     if (!thresholds_ || block.at % kSegment == 0) thresholds_.emplace(thresholds_of(tensor_, block.at));
     for (std::size_t k = 0; k < many_states_; ++k)
@@ -122,9 +123,9 @@ class Decoded {
     return room_ - most_;
   }
 
-  /// Brings kDecoded elements from `at` on of all arrays closer.
+  /// Prefetches kDecoded elements of all arrays, from `at` on.
   void prefetch_block(std::size_t at) const {
-    const auto lines = [at](const void* from, std::size_t itemsize) {  // addresses only: they may be past the end
+    const auto lines = [at](const void* from, std::size_t itemsize) {  // only addresses: they may be past the end
       for (std::size_t byte = at * itemsize; byte < (at + kDecoded) * itemsize; byte += 64)
         prefetch<true>(static_cast<const char*>(from), byte);
     };
@@ -158,7 +159,7 @@ class Decoded {
   Part grad_, param_;
   bool writes_param_ = false;
   std::array<Part, kMostStates> states_;
-  std::optional<Thresholds> thresholds_;  // of the segment that is at work
+  std::optional<Thresholds> thresholds_;  // of the current segment
 };
 
 /// Updates elements [range): the loop over blocks.
@@ -172,7 +173,8 @@ template <class Access> void update_blocks(const Tensor& tensor, Range range, bo
   }
 }
 
-/// Any ranges of a tensor of any storage, to be read only, in memory that the thread keeps: there is one at a time.
+/// Reads ranges of a tensor of any storage.  Decoded numbers are in memory that the thread keeps, so a thread has one
+/// Reader at a time.
 class Reader {
  public:
   Reader(const Tensor& tensor, std::size_t most)
@@ -180,7 +182,7 @@ class Reader {
         most_((most + kScaleBlock - 1) / kScaleBlock * kScaleBlock),
         decoded_(tensor, most_, tensor.packed() ? room(Decoded::kArrays * most_) : nullptr) {}
 
-  /// The parameter and its gradient, or all state too.
+  /// read() gives the parameter and its gradient, read_all() the states too.
   Block read(Range range) const {
     return tensor_.packed() ? decoded_.read(range.begin, range.end - range.begin)
                             : tensor_.exact_block(range.begin, range.end);

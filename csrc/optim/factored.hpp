@@ -1,7 +1,7 @@
-/// Rules whose second moment is kept as one number for each row and each column of a matrix.
+/// Rules that store the second moment of a matrix as one number for each row and one for each column.
 ///
-/// The gradients are read three times: for the sums of rows and columns, for the length of the direction, and for the
-/// update.  The state is small: it is read and written by one thread between the passes.
+/// The gradients are read three times: for the sums of rows and columns, for the norm of the direction, and for the
+/// update.  The state is small: one thread reads and writes it between the passes.
 #pragma once
 
 #include <algorithm>
@@ -22,7 +22,7 @@
 
 namespace fastopt {
 
-/// Calls body(piece, gradients) for a block in pieces that end with rows or earlier.
+/// Calls body(piece, gradients) for the pieces of a block; no piece crosses the end of a row.
 template <class T, class Body> void for_row_pieces(const Tensor& tensor, const Block& block, Body&& body) {
   const bool plain = block.grad != nullptr && tensor.plain() && tensor.scale == 1;
   alignas(64) T shaped[kPiece];
@@ -35,7 +35,7 @@ template <class T, class Body> void for_row_pieces(const Tensor& tensor, const B
   }
 }
 
-/// Σg² of a row of a matrix, which is also added to its columns.
+/// Takes Σg² of a row of a matrix; the squares are also added to the sums of the columns.
 template <class T> void sum_factors(const Tensor& tensor, const Block& row, double* of_row, double* of_columns) {
   DoubleLanes lanes;
   for_row_pieces<T>(tensor, row, [&](const Block& piece, const T* g) {
@@ -63,7 +63,7 @@ template <class Rule, class T> void join_factors(const Tensor& tensor, double* r
       row_var[r] = rule.kept * row_var[r] + rule.fresh * static_cast<T>(rows[r] / static_cast<double>(width));
       mean += static_cast<double>(row_var[r]);
     }
-    mean = std::max(mean / static_cast<double>(tensor.matrix_rows), rule.eps1);  // which keeps NaN
+    mean = std::max(mean / static_cast<double>(tensor.matrix_rows), rule.eps1);  // keeps NaN
     // Divided by infinity the other rows would have a second moment of 0, and their steps would be huge.
     if (std::isinf(mean)) mean = std::numeric_limits<double>::quiet_NaN();
     for (std::size_t r = m * tensor.matrix_rows; r < (m + 1) * tensor.matrix_rows; ++r)
@@ -119,9 +119,9 @@ template <class Rule, class T> void measure_factored(const Tensor& tensor, const
   for (std::size_t k = 0; k < 2; ++k) sums[k] = lanes[k].total();
 }
 
-/// Adafactor for matrices: algorithm 4.  With the means of g² over rows and columns in r and c,
+/// Adafactor for matrices: algorithm 4.  r and c are the means of g² over rows and columns.
 ///   v_ij = r_i c_j / max(mean r, ε₁)
-/// A matrix whose mean is not finite is NaN after the step, as it is after torch's first one.
+/// A matrix whose mean is not finite is NaN after the step, as it is after torch's first step.
 template <class T> struct AdafactorFactored : Adafactor<T> {
   static constexpr std::array state{exact("row_var"), exact("col_var")};
   static constexpr bool factored = true;
@@ -142,11 +142,11 @@ template <class Rule, class T> Kernel factored_kernel() {
   return kernel;
 }
 
-/// Brings the factors of all tensors that have some to the new step.  `rows` is where tensors' row_factor are to point.
+/// Brings the factors of all factored tensors to the new step.  The tensors' row_factor will point into `rows`.
 inline void factor(std::vector<Tensor>& tensors, std::vector<double>& rows) {
   struct Part {
     const Tensor* tensor;
-    std::size_t first, rows;  // of the rows of all its matrices
+    std::size_t first, rows;  // the rows of all its matrices
     double *of_rows, *of_columns;
   };
   std::size_t all_rows = 0, all_columns = 0;

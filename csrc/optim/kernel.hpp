@@ -1,4 +1,4 @@
-/// Kernels of rules: their functions for one dtype, without types.
+/// Makes the kernel of a rule: its functions for one dtype, behind untyped pointers.
 #pragma once
 
 #include <algorithm>

@@ -1,8 +1,8 @@
 /// The loops that apply a rule to elements.
 ///
-/// update() takes a block, in the type in which it is computed; blocks.hpp cuts tensors of any storage into blocks.
-/// Everything that surrounds the rule is done while the elements are in registers or L1, so that a step is one trip over
-/// memory, whatever is switched on.
+/// update() takes a block in the type in which it is computed; blocks.hpp cuts tensors of any storage into blocks.
+/// Everything that surrounds the rule is done while the elements are in registers or L1, so that a step is one pass
+/// over memory, whatever is switched on.
 #pragma once
 
 #include <algorithm>
@@ -49,7 +49,7 @@ template <class T> struct Factors {
   }
 };
 
-/// The terms that are added to the gradient: none, l2·p, l1·sign(p) and perhaps l2·p, or those that are found at run
+/// The terms that are added to the gradient: none, l2·p, l1·sign(p) and perhaps l2·p, or whichever are found at run
 /// time.
 enum class Added { nothing, l2, l1, any };
 
@@ -57,7 +57,7 @@ template <class Rule> const Rule& rule_of(const Tensor& tensor) {
   return *std::launder(reinterpret_cast<const Rule*>(tensor.setting->rule));
 }
 
-/// The rule's update of the elements V at i.
+/// Updates the elements V at i by the rule.
 template <Added added, class V, class Rule, class T, std::size_t S>
 [[gnu::always_inline]] inline void update_vector(const Rule& rule, const Arrays<T, S>& arrays, const Factors<T>& factor,
                                                  std::size_t i) {
@@ -78,8 +78,8 @@ template <Added added, class V, class Rule, class T, std::size_t S>
   }(std::make_index_sequence<S>{});
 }
 
-/// The rule's update of some elements from `at` on.  The rule and all numbers are copies, so that they stay in
-/// registers: in memory, any store might have changed them.
+/// Updates some elements from `at` on by the rule.  The rule and all numbers are copies, so that they stay in
+/// registers: in memory, any store might change them.
 template <Added added, class Rule, class T, std::size_t S, class Count>
 inline void update_elements(Rule rule, Arrays<T, S> arrays, Factors<T> factor, std::size_t at, Count count) {
   each<T>(count,
@@ -100,12 +100,12 @@ template <class T, std::size_t S> inline void prefetch_tile(const Arrays<T, S>& 
   }
 }
 
-/// The rule's update of `count` elements, tile by tile.
+/// Updates `count` elements by the rule, tile by tile.
 template <class Rule, class T, std::size_t S>
 [[gnu::noinline]] void update_run(const Rule& of, const Arrays<T, S>& arrays, Factors<T> factor, std::size_t count,
                                   bool far) {
   const Rule rule = of;
-  // Whole vectors begin where the parameter's cache lines do; state that is allocated with it begins there too.
+  // Whole vectors begin at the parameter's cache lines; state that is allocated with it begins there too.
   const std::size_t past_line = reinterpret_cast<std::uintptr_t>(arrays.param) % 64 / sizeof(T);
   std::size_t at = 0;
   if (past_line != 0) {
@@ -113,7 +113,7 @@ template <class Rule, class T, std::size_t S>
     update_few(rule, arrays, factor, 0, at);
   }
   const auto tiles = [&, rule, arrays, factor]<Added added>(std::integral_constant<Added, added>) {
-    for (; at + kLanes <= count; at += kLanes) {  // with a question inside it would take a quarter longer
+    for (; at + kLanes <= count; at += kLanes) {  // a branch inside would cost a quarter more time
       if (far) prefetch_tile(arrays, at + kAhead);
       update_elements<added>(rule, arrays, factor, at, std::integral_constant<std::size_t, kLanes>{});
     }
@@ -127,7 +127,7 @@ template <class Rule, class T, std::size_t S>
   if (at < count) update_few(rule, arrays, factor, at, count - at);
 }
 
-/// A block's whole update: the gradient's shape, the rule, and what follows it.
+/// Updates a block: shapes the gradient, applies the rule, and does what follows it.
 template <class Rule, class T> void update(const Tensor& tensor, const Block& block, bool far) {
   Arrays<T, Rule::state.size()> arrays(block);
   Factors<T> factor = Factors<T>::of(tensor);

@@ -1,7 +1,7 @@
-/// The loop of rules that are often packed: the codecs of a block are compiled into it.
+/// The loop for rules whose moments are often packed: the codecs of a block are compiled into it.
 ///
-/// It takes whole blocks whose moments are packed and rounded at random and around whose rule nothing is to be done but
-/// scale, l2, l1 and decay.  Everything else goes through Decoded, with the same bits.
+/// It takes whole blocks whose moments are packed and rounded at random, if only scale, l2, l1 and decay surround the
+/// rule.  Everything else goes through Decoded, with the same bits.
 #pragma once
 
 #include <algorithm>
@@ -20,8 +20,8 @@
 
 namespace fastopt {
 
-/// An access whose codecs are known when it is compiled: float32 or, with Halves, bfloat16 parameters and gradients, and
-/// moments of one packing.
+/// An access whose codecs are known at compile time: moments of one packing, with parameters and gradients in float32
+/// or, if Halves, in bfloat16.
 template <class Rule, Packing packing, bool Halves> class InlineCodecs {
  public:
   static constexpr std::size_t S = Rule::state.size();
@@ -35,7 +35,7 @@ template <class Rule, Packing packing, bool Halves> class InlineCodecs {
     for (std::size_t s = 0; s < S; ++s) of_state_[s] = thresholds.from(begin_, s / 2);
   }
 
-  /// Brings block `at` closer: a block fills the processor, so that it does not see what comes after it.
+  /// Prefetches block `at`: the work on one block fills the processor, so that it does not see the next one.
   [[gnu::always_inline]] void prefetch_block(std::size_t at) const {
     const auto lines = [](auto* from, std::size_t first) {
       using T = std::remove_pointer_t<decltype(from)>;
@@ -115,13 +115,13 @@ template <class Rule, Packing packing, bool Halves> class InlineCodecs {
   const Storage& storage_;
   const std::size_t begin_;
   const StoredArray grad_;
-  const Arrays<float, S> given_;  // those that are exact
+  const Arrays<float, S> given_;  // the exact arrays
   const Random of_param_;
   std::array<Random, S> of_state_;
   alignas(64) float moments_[S][kScaleBlock], gradient_[kScaleBlock], weights_[kScaleBlock];
 };
 
-/// The rule alone for whole blocks of one segment.
+/// Applies the rule alone to whole blocks of one segment.
 template <Packing packing, bool Halves, class Rule>
 void update_packed(const Tensor& tensor, const Block& all, const Thresholds& thresholds) {
   InlineCodecs<Rule, packing, Halves> access(tensor, all, thresholds);
@@ -142,7 +142,8 @@ void update_packed(const Tensor& tensor, const Block& all, const Thresholds& thr
     blocks(std::integral_constant<Added, Added::any>{});
 }
 
-/// The kernel's loop for these packed moments, or null where it has none or more is to be done than it does.
+/// The kernel's loop for these packed moments; null where the kernel has none, or where more is to be done than the
+/// loop does.
 inline auto packed_loop(const Tensor& tensor, bool halves) -> decltype(Kernel::update_packed)::value_type::value_type {
   if (tensor.storage == nullptr || !tensor.storage->random_state || tensor.gathers() || tensor.shaped() ||
       tensor.setting->around.finishes())
@@ -155,7 +156,7 @@ inline auto packed_loop(const Tensor& tensor, bool halves) -> decltype(Kernel::u
   return nullptr;
 }
 
-/// Updates a range of a packed tensor that begins with a segment.
+/// Updates a range of a packed tensor; the range begins at the beginning of a segment.
 inline void update_any_packed(const Tensor& tensor, Range range) {
   alignas(64) float room[Decoded::kArrays * kDecoded];
   const bool halves = tensor.storage != nullptr && tensor.storage->param.format == Format::bfloat16 &&

@@ -129,7 +129,7 @@ void Plan::count_step() {
   measured_ = {};
   std::int64_t step = 0;
   std::size_t group = 0;
-  bool shared = false;  // whether others may use the last setting
+  bool shared = false;  // whether other tensors may use the last setting
   for (std::size_t t = 0; t < tensors_.size(); ++t) {
     const Member& member = members[which_[t]];
     const Kernel& kernel = *member.kernel;

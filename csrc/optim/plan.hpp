@@ -3,8 +3,7 @@
 ///   members (once)  ─┐
 ///   gradients ───────┴→ tensors → norms, scales → skip? → counts, settings → sums that rules ask for → update
 ///
-/// Everything that take() writes is written between two points at which nobody looks: a step is taken whole or not at
-/// all, and no fork comes between.
+/// take() takes a step as a whole or not at all, and no fork of the process comes while it writes.
 #pragma once
 
 #include <array>
@@ -18,10 +17,10 @@
 
 namespace fastopt {
 
-/// One parameter with all that its steps need, except the gradient.
+/// One parameter and everything that its steps need, except the gradient.
 struct Member {
   const Kernel* kernel = nullptr;
-  std::size_t group = 0;  ///< whose options it follows
+  std::size_t group = 0;  ///< the group whose options it has
   std::size_t size = 0;
   std::size_t unit = 1;                      ///< elements that clip_adaptive takes together
   std::size_t columns = 1, matrix_rows = 1;  ///< of its last two axes
@@ -31,14 +30,14 @@ struct Member {
   const void* initial = nullptr;  ///< p₀, or null
   void* average = nullptr;        ///< the moving average, or null
   std::int64_t* step = nullptr;   ///< how many steps it has taken
-  Storage storage;                ///< where `packed`: how its numbers are kept
+  Storage storage;                ///< where `packed`: the formats of its arrays
   bool packed = false;
 
-  /// That a step moves.
+  /// The bytes that a step moves.
   double bytes() const { return static_cast<double>(size) * kernel->bytes; }
 };
 
-/// The options of one step; a negative limit is none.
+/// The options of one step; a negative limit means none.
 struct StepOptions {
   double grad_scale = 1, clip_norm = -1, clip_value = -1, clip_param_norm = -1, clip_adaptive = -1;
   bool skip_nonfinite = false, zero_grads = false;
@@ -52,22 +51,22 @@ struct Outcome {
   bool skipped = false;
 };
 
-/// Σx² of an array of so many numbers, of the dtype of a kernel, in double.
+/// Σx² of an array of `size` numbers of the kernel's dtype, in double.
 double squared_norm(const Kernel& kernel, const void* numbers, std::size_t size);
 
 class Plan {
  public:
   std::vector<Member> members;
-  std::vector<std::vector<double>> options;  ///< of each group: those of Around, then the rule's own
+  std::vector<std::vector<double>> options;  ///< of each group: the options of Around, then the rule's own
   std::int64_t* count = nullptr;             ///< how many steps have been taken, or null
 
   /// Forgets the gradients of the last step.
   void begin() { which_.clear(); }
 
-  /// Adds a gradient of the step that take() will take; members come in increasing order.
+  /// Adds a gradient for the step that take() will take; members must come in increasing order.
   void add(std::size_t number, const void* data, Format format, const Rows* rows, const StepOptions& wish);
 
-  /// Members that have a gradient.
+  /// The members that have a gradient.
   const std::vector<std::size_t>& which() const { return which_; }
 
   /// Takes the step.
@@ -79,11 +78,11 @@ class Plan {
   /// Whether the step is worth more than one thread.
   bool parallel() const;
 
-  /// The sums that rules asked for in the last step, over all parameters.
+  /// The sums that the rules asked for in the last step, over all parameters.
   const std::array<double, kMostSums>& measured() const { return measured_; }
 
  private:
-  /// A member's tensor, with everything that is the same in all of its steps.
+  /// A member's tensor, with everything that does not change from step to step.
   Tensor of_member(std::size_t number) const;
 
   /// Sets the scales of gradients; false where the step is to be skipped.
@@ -92,14 +91,14 @@ class Plan {
   /// Counts the step and gives every tensor its setting.
   void count_step();
 
-  /// Takes the sums that rules ask for, and tells them.
+  /// Takes the sums that the rules ask for, and hands them to the rules.
   void measure();
 
   std::array<double, kMostSums> measured_{};
 
-  // Of the step that is being taken; they keep their memory.
+  // For the step that is being taken; the vectors keep their memory.
   std::vector<std::size_t> which_;  // members that have a gradient
-  std::vector<Tensor> tensors_;     // of these, or until take() of more; mostly those of the last step
+  std::vector<Tensor> tensors_;     // their tensors; before take() perhaps more, mostly those of the last step
   std::vector<double> unit_scales_, row_factors_;
   std::vector<Setting> settings_;
   bool measures_ = false;

@@ -11,24 +11,25 @@
 ///     template <class V> void operator()(V& p, V g, V& state0, …) const;
 ///   };
 ///
-/// A rule may keep numbers of its own for each parameter, in double, and bring them to the new step:
+/// A rule may keep numbers of its own for each parameter, in double; its constructor updates them for the new step:
 ///
 ///     static constexpr std::array numbers{"mu_product"};
 ///     Rule(const std::array<double, …>& options, double step, std::array<double, …>& numbers);
 ///
-/// A rule that needs sums over a whole tensor says which products are to be summed, and hears the sums before it is
-/// called; memory is read twice then:
+/// A rule that needs sums over a whole tensor says which products are to be summed, and gets the sums before it is
+/// called; memory is then read twice:
 ///
 ///     static constexpr std::size_t sums = 2;
 ///     template <class V> std::array<std::pair<V, V>, sums> measure(V p, V g, V state0, …) const;
 ///     void conclude(const std::array<double, sums>& sums, double size);
 ///
-/// A rule whose moments are often kept in 16 or 8 bits gets a loop of its own for them, which is 10 to 20 % faster than
-/// the loop that all rules share, for 50 KB of code:
+/// A rule whose moments are often stored in 16 or 8 bits gets a loop of its own for them, which is 10 to 20 % faster
+/// than the loop that all rules share, and costs 50 KB of code:
 ///
 ///     static constexpr bool often_packed = true;
 ///
-/// L1 and L2 terms, weight decay, clipping, averages and storage formats surround every rule alike; no rule knows them.
+/// L1 and L2 terms, weight decay, clipping, averages and storage formats are the same for every rule; no rule knows of
+/// them.
 #pragma once
 
 #include <array>
@@ -46,11 +47,12 @@ struct State {
   Kind kind;
 };
 
-/// A running mean of gradients, or the like: it may be kept with fewer bits.
+/// A running mean of gradients or of similar numbers.  It may be stored with fewer bits.
 constexpr State moment(const char* name) { return {name, State::moment}; }
-/// A running mean of numbers that are never negative: likewise.
+/// A running mean of numbers that are never negative.  It may be stored with fewer bits, too.
 constexpr State square(const char* name) { return {name, State::square}; }
-/// Numbers that must be kept in the type in which they are computed: weights, or what small differences are taken of.
+/// Numbers that must be stored in the type in which they are computed: weights, or numbers whose small differences
+/// matter.
 constexpr State exact(const char* name) { return {name, State::exact}; }
 
 /// How many numbers of its own a rule keeps, how many sums it asks for, and whether its moments are often packed.

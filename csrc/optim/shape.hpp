@@ -1,4 +1,4 @@
-/// The work on a block before and after the rule: the gradient that it sees, and the parameter that it leaves.
+/// The work on a block before the rule (shaping the gradient) and after it (finishing the parameter).
 #pragma once
 
 #include <algorithm>
@@ -18,8 +18,8 @@ namespace fastopt {
 
 static_assert(kPiece % kRandomNormals == 0);
 
-/// Calls body(from, count, done) for the parts of rows that elements [at, at + n) are: `count` elements, rows.step
-/// apart, of which the first one lies `from` elements behind the array's.
+/// Calls body(from, count, done) for each part of a row in elements [at, at + n): `count` elements, rows.step apart;
+/// the first lies `from` elements behind the array's first one, and `done` elements came before it.
 template <class Body> void for_runs(const Rows& rows, std::size_t at, std::size_t n, Body&& body) {
   for (std::size_t done = 0; done < n;) {
     const std::size_t row = (at + done) / rows.width, column = (at + done) % rows.width;
@@ -29,7 +29,7 @@ template <class Body> void for_runs(const Rows& rows, std::size_t at, std::size_
   }
 }
 
-/// Copies elements [at, at + n) of rows to `to`, where they are contiguous.
+/// Copies elements [at, at + n) of rows to contiguous memory at `to`.
 template <class T> void gather(const T* x, const Rows& rows, std::size_t at, std::size_t n, T* to) {
   for_runs(rows, at, n, [&](std::ptrdiff_t from, std::size_t count, std::size_t done) {
     if (rows.step == 1)
@@ -39,10 +39,10 @@ template <class T> void gather(const T* x, const Rows& rows, std::size_t at, std
   });
 }
 
-/// Calls body(i, V) for i in [0, n), with copies of what it has captured.
+/// Calls body(i, V) for i in [0, n), with copies of its captures.
 template <class T, class Body> [[gnu::always_inline]] inline void map(std::size_t n, Body body) { each<T>(n, body); }
 
-/// Writes the gradient that the rule is to see, of a block of at most kPiece elements, to `to`.
+/// Writes the gradient that the rule will see to `to`, for a block of at most kPiece elements.
 template <class T> void shape_gradient(const Tensor& tensor, const Block& block, T* to) {
   const Around& around = tensor.setting->around;
   const std::size_t at = block.at, n = block.size;
@@ -111,7 +111,7 @@ inline void zero_gradient(const Tensor& tensor, Range range) {
     fill(static_cast<double*>(grad));
 }
 
-/// Pulls a block to p₀, shrinks it and adds it to the average, after the rule's update.
+/// After the rule's update: pulls a block to p₀, shrinks it, and adds it to the average.
 template <class T> void finish(const Tensor& tensor, const Block& block) {
   const Around& around = tensor.setting->around;
   const std::size_t at = block.at, n = block.size;

@@ -15,7 +15,7 @@
 
 namespace fastopt {
 
-/// Whether all of a float64 gradient is finite.
+/// Whether all elements of a float64 gradient are finite.
 inline bool is_finite(const Tensor& tensor, const double* grad) {
   if (tensor.rows == nullptr) return std::all_of(grad, grad + tensor.size, [](double g) { return std::isfinite(g); });
   bool all = true;
@@ -26,7 +26,7 @@ inline bool is_finite(const Tensor& tensor, const double* grad) {
   return all;
 }
 
-/// Σ of squares of the gradient or the parameter over a block of at most a chunk.
+/// Σ of the squares of the gradient or the parameter, over a block of at most one chunk.
 template <class T> void square(const Tensor& tensor, const Block& block, bool of_param, double* sum) {
   DoubleLanes lanes;
   const auto add = [&](const T* x, std::size_t n) {
@@ -62,7 +62,7 @@ template <class T> void square(const Tensor& tensor, const Block& block, bool of
   *sum = lanes.total();
 }
 
-/// The sums that a rule asks for, over a block of at most a chunk.
+/// The sums that a rule asks for, over a block of at most one chunk.
 template <class Rule, class T> void measure(const Tensor& tensor, const Block& block, double* sums) {
   constexpr std::size_t S = Rule::state.size();
   const Rule rule = rule_of<Rule>(tensor);

@@ -1,4 +1,4 @@
-/// One parameter in one step: its memory, its formats, and what is to be done to it.
+/// One parameter in one step: its memory, its formats, and the work to do on it.
 #pragma once
 
 #include <array>
@@ -12,26 +12,26 @@
 
 namespace fastopt {
 
-/// The formats of a tensor's arrays, where not all of them are exact.
+/// The formats of a tensor's arrays, if not all of them are exact.
 struct Storage {
   StoredArray param;
-  float* master = nullptr;   ///< the weights of which the parameter is a copy, or null
+  float* master = nullptr;   ///< the float32 weights, or null; the parameter is a copy of them
   bool random_param = true;  ///< the parameter is rounded at random
   std::array<StoredArray, kMostStates> state;
   bool random_state = true;
 };
 
-/// The formats of moments for which rules that are often packed have loops of their own.
+/// The formats of moments that have loops of their own, in rules that are often packed.
 enum class Packing : std::uint8_t { bfloat16, blocks };
 
-/// Some elements of a tensor, in the type in which they are computed: where each array has them.
+/// Some elements of a tensor, in the type in which they are computed: pointers into each array.
 struct Block {
-  std::size_t at, size;  ///< number of the first element; how many there are
+  std::size_t at, size;  ///< the number of the first element, and how many there are
   void* param;
   const void* grad;  ///< null where the gradient is read in rows
   std::array<void*, kMostStates> state;
 
-  /// n of these elements, from number `first` of the block on.
+  /// n of these elements, from number `first` of this block on.
   template <class T> Block part(std::size_t first, std::size_t n) const {
     Block part{at + first,
                n,
@@ -47,24 +47,25 @@ struct Block {
 class Thresholds;
 struct Tensor;
 
-/// A rule for one dtype, without types.
+/// A rule for one dtype, behind untyped pointers.
 struct Kernel {
   std::size_t states, numbers, sums;
   std::size_t itemsize;
-  double bytes;  ///< moved by a step for each element
+  double bytes;  ///< bytes that a step moves for each element
   void (*construct)(void* rule, const double* options, double step, double* numbers);
   void (*conclude)(void* rule, const double* sums, double size);
-  /// Everything that a step does to a block but zeroing its gradient; at most kPiece elements if tensor.surrounded().
+  /// Does everything that a step does to a block but zero its gradient.  If tensor.surrounded(), the block has at
+  /// most kPiece elements.
   void (*update)(const Tensor& tensor, const Block& block, bool far);
-  /// The rule alone for whole blocks of one segment, with moments that are packed and rounded at random; by packing,
-  /// and whether the parameter and its gradient are bfloat16 too.  Null for rules that are not often_packed.
+  /// The rule alone for whole blocks of one segment, with moments that are packed and rounded at random.  Indices: the
+  /// packing, and whether the parameter and its gradient are bfloat16 too.  Null for rules that are not often_packed.
   std::array<std::array<void (*)(const Tensor&, const Block&, const Thresholds&), 2>, 2> update_packed;
   void (*measure)(const Tensor& tensor, const Block& block, double* sums);
   void (*square)(const Tensor& tensor, const Block& block, bool of_param, double* sum);
   void (*sum_factors)(const Tensor& tensor, const Block& row, double* of_row, double* of_columns);
   void (*join_factors)(const Tensor& tensor, double* rows, const double* columns);
 
-  /// Whether the state has one number for each row and column, and not for each element.
+  /// Whether the state has one number for each row and each column instead of one for each element.
   bool factored() const { return sum_factors != nullptr; }
 };
 
@@ -76,7 +77,7 @@ struct Setting {
   Around around;
 };
 
-/// One parameter in one step.  Its arrays have the type of its kernel where `storage` and `grad_format` say no other.
+/// One parameter in one step.  Its arrays have the kernel's type unless `storage` or `grad_format` says otherwise.
 struct Tensor {
   const Kernel* kernel;
   const Setting* setting;
@@ -84,32 +85,32 @@ struct Tensor {
   void* param;
   const void* grad;
   std::array<void*, kMostStates> state;
-  const void* initial;       ///< p₀, where the setting needs it
-  void* average;             ///< a, likewise
+  const void* initial;       ///< p₀, if the setting needs it
+  void* average;             ///< a, if the setting needs it
   const Rows* rows;          ///< where the gradient lies, if it is not contiguous
   double scale;              ///< g ← scale·g first
-  const double* unit_scale;  ///< then, where it is not null, by another factor for each `unit` elements
+  const double* unit_scale;  ///< then, unless null, each `unit` elements are scaled by a factor of their own
   std::size_t unit;
-  double clip;                       ///< then to [−clip, clip], if that is at least 0
-  bool zero;                         ///< the gradient is zero afterwards
+  double clip;                       ///< then g is clipped to [−clip, clip], if clip ≥ 0
+  bool zero;                         ///< whether to set the gradient to zero afterwards
   std::uint32_t member;              ///< the number of its stream of noise
-  std::size_t columns, matrix_rows;  ///< of its last two axes
-  const double* row_factor;          ///< of each row, where the second moment is factored
+  std::size_t columns, matrix_rows;  ///< the last two axes
+  const double* row_factor;          ///< a factor for each row, where the second moment is factored
   const Storage* storage;            ///< null where parameter and state are exact
   Format grad_format;
 
-  /// Whether there is more to do to a contiguous gradient than to scale it and to add l2·p and l1·sign(p).
+  /// Whether a contiguous gradient needs more than scaling and adding l2·p and l1·sign(p).
   bool shaped() const { return unit_scale != nullptr || clip >= 0 || setting->around.shapes_gradient(); }
-  /// Whether there is nothing to do to it but to scale it.
+  /// Whether the gradient needs nothing but scaling.
   bool plain() const { return !shaped() && setting->around.l2 == 0 && setting->around.l1 == 0; }
-  /// Whether there is more to do than the rule, scale, l2, l1 and decay, so that it goes piece by piece.
+  /// Whether there is more to do than the rule, scale, l2, l1 and decay, so that the work is done piece by piece.
   bool surrounded() const { return rows != nullptr || shaped() || zero || setting->around.finishes(); }
-  /// Whether blocks have no gradient, because kernels gather it from its rows.  Decoding gathers those of 16 bits.
+  /// Whether blocks have no gradient, because kernels gather it from its rows.  Decoding gathers gradients of 16 bits.
   bool gathers() const { return rows != nullptr && grad_format == Format::exact; }
-  /// Whether kernels need it decoded.
+  /// Whether the tensor must be decoded for kernels.
   bool packed() const { return storage != nullptr || grad_format != Format::exact; }
 
-  /// Elements [begin, end) of the arrays that are exact, and null for the others.
+  /// Elements [begin, end) of the exact arrays, and null for the others.
   Block exact_block(std::size_t begin, std::size_t end) const {
     const std::size_t bytes = begin * kernel->itemsize;
     Block block{begin, end - begin, nullptr, nullptr, {}};

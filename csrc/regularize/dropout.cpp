@@ -1,4 +1,4 @@
-/// Dropout and its kin, for every type.
+/// Dropout and its variants, for every type.
 #include "regularize/dropout.hpp"
 
 #include <algorithm>
@@ -16,7 +16,7 @@ namespace fastopt {
 
 namespace {
 
-// Streams of numbers that no other part of the library draws.
+// Streams of random numbers that no other part of the library uses.
 inline constexpr std::uint32_t kUpperHalves = 0x80000000, kDeviates = 0x80000001, kChannelNumbers = 0x80000002,
                                kLowerHalves = 0x80000003;
 
@@ -24,7 +24,7 @@ inline constexpr std::uint32_t kUpperHalves = 0x80000000, kDeviates = 0x80000001
 template <class V>
 using WordsOf = typename std::conditional_t<is_number<V>, std::type_identity<std::uint32_t>, Words<width<V>>>::type;
 
-/// value, but +0 where the number is below `least`; numbers of 31 bits.
+/// Returns `value`, but +0 where the number is below `least`.  The numbers have at most 31 bits.
 template <class V> inline V kept(WordsOf<V> numbers, std::uint32_t least, V value) {
   if constexpr (is_number<V>) {
     return numbers >= least ? value : V{};
@@ -35,8 +35,8 @@ template <class V> inline V kept(WordsOf<V> numbers, std::uint32_t least, V valu
   }
 }
 
-/// Calls body(row, at, i, count) for the pieces of rows that elements [begin, end) are: `count` of them, at most
-/// `most`, from element `at` of a row and element i of all.
+/// Calls body(row, at, i, count) for the pieces of rows in elements [begin, end).  A piece has `count` elements, at
+/// most `most`; it begins at element `at` of its row, which is element i of all.
 template <class Body>
 inline void for_pieces(const Rows& rows, std::size_t begin, std::size_t end, std::size_t most, const Body& body) {
   if (begin == end) return;
@@ -52,8 +52,7 @@ inline void for_pieces(const Rows& rows, std::size_t begin, std::size_t end, std
   }
 }
 
-/// Calls body(block, from, to, count, streamed) for blocks of the elements of one row; `from` has them one behind the
-/// other.
+/// Calls body(block, from, to, count, streamed) for blocks of the elements of one row; `from` is contiguous.
 template <std::size_t Block, class S, class Body>
 void for_blocks(const S* x, const Rows& row, S* y, double nanoseconds, const Body& body) {
   const std::size_t n = row.width;
@@ -81,7 +80,7 @@ void for_blocks(const S* x, const Rows& row, S* y, double nanoseconds, const Bod
 /// Numbers of 16 bits, from a word's lower or upper half.
 template <std::size_t Upper, class W> inline W half_of(W words) { return Upper ? words >> 16 : words & 0xffff; }
 
-/// Whether a half of some word is `number`.
+/// Whether the lower or upper half of any word is `number`.
 template <std::size_t N> inline bool has_half(const std::array<Word, N>& words, std::uint16_t number) {
   using HalfWords = typename Shorts<kVectorBytes / 2>::type;
   const HalfWords numbers = HalfWords{} + number;
@@ -104,8 +103,8 @@ template <class S> void DropoutKernels<S>::copy(const S* x, const Rows& row, S* 
   });
 }
 
-/// Element i's number has 32 bits, of which nearly always the upper 16 decide: those are half i/64 mod 2 of word i mod
-/// 64 in block i/128.  The lower ones are the same half of another stream, which is drawn only where it matters.
+/// Element i's number has 32 bits; the upper 16 nearly always decide.  They are half i/64 mod 2 of word i mod 64 in
+/// block i/128.  The lower 16 are the same half in another stream, which is drawn only where it matters.
 template <class S>
 void DropoutKernels<S>::dropout(const S* x, const Rows& row, const Drops& drops, const Draw& draw, S* y) {
   using T = Computed<S>;

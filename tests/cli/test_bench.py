@@ -1,4 +1,4 @@
-"""``fastopt bench``: every candidate does the same work, and what was measured is reported.  No time is judged here."""
+"""``fastopt bench``: every candidate does the same work, and the measurements are reported.  No time is judged here."""
 
 from __future__ import annotations
 
@@ -126,7 +126,7 @@ def test_formats_are_beside_float32(capsys: pytest.CaptureFixture[str], tmp_path
         assert {"fastopt", "float32", "floor"} <= set(result["columns"])
 
 
-BYTES = {  # read, and twice what is read and written, and written
+BYTES = {  # bytes that are read, plus twice the bytes that are read and written, plus bytes that are written
     "moments bfloat16": 4 + 2 * (4 + 2 + 2),
     "moments 8bit": 4 + 2 * (4 + 1 + 1 + 2 / 64),
     "gradients bfloat16": 2 + 2 * (4 + 4 + 4),
@@ -185,7 +185,7 @@ def test_norms_against_the_fastest_peer(capsys: pytest.CaptureFixture[str]) -> N
 
 @pytest.mark.usefixtures("needs_rich")
 def test_what_fusing_gains(capsys: pytest.CaptureFixture[str]) -> None:
-    """Half of the bytes promise half of the time, and 40 % less of it is 80 % of that."""
+    """Half of the bytes promise half of the time; 40 % less time is 80 % of the promised saving."""
     from rich.console import Console
 
     from fastopt.cli.bench import report
@@ -266,7 +266,7 @@ def test_data(offset: int) -> None:
 
 
 def peer(name: str) -> Any:
-    """What makes the calls of a competitor."""
+    """The class that makes a competitor's calls."""
     if name.startswith("torch"):
         pytest.importorskip("torch")
     return getattr(peers, name, None) or getattr(norm_peers, name)
@@ -302,7 +302,7 @@ def test_torch_step(data: Data) -> None:
 
 
 def test_torch_in_bfloat16(data: Data) -> None:
-    """torch's step, all of it in bfloat16, is fastopt's but for what they round."""
+    """torch's step, all of it in bfloat16, agrees with fastopt's up to their roundings."""
     state = [[data.normal(1000, scale=scale, dtype="bfloat16")] for scale in (1, 1e-2, 1e-2, 1e-2)]
     state[3][0] *= state[3][0]
     ours = [[array.copy() for array in arrays] for arrays in state]
@@ -343,7 +343,7 @@ for layout in ("NCHW", "NHWC"):
 
 @pytest.mark.parametrize("name", SAME_WORK)
 def test_normalizations_do_the_same_work(name: str, each: Each) -> None:
-    """What comes first, y or dx, is the same for all; and so is what backward passes return after it."""
+    """All candidates agree on the first result, y or dx, and on the other results of backward passes."""
     for dtype in each(["float32", "float64"], by_day=1):
         tolerance = 1e-5 if dtype == "float32" else 1e-12
 
@@ -408,7 +408,7 @@ def test_channels_in_bfloat16(make: Callable[..., Race], layout: str, data: Data
 
 
 def in_bfloat16(race: Race) -> None:
-    """torch, and nobody but torch and oneDNN, does the same work on bfloat16."""
+    """torch and oneDNN, and no other candidates, do the same work on bfloat16."""
     calls: dict[str, Any] = dict(race.calls())
     result, *_ = calls["fastopt"]()
     expected = result.astype(np.float32)
@@ -423,7 +423,7 @@ def in_bfloat16(race: Race) -> None:
 
 
 def test_dropouts_do_the_same_work(data: Data) -> None:
-    """But for what is dropped."""
+    """Only the choice of dropped elements differs."""
     forward: dict[str, Any] = dict(dropouts.dropout(100, 80, data).calls())
     (x, *_), y = forward["fastopt"].args, forward["fastopt"].keywords["out"]
     for key in filter(lambda key: not key.startswith("floor"), forward):
@@ -464,7 +464,7 @@ def test_floor_moves_and_changes_nothing(each: Each) -> None:
 
 
 def test_floor_moves_arrays_of_different_sizes(each: Each) -> None:
-    """Updates keep their values, writes are overwritten, and nothing beyond either is touched."""
+    """Updates keep their values, writes are overwritten, and no memory beyond the arrays is touched."""
     for options, size in each([{}, {"ahead": 2048}, {"streaming": True}], [0, 1, 63, 64, 65, 1000, 100_003], by_day=8):
         for offset in (0, 1, 4):
             data = Data("float32", offset)

@@ -1,4 +1,4 @@
-"""The demos: the two sides agree, the same seed gives the same result, and what they write can be read."""
+"""The demos: the two sides agree, the same seed gives the same result, and their files can be read."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def test_first_step_agrees() -> None:
         grad = numpy.network.grads[name]
         scale = np.max(np.abs(grad))
         np.testing.assert_allclose(fast.network.grads[name], grad, rtol=0, atol=1e-5 * scale, err_msg=name)
-    # Adam's first step is lr·sign(g) whatever the size of g, so compare where g is more than rounding.
+    # Adam's first step is lr·sign(g) whatever the size of g, so compare only where g is more than rounding errors.
     for name, param in numpy.network.params.items():
         clear = np.abs(numpy.network.grads[name]) > 1e-5
         np.testing.assert_allclose(fast.network.params[name][clear], param[clear], rtol=1e-5, atol=1e-6, err_msg=name)
@@ -97,7 +97,7 @@ def test_idiomatic_adamw() -> None:
 
 @pytest.mark.parametrize("backend", [digits.NUMPY, digits.FASTOPT], ids=lambda backend: backend.name)
 def test_gradients_are_the_loss_s(backend: digits.Backend) -> None:
-    """Against central differences along one random direction."""
+    """The gradients agree with central differences along one random direction."""
     rng = np.random.default_rng(0)
     net = digits.build(backend, [12, 8], seed=0)
     x, target = rng.random((16, 64), dtype=np.float32), np.eye(10, dtype=np.float32)[rng.integers(0, 10, 16)]
@@ -220,7 +220,7 @@ each_method = pytest.mark.parametrize("name", [method.name for method in ravine.
 
 @each_surface
 def test_gradients_are_the_surface_s(surface: ravine.Surface) -> None:
-    """That of all samples against central differences, and as the mean of those of single ones."""
+    """The gradient over all samples agrees with central differences, and with the mean of single samples' gradients."""
     for p in np.random.default_rng(0).normal(0.5, 1, (10, 2)):
         whole = surface.gradient(p, np.arange(surface.samples))
         slopes = [(surface.height(p + h) - surface.height(p - h)) / 2e-6 for h in 1e-6 * np.eye(2)]
@@ -261,11 +261,11 @@ def test_methods_do_what_the_courses_say() -> None:
     along = [walk[valley].points @ [np.cos(0.3), np.sin(0.3)] for walk in (descent, momentum, nesterov)]
     assert along[0].max() <= 0 < along[2].max() < along[1].max()
 
-    # Samples make noise, the fewer the more; the loss of all samples only falls.
+    # Fewer samples make more noise; with all samples the loss only falls.
     noise = [np.abs(walks(name)[saddle].heights[150:]).mean() for name in ("mini-batch SGD", "single-sample SGD")]
     assert np.all(np.diff(descent[saddle].heights) < 1e-15) and descent[saddle].heights[-1] < 1e-4 < noise[0] < noise[1]
 
-    # Who has a rate for each weight has left the saddle, whose loss is 0.25, when descent is only about to arrive.
+    # Methods with a rate for each weight have left the saddle, whose loss is 0.25, before descent even arrives.
     waits = np.flatnonzero(np.abs(descent[saddle].heights - 0.25) < 0.01)
     assert len(waits) >= 15
     for name in ("Adagrad", "RMSprop", "Adadelta", "Adam", "Adam, then SGD"):
@@ -427,7 +427,7 @@ for argv, module in {cases}:
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 def test_missing_extra(each: Each) -> None:
-    """In a process of its own."""
+    """Runs in a process of its own."""
     code = WITHOUT.format(cases=[(argv, module) for argv, module, _ in MISSING])
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
     assert (done.returncode, done.stderr) == (0, "")

@@ -1,4 +1,6 @@
-"""``fastopt demo formats``: the transformer's gradients are its loss's, and fewer bytes learn as much, but for one format."""
+"""``fastopt demo formats``: the transformer's gradients are right, and with fewer bytes all formats but one learn as
+much.
+"""
 
 from __future__ import annotations
 
@@ -70,7 +72,7 @@ def test_targets_are_the_characters_that_follow(text: transformer.Text) -> None:
 
 @pytest.fixture(scope="module")
 def small() -> Network:
-    """Two blocks in float64, with weights so large that all of it matters, and norms that are not the identity."""
+    """Two blocks in float64.  The weights are so large that every part matters, and the norms are not the identity."""
     network = double(transformer.build(0, width=16, blocks=2, heads=2))
     rng = np.random.default_rng(1)
     for name, param in network.params.items():
@@ -80,7 +82,7 @@ def small() -> Network:
 
 
 def test_gradients_are_the_loss_s(small: Network, text: transformer.Text) -> None:
-    """Against central differences, along a random direction for each parameter."""
+    """The gradients agree with central differences along a random direction for each parameter."""
     rng = np.random.default_rng(0)
     x, target = transformer.windows(text.train, rng.integers(100_000, size=3))
     _, dlogits = cross_entropy(small.forward(x), target)
@@ -169,7 +171,7 @@ def test_formats_have_their_bytes_and_all_but_the_plain_one_learn_as_well(each: 
     others = [name for name in BYTES if name != "weights nearest"]
     for name in each(["weights nearest", *each(others, by_day=4)]):
         one = run(name)
-        # A scale for 64 numbers or less is one byte.
+        # A scale is one byte for at most 64 numbers.
         assert BYTES[name] <= one.size < BYTES[name] + (0.04 if "8bit" in name else 1e-9)
         assert one.losses[0] == pytest.approx(reference.losses[0], rel=1e-2)
         assert one.train_loss < 0.5 * one.losses[0]
@@ -216,7 +218,7 @@ def test_formats(
 ) -> None:
     text = transformer.Text.load()
     monkeypatch.setattr(transformer.Text, "load", lambda: text._replace(valid=text.valid[:2000]))
-    always = ["float32", "weights nearest", "correction + 8bit"]  # of which the picture has lines of their own
+    always = ["float32", "weights nearest", "correction + 8bit"]  # they have lines of their own in the picture
     some = [*always, *each([name for name in BYTES if name not in always], by_day=1)]
     monkeypatch.setattr(formats, "FORMATS", [one for one in formats.FORMATS if one.name in some])
     monkeypatch.setattr(

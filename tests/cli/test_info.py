@@ -1,4 +1,4 @@
-"""The command itself: what it prints, what it refuses, and what it needs."""
+"""The command itself: its output, its errors, and the packages that it needs."""
 
 from __future__ import annotations
 

@@ -2,11 +2,11 @@
 ///
 ///   moment8   a sign and a code c of 7 bits, 4 for the exponent and 3 for the mantissa: float32 with the bits
 ///             b·2²³ + c·2²⁰; 0 where c = 0
-///   square8   a code c of 8 bits, 5 and 3: float32 with the bits b·2²³ + c·2²⁰.  There is no 0 but where b = 0, so
+///   square8   a code c of 8 bits, 5 and 3: float32 with the bits b·2²³ + c·2²⁰.  Zero exists only where b = 0, so
 ///             that nothing is ever divided by a square that has vanished.
 ///
-/// b is as small as the largest number of the block allows.  What is not finite becomes the largest number there is.
-/// Both codes are read from bytes and b·2⁷ to the upper halves of float32, and back.
+/// b is as small as the largest number of the block allows.  Numbers that are not finite become the largest finite one.
+/// Decoding turns the bytes of the codes and b·2⁷ into the upper halves of float32; encoding goes back.
 #pragma once
 
 #include <algorithm>
@@ -21,13 +21,13 @@
 
 namespace fastopt {
 
-inline constexpr std::uint32_t kLargestBits = 0x7f7fffff;  ///< of the largest float32
+inline constexpr std::uint32_t kLargestBits = 0x7f7fffff;  ///< the bits of the largest float32
 static_assert(kScaleBlock % kPair == 0);
 
 /// A sign, 4 bits of exponent, 3 of mantissa.
 struct Moment8 {
   static constexpr std::uint32_t kBelow = 15;  // exponents below that of the largest number
-  static constexpr std::uint16_t kMost = 127;  // code
+  static constexpr std::uint16_t kMost = 127;  // the largest code
   static constexpr std::uint16_t kMagnitude = 0x7fff;
 
   static Halves decode(const std::uint8_t* codes, std::uint16_t exponent) {
@@ -66,8 +66,8 @@ template <class Code> inline std::uint32_t largest_magnitude(const float* from) 
   return largest_of(most);
 }
 
-/// Makes numbers that are not finite the largest there are, NaN a positive one, and says what is the largest of the
-/// others.
+/// Replaces infinities by the largest finite number of their sign, and NaN by the positive one.  Returns the upper half
+/// of the largest magnitude among the other numbers.
 [[gnu::noinline, gnu::cold]] inline std::uint32_t make_finite(const float* from, float* to) {
   std::uint32_t most = 0;
   for (std::size_t i = 0; i < kScaleBlock; ++i) {
@@ -84,7 +84,7 @@ template <class Code> inline std::uint32_t largest_magnitude(const float* from) 
 template <class Code, class How>
 [[gnu::always_inline]] inline void encode_block(const float* from, std::size_t at, std::uint8_t* codes,
                                                 std::uint8_t* scale, How how) {
-  constexpr std::uint32_t kHalves = 0x7f40;  // up to which no number gets a code beyond the last one
+  constexpr std::uint32_t kHalves = 0x7f40;  // up to here no number rounds to a code beyond the last one
   std::uint32_t most = largest_magnitude<Code>(from);
   alignas(64) float finite[kScaleBlock];
   const bool special = most > kHalves;

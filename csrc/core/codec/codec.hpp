@@ -1,4 +1,4 @@
-/// Codecs: decode() and encode() carry parts of arrays of any format to float32 and back.
+/// Codecs: decode() and encode() convert parts of arrays of any format to float32 and back.
 ///
 /// All of it is arithmetic with the bits of float32, the same on every instruction set.  Subnormal float32 numbers count
 /// as 0.
@@ -144,10 +144,12 @@ class Codec {
     }
   }
 
-  /// Elements [at, at + n) as float32; up to 63 numbers beyond them in `to` are written.  8 bits: at % kScaleBlock is 0.
+  /// Writes elements [at, at + n) to `to` as float32, and up to 63 more numbers behind them.  In formats of 8 bits
+  /// at % kScaleBlock must be 0.
   void decode(std::size_t at, std::size_t n, float* to) const { decode_(stored_, at, n, to); }
 
-  /// Elements [at, at + n), within one segment, from float32, with thresholds from `at` on.  8 bits: at % kScaleBlock is 0.
+  /// Writes elements [at, at + n), within one segment, from float32; `random` has the thresholds from `at` on.
+  /// In formats of 8 bits at % kScaleBlock must be 0.
   void encode(std::size_t at, std::size_t n, const float* from, const Random& random) const {
     encode_(stored_, at, n, from, random);
   }

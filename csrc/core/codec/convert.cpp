@@ -1,4 +1,4 @@
-/// Whole arrays of fewer bits to float32 and back.
+/// Converts whole arrays of fewer bits to float32 and back.
 #include "core/codec/convert.hpp"
 
 #include <algorithm>
@@ -10,7 +10,7 @@ namespace fastopt {
 
 namespace {
 
-/// Calls body(at, n) for all segments, by all threads.
+/// Calls body(at, n) for all segments, shared among all threads.
 template <class Body> void for_segments(std::size_t n, const Body& body) {
   parallel(threads_for(static_cast<double>(n)), [&](int thread, int threads) {
     const Range mine = share((n + kSegment - 1) / kSegment, thread, threads);

@@ -1,4 +1,4 @@
-/// Whole arrays of fewer bits to float32 and back, by all threads.
+/// Converts whole arrays of fewer bits to float32 and back, with all threads.
 #pragma once
 
 #include <cstddef>
@@ -7,7 +7,7 @@
 
 namespace fastopt {
 
-/// The n numbers of an array as float32.
+/// Writes the n numbers of an array to `to` as float32.
 void unpack(const StoredArray& stored, std::size_t n, float* to);
 
 /// Fills an array with n numbers, rounded to the nearest.

@@ -17,12 +17,12 @@
 
 namespace fastopt {
 
-inline constexpr std::uint32_t kInfinityBits = 0x7f800000;  ///< of float32
+inline constexpr std::uint32_t kInfinityBits = 0x7f800000;  ///< the bits of float32's ∞
 
-/// As many numbers as a vector of halves has.
+/// As many float32 numbers as a vector of halves holds.
 using Pair = std::array<Floats, 2>;
 
-/// Two vectors, from and to memory.
+/// Load and store two vectors.
 inline Pair load_pair(const float* from) { return {load<Floats>(from), load<Floats>(from + kWidth)}; }
 inline void store_pair(float* to, const Pair& x) {
   store(to, x[0]);
@@ -37,7 +37,7 @@ struct Bfloat16 {
     if constexpr (std::is_same_v<How, Nearest>) {
       const Word first = bits_of(x[0]), second = bits_of(x[1]);
       const Halves high = upper(first, second), low = lower(first, second);
-      const auto up = low > 0x8000 - (high & 1) && (high & 0x7fff) <= 0x7f80;  // but for NaN
+      const auto up = low > 0x8000 - (high & 1) && (high & 0x7fff) <= 0x7f80;  // except NaN
       return up ? high + 1 : high;
     }
     return upper(rounded(x[0], i, how), rounded(x[1], i + kWidth, how));
@@ -75,7 +75,7 @@ struct Float16 {
     return upper(to_word(x[0], i, how), to_word(x[1], i + kWidth, how));
   }
 
-  /// The number whose bits are the upper half of a word, by arithmetic alone.
+  /// Decodes the number whose bits are the upper half of a word, by arithmetic alone.
   static Floats from_word(Word word) {
     const Word magnitude = (word & 0x7fff0000) >> 3, normal = magnitude + (112u << 23);
     const Floats subnormal = float_of(magnitude + kSmallest) - float_of(Word{} + kSmallest);
@@ -84,7 +84,7 @@ struct Float16 {
     return float_of(bits | (word & 0x80000000));
   }
 
-  /// Back, with the bits in the lower half.
+  /// Encodes a number; its bits are in the lower half of the word.
   template <class How> static Word to_word(Floats x, std::size_t i, How how) {
     const Word bits = bits_of(x), magnitude = bits & 0x7fffffff, sign = bits & 0x80000000;
     const Word normal = (magnitude - (112u << 23) + how.template of<13>(magnitude, i)) >> 13;
@@ -158,7 +158,7 @@ inline void stream(S* to, V value) {
     stream(&to->bits, detail::encoded(value, S{}));
 }
 
-/// A number as it is once it has been stored.
+/// A number as it will be read back once it has been stored.
 template <class S, class V> inline V as_stored(V value) {
   if constexpr (is_16bit<S>) {
     S room[width<V>];

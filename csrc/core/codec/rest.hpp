@@ -1,4 +1,4 @@
-/// The rest of a weight: what is stored beside its 16 bits, so that small updates are not lost.
+/// The residual of a weight: it is stored beside the weight's 16 bits, so that small updates are not lost.
 #pragma once
 
 #include <array>

@@ -11,9 +11,9 @@
 
 namespace fastopt {
 
-inline constexpr std::size_t kSegment = 1024;  ///< elements whose thresholds have a random number in common
+inline constexpr std::size_t kSegment = 1024;  ///< elements whose thresholds share a random number
 
-/// Which way numbers are rounded: to the nearest, or at random by the upper or the lower bits of a threshold.
+/// How numbers are rounded: to the nearest, or at random by the upper or the lower bits of a threshold.
 enum class Rounding : std::uint8_t { nearest, high, low };
 
 /// Thresholds: element i of a segment has table[i] + offset.
@@ -22,9 +22,10 @@ struct Random {
   std::uint32_t offset = 0;
 };
 
-// Each of these gives what is added to the bits of numbers before their last Dropped bits, at most 20, are cut off.
+// Each of these returns the summand that rounds: it is added to the bits of a number before the last Dropped bits, at
+// most 20, are cut off.
 
-struct Nearest {  // half of what is cut off, and at a tie what leads to the even number
+struct Nearest {  // half a unit of what remains; a tie goes to the even number
   explicit Nearest(const Random&) {}
   template <std::uint32_t Dropped> Word of(Word bits, std::size_t) const {
     return ((1u << (Dropped - 1)) - 1) + (bits >> Dropped & 1);
@@ -63,11 +64,12 @@ inline const std::uint32_t* threshold_table() {
 
 }  // namespace detail
 
-/// The thresholds of a segment.  Each is uniform over elements; over steps it is a sequence with the golden ratio (Weyl
-/// 1916), as even as a sequence can be: a number that drifts at a constant rate moves by one unit at equal distances.
+/// The thresholds of a segment.  Over the elements they are uniform; over the steps each one follows the golden-ratio
+/// sequence (Weyl 1916), which is as even as a sequence can be: a number that drifts at a constant rate moves by one
+/// unit at equal intervals.
 class Thresholds {
  public:
-  static constexpr std::size_t kRoles = 3;  ///< of which each has thresholds for two arrays
+  static constexpr std::size_t kRoles = 3;  ///< each has thresholds for two arrays
 
   Thresholds(const Stream& stream, std::size_t segment) {
     constexpr std::uint32_t kGolden = 0x9E39E377;  // the ratio times 2³², and its last 20 bits the ratio times 2²⁰
@@ -75,7 +77,7 @@ class Thresholds {
     for (std::size_t role = 0; role < kRoles; ++role) offsets_[role] = key[0][role] + stream.step * kGolden;
   }
 
-  /// Those from element `at` of the array on.
+  /// The thresholds from element `at` of the array on.
   Random from(std::size_t at, std::size_t role) const {
     return {detail::threshold_table() + at % kSegment, offsets_[role]};
   }

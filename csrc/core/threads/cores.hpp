@@ -12,18 +12,18 @@
 
 namespace fastopt {
 
-/// A set of cores.  Nothing is known about them where the system does not tell.
+/// A set of cores.  It is unknown where the system does not say.
 class Cores {
  public:
 #if defined(__linux__)
-  /// Those that a thread of this process may run on, the calling one without an id.
+  /// The cores that a thread of this process may run on; without an id, the calling thread.
   static Cores of_thread(int id = 0) {
     Cores cores;
     cores.known_ = sched_getaffinity(id, sizeof cores.set_, &cores.set_) == 0;
     return cores;
   }
 
-  /// Those that some thread of this process may run on.
+  /// The cores that at least one thread of this process may run on.
   static Cores of_process() {
     Cores all;
     DIR* const tasks = opendir("/proc/self/task");
@@ -38,7 +38,7 @@ class Cores {
     return all;
   }
 
-  /// Those of the place that OpenMP has given to the calling thread; unknown where it has none.
+  /// The cores of the place that OpenMP has given to the calling thread; unknown where it has none.
   static Cores of_place() {
     Cores cores;
     const int place = omp_get_place_num();
@@ -67,7 +67,7 @@ class Cores {
   }
   bool operator==(const Cores& other) const { return known_ == other.known_ && CPU_EQUAL(&set_, &other.set_); }
 
-  /// Lets the calling thread run on these and no others.
+  /// Lets the calling thread run on these cores and no others.
   bool confine() const { return known_ && sched_setaffinity(0, sizeof set_, &set_) == 0; }
   const cpu_set_t* set() const { return &set_; }
 #else
@@ -83,7 +83,8 @@ class Cores {
 
   bool known() const { return known_; }
 
-  /// Moves the calling thread, which may run on `all`, to one of these, a part of them.  It may go back at once.
+  /// Moves the calling thread to one of these cores, which must be a part of `all`, the cores on which it may run.  It
+  /// may go back at once.
   bool move_within(const Cores& all) const {
     if (!known_ || count() == 0 || !confine()) return false;
     all.confine();

@@ -7,8 +7,8 @@
 
 namespace fastopt {
 
-/// The thread's control register of floating point arithmetic, and the bits of it that make subnormal numbers zero, as
-/// operands and as results.
+/// The thread's control register of floating-point arithmetic, and the bits in it that make subnormal numbers zero,
+/// both as operands and as results.
 #if defined(__SSE2__)
 using FloatControl = unsigned;
 inline constexpr FloatControl kFlushSubnormals = 0x8040;  // FTZ and DAZ
@@ -30,7 +30,8 @@ inline FloatControl float_control() { return 0; }
 inline void set_float_control(FloatControl) {}
 #endif
 
-/// While one of these lives, subnormal numbers are zero for the thread that made it, as operands and as results.
+/// As long as an object of this class lives, subnormal numbers are zero for the thread that made it, both as operands
+/// and as results.
 class FlushSubnormals {
  public:
   FlushSubnormals() : saved_(float_control()) { set_float_control(saved_ | kFlushSubnormals); }

@@ -1,7 +1,7 @@
 /// Keeps a fork of this process away from work that a child must not find half done.
 ///
-/// A child has the thread that forked and no other.  Where another thread was in the middle of something, its half is
-/// there in the child's memory for ever, and so is every lock that it held.
+/// A child has the thread that forked and no other.  Where another thread was in the middle of something, its half-done
+/// work stays in the child's memory for ever, and every lock that it held stays locked.
 #pragma once
 
 #include <atomic>
@@ -11,7 +11,8 @@
 
 namespace fastopt {
 
-/// The gate between work and forks.  It is closed while a fork is prepared, and the fork waits for those inside.
+/// The gate between work and forks.  It is closed while a fork is being prepared, and the fork waits for the threads
+/// inside.
 class ForkGate {
  public:
   static void enter() {
@@ -22,8 +23,8 @@ class ForkGate {
   }
   static void leave() { state_.fetch_sub(1, std::memory_order_release); }
 
-  /// For the handlers of pthread_atfork.  `mine` says whether the thread that forks is inside itself.  Does not wait
-  /// for longer than 2 s, so that nothing can hang here.
+  /// For the handlers of pthread_atfork.  `mine` says whether the thread that forks is itself inside.  close() waits
+  /// for at most 2 s, so that nothing can hang here.
   static void close(bool mine) {
     using Clock = std::chrono::steady_clock;
     state_.fetch_or(closed, std::memory_order_relaxed);
@@ -47,16 +48,16 @@ class ForkGate {
   static inline std::atomic<std::uint32_t> generation_{0};
 };
 
-/// How many forks lie between the first process and this one.  A lock that was taken under another number has an owner
-/// that does not exist here.
+/// The number of forks between the first process and this one.  The owner of a lock that was taken under another number
+/// does not exist in this process.
 inline std::uint32_t fork_generation() { return ForkGate::generation(); }
 
-/// While one of these lives, on any thread, this process does not fork.  Making one while a fork is being prepared
-/// waits until that is done.
+/// As long as an object of this class lives, on any thread, this process does not fork.  The constructor waits while a
+/// fork is being prepared.
 ///
-/// The thread that makes one does not wait for Python's global lock meanwhile: the thread that forks may have it, and
-/// waits for this one.  So it either keeps the lock all the time, or has released it; whoever must take it back leaves
-/// the gate with a Leave first.  One thread may nest them.
+/// Its thread must not wait for Python's global lock meanwhile: the thread that forks may hold the lock, and waits for
+/// this one.  So the thread either holds the lock all the time or has released it; to take the lock back, it leaves the
+/// gate with a Leave first.  One thread may nest NoForks.
 class NoFork {
  public:
   NoFork() {
@@ -68,10 +69,10 @@ class NoFork {
   NoFork(const NoFork&) = delete;
   NoFork& operator=(const NoFork&) = delete;
 
-  /// Whether the calling thread has one.
+  /// Whether the calling thread has a NoFork.
   static bool here() { return depth_ > 0; }
 
-  /// While one of these lives, the calling thread has no NoFork, however many it had.
+  /// As long as an object of this class lives, the calling thread has no NoFork, however many it had.
   class Leave {
    public:
     Leave() : depth_(NoFork::depth_) {

@@ -1,18 +1,19 @@
 /// Lending the OpenMP threads to OpenBLAS, so that matrix products and kernels take turns on one pool of threads
 /// instead of fighting for the cores with two (docs/threads.md).
 ///
-/// OpenBLAS 0.3.29 and newer hands its jobs to a function of ours instead of to its own threads.  What that function
-/// must know:
+/// OpenBLAS 0.3.29 and newer can hand its jobs to a function of ours instead of to its own threads.  That function must
+/// respect three things:
 ///
-/// Jobs wait for each other, so all of them must really run at once.  Where the team comes out smaller than asked for
-/// (OMP_THREAD_LIMIT, a nested region), the missing ones get threads of their own.  So do all but the caller's where
-/// the calling thread has fewer cores than the process: OpenMP's workers would share these.
+/// Jobs wait for each other, so all of them must really run at once.  Where the OpenMP team is smaller than asked for
+/// (OMP_THREAD_LIMIT, a nested region), the remaining jobs get new threads.  Where the calling thread has fewer
+/// cores than the process, all jobs but the caller's get new threads, because OpenMP's workers would share the caller's
+/// cores.
 ///
-/// The number that we pass to a job is its slot, and so its scratch memory.  Two products of different kinds may arrive
-/// from two threads at once; with equal numbers they would overwrite each other's scratch.  Hence the lock: one product
-/// at a time has the pool, which is also how the pool serves them fastest.
+/// The number that we pass to a job is its slot, which selects its scratch buffer.  Two products of different kinds may
+/// arrive from two threads at once; with equal slots they would overwrite each other's buffers.  Hence the lock: one
+/// product at a time has the pool, which is also the fastest way to serve them.
 ///
-/// OpenBLAS's own threads use the slots from the bottom.  Ours come from the top, so that a product that was already
+/// OpenBLAS's own threads use the slots from the bottom up.  Ours come from the top, so that a product that was already
 /// running when the pool was lent is not disturbed.
 #pragma once
 
@@ -43,13 +44,14 @@ namespace fastopt {
 
 class Lender {
  public:
-  /// OpenBLAS's types (cblas.h): a job, the function that runs a list of them, and the function that installs that one.
+  /// OpenBLAS's types (cblas.h): a job, the function that runs a list of jobs, and the function that installs this
+  /// runner.
   using Job = void (*)(int slot, void* data, int buffer);
   using Runner = void (*)(int wait, Job job, int jobs, std::size_t size, void* data, int buffer);
   using Install = void (*)(Runner);
 
-  /// Lends the threads to the library with this `install`, which has `slots` slots; false where it has them or no room
-  /// is left.
+  /// Lends the threads to the library behind `install`, which has `slots` slots.  Returns false where the library has
+  /// them already or no room is left.
   static bool lend(Install install, int slots) {
     const std::lock_guard lock(pool_);
     if (count_ == borrowers_.size() || has(install)) return false;
@@ -60,7 +62,7 @@ class Lender {
     return true;
   }
 
-  /// Gives every library its own threads back; returns how many there were.
+  /// Gives every library its own threads back; returns the number of libraries.
   static std::size_t reclaim() {
     const std::lock_guard lock(pool_);
     for (std::size_t i = 0; i < count_; ++i) borrowers_[i](nullptr);
@@ -75,16 +77,16 @@ class Lender {
 
   /// For fork: no product runs between hold() and release(), and a child calls renew() instead.
   ///
-  /// OpenBLAS has locks of its own, which also a product on one thread takes, and a child that is born meanwhile can
-  /// never take them; where it has its own threads, it waits for ever to end those that are busy.  So this waits until
-  /// no thread that may be inside is running.  `python` are the ids of Python's threads: one that is inside nothing
-  /// sleeps or soon waits for the global lock, which the thread that forks has. Those that have had products before are
-  /// waited for up to 2 s, and for some time not again where that was in vain; others, which may compute anything, only
-  /// for a moment, and where nothing is lent not at all.  Where Python's threads are not known, there must have been no
-  /// product for 2 ms instead.
+  /// OpenBLAS has locks of its own, which even a product on one thread takes; a child that is forked meanwhile can
+  /// never take them.  Where OpenBLAS has its own threads, its fork handler waits for ever for those that are busy.  So
+  /// hold() waits until no thread that may be inside OpenBLAS is running.  `python` has the ids of Python's threads: a
+  /// thread that is not inside sleeps, or soon waits for the global lock, which the thread that forks holds.  Threads
+  /// that have called for products before are waited for up to 2 s; if that was in vain, they are not waited for again
+  /// for a minute.  Other threads, which may compute anything, are waited for only for a moment, and not at all where
+  /// nothing is lent.  Where Python's threads are not known, there must have been no product for 2 ms instead.
   static void hold(const std::optional<std::vector<int>>& python) {
     using namespace std::chrono_literals;
-    constexpr auto step = 100us;  // asleep, so that a thread that waits for a core gets on
+    constexpr auto step = 100us;  // asleep, so that a thread that waits for a core gets one
     constexpr Nanoseconds longest = 2'000'000'000;
     const int enough = python ? 2 : 20;
     int patience = 150;  // looks, not time: where cores are scarce, each takes longer
@@ -104,7 +106,7 @@ class Lender {
   }
   static void release() { pool_.unlock(); }
 
-  /// The calling thread is going to call for products, whether anything is lent or not.
+  /// Notes that the calling thread is going to call for products, whether anything is lent or not.
   static void expect_products() { Users::add(); }
 
   static void renew() {
@@ -114,14 +116,14 @@ class Lender {
   }
 
   static inline std::atomic<std::size_t> products{0};  ///< lists of jobs run so far
-  static inline std::atomic<std::size_t> helpers{0};   ///< threads that had to be made because a team was too small
+  static inline std::atomic<std::size_t> helpers{0};   ///< threads that were made because a team was too small
 
  private:
   static bool has(Install install) {
     return std::find(borrowers_.begin(), borrowers_.begin() + count_, install) != borrowers_.begin() + count_;
   }
 
-  /// Whether a thread of this process runs or would, or waits for the disk; not if it has ended.
+  /// Whether a thread of this process runs, could run, or waits for the disk; false if it has ended.
   static bool runs(int thread) {
     char path[64], text[512];
     std::snprintf(path, sizeof path, "/proc/self/task/%d/stat", thread);
@@ -137,7 +139,7 @@ class Lender {
   /// The threads that have called for a product.
   class Users {
    public:
-    /// Adds the calling thread, until it ends.
+    /// Adds the calling thread; it is removed when it ends.
     static void add() {
       thread_local Entry mine;
       if (mine.generation == fork_generation() && mine.thread != 0) return;
@@ -152,8 +154,8 @@ class Lender {
       return !all_.empty();
     }
 
-    /// Whether another one runs now.  `last` says that nobody will wait for those that do: for a minute they do not
-    /// count.
+    /// Whether one of them, other than the calling thread, runs now.  With `last` nobody will wait for those that run:
+    /// the result is false, and they do not count for a minute.
     static bool any_runs(bool last) {
       const std::lock_guard lock(lock_);
       const auto counts = [mine = gettid()](const User& user) {
@@ -190,15 +192,16 @@ class Lender {
     static inline std::vector<User>& all_ = *new std::vector<User>;  // threads may end after all else
   };
 
-  /// Threads for the jobs that OpenMP has none for.
+  /// Threads for the jobs for which OpenMP has none.
   class Helpers {
    public:
     template <class Run> void start(int i, const Run& run_one) { threads_.emplace_back(run_one, i); }
 
-    /// One that runs on these cores, where the calling thread may not be.
+    /// Starts a thread for job i, on `cores`, where the calling thread may not be.
     template <class Run> void start(int i, const Run& run_one, const Cores& cores) {
       start(i, run_one);
-      // From outside: where this thread computes, the new one would begin when its turn comes, milliseconds later.
+      // Set from outside: if the new thread did it, it would begin on this thread's core, only when its turn comes,
+      // milliseconds later.
       if (cores.count() > 0) pthread_setaffinity_np(threads_.back().native_handle(), sizeof(cpu_set_t), cores.set());
     }
 

@@ -37,9 +37,9 @@ inline Range share(std::size_t n, int thread, int threads, std::size_t grain = 1
   return {cut(thread), cut(thread + 1)};
 }
 
-/// How many threads kernels use, for the whole process.  OpenMP keeps the count per thread, so every thread takes a new
-/// one over when it next asks.  A thread whose count somebody else has changed (threadpoolctl's limits, `ThreadCount`)
-/// keeps that one as long as it stands: the innermost wish wins.
+/// How many threads kernels use, for the whole process.  OpenMP keeps the count per thread, so every thread adopts a
+/// new count when it next asks.  A thread whose count somebody else has changed (threadpoolctl's limits, `ThreadCount`)
+/// keeps that count as long as it stands: the innermost wish wins.
 class ThreadCount {
  public:
   static int get() {
@@ -68,7 +68,7 @@ class ThreadCount {
   static inline std::atomic<std::uint64_t> wish_{0};  // a version and a count
   static inline std::atomic<int> fresh_{0};
   static inline constinit thread_local std::uint64_t seen_ = 0;
-  static inline constinit thread_local int known_ = 0;  // the count that this thread took over last
+  static inline constinit thread_local int known_ = 0;  // the count that this thread adopted last
 };
 
 /// Called once, on the thread that starts the first parallel region, before it starts.  It takes Python's global lock.
@@ -76,16 +76,17 @@ inline std::atomic<void (*)()> before_first_region{nullptr};
 
 inline bool first_region_pending() { return before_first_region.load(std::memory_order_relaxed) != nullptr; }
 
-/// Calls before_first_region where that is still to come.  A region does this by itself, but in the middle of work that
-/// no fork must cut in two it opens the gate for it; so whoever has a NoFork over several regions calls it before.
+/// Calls before_first_region if that has not happened yet.  A region does this by itself, but it opens the gate for
+/// forks meanwhile.  So work that no fork may interrupt, with a NoFork over several regions, calls this function before
+/// it starts.
 inline void run_first_region_hook() {
   if (!first_region_pending()) return;
   const NoFork::Leave outside;
   if (const auto hook = before_first_region.exchange(nullptr)) hook();
 }
 
-/// True in a forked child that must not start a parallel region, because OpenMP would wait for threads that it has not
-/// got.
+/// True in a forked child that must not start a parallel region, because OpenMP would wait for threads that do not
+/// exist.
 inline std::atomic<bool> stranded{false};
 
 using Nanoseconds = std::chrono::nanoseconds::rep;
@@ -100,32 +101,32 @@ inline const int all_cores = omp_get_num_procs();
 /// Whether OpenMP chooses a place for each of its threads (OMP_PROC_BIND, OMP_PLACES, GOMP_CPU_AFFINITY).
 inline const bool places_are_chosen = omp_get_proc_bind() != omp_proc_bind_false && omp_get_num_places() > 0;
 
-/// Ends the calling thread's OpenMP workers.  They are made again by its next region.  OpenMP 5.0; looked up because
-/// torch may have brought an older libgomp.
+/// Ends the calling thread's OpenMP workers.  They are made again by its next region.  The function is OpenMP 5.0's; it
+/// is looked up because torch may have brought an older libgomp.
 inline bool end_workers() {
   static const auto pause = reinterpret_cast<int (*)(int)>(dlsym(RTLD_DEFAULT, "omp_pause_resource_all"));
   constexpr int soft = 1;
   return pause != nullptr && pause(soft) == 0;
 }
 
-/// How many cores there are for the calling thread and its workers, which inherit from it where they may run.
+/// The number of cores for the calling thread and its workers, which inherit its affinity.
 ///
 /// A thread may have been confined to fewer cores than the process has (os.sched_setaffinity does that to one thread).
 /// Two threads that wait for each other on one core take milliseconds for what takes microseconds, so such a thread
-/// gets a smaller team.  Nearly always there is nothing to look at: a thread looks before its first region, and again
-/// when one of its workers has complained.
+/// gets a smaller team.  The check is rare: a thread looks before its first region, and again when one of its workers
+/// has complained.
 class CoreBudget {
  public:
   static constexpr int enough = INT_MAX;
 
-  /// How many of `wish` threads have a core; `enough` where all have, or where more are wished for than there are
+  /// How many of `wish` threads have a core; `enough` where all of them have one, or where `wish` exceeds the number of
   /// cores.
   static int threads(int wish) { return state_ == State::roomy ? enough : look(wish); }
 
-  /// Called by a caller whose workers were on one core with it or with each other, and could not leave.
+  /// Called by a caller whose workers shared a core with it or with each other, and could not leave.
   static void complain() { state_ = State::crowded; }
 
-  /// For a worker at the beginning of a region: whether it was born with too few cores for `team` threads.
+  /// For a worker at the beginning of a region: whether it was started with too few cores for `team` threads.
   static bool cramped(int team) {
     if (places_are_chosen) return false;
     if (born_with_ == 0) {
@@ -145,14 +146,15 @@ class CoreBudget {
     if (places_are_chosen) {
       if (before != State::crowded || make_way(mine)) return enough;
     } else if (mine.count() >= wish) {
-      if (before == State::crowded) end_workers();  // they were born when this thread had fewer cores
+      if (before == State::crowded) end_workers();  // they were started when this thread had fewer cores
       return enough;
     }
     state_ = State::crowded;
     return mine.count();
   }
 
-  /// OpenMP has bound the workers, and this thread has met one: it goes to the place that is its own, or else away.
+  /// Where OpenMP has bound the workers and this thread shares a core with one: moves it to its own place, or at least
+  /// off this core.
   static bool make_way(const Cores& mine) {
     const bool spread = omp_get_proc_bind() != omp_proc_bind_master && omp_get_num_places() > 1;
     return (spread ? mine & Cores::of_place() : mine.without(Cores::current())).move_within(mine);
@@ -162,9 +164,9 @@ class CoreBudget {
   static inline constinit thread_local int born_with_ = 0;
 };
 
-/// libgomp binds a thread to its place in that thread's first region, for good, and whatever thread or process it
-/// starts later inherits that.  While one of these lives this may happen; then the thread may run where it might
-/// before.
+/// Undoes libgomp's binding.  libgomp binds a thread to its place in that thread's first region, for good, and every
+/// thread or process that it starts later inherits that.  An object of this class lives during that region; its
+/// destructor lets the thread run again wherever it could before.
 class KeepCores {
  public:
   KeepCores() {
@@ -182,12 +184,12 @@ class KeepCores {
   static inline constinit thread_local bool kept_ = false;
 };
 
-/// Where the threads of one region meet, kept civil while other processes want the cores too.
+/// Where the threads of one region meet.  It gives way while other processes want the cores too.
 ///
-/// libgomp's threads wait by spinning.  When the system has put a worker on its caller's core, because another process
-/// has the next one, each spins until the scheduler takes the core away from it, milliseconds for every region.  So a
-/// worker that finds itself there moves to another core, and a caller that has waited for a while offers its core to
-/// the others.
+/// libgomp's threads wait by spinning.  When another process has the next core and the system has put a worker on its
+/// caller's, each of the two spins until the scheduler takes the core away from it, which costs milliseconds in every
+/// region.  So a worker that finds itself there moves to another core, and a caller that has waited for a while offers
+/// its core to the others.
 class RegionBarrier {
  public:
   void begin() {
@@ -201,7 +203,7 @@ class RegionBarrier {
       done_.fetch_add(1, std::memory_order_release);
       return;
     }
-    constexpr int patience = 20'000;  // looks, some 20 µs
+    constexpr int patience = 20'000;  // looks: some 20 µs
     for (int looks = 0; done_.load(std::memory_order_acquire) < omp_get_num_threads() - 1; ++looks) {
       if (looks > patience) std::this_thread::yield();
     }
@@ -220,9 +222,10 @@ class RegionBarrier {
   alignas(64) std::atomic<int> done_{0};
 };
 
-/// Whether the other cores are there for us.  A caller that has waited long for its workers, and longer than its own
-/// part took, works alone for a while, and for twice as long if they are late again: another process has their cores,
-/// and half the speed is better than a tenth.  Who asks for more threads than there are cores gets them always.
+/// Whether the other cores are free.  If a caller waits long for its workers, and longer than its own part took,
+/// another process has their cores.  The caller then works alone for a while, and for twice as long if the workers are
+/// late again: half the speed is better than a tenth.  A caller that asks for more threads than there are cores always
+/// gets them.
 class Contention {
  public:
   static bool none() {
@@ -247,8 +250,8 @@ class Contention {
   static inline std::atomic<Nanoseconds> spell_{0};
 };
 
-/// A reference to what one thread of a team does: body(thread, threads).  It is not a template parameter, so that the
-/// code around it exists once.
+/// A reference to the work of one thread of a team: body(thread, threads).  It is not a template parameter, so that the
+/// code around it is compiled once.
 class Work {
  public:
   template <class Body>
@@ -264,18 +267,19 @@ class Work {
   void (*call_)(void*, int, int);
 };
 
-/// Runs body(thread, threads) on every thread of one team, of at least `threads` unless the system gives fewer.
+/// Runs body(thread, threads) on every thread of one team, which has at least `threads` threads unless the system gives
+/// fewer.
 ///
-/// The team has always the full size, though the work may be for fewer: libgomp ends the threads that a smaller team
-/// leaves over and makes them anew for the next larger one.  Returns how long the caller's own part took, and how long
-/// it then waited for the others.
+/// The team always has the full size, even if the work is for fewer threads: libgomp would end the threads that a
+/// smaller team leaves over, and start them anew for the next larger team.  Returns how long the caller's own part
+/// took, and how long it then waited for the others.
 [[gnu::noinline]] inline std::pair<Nanoseconds, Nanoseconds> region(int threads, Work body) {
   run_first_region_hook();
   const int wish = std::max(threads, ThreadCount::get()),
             team = std::max(threads, std::min(wish, CoreBudget::threads(wish)));
   const KeepCores keep;
   RegionBarrier barrier;
-  std::exception_ptr failure;  // the first one: none may leave the region
+  std::exception_ptr failure;  // the first one; none may leave the region
   std::atomic<bool> failed{false};
   const Nanoseconds begin = now();
   Nanoseconds done = begin;
@@ -294,15 +298,15 @@ class Work {
   return {done - begin, now() - done};
 }
 
-/// How many threads are worth waking for work that takes one thread `nanoseconds`.
+/// How many threads to wake for work that takes one thread `nanoseconds`.
 inline int threads_for(double nanoseconds) {
   return nanoseconds < 2 * kPerThread
              ? 1
              : static_cast<int>(std::min(nanoseconds / kPerThread, static_cast<double>(ThreadCount::get())));
 }
 
-/// Runs body(thread, threads) on `threads` threads at once (or fewer, where the system gives fewer).  No fork cuts it
-/// in two.
+/// Runs body(thread, threads) on `threads` threads at once (or fewer, where the system gives fewer).  No fork
+/// interrupts it.
 [[gnu::noinline]] inline void parallel(int threads, Work body) {
   if (threads > 1) threads = std::min(threads, CoreBudget::threads(threads));
   if (threads <= 1 || stranded.load(std::memory_order_relaxed) || !Contention::none()) {

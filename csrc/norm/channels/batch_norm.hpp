@@ -8,8 +8,8 @@
 ///   r = clip(σ/√(running_var + ε), 1/r_max, r_max),  d = clip((mean − running_mean)/√(running_var + ε), −d_max, d_max)
 /// as constants in backward.
 ///
-/// A batch may be spread over processes: moments, apply, gradient_sums and gradient_apply are the halves of both passes,
-/// between which statistics or sums are exchanged.
+/// A batch may be spread over processes: moments and apply are the two halves of forward, gradient_sums and
+/// gradient_apply those of backward.  The processes exchange statistics or sums between the halves.
 #pragma once
 
 #include <cstddef>
@@ -23,7 +23,7 @@ namespace fastopt {
 
 template <class T> class Constants;
 
-/// The statistics and weights of a BatchNorm: (channels) each; null where there is none.
+/// The statistics and weights of a BatchNorm: (channels) each, or null.
 template <class T> struct BatchNorm {
   const double *mean, *rstd;
   const T *weight = nullptr, *bias = nullptr;
@@ -43,13 +43,13 @@ template <class T> struct BatchNorm {
   void set_backward(const Constants<T>& constants, std::size_t c, double mean_dy, double mean_dyx) const {
     constants.set_backward(c, low_of<T>(mean[c]), factor(c) * rstd[c] * mean_dyx, factor(c) * mean_dy);
   }
-  /// Σ dy x̂ from Σ dy and Σ dy (x − high): the difference between the mean and its nearest T is left to double.
+  /// Σ dy x̂ from Σ dy and Σ dy (x − high), corrected in double by the difference between the mean and its nearest T.
   double sum_dyx(std::size_t c, double sum_dy, double sum_dyd) const {
     return (sum_dyd - low_of<T>(mean[c]) * sum_dy) * rstd[c];
   }
 };
 
-/// For numbers that are stored as S.  x, dy, y, dx and, for add_relu, the residual and its gradient are those of `batch`.
+/// For numbers that are stored as S.  `batch` has x, dy, y and dx, and for add_relu the residual and its gradient.
 template <class S> struct BatchNormKernels {
   using Batch = ChannelBatch<S>;
   using T = Computed<S>;
@@ -58,14 +58,14 @@ template <class S> struct BatchNormKernels {
   /// The mean of every channel and the sum of squares around it; zeros without values.
   static void moments(const Batch& batch, double* mean, double* m2);
 
-  /// The sums of squares around a number `middle` of every channel.
+  /// The sum of squares around the number `middle` of every channel.
   static void squares(const Batch& batch, const double* middle, double* m2);
 
   /// Forward in training.  finish(c, moments) sets the numbers of channel c in `norm`.
   static void training(const Batch& batch, const Norm& norm, After after, double eps,
                        const std::function<void(std::size_t c, const Moments&)>& finish);
 
-  /// Forward with statistics that are known.
+  /// Forward with given statistics.
   static void apply(const Batch& batch, const Norm& norm, After after);
 
   /// Σ dy and Σ dy x̂ of every channel.
@@ -75,7 +75,7 @@ template <class S> struct BatchNormKernels {
   static void gradient_apply(const Batch& batch, const Norm& norm, double m, const double* sum_dy,
                              const double* sum_dyx);
 
-  /// Backward; dweight, dbias: (channels), or null.  In evaluation (not training) the statistics were constants.
+  /// Backward; dweight, dbias: (channels), or null.  Without `training` (evaluation) the statistics are constants.
   static void backward(const Batch& batch, const Norm& norm, After after, bool training, T* dweight, T* dbias);
 };
 

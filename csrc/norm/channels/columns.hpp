@@ -1,6 +1,6 @@
-/// Columns: sums and elementwise work over the channels of each place.
+/// Sums and elementwise work over columns, the channels of each place.
 ///
-/// Columns are summed chunk by chunk; the second pass takes the chunks in the opposite order, beginning with those that
+/// Columns are summed chunk by chunk.  The second pass takes the chunks in the opposite order, because the last ones
 /// are still in cache.
 #pragma once
 
@@ -32,7 +32,8 @@ struct ChannelSums {
   std::vector<double> first, second;
 };
 
-/// How the rows of a sample are cut: enough to be worth their share of the statistics, few enough to stay in cache.
+/// How the rows of a sample are cut into chunks: each has enough rows to be worth its share of the statistics, and few
+/// enough to stay in cache.
 template <class S> Chunks column_chunks(const ChannelBatch<S>& batch) {
   constexpr std::size_t kFewest = 4 * kBlock;
   return {batch.rows(), std::max(kFewest, kColumnChunk / std::max<std::size_t>(batch.in.count, 1) / kBlock * kBlock)};
@@ -47,10 +48,10 @@ template <class S> struct ColumnTask {
 
 enum class Order { forwards, backwards };
 
-/// Columns of some rows, copied to scratch memory.
+/// Columns of some rows, copied to a scratch buffer.
 template <class S> class PackedColumns {
  public:
-  /// Room for `columns` of `channels` columns of so many rows of up to three arrays.
+  /// Makes room for `columns` of the `channels` columns of `rows` rows, for up to three arrays.
   PackedColumns(bool any, std::size_t rows, std::size_t columns, std::size_t channels)
       : of_array_(rows * columns + channels), room_(any ? 3 * of_array_ : 0) {}
 
@@ -61,8 +62,8 @@ template <class S> class PackedColumns {
   }
 
  private:
-  /// A few columns of all rows at a time, as it may be the elements of a column that are neighbours.  Column `first` of
-  /// row 0 has the number `first`, too, in the copy: so it is found where it would be in the row.
+  /// Copies a few columns of all rows at a time, because the elements of a column may be neighbours in memory.  The
+  /// copy of row 0 has column `first` at index `first`, so that columns have the same index as in the array.
   void pack(const S** rows, const Rows* apart, std::size_t count, std::size_t first, std::size_t columns,
             std::size_t array) const {
     if (!apart) return;
@@ -114,8 +115,8 @@ template <class S, class F> void visit_column(const ChannelBatch<S>& batch, std:
   }
 }
 
-/// K sums of every column, summed chunk by chunk in order; [k][sample][channel].  terms(first set of a sample) gives
-/// what is called with (place, column, V); held by value, as it is called between stores.
+/// K sums of every column, summed chunk by chunk in order; [k][sample][channel].  terms(first set of a sample) returns
+/// the function that is called with (place, column, V).  It is held by value, because it is called between stores.
 template <std::size_t K, class S, class Terms>
 std::array<std::vector<double>, K> column_sums(const ChannelBatch<S>& batch, std::size_t passes, const Terms& terms) {
   const std::size_t channels = batch.in.count, chunks = column_chunks(batch).count();
@@ -144,9 +145,9 @@ std::array<std::vector<double>, K> column_sums(const ChannelBatch<S>& batch, std
   return all;
 }
 
-/// The moments of every column: of each chunk, in one pass around the mean of its first block (of which the squares
-/// cannot be more than chunk ÷ block times larger than those around its own); then of all, merged in order as by Chan,
-/// Golub & LeVeque 1983.
+/// The moments of every column.  Each chunk takes one pass around the mean of its first block; the squares around that
+/// mean are at most chunk ÷ block times larger than those around the chunk's own.  The chunks are then merged in order,
+/// as in Chan, Golub & LeVeque 1983.
 template <class S> [[gnu::noinline]] ChannelMoments column_moments(const ChannelBatch<S>& batch, double eps) {
   using T = Computed<S>;
   const Chunks chunks = column_chunks(batch);
@@ -208,8 +209,8 @@ template <class S> [[gnu::noinline]] ChannelMoments column_moments(const Channel
   return all;
 }
 
-/// Elementwise work on columns: to ← formula(row, i, c, V).  The constants of a strip of columns
-/// stay in registers over some rows, which stay in L1.
+/// Elementwise work on columns: to ← formula(row, i, c, V).  The constants of a strip of columns stay in registers for
+/// some rows, and these rows in L1.
 template <class S, class Formula>
 [[gnu::noinline]] void map_columns(const ChannelBatch<S>& batch, std::size_t passes,
                                    const Constants<Computed<S>>& constants, const Formula& formula) {
@@ -235,7 +236,7 @@ template <class S, class Formula>
   });
 }
 
-/// Σ g and Σ g (x − high), g being the gradient that reaches the normalization.
+/// Σ g and Σ g (x − high); g is the gradient that reaches the normalization.
 template <After after, class S>
 [[gnu::noinline]] ChannelSums column_gradient_sums(const ChannelBatch<S>& batch,
                                                    const Constants<Computed<S>>& constants) {
@@ -257,7 +258,7 @@ template <class S> [[gnu::noinline]] std::vector<double> column_squares(const Ch
   })[0];
 }
 
-/// Σ x − near and Σ (x − near)², with a number `near` for each channel.
+/// Σ (x − near) and Σ (x − near)², with a number `near` for each channel.
 template <class S>
 [[gnu::noinline]] std::array<std::vector<double>, 2> column_sums_around(const ChannelBatch<S>& batch,
                                                                         const Computed<S>* near) {

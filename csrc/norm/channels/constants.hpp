@@ -1,6 +1,6 @@
-/// The numbers of each channel that passes over memory need, and the formulas of those passes.
+/// The constants of each channel for the passes over memory, and the formulas of these passes.
 ///
-/// Numbers that are constant in a channel are computed in double once, so that the passes are
+/// Numbers that are constant in a channel are computed once, in double.  The passes are then
 ///   y  = (x − high)·scale + shift                      high the T nearest to the mean
 ///   dx = dy·scale + offset − (x − high)·slope
 #pragma once
@@ -24,7 +24,7 @@ template <class Body> void with_after(After after, Body&& body) {
   body(std::integral_constant<After, After::add_relu>{});
 }
 
-/// The constants of every set, a row of numbers for each of their names.
+/// The constants of every set: a row of numbers for each constant.
 template <class T> class Constants {
  public:
   enum Name : std::size_t { high, scale, shift, slope, offset, names };
@@ -33,7 +33,7 @@ template <class T> class Constants {
 
   T* at(Name name) const { return table_.data() + name * sets_; }
 
-  /// Where the numbers of each name begin.  To be held by value: the compiler must know that no store changes it.
+  /// Pointers to the row of each constant.  Hold it by value: the compiler must know that no store changes it.
   struct Rows {
     const T *high, *scale, *shift, *slope, *offset;
   };
@@ -72,7 +72,7 @@ template <class V> struct Constant {
   template <class X> X dx(X dy, X x) const { return dy * scale + offset - (x - high) * slope; }
 };
 
-// Formulas: of element(s) i of a row, with the constants c of its set.
+// The formulas for element(s) i of a row, with the constants c of its set.
 
 /// 0 where `by` is not positive, otherwise x.
 template <class V> inline V rectified(V x, V by) { return by <= 0 ? V{} : x; }
@@ -86,8 +86,8 @@ inline constexpr auto forward_formula = [](const auto& row, std::size_t i, const
   return after == After::nothing ? y : rectified(y, y);
 };
 
-/// The gradient that reaches the normalization itself.  Of ReLU it is 0 where y was; relu finds that out from x,
-/// add_relu from y.
+/// The gradient that reaches the normalization itself.  Behind a ReLU it is 0 where y was 0; relu recomputes that from
+/// x, and add_relu reads it from y.
 template <After after>
 inline constexpr auto reaching_formula = [](const auto& row, std::size_t i, const auto& c, auto number) {
   using V = decltype(number);
@@ -97,7 +97,7 @@ inline constexpr auto reaching_formula = [](const auto& row, std::size_t i, cons
   return dy;
 };
 
-/// dx; not training: the statistics were constants.
+/// dx; without `training` the statistics are constants.
 template <After after, bool training>
 inline constexpr auto backward_formula = [](const auto& row, std::size_t i, const auto& c, auto number) {
   using V = decltype(number);
@@ -108,8 +108,8 @@ inline constexpr auto backward_formula = [](const auto& row, std::size_t i, cons
     return V(dy * c.scale);
 };
 
-/// The terms of Σ g and Σ g (x − high), g being the gradient that reaches the normalization.  In add_relu, where g is
-/// the gradient of the residual too, it is also stored.
+/// The terms of Σ g and Σ g (x − high); g is the gradient that reaches the normalization.  In add_relu g is also the
+/// gradient of the residual, so it is stored.
 template <After after>
 inline constexpr auto gradient_terms = [](const auto& row, std::size_t i, const auto& c, auto number) {
   using V = decltype(number);

@@ -17,7 +17,7 @@ namespace fastopt {
 
 template <class S> class ChannelGroups;
 
-/// How channels are grouped, their statistics (samples, groups) and weights (channels), null where there are none.
+/// How channels are grouped, their statistics (samples, groups), and their weights (channels), or null.
 template <class T> struct GroupNorm {
   std::size_t groups;
   double *mean, *rstd;
@@ -34,7 +34,7 @@ template <class T> struct GroupNorm {
     }
   }
 
-  /// From Σ dy and Σ dy (x − high) of the group's channels; writes Σ dy x̂ to sum_dyx.
+  /// Sets the constants from Σ dy and Σ dy (x − high) of the group's channels, and writes Σ dy x̂ to sum_dyx.
   template <class S>
   void set_backward(const ChannelGroups<S>& all, std::size_t group, const double* sum_dy, const double* sum_dyd,
                     double* sum_dyx) const {
@@ -51,20 +51,20 @@ template <class T> struct GroupNorm {
   }
 };
 
-/// For numbers that are stored as S.  x, dy, y and dx are those of `batch`.
+/// For numbers that are stored as S.  `batch` has x, dy, y and dx.
 template <class S> struct GroupNormKernels {
   using Batch = ChannelBatch<S>;
   using T = Computed<S>;
   using Norm = GroupNorm<T>;
 
-  /// Forward.  Sets norm.mean and norm.rstd.  finish(group, m2) is told the sum of squares.
+  /// Forward.  Sets norm.mean and norm.rstd.  finish(group, m2) gets the sum of squares.
   static void normalize(const Batch& batch, const Norm& norm, double eps,
                         const std::function<void(std::size_t group, double m2)>& finish);
 
-  /// Forward with the statistics that norm.mean and norm.rstd have.
+  /// Forward with the statistics in norm.mean and norm.rstd.
   static void apply(const Batch& batch, const Norm& norm);
 
-  /// Backward; dweight, dbias: (channels), or null.  Not training: the statistics were not the input's own, but
+  /// Backward; dweight, dbias: (channels), or null.  Without `training` the statistics are not the input's own, but
   /// constants.
   static void backward(const Batch& batch, const Norm& norm, bool training, T* dweight, T* dbias);
 };

@@ -13,7 +13,7 @@ namespace fastopt {
 
 namespace {
 
-/// The moments of a group from those of its channels, of so many values each.
+/// The moments of a group from those of its `size` channels, which have `values` values each.
 Moments moments_of_group(const double* mean, const double* m2, std::size_t size, double values) {
   if (size == 0) return {0, 0};
   double total = 0, all = 0;
@@ -108,7 +108,7 @@ template <class S> void ChannelGroups<S>::gradient_sums(const GradientDone& done
 
 template <class S> void ChannelGroups<S>::differentiate(After after, bool training, const GradientDone& done) const {
   const FlushSubnormals environment;
-  // In add_relu the first pass stores the gradient that reaches the normalization, and the second one reads it.
+  // With add_relu the first pass stores the gradient that reaches the normalization, and the second pass reads it.
   if (batch_.in.columns) {
     gradient_sums_of_columns(after, done);
     ChannelBatch<S> second = batch_;
@@ -141,7 +141,7 @@ template <class S> template <class Body> void ChannelGroups<S>::for_groups(std::
     list.size = planes;
     PlaneScratch<S> scratch(batch_);
     for (std::size_t group = mine.begin; group < mine.end; ++group) {
-      scratch.dy = batch_.dy.scattered();  // which the body may have replaced
+      scratch.dy = batch_.dy.scattered();  // the body may have replaced it
       const std::size_t row = group / groups_ * rows, channel = first_channel(group);
       for (std::size_t k = 0; k < planes; ++k) list.set(k, batch_.row(row + k / size_, channel + k % size_));
       const Planes<S> all{&list, 0, 1, planes, batch_.in.rows.width, batch_.scattered() ? &scratch : nullptr};

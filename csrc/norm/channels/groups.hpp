@@ -1,7 +1,7 @@
-/// Normalizations of channels: groups of channels that share a statistic, and what can be done with them.
+/// Normalizations of channels: groups of channels that share a statistic, and the passes over them.
 ///
-/// BatchNorm, GroupNorm, InstanceNorm and weight normalization differ in their groups and in the constants that they
-/// make of sums; the passes over memory are the same, over planes or over columns:
+/// BatchNorm, GroupNorm, InstanceNorm and weight normalization differ in their groups, and in the constants that they
+/// derive from sums.  The passes over memory are the same, over planes or over columns:
 ///
 ///              reduce                     done(group, …)          map
 ///   planes     each group's planes    →   its constants       →   while its planes are in cache
@@ -19,21 +19,21 @@
 
 namespace fastopt {
 
-/// Groups of channels.  A set is a channel of a sample; it has constants of its own.  The functions that are called
-/// with a group's sums set these; they are called on several threads, for different groups.
+/// Groups of channels.  A set is a channel of a sample; it has constants of its own.  The `done` functions get a
+/// group's sums and set these constants; several threads call them, for different groups.
 template <class S> class ChannelGroups {
  public:
   using T = Computed<S>;
   using MomentsDone = std::function<void(std::size_t group, const Moments&)>;
   using SquaresDone = std::function<void(std::size_t group, double squares)>;
-  /// With Σ g and Σ g (x − high) of each set of the group.
+  /// Called with Σ g and Σ g (x − high) of each set of the group.
   using GradientDone = std::function<void(std::size_t group, const double* sum_g, const double* sum_gd)>;
 
   /// Every channel is a group, over all samples.
   explicit ChannelGroups(const ChannelBatch<S>& batch)
       : batch_(batch), groups_(batch.in.count), size_(1), alone_(true), constants_(batch.sets()) {}
 
-  /// There are so many groups of the channels of each sample.
+  /// The channels of each sample form `groups` groups.
   ChannelGroups(const ChannelBatch<S>& batch, std::size_t groups)
       : batch_(batch),
         groups_(groups),
@@ -48,16 +48,16 @@ template <class S> class ChannelGroups {
   std::size_t first_channel(std::size_t group) const { return group % groups_ * size_; }
   const Constants<T>& constants() const { return constants_; }
 
-  /// Takes the moments of every group; eps is what will be added to the variance, at least.
+  /// Takes the moments of every group; at least eps will be added to the variance.
   void moments(double eps, const MomentsDone& done) const;
 
-  /// The same, and then y.
+  /// Takes the moments, and then computes y.
   void normalize(double eps, After after, const MomentsDone& done) const;
 
-  /// y with constants that are set already.
+  /// Computes y with constants that are set already.
   void apply(After after) const;
 
-  /// Takes Σ x² of every group, and then y.
+  /// Takes Σ x² of every group, and then computes y.
   void normalize_by_squares(const SquaresDone& done) const;
 
   /// Takes Σ (x − middle)² of every channel, with a number `middle` for each.
@@ -66,14 +66,14 @@ template <class S> class ChannelGroups {
   /// Takes the sums of the gradient; the constants of forward are set already.
   void gradient_sums(const GradientDone& done) const;
 
-  /// The same, and then dx; not training: the statistics were constants.
+  /// Takes the sums of the gradient, and then computes dx; without `training` the statistics are constants.
   void differentiate(After after, bool training, const GradientDone& done) const;
 
-  /// dx with constants that are set already.
+  /// Computes dx with constants that are set already.
   void apply_gradient() const;
 
  private:
-  /// Calls body(group, its planes, their list) in parallel: row by row, and in it channel by channel.
+  /// Calls body(group, its planes, their list) in parallel.  The list is ordered by row, and within a row by channel.
   template <class Body> void for_groups(std::size_t arrays, const Body& body) const;
 
   void moments_of_columns(double eps, const MomentsDone& done) const;

@@ -1,10 +1,10 @@
 /// Where the channels of arrays lie in memory.
 ///
-/// A channel's values lie in one of two ways, and sums are taken in the order in which memory has them:
+/// A channel's values lie in one of two ways, and sums are taken in the order of memory:
 ///   planes   channel c of sample s is a contiguous row       (N, C, H, W)
 ///   columns  the channels of one place are a contiguous row  (N, H, W, C) and (N, C)
-/// Inputs may lie otherwise.  Then each pass copies as much of them to scratch memory as it takes at once: of planes
-/// the numbers of one block of sums, of columns those of one task.
+/// Inputs may have any other layout.  Each pass then copies them to a scratch buffer piece by piece: planes one block
+/// of sums at a time, columns one task at a time.
 #pragma once
 
 #include <cstddef>
@@ -20,7 +20,7 @@ struct Channels {
   std::size_t count;
   bool columns;
   Rows rows;              ///< planes: one for each sample, of one channel; columns: one for each place, of all channels
-  std::ptrdiff_t stride;  ///< planes: elements from a channel to the next one of the same sample
+  std::ptrdiff_t stride;  ///< planes: elements from a channel to the next one in the same sample
 
   std::size_t values() const { return rows.count() * (columns ? 1 : rows.width); }  ///< in a channel
   std::size_t total() const { return count * values(); }
@@ -34,9 +34,9 @@ template <class S> struct ChannelArray {
   S* at(std::size_t row, std::size_t channel) const {
     return data ? data + (in->rows.offset(row) + static_cast<std::ptrdiff_t>(channel) * in->stride) : nullptr;
   }
-  /// The layout of rows that have to be copied; null where they are contiguous.
+  /// The layout of the rows if they have to be copied; null where they are contiguous.
   const Rows* scattered() const { return data && !in->rows.contiguous() ? &in->rows : nullptr; }
-  /// Lists where `count` rows begin, from number `first` on.
+  /// Lists the beginnings of `count` rows, from number `first` on.
   void list(std::size_t first, std::size_t count, S** to) const {
     if (!data) return;
     if (in->rows.axes.size() > 1) {
@@ -48,7 +48,7 @@ template <class S> struct ChannelArray {
   }
 };
 
-/// Where one row begins in each array of a pass; null where there is no such array.
+/// The beginning of one row in each array of a pass; null where there is no such array.
 template <class S> struct RowPointers {
   const S *x, *dy, *more;
   S *to, *also_to;
@@ -80,17 +80,17 @@ enum class After {
   add_relu,  ///< y = max(· + residual, 0)
 };
 
-/// The arrays of one pass; all but x may be missing.  Rows belong to samples, so many to each, that are worked on by
-/// themselves; in a BatchNorm all belong to one.
+/// The arrays of one pass; all but x may be missing.  Each sample has the same number of rows and is normalized by
+/// itself; in a BatchNorm all rows belong to one sample.
 template <class S> struct ChannelBatch {
   const Channels& in;
   ChannelArray<const S> x;
   std::size_t samples = 1;
-  ChannelArray<const S> dy = {}, more = {};  ///< more: the residual, or the y of forward
+  ChannelArray<const S> dy = {}, more = {};  ///< more: the residual, or forward's y
   ChannelArray<S> to = {}, also_to = {};
 
-  std::size_t rows() const { return samples ? in.rows.count() / samples : 0; }  ///< of a sample
-  std::size_t sets() const { return samples * in.count; }                       ///< channels of samples
+  std::size_t rows() const { return samples ? in.rows.count() / samples : 0; }  ///< in a sample
+  std::size_t sets() const { return samples * in.count; }                       ///< channels in all samples
   std::size_t values_of_set() const { return rows() * (in.columns ? 1 : in.rows.width); }
   bool scattered() const { return x.scattered() || dy.scattered() || more.scattered(); }
 
@@ -107,7 +107,7 @@ template <class S> struct ChannelBatch {
     also_to.list(first, count, rows.also_to.data());
     rows.size = count;
   }
-  /// Whether `to` is better stored past the caches by a pass over so many arrays.
+  /// Whether a pass over so many arrays should store `to` past the caches.
   bool streamed(std::size_t arrays) const {
     return worth_streaming(to.data, sizeof(S) * (in.columns ? in.count : in.rows.width),
                            arrays * sizeof(S) * in.total(), in.columns);

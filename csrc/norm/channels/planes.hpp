@@ -1,4 +1,4 @@
-/// Planes: sums and elementwise work over the planes of one statistic, which stay in cache between the two.
+/// Sums and elementwise work over the planes of one statistic, which stay in cache between the two.
 #pragma once
 
 #include <algorithm>
@@ -16,9 +16,10 @@
 
 namespace fastopt {
 
-/// Room for pieces of planes that are not contiguous in all of the inputs, and the layouts of those that are copied.
+/// A scratch buffer for pieces of planes where an input is not contiguous, and the layouts of the inputs that are
+/// copied.
 template <class S> struct PlaneScratch {
-  static constexpr std::size_t kMost = kBlock * kLanes;  ///< elements that are copied at once, of each array
+  static constexpr std::size_t kMost = kBlock * kLanes;  ///< elements of each array that are copied at once
 
   const Rows *x, *dy, *more;  ///< null for inputs that are contiguous
   Scratch<S> room;
@@ -39,23 +40,23 @@ template <class S> struct Planes {
   PlaneScratch<S>* scratch;  ///< null where all inputs are contiguous
 
   RowPointers<S> operator[](std::size_t i) const { return (*of)[first + i * step]; }
-  /// Those of one channel out of `channels`, which take turns.
+  /// The planes of one of `channels` channels, which take turns in the list.
   Planes of_channel(std::size_t channel, std::size_t channels) const {
     return {of, channel, channels, size / channels, width, scratch};
   }
 };
 
-/// Planes as sums and maps take them: all at once where they are contiguous; otherwise in pieces, which are copied.  A
-/// piece is one block of add_rows: a part of a plane, or some short planes.
+/// Iterates over planes for sums and maps: all at once where they are contiguous, otherwise in pieces, which are
+/// copied.  A piece is one block of add_rows: a part of a plane, or some short planes.
 template <class S> class Pieces {
  public:
   explicit Pieces(const Planes<S>& planes) : all_(planes), piece_{planes, 0} {}
 
   struct Piece {
     Planes<S> planes;
-    std::size_t row;  ///< number of the first of them
+    std::size_t row;  ///< the number of the first plane
   };
-  /// Goes on to the first or next piece; false where there is none.
+  /// Moves to the first or next piece; false where there is none.
   bool next() { return all_.scratch ? copy_next() : !std::exchange(begun_, true); }
   const Piece& operator*() const { return piece_; }
   const Piece* operator->() const { return &piece_; }
@@ -121,7 +122,7 @@ template <class S> [[gnu::noinline]] double plane_squares(const Planes<S>& plane
       [width = planes.width](const auto& plane) { prefetch_row(plane.x, width); })[0];
 }
 
-/// The sums of x − near and of its squares.
+/// Σ (x − near) and Σ (x − near)².
 template <class S>
 [[gnu::noinline]] std::array<double, 2> plane_sums_around(const Planes<S>& planes, Computed<S> near) {
   return plane_sums<2>(
@@ -133,7 +134,7 @@ template <class S>
       [width = planes.width](const auto& plane) { prefetch_row(plane.x, width); });
 }
 
-/// Σ g and Σ g (x − high), g being the gradient that reaches the normalization.
+/// Σ g and Σ g (x − high); g is the gradient that reaches the normalization.
 template <After after, class S>
 [[gnu::noinline]] std::array<double, 2> plane_gradient_sums(const Planes<S>& planes, const Constant<Computed<S>>& c) {
   return plane_sums<2>(
@@ -152,7 +153,7 @@ template <class S, class F> void visit_planes(const Planes<S>& planes, const F& 
         f(static_cast<double>(load<Computed<S>>(pieces->planes[k].x + i)));
 }
 
-/// Mean and sum of squares around it.
+/// The mean, and the sum of squares around it.
 template <class S> [[gnu::noinline]] Moments plane_moments(const Planes<S>& planes, double eps) {
   using T = Computed<S>;
   std::array<S, kNear> few;
@@ -168,7 +169,7 @@ template <class S> [[gnu::noinline]] Moments plane_moments(const Planes<S>& plan
                                   [&](const auto& f) { visit_planes(planes, f); });
 }
 
-/// Elementwise work on planes, of which number k belongs to set first + k mod sets: to ← formula(plane, i, c, V).
+/// Elementwise work on planes: to ← formula(plane, i, c, V).  Plane k belongs to set first + k mod sets.
 template <class S, class Formula>
 [[gnu::noinline]] void map_planes(const Planes<S>& planes, const Constants<Computed<S>>& constants, std::size_t first,
                                   std::size_t sets, bool streamed, const Formula& formula) {

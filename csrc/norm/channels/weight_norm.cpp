@@ -10,7 +10,7 @@ namespace fastopt {
 
 namespace {
 
-/// w = v·(g·rnorm), of which the sum with −0 keeps even the sign of a zero.
+/// w = v·(g·rnorm).  The added constant is −0, which keeps even the sign of a zero.
 template <class T> void set_weight_norm(const Constants<T>& constants, std::size_t channel, double rnorm, T g) {
   constants.set_forward(channel, 0, static_cast<double>(g) * rnorm, 0);
   constants.at(constants.shift)[channel] = -T{};

@@ -6,8 +6,8 @@
 ///   a chunk       → sums in double
 ///   all chunks    → dw, db, in order
 ///
-/// How rows are cut into chunks depends on their number only.  Rows of 16 bits are kept as they are computed between
-/// the two passes over them.
+/// The chunks depend on the number of rows only.  Between the two passes over a row of 16 bits, its numbers are kept in
+/// the type in which they are computed.
 #pragma once
 
 #include <algorithm>
@@ -38,8 +38,8 @@ template <bool Centred, class S> struct BackwardRow {
   T mean_g, mean_gx, scale;
 };
 
-/// dx of a few rows, and what they add to dw and db; rows together, so that the sums over rows are loaded and stored
-/// once for all of them.
+/// Computes dx of a few rows and adds their terms to dw and db.  The rows go together, so that dw and db are loaded and
+/// stored once for all of them.
 template <class Norm, bool Added, bool Streamed, std::size_t Few, class S, class T>
 [[gnu::noinline]] void write_gradients(const std::array<BackwardRow<Norm::centred, S>, Few>& rows, std::size_t width,
                                        const T* weight, T* dweight, T* dbias) {
@@ -93,7 +93,7 @@ template <class Norm, bool Added, bool Streamed, class S> class RowNormGradient 
         copied_(contiguous_ ? 0 : 3 * together_ * width_),
         block_(sums) {}
 
-  /// Rows [begin, end), whose sums are written to `total`; returns Σ g x̂ over all of them.
+  /// Does rows [begin, end).  Writes their sums to `total` and returns Σ g x̂ over all of them.
   double run(std::size_t begin, std::size_t end, double* total) {
     std::fill_n(total, sums_, 0.0);
     gain_ = 0;
@@ -126,13 +126,13 @@ template <class Norm, bool Added, bool Streamed, class S> class RowNormGradient 
     write_gradients<Norm, Added, Streamed>(rows, width_, weight_, block_.data(), dbias);
   }
 
-  /// Row number `row` of an array, which is copied if it is not contiguous.
+  /// Row number `row` of an array; it is copied if it is not contiguous.
   const S* input(const S* from, const Rows& rows, std::size_t row, std::size_t array, std::size_t r) const {
     from += rows.offset(row);
     return contiguous_ ? from : copied_part(from, rows, 0, width_, copied_.data() + (array * together_ + r) * width_);
   }
 
-  /// Takes the sums of a row, keeping its numbers at `kept`, and sets what follows from them.
+  /// Takes the sums of a row, keeps its numbers at `kept`, and sets the row's constants.
   void set_constants(BackwardRow<Norm::centred, S>& it, std::size_t row, const S* x, const S* dy, T* kept) {
     T *const kept_x = kept, *const kept_dy = kept + width_;
     if constexpr (is_16bit<S>) {
@@ -159,7 +159,7 @@ template <class Norm, bool Added, bool Streamed, class S> class RowNormGradient 
       return g;
     };
     if constexpr (Norm::centred) {
-      // Σ g x̂ from Σ g (x − high): the difference between the mean and its nearest T is left to double.
+      // Σ g x̂ from Σ g (x − high), corrected in double by the difference between the mean and its nearest T.
       const Centre<T> centre = it.constants.centre;
       const auto [g, gx] = row_sums<2, T>(width_, [=](std::size_t i, auto number) {
         const auto value = g_of(i, number);

@@ -4,9 +4,10 @@
 ///   rows k−4 to k−1   kept part → x̂ → times weight, plus bias → y            │
 ///   then              sums → mean, rstd → constants of rows k to k+3        k ← k + 4
 ///
-/// So memory is read and written all the time, and a part of weight and bias stays in cache for all of the rows.  A part
-/// is kept where its numbers are not in memory as they are computed, or have left the cache: in 16 bits, in rows that
-/// are not contiguous, and sums that are stored past the caches.  Rows too wide to be kept are read again instead.
+/// So memory is read and written all the time, and a part of weight and bias stays in cache for all of the rows.  Parts
+/// are kept in a scratch buffer where memory has the numbers in another form or they have left the cache: with 16-bit
+/// types, with rows that are not contiguous, and with sums that are stored past the caches.  Rows that are too wide to
+/// keep are read again instead.
 #pragma once
 
 #include <algorithm>
@@ -45,7 +46,7 @@ template <class Norm, bool Added, bool Streamed, class S> class RowNormForward {
   }
 
   void run(Range mine) {
-    std::array<Row, kTogether> ready{}, next{};  // rows whose constants are known, and rows that are read
+    std::array<Row, kTogether> ready{}, next{};  // rows whose constants are known, and rows that are being read
     std::array<Sums, kTogether> sums;
     for (std::size_t written = mine.begin, known = mine.begin; written < mine.end; ready = next) {
       const std::size_t writes = known - written, reads = std::min(together_, mine.end - known);
@@ -72,14 +73,15 @@ template <class Norm, bool Added, bool Streamed, class S> class RowNormForward {
 
  private:
   static constexpr std::size_t kSums = Norm::centred ? 2 : 1;
-  /// Whether reading stores the numbers elsewhere.  Others are in x or in the sum as they are computed, or are copied.
+  /// Whether reading stores the numbers in the scratch buffer.  Otherwise x or the sum has them as they are computed,
+  /// or they are copied.
   static constexpr bool kStores = is_16bit<S> || (Added && Streamed);
 
-  /// A row on its way.
+  /// A row between reading and writing.
   struct Row {
     const S *x, *residual;  // its first elements
     S* sum;
-    T* kept;  // null where it is not kept
+    T* kept;  // null if the row is not kept
     RowConstants<Norm::centred, T> constants;
   };
   struct Sums {
@@ -118,8 +120,8 @@ template <class Norm, bool Added, bool Streamed, class S> class RowNormForward {
       return value;
   }
 
-  /// Reads a part for the first time: adds the residual, stores the numbers and takes their sums.  beside(i, V) is
-  /// called for all of its elements: the work on another row.
+  /// Reads a part for the first time: adds the residual, stores the numbers and takes their sums.  beside(i, V) does
+  /// the work on another row; it is called for all elements of the part.
   template <class Beside>
   [[gnu::always_inline]] void read(const Row& row, Sums& sums, std::size_t first, std::size_t n, const Beside& beside) {
     const auto [x, residual] = input(row, first, n);
@@ -131,7 +133,7 @@ template <class Norm, bool Added, bool Streamed, class S> class RowNormForward {
           const V s = value(x, residual, i, number);
           if constexpr (Added) put<Streamed>(sum + i, s);
           if constexpr (kStores) store(kept + i, s);
-          if constexpr (Streamed) {  // then it comes from memory
+          if constexpr (Streamed) {  // then x comes from memory
             prefetch_along<V>(x, i, kRowAhead / sizeof(S));
             if constexpr (Added) prefetch_along<V>(residual, i, kRowAhead / sizeof(S));
           }
@@ -153,7 +155,7 @@ template <class Norm, bool Added, bool Streamed, class S> class RowNormForward {
     }
   }
 
-  /// Returns the function that writes element(s) i of a part of y.
+  /// Returns a function that writes element(s) i of a part of y.
   auto writing(const Row& row, std::size_t number, std::size_t first, std::size_t n) {
     return [from = part(row, first, n, again_), constants = row.constants, to = a_.y + number * width_ + first,
             weight = a_.weight ? a_.weight + first : ones_,
@@ -219,7 +221,7 @@ template <class Norm, bool Added, bool Streamed, class S> class RowNormForward {
   const bool contiguous_, keeps_;
   const Scratch<T> kept_;
   const Scratch<S> room_;
-  alignas(64) T ones_[kPart], zeros_[kPart];  // stand for a weight and a bias: they change nothing
+  alignas(64) T ones_[kPart], zeros_[kPart];  // stand in for a missing weight and bias: they change nothing
   alignas(64) T again_[kPart];                // a part of a row that is read again
 };
 

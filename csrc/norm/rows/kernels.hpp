@@ -1,11 +1,11 @@
-/// The kernels of normalizations of rows, which kernels.cpp makes.
+/// The kernels of normalizations of rows; kernels.cpp instantiates them.
 #pragma once
 
 #include "norm/rows/arrays.hpp"
 
 namespace fastopt {
 
-/// y and the statistics; dx, and the gradients of weights.
+/// Forward gives y and the statistics; backward gives dx and the gradients of the weights.
 template <class Norm> struct RowKernels {
   static void forward(const RowNorm<float>& arrays);
   static void forward(const RowNorm<double>& arrays);

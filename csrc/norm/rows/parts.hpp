@@ -1,4 +1,4 @@
-/// What both passes of normalizations of rows have in common: the constants of a row, and its parts.
+/// The code that both passes of normalizations of rows share: the constants of a row, and its parts.
 #pragma once
 
 #include <algorithm>
@@ -38,16 +38,16 @@ template <class Body> [[gnu::always_inline]] inline void for_parts(std::size_t w
   for (std::size_t first = 0; first < width; first += kPart) body(first, std::min(kPart, width - first));
 }
 
-/// Copies elements [first, first + n) of a row that is not contiguous to `room`, and returns that.  Not inline, so that
-/// it takes no registers from the loops around it.
+/// Copies elements [first, first + n) of a row that is not contiguous to `room`, and returns `room`.  It is not inline,
+/// so that it takes no registers from the loops around it.
 template <class S>
 [[gnu::noinline]] const S* copied_part(const S* row, const Rows& rows, std::size_t first, std::size_t n, S* room) {
   rows.pack(row, first, n, room);
   return room;
 }
 
-/// Prefetches the elements of `row` that are `ahead` elements behind those that the body of each() is at work with, V at
-/// i: every line once.
+/// Prefetches the elements of `row` that are `ahead` elements after V at i, the current elements of each()'s body.
+/// Every cache line is prefetched once.
 template <class V, class S>
 [[gnu::always_inline]] inline void prefetch_along(const S* row, std::size_t i, std::size_t ahead = 0) {
   constexpr std::size_t kLine = 64 / sizeof(S);

@@ -24,7 +24,7 @@ template <class T> struct Adafactor {
   double rho, eps1, eps2, d;
   T fresh, kept, least, rate;
 
-  /// A negative ε₁ is the epsilon of T.
+  /// A negative ε₁ stands for the epsilon of T.
   Adafactor(const std::array<double, 5>& o, double step)
       : rho(std::min(o[0], 1 / std::sqrt(step))),
         eps1(o[2] < 0 ? static_cast<double>(std::numeric_limits<T>::epsilon()) : o[2]),
@@ -46,7 +46,8 @@ template <class T> struct Adafactor {
   }
   void conclude(const std::array<double, 2>& squares, double size) {
     const double root = std::sqrt(size);
-    // A norm that is NaN leaves the other side of a maximum, as in torch: the elements that made it so are NaN anyway.
+    // If a norm is NaN, the maximum is its other argument, as in torch: the elements that made the norm NaN are NaN
+    // anyway.
     rate = static_cast<T>(std::max(eps2, std::sqrt(squares[0]) / root) * rho /
                           std::max(1.0, std::sqrt(squares[1]) / (root * d)));
   }

@@ -10,8 +10,8 @@
 
 namespace fastopt {
 
-/// Adam.  Kingma & Ba 2015, arXiv:1412.6980, algorithm 1.  With decay p ← (1−ηλ) p before it, AdamW: Loshchilov &
-/// Hutter 2019, arXiv:1711.05101, algorithm 2.
+/// Adam.  Kingma & Ba 2015, arXiv:1412.6980, algorithm 1.  With the decay p ← (1−ηλ) p before it, this is AdamW:
+/// Loshchilov & Hutter 2019, arXiv:1711.05101, algorithm 2.
 ///   m ← β₁ m + (1−β₁) g      v ← β₂ v + (1−β₂) g²
 ///   p ← p − α m / (√v·ν + ε),  α = η/(1−β₁ᵗ), ν = 1/√(1−β₂ᵗ)
 /// eps_hat is the paper's "more efficient" order, with ε̂ beside the uncorrected √v: α = η √(1−β₂ᵗ)/(1−β₁ᵗ), ν = 1.
@@ -46,8 +46,8 @@ template <class T> struct Adam {
   }
 };
 
-/// Adam that looks out for the rate at which SGD would go on as it does.  Keskar & Socher 2017, arXiv:1712.07628,
-/// algorithm 1: with Adam's step d, γ = dᵀd / dᵀg.  The two products are summed over all parameters.
+/// Adam that also measures the learning rate at which SGD could take over.  Keskar & Socher 2017, arXiv:1712.07628,
+/// algorithm 1: γ = dᵀd / dᵀg, where d is Adam's step.  The two products are summed over all parameters.
 template <class T> struct AdamProjected : Adam<T> {
   static constexpr std::size_t sums = 2;
   static constexpr bool often_packed = false;
@@ -61,8 +61,8 @@ template <class T> struct AdamProjected : Adam<T> {
   void conclude(const std::array<double, 2>&, double) {}
 };
 
-/// AMSGrad.  Reddi, Kale & Kumar 2018, arXiv:1904.09237, algorithm 2, with Adam's bias correction: the maximum is of
-/// the uncorrected v, as in torch and Keras.
+/// AMSGrad.  Reddi, Kale & Kumar 2018, arXiv:1904.09237, algorithm 2, with Adam's bias correction.  The maximum is
+/// taken of the uncorrected v, as in torch and Keras.
 ///   m, v as Adam      v̂ ← max(v̂, v)      p ← p − α m / (√v̂·ν + ε)
 template <class T> struct AMSGrad : Adam<T> {
   static constexpr std::array state{moment("exp_avg"), square("exp_avg_sq"), square("max_exp_avg_sq")};

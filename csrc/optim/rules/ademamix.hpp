@@ -12,7 +12,8 @@ namespace fastopt {
 /// AdEMAMix.  Pagliardini, Ablin & Grangier 2025, arXiv:2409.03137, algorithm 1 and appendix A for the warm-ups.
 ///   m₁ ← β₁ m₁ + (1−β₁) g      m₂ ← β₃(t) m₂ + (1−β₃(t)) g      v ← β₂ v + (1−β₂) g²
 ///   p ← p − η ((m₁/(1−β₁ᵗ) + α(t) m₂) / (√v/√(1−β₂ᵗ) + ε) + λ p)
-/// α grows linearly over alpha_warmup steps; β₃ over beta3_warmup from β₁, so that its half-life grows linearly.
+/// α grows linearly over alpha_warmup steps; β₃ grows from β₁ over beta3_warmup steps, so that its half-life grows
+/// linearly.
 template <class T> struct AdEMAMix {
   static constexpr std::array options{"lr",  "beta1",        "beta2",        "beta3",       "alpha",
                                       "eps", "alpha_warmup", "beta3_warmup", "weight_decay"};

@@ -22,7 +22,7 @@ template <class T> struct ADOPT {
   T lr, beta1, rest1, beta2, rest2, eps, most;
   bool first;
 
-  /// A negative clip_exponent is none.
+  /// A negative clip_exponent means no clipping.
   ADOPT(const std::array<double, 5>& o, double step)
       : lr(static_cast<T>(o[0])),
         beta1(static_cast<T>(o[1])),

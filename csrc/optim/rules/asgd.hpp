@@ -10,7 +10,7 @@
 
 namespace fastopt {
 
-/// ASGD.  Polyak & Juditsky 1992, with the rates of Bottou's sgd, as torch has it.
+/// ASGD.  Polyak & Juditsky 1992, with the rates of Bottou's sgd, as in torch.
 ///   p ← (1 − λη_t) p − η_t g      a ← a + μ_t (p − a)
 ///   η₁ = η, η_{t+1} = η/(1 + ληt)^α      μ₁ = 1, μ_{t+1} = 1/max(1, t − t₀)
 template <class T> struct ASGD {

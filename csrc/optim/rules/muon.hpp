@@ -1,4 +1,4 @@
-/// The part of Muon that is element by element.
+/// The elementwise part of Muon.
 #pragma once
 
 #include <array>
@@ -10,7 +10,7 @@ namespace fastopt {
 
 /// The momentum of Muon.  Jordan et al. 2024, https://kellerjordan.github.io/posts/muon/, in torch's form:
 ///   b ← μ b + (1−μ) g      u = b, with Nesterov u = (1−μ) g + μ b
-/// Writes the matrix that is to be orthogonalized to u; the parameter is updated later.
+/// The result u is the matrix that is then orthogonalized; the parameter is updated later.
 template <class T> struct MuonMomentum {
   static constexpr std::array options{"momentum", "nesterov"};
   static constexpr std::array state{moment("momentum_buffer"), exact("update")};

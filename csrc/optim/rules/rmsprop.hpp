@@ -45,7 +45,7 @@ template <class T> struct RMSpropMomentum : RMSprop<T> {
 
 /// Centered: Graves 2013, arXiv:1308.0850, eq. 38-43.
 ///   v as before      ḡ ← α ḡ + (1−α) g      p ← p − η g / (√(v − ḡ²) + ε)
-/// The variance is not allowed to become negative by rounding.
+/// Rounding cannot make the variance negative: it is at least 0.
 template <class T> struct RMSpropCentered : RMSprop<T> {
   static constexpr std::array state{exact("square_avg"), exact("grad_avg")};
   using RMSprop<T>::RMSprop;

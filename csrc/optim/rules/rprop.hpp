@@ -13,7 +13,7 @@ namespace fastopt {
 ///   where g has kept its sign:     s ← min(η⁺ s, s_max)
 ///   where it has changed:          s ← max(η⁻ s, s_min), g ← 0
 ///   p ← p − sign(g) s      g_prev ← g
-/// Signs are compared, not multiplied gradients, which may underflow.
+/// The signs are compared instead of multiplying gradients, because the product may underflow.
 template <class T> struct Rprop {
   static constexpr std::array options{"lr", "etaminus", "etaplus", "step_size_min", "step_size_max"};
   static constexpr std::array state{exact("prev"), exact("step_size")};

@@ -1,7 +1,7 @@
 /// Schedule-free learning: Defazio et al. 2024, arXiv:2405.15682, in the form of the authors' code.
 ///
-/// The parameter holds y, where gradients are taken; z is the plain iterate.  Their average x, which is to be used
-/// after training, is never stored: x = y + (1 − 1/β)(z − y).
+/// The parameter holds y, where gradients are taken; z is the plain iterate.  The average x, which is for use after
+/// training, is never stored: x = y + (1 − 1/β)(z − y).
 ///   z = y before the first step;   η_t = η·min(1, t/warmup_steps);   w_t = tʳ·(max η)^weight_lr_power;   c = w_t/Σw
 ///   y ← y + c (z − y) + η_t (β(1−c) − 1) u;   z ← z − η_t u
 #pragma once

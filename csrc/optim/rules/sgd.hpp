@@ -1,4 +1,4 @@
-/// Stochastic gradient descent, plain and with the two momenta that people write down.
+/// Stochastic gradient descent, plain and with the two usual forms of momentum.
 #pragma once
 
 #include <array>
@@ -20,7 +20,7 @@ template <class T> struct SGD {
   template <class V> void operator()(V& p, V g) const { p = p - lr * g; }
 };
 
-/// Momentum as torch means it.  Polyak 1964; Nesterov 1983 in the form of Sutskever et al. 2013.
+/// Momentum as in torch.  Polyak 1964; Nesterov 1983 in the form of Sutskever et al. 2013.
 ///   b ← g at the first step, μ b + (1−τ) g later      p ← p − η b, with Nesterov p ← p − η (g + μ b)
 template <class T> struct SGDMomentum {
   static constexpr std::array options{"lr", "momentum", "dampening", "nesterov"};
@@ -43,7 +43,7 @@ template <class T> struct SGDMomentum {
   }
 };
 
-/// Momentum as a velocity in the units of p, as Keras and scikit-learn mean it.
+/// Momentum as a velocity in the units of p, as in Keras and scikit-learn.
 ///   v ← μ v − η g      p ← p + v, with Nesterov p ← p + μ v − η g
 template <class T> struct SGDVelocity {
   static constexpr std::array options{"lr", "momentum", "nesterov"};

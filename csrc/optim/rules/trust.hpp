@@ -1,4 +1,4 @@
-/// Rules with a trust ratio: the length of a step follows the length of the parameter, tensor by tensor.
+/// Rules with a trust ratio: for each tensor, the norm of the step is proportional to the norm of the parameter.
 #pragma once
 
 #include <array>
@@ -13,7 +13,7 @@ namespace fastopt {
 
 namespace detail {
 
-/// ‖p‖/(‖u‖ + ε), or 1 where one of them is zero, from their squares.
+/// ‖p‖/(‖u‖ + ε) from the squared norms, or 1 where one of the norms is zero.
 inline double trust_ratio(const std::array<double, 2>& squares, double coefficient, double eps) {
   if (squares[0] == 0 || squares[1] == 0) return 1;
   return coefficient * std::sqrt(squares[0]) / (std::sqrt(squares[1]) + eps);
