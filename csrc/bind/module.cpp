@@ -11,6 +11,7 @@ void bind(pybind11::module_& m) {
   bind_row_norms(m);
   bind_channel_norms(m);
   bind_regularize(m);
+  bind_loops(m);
   bind_threads(m);
   bind_floor(m);
   bind_formats(m);

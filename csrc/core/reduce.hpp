@@ -171,6 +171,16 @@ inline void add_rows(Lanes<K>& lanes, std::size_t rows, std::size_t n, const Ter
   }
 }
 
+/// How `total` rows are cut for sums over rows: into chunks of whole blocks; only the last chunk may be shorter.  The
+/// number of chunks depends on `total` only.
+struct Chunks {
+  std::size_t total, rows;
+
+  std::size_t count() const { return (total + rows - 1) / rows; }
+  std::size_t begin(std::size_t chunk) const { return chunk * rows; }
+  std::size_t size(std::size_t chunk) const { return std::min(rows, total - chunk * rows); }
+};
+
 /// K sums of each of up to kColumns columns.
 template <std::size_t K> struct ColumnSums {
   double of[K][kColumns] = {};

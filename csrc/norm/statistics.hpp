@@ -84,14 +84,4 @@ struct Moments {
 /// 1/√(m2/n + eps).  Without numbers the variance counts as 0, so that nothing computed from the result becomes NaN.
 inline double rstd_of(double m2, double n, double eps) { return 1 / std::sqrt((n == 0 ? 0 : m2 / n) + eps); }
 
-/// How `total` rows are cut for sums over rows: into chunks of whole blocks; only the last chunk may be shorter.  The
-/// number of chunks depends on `total` only.
-struct Chunks {
-  std::size_t total, rows;
-
-  std::size_t count() const { return (total + rows - 1) / rows; }
-  std::size_t begin(std::size_t chunk) const { return chunk * rows; }
-  std::size_t size(std::size_t chunk) const { return std::min(rows, total - chunk * rows); }
-};
-
 }  // namespace fastopt
