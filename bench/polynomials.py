@@ -29,7 +29,10 @@ def fitted(
     shares = [mpf(1) / count] * count
     best: tuple[list[Any], float] = ([], np.inf)
     for _ in range(rounds):
-        rows = [[mp.sqrt(s) * w * ((x - middle) / half) ** k for k in range(degree + 1)] for x, w, s in zip(points, weights, shares, strict=True)]
+        rows = [
+            [mp.sqrt(s) * w * ((x - middle) / half) ** k for k in range(degree + 1)]
+            for x, w, s in zip(points, weights, shares, strict=True)
+        ]
         right = [mp.sqrt(s) * w * y for y, w, s in zip(values, weights, shares, strict=True)]
         solution = mp.lu_solve(mp.matrix(rows), mp.matrix(right))
         errors = [

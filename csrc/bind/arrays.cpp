@@ -228,7 +228,7 @@ void Spans::add(py::handle array, std::string argument) {
   spans_.push_back({extent(array), array, std::move(argument), true, true});
 }
 
-void Spans::expect_disjoint(std::string_view function) {
+void Spans::expect_disjoint(std::string_view function, bool in_place) {
   for (const Span& span : spans_)
     if (const Extent now = extent(span.object); now.begin != span.begin || now.end != span.end)
       throw py::value_error(std::string(function) + ": " + span.argument + " was changed while arguments were checked");
@@ -244,6 +244,7 @@ void Spans::expect_disjoint(std::string_view function) {
     std::erase_if(open, [&](const Span* other) { return other->end <= span.begin; });
     for (const Span* other : open) {
       if (!span.written && !other->written) continue;
+      if (in_place && span.written != other->written && span.object.is(other->object)) continue;
       if (!(span.dense && other->dense) && !share_memory(span.object, other->object)) continue;
       const Span &target = other->written ? *other : span, &rest = other->written ? span : *other;
       throw py::value_error(std::string(function) + ": " + target.argument + " would be written, but overlaps " +

@@ -125,8 +125,9 @@ class Spans {
   /// Adds a NumPy array with one element, of any dtype, that is written.
   void add(py::handle array, std::string argument);
   /// Sorts the spans.  Raises ValueError if two arrays share memory and one of them is written, or if an array has
-  /// moved because the code of a later argument has changed it.
-  void expect_disjoint(std::string_view function);
+  /// moved because the code of a later argument has changed it.  `in_place`: an array that is written may also be one
+  /// that is read, the same object.
+  void expect_disjoint(std::string_view function, bool in_place = false);
   /// For use after expect_disjoint, when all arrays in it are written: raises ValueError if `read`, another array,
   /// shares memory with one of them.  `hint` is the place of `read` among them that was found last time; it is updated.
   void expect_apart(const Array& read, const Name& name, std::size_t& hint) const;

@@ -90,9 +90,12 @@ class Call {
   py::object contiguous_result(std::size_t i, Dtype dtype, const Shape& shape);
   /// contiguous_result if `wanted`; otherwise the result must not be given.
   py::object result_if(bool wanted, std::size_t i, Dtype dtype, const Shape& shape, const char* why_not);
+  /// Whether `out` has an array for result number i.
+  bool has_result(std::size_t i) const { return !given_[i].is_none(); }
   Name result_name(std::size_t i) const { return name(result_names_[i]); }
 
-  void expect_disjoint() { spans_.expect_disjoint(function_); }
+  /// The last check.  `in_place`: a result may be one of the arrays that are only read.
+  void expect_disjoint(bool in_place = false) { spans_.expect_disjoint(function_, in_place); }
 
  private:
   /// The position of an argument; the number of arguments if there is no such argument.
@@ -115,6 +118,24 @@ class Call {
   std::vector<py::object> given_, copies_;
   std::vector<std::string> result_names_;
   Spans spans_;
+};
+
+/// An array that is only read, as it was when it was checked: reading later arguments may run Python code, which may change
+/// it.
+struct Input {
+  Dtype dtype;
+  Shape shape;
+  Rows rows;
+  const void* data;
+  std::size_t size;
+
+  Input(const Array& array, Rows its_rows)
+      : dtype(array.dtype()),
+        shape(array.shape()),
+        rows(std::move(its_rows)),
+        data(array.data<void>()),
+        size(array.size()) {}
+  template <class T> const T* at() const { return static_cast<const T*>(data); }
 };
 
 /// A new array, with the strides of C order if none are given.

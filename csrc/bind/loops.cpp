@@ -13,6 +13,7 @@
 #include "bind/call.hpp"
 #include "bind/module.hpp"
 #include "nn/activation.hpp"
+#include "nn/elementwise.hpp"
 #include "nn/loss.hpp"
 #include "nn/softmax.hpp"
 
@@ -50,82 +51,75 @@ Choice choice(const Call& call, const char* argument, std::initializer_list<std:
   throw py::value_error(text);
 }
 
-/// A result may be one of the inputs, and must overlap none of the others.
-class Inputs {
- public:
-  explicit Inputs(Call& call) : call_(call) {}
+/// All elements in as few rows as their memory allows.
+Input elements(const Array& array) { return {array, elements_of(array)}; }
+/// All elements as one row.
+Input one_row(const Array& array) { return {array, rows_of(array, {}, axes_from(0, array.ndim()))}; }
 
-  void add(const Array& array, const char* argument) { all_.push_back({array, argument}); }
-  void expect_apart(std::initializer_list<std::pair<py::handle, std::string>> results) const {
-    Spans spans;
-    std::vector<Array> arrays;
-    arrays.reserve(results.size());
-    for (const auto& [result, name] : results)
-      if (!result.is_none()) spans.add(arrays.emplace_back(result, Name{"", name}, Accepted::floats), name, true);
-    for (const auto& [array, name] : all_)
-      if (std::none_of(arrays.begin(), arrays.end(), [&, in = array.object()](const Array& result) {
-            return result.object().is(in) && result.contiguous();
-          }))
-        spans.add(array, name, false);
-    const std::string function = call_.name("").text();
-    spans.expect_disjoint(std::string_view(function).substr(0, function.find(':')));
-  }
-
- private:
-  Call& call_;
-  std::vector<std::pair<Array, const char*>> all_;
-};
-
-/// Rows along one axis of an array, and results that have this axis innermost in memory.
+/// An axis of arrays, along which their rows lie.
 class Along {
  public:
-  Along(Call& call, const Array& x, const char* x_name, std::optional<std::ptrdiff_t> axis = {})
-      : call_(call), shape_(x.shape()), dtype_(x.dtype()) {
-    if (shape_.empty()) throw py::value_error(call.text(x_name) + " has shape (), expected at least 1 axis");
-    axis_ = axis ? *axis : call.integer("dim");
-    if (axis_ < -x.ndim() || axis_ >= x.ndim())
+  /// The axis `dim` of an array; it may count from the end.
+  Along(const Call& call, const Array& x, const char* x_name, std::ptrdiff_t dim) : axis_(dim) {
+    if (x.ndim() == 0) throw py::value_error(call.text(x_name) + " has shape (), expected at least 1 axis");
+    if (dim < -x.ndim() || dim >= x.ndim())
       throw py::value_error(call.text("dim") + " must name an axis of " + x_name + ", which has " +
-                            std::to_string(x.ndim()) + ", got " + std::to_string(axis_));
+                            std::to_string(x.ndim()) + ", got " + std::to_string(dim));
     if (axis_ < 0) axis_ += x.ndim();
     for (std::ptrdiff_t a = 0; a < x.ndim(); ++a)
       if (a != axis_) others_.push_back(a);
   }
 
-  const Shape& shape() const { return shape_; }
-  std::size_t width() const { return static_cast<std::size_t>(shape_[static_cast<std::size_t>(axis_)]); }
-  Shape other_shape() const {
-    Shape shape;
-    for (const std::ptrdiff_t a : others_) shape.push_back(shape_[static_cast<std::size_t>(a)]);
-    return shape;
-  }
-  Rows rows(const Array& array) const { return rows_of(array, others_, AxisList(&axis_, 1)); }
+  Input rows(const Array& array) const { return {array, rows_of(array, others_, AxisList(&axis_, 1))}; }
 
-  /// The rows one behind the other.
-  py::object result(std::size_t i) const {
-    Shape strides(shape_.size());
-    auto stride = static_cast<std::ptrdiff_t>(itemsize_of(dtype_));
+  std::ptrdiff_t width(const Shape& shape) const { return shape[static_cast<std::size_t>(axis_)]; }
+  Shape without(const Shape& shape) const {
+    Shape rest;
+    for (const std::ptrdiff_t a : others_) rest.push_back(shape[static_cast<std::size_t>(a)]);
+    return rest;
+  }
+
+  /// A result whose rows lie one behind the other.
+  py::object result(Call& call, std::size_t i, Dtype dtype, const Shape& shape) const {
+    Shape strides(shape.size());
+    auto stride = static_cast<std::ptrdiff_t>(itemsize_of(dtype));
     const auto next = [&](std::ptrdiff_t axis) {
       strides[static_cast<std::size_t>(axis)] = stride;
-      stride *= std::max<std::ptrdiff_t>(shape_[static_cast<std::size_t>(axis)], 1);
+      stride *= std::max<std::ptrdiff_t>(shape[static_cast<std::size_t>(axis)], 1);
     };
     next(axis_);
     std::for_each(others_.rbegin(), others_.rend(), next);
-    py::object object = call_.result(i, dtype_, shape_, [&] { return fresh(dtype_, shape_, strides); });
-    const Array array(object, call_.result_name(i), Accepted::floats);
+    py::object object = call.result(i, dtype, shape, [&] { return fresh(dtype, shape, strides); });
+    const Array array(object, call.result_name(i), Accepted::floats);
     for (std::ptrdiff_t a = 0; a < array.ndim() && array.size() != 0; ++a)
       if (array.shape(a) > 1 && array.stride(a) != strides[static_cast<std::size_t>(a)])
-        throw py::type_error(call_.result_name(i).text() + " must be C-contiguous" +
+        throw py::type_error(call.result_name(i).text() + " must be C-contiguous" +
                              (others_.empty() || axis_ > others_.back() ? "" : " with the axis dim moved to the end") +
                              "; None makes such an array");
     return object;
   }
 
  private:
-  Call& call_;
-  Shape shape_, others_;
-  std::ptrdiff_t axis_ = 0;
-  Dtype dtype_;
+  std::ptrdiff_t axis_;
+  Shape others_;
 };
+
+// ---- Elementary functions -------------------------------------------------------------------------------------------
+
+/// x -> y.
+template <Elementwise function> py::object elementwise(Call& call) {
+  const Input x = elements(computed(call, "x"));
+  call.results(1);
+  py::object y = call.contiguous_result(0, x.dtype, x.shape);
+  call.expect_disjoint(true);
+  with_computed(x.dtype, [&](auto number) {
+    using T = decltype(number);
+    T* to = data_of<T>(y);
+    const py::gil_scoped_release release;
+    ElementwiseKernels<T>::apply(function, x.at<T>(), x.rows, to);
+  });
+  return y;
+}
 
 // ---- Activations ----------------------------------------------------------------------------------------------------
 
@@ -143,124 +137,111 @@ Activation activation_of(const Call& call) {
 
 /// x, activation, bias -> y, saved.
 py::object activate(Call& call) {
-  const Array x = computed(call, "x");
   const Activation activation = activation_of(call);
-  const Shape shape = x.shape();
-  Rows rows = elements_of(x);
-  std::optional<Array> bias;
-  if (call.has("bias") && !call["bias"].is_none()) {
-    const Along along(call, x, "x", -1);
-    bias = call.optional("bias", x.dtype(), {static_cast<std::ptrdiff_t>(along.width())});
-    rows = along.rows(x);
-  }
+  const Array array = computed(call, "x");
+  const bool biased = !call["bias"].is_none();
+  const Input x = biased ? Along(call, array, "x", -1).rows(array) : elements(array);
+  const auto bias =
+      call.optional("bias", x.dtype, {biased ? static_cast<std::ptrdiff_t>(x.rows.width) : std::ptrdiff_t{0}});
   call.results(2);
   const bool saves = saves_input(activation);
-  const py::object y = call.contiguous_result(0, x.dtype(), shape),
-                   saved = call.result_if(saves, 1, x.dtype(), shape, "backward needs y only");
-  Inputs inputs(call);
-  inputs.add(x, "x");
-  if (bias) inputs.add(*bias, "bias");
-  inputs.expect_apart({{y, "out[0]"}, {saved, "out[1]"}});
-  with_computed(x.dtype(), [&](auto number) {
+  const py::object y = call.contiguous_result(0, x.dtype, x.shape),
+                   saved = call.result_if(saves, 1, x.dtype, x.shape, "backward needs y only");
+  call.expect_disjoint(true);
+  with_computed(x.dtype, [&](auto number) {
     using T = decltype(number);
-    const T *from = x.data<T>(), *of_bias = data_of<T>(bias);
+    const T* of_bias = data_of<T>(bias);
     T *to = data_of<T>(y), *z = data_of<T>(saved);
     const py::gil_scoped_release release;
-    ActivationKernels<T>::forward(activation, from, rows, of_bias, to, z);
+    ActivationKernels<T>::forward(activation, x.at<T>(), x.rows, of_bias, to, z);
   });
   return py::make_tuple(y, saves ? saved : y);
 }
 
 /// dy, saved, activation, bias_grad -> dx, dbias.
 py::object differentiate(Call& call) {
-  const Array dy = computed(call, "dy");
-  const Shape shape = dy.shape();
-  const Array saved = call.read("saved", dy.dtype(), shape);
   const Activation activation = activation_of(call);
   const bool biased = call.flag("bias_grad");
-  Rows dy_rows = elements_of(dy), saved_rows = elements_of(saved);
-  Shape width;
-  const bool alike = dy_rows.width == saved_rows.width && dy_rows.count() == saved_rows.count();
-  if (biased || !alike) {
-    if (shape.empty()) throw py::value_error(call.text("dy") + " has shape (), expected at least 1 axis");
-    const Along along(call, dy, "dy", -1);
-    dy_rows = along.rows(dy);
-    saved_rows = along.rows(saved);
-    width = {shape.back()};
+  const Array dy_array = computed(call, "dy");
+  Input dy = elements(dy_array);
+  const Array saved_array = call.read("saved", dy.dtype, dy.shape);
+  Input saved = elements(saved_array);
+  if (biased || dy.rows.width != saved.rows.width || dy.rows.count() != saved.rows.count()) {
+    const Along along(call, dy_array, "dy", -1);
+    dy = along.rows(dy_array);
+    saved = along.rows(saved_array);
   }
   call.results(2);
-  const py::object dx = call.contiguous_result(0, dy.dtype(), shape),
-                   dbias = call.result_if(biased, 1, dy.dtype(), width, "bias_grad is False");
-  Inputs inputs(call);
-  inputs.add(dy, "dy");
-  inputs.add(saved, "saved");
-  inputs.expect_apart({{dx, "out[0]"}, {dbias, "out[1]"}});
-  with_computed(dy.dtype(), [&](auto number) {
+  const bool same = activation == Activation::identity && !call.has_result(0);
+  const py::object dx = same ? py::none() : call.contiguous_result(0, dy.dtype, dy.shape),
+                   dbias = call.result_if(biased, 1, dy.dtype, {static_cast<std::ptrdiff_t>(dy.rows.width)},
+                                          "bias_grad is False");
+  call.expect_disjoint(true);
+  with_computed(dy.dtype, [&](auto number) {
     using T = decltype(number);
-    const T *g = dy.data<T>(), *s = saved.data<T>();
     T *to = data_of<T>(dx), *of_bias = data_of<T>(dbias);
     const py::gil_scoped_release release;
-    ActivationKernels<T>::backward(activation, g, dy_rows, s, saved_rows, to, of_bias);
+    if (to || of_bias)
+      ActivationKernels<T>::backward(activation, dy.at<T>(), dy.rows, saved.at<T>(), saved.rows, to, of_bias);
   });
-  return py::make_tuple(dx, dbias);
+  return py::make_tuple(same ? py::reinterpret_borrow<py::object>(call["dy"]) : dx, dbias);
 }
 
 // ---- Softmax --------------------------------------------------------------------------------------------------------
 
-SoftmaxOptions softmax_options(Call& call, const Along& along, const char* x_name, bool log) {
-  SoftmaxOptions options{call.number("scale", -kMost, kMost, "finite"), 0, log};
-  if (!call.flag("causal")) return options;
-  const Shape others = along.other_shape();
-  const auto keys = static_cast<std::ptrdiff_t>(along.width());
-  if (others.empty() || others.back() > keys)
-    throw py::value_error(call.text(x_name) + " has shape " + text_of(along.shape()) +
+/// The options but for the queries of a causal one, whose number depends on the shape.
+SoftmaxOptions softmax_options(const Call& call, bool log) {
+  return {call.number("scale", -kMost, kMost, "finite"), 0, log};
+}
+
+/// How many queries there are, for a causal softmax.
+std::size_t queries_of(const Call& call, const Along& along, const Shape& shape, const char* x_name) {
+  if (!call.flag("causal")) return 0;
+  const Shape others = along.without(shape);
+  if (others.empty() || others.back() > along.width(shape))
+    throw py::value_error(call.text(x_name) + " has shape " + text_of(shape) +
                           ", expected (…, queries, keys) with no more queries than keys when causal");
-  options.queries = static_cast<std::size_t>(others.back());
-  return options;
+  return static_cast<std::size_t>(others.back());
 }
 
 /// x, dim, scale, causal -> y.
 template <bool log> py::object softmax_forward(Call& call) {
-  const Array x = computed(call, "x");
-  const Along along(call, x, "x");
-  const SoftmaxOptions options = softmax_options(call, along, "x", log);
-  const Rows rows = along.rows(x);
+  const std::ptrdiff_t dim = call.integer("dim");
+  SoftmaxOptions options = softmax_options(call, log);
+  const Array array = computed(call, "x");
+  const Along along(call, array, "x", dim);
+  const Input x = along.rows(array);
+  options.queries = queries_of(call, along, x.shape, "x");
   call.results(1);
-  py::object y = along.result(0);
-  Inputs inputs(call);
-  inputs.add(x, "x");
-  inputs.expect_apart({{y, "out"}});
-  if (along.width() == 0) return y;
-  with_computed(x.dtype(), [&](auto number) {
+  py::object y = along.result(call, 0, x.dtype, x.shape);
+  call.expect_disjoint(true);
+  if (x.size == 0) return y;
+  with_computed(x.dtype, [&](auto number) {
     using T = decltype(number);
-    const T* from = x.data<T>();
     T* to = data_of<T>(y);
     const py::gil_scoped_release release;
-    SoftmaxKernels<T>::forward(options, from, rows, to);
+    SoftmaxKernels<T>::forward(options, x.at<T>(), x.rows, to);
   });
   return y;
 }
 
 /// dy, y, dim, scale, causal -> dx.
 template <bool log> py::object softmax_backward(Call& call) {
-  const Array dy = computed(call, "dy");
-  const Along along(call, dy, "dy");
-  const Array y = call.read("y", dy.dtype(), along.shape());
-  const SoftmaxOptions options = softmax_options(call, along, "y", log);
-  const Rows dy_rows = along.rows(dy), y_rows = along.rows(y);
+  const std::ptrdiff_t dim = call.integer("dim");
+  SoftmaxOptions options = softmax_options(call, log);
+  const Array array = computed(call, "dy");
+  const Along along(call, array, "dy", dim);
+  const Input dy = along.rows(array), y = along.rows(call.read("y", dy.dtype, dy.shape));
+  options.queries = queries_of(call, along, dy.shape, "dy");
   call.results(1);
-  py::object dx = along.result(0);
-  Inputs inputs(call);
-  inputs.add(dy, "dy");
-  inputs.add(y, "y");
-  inputs.expect_apart({{dx, "out"}});
-  if (along.width() == 0) return dx;
-  with_computed(dy.dtype(), [&](auto number) {
+  py::object dx = along.result(call, 0, dy.dtype, dy.shape);
+  call.expect_disjoint(true);
+  if (dy.size == 0) return dx;
+  with_computed(dy.dtype, [&](auto number) {
     using T = decltype(number);
-    const T *g = dy.data<T>(), *p = y.data<T>();
     T* to = data_of<T>(dx);
     const py::gil_scoped_release release;
-    SoftmaxKernels<T>::backward(options, g, dy_rows, p, y_rows, to);
+    SoftmaxKernels<T>::backward(options, dy.at<T>(), dy.rows, y.at<T>(), y.rows, to);
   });
   return dx;
 }
@@ -294,41 +275,40 @@ struct Labels {
   }
 };
 
+/// dx, if the gradient is wanted.
+template <class Make> py::object gradient_of(Call& call, const Make& make) {
+  call.results(1);
+  if (call.flag("grad")) return make();
+  if (!call["out"].is_none()) throw py::value_error(call.text("out") + " is given, but grad is False");
+  return py::none();
+}
+
 /// x, target, weight, ignore_index, reduction, label_smoothing, dim, grad -> loss, dx.
 py::object cross_entropy(Call& call) {
-  const Array x = computed(call, "x");
-  const bool default_dim = call["dim"].is_none();
-  const Along along(call, x, "x", default_dim ? std::optional<std::ptrdiff_t>(x.ndim() > 1 ? 1 : 0) : std::nullopt);
-  const auto classes = static_cast<std::ptrdiff_t>(along.width());
-  const py::handle target = call["target"];
+  const bool given = !call["dim"].is_none();
+  const std::ptrdiff_t dim = given ? call.integer("dim") : 0;
   const std::int64_t ignored = call.integer("ignore_index");
-  std::optional<Array> distributions;
-  std::optional<Labels> labels;
-  if (py::isinstance<py::array>(target) && py::str("f").equal(target.attr("dtype").attr("kind")))
-    distributions = call.read("target", x.dtype(), along.shape());
-  else
-    labels.emplace(call, along.other_shape(), classes, ignored);
-  const auto weight = call.optional("weight", x.dtype(), {classes});
   const double smoothing = call.number("label_smoothing", 0, 1, "in [0, 1]");
   const Reduction reduction = reduction_of(call);
-  const bool differentiates = call.flag("grad");
-  const Rows rows = along.rows(x);
-  const std::size_t count = rows.count();
-  call.results(1);
-  py::object dx = py::none();
-  if (differentiates)
-    dx = along.result(0);
-  else if (!call["out"].is_none())
-    throw py::value_error(call.text("out") + " is given, but grad is False");
-  Inputs inputs(call);
-  inputs.add(x, "x");
-  if (distributions) inputs.add(*distributions, "target");
-  if (weight) inputs.add(*weight, "weight");
-  inputs.expect_apart({{dx, "out"}});
-  const py::object losses = fresh(Dtype::float64, along.other_shape());
-  return with_computed(x.dtype(), [&](auto number) -> py::object {
+  const Array array = computed(call, "x");
+  const Along along(call, array, "x", given ? dim : array.ndim() > 1 ? 1 : 0);
+  const Input x = along.rows(array);
+  const std::ptrdiff_t classes = along.width(x.shape);
+  const py::handle target = call["target"];
+  std::optional<Input> distributions;
+  std::optional<Labels> labels;
+  if (py::isinstance<py::array>(target) && py::str("f").equal(target.attr("dtype").attr("kind")))
+    distributions = along.rows(call.read("target", x.dtype, x.shape));
+  else
+    labels.emplace(call, along.without(x.shape), classes, ignored);
+  const auto weight = call.optional("weight", x.dtype, {classes});
+  const std::size_t count = x.rows.count();
+  const py::object dx = gradient_of(call, [&] { return along.result(call, 0, x.dtype, x.shape); });
+  call.expect_disjoint(true);
+  const py::object losses = fresh(Dtype::float64, along.without(x.shape));
+  return with_computed(x.dtype, [&](auto number) -> py::object {
     using T = decltype(number);
-    CrossEntropy<T> arrays{x.data<T>(), rows};
+    CrossEntropy<T> arrays{x.at<T>(), x.rows};
     double divisor = static_cast<double>(count);
     if (labels) {
       arrays.labels = labels->array.data();
@@ -337,8 +317,8 @@ py::object cross_entropy(Call& call) {
         if (arrays.labels[i] != ignored)
           divisor += weight ? static_cast<double>(weight->data<T>()[arrays.labels[i]]) : 1;
     } else {
-      arrays.targets = distributions->data<T>();
-      arrays.target_rows = along.rows(*distributions);
+      arrays.targets = distributions->at<T>();
+      arrays.target_rows = distributions->rows;
     }
     if (reduction != Reduction::mean) divisor = 1;
     arrays.ignored = ignored;
@@ -359,46 +339,36 @@ py::object cross_entropy(Call& call) {
 
 /// x, target, weight [, pos_weight] [, delta], reduction, grad -> loss, dx.
 template <Loss loss> py::object element_loss(Call& call) {
-  const Array x = computed(call, "x");
-  const Shape shape = x.shape();
-  const Array target = call.read("target", x.dtype(), shape);
-  std::optional<Array> weight, positive;
-  if (!call["weight"].is_none()) weight = call.read("weight", x.dtype(), shape);
-  if (call.has("pos_weight") && !call["pos_weight"].is_none()) positive = call.read("pos_weight", x.dtype(), shape);
   const double delta =
       call.has("delta") ? call.number("delta", std::numeric_limits<double>::min(), kMost, "finite and > 0") : 1;
   const Reduction reduction = reduction_of(call);
-  const bool differentiates = call.flag("grad");
-  call.results(1);
-  py::object dx = py::none();
-  if (differentiates)
-    dx = call.contiguous_result(0, x.dtype(), shape);
-  else if (!call["out"].is_none())
-    throw py::value_error(call.text("out") + " is given, but grad is False");
-  Inputs inputs(call);
-  inputs.add(x, "x");
-  inputs.add(target, "target");
-  if (weight) inputs.add(*weight, "weight");
-  if (positive) inputs.add(*positive, "pos_weight");
-  inputs.expect_apart({{dx, "out"}});
-  Shape all(shape.size());
-  for (std::size_t a = 0; a < all.size(); ++a) all[a] = static_cast<std::ptrdiff_t>(a);
-  const auto one_row = [&](const Array& array) { return rows_of(array, {}, all); };
-  const py::object values = reduction == Reduction::none ? fresh(x.dtype(), shape) : py::none();
-  return with_computed(x.dtype(), [&](auto number) -> py::object {
+  const Input x = one_row(computed(call, "x")), target = one_row(call.read("target", x.dtype, x.shape));
+  const auto optional = [&](const char* argument) -> std::optional<Input> {
+    if (!call.has(argument) || call[argument].is_none()) return std::nullopt;
+    return one_row(call.read(argument, x.dtype, x.shape));
+  };
+  const auto weight = optional("weight"), positive = optional("pos_weight");
+  const py::object dx = gradient_of(call, [&] { return call.contiguous_result(0, x.dtype, x.shape); });
+  call.expect_disjoint(true);
+  const py::object values = reduction == Reduction::none ? fresh(x.dtype, x.shape) : py::none();
+  return with_computed(x.dtype, [&](auto number) -> py::object {
     using T = decltype(number);
-    ElementLoss<T> arrays{loss, x.size(), x.data<T>(), one_row(x), target.data<T>(), one_row(target)};
-    arrays.weight = data_of<T>(weight);
-    if (weight) arrays.weight_rows = one_row(*weight);
-    arrays.positive = data_of<T>(positive);
-    if (positive) arrays.positive_rows = one_row(*positive);
-    const double divisor = reduction == Reduction::mean ? static_cast<double>(x.size()) : 1;
+    ElementLoss<T> arrays{loss, x.size, x.template at<T>(), x.rows, target.template at<T>(), target.rows};
+    if (weight) {
+      arrays.weight = weight->template at<T>();
+      arrays.weight_rows = weight->rows;
+    }
+    if (positive) {
+      arrays.positive = positive->template at<T>();
+      arrays.positive_rows = positive->rows;
+    }
+    const double divisor = reduction == Reduction::mean ? static_cast<double>(x.size) : 1;
     arrays.delta = delta;
     arrays.factor = 1 / divisor;
     arrays.values = data_of<T>(values);
     arrays.dx = data_of<T>(dx);
     double total = 0;
-    if (x.size() != 0) {
+    if (x.size != 0) {
       const py::gil_scoped_release release;
       total = LossKernels<T>::element_loss(arrays);
     }
@@ -409,6 +379,10 @@ template <Loss loss> py::object element_loss(Call& call) {
 
 // clang-format off
 const std::vector<Function> kLoops{
+    {"exp", {"x", "out"}, elementwise<Elementwise::exp>},
+    {"erf", {"x", "out"}, elementwise<Elementwise::erf>},
+    {"tanh", {"x", "out"}, elementwise<Elementwise::tanh>},
+    {"sigmoid", {"x", "out"}, elementwise<Elementwise::sigmoid>},
     {"activate", {"x", "activation", "bias", "out"}, activate},
     {"activate_backward", {"dy", "saved", "activation", "bias_grad", "out"}, differentiate},
     {"softmax", {"x", "dim", "scale", "causal", "out"}, softmax_forward<false>},

@@ -64,7 +64,7 @@ struct DropoutArguments {
       if (shape[a] > 1 && array.stride(static_cast<std::ptrdiff_t>(a)) != strides[a])
         throw py::type_error(call.result_name(0).text() + " must have its axes in the order that those of " + x_name +
                              " have in memory, without gaps or negative strides; None makes such an array");
-    if (!y.is(call[x_name])) call.expect_disjoint();
+    call.expect_disjoint(true);
     return y;
   }
 

@@ -15,26 +15,30 @@ namespace fastopt {
 
 namespace {
 
+/// The argument normalized_shape, if the function has one.  It is read before any array, because its own code may change
+/// arrays.
+std::optional<Shape> normalized_shape(const Call& call) {
+  if (!call.has("normalized_shape")) return std::nullopt;
+  const py::handle object = call["normalized_shape"];
+  Shape normalized;
+  if (!PyIndex_Check(object.ptr()) && py::isinstance<py::sequence>(object) && !py::isinstance<py::str>(object) &&
+      !py::isinstance<py::bytes>(object))
+    for (const py::handle axis : object) normalized.push_back(call.integer(axis, "normalized_shape"));
+  else
+    normalized.push_back(call.integer("normalized_shape"));
+  if (normalized.empty()) throw py::value_error(call.text("normalized_shape") + " must name at least one axis");
+  return normalized;
+}
+
 /// The axes of an array: the last ones are normalized together, and the others count rows.
 struct Axes {
   Shape normalized, leading;
 
-  /// Normalizes the axes that the argument normalized_shape names, or the last axis if the function has no such
-  /// argument.
-  Axes(const Call& call, const Array& x, const char* x_name) {
+  /// `given`: what normalized_shape() returned; the last axis if the function has no such argument.
+  Axes(const Call& call, const Array& x, const char* x_name, const std::optional<Shape>& given) {
     const Shape all = x.shape();
-    if (!call.has("normalized_shape")) {
-      if (all.empty()) throw py::value_error(call.text(x_name) + " has shape (), expected at least 1 axis");
-      normalized = {all.back()};
-    } else {
-      const py::handle object = call["normalized_shape"];
-      if (!PyIndex_Check(object.ptr()) && py::isinstance<py::sequence>(object) && !py::isinstance<py::str>(object) &&
-          !py::isinstance<py::bytes>(object))
-        for (const py::handle axis : object) normalized.push_back(call.integer(axis, "normalized_shape"));
-      else
-        normalized.push_back(call.integer("normalized_shape"));
-      if (normalized.empty()) throw py::value_error(call.text("normalized_shape") + " must name at least one axis");
-    }
+    if (!given && all.empty()) throw py::value_error(call.text(x_name) + " has shape (), expected at least 1 axis");
+    normalized = given ? *given : Shape{all.back()};
     const auto axes = static_cast<std::ptrdiff_t>(normalized.size());
     if (axes > x.ndim() || !std::equal(normalized.begin(), normalized.end(), all.end() - axes))
       throw py::value_error(call.text(x_name) + " has shape " + text_of(all) +
@@ -49,22 +53,14 @@ struct Axes {
   }
 };
 
-/// An array of x's dtype and shape that is only read.  Its layout is determined right after its check: reading later
-/// arguments may run Python code, which may change it.
-struct Input {
-  Dtype dtype;
-  const void* data;
-  Rows rows;
-
-  Input(const Array& array, const Axes& axes) : dtype(array.dtype()), data(array.data<void>()) {
-    const auto split = static_cast<std::ptrdiff_t>(axes.leading.size());
-    rows = rows_of(array, axes_from(0, split), axes_from(split, array.ndim()));
-  }
-  template <class S> const S* at() const { return static_cast<const S*>(data); }
-};
+/// An array whose last axes are normalized.
+Input input(const Array& array, const Axes& axes) {
+  const auto split = static_cast<std::ptrdiff_t>(axes.leading.size());
+  return {array, rows_of(array, axes_from(0, split), axes_from(split, array.ndim()))};
+}
 
 Input another(Call& call, const char* argument, const Input& x, const Axes& axes) {
-  return {call.read(argument, x.dtype, axes.shape()), axes};
+  return input(call.read(argument, x.dtype, axes.shape()), axes);
 }
 
 /// The scalar weight g, for functions that have one.
@@ -80,9 +76,10 @@ template <class T> const T* gain_of(const std::optional<Array>& g) {
 
 /// x [, residual], weight or g, bias, eps -> y [, sum] [, mean], rstd.
 template <class Norm> py::object forward(Call& call) {
+  const auto normalized = normalized_shape(call);
   const Array array = call.read("x");
-  const Axes axes(call, array, "x");
-  const Input x(array, axes);
+  const Axes axes(call, array, "x", normalized);
+  const Input x = input(array, axes);
   std::optional<Input> residual;
   if (call.has("residual")) residual = another(call, "residual", x, axes);
   const Dtype computed = computed_with(x.dtype);
@@ -124,9 +121,10 @@ template <class Norm> py::object forward(Call& call) {
 /// dy [, dsum], x or sum [, mean], rstd, weight or g [, bias_grad] -> dx [, dweight [, dbias]] or dx, dg.
 template <class Norm> py::object backward(Call& call) {
   const char* const x_name = call.has("sum") ? "sum" : "x";
+  const auto normalized = normalized_shape(call);
   const Array array = call.read(x_name);
-  const Axes axes(call, array, x_name);
-  const Input x(array, axes), dy = another(call, "dy", x, axes);
+  const Axes axes(call, array, x_name, normalized);
+  const Input x = input(array, axes), dy = another(call, "dy", x, axes);
   std::optional<Input> dsum;
   if (call.has("dsum") && !call["dsum"].is_none()) dsum = another(call, "dsum", x, axes);
   std::optional<Array> mean;

@@ -117,7 +117,7 @@ class UnevenFloor {
       largest = std::max(largest, array.multiple);
     }
     // A turn is at least a cache line of the smallest array, and at most 16 KiB of the largest one.
-    const std::size_t turn = std::clamp<std::size_t>(4096 / largest, 16, 256);
+    const std::size_t turn = std::clamp<std::size_t>(4096 / largest / 16 * 16, 16, 256);
     parallel(threads_for(traffic * kFloorPerWord), [&](int thread, int threads) {
       const Range mine = share(words, thread, threads, turn);
       V seen = {};

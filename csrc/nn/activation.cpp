@@ -146,12 +146,17 @@ void ActivationKernels<T>::backward(Activation f, const T* dy, const Rows& dy_ro
       ColumnSums<1> sums;
       for (std::size_t block = begin; block < end; block += kBlock) {
         const std::size_t rows = std::min(kBlock, end - block);
-        for (std::size_t row = block; row < block + rows; ++row) differentiate(row, first, columns);
-        const T* const from = dx + block * width + first;
-        add_columns<1, T>(sums, from, rows, columns, [from, width](std::size_t row) {
-          return [x = from + row * width](std::size_t k, auto number) {
-            return std::array{load<decltype(number)>(x + k)};
-          };
+        alignas(64) T copied[kBlock * kColumns];
+        const T* const from = dx ? dx + block * width + first : copied;
+        const std::size_t apart = dx ? width : kColumns;
+        for (std::size_t row = 0; row < rows; ++row) {
+          if (dx)
+            differentiate(block + row, first, columns);
+          else
+            dy_rows.pack(dy + dy_rows.offset(block + row), first, columns, copied + row * kColumns);
+        }
+        add_columns<1, T>(sums, from, rows, columns, [from, apart](std::size_t row) {
+          return [x = from + row * apart](std::size_t k, auto number) { return std::array{load<decltype(number)>(x + k)}; };
         });
       }
       std::copy_n(sums.of[0], columns, partial.data() + chunk * width + first);

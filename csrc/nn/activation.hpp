@@ -26,7 +26,7 @@ template <class T> struct ActivationKernels {
   /// y, and z where it is not null; y and z: (rows, width), contiguous; either may be x.  bias: null where there is none.
   static void forward(Activation f, const T* x, const Rows& rows, const T* bias, T* y, T* z);
 
-  /// dx, contiguous, which may be dy or `saved`; dbias: (width), or null.
+  /// dx, contiguous, may be dy or `saved`; dbias: (width), or null.  dx may be null for the identity, where it is dy.
   static void backward(Activation f, const T* dy, const Rows& dy_rows, const T* saved, const Rows& saved_rows, T* dx,
                        T* dbias);
 };

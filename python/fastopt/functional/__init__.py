@@ -17,6 +17,7 @@ Subnormal numbers (below 1.2e-38 in float32) count as zero, except those of floa
 from __future__ import annotations
 
 from . import _updates
+from ._activations import activate, activate_backward, linear, linear_backward
 from ._batch import (
     batch_norm,
     batch_norm_add_relu,
@@ -35,8 +36,10 @@ from ._dropout import (
     gaussian_dropout,
     gaussian_dropout_backward,
 )
+from ._functions import erf, exp, sigmoid, tanh
 from ._groups import group_norm, group_norm_backward, instance_norm, instance_norm_backward
 from ._lengths import cosine_norm, cosine_norm_backward, scale_norm, scale_norm_backward
+from ._losses import binary_cross_entropy_with_logits, cross_entropy, huber_loss, mse_loss
 from ._rows import (
     add_layer_norm,
     add_layer_norm_backward,
@@ -54,12 +57,15 @@ from ._shards import (
     batch_norm_stats,
     combine_stats,
 )
+from ._softmax import log_softmax, log_softmax_backward, softmax, softmax_backward
 from ._update import Outcome
 from ._updates import *  # noqa: F403  # one function per rule; made by _generate
 from ._weights import fold_batch_norm, weight_norm, weight_norm_backward
 
 __all__ = [
     "Outcome",
+    "activate",
+    "activate_backward",
     "add_layer_norm",
     "add_layer_norm_backward",
     "add_rms_norm",
@@ -76,26 +82,40 @@ __all__ = [
     "batch_norm_stats",
     "batch_renorm",
     "batch_renorm_backward",
+    "binary_cross_entropy_with_logits",
     "channel_dropout",
     "channel_dropout_backward",
     "combine_stats",
     "cosine_norm",
     "cosine_norm_backward",
+    "cross_entropy",
     "dropout",
     "dropout_backward",
+    "erf",
+    "exp",
     "fold_batch_norm",
     "gaussian_dropout",
     "gaussian_dropout_backward",
     "group_norm",
     "group_norm_backward",
+    "huber_loss",
     "instance_norm",
     "instance_norm_backward",
     "layer_norm",
     "layer_norm_backward",
+    "linear",
+    "linear_backward",
+    "log_softmax",
+    "log_softmax_backward",
+    "mse_loss",
     "rms_norm",
     "rms_norm_backward",
     "scale_norm",
     "scale_norm_backward",
+    "sigmoid",
+    "softmax",
+    "softmax_backward",
+    "tanh",
     "weight_norm",
     "weight_norm_backward",
 ]

@@ -4,6 +4,7 @@ The functions have the arguments and the results of those in :mod:`fastopt.funct
 They check nothing and import nothing else of fastopt.
 """
 
+from .activations import activate, activate_backward, linear, linear_backward
 from .channels import (
     batch_norm,
     batch_norm_add_relu,
@@ -27,12 +28,14 @@ from .dropout import (
     gaussian_dropout,
     gaussian_dropout_backward,
 )
+from .functions import erf, exp, sigmoid, tanh
 from .groups import (
     group_norm,
     group_norm_backward,
     instance_norm,
     instance_norm_backward,
 )
+from .losses import binary_cross_entropy_with_logits, cross_entropy, huber_loss, mse_loss
 from .rows import (
     add_layer_norm,
     add_layer_norm_backward,
@@ -54,6 +57,7 @@ from .rules.muon import muon
 from .rules.schedule_free import schedule_free_adamw, schedule_free_sgd
 from .rules.sgd import asgd, rprop, sgd
 from .rules.trust import lamb, lars
+from .softmax import log_softmax, log_softmax_backward, softmax, softmax_backward
 from .weights import (
     fold_batch_norm,
     weight_norm,
@@ -61,6 +65,8 @@ from .weights import (
 )
 
 __all__ = [
+    "activate",
+    "activate_backward",
     "adadelta",
     "adafactor",
     "adagrad",
@@ -87,25 +93,35 @@ __all__ = [
     "batch_norm_stats",
     "batch_renorm",
     "batch_renorm_backward",
+    "binary_cross_entropy_with_logits",
     "channel_dropout",
     "channel_dropout_backward",
     "combine_stats",
     "cosine_norm",
     "cosine_norm_backward",
+    "cross_entropy",
     "dropout",
     "dropout_backward",
+    "erf",
+    "exp",
     "fold_batch_norm",
     "gaussian_dropout",
     "gaussian_dropout_backward",
     "group_norm",
     "group_norm_backward",
+    "huber_loss",
     "instance_norm",
     "instance_norm_backward",
     "lamb",
     "lars",
     "layer_norm",
     "layer_norm_backward",
+    "linear",
+    "linear_backward",
     "lion",
+    "log_softmax",
+    "log_softmax_backward",
+    "mse_loss",
     "muon",
     "nadam",
     "radam",
@@ -118,6 +134,10 @@ __all__ = [
     "schedule_free_adamw",
     "schedule_free_sgd",
     "sgd",
+    "sigmoid",
+    "softmax",
+    "softmax_backward",
+    "tanh",
     "weight_norm",
     "weight_norm_backward",
 ]

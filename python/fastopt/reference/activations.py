@@ -79,7 +79,10 @@ def activate_backward(
     dx = _gradient(activation, flushed(dy), flushed(saved))
     dbias = None
     if bias_grad:
-        rows, width = np.asarray(dx).reshape(-1, dx.shape[-1]) if dx.size else np.zeros((0, dx.shape[-1]), dx.dtype), dx.shape[-1]
+        rows, width = (
+            np.asarray(dx).reshape(-1, dx.shape[-1]) if dx.size else np.zeros((0, dx.shape[-1]), dx.dtype),
+            dx.shape[-1],
+        )
         chunk = max(4 * BLOCK, (1 << 14) // max(width, 1) // BLOCK * BLOCK)
         sums = [block_sums(flushed(rows[first : first + chunk])) for first in range(0, len(rows), chunk)]
         dbias = in_order(flushed(np.reshape(sums, (len(sums), width)))).to(dx.dtype)

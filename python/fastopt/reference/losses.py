@@ -73,7 +73,9 @@ def cross_entropy(
                 divisor += double(np.asarray(w)[label])
     with np.errstate(all="ignore"):
         factor = double(1) / divisor
-        value = np.asarray(losses).reshape(shape) if reduction == "none" else float(np.asarray(row_sums(losses)) / divisor)
+        value = (
+            np.asarray(losses).reshape(shape) if reduction == "none" else float(np.asarray(row_sums(losses)) / divisor)
+        )
     if not grad:
         return value, None
     p_factor = (weights * factor / sums)[:, None].to(x.dtype)
