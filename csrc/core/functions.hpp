@@ -27,8 +27,9 @@ template <> struct FunctionConstants<float> {
   static constexpr float inverse_ln2 = 1.442695f, ln2_high = 0x1.62e4p-1f, ln2_low = 1.4286068e-6f;
   static constexpr float lowest = -87.33654f, highest = 88.72283f;  ///< where exp is normal and finite
   static constexpr float exp_rest[]{0.5f, 0.1666652f, 0.041666187f, 0.008368798f, 0.0013951436f};
-  static constexpr float tanh_is_1 = 9.1f, erf_is_1 = 4;  ///< from here on
-  static constexpr float erf_below_1[]{1.1283791f,    -0.37612626f,    0.112835996f,  -0.026854428f,
+  static constexpr float tanh_is_1 = 9.1f, erf_is_1 = 4;                  ///< from here on
+  static constexpr float erf_slope = 1.1283791f, erf_is_linear = 1e-30f;  ///< below
+  static constexpr float erf_below_1[]{0.12837917f,   -0.37612626f,    0.112835996f,  -0.026854428f,
                                        0.0051895054f, -0.00080205954f, 7.8883546e-05f};
   static constexpr float erf_from_1[]{0.00035499295f, 1.1270348f,    0.63823473f,    0.10302916f,
                                       -0.021801168f,  0.0029385001f, -0.00018545233f};
@@ -54,7 +55,8 @@ template <> struct FunctionConstants<double> {
                                      2.5112241910468827e-08,
                                      2.0926908657235375e-09};
   static constexpr double tanh_is_1 = 19.1, erf_is_1 = 6;
-  static constexpr double erf_below_1[]{1.1283791670955126,      -0.3761263890318355,    0.11283791670945231,
+  static constexpr double erf_slope = 1.1283791670955126, erf_is_linear = 1e-290;
+  static constexpr double erf_below_1[]{0.1283791670955126,      -0.3761263890318355,    0.11283791670945231,
                                         -0.02686617064327291,    0.005223977607398376,   -0.0008548325988581832,
                                         0.00012055295289481475,  -1.492474410734472e-05, 1.6447511254770074e-06,
                                         -1.6209129709405018e-07, 1.3722787997886972e-08, -7.800856870185169e-10};
@@ -145,12 +147,14 @@ template <class V> inline V tanh(V x) {
   return x == x ? result : x;
 }
 
-/// erf x: |x| times a polynomial of x² below 1, and 1 − e^{−polynomial of |x|} from there on.
+/// erf x: |x| + |x| times a polynomial of x² below 1, and 1 − e^{−polynomial of |x|} from there on.
 template <class V> inline V erf(V x) {
   using C = FunctionConstants<typename Element<V>::type>;
   const V magnitude = absolute(x);
   const V bounded = magnitude < C::erf_is_1 ? magnitude : V{} + C::erf_is_1;
-  const V below = magnitude * detail::polynomial(V(magnitude * magnitude), C::erf_below_1);
+  // Where |x| is tiny the second term would be subnormal.
+  const V more = magnitude + magnitude * detail::polynomial(V(magnitude * magnitude), C::erf_below_1);
+  const V below = magnitude < C::erf_is_linear ? V(magnitude * C::erf_slope) : more;
   const V above = 1 - exp(V(-detail::polynomial(bounded, C::erf_from_1)));
   const V result = with_sign_of(V(magnitude < 1 ? below : above), x);
   return x == x ? result : x;

@@ -1,13 +1,16 @@
 """Layers for hand-written loops: ``y = layer(x)``, then ``dx = layer.backward(dy)``."""
 
+from ._activations import GELU, ReLU, Sigmoid, SiLU, Tanh
 from ._batch import BatchNorm, BatchNormAddReLU, BatchNormReLU, BatchRenorm, update_bn
 from ._channels import GroupNorm, InstanceNorm
 from ._dropout import ChannelDropout, Dropout, GaussianDropout
 from ._layer import Layer
-from ._linear import CosineLinear, WeightNormLinear
+from ._linear import CosineLinear, Linear, WeightNormLinear
 from ._rows import AddLayerNorm, AddRMSNorm, LayerNorm, RMSNorm, ScaleNorm
+from ._sequential import Sequential
 
 __all__ = [
+    "GELU",
     "AddLayerNorm",
     "AddRMSNorm",
     "BatchNorm",
@@ -22,8 +25,14 @@ __all__ = [
     "InstanceNorm",
     "Layer",
     "LayerNorm",
+    "Linear",
     "RMSNorm",
+    "ReLU",
     "ScaleNorm",
+    "Sequential",
+    "SiLU",
+    "Sigmoid",
+    "Tanh",
     "WeightNormLinear",
     "update_bn",
 ]

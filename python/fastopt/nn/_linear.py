@@ -1,19 +1,21 @@
-"""Linear layers with normalized weights; NumPy computes the products."""
+"""Linear layers, plain and with normalized weights; NumPy computes the products."""
 
 from __future__ import annotations
 
 import math
-from typing import Any
+from collections.abc import Callable
+from typing import Any, get_args
 
 import numpy as np
 from numpy.typing import DTypeLike
 
 from .. import functional as F
-from .._check import flag, number, whole
+from .._check import choice, flag, number, whole
+from ..functional._activations import Activation
 from ..functional._arrays import array_of
 from ._layer import Array, Layer, Shapes
 
-__all__ = ["CosineLinear", "WeightNormLinear"]
+__all__ = ["CosineLinear", "Linear", "WeightNormLinear"]
 
 
 class _Linear(Layer):
@@ -88,6 +90,86 @@ class _Linear(Layer):
                 return result.astype(x.dtype, copy=False)
             out[...] = result
         return out
+
+
+class Linear(_Linear):
+    """A linear layer, with an activation in the same pass as the bias; see :func:`fastopt.functional.linear`.
+
+    .. code-block:: text
+
+        y = f(x·weightᵀ + bias)
+
+    Args:
+        in_features: The length of the last axis of inputs.
+        out_features: The length of the last axis of outputs.
+        bias: Whether there is a bias.
+        activation: f: "relu", "gelu", "gelu_tanh", "silu", "tanh", "sigmoid", or ``None``.
+        seed: The seed of the initial weights and biases, uniform in ±1/√in_features as torch's: an integer or a NumPy generator;
+            ``None`` for a random one.
+        dtype: The dtype of inputs and parameters, float32 or float64.
+
+    Example:
+        >>> import numpy as np
+        >>> from fastopt import nn
+        >>> layer = nn.Linear(2, 1, activation="relu", dtype=np.float64)
+        >>> layer.params["weight"][...], layer.params["bias"][...] = [[3, 4]], -1
+        >>> layer(np.array([[1.0, 0.0], [0.0, -1.0]]))
+        array([[2.],
+               [0.]])
+        >>> layer.backward(np.ones((2, 1))), layer.grads["weight"]
+        (array([[3., 4.],
+               [0., 0.]]), array([[1., 0.]]))
+    """
+
+    def __init__(
+        self,
+        in_features: int,
+        out_features: int,
+        bias: bool = True,
+        activation: Activation | None = None,
+        *,
+        seed: int | np.random.Generator | None = None,
+        dtype: DTypeLike = np.float32,
+    ) -> None:
+        inputs, outputs = (whole("Linear", "in_features", in_features), whole("Linear", "out_features", out_features))
+        biased = flag("Linear", "bias", bias)
+        self.activation = (
+            None if activation is None else choice("Linear", "activation", activation, get_args(Activation))
+        )
+        shapes: Shapes = {"weight": ((outputs, inputs), 0.0)}
+        super().__init__(inputs, outputs, {**shapes, "bias": ((outputs,), 0.0)} if biased else shapes, dtype)
+        self._initial(seed, *self.params)
+
+    def __call__(self, x: Array, *, out: Array | None = None) -> Array:
+        """The layer's output for ``x``, in ``out`` if that is given."""
+        self._check_own()
+        array_of("Linear", "x", x, None, [self._dtype.name], way_out=self._way_out(x))
+        y, saved = F.linear(
+            x, self.params["weight"], self.params.get("bias"), self.activation, out=None if out is None else (out, None)
+        )
+        self._kept = x, saved
+        return y
+
+    def backward(self, dy: Array, *, out: Array | None = None) -> Array:
+        """The gradient with respect to the last input, in ``out`` if that is given; ``dy`` is that of the output.  Fills ``grads``."""
+        x, saved = self._last()
+        self._check_own(written=True)
+        return F.linear_backward(
+            dy,
+            x,
+            self.params["weight"],
+            saved,
+            self.activation,
+            bias_grad="bias" in self.params,
+            out=(out, self.grads["weight"], self.grads.get("bias")),
+        )[0]
+
+    def _way_out(self, x: Any) -> Callable[[], str]:
+        def text() -> str:
+            other = f", or make the layer with dtype=np.{x.dtype}" if x.dtype in (np.float32, np.float64) else ""
+            return f": pass x.astype(np.{self._dtype.name}){other}"
+
+        return text
 
 
 class CosineLinear(_Linear):

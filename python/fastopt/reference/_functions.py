@@ -33,10 +33,14 @@ _EXP = {
         2.0926908657235375e-09,
     ),
 }
+_ERF_TINY = {
+    "float32": (1.1283791, 1e-30),
+    "float64": (1.1283791670955126, 1e-290),
+}  # the slope, below the second number
 _ERF_BELOW_1 = {
-    "float32": (1.1283791, -0.37612626, 0.112835996, -0.026854428, 0.0051895054, -0.00080205954, 7.8883546e-05),
+    "float32": (0.12837917, -0.37612626, 0.112835996, -0.026854428, 0.0051895054, -0.00080205954, 7.8883546e-05),
     "float64": (
-        1.1283791670955126,
+        0.1283791670955126,
         -0.3761263890318355,
         0.11283791670945231,
         -0.02686617064327291,
@@ -146,12 +150,14 @@ def tanh(x: Any) -> Any:
 
 
 def erf(x: Any) -> Any:
-    """|x| times a polynomial of x² below 1, and 1 − e^{−polynomial of |x|} from there on."""
+    """|x| + |x| times a polynomial of x² below 1, and 1 − e^{−polynomial of |x|} from there on."""
     of = x.dtype.type
     magnitude = flushed(np.abs(np.asarray(x)))
     limit = of(_LIMITS[x.dtype.name][3])
     bounded = flushed(np.where(np.asarray(magnitude) < limit, np.asarray(magnitude), limit))
-    below = magnitude * _polynomial(magnitude * magnitude, _ERF_BELOW_1[x.dtype.name])
+    slope, tiny = map(of, _ERF_TINY[x.dtype.name])
+    more = magnitude + magnitude * _polynomial(magnitude * magnitude, _ERF_BELOW_1[x.dtype.name])
+    below = _where(np.asarray(magnitude) < tiny, magnitude * slope, more)
     above = of(1) - exp(-_polynomial(bounded, _ERF_FROM_1[x.dtype.name]))
     result = np.copysign(np.asarray(_where(np.asarray(magnitude) < 1, below, above)), np.asarray(x))
     return _where(np.asarray(x) == np.asarray(x), result, x)
