@@ -58,6 +58,7 @@ def section(doc: str, title: str) -> str:
     return found[1] if found else ""
 
 
+LAYERS = {"GELU", "Linear", "ReLU", "Sequential", "SiLU", "Sigmoid", "Tanh"}  # that normalize nothing
 EVERYTHING = dict(public())
 BASES = ("Optimizer", "StepInfo", "Outcome", "Layer", "LRScheduler")  # users do not construct these
 FUNCTIONS = {
@@ -159,6 +160,7 @@ def test_every_normalization_is_in_the_table() -> None:
         "Dropout",
         "GaussianDropout",
         "ChannelDropout",
+        *LAYERS,
     }
     others = {"batch_norm_apply", "batch_norm_stats", "combine_stats", "fold_batch_norm", "batch_norm_backward_stats"}
     assert all(f"F.{name}(" in text or f"`F.{name}`" in text for name in others)

@@ -35,8 +35,9 @@ CPP_KNOWS = {
     "core": set(),
     "optim": {"core"},
     "norm": {"core"},
+    "nn": {"core"},
     "regularize": {"core"},
-    "bind": {"core", "optim", "norm", "regularize"},
+    "bind": {"core", "nn", "norm", "optim", "regularize"},
     "cpu.cpp": set(),
 }
 PUBLIC = {"functional", "nn", "optim", "reference", "schedules", *fastopt.__all__}
@@ -77,6 +78,10 @@ USERS = {
 }
 # Functions that are tested outside the tables, and layers that do not have the name of their function.
 OTHERS = {"batch_norm_stats", "batch_norm_backward_stats", "combine_stats", "fold_batch_norm"}
+# In test_loops.py.
+LOOPS = {"erf", "exp", "sigmoid", "tanh", "binary_cross_entropy_with_logits", "cross_entropy", "huber_loss", "mse_loss"}
+LOOPS |= {name + end for name in ("activate", "linear", "log_softmax", "softmax") for end in ("", "_backward")}
+LAYERS = {"GELU", "Linear", "ReLU", "Sequential", "SiLU", "Sigmoid", "Tanh"}
 LINEAR = {"CosineLinear": "CosineNorm", "WeightNormLinear": "WeightNorm"}
 EXCEPTIONS = {"cli/bench/floors.py": {"_core"}}  # the kernel that computes nothing is for benchmarks only
 
@@ -236,14 +241,14 @@ def test_the_types_of_what_every_rule_has_name_all_of_it() -> None:
 def test_tables_are_complete() -> None:
     calls = [norm.call(np.random.default_rng(0), "float32", 2, 2) for norm in NORMS.values()]
     dropouts = {name for name in functional.__all__ if name.endswith("dropout")}  # in test_dropout.py
-    functions = {*RULES, *OTHERS, *dropouts, *(f"{name}_backward" for name in dropouts)}
+    functions = {*RULES, *OTHERS, *LOOPS, *dropouts, *(f"{name}_backward" for name in dropouts)}
     functions = functions.union(*(call.functions for call in calls))
     assert functions == set(functional.__all__) - {"Outcome"} == set(reference.__all__)
     classes = {one for one in map(vars(optim).get, optim.__all__) if isinstance(one, type)}
     assert {optim.Optimizer, optim.StepInfo} < classes
     optimizers = {one for one in classes if issubclass(one, optim.Optimizer) and one is not optim.Optimizer}
     assert {rule.optimizer for rule in RULES.values()} == {one for one in optimizers if one.function is not None}
-    layers = {LINEAR.get(name, name) for name in nn.__all__} - {"Layer", "update_bn"}
+    layers = {LINEAR.get(name, name) for name in nn.__all__} - {"Layer", "update_bn", *LAYERS}
     of_layers = {call.norm for call in calls} - {"batch_norm_apply"} | dropouts
     assert {name.lower() for name in layers} == {name.replace("_", "") for name in of_layers}
 

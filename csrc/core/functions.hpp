@@ -1,8 +1,8 @@
 /// exp, log, tanh, erf and the logistic function, the same bits on every instruction set.
 ///
 /// Each is arithmetic of one vector at a time, without tables, branches or fused operations.  `reference/_functions.py` is
-/// the same in NumPy, and bench/polynomials.py finds the coefficients.  The largest errors are 0.8 (exp), 1.5 (tanh), 1.1
-/// (erf) and 1.6 (logistic) units in the last place; tests/test_functions.py measures them.  Results that would be subnormal
+/// the same in NumPy, and bench/polynomials.py finds the coefficients.  The largest errors are 1.0 (exp), 2.5 (tanh), 1.5
+/// (erf) and 2.5 (logistic) units in the last place; tests/test_loops.py measures them.  Results that would be subnormal
 /// are zero.
 #pragma once
 
@@ -80,17 +80,6 @@ template <class V, class T, std::size_t N> inline V polynomial(V x, const T (&c)
   return sum;
 }
 
-/// As many unsigned integers as V has numbers, of their size.
-template <class V> struct BitsOf {
-  using T = typename Element<V>::type;
-  typedef typename FunctionConstants<T>::Bits type __attribute__((vector_size(sizeof(V))));
-};
-template <> struct BitsOf<float> {
-  using type = std::uint32_t;
-};
-template <> struct BitsOf<double> {
-  using type = std::uint64_t;
-};
 template <class To, class From> inline To same_bits(From from) {
   static_assert(sizeof(To) == sizeof(From));
   To to;
@@ -128,7 +117,7 @@ template <class V> inline V exp(V x) {
 
 /// x with the sign of `of`; x has none.
 template <class V> inline V with_sign_of(V x, V of) {
-  using Bits = typename detail::BitsOf<V>::type;
+  using Bits = typename BitsOf<V>::type;
   using T = typename Element<V>::type;
   constexpr auto kSign = typename FunctionConstants<T>::Bits{1} << (8 * sizeof(T) - 1);
   return detail::same_bits<V>(detail::same_bits<Bits>(x) | (detail::same_bits<Bits>(of) & kSign));

@@ -86,6 +86,17 @@ template <class V> inline constexpr std::size_t width = sizeof(V) / sizeof(typen
 
 template <class V> inline constexpr bool is_number = std::is_arithmetic_v<V>;
 
+/// As many unsigned integers as V has numbers, of their size.
+template <class V> struct BitsOf {
+  using T = typename Element<V>::type;
+  typedef std::conditional_t<sizeof(T) == 4, std::uint32_t, std::uint64_t> type __attribute__((vector_size(sizeof(V))));
+};
+template <> struct BitsOf<float> {
+  using type = std::uint32_t;
+};
+template <> struct BitsOf<double> {
+  using type = std::uint64_t;
+};
 /// Calls body(0), …, body(N − 1) with constants.
 template <std::size_t N, class Body> [[gnu::always_inline]] inline void unroll(Body&& body) {
   [&]<std::size_t... I>(std::index_sequence<I...>) {

@@ -15,6 +15,9 @@ class _Activation(Layer):
 
     _name: Activation
 
+    def __init__(self) -> None:
+        super().__init__()
+
     def __call__(self, x: Array, *, out: Array | None = None) -> Array:
         """The activation of ``x``, in ``out`` if that is given, which may be ``x`` itself."""
         y, saved = F.activate(x, self._name, out=None if out is None else (out, None))

@@ -133,9 +133,9 @@ class Linear(_Linear):
     ) -> None:
         inputs, outputs = (whole("Linear", "in_features", in_features), whole("Linear", "out_features", out_features))
         biased = flag("Linear", "bias", bias)
-        self.activation = (
-            None if activation is None else choice("Linear", "activation", activation, get_args(Activation))
-        )
+        if activation is not None:
+            choice("Linear", "activation", activation, get_args(Activation))
+        self.activation = activation
         shapes: Shapes = {"weight": ((outputs, inputs), 0.0)}
         super().__init__(inputs, outputs, {**shapes, "bias": ((outputs,), 0.0)} if biased else shapes, dtype)
         self._initial(seed, *self.params)
