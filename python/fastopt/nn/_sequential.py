@@ -43,7 +43,7 @@ class Sequential:
         self.layers = list(layers)
 
     def __call__(self, x: Array) -> Array:
-        """The output of the last layer."""
+        """The output of the last layer for ``x``."""
         for layer in self.layers:
             x = layer(x)
         return x
