@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 import numpy as np
 
-from .._check import did_you_mean, not_an_array, real, type_of
+from .._check import did_you_mean, not_an_array, number, real, type_of
 from .._commit import at_once
 from .._core import kernels
 from .._rules import AROUND, AROUND_TEXTS, Hyperparameters, Rule
@@ -187,7 +187,9 @@ class Groups:
                 raise ValueError(
                     f"{self._name}: unknown hyperparameter {key!r}{did_you_mean(str(key), self._hyperparameters)}"
                 )
-            if key in SCHEDULED:
+            if key == "initial_lr":
+                number(self._name, key, group[key], 0)
+            elif key in SCHEDULED:
                 real(self._name, key, group[key])
 
     def _expect_names(self, index: int, group: Mapping[str, Any]) -> None:
