@@ -292,7 +292,10 @@ def test_what_would_be_lost_is_an_error(name: str, tmp_path: Path, rng: Generato
     opt = CLASSES[name](OPTIMIZERS[name].arrays(rng), lr=0.05, ema_decay=0.9)
     opt.accumulate(OPTIMIZERS[name].arrays(rng))
     for save in opt.state_dict, (lambda: opt.save(tmp_path / "state")):
-        with pytest.raises(ValueError, match=rf"^{name}: accumulated gradients would be lost; step\(\) first$"):
+        with pytest.raises(
+            ValueError,
+            match=rf"^{name}: accumulated gradients would be lost; step\(\) or discard_accumulated\(\) first$",
+        ):
             save()
     opt.step()
     with opt.using_ema():

@@ -311,7 +311,8 @@ class Groups:
             ]
             if self._accumulated is not None and self._accumulated.micro_batches:
                 raise ValueError(
-                    f"{self._name}: accumulated gradients belong to other parameters; put these back and step() first"
+                    f"{self._name}: accumulated gradients belong to other parameters; put these back and step(), or "
+                    "discard_accumulated()"
                 )
         for record, label in zip(records, labels, strict=True):
             unmoved(self._name, record, label)

@@ -31,8 +31,8 @@ class Saved(Groups):
             The state; the key ``fastopt`` has the entries that torch does not have.
 
         Raises:
-            ValueError: Accumulated gradients have not been used, the parameters are swapped for their averages, or a group has
-                an unknown hyperparameter.
+            ValueError: Accumulated gradients have been neither used nor discarded, the parameters are swapped for their averages,
+                or a group has an unknown hyperparameter.
         """
         copy = flag(self._name, "copy", copy)
         with self._turn:
@@ -41,7 +41,9 @@ class Saved(Groups):
 
     def _state_dict(self, copy: bool) -> dict[str, Any]:
         if self._accumulated is not None and self._accumulated.micro_batches:
-            raise ValueError(f"{self._name}: accumulated gradients would be lost; step() first")
+            raise ValueError(
+                f"{self._name}: accumulated gradients would be lost; step() or discard_accumulated() first"
+            )
         self._expect_unswapped()
         self._settle()
         for index, group in enumerate(self.param_groups):
