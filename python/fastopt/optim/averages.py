@@ -10,7 +10,7 @@ import numpy as np
 
 from .._commit import at_once, commit
 from ._formats import is_half
-from .parameters import Array, Record
+from .parameters import Array, Record, units
 from .plan import begin, is_writeable, unmoved
 from .saved import Saved
 
@@ -60,8 +60,10 @@ class Averaged(Saved):
             if not self._swapped:
                 self._settle()
             averages = iter(averages_of(self._records, bool(self._swapped)))
-            built = [one.structure.build([next(averages) for _ in one.structure.leaves]) for one in self._groups]
-            return built if self._grouped or not built else built[0]
+            structures = units(self._groups)
+            built = [one.build([next(averages) for _ in one.leaves]) for one in structures]
+            grouped = self._grouped and not (len(built) == 1 and structures[0] is self._groups[0].structure.whole)
+            return built if grouped or not built else built[0]
 
     def swap_ema(self) -> None:
         """Exchanges the contents of the parameters and their averages, all or none; a second call exchanges them back.

@@ -15,7 +15,7 @@ from .._core import kernels
 from .._rules import AROUND
 from .accumulate import Accumulator, weight_of
 from .averages import Averaged
-from .parameters import Grads, Group, Params, SplitGroups, Structure, flattened, forms_of
+from .parameters import Grads, Group, Params, flattened, forms_of, units
 from .plan import begin, step_options
 
 
@@ -97,13 +97,10 @@ class Optimizer(Averaged):
         one = isinstance(params, Mapping | np.ndarray)
         groups: list[Any] = [params] if one else list(params)
         self._grouped = bool(groups) and all(isinstance(group, Mapping) and "params" in group for group in groups)
-        self._whole = params.structure if isinstance(params, SplitGroups) else None
-        first = 0
         for group in groups if self._grouped else [{"params": params if one else groups}]:
-            new = self._new_group(group, first, self._whole)
+            new = self._new_group(group)
             self._groups.append(new)
             self.param_groups.append(new.group)
-            first += len(new.structure.leaves)
         self._adopt(self._planned())
 
     def __setattr__(self, name: str, value: Any) -> None:
@@ -129,7 +126,7 @@ class Optimizer(Averaged):
     def add_param_group(self, param_group: Mapping[str, Any]) -> None:
         """Adds a group of parameters, with hyperparameters that differ from the defaults.
 
-        From then on ``step`` takes a list of gradients for each group, or one flat list.
+        From then on ``step`` takes a list of gradients for each group, or one flat list, or one dict if all groups are dicts.
 
         Args:
             param_group: ``{"params": a list or dict of arrays, hyperparameter: value, ...}``.
@@ -147,7 +144,7 @@ class Optimizer(Averaged):
             if not self._added or len(self.param_groups) != len(self._groups):
                 self._follow()
             first = len(self._labels)
-            new = self._new_group(param_group, first, None)
+            new = self._new_group(param_group)
             rule = self._rule_for(new.group)
             labels = new.structure.labels(first)
             kernels.expect_disjoint(self._name, new.structure.leaves, labels)
@@ -162,7 +159,6 @@ class Optimizer(Averaged):
             update = {
                 "_added": True,
                 "_grouped": True,
-                "_whole": None,
                 "_extents": self._extents_with(records, labels),
                 "_labels": self._labels + labels,
                 "_records": self._records + records,
@@ -267,7 +263,7 @@ class Optimizer(Averaged):
                 raise ValueError(f"{self._name}: another thread is changing a parameter or an array of its state")
         if self._fresh:
             self._fresh = [i for i in self._fresh if self._records[i].is_fresh()]
-        flat_list = self._groups and self._groups[0].structure.flat and not self._grouped and self._whole is None
+        flat_list = self._groups and self._groups[0].structure.flat and not self._grouped
         plain = flat_list and not self._fresh and type(self)._take is Optimizer._take
         self._simple[0] = self._plan if plain and isinstance(self._plan, kernels.Plan) else None
         return StepInfo(*outcome)
@@ -275,10 +271,10 @@ class Optimizer(Averaged):
     def _ready(self, grads: Any, options: tuple[float, ...] | None = None, gathered: bool = False) -> list[Any]:
         """The gradients in the order of the parameters; puts a plan for them into use.  Changes nothing if they are wrong."""
         if self._plan.current(self.param_groups) or (self._seen and self._revalued()):
-            return grads if gathered else self._flatten(grads, self._groups, self._grouped, self._whole)
+            return grads if gathered else self._flatten(grads, self._groups, self._grouped)
         new = self._planned()
-        whole, grouped = self._whole_for(new), self._grouped or len(new.groups) > 1
-        flat: list[Any] = grads if gathered else self._flatten(grads, new.groups, grouped, whole)
+        grouped = self._grouped or len(new.groups) > 1
+        flat: list[Any] = grads if gathered else self._flatten(grads, new.groups, grouped)
         if new.states is not None:
             new.plan.check(flat, options)
         self._adopt(new)
@@ -300,13 +296,14 @@ class Optimizer(Averaged):
             if flat[i] is not None:
                 begin(self._records[i])
 
-    def _flatten(self, grads: Grads, groups: list[Group], grouped: bool, whole: Structure | None) -> list[Any]:
+    def _flatten(self, grads: Grads, groups: list[Group], grouped: bool) -> list[Any]:
         """The gradients in the order of the parameters."""
-        if whole is not None:
-            return whole.flatten(self._name, grads)
         if not grouped and groups:
             return groups[0].structure.flatten(self._name, grads)
-        return flattened(self._name, [one.structure for one in groups], grads)
+        structures = units(groups)
+        if len(structures) == 1 and structures[0] is groups[0].structure.whole:
+            return structures[0].flatten(self._name, grads)
+        return flattened(self._name, structures, grads)
 
     def accumulate(self, grads: Grads, weight: float | None = None) -> None:
         """Adds the gradients of a micro-batch; the next ``step()`` without gradients takes the mean of all that were added.
