@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from itertools import repeat
 from types import MappingProxyType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import DTypeLike
@@ -14,7 +14,7 @@ from .. import functional as F
 from .._check import flag, not_an_array, number, type_of, whole
 from .._commit import at_once, commit
 from ._channels import STATISTICS, OfChannels
-from ._layer import Array, pair_of
+from ._layer import Array, Fixed, pair_of
 
 __all__ = ["BatchNorm", "BatchNormAddReLU", "BatchNormReLU", "BatchRenorm", "update_bn"]
 
@@ -23,6 +23,9 @@ _NONE: Mapping[str, Any] = MappingProxyType({})
 
 class OfBatch(OfChannels):
     """A layer that normalizes each channel over the batch, with running statistics for evaluation."""
+
+    if not TYPE_CHECKING:
+        num_features = Fixed()
 
     def __init__(
         self,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Mapping
 from operator import itemgetter
 from typing import Any
@@ -134,7 +135,8 @@ class Saved(Groups):
 
         Args:
             path: The file.
-            schedule: The schedule whose state was saved in it.
+            schedule: The schedule whose state was saved in it.  Without it, a file that has one gives a UserWarning: the
+                learning rates are those of the file, but a new schedule begins with epoch 0.
             by_position: As for :meth:`load_state_dict`.
 
         Raises:
@@ -150,6 +152,12 @@ class Saved(Groups):
             raise ValueError(f"{self._name}: {os.fspath(path)} is not the state of an optimizer")
         if schedule is not None and "schedule" not in metadata:
             raise ValueError(f"{self._name}: {os.fspath(path)} has no schedule")
+        if schedule is None and "schedule" in metadata:
+            warnings.warn(
+                f"{self._name}: {os.fspath(path)} has the state of a schedule too, which is not loaded; "
+                "load(path, schedule) goes on with it, a new schedule begins with epoch 0",
+                stacklevel=2,
+            )
         state: dict[int, dict[str, Array]] = {}
         for key, array in arrays.items():
             number, _, name = key.partition(".")
@@ -161,17 +169,22 @@ class Saved(Groups):
         with self._turn:
             if schedule is None:
                 self._load(saved, by_position)
-                return
-            self._expect_unswapped()
-            self._follow()
-            before, count = schedule.state_dict(), self._count
-            try:
-                schedule.load_state_dict(metadata["schedule"])
-                self._load(saved, by_position)
-            except BaseException:
-                if self._count is count:  # otherwise everything has been loaded
-                    schedule.load_state_dict(before)
-                raise
+            else:
+                self._load_both(saved, by_position, schedule, metadata["schedule"])
+
+    def _load_both(
+        self, saved: Mapping[str, Any], by_position: bool, schedule: Any, of_schedule: Mapping[str, Any]
+    ) -> None:
+        self._expect_unswapped()
+        self._follow()
+        before, count = schedule.state_dict(), self._count
+        try:
+            schedule.load_state_dict(of_schedule)
+            self._load(saved, by_position)
+        except BaseException:
+            if self._count is count:  # otherwise everything has been loaded
+                schedule.load_state_dict(before)
+            raise
 
     def _expect_schedule(self, schedule: Any) -> None:
         if schedule is None:
