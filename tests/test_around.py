@@ -356,6 +356,8 @@ def test_a_wrong_weight_adds_nothing(weight: Any, error: type[Exception], messag
     before = everything(opt)
     with pytest.raises(error, match=f"^SGD: {message}$"):
         opt.accumulate([np.ones(3)], weight=weight)
+    with pytest.raises(ValueError, match=r"^SGD: grads\[0\] has shape"):
+        opt.accumulate([np.ones(2)], weight=5)
     assert everything(opt) == before
     opt.accumulate([np.full(3, 0.5)], weight=np.float32(7))
     opt.step()
