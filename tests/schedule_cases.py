@@ -17,6 +17,10 @@ Make = Callable[[Any, Any], Any]
 STEPS = 260
 
 
+def inverse(epoch: int) -> float:
+    return 1 / (1 + epoch)
+
+
 # Each case takes a module with the schedules, ours or torch's, and an optimizer with two groups.
 CASES: dict[str, Make] = {
     "constant": lambda s, opt: s.ConstantLR(opt),
@@ -64,6 +68,17 @@ CASES: dict[str, Make] = {
     ),
     "cycle without momentum": lambda s, opt: s.OneCycleLR(opt, 0.3, 1000, cycle_momentum=False, pct_start=0.01),
     "cycle down": lambda s, opt: s.OneCycleLR(opt, 0.3, 300, pct_start=0.0),
+    "cyclic": lambda s, opt: s.CyclicLR(opt, 0.001, 0.1, step_size_up=30),
+    "cyclic uneven": lambda s, opt: s.CyclicLR(
+        opt, [0.01, 0.02], [0.5, 0.1], 7, 12, base_momentum=[0.7, 0.8], max_momentum=0.95
+    ),
+    "cyclic halves": lambda s, opt: s.CyclicLR(opt, 0.01, 0.2, 11, mode="triangular2", cycle_momentum=False),
+    "cyclic powers": lambda s, opt: s.CyclicLR(opt, 0.01, 0.2, 13, 5, mode="exp_range", gamma=0.99),
+    "cyclic scaled": lambda s, opt: s.CyclicLR(opt, 0.0, 0.1, 9, 3, scale_fn=inverse),
+    "cyclic scaled by steps": lambda s, opt: s.CyclicLR(
+        opt, 0.3, 0.1, 9, mode="exp_range", scale_fn=inverse, scale_mode="iterations"
+    ),
+    "cyclic saws": lambda s, opt: s.CyclicLR(opt, 0.01, 0.1, 10, 0),
     "chained": lambda s, opt: s.ChainedScheduler([s.ConstantLR(opt, 0.1, 20), s.ExponentialLR(opt, 0.99)]),
     "chained more": lambda s, opt: s.ChainedScheduler(
         [s.LinearLR(opt, total_iters=50), s.StepLR(opt, 33, 0.5), s.MultiplicativeLR(opt, lambda epoch: 0.999)], opt
@@ -96,6 +111,9 @@ CASES: dict[str, Make] = {
     "sequential cycle": lambda s, opt: s.SequentialLR(
         opt, [s.ConstantLR(opt, 0.1, 40), s.OneCycleLR(opt, 0.2, 300)], [40]
     ),
+    "sequential cyclic": lambda s, opt: s.SequentialLR(
+        opt, [s.ConstantLR(opt, 0.1, 40), s.CyclicLR(opt, 0.2, 0.5, 17)], [40]
+    ),
 }
 
 
@@ -103,6 +121,9 @@ CASES: dict[str, Make] = {
 OURS: dict[str, Make] = {
     "inverse root": lambda s, opt: s.InverseSqrtLR(opt, 40),
     "warm-up and cosine": lambda s, opt: s.WarmupCosineLR(opt, 20, 200, 1e-4),
+    "stable": lambda s, opt: s.WarmupStableDecayLR(opt, 20, 200, 50),
+    "stable cosine": lambda s, opt: s.WarmupStableDecayLR(opt, 0, 240, 240, "cosine", 1e-4),
+    "stable root": lambda s, opt: s.WarmupStableDecayLR(opt, 10, 200, 20, decay_type="1-sqrt"),
     "piecewise": lambda s, opt: s.PiecewiseLR(opt, [10, 50], [1.0, 0.5, 0.1]),
     "piecewise linear": lambda s, opt: s.PiecewiseLR(opt, [10, 50], [[1.0, 0.5, 0.1], [0, 1, 0]], interpolate=True),
     "nested": lambda s, opt: s.SequentialLR(
@@ -142,11 +163,15 @@ LATER: dict[str, Callable[[Any, int], Any]] = {
     "lambda": lambda opt, k: schedules.LambdaLR(opt, lambda epoch: 0.95**epoch, last_epoch=k),
     "multiplicative": lambda opt, k: schedules.MultiplicativeLR(opt, lambda epoch: 0.99, last_epoch=k),
     "cycle": lambda opt, k: schedules.OneCycleLR(opt, max_lr=0.5, total_steps=STEPS + 1, last_epoch=k),
+    "cyclic uneven": lambda opt, k: schedules.CyclicLR(
+        opt, [0.01, 0.02], [0.5, 0.1], 7, 12, base_momentum=[0.7, 0.8], max_momentum=0.95, last_epoch=k
+    ),
     "sequential": lambda opt, k: schedules.SequentialLR(
         opt, [schedules.LinearLR(opt, 0.01, total_iters=20), schedules.CosineAnnealingLR(opt, 240)], [20], k
     ),
     "inverse root": lambda opt, k: schedules.InverseSqrtLR(opt, 40, k),
     "warm-up and cosine": lambda opt, k: schedules.WarmupCosineLR(opt, 20, 200, 1e-4, k),
+    "stable": lambda opt, k: schedules.WarmupStableDecayLR(opt, 20, 200, 50, last_epoch=k),
     "piecewise": lambda opt, k: schedules.PiecewiseLR(opt, [10, 50], [1.0, 0.5, 0.1], last_epoch=k),
 }
 
@@ -159,10 +184,6 @@ class Groups:
 
     def step(self) -> None:
         pass
-
-
-def inverse(epoch: int) -> float:
-    return 1 / (1 + epoch)
 
 
 def groups(kind: str = "momentum") -> Groups:

@@ -7,6 +7,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -268,7 +269,10 @@ def test_a_group_is_not_added_while_gradients_are_accumulated() -> None:
     opt = optim.SGD([p], lr=0.1)
     opt.accumulate([np.ones(3)])
     before = everything(opt)
-    with pytest.raises(ValueError, match=r"^SGD: accumulated gradients lack those of a new group; step\(\) first$"):
+    with pytest.raises(
+        ValueError,
+        match=r"^SGD: accumulated gradients lack those of a new group; step\(\) or discard_accumulated\(\) first$",
+    ):
         opt.add_param_group({"params": [q]})
     assert everything(opt) == before
     opt.step()
@@ -276,6 +280,148 @@ def test_a_group_is_not_added_while_gradients_are_accumulated() -> None:
     opt.accumulate([np.ones(3), np.ones(2)])
     opt.step()
     assert_close([p, q], [np.full(3, 0.8), np.full(2, 0.9)])
+
+
+@classes
+def test_micro_batches_of_unequal_size_are_a_step_with_the_whole_batch(name: str, rng: Generator) -> None:
+    """Each gives the gradient of its mean and its number of examples; None counts as zeros, as without weights."""
+    params = OPTIMIZERS[name].arrays(rng)
+    twins = copies(params)
+    options = {"lr": LR, **OPTIMIZERS[name].richest}
+    opt, plain = CLASSES[name](params, **options), CLASSES[name](twins, **options)
+    for step, sizes in enumerate([(32, 32, 7), (1, 5), (0.25, 3e9, 1e-3)]):
+        parts = [some_missing(OPTIMIZERS[name].arrays(rng), step + part) for part in range(len(sizes))]
+        for part, size in zip(parts, sizes, strict=True):
+            opt.accumulate(part, weight=size)
+        mean = [
+            np.asarray(
+                sum(
+                    (n * g for part, n in zip(parts, sizes, strict=True) if (g := part[i]) is not None), np.zeros(shape)
+                )
+                / sum(sizes)
+            )
+            for i, shape in enumerate(OPTIMIZERS[name].shapes)
+        ]
+        info = opt.step(clip_norm=5.0, grad_scale=2.0)
+        expected = plain.step(mean, clip_norm=5.0, grad_scale=2.0)
+        assert info.grad_norm == pytest.approx(expected.grad_norm, rel=1e-12)
+    assert_close(params, twins, 1e-9)
+
+
+def test_equal_weights_have_the_bits_of_none(rng: Generator) -> None:
+    p, q = (np.ones(100, np.float32) for _ in range(2))
+    opt, plain = optim.SGD([p], lr=0.1), optim.SGD([q], lr=0.1)
+    for _ in range(3):
+        g = ordinary(rng, (100,), "float32")
+        opt.accumulate([g], weight=1)
+        plain.accumulate([g])
+    opt.step()
+    plain.step()
+    assert p.tobytes() == q.tobytes()
+
+
+def test_a_micro_batch_of_weight_0_is_left_out(rng: Generator) -> None:
+    """Without unmasked tokens a mean is 0/0; what does not fit is still an error."""
+    p = np.ones(3)
+    opt = optim.SGD([p], lr=1.0)
+    nothing = np.full(3, np.nan)
+    opt.accumulate([nothing], weight=0)
+    with pytest.raises(ValueError, match="has added none"):
+        opt.step()
+    opt.accumulate([np.ones(3)], weight=2)
+    opt.accumulate([nothing], weight=0)
+    with pytest.raises(ValueError, match=r"^SGD: grads\[0\] has shape \(2,\), expected \(3,\)$"):
+        opt.accumulate([np.ones(2)], weight=0)
+    opt.accumulate([np.zeros(3)], weight=2)
+    opt.step()
+    assert np.array_equal(p, [0.5] * 3)
+
+
+@pytest.mark.parametrize(
+    ("weight", "error", "message"),
+    [
+        (-1, ValueError, "weight must be finite and >= 0, got -1"),
+        (np.inf, ValueError, "weight must be finite and >= 0, got inf"),
+        (np.nan, ValueError, "weight must be finite and >= 0, got nan"),
+        (1e300, ValueError, r"weight must be 0 or in \[2\*\*-53, 2\*\*53\], got 1e\+300"),
+        (1e-40, ValueError, r"weight must be 0 or in \[2\*\*-53, 2\*\*53\], got 1e-40"),
+        ("1", TypeError, "weight must be a number, got '1'"),
+        (True, TypeError, "weight must be a number, got True"),
+        (None, ValueError, r"this micro-batch has no weight, and those .* have one; .* with discard_accumulated\(\)"),
+    ],
+    ids=str,
+)
+def test_a_wrong_weight_adds_nothing(weight: Any, error: type[Exception], message: str) -> None:
+    p = np.ones(3)
+    opt = optim.SGD([p], lr=1.0)
+    opt.accumulate([np.full(3, 0.5)], weight=3)
+    before = everything(opt)
+    with pytest.raises(error, match=f"^SGD: {message}$"):
+        opt.accumulate([np.ones(3)], weight=weight)
+    with pytest.raises(ValueError, match=r"^SGD: grads\[0\] has shape"):
+        opt.accumulate([np.ones(2)], weight=5)
+    assert everything(opt) == before
+    opt.accumulate([np.full(3, 0.5)], weight=np.float32(7))
+    opt.step()
+    assert np.array_equal(p, [0.5] * 3)
+    opt.accumulate([np.ones(3)])  # each step is free to have weights or none
+    with pytest.raises(
+        ValueError, match=r"^SGD: this micro-batch has a weight, and those .* have none; give all of them a"
+    ):
+        opt.accumulate([np.ones(3)], weight=1)
+    opt.step()
+    assert np.array_equal(p, [-0.5] * 3)
+
+
+@classes
+def test_discarded_gradients_are_as_if_never_added(name: str, rng: Generator) -> None:
+    params = OPTIMIZERS[name].arrays(rng)
+    twins = copies(params)
+    opt, plain = CLASSES[name](params, lr=LR), CLASSES[name](twins, lr=LR)
+    opt.discard_accumulated()  # nothing is there
+    bad = OPTIMIZERS[name].arrays(rng)
+    bad[0][...] = np.nan
+    opt.accumulate(bad, weight=3)
+    before = bits(params)
+    opt.discard_accumulated()
+    assert bits(params) == before
+    with pytest.raises(ValueError, match="has added none"):
+        opt.step()
+    opt.state_dict()
+    grads = OPTIMIZERS[name].arrays(rng)
+    opt.accumulate(grads)
+    opt.step()
+    plain.step(grads)
+    assert everything(opt)["state"] == everything(plain)["state"]
+    assert bits(params) == bits(twins)
+
+
+def test_discarding_is_the_way_out_of_every_refusal(tmp_path: Path) -> None:
+    p = np.ones(3)
+    opt = optim.SGD([p], lr=0.1, ema_decay=0.5)
+
+    def replace() -> None:
+        opt.param_groups[0]["params"] = [np.ones(5)]
+        opt.step([np.ones(5)])
+
+    for refused in (
+        opt.state_dict,
+        lambda: opt.save(tmp_path / "state"),
+        lambda: opt.add_param_group({"params": [np.ones(2)]}),
+        replace,
+    ):
+        opt.param_groups[0]["params"] = [p]
+        opt.accumulate([np.ones(3)] if len(opt.param_groups) == 1 else [np.ones(3), None])
+        if refused is replace:
+            del opt.param_groups[1:]
+        with pytest.raises(ValueError, match=r"^SGD: accumulated gradients .* discard_accumulated\(\)"):
+            refused()
+        opt.discard_accumulated()
+        refused()
+    opt.param_groups[0]["params"] = [p]
+    opt.accumulate([np.ones(3)])
+    opt.swap_ema()
+    opt.discard_accumulated()  # also while averages are in their place
 
 
 # Clipping and scaling

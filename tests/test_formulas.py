@@ -15,7 +15,7 @@ import pytest
 from numpy.random import Generator
 from tools import Each
 
-from fastopt import reference
+from fastopt import optim, reference
 from fastopt.reference import _random, _update
 from fastopt.reference._arithmetic import flushed
 
@@ -287,15 +287,22 @@ def named(state: Any, name: str) -> Any:
 
 
 def against_optax(
-    function: str, optimizer: Any, states: dict[str, str], lr: float, options: dict[str, Any], rng: Generator
+    function: str,
+    optimizer: Any,
+    states: dict[str, str],
+    lr: float,
+    options: dict[str, Any],
+    rng: Generator,
+    **initial: float,
 ) -> None:
-    """Takes steps with both; ``states`` says what optax calls the state."""
+    """Takes steps with both; ``states`` says what optax calls the state, ``initial`` how it begins if not as zeros."""
     import jax
 
     params = parameters(rng)
     params[1][...] = 0  # its norm is zero
     theirs = [jax.numpy.asarray(p) for p in params]
-    ours, their_state, update = new_states(function, params, lr), optimizer.init(theirs), jax.jit(optimizer.update)
+    ours, their_state = new_states(function, params, lr, **initial), optimizer.init(theirs)
+    update = jax.jit(optimizer.update)
     for t in range(1, STEPS + 1):
         grads = gradients(rng, t)
         updates, their_state = update([jax.numpy.asarray(g) for g in grads], their_state, theirs)
@@ -331,6 +338,25 @@ def test_lamb_is_optaxs(options: dict[str, Any], optax: Any, rng: Generator) -> 
 def test_lars_is_optaxs(options: dict[str, Any], optax: Any, rng: Generator) -> None:
     lr = 0.1
     against_optax("lars", optax.lars(_rates(lr), **options), {}, lr, options, rng)
+
+
+@pytest.mark.parametrize("centered", [False, True])
+@pytest.mark.parametrize("more", [{}, {"eps_in_sqrt": False, "eps": 1e-2}, {"eps": 1e-2, "momentum": 0.9}], ids=str)
+def test_rmsprop_is_optaxs(more: dict[str, Any], centered: bool, optax: Any, rng: Generator) -> None:
+    """Its default has ε inside of the root; its momentum is a sum of updates."""
+    lr = 0.01
+    optimizer = optax.rmsprop(_rates(lr), centered=centered, **more)
+    options = {"alpha": 0.9, "eps_in_sqrt": True, "velocity": True, "centered": centered} | more
+    against_optax("rmsprop", optimizer, {"square_avgs": "nu"}, lr, options, rng)
+
+
+@pytest.mark.parametrize("more", [{}, {"eps": 1e-2, "initial_accumulator_value": 0.5}], ids=str)
+def test_adagrad_is_optaxs(more: dict[str, Any], optax: Any, rng: Generator) -> None:
+    lr, initial = 0.1, more.get("initial_accumulator_value", 0.1)
+    options = {"eps": more.get("eps", 1e-7), "eps_in_sqrt": True}
+    against_optax(
+        "adagrad", optax.adagrad(_rates(lr), **more), {"sums": "sum_of_squares"}, lr, options, rng, sums=initial
+    )
 
 
 def _rates(lr: float) -> Callable[[Any], Any]:
@@ -512,6 +538,48 @@ def test_velocity_is_that_of_keras(nesterov: bool, rng: Generator) -> None:
         expected += 0.9 * velocity - eta * g if nesterov else velocity
         assert_close(p, expected)
         assert_close(v, velocity)
+
+
+@pytest.mark.parametrize("centered", [False, True])
+@pytest.mark.parametrize("momentum", [0.0, 0.9])
+def test_rmsprop_is_that_of_keras(momentum: float, centered: bool, rng: Generator) -> None:
+    """keras/src/optimizers/rmsprop.py: g·rsqrt(v + ε), v less the squared mean if centered; lr is inside of the momentum."""
+    p = rng.standard_normal(20)
+    opt = optim.RMSprop([p], alpha=0.9, eps=1e-3, momentum=momentum, centered=centered, eps_in_sqrt=True, velocity=True)
+    expected, v, mean, buffer = p.copy(), np.zeros(20), np.zeros(20), np.zeros(20)
+    for t in range(1, STEPS + 1):
+        g, eta = np.where(rng.random(20) < 0.2, 0.0, rng.standard_normal(20)), rate(0.01, t)
+        opt.param_groups[0]["lr"] = eta
+        opt.step([g])
+        v = 0.9 * v + 0.1 * g**2
+        mean = 0.9 * mean + 0.1 * g
+        increment = eta * g / np.sqrt(v - mean**2 + 1e-3 if centered else v + 1e-3)
+        buffer = momentum * buffer + increment
+        expected -= buffer if momentum else increment
+        assert_close(p, expected)
+
+
+@pytest.mark.parametrize(
+    ("inside", "expected"), [(False, 1e-3 / (math.sqrt(1e-7) + 1e-3)), (True, 1e-3 / math.sqrt(1e-7 + 1e-3))]
+)
+def test_where_epsilon_is_matters_for_small_gradients(inside: bool, expected: float) -> None:
+    """0.76 and 0.03 times the learning rate."""
+    p = np.zeros(1)
+    optim.RMSprop([p], lr=1.0, alpha=0.9, eps=1e-3, eps_in_sqrt=inside).step([np.full(1, 1e-3)])
+    assert_close(-p, np.array([expected]))
+
+
+def test_adagrad_is_that_of_keras(rng: Generator) -> None:
+    """keras/src/optimizers/adagrad.py: a ← a + g², p ← p − lr·g/√(a + ε), with a = 0.1 at first."""
+    p = rng.standard_normal(20)
+    opt = optim.Adagrad([p], lr=0.1, initial_accumulator_value=0.1, eps=1e-2, eps_in_sqrt=True)
+    expected, a = p.copy(), np.full(20, 0.1)
+    for _ in range(STEPS):
+        g = rng.standard_normal(20)
+        opt.step([g])
+        a = a + g**2
+        expected -= 0.1 * g / np.sqrt(a + 1e-2)
+        assert_close(p, expected)
 
 
 def test_eps_hat_is_that_of_the_paper(rng: Generator) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import inspect
 import pickle
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -10,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from layers import LAYERS, assert_same, make, tupled
+from layers import LAYERS, TWO_INPUTS, assert_same, make, tupled
 from numpy.random import Generator
 from tables import Array, ordinary
 from tools import Each, differing
@@ -257,3 +258,83 @@ def test_threads_may_share_a_layer_in_evaluation(name: str, rng: Generator) -> N
 
     with ThreadPoolExecutor(2) as pool:
         list(pool.map(run, range(2)))
+
+
+# Attributes
+
+CHANGEABLE = {"eps", "momentum", "frozen", "channel_axis", "num_groups", "r_max", "d_max", "p"}
+OTHERS = {
+    "eps": 3.0,
+    "momentum": 0.9,
+    "frozen": True,
+    "channel_axis": -1,
+    "num_groups": 6,
+    "r_max": 1.0,
+    "d_max": 0.0,
+}
+DROPOUTS: dict[str, Callable[[], nn.Layer]] = {
+    name: lambda name=name: getattr(nn, name)(0.5, seed=1) for name in ("Dropout", "GaussianDropout", "ChannelDropout")
+}
+BUILT: dict[str, Callable[[], nn.Layer]] = {
+    **{name: lambda make=make: make("float64") for name, (make, _) in LAYERS.items()},
+    **DROPOUTS,
+}
+
+
+@pytest.mark.parametrize("name", BUILT)
+def test_no_argument_of_a_constructor_is_set_without_effect(name: str) -> None:
+    """Each one is refused, with the way out, or shows in the layer's repr and is read in every pass."""
+    layer = BUILT[name]()
+    arguments = [key for key in inspect.signature(type(layer)).parameters if key not in CHANGEABLE]
+    if name in DROPOUTS:
+        arguments.remove("seed")
+    before, was = pickle.dumps(layer), repr(layer)
+    for key in arguments:
+        with pytest.raises(
+            AttributeError, match=rf"^{type(layer).__name__}: {key} (cannot be changed after|is not an)"
+        ) as caught:
+            setattr(layer, key, 5)
+        assert f"{key}=5)" in str(caught.value) or f"params['{key}'][...] = " in str(caught.value)
+    for key in (*layer.params, *layer.buffers):
+        kind = "params" if key in layer.params else "buffers"
+        with pytest.raises(
+            AttributeError, match=rf"{key} is not an attribute; .* layer\.{kind}\['{key}'\]\[\.\.\.\] = "
+        ):
+            setattr(layer, key, np.ones(6))
+        assert not hasattr(layer, key)
+    assert pickle.dumps(layer) == before and repr(layer) == was
+    for twin in copy.deepcopy(layer), pickle.loads(before):
+        assert repr(twin) == was
+        for key in arguments:
+            with pytest.raises(AttributeError, match=key):
+                setattr(twin, key, 5)
+
+
+@pytest.mark.parametrize("name", [name for name in BUILT if name in LAYERS])
+def test_what_may_be_changed_has_an_effect(name: str, rng: Generator) -> None:
+    """The next pass is that of a layer that was made with it."""
+    layer_of, shape = LAYERS[name]
+    arguments = inspect.signature(type(layer_of("float64"))).parameters.keys()
+    for key in sorted(arguments & (CHANGEABLE - {"momentum", "channel_axis", "frozen"})):
+        layer, other = layer_of("float64"), layer_of("float64")
+        inputs = [ordinary(rng, shape, "float64")] * (2 if isinstance(layer, TWO_INPUTS) else 1)
+        for one in layer, other:
+            one(*inputs)  # running statistics
+        setattr(layer, key, OTHERS[key])
+        results, others = (tupled(one(*inputs)) for one in (layer, other))
+        assert any(not np.array_equal(*both) for both in zip(results, others, strict=True)), key
+
+
+def test_subclasses_may_have_attributes_of_these_names() -> None:
+    class Mine(nn.LayerNorm):
+        def __init__(self) -> None:
+            super().__init__(3)
+            self.normalized_shape = (3,)
+            self.weight = self.params["weight"]
+            self.bias = True
+
+    mine = Mine()
+    assert mine.weight is mine.params["weight"] and mine.bias is True
+    assert not hasattr(nn.LayerNorm(3), "bias")
+    with pytest.raises(AttributeError, match=r"^'LayerNorm' object has no attribute 'weight'$"):
+        _ = nn.LayerNorm(3).weight  # type: ignore[attr-defined]

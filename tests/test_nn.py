@@ -283,6 +283,47 @@ def test_update_bn_updates_layers_in_one_pass_each_after_the_other(rng: Generato
     np.testing.assert_allclose(second.buffers["running_var"], 20 / 19, rtol=1e-4)
 
 
+@pytest.mark.parametrize("dtype", ["float32", "float64", "float16", "bfloat16"])
+@like_batch_norm
+def test_update_bn_counts_a_last_batch_of_one_value(name: str, dtype: str, rng: Generator) -> None:
+    """As each value of the others; it is normalized to 0, in every layout."""
+    own = "float64" if dtype == "float64" else "float32"
+    layer, inputs, _ = make(name, own, rng)
+    if not layer.buffers:
+        return
+    axis = layer.channel_axis
+    shape = [1] * inputs[0].ndim
+    shape[axis] = 6
+    batches = [
+        tuple(ordinary(rng, one.shape, dtype) for one in inputs),
+        tuple(ordinary(rng, shape, dtype) for _ in inputs),
+    ]
+    layer.eval()
+    seen = []
+    for order in batches, batches[::-1]:
+        nn.update_bn(order, lambda batch: seen.append(layer(*batch)), [layer])
+        values = [np.moveaxis(batch[0].astype(np.float64), axis, 0).reshape(6, -1) for batch in batches]
+        every = np.concatenate(values, axis=1)
+        assert every.shape[1] == values[0].shape[1] + 1
+        np.testing.assert_allclose(layer.buffers["running_mean"], every.mean(1), rtol=1e-5, atol=1e-6)
+        np.testing.assert_allclose(layer.buffers["running_var"], every.var(1, ddof=1), rtol=1e-5)
+        assert layer.buffers["num_batches_tracked"] == 2
+    zero = layer.params["bias"].astype(np.float64).reshape(shape) if layer.params else np.zeros(shape)
+    if len(inputs) == 2:
+        zero = zero + batches[1][1].astype(np.float64)
+    expected = np.maximum(zero, 0) if "ReLU" in type(layer).__name__ else zero
+    for y in seen[1], seen[2]:
+        assert y.dtype.name == dtype
+        np.testing.assert_allclose(y.astype(np.float64), expected, rtol=1e-2 if dtype.endswith("16") else 1e-6)
+
+
+def test_a_single_value_is_still_an_error_in_training(rng: Generator) -> None:
+    layer = nn.BatchNorm(3)
+    nn.update_bn(ordinary(rng, (2, 4, 3), "float32"), layer, [layer])
+    with pytest.raises(ValueError, match=r"^batch_norm: x has shape \(1, 3\), expected more than 1 value"):
+        layer(np.ones((1, 3), np.float32))
+
+
 def test_update_bn_changes_nothing_where_it_fails(rng: Generator) -> None:
     x = ordinary(rng, (4, 3), "float32")
     layer, unused, without = nn.BatchNorm(3), nn.BatchNorm(3), nn.BatchNorm(3, track_running_stats=False)
@@ -309,7 +350,8 @@ def test_update_bn_changes_nothing_where_it_fails(rng: Generator) -> None:
             r"^update_bn: layers\[0\] was given 0 values per channel, expected more than 1$",
         ),
         ([x[:0]], layer, [layer], ValueError, r"^update_bn: layers\[0\] was given 0 values"),
-        ([x, x[:1]], layer, [layer], ValueError, r"^batch_norm: x has shape \(1, 3\), expected more than 1 value"),
+        ([x[:1]], layer, [layer], ValueError, r"^update_bn: layers\[0\] was given 1 values per channel, expected more"),
+        ([x, x[:1].T], layer, [layer], ValueError, r"^batch_norm: "),
         ([x], layer, [without], ValueError, r"^update_bn: layers\[0\] has no running statistics$"),
         ([x], layer, [nn.LayerNorm(3)], TypeError, r"^update_bn: layers\[0\] must be a BatchNorm, got LayerNorm$"),
         ([x], layer, layer, TypeError, r"^update_bn: layers must be a list of layers, got BatchNorm$"),

@@ -227,6 +227,18 @@ def test_optimizers_are_copied_with_their_parameters(name: str, rng: Generator) 
     assert type(opt).__module__ == "fastopt.optim"
 
 
+def test_the_weights_of_micro_batches_are_copied() -> None:
+    p = np.ones(2)
+    opt = optim.SGD([p], lr=1.0)
+    opt.accumulate([np.ones(2)], weight=3)
+    for twin in pickle.loads(pickle.dumps(opt)), copy.deepcopy(opt):
+        with pytest.raises(ValueError, match="has no weight"):
+            twin.accumulate([np.zeros(2)])
+        twin.accumulate([np.zeros(2)], weight=1)
+        twin.step()
+        assert np.array_equal(twin.param_groups[0]["params"][0], [0.25, 0.25])
+
+
 def test_a_swapped_optimizer_is_copied_as_it_is(rng: Generator) -> None:
     p = ordinary(rng, (5,), "float16")
     opt = optim.SGD([p], lr=0.1, ema_decay=0.5)

@@ -307,14 +307,15 @@ def test_an_interrupted_step_is_taken_or_not(name: str) -> None:
         assert everything(opt) == everything(twin)
 
 
-def test_an_interrupted_accumulation_is_added_or_not() -> None:
+@pytest.mark.parametrize("weight", [None, 0.5])
+def test_an_interrupted_accumulation_is_added_or_not(weight: float | None) -> None:
     p, g = np.zeros(1 << 12), np.ones(1 << 12)
     opt = optim.SGD([p], lr=1.0)
     for k in range(60):
         taken = p[0]
-        interrupted(1e-5 * (k % 20 + 1), lambda: opt.accumulate([g]))
-        interrupted(1e-5 * (k % 13 + 1), lambda: opt.accumulate([g]))
-        opt.accumulate([g])
+        interrupted(1e-5 * (k % 20 + 1), lambda: opt.accumulate([g], weight))
+        interrupted(1e-5 * (k % 13 + 1), lambda: opt.accumulate([g], weight))
+        opt.accumulate([g], weight)
         interrupted(1e-5 * (k % 17 + 1), opt.step)
         if p[0] == taken:
             opt.step()

@@ -200,31 +200,65 @@ def test_a_chain_that_raises_has_not_begun() -> None:
 # Changes from outside
 
 
-def scalars(value: float) -> list[Any]:
-    return [np.float32(value), np.float64(value), np.array(value), np.array(value, np.float32)]
-
-
-@pytest.mark.parametrize("index", range(4))
-def test_learning_rates_in_other_forms(index: int) -> None:
-    """They are read at every step, and replaced by floats; the array is left alone."""
-    lr = scalars(0.25)[index]
+@pytest.mark.parametrize("lr", [np.float32(0.25), np.float64(0.25), 1, np.array(1)], ids=repr)
+def test_learning_rates_in_other_forms(lr: Any) -> None:
+    """They are read at every step, and replaced by floats; an array of integers is left alone."""
     opt = Groups(dict(lr=lr))
     schedule = schedules.ExponentialLR(opt, 0.5)
-    assert opt.param_groups[0]["lr"] == opt.param_groups[0]["initial_lr"] == 0.25
+    assert opt.param_groups[0]["lr"] == opt.param_groups[0]["initial_lr"] == lr
     opt.param_groups[0]["lr"] = lr
     schedule.step()
-    assert opt.param_groups[0]["lr"] == 0.125 and type(opt.param_groups[0]["lr"]) is float
-    assert lr == 0.25
+    assert opt.param_groups[0]["lr"] == lr / 2 and type(opt.param_groups[0]["lr"]) is float
+    assert lr in (0.25, 1)
 
 
-def test_learning_rates_in_tensors() -> None:
+@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
+def test_learning_rates_in_arrays(dtype: Any) -> None:
+    """A step, a loaded state and a sequence write into the array, which stays the group's; the first value is kept as a number."""
+    lr, other = np.array(0.25, dtype), np.array(0.5, dtype)
+    opt = Groups(dict(lr=lr), dict(lr=0.5), dict(lr=other))
+    schedule = schedules.ExponentialLR(opt, 0.5)
+    state = schedule.state_dict()
+    schedule.step()
+    assert [group["lr"] for group in opt.param_groups] == [0.125, 0.25, 0.25]
+    assert opt.param_groups[0]["lr"] is lr and opt.param_groups[2]["lr"] is other
+    assert type(opt.param_groups[1]["lr"]) is float
+    assert [group["initial_lr"] for group in opt.param_groups] == schedule.base_lrs == [0.25, 0.5, 0.5]
+    schedule.load_state_dict(state)
+    assert opt.param_groups[0]["lr"] is lr and lr == 0.25
+    plateau = schedules.ReduceLROnPlateau(opt, patience=0, factor=0.5)
+    for _ in range(2):
+        plateau.step(1.0)
+    assert opt.param_groups[2]["lr"] is other and other == 0.25
+
+
+def test_a_learning_rate_in_an_array_that_cannot_be_written() -> None:
+    lr = np.array(0.25)
+    lr.flags.writeable = False
+    opt = Groups(dict(lr=lr))
+    schedules.ExponentialLR(opt, 0.5).step()
+    assert opt.param_groups[0]["lr"] == 0.125 and lr == 0.25
+
+
+def test_an_optimizer_follows_the_array_of_its_learning_rate() -> None:
+    w, lr = np.ones(2), np.array(0.5)
+    opt = SGD([w], lr=lr)  # type: ignore[arg-type]
+    schedule = schedules.StepLR(opt, 1, 0.5)
+    for expected in 0.5, 0.25:
+        opt.step([np.ones(2)])
+        schedule.step()
+        assert np.array_equal(w, [expected] * 2)
+    assert opt.param_groups[0]["lr"] is lr and lr == 0.125
+
+
+@pytest.mark.parametrize("requires_grad", [False, True])
+def test_learning_rates_in_tensors(requires_grad: bool) -> None:
     torch = pytest.importorskip("torch")
-    lr = torch.tensor(0.25, requires_grad=True)
+    lr = torch.tensor(0.25, requires_grad=requires_grad)
     opt = Groups(dict(lr=lr))
     schedule = schedules.ExponentialLR(opt, torch.tensor(0.5))
     schedule.step()
-    assert opt.param_groups[0]["lr"] == 0.125 and type(opt.param_groups[0]["lr"]) is float
-    assert float(lr.detach()) == 0.25
+    assert opt.param_groups[0]["lr"] is lr and float(lr.detach()) == 0.125
     plateau = schedules.ReduceLROnPlateau(opt, patience=0)
     plateau.step(torch.tensor(2.0, requires_grad=True))
     assert plateau.best == 2.0
@@ -426,3 +460,89 @@ def test_one_dialect() -> None:
         schedules.OneCycleLR(opt, 1, epochs=2**52, steps_per_epoch=2)
     with pytest.raises(TypeError, match=r"^MultiStepLR: milestones must be a list, got array\(3\)$"):
         schedules.MultiStepLR(opt, np.array(3))  # type: ignore[arg-type]
+
+
+# Cycles
+
+
+def test_the_arguments_of_a_cycle_may_be_changed() -> None:
+    """The next step is that of a schedule that was made with them."""
+    opt, others = groups(), groups()
+    schedule = schedules.CyclicLR(opt, 0.1, 0.5, 10)
+    changed: dict[str, Any] = dict(
+        max_lrs=[0.7, 0.6],
+        step_size_up=5,
+        step_size_down=20,
+        mode="exp_range",
+        gamma=0.9,
+        base_momentums=[0.1, 0.2],
+        max_momentums=[0.6, 0.7],
+    )
+    for name, value in changed.items():
+        setattr(schedule, name, value)
+    arguments = {
+        {"max_lrs": "max_lr", "base_momentums": "base_momentum", "max_momentums": "max_momentum"}.get(name, name): value
+        for name, value in changed.items()
+    }
+    other = schedules.CyclicLR(others, 0.1, **arguments)
+    for _ in range(40):
+        schedule.step()
+        other.step()
+        assert values(opt) == values(others)
+    assert repr(schedule) == repr(other)
+    for name, value in dict(
+        step_size_up=0, mode="square", gamma=-1, max_lrs=[0.1], scale_fn=3, max_momentums=1
+    ).items():
+        before = snapshot(opt, schedule)
+        with pytest.raises((TypeError, ValueError), match=f"^CyclicLR: {name.removesuffix('s')}"):
+            setattr(schedule, name, value)
+        assert snapshot(opt, schedule) == before
+
+
+@pytest.mark.parametrize("kind", ["momentum", "betas"])
+@pytest.mark.parametrize("case", [name for name in CASES if name.startswith("cyclic")])
+def test_cycles_resume_as_torchs(case: str, kind: str) -> None:
+    """After a state has been loaded into a new schedule of a new optimizer, both go on alike; functions are given again."""
+    ends = []
+    for module, make in (schedules, groups), (pytest.importorskip("torch").optim.lr_scheduler, torch_groups):
+        opt, new = make(kind), make(kind)
+        schedule = CASES[case](module, opt)
+        for _ in range(23):
+            opt.step()
+            schedule.step()
+        resumed = CASES[case](module, new)
+        resumed.load_state_dict(copy.deepcopy(schedule.state_dict()))
+        new.step()
+        resumed.step()
+        ends.append([values(new), resumed.get_last_lr(), resumed.last_epoch])
+    assert ends[0] == ends[1]
+
+
+@pytest.mark.parametrize("k", [0, 1, 12, 40])
+def test_cycles_continue_after_an_epoch_as_torchs(k: int) -> None:
+    """With last_epoch = k, the idiom of scripts that save a number only."""
+    ends = []
+    for module, make in (schedules, groups), (pytest.importorskip("torch").optim.lr_scheduler, torch_groups):
+        opt = make()
+        for group in opt.param_groups:
+            group["initial_lr"] = 0.01  # by the schedule of the first part of the run
+        schedule = module.CyclicLR(opt, 0.01, 0.5, 7, last_epoch=k)
+        seen = []
+        for _ in range(30):
+            seen.append([*values(opt), *schedule.get_last_lr(), schedule.last_epoch])
+            opt.step()
+            schedule.step()
+        ends.append(seen)
+    assert ends[0] == ends[1]
+
+
+def test_a_scale_that_overflows_or_is_no_number() -> None:
+    opt = groups()
+    schedule = schedules.CyclicLR(opt, 0.0, 0.5, 3, mode="exp_range", gamma=1e200)
+    schedule.step()
+    text = r"^CyclicLR: the learning rate of param_groups\[0\] must be finite, got inf in epoch 2$"
+    with pytest.raises(ValueError, match=text):
+        schedule.step()
+    assert schedule.last_epoch == 1
+    with pytest.raises(TypeError, match=r"^CyclicLR: scale_fn\(1\) must be a number, got 'x'$"):
+        schedules.CyclicLR(groups(), 0.0, 0.5, 3, scale_fn=lambda cycle: "x")  # type: ignore[arg-type, return-value]

@@ -2,13 +2,29 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import math
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from schedule_cases import CASES, LATER, OURS, PLATEAUS, STEPS, Groups, Make, groups, losses, run, torch_groups, values
+from schedule_cases import (
+    CASES,
+    LATER,
+    OURS,
+    PLATEAUS,
+    STEPS,
+    Groups,
+    Make,
+    groups,
+    inverse,
+    losses,
+    run,
+    torch_groups,
+    values,
+)
 
 from fastopt import schedules
 from fastopt.optim import SGD, AdamW
@@ -208,6 +224,109 @@ def test_every_class_is_here() -> None:
     assert made | {"ReduceLROnPlateau", "LRScheduler"} == set(schedules.__all__)
 
 
+def test_every_class_of_torchs_is_here() -> None:
+    """By introspection: a schedule that torch has and we do not would make the documentation wrong."""
+    lr_scheduler = pytest.importorskip("torch").optim.lr_scheduler
+    theirs = {
+        name
+        for name, one in vars(lr_scheduler).items()
+        if isinstance(one, type) and issubclass(one, lr_scheduler.LRScheduler) and not name.startswith("_")
+    }
+    assert theirs >= {"LambdaLR", "CyclicLR", "OneCycleLR", "ReduceLROnPlateau"}
+    assert theirs <= set(schedules.__all__)
+    for name in theirs - {"LRScheduler", "ReduceLROnPlateau"}:
+        ours, other = (
+            inspect.signature(getattr(module, name)).parameters.values() for module in (schedules, lr_scheduler)
+        )
+        assert [(one.name, one.kind) for one in ours] == [(one.name, one.kind) for one in other], name
+        assert [one.default for one in ours] == [one.default for one in other], name
+
+
+@pytest.mark.parametrize("decay", ["linear", "cosine", "1-sqrt"])
+def test_warmup_stable_decay(decay: Any) -> None:
+    opt = groups()
+    lrs = np.array(run(opt, schedules.WarmupStableDecayLR(opt, 20, 200, 50, decay, 1e-4), STEPS))
+    t = np.arange(STEPS)
+    d = np.clip((t - 150) / 50, 0, 1)
+    f = {"linear": 1 - d, "cosine": (1 + np.cos(np.pi * d)) / 2, "1-sqrt": 1 - np.sqrt(d)}[decay]
+    for column, first in (0, 0.1), (2, 0.003):
+        expected = np.where(t < 20, first * (t + 1) / 20, 1e-4 + (first - 1e-4) * f)
+        np.testing.assert_allclose(lrs[:, column], expected, rtol=1e-12)
+    assert (lrs[19:151, 0] == 0.1).all() and lrs[151, 0] < 0.1 and (lrs[200:, 0] == 1e-4).all()
+
+
+def test_the_end_of_a_stable_phase_may_be_put_off_or_brought_forward() -> None:
+    """The point of WSD: a checkpoint of the stable phase goes on for longer, or is decayed at once."""
+    opt = groups()
+    schedule = schedules.WarmupStableDecayLR(opt, 5, 100, 20)
+    run(opt, schedule, 50)
+    state = schedule.state_dict()
+    schedule.total_steps = 200
+    assert {lr for lr, *_ in run(opt, schedule, 100)} == {0.1}
+    run(opt, schedule, 50)
+    assert values(opt)[0] == 0.0
+    other = groups()
+    decayed = schedules.WarmupStableDecayLR(other, 5, 60, 10)
+    decayed.load_state_dict(state)
+    lrs = [lr for lr, *_ in run(other, decayed, 12)]
+    np.testing.assert_allclose(lrs, [0.1 * max(1 - t / 10, 0) for t in range(12)], rtol=1e-12, atol=1e-16)
+    with pytest.raises(ValueError, match=r"^WarmupStableDecayLR: total_steps must be at least warmup_steps"):
+        schedule.total_steps = 24
+
+
+def test_initial_lr_in_groups(tmp_path: Path) -> None:
+    """Torch's idiom for resuming: given to the constructor, to add_param_group, or in a loaded state."""
+    lr_scheduler = pytest.importorskip("torch").optim.lr_scheduler
+    torch = pytest.importorskip("torch")
+
+    def ours() -> Any:
+        opt = AdamW([{"params": [np.ones(3)], "lr": 7.0, "initial_lr": 0.1}], lr=1.0)
+        opt.add_param_group({"params": [np.ones(2)], "lr": 7.0, "initial_lr": 0.003})
+        return opt
+
+    theirs = torch.optim.AdamW([{"params": [torch.ones(3)], "lr": 0.1, "initial_lr": 0.1}])
+    theirs.add_param_group({"params": [torch.ones(2)], "lr": 0.003, "initial_lr": 0.003})
+    for make in (
+        lambda s, o: s.StepLR(o, 3, 0.5, last_epoch=7),
+        lambda s, o: s.LambdaLR(o, inverse, last_epoch=7),
+        lambda s, o: s.CyclicLR(o, 0.1, 0.5, 10, last_epoch=7),
+    ):
+        opt = ours()
+        schedule = make(schedules, opt)
+        assert schedule.last_epoch == 8
+        for group, other in zip(opt.param_groups, theirs.param_groups, strict=True):
+            assert group["initial_lr"] == other["initial_lr"]
+    # Where torch's classes mean by last_epoch what ours mean:
+    opt = ours()
+    schedule, other = (
+        module.LambdaLR(o, inverse, last_epoch=7) for module, o in ((schedules, opt), (lr_scheduler, theirs))
+    )
+    assert run(Groups(*opt.param_groups), schedule, 20) == run(theirs, other, 20)
+
+    state = ours().state_dict()
+    assert [group["initial_lr"] for group in state["param_groups"]] == [0.1, 0.003]
+    ours().save(tmp_path / "state")
+    for load in (
+        lambda o: o.load_state_dict(state),
+        lambda o: o.load(tmp_path / "state"),
+        lambda o: o.load_state_dict(theirs.state_dict()),
+    ):
+        opt = AdamW([{"params": [np.ones(3)]}, {"params": [np.ones(2)]}])
+        with pytest.raises(
+            ValueError, match=r"^StepLR: last_epoch needs param_groups\[0\]\['initial_lr'\], which is missing"
+        ):
+            schedules.StepLR(opt, 3, last_epoch=0)
+        load(opt)
+        assert schedules.StepLR(opt, 3, last_epoch=0).base_lrs == [0.1, 0.003]
+    for wrong, error in (("x", TypeError), (-1.0, ValueError), (math.nan, ValueError)):
+        for make_wrong in (
+            lambda: AdamW([{"params": [np.ones(3)], "initial_lr": wrong}]),  # noqa: B023
+            lambda: ours().add_param_group({"params": [np.ones(1)], "initial_lr": wrong}),  # noqa: B023
+        ):
+            with pytest.raises(error, match=r"^AdamW: initial_lr must be"):
+                make_wrong()
+
+
 def test_initial_lr_stays() -> None:
     """As in torch, an existing ``initial_lr`` is the first learning rate."""
     opt = Groups(dict(lr=0.1, initial_lr=1.0), dict(lr=0.3))
@@ -324,6 +443,25 @@ BAD: list[tuple[str, Make, str]] = [
     ("range", lambda s, o: s.OneCycleLR(o, 1, 9, final_div_factor=-1), "OneCycleLR: final_div_factor must be finite and > 0, got"),
     ("range", lambda s, o: s.OneCycleLR(o, 1, 9, last_epoch=9), "OneCycleLR: last_epoch must be less than the 9 steps of the cycle, got 9"),
     ("range", lambda s, o: s.OneCycleLR(Groups(dict(lr=1)), 1, 9), "OneCycleLR: cycle_momentum needs an optimizer with momentum or"),
+    ("range", lambda s, o: s.CyclicLR(o, -1, 1), "CyclicLR: base_lr must be finite and >= 0, got -1"),
+    ("range", lambda s, o: s.CyclicLR(o, [1], 1), "CyclicLR: base_lr has 1 entries, expected 2, one for each group"),
+    ("range", lambda s, o: s.CyclicLR(o, 0, [1, -1]), "CyclicLR: max_lr[1] must be finite and >= 0, got -1"),
+    ("range", lambda s, o: s.CyclicLR(o, 0, 1, 0), "CyclicLR: step_size_up must be in [1, 2**53), got 0"),
+    ("type", lambda s, o: s.CyclicLR(o, 0, 1, 2.5), "CyclicLR: step_size_up must be an integer, got 2.5"),
+    ("range", lambda s, o: s.CyclicLR(o, 0, 1, 1, -1), "CyclicLR: step_size_down must be in [0, 2**53), got -1"),
+    ("range", lambda s, o: s.CyclicLR(o, 0, 1, mode="square"), "CyclicLR: mode must be 'triangular', 'triangular2' or 'exp_range', got 'square'"),
+    ("range", lambda s, o: s.CyclicLR(o, 0, 1, gamma=-1), "CyclicLR: gamma must be finite and >= 0, got -1"),
+    ("type", lambda s, o: s.CyclicLR(o, 0, 1, scale_fn=1), "CyclicLR: scale_fn must be a function or None, got 1"),
+    ("range", lambda s, o: s.CyclicLR(o, 0, 1, scale_mode="x"), "CyclicLR: scale_mode must be 'cycle' or 'iterations', got 'x'"),
+    ("type", lambda s, o: s.CyclicLR(o, 0, 1, cycle_momentum=1), "CyclicLR: cycle_momentum must be a bool, got 1"),
+    ("range", lambda s, o: s.CyclicLR(o, 0, 1, base_momentum=1), "CyclicLR: base_momentum must be in [0, 1), got 1"),
+    ("range", lambda s, o: s.CyclicLR(o, 0, 1, max_momentum=[0, -1]), "CyclicLR: max_momentum[1] must be in [0, 1), got -1"),
+    ("range", lambda s, o: s.CyclicLR(Groups(dict(lr=1)), 0, 1), "CyclicLR: cycle_momentum needs an optimizer with momentum or"),
+    ("range", lambda s, o: s.CyclicLR(o, 0, 1, scale_fn=lambda cycle: -1), "CyclicLR: scale_fn(1) must be finite and >= 0, got -1"),
+    ("range", lambda s, o: s.WarmupStableDecayLR(o, 5, 14, 10), "WarmupStableDecayLR: total_steps must be at least warmup_steps + decay_steps = 15, got 14"),
+    ("range", lambda s, o: s.WarmupStableDecayLR(o, 0, 9, 0), "WarmupStableDecayLR: decay_steps must be in [1, 2**53), got 0"),
+    ("range", lambda s, o: s.WarmupStableDecayLR(o, 0, 9, 1, "sqrt"), "WarmupStableDecayLR: decay_type must be 'linear', 'cosine' or '1-sqrt'"),
+    ("range", lambda s, o: s.WarmupStableDecayLR(o, 0, 9, 1, eta_min=-1), "WarmupStableDecayLR: eta_min must be finite and >= 0"),
     ("range", lambda s, o: s.InverseSqrtLR(o, 0), "InverseSqrtLR: warmup_steps must be in [1, 2**53), got 0"),
     ("range", lambda s, o: s.WarmupCosineLR(o, -1, 9), "WarmupCosineLR: warmup_steps must be in [0, 2**53), got -1"),
     ("range", lambda s, o: s.WarmupCosineLR(o, 9, 9), "WarmupCosineLR: total_steps must be more than warmup_steps = 9, got 9"),

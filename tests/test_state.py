@@ -292,7 +292,10 @@ def test_what_would_be_lost_is_an_error(name: str, tmp_path: Path, rng: Generato
     opt = CLASSES[name](OPTIMIZERS[name].arrays(rng), lr=0.05, ema_decay=0.9)
     opt.accumulate(OPTIMIZERS[name].arrays(rng))
     for save in opt.state_dict, (lambda: opt.save(tmp_path / "state")):
-        with pytest.raises(ValueError, match=rf"^{name}: accumulated gradients would be lost; step\(\) first$"):
+        with pytest.raises(
+            ValueError,
+            match=rf"^{name}: accumulated gradients would be lost; step\(\) or discard_accumulated\(\) first$",
+        ):
             save()
     opt.step()
     with opt.using_ema():
@@ -583,6 +586,28 @@ def test_a_foreign_file_changes_nothing(tmp_path: Path, rng: Generator) -> None:
         write()
         twins.refuse(lambda opt: opt.load(path), ValueError, "^load: .*state ")
     twins.go_on()
+
+
+def test_a_schedule_that_is_not_loaded_is_not_silent(tmp_path: Path) -> None:
+    """The learning rate would be that of epoch 3, and a new schedule would begin with epoch 0."""
+    path = tmp_path / "state"
+    opt = optim.SGD([np.ones(3)], lr=0.1)
+    schedule = schedules.ExponentialLR(opt, 0.5)
+    for _ in range(3):
+        schedule.step()
+    opt.save(path, schedule)
+    new = optim.SGD([np.ones(3)], lr=0.1)
+    before = everything(new)
+    text = r"^SGD: .*state has the state of a schedule too, which is not loaded; load\(path, schedule\) goes on with it"
+    with pytest.raises(UserWarning, match=text):  # as an error it comes before anything is changed
+        new.load(path)
+    assert everything(new) == before
+    with pytest.warns(UserWarning, match=text) as caught:
+        new.load(path)
+    assert caught[0].filename == __file__
+    assert new.param_groups[0]["lr"] == 0.0125
+    opt.save(path)
+    new.load(path)
 
 
 def test_a_missing_schedule_changes_nothing(tmp_path: Path, rng: Generator) -> None:

@@ -126,6 +126,12 @@ class Machine(Pair):
         self.taken += not info.skipped
         self.micro_batches, self.settled = 0, True
 
+    @rule()
+    def discard(self) -> None:
+        self.opt.discard_accumulated()
+        self.twin.discard_accumulated()
+        self.micro_batches = 0
+
     @rule(bad=st.sampled_from(list(BAD_GRADS)), number=numbers, options=st.sampled_from(OPTIONS))
     def step_with_a_bad_gradient(self, bad: str, number: int, options: dict[str, Any]) -> None:
         grads: list[Any] = self.gradients(number)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import copy
+import pickle
+import re
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -172,7 +175,12 @@ def test_no_decay_of_lists_and_dicts(name: str) -> None:
         of_grads: Any = dict(zip(names, grads, strict=True)) if named else grads
         opt = CLASSES[name](optim.no_decay(of_params, rule), **options)
         assert decayed(of_params, opt, of_grads) == expected
-        assert [p for group in opt.param_groups for p in map(id, group["params"])] == list(map(id, params))
+        with_decay, without = opt.param_groups  # two in all, however the parameters alternate
+        for group, wanted in (with_decay, True), (without, False):
+            own = [i for i, decay in enumerate(expected) if decay is wanted]
+            assert [*map(id, group["params"])] == [id(params[i]) for i in own]
+            assert group.get("param_names") == ([names[i] for i in own] if named else None)
+        assert (without["weight_decay"], without["l1"]) == (0.0, 0.0)
 
 
 def test_no_decay_of_nested_structures_by_a_rule(rng: Generator) -> None:
@@ -225,3 +233,141 @@ def test_no_decay_loses_no_parameter_whose_names_meet() -> None:
         assert "a.b" in str(error)  # noqa: PT017
     else:
         assert len([p for group in groups for p in leaves(group["params"])]) == 2
+
+
+def test_no_decay_exempts_from_l1() -> None:
+    w, b = np.ones((2, 2)), np.ones(2)
+    opt = optim.SGD(optim.no_decay([w, b]), lr=0.5, l1=0.5)
+    opt.step([np.zeros((2, 2)), np.zeros(2)])
+    assert (w == 0.75).all() and (b == 1).all()
+
+
+def test_no_decay_of_parameters_that_are_all_alike() -> None:
+    for params, decay in (([np.ones((2, 2))] * 1, 0.5), ([np.ones(2), np.ones(3)], 0.0)):
+        opt = optim.SGD(optim.no_decay(params), lr=0.5, weight_decay=0.5)
+        (group,) = opt.param_groups
+        assert group["weight_decay"] == decay and len(group["params"]) == len(params)
+        opt.step([np.zeros_like(p) for p in params])
+
+
+def layers_of(rng: Generator, count: int = 3) -> list[dict[str, Array]]:
+    return [{"w": ordinary(rng, (3, 3)), "b": ordinary(rng, (3,))} for _ in range(count)]
+
+
+STRUCTURES: dict[str, Callable[[list[dict[str, Array]]], Any]] = {
+    "list": lambda layers: [p for layer in layers for p in layer.values()],
+    "dict": lambda layers: {f"{key}{i}": p for i, layer in enumerate(layers) for key, p in layer.items()},
+    "list of dicts": lambda layers: layers,
+    "dict of dicts": lambda layers: {f"layer{i}": layer for i, layer in enumerate(layers)},
+}
+
+
+@pytest.mark.parametrize("how", ["add_param_group", "beside", "both added"])
+@pytest.mark.parametrize("kind", STRUCTURES)
+def test_groups_after_no_decay(kind: str, how: str, rng: Generator) -> None:
+    """Gradients come in the structure of the first parameters, then that of the new ones; or flat; also after a pickle."""
+    build = STRUCTURES[kind]
+    layers, head = layers_of(rng), {"head": ordinary(rng, (3, 2)), "head_bias": ordinary(rng, (2,))}
+    twins = copies([p for layer in layers for p in layer.values()] + [*head.values()])
+    options: dict[str, Any] = {"lr": 0.1, "momentum": 0.9, "ema_decay": 0.5}
+    plain = optim.SGD(
+        [{"params": twins[0:6:2], "weight_decay": 0.5}, {"params": [*twins[1:6:2], *twins[6:]]}], **options
+    )
+    more = {"params": head, "weight_decay": 0.0}
+    if how == "beside":
+        opt = optim.SGD([*optim.no_decay(build(layers)), more], weight_decay=0.5, **options)
+    elif how == "add_param_group":
+        opt = optim.SGD(optim.no_decay(build(layers)), weight_decay=0.5, **options)
+        opt.add_param_group(more)
+    else:
+        first, second = copy.deepcopy(optim.no_decay(build(layers)))
+        opt = optim.SGD([first], weight_decay=0.5, **options)
+        opt.add_param_group(second)
+        opt.add_param_group(more)
+    assert len(opt.param_groups) == 3
+
+    for step in range(6):
+        grads, of_head = layers_of(rng), {key: ordinary(rng, p.shape) for key, p in head.items()}
+        flat = [g for layer in grads for g in layer.values()] + [*of_head.values()]
+        if step == 3:  # pickles know the structure
+            opt = pickle.loads(pickle.dumps(opt))
+        if step in (0, 3):
+            opt.step([build(grads), of_head])
+        elif step in (1, 4):
+            opt.step(flat)
+        elif kind.startswith("dict"):
+            opt.step({**build(grads), **of_head})
+        else:
+            opt.accumulate([build(grads), of_head])
+            opt.step()
+        plain.step([flat[0:6:2], [*flat[1:6:2], *flat[6:]]])
+    found = [p for group in opt.param_groups for p in group["params"]]
+    same(found, [*twins[0:6:2], *twins[1:6:2], *twins[6:]])
+    averages = opt.ema_params
+    same(leaves(averages[0]), leaves(build(layers_from([leaf for group in plain.ema_params for leaf in group]))))
+    same([*averages[1].values()], plain.ema_params[1][3:])
+
+
+def same(some: list[Array], others: list[Array]) -> None:
+    assert bits(some) == bits(others)
+
+
+def layers_from(averages: list[Array]) -> list[dict[str, Array]]:
+    """Of three weights, three biases and others."""
+    return [{"w": averages[i], "b": averages[3 + i]} for i in range(3)]
+
+
+@pytest.mark.parametrize("kind", STRUCTURES)
+def test_averages_after_no_decay_have_the_structure_of_params(kind: str, rng: Generator) -> None:
+    build, layers = STRUCTURES[kind], layers_of(rng)
+    opt = optim.SGD(optim.no_decay(build(layers)), lr=0.1, ema_decay=0.0)
+    opt.step(build(layers_of(rng)))
+    assert type(opt.ema_params) is type(build(layers))
+    same(leaves(opt.ema_params), leaves(build(layers)))
+    same(leaves(pickle.loads(pickle.dumps(opt)).ema_params), leaves(build(layers)))
+
+
+def test_errors_after_no_decay_name_the_callers_key(rng: Generator) -> None:
+    """A parameter is where the caller put it, not where the groups have it."""
+    names = {
+        "list": ("[3]", "[3]"),
+        "dict": ("['b1']", "['b1']"),
+        "list of dicts": ("[1]['b']", "[1]['b']"),
+        "dict of dicts": ("['layer1']['b']", "['layer1']['b']"),
+    }
+    for kind, (of_param, of_grad) in names.items():
+        build = STRUCTURES[kind]
+        layers = layers_of(rng)
+        for opt in (
+            (one := optim.SGD(optim.no_decay(build(layers)), lr=0.1)),
+            pickle.loads(pickle.dumps(one)),
+        ):
+            grads = layers_of(rng)
+            grads[1]["b"] = np.ones(4)
+            with pytest.raises(ValueError, match=re.escape(f"SGD: grads{of_grad} has shape (4,), expected (3,)")):
+                opt.step(build(grads))
+        layers[1]["b"] = np.ones(3, np.int64)
+        with pytest.raises(TypeError, match=re.escape(f"SGD: params{of_param} has dtype int64")):
+            optim.SGD(optim.no_decay(build(layers)), lr=0.1)
+        layers[1]["b"] = layers[0]["w"][0]
+        with pytest.raises(ValueError, match=rf"would be written, but overlaps params{re.escape(of_param)}"):
+            optim.SGD(optim.no_decay(build(layers)), lr=0.1)
+
+
+def test_several_results_of_no_decay(rng: Generator) -> None:
+    """Each counts as one group, wherever it is; what is not complete is a group like others."""
+    first, second, alone = (layers_of(rng, 2) for _ in range(3))
+    opt = optim.SGD([{"params": alone[0]}, *optim.no_decay(first), *optim.no_decay(second)], lr=1.0)
+    opt.add_param_group(optim.no_decay(alone[1])[0])
+    every = [alone[0], first, second, [alone[1]["w"]]]
+    before = copies(leaves(every))
+    opt.step(copy.deepcopy(every))  # gradients like the weights
+    assert not any(p.any() for p in leaves(every)) and all(p.any() for p in before)
+    assert alone[1]["b"].any()
+
+
+def test_a_group_that_is_removed_ends_the_structure_of_no_decay(rng: Generator) -> None:
+    """Gradients come in groups then."""
+    opt = optim.SGD(optim.no_decay(layers_of(rng)), lr=0.1)
+    del opt.param_groups[1]
+    opt.step([[np.ones((3, 3))] * 3])

@@ -24,6 +24,26 @@ def test_module_runs_as_a_command() -> None:
     assert done.stderr == ""
 
 
+@pytest.mark.parametrize("argv", [["info"], ["--help"], ["--version"]], ids=str)
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+def test_output_that_nobody_reads_is_no_error(argv: list[str], unbuffered: str) -> None:
+    """As in ``fastopt info | head -1``, where the pipe is closed before everything is written."""
+    read, write = os.pipe()
+    os.close(read)
+    done = subprocess.run(
+        [sys.executable, "-m", "fastopt", *argv],
+        stdout=write,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "PYTHONUNBUFFERED": unbuffered},
+        check=False,
+    )
+    os.close(write)
+    assert done.stderr == ""
+    unnoticed = unbuffered and argv != ["info"]  # argparse ignores errors of writing
+    assert done.returncode == (0 if unnoticed else 141)
+
+
 def test_info_needs_no_extra() -> None:
     """Only NumPy, and what fastopt itself depends on, is imported."""
     code = (

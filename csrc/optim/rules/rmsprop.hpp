@@ -1,4 +1,4 @@
-/// RMSprop, plain, centered, and with momentum.
+/// RMSprop, plain, centered, and with the two momenta.
 #pragma once
 
 #include <array>
@@ -10,26 +10,33 @@ namespace fastopt {
 
 /// RMSprop.  Tieleman & Hinton 2012, lecture 6.5 of "Neural networks for machine learning".
 ///   v ← α v + (1−α) g²      p ← p − η g / (√v + ε)
+/// eps_in_sqrt is Keras's and optax's order: √(v + ε).  One of `inside` and `outside` is ε, the other 0.
 template <class T> struct RMSprop {
-  static constexpr std::array options{"lr", "alpha", "eps", "momentum"};
+  static constexpr std::array options{"lr", "alpha", "eps", "momentum", "eps_in_sqrt"};
   static constexpr std::array state{square("square_avg")};
 
-  T lr, alpha, rest, eps, momentum;
+  T lr, alpha, rest, inside, outside, momentum;
 
-  RMSprop(const std::array<double, 4>& o, double)
+  RMSprop(const std::array<double, 5>& o, double)
       : lr(static_cast<T>(o[0])),
         alpha(static_cast<T>(o[1])),
         rest(static_cast<T>(1 - o[1])),
-        eps(static_cast<T>(o[2])),
+        inside(static_cast<T>(o[4] != 0 ? o[2] : 0)),
+        outside(static_cast<T>(o[4] != 0 ? 0 : o[2])),
         momentum(static_cast<T>(o[3])) {}
 
   template <class V> V direction(V g, V& v) const {
     v = alpha * v + rest * g * g;
-    return g / (square_root(v) + eps);
+    return g / root(v);
   }
+  template <class V> V root(V v) const { return square_root(v + inside) + outside; }
   template <class V> void descend(V& p, V direction, V& b) const {
     b = momentum * b + direction;
     p = p - lr * b;
+  }
+  template <class V> void move(V& p, V direction, V& velocity) const {
+    velocity = momentum * velocity - lr * direction;
+    p = p + velocity;
   }
 
   template <class V> void operator()(V& p, V g, V& v) const { p = p - lr * direction(g, v); }
@@ -43,6 +50,14 @@ template <class T> struct RMSpropMomentum : RMSprop<T> {
   template <class V> void operator()(V& p, V g, V& v, V& b) const { this->descend(p, this->direction(g, v), b); }
 };
 
+/// With momentum as a velocity in the units of p, as Keras and optax mean it: u ← μ u − η g / (√v + ε)      p ← p + u
+template <class T> struct RMSpropVelocity : RMSprop<T> {
+  static constexpr std::array state{square("square_avg"), moment("velocity_buffer")};
+  using RMSprop<T>::RMSprop;
+
+  template <class V> void operator()(V& p, V g, V& v, V& u) const { this->move(p, this->direction(g, v), u); }
+};
+
 /// Centered: Graves 2013, arXiv:1308.0850, eq. 38-43.
 ///   v as before      ḡ ← α ḡ + (1−α) g      p ← p − η g / (√(v − ḡ²) + ε)
 /// Rounding cannot make the variance negative: it is at least 0.
@@ -53,7 +68,7 @@ template <class T> struct RMSpropCentered : RMSprop<T> {
   template <class V> V centered(V g, V& v, V& mean) const {
     v = this->alpha * v + this->rest * g * g;
     mean = this->alpha * mean + this->rest * g;
-    return g / (square_root(maximum(v - mean * mean, V{})) + this->eps);
+    return g / this->root(maximum(v - mean * mean, V{}));
   }
 
   template <class V> void operator()(V& p, V g, V& v, V& mean) const { p = p - this->lr * centered(g, v, mean); }
@@ -65,6 +80,15 @@ template <class T> struct RMSpropCenteredMomentum : RMSpropCentered<T> {
 
   template <class V> void operator()(V& p, V g, V& v, V& mean, V& b) const {
     this->descend(p, this->centered(g, v, mean), b);
+  }
+};
+
+template <class T> struct RMSpropCenteredVelocity : RMSpropCentered<T> {
+  static constexpr std::array state{exact("square_avg"), exact("grad_avg"), moment("velocity_buffer")};
+  using RMSpropCentered<T>::RMSpropCentered;
+
+  template <class V> void operator()(V& p, V g, V& v, V& mean, V& u) const {
+    this->move(p, this->centered(g, v, mean), u);
   }
 };
 

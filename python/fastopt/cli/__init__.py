@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import os
+import signal
 import sys
 from collections.abc import Sequence
 from difflib import get_close_matches
@@ -25,7 +27,21 @@ EXTRA = {"matplotlib": "matplotlib", "rich": "rich", "sklearn": "scikit-learn", 
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command line ``argv`` (by default the process's own) and return its exit status."""
+    """Run the command line ``argv`` (by default the process's own) and return its exit status.
+
+    Where nobody reads the output to its end, as in ``fastopt info | head -1``, it is that of a process that SIGPIPE ended.
+    """
+    try:
+        try:
+            return _run(argv)
+        finally:
+            print(end="", flush=True)  # here, as Python would print an error of its own at exit
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is still buffered goes nowhere
+        return 128 + signal.SIGPIPE
+
+
+def _run(argv: Sequence[str] | None) -> int:
     argv = list(sys.argv[1:] if argv is None else argv)
     if argv == ["demo"] or (argv[:1] == ["demo"] and argv[1].startswith("-") and argv[1] not in ("-h", "--help")):
         argv.insert(1, "digits")  # the default experiment

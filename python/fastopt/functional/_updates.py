@@ -280,6 +280,7 @@ def adagrad(
     weight_decay: float = 0.0,
     initial_accumulator_value: float = 0.0,
     eps: float = 1e-10,
+    eps_in_sqrt: bool = False,
     maximize: bool = False,
     decoupled_weight_decay: bool | None = False,
     fixed_decay: bool = False,
@@ -316,7 +317,9 @@ def adagrad(
 
     .. code-block:: text
 
-        s ← s + g²;   p ← p − lr/(1 + (t−1)·lr_decay) · g / (√s + ε)
+        s ← s + g²;   p ← p − lr/(1 + (t−1)·lr_decay) · g / (√s + ε), with eps_in_sqrt g / √(s + ε)
+
+    Torch's meaning is the default.  Keras's and optax's is ``eps_in_sqrt=True`` with initial_accumulator_value=0.1 and eps=1e-7.
 
     Args:
         params: Parameters, float32, float64, float16 or bfloat16, any shapes; updated.
@@ -329,6 +332,7 @@ def adagrad(
         weight_decay: λ, at least 0; coupled (L2) by default.
         initial_accumulator_value: s before the first step, at least 0.
         eps: ε, at least 0.
+        eps_in_sqrt: ε joins s inside of the root, as in Keras and optax.
         maximize: See :class:`fastopt.optim.Optimizer`.
         decoupled_weight_decay: See :class:`fastopt.optim.Optimizer`.
         fixed_decay: See :class:`fastopt.optim.Optimizer`.
@@ -1924,6 +1928,7 @@ def rmsprop(
     square_avgs: Arrays,
     grad_avgs: OptionalArrays | None = None,
     momentum_buffers: OptionalArrays | None = None,
+    velocity_buffers: OptionalArrays | None = None,
     *,
     step: int | Sequence[int],
     lr: float,
@@ -1932,6 +1937,8 @@ def rmsprop(
     weight_decay: float = 0.0,
     momentum: float = 0.0,
     centered: bool = False,
+    eps_in_sqrt: bool = False,
+    velocity: bool = False,
     maximize: bool = False,
     decoupled_weight_decay: bool | None = False,
     fixed_decay: bool = False,
@@ -1950,6 +1957,7 @@ def rmsprop(
     moment_rounding: str = "stochastic",
     square_avg_scales: OptionalArrays | None = None,
     momentum_buffer_scales: OptionalArrays | None = None,
+    velocity_buffer_scales: OptionalArrays | None = None,
     master_params: OptionalArrays | None = None,
     compensations: OptionalArrays | None = None,
     corrections: OptionalArrays | None = None,
@@ -1970,7 +1978,12 @@ def rmsprop(
     .. code-block:: text
 
         v ← α v + (1−α) g²;   centered: ḡ ← α ḡ + (1−α) g, and v − ḡ² in place of v below
-        p ← p − lr · g / (√v + ε);   momentum: b ← μ b + g / (√v + ε), p ← p − lr·b
+        d = g / (√v + ε), with eps_in_sqrt d = g / √(v + ε)
+        p ← p − lr·d;   momentum: b ← μ b + d, p ← p − lr·b;   velocity: u ← μ u − lr·d, p ← p + u
+
+    Torch's meaning is the default.  Keras's and TensorFlow's is ``eps_in_sqrt=True, velocity=True``, with alpha=0.9 (rho) and
+    eps=1e-7; optax's default too, with alpha=0.9 (decay).  Both forms of momentum are the same while lr is: a new lr rescales
+    the whole buffer b, and only new terms of u.
 
     v − ḡ² is raised to 0 where rounding makes it negative; in torch the weight becomes NaN then.
 
@@ -1981,6 +1994,7 @@ def rmsprop(
         square_avgs: State ``square_avg``, 0 before step 1; updated.
         grad_avgs: State ``grad_avg``, 0 before step 1; updated.  Only for the variant that has it.
         momentum_buffers: State ``momentum_buffer``, 0 before step 1; updated.  Only for the variant that has it.
+        velocity_buffers: State ``velocity_buffer``, 0 before step 1; updated.  Only for the variant that has it.
         step: t, the step that is being taken, from 1: one number, or one for each parameter.
         lr: Learning rate, at least 0.
         alpha: α, in [0, 1].
@@ -1988,6 +2002,8 @@ def rmsprop(
         weight_decay: λ, at least 0; coupled (L2) by default.
         momentum: μ, in [0, 1].
         centered: Divide by the standard deviation of the gradient.
+        eps_in_sqrt: ε joins v inside of the root, as in Keras and, by default, in optax.
+        velocity: With momentum, keep a sum of updates in place of torch's buffer, as Keras and optax do.
         maximize: See :class:`fastopt.optim.Optimizer`.
         decoupled_weight_decay: See :class:`fastopt.optim.Optimizer`.
         fixed_decay: See :class:`fastopt.optim.Optimizer`.
@@ -2006,6 +2022,7 @@ def rmsprop(
         moment_rounding: See :class:`fastopt.optim.Optimizer`.
         square_avg_scales: With ``moments="8bit"``, the exponents of ``square_avgs``: uint8, one for 64 elements; updated.
         momentum_buffer_scales: With ``moments="8bit"``, the exponents of ``momentum_buffers``: uint8, one for 64 elements; updated.
+        velocity_buffer_scales: With ``moments="8bit"``, the exponents of ``velocity_buffers``: uint8, one for 64 elements; updated.
         master_params: With ``weights="master"``, the float32 weights of 16-bit parameters, of the same shapes; updated.
         compensations: With ``weights="kahan"``, the residuals of 16-bit parameters, of the same dtypes; 0 before step 1; updated.
         corrections: With ``weights="correction"``, the next 8 bits of 16-bit parameters, int8; 0 before step 1; updated.

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from itertools import repeat
 from types import MappingProxyType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import DTypeLike
@@ -14,7 +14,7 @@ from .. import functional as F
 from .._check import flag, not_an_array, number, type_of, whole
 from .._commit import at_once, commit
 from ._channels import STATISTICS, OfChannels
-from ._layer import Array, pair_of
+from ._layer import Array, Fixed, pair_of
 
 __all__ = ["BatchNorm", "BatchNormAddReLU", "BatchNormReLU", "BatchRenorm", "update_bn"]
 
@@ -23,6 +23,9 @@ _NONE: Mapping[str, Any] = MappingProxyType({})
 
 class OfBatch(OfChannels):
     """A layer that normalizes each channel over the batch, with running statistics for evaluation."""
+
+    if not TYPE_CHECKING:
+        num_features = Fixed()
 
     def __init__(
         self,
@@ -73,6 +76,9 @@ class OfBatch(OfChannels):
             }
             _expect_to_be_written(layer, tracked, others)
             running = np.copy(tracked[0], subok=True), np.copy(tracked[1], subok=True)
+            if population is not None and _is_one_value_each(x, self.num_features):
+                # Functions refuse it, as it has no variance.  Its own mean, and any variance, make it 0·weight + bias.
+                trained, running = False, (x.reshape(-1).astype(tracked[0].dtype), np.ones_like(tracked[1]))
         if momentum is None:
             momentum = 1.0 if count is None else 1 / (count.item() + 1)
         y: Array
@@ -88,10 +94,10 @@ class OfBatch(OfChannels):
             out=out if out is None else (out, *[None] * (4 if options else 2)),
             **options,
         )
-        if trained and count is not None and (x.size or not self.num_features):  # a batch without values is not counted
+        if count is not None and (x.size or not self.num_features):  # a batch without values is not counted
             if population is not None:
                 population.append(F.batch_norm_stats(x, channel_axis=self.channel_axis))
-            else:
+            elif trained:
                 commit(tracked, (*running, count + 1))
         self._kept = (x, trained, *([y] if more else ()), *statistics)
         return y
@@ -273,8 +279,11 @@ def update_bn(batches: Iterable[Any], forward: Callable[[Any], Any], layers: Ite
 
     Meanwhile each layer normalizes with the statistics of the batch, whether it is in training, in evaluation or frozen.
     Afterwards ``running_mean`` and ``running_var`` are the mean and the unbiased variance of all values that it was given, with
-    the network's present weights, and ``num_batches_tracked`` is the number of batches with values.  The caller sets everything
-    else that differs between training and evaluation, such as dropout.  After an error the statistics are as before.
+    the network's present weights: each value counts once, however unequal the batches are (torch averages the batches'
+    statistics).  ``num_batches_tracked`` is the number of batches with values.  A batch may have a single value per channel,
+    as a last one of one sample has, which torch refuses: it counts too, and is normalized to 0, which gives the bias.  The
+    caller sets everything else that differs between training and evaluation, such as dropout.  After an error the statistics
+    are as before.
 
     Args:
         batches: The inputs of the network.
@@ -283,7 +292,7 @@ def update_bn(batches: Iterable[Any], forward: Callable[[Any], Any], layers: Ite
 
     Raises:
         TypeError: An entry of layers is not a layer of batch normalization.
-        ValueError: A layer has no running statistics, or was given fewer than two values per channel.
+        ValueError: A layer has no running statistics, or was given fewer than two values per channel by all batches together.
 
     Example:
         >>> import numpy as np
@@ -338,6 +347,11 @@ def update_bn(batches: Iterable[Any], forward: Callable[[Any], Any], layers: Ite
         with np.errstate(all="ignore"):
             sources += [mean.astype(mean_to.dtype), (m2 / (count - 1)).astype(var_to.dtype), its_batches]
     commit(targets, sources)
+
+
+def _is_one_value_each(x: Any, channels: int) -> bool:
+    """Whether an input has a single value per channel."""
+    return isinstance(x, np.ndarray) and x.size == channels > 0
 
 
 def _forget_populations(layers: list[Any]) -> None:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import DTypeLike
 
 from .. import functional as F
 from .._check import flag, number, whole
-from ._layer import Array, Layer, axis_of, gradients_of
+from ._layer import Array, Fixed, Layer, Unset, axis_of, gradients_of
 
 __all__ = ["GroupNorm", "InstanceNorm"]
 
@@ -19,6 +19,10 @@ STATISTICS = ("running_mean", "running_var", "num_batches_tracked")
 
 class OfChannels(Layer):
     """A layer with a weight and a bias for each channel, and running statistics."""
+
+    if not TYPE_CHECKING:  # type checkers would take them for attributes of any type
+        affine, track_running_stats, dtype = Unset(), Unset(), Unset()
+        weight, bias, running_mean, running_var, num_batches_tracked = Unset(), Unset(), Unset(), Unset(), Unset()
 
     def __init__(
         self,
@@ -109,6 +113,9 @@ class GroupNorm(OfChannels):
         (array([[0., 0., 0., 0.]]), array([1., 1., 1., 1.]))
     """
 
+    if not TYPE_CHECKING:
+        num_channels = Fixed()
+
     def __init__(
         self,
         num_groups: int,
@@ -168,6 +175,9 @@ class InstanceNorm(OfChannels):
         >>> layer.backward(np.ones((1, 2, 2))).round(4).ravel()
         array([0., 0., 0., 0.])
     """
+
+    if not TYPE_CHECKING:
+        num_features = Fixed()
 
     def __init__(
         self,

@@ -18,6 +18,50 @@ Array: TypeAlias = NDArray[Any]
 Shapes: TypeAlias = Mapping[str, tuple[tuple[int, ...], float]]
 
 
+class Fixed:
+    """An attribute that the constructor sets, and nobody afterwards, as that would have no effect.
+
+    It has no ``__get__``, so that reading it is as fast as for others.  Users' own subclasses may set it.
+    """
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self.name = name
+
+    def __set__(self, layer: Layer, value: Any) -> None:
+        if type(layer).__module__ == "fastopt.nn" and not self._is_first(layer):
+            raise AttributeError(f"{type(layer).__name__}: {self._refusal(layer, value)}")
+        vars(layer)[self.name] = value
+
+    def _is_first(self, layer: Layer) -> bool:
+        return self.name not in vars(layer)
+
+    def _refusal(self, layer: Layer, value: Any) -> str:
+        for kind in "params", "buffers":
+            if self.name in vars(layer).get(kind, ()):
+                return f"{self.name} is not an attribute; write numbers into the array, layer.{kind}[{self.name!r}][...] = ..."
+        arguments = inspect.signature(type(layer)).parameters
+        if self.name not in arguments:
+            return f"{self.name} cannot be set, as this layer has none"
+        new = "" if isinstance(value, np.ndarray) else f", {type(layer).__name__}(..., {self.name}={value!r})"
+        return f"{self.name} cannot be changed after the layer has been made, as its arrays would stay; make a new layer{new}"
+
+
+class Unset(Fixed):
+    """The name of a constructor's argument, or of an array, that is no attribute."""
+
+    def __get__(self, layer: Layer | None, owner: type) -> Any:
+        if layer is None:
+            return self
+        if self.name in vars(layer):  # in a subclass
+            return vars(layer)[self.name]
+        raise AttributeError(
+            f"{type(layer).__name__!r} object has no attribute {self.name!r}", name=self.name, obj=layer
+        )
+
+    def _is_first(self, layer: Layer) -> bool:
+        return False
+
+
 class Layer:
     """The base class of layers.
 

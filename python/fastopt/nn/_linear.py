@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any, get_args
+from typing import TYPE_CHECKING, Any, get_args
 
 import numpy as np
 from numpy.typing import DTypeLike
@@ -13,13 +13,17 @@ from .. import functional as F
 from .._check import choice, flag, number, whole
 from ..functional._activations import Activation
 from ..functional._arrays import array_of
-from ._layer import Array, Layer, Shapes
+from ._layer import Array, Fixed, Layer, Shapes, Unset
 
 __all__ = ["CosineLinear", "Linear", "WeightNormLinear"]
 
 
 class _Linear(Layer):
     """The base class: rows in the parameters' dtype, and checks of arguments that NumPy would accept silently."""
+
+    if not TYPE_CHECKING:  # type checkers would take them for attributes of any type
+        in_features, out_features, seed, dtype = Fixed(), Fixed(), Unset(), Unset()
+        weight, bias, weight_g, weight_v = Unset(), Unset(), Unset(), Unset()
 
     def __init__(
         self,

@@ -4,19 +4,24 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import DTypeLike
 
 from .. import functional as F
 from .._check import flag, number, whole
-from ._layer import Array, Layer, gradients_of, pair_of, sizes_of
+from ._layer import Array, Fixed, Layer, Unset, gradients_of, pair_of, sizes_of
 
 __all__ = ["AddLayerNorm", "AddRMSNorm", "LayerNorm", "RMSNorm", "ScaleNorm"]
 
 
 class _OfRows(Layer):
     """The base class of LayerNorm and AddLayerNorm."""
+
+    if not TYPE_CHECKING:  # type checkers would take them for attributes of any type
+        normalized_shape, elementwise_affine, dtype = Fixed(), Unset(), Unset()
+        weight, bias = Unset(), Unset()
 
     def __init__(
         self,
@@ -145,6 +150,9 @@ class AddLayerNorm(_OfRows):
 class _OfRowsWithoutMean(Layer):
     """The base class of RMSNorm and AddRMSNorm."""
 
+    if not TYPE_CHECKING:
+        normalized_shape, elementwise_affine, dtype, weight = Fixed(), Unset(), Unset(), Unset()
+
     def __init__(
         self,
         normalized_shape: int | Sequence[int],
@@ -267,6 +275,9 @@ class ScaleNorm(Layer):
     References:
         Nguyen & Salazar 2019, arXiv:1910.05895.
     """
+
+    if not TYPE_CHECKING:
+        dim, dtype, g = Fixed(), Unset(), Unset()
 
     def __init__(self, dim: int, eps: float = 1e-5, *, dtype: DTypeLike = np.float32) -> None:
         self.dim = whole("ScaleNorm", "dim", dim)

@@ -1,4 +1,4 @@
-"""Groups without weight decay for biases and norms."""
+"""A group without weight decay for biases and norms."""
 
 from __future__ import annotations
 
@@ -8,13 +8,16 @@ from typing import Any
 import numpy as np
 
 from .._check import type_of
-from .parameters import Array, Params, SplitGroups, Structure
+from .parameters import Array, Params, Part, Structure
 
 
 def no_decay(params: Params, rule: Callable[[str, Array], bool] | None = None) -> list[dict[str, Any]]:
-    """Splits parameters into groups so that biases and the parameters of norms have no weight decay.
+    """Splits parameters into two groups, so that biases and the parameters of norms have neither weight decay nor L1.
 
-    The groups keep the order of the parameters: ``step`` takes the gradients as before, in the structure of ``params``.
+    The first group has the others, in their order, the second one those without decay; there is one group if all are alike.
+    The optimizer takes gradients as before, in the structure of ``params``, and has ``ema_params`` in it.  With other groups beside
+    them, ``[*no_decay(params), group]`` or added later, the two count as one: gradients are ``[those of params, those of the
+    group]``, one flat list, or one dict if all are dicts.
 
     Args:
         params: A list or dict of arrays, nested or not.
@@ -22,7 +25,7 @@ def no_decay(params: Params, rule: Callable[[str, Array], bool] | None = None) -
             default those with fewer than two axes.
 
     Returns:
-        Groups; those without decay have ``weight_decay=0.0``.
+        Groups; the one without decay has ``weight_decay=0.0`` and ``l1=0.0``.
 
     Example:
         >>> import numpy as np, fastopt as fo
@@ -38,16 +41,18 @@ def no_decay(params: Params, rule: Callable[[str, Array], bool] | None = None) -
         raise TypeError(f"no_decay: rule must be a function of a name and an array, got {rule!r}")
     structure = Structure("no_decay", params if isinstance(params, Mapping) else list(params))
     names = structure.names or [str(i) for i in range(len(structure.leaves))]
-    groups: list[dict[str, Any]] = []
-    last: bool | None = None
-    for name, param in zip(names, structure.leaves, strict=True):
+    kinds: tuple[list[int], list[int]] = [], []  # the numbers of the parameters with decay, and of those without
+    for number, (name, param) in enumerate(zip(names, structure.leaves, strict=True)):
         without = np.ndim(param) < 2 if rule is None else rule(name, param)
         try:
             without = bool(without)
         except ValueError:
             raise TypeError(f"no_decay: rule must return a bool, got {type_of(without)} for {name}") from None
-        if without is not last:
-            last = without
-            groups.append({"params": []} | ({"weight_decay": 0.0} if without else {}))
-        groups[-1]["params"].append(param)
-    return SplitGroups(groups, structure)
+        kinds[without].append(number)
+    whole = structure.reordered([*kinds[0], *kinds[1]])
+    groups: list[dict[str, Any]] = []
+    if kinds[0]:
+        groups.append({"params": Part(whole, 0, len(kinds[0]))})
+    if kinds[1]:
+        groups.append({"params": Part(whole, len(kinds[0]), len(whole.leaves)), "weight_decay": 0.0, "l1": 0.0})
+    return groups

@@ -14,18 +14,21 @@ from .parameters import Group, ParameterState, Record, Structure, forms_of
 # The attributes that are not pickled but made anew.
 MADE = (
     "_turn", "_plan", "_extents", "_changed", "_added", "_name", "_values", "_groups", "_records", "_labels", "_rules",
-    "_fresh", "_seen", "_shared", "_simple", "_viewed", "_whole", "_count", "_swapped", "_accumulated",
+    "_fresh", "_seen", "_shared", "_simple", "_viewed", "_count", "_swapped", "_accumulated",
 )  # fmt: skip
 
 
 def pickled(optimizer: Groups) -> dict[str, Any]:
     """The contents of an optimizer's pickle; the arrays are the live ones."""
-    own, whole, sums = vars(optimizer), optimizer._whole, optimizer._accumulated
+    own, sums = vars(optimizer), optimizer._accumulated
+    structures = [group.structure for group in optimizer._groups]
+    wholes = list({id(one.whole): one.whole for one in structures if one.whole is not None}.values())
     records = optimizer._records
     return {
         "attributes": {key: value for key, value in own.items() if key not in MADE and key not in optimizer._private},
-        "structures": [_template(group.structure) for group in optimizer._groups],
-        "whole": None if whole is None else _template(whole),
+        "structures": [_template(one) for one in structures],
+        "wholes": [_template(whole) for whole in wholes],
+        "parts": [None if one.whole is None else (wholes.index(one.whole), one.first) for one in structures],
         "states": [optimizer._entries(*both) for both in zip(records, optimizer._labels, strict=True)],
         "begins": [_begins(record) for record in records],
         "held": [record.held for record in records],
@@ -40,6 +43,11 @@ def revived(optimizer: Groups, state: Mapping[str, Any]) -> dict[str, Any]:
     """The attributes of an optimizer from the result of :func:`pickled`, without the lock and the plan, which the next call makes."""
     name, changed, attributes = type(optimizer).__name__, [True], dict(state["attributes"])
     structures = [_structure(name, template) for template in state["structures"]]
+    wholes = [Structure(name, template) for template in state["wholes"]]
+    wholes = [whole.reordered(sorted(range(len(whole.leaves)), key=whole.leaves.__getitem__)) for whole in wholes]
+    for structure, part in zip(structures, state["parts"], strict=True):
+        if part is not None:
+            structure.belong_to(wholes[part[0]], part[1])
     groups = [Group(*both) for both in zip(attributes["param_groups"], structures, strict=True)]
     params = [param for group in groups for param in group.group["params"]]
     labels: list[str] = []
@@ -67,7 +75,6 @@ def revived(optimizer: Groups, state: Mapping[str, Any]) -> dict[str, Any]:
         "_shared": [True],  # the same pickle may contain the arrays a second time, for others
         "_simple": [None],
         "_viewed": ([], ()),
-        "_whole": None if state["whole"] is None else _structure(name, state["whole"]),
         "_count": np.array(state["count"], np.int64),
         "_swapped": np.array(state["swapped"]),
         "_accumulated": None if sums is None else Accumulator(name, params, labels, *sums),

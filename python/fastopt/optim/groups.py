@@ -14,13 +14,13 @@ from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 import numpy as np
 
-from .._check import did_you_mean, not_an_array, real, type_of
+from .._check import did_you_mean, not_an_array, number, real, type_of
 from .._commit import at_once
 from .._core import kernels
 from .._rules import AROUND, AROUND_TEXTS, Hyperparameters, Rule
 from ._formats import RESTS, computed, copy_of, rest_of, zeros_like
 from .accumulate import Accumulator
-from .parameters import Array, Group, Record, Structure, forms_of
+from .parameters import Array, Group, Part, Record, Structure, forms_of
 from .plan import AS_PARAMETER, Member, Plan, member_of, state_for, unmoved
 from .state_dict import PLAIN, SCHEDULED, Reader, plain
 
@@ -71,7 +71,9 @@ class Groups:
     _viewed: tuple[list[Record], tuple[dict[str, Any], ...]]
     _grouped: bool  # whether gradients come in a list with one entry for each group
     _simple: list[Any]  # one entry: the plan, if it takes a list of gradients directly; otherwise None
-    _whole: Structure | None  # the structure of gradients where it is not that of the groups
+    _whole: (
+        Structure | None
+    )  # the structure of the gradients of the first groups together, where they do not come in groups
     _extents: list[tuple[int, int, str]] | None  # of the parameters' memory, sorted
 
     # The kernels that the rules may use; their states, in this order, are arguments of the stateless function.
@@ -160,11 +162,8 @@ class Groups:
     def _restore(self, extra: Mapping[str, Any]) -> None:
         """Sets the attributes from the result of ``_extra``, before the state is loaded; raises before it changes anything."""
 
-    def _new_group(self, param_group: Mapping[str, Any], first: int, whole: Structure | None) -> Group:
-        """A checked group with the structure of its parameters.
-
-        ``whole`` is the structure of all groups together, in which this group begins at the number ``first``.
-        """
+    def _new_group(self, param_group: Mapping[str, Any]) -> Group:
+        """A checked group with the structure of its parameters."""
         name = self._name
         if not isinstance(param_group, Mapping) or "params" not in param_group:
             raise TypeError(f"{name}: a group must be a dict with params, got {param_group!r}")
@@ -173,12 +172,11 @@ class Groups:
         if not isinstance(params, Iterable) or isinstance(params, np.ndarray | str | bytes):
             raise TypeError(f"{name}: params must be a list or a dict of arrays, got {type_of(params)}")
         structure = Structure(name, params if isinstance(params, Mapping) else list(params))
-        names = structure.names
-        if whole is not None:
-            names = whole.names[first : first + len(structure.leaves)]
+        if isinstance(params, Part):
+            structure.belong_to(params.whole, params.first)
         group: dict[str, Any] = {**self.defaults, **param_group, "params": [*structure.leaves]}
-        if names:
-            group["param_names"] = names
+        if structure.names:
+            group["param_names"] = structure.names
         return Group(group, structure)
 
     def _expect_known(self, group: Mapping[str, Any]) -> None:
@@ -187,7 +185,9 @@ class Groups:
                 raise ValueError(
                     f"{self._name}: unknown hyperparameter {key!r}{did_you_mean(str(key), self._hyperparameters)}"
                 )
-            if key in SCHEDULED:
+            if key == "initial_lr":
+                number(self._name, key, group[key], 0)
+            elif key in SCHEDULED:
                 real(self._name, key, group[key])
 
     def _expect_names(self, index: int, group: Mapping[str, Any]) -> None:
@@ -309,7 +309,8 @@ class Groups:
             ]
             if self._accumulated is not None and self._accumulated.micro_batches:
                 raise ValueError(
-                    f"{self._name}: accumulated gradients belong to other parameters; put these back and step() first"
+                    f"{self._name}: accumulated gradients belong to other parameters; put these back and step(), or "
+                    "discard_accumulated()"
                 )
         for record, label in zip(records, labels, strict=True):
             unmoved(self._name, record, label)
@@ -349,7 +350,6 @@ class Groups:
                 "_added": False,
                 "_fresh": [i for i, (_, keys) in enumerate(new.fresh) if keys],
                 "_grouped": self._grouped or len(new.groups) > 1,
-                "_whole": self._whole_for(new),
             }
         kept = [record.state for record in new.records] if states is not None else []
         forms = [forms_of(state) for state in states or ()]
@@ -383,10 +383,6 @@ class Groups:
             params = []
         if params != [id(record.param) for record in self._records]:
             raise ValueError(f"{self._name}: parameters were replaced while they are swapped; put them back first")
-
-    def _whole_for(self, new: Planned) -> Structure | None:
-        """The structure of all gradients, while the number of parameters is the same."""
-        return self._whole if self._whole is not None and len(self._whole.leaves) == len(new.labels) else None
 
     def _follow(self) -> None:
         """Follows the changes in the groups and in the state."""

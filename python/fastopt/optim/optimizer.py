@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping
 from functools import partial
 from operator import itemgetter
 from typing import Any, NamedTuple
@@ -14,11 +13,10 @@ from .._check import closest, did_you_mean, type_of
 from .._commit import at_once
 from .._core import kernels
 from .._rules import AROUND
-from .accumulate import Accumulator
-from .averages import averages_of, exchange
-from .parameters import Grads, Group, Params, SplitGroups, Structure, flattened, forms_of
-from .plan import begin, step_options, unmoved
-from .saved import Saved
+from .accumulate import Accumulator, weight_of
+from .averages import Averaged
+from .parameters import Grads, Group, Params, flattened, forms_of, units
+from .plan import begin, step_options
 
 
 class StepInfo(NamedTuple):
@@ -32,7 +30,7 @@ class StepInfo(NamedTuple):
     """Whether the step was not taken, because a gradient was not finite."""
 
 
-class Optimizer(Saved):
+class Optimizer(Averaged):
     """A list of parameters that one rule updates in place.
 
     A subclass is a rule: its constructor passes the hyperparameters' defaults to this one, and its ``_rule`` turns a group's
@@ -99,13 +97,10 @@ class Optimizer(Saved):
         one = isinstance(params, Mapping | np.ndarray)
         groups: list[Any] = [params] if one else list(params)
         self._grouped = bool(groups) and all(isinstance(group, Mapping) and "params" in group for group in groups)
-        self._whole = params.structure if isinstance(params, SplitGroups) else None
-        first = 0
         for group in groups if self._grouped else [{"params": params if one else groups}]:
-            new = self._new_group(group, first, self._whole)
+            new = self._new_group(group)
             self._groups.append(new)
             self.param_groups.append(new.group)
-            first += len(new.structure.leaves)
         self._adopt(self._planned())
 
     def __setattr__(self, name: str, value: Any) -> None:
@@ -131,7 +126,7 @@ class Optimizer(Saved):
     def add_param_group(self, param_group: Mapping[str, Any]) -> None:
         """Adds a group of parameters, with hyperparameters that differ from the defaults.
 
-        From then on ``step`` takes a list of gradients for each group, or one flat list.
+        From then on ``step`` takes a list of gradients for each group, or one flat list, or one dict if all groups are dicts.
 
         Args:
             param_group: ``{"params": a list or dict of arrays, hyperparameter: value, ...}``.
@@ -143,11 +138,13 @@ class Optimizer(Saved):
         with self._turn:
             self._expect_unswapped()
             if self._accumulated is not None and self._accumulated.micro_batches:
-                raise ValueError(f"{self._name}: accumulated gradients lack those of a new group; step() first")
+                raise ValueError(
+                    f"{self._name}: accumulated gradients lack those of a new group; step() or discard_accumulated() first"
+                )
             if not self._added or len(self.param_groups) != len(self._groups):
                 self._follow()
             first = len(self._labels)
-            new = self._new_group(param_group, first, None)
+            new = self._new_group(param_group)
             rule = self._rule_for(new.group)
             labels = new.structure.labels(first)
             kernels.expect_disjoint(self._name, new.structure.leaves, labels)
@@ -162,7 +159,6 @@ class Optimizer(Saved):
             update = {
                 "_added": True,
                 "_grouped": True,
-                "_whole": None,
                 "_extents": self._extents_with(records, labels),
                 "_labels": self._labels + labels,
                 "_records": self._records + records,
@@ -252,7 +248,7 @@ class Optimizer(Saved):
             if sums is None or not sums.micro_batches:
                 raise ValueError(f"{self._name}: grads is missing, and accumulate has added none")
             scale, *rest = options or (1.0, -1.0, -1.0, -1.0, -1.0, 0.0)
-            grads, options = sums.gathered(), (scale * sums.micro_batches, *rest[:5], 1.0)
+            grads, options = sums.gathered(), (scale * sums.total, *rest[:5], 1.0)
         flat = self._ready(grads, options, gathered=sums is not None)
         if self._fresh:
             if not self._plan.unmoved():
@@ -267,7 +263,7 @@ class Optimizer(Saved):
                 raise ValueError(f"{self._name}: another thread is changing a parameter or an array of its state")
         if self._fresh:
             self._fresh = [i for i in self._fresh if self._records[i].is_fresh()]
-        flat_list = self._groups and self._groups[0].structure.flat and not self._grouped and self._whole is None
+        flat_list = self._groups and self._groups[0].structure.flat and not self._grouped
         plain = flat_list and not self._fresh and type(self)._take is Optimizer._take
         self._simple[0] = self._plan if plain and isinstance(self._plan, kernels.Plan) else None
         return StepInfo(*outcome)
@@ -275,14 +271,18 @@ class Optimizer(Saved):
     def _ready(self, grads: Any, options: tuple[float, ...] | None = None, gathered: bool = False) -> list[Any]:
         """The gradients in the order of the parameters; puts a plan for them into use.  Changes nothing if they are wrong."""
         if self._plan.current(self.param_groups) or (self._seen and self._revalued()):
-            return grads if gathered else self._flatten(grads, self._groups, self._grouped, self._whole)
+            return grads if gathered else self._flatten(grads, self._groups, self._grouped)
         new = self._planned()
-        whole, grouped = self._whole_for(new), self._grouped or len(new.groups) > 1
-        flat: list[Any] = grads if gathered else self._flatten(grads, new.groups, grouped, whole)
+        grouped = self._grouped or len(new.groups) > 1
+        flat: list[Any] = grads if gathered else self._flatten(grads, new.groups, grouped)
         if new.states is not None:
             new.plan.check(flat, options)
         self._adopt(new)
         return flat
+
+    def _expect_ready(self) -> None:
+        """Raises if the parameters' arrays do not hold the weights that a step updates."""
+        self._expect_unswapped()
 
     def _renew(self, flat: list[Any], options: tuple[float, ...] | None) -> None:
         """Makes a new plan after arrays have changed; changes nothing if the gradients do not fit."""
@@ -296,134 +296,83 @@ class Optimizer(Saved):
             if flat[i] is not None:
                 begin(self._records[i])
 
-    def _flatten(self, grads: Grads, groups: list[Group], grouped: bool, whole: Structure | None) -> list[Any]:
+    def _flatten(self, grads: Grads, groups: list[Group], grouped: bool) -> list[Any]:
         """The gradients in the order of the parameters."""
-        if whole is not None:
-            return whole.flatten(self._name, grads)
         if not grouped and groups:
             return groups[0].structure.flatten(self._name, grads)
-        return flattened(self._name, [one.structure for one in groups], grads)
+        structures = units(groups)
+        if len(structures) == 1 and structures[0] is groups[0].structure.whole:
+            return structures[0].flatten(self._name, grads)
+        return flattened(self._name, structures, grads)
 
-    def accumulate(self, grads: Grads) -> None:
+    def accumulate(self, grads: Grads, weight: float | None = None) -> None:
         """Adds the gradients of a micro-batch; the next ``step()`` without gradients takes the mean of all that were added.
+
+        .. code-block:: text
+
+            g = (g₁ + … + gₙ)/n, or with weights g = (w₁g₁ + … + wₙgₙ)/(w₁ + … + wₙ)
+
+        With the gradients of each micro-batch's mean loss, and its number of examples (or tokens) as its weight, the step is
+        that of the whole batch, however unequal its parts are.
 
         Args:
             grads: As for ``step``; ``None`` adds nothing to that parameter.
+            weight: The weight of this micro-batch, 0 or in [2⁻⁵³, 2⁵³]; one with weight 0 is left out, whatever its gradients
+                are.  All micro-batches of a step have one, or none has.
 
         Raises:
             TypeError: A gradient's dtype is wrong.
-            ValueError: A gradient's shape is wrong, or gradients are missing or too many.  Nothing has been added then.
+            ValueError: A gradient's shape is wrong, gradients are missing or too many, the weight is out of range, or only some
+                micro-batches have one.  Nothing has been added then.
 
         Example:
             >>> import numpy as np, fastopt as fo
             >>> w = np.ones(2)
             >>> opt = fo.optim.SGD([w], lr=0.5)
-            >>> opt.accumulate([np.array([1.0, 0.0])])
-            >>> opt.accumulate([np.array([1.0, 1.0])])
+            >>> opt.accumulate([np.array([1.0, 0.0])], weight=3)
+            >>> opt.accumulate([np.array([1.0, 1.0])], weight=1)
             >>> opt.step(clip_norm=10.0).step
             1
             >>> w
-            array([0.5 , 0.75])
+            array([0.5  , 0.875])
         """
         with self._turn:
             self._expect_ready()
-            flat = self._ready(grads)
-            params = [record.param for record in self._records]
+            weight = None if weight is None else weight_of(self._name, weight)
             sums = self._accumulated
+            if sums is not None:
+                sums.expect_alike(weight)
+            flat = self._ready(grads)
+            if weight == 0:
+                self._plan.check(flat)
+                return
+            params = [record.param for record in self._records]
             if (
                 sums is None
                 or not all(a is b for a, b in zip(sums.params, params, strict=False))
                 or len(sums.params) != len(params)
             ):
                 sums = Accumulator(self._name, params, self._labels)
-                sums.add(flat)
+                sums.add(flat, weight)
                 self._accumulated = sums
             else:
-                sums.add(flat)
+                sums.add(flat, weight)
 
-    # Averages
+    def discard_accumulated(self) -> None:
+        """Drops the gradients that ``accumulate`` has added since the last step; does nothing if there are none.
 
-    @property
-    def ema_params(self) -> Any:
-        """The averages of the parameters, in the structure of ``params`` (for groups, a list of them); the live arrays.
-
-        A parameter without an average is in the result itself.
+        Example:
+            >>> import numpy as np, fastopt as fo
+            >>> w = np.ones(2)
+            >>> opt = fo.optim.SGD([w], lr=0.5)
+            >>> opt.accumulate([np.array([1.0, np.inf])])
+            >>> opt.discard_accumulated()
+            >>> opt.accumulate([np.array([1.0, 1.0])])
+            >>> opt.step().step, w
+            (1, array([0.5, 0.5]))
         """
         with self._turn:
-            self._shared[0] = True
-            if not self._swapped:
-                self._settle()
-            averages = iter(averages_of(self._records, bool(self._swapped)))
-            built = [one.structure.build([next(averages) for _ in one.structure.leaves]) for one in self._groups]
-            return built if self._grouped or not built else built[0]
-
-    def swap_ema(self) -> None:
-        """Exchanges the contents of the parameters and their averages, all or none; a second call exchanges them back.
-
-        Raises:
-            ValueError: There are no averages.
-            TypeError: A parameter or an average is read-only.  Nothing has been changed then.
-        """
-        with self._turn:
-            self._swap()
-
-    def _swap(self) -> None:
-        if not self._swapped:
-            self._settle()
-        else:
-            self._expect_swapped_params()
-            self._adopt_entries()
-        if not any("ema_param" in record.state for record in self._records):
-            raise ValueError(f"{self._name}: there are no averages; set ema_decay or swa_start")
-        self._simple[0] = None
-        exchange(self._name, self._records, self._labels, self._swapped)
-
-    def _swap_back(self) -> None:
-        with self._turn:
-            if self._swapped:
-                self._swap()
-
-    def _expect_ready(self) -> None:
-        """Raises if the parameters' arrays do not hold the weights that a step updates."""
-        self._expect_unswapped()
-
-    def _adopt_entries(self) -> None:
-        """Adopts the entries that were put into the states while parameters and averages are swapped, all or none."""
-        found = []
-        for record, label in zip(self._records, self._labels, strict=True):
-            unmoved(self._name, record, label)
-            found.append(self._entries(record, label))
-            if "ema_param" in record.seen and "ema_param" not in found[-1]:
-                raise ValueError(
-                    f"{self._name}: state of params{label} has no ema_param, for which the parameter is swapped; put it back"
-                )
-        at_once(map(dict.update, [record.state for record in self._records], found))
-
-    @contextmanager
-    def using_ema(self) -> Iterator[None]:
-        """A context in which the parameters' arrays hold the averages.
-
-        Raises:
-            ValueError: There are no averages, or they are swapped already, perhaps by another thread.
-        """
-        mine = False
-        try:
-            with self._turn:
-                self._expect_unswapped()
-                mine = True
-                try:
-                    self._swap()
-                except BaseException:
-                    mine = bool(self._swapped)
-                    raise
-            yield
-        finally:
-            try:
-                if mine:
-                    self._swap_back()
-            finally:
-                if mine:  # the first call was interrupted
-                    self._swap_back()
+            self._accumulated = None
 
     # State
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from copy import copy
+from operator import itemgetter
 from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
@@ -94,7 +96,12 @@ class Structure:
     def __init__(self, function: str, params: Any) -> None:
         self.leaves: list[Any] = []
         self.names: list[str] = []  # "layer.bias"
-        self._labels: list[str] = []  # for errors: "['layer']['bias']"
+        self._labels: list[str] = []  # for errors: "['layer']['bias']"; empty for numbers
+        self.whole: Structure | None = (
+            None  # the structure of which this is a part, and the number of its first leaf there
+        )
+        self.first = 0
+        self._order: list[int] | None = None  # the leaves' numbers, as the structure is read; None for 0, 1, 2, ...
         self.flat = not isinstance(params, Mapping) and not any(
             isinstance(one, Mapping | list | tuple) for one in params
         )
@@ -106,7 +113,28 @@ class Structure:
 
     def labels(self, first: int) -> list[str]:
         """The names of the parameters in errors; ``first`` is the number of the first one."""
-        return [f"[{first + i}]" for i in range(len(self.leaves))] if self.flat else self._labels
+        return self._labels or [f"[{first + i}]" for i in range(len(self.leaves))]
+
+    def belong_to(self, whole: Structure, first: int) -> None:
+        """Makes this structure the part of ``whole`` from its leaf ``first`` on."""
+        part = slice(first, first + len(self.leaves))
+        self.whole, self.first = whole, first
+        self.names, self._labels = whole.names[part], whole._labels[part]
+
+    def reordered(self, order: list[int]) -> Structure:
+        """This structure with other numbers of its leaves: the new leaf k is the present leaf order[k]."""
+        new, labels = copy(self), self.labels(0)
+        new._order = sorted(range(len(order)), key=order.__getitem__)
+        new.template, new.flat = self.build(new._order), False
+        new.leaves, new._labels = [self.leaves[k] for k in order], [labels[k] for k in order]
+        new.names = [self.names[k] for k in order] if self.names else []
+        return new
+
+    def ordered(self, leaves: list[Any]) -> list[Any]:
+        """Leaves in the order in which the structure is read, in the order of their numbers."""
+        if self._order is None:
+            return leaves
+        return [leaf for _, leaf in sorted(zip(self._order, leaves, strict=True), key=itemgetter(0))]
 
     def _read(self, function: str, value: Any, label: str, name: str) -> Any:
         """The template of a value: its containers, with the leaves' numbers in their places."""
@@ -180,12 +208,36 @@ class Group(NamedTuple):
     structure: Structure
 
 
-class SplitGroups(list[dict[str, Any]]):
-    """Groups in the order of one structure, in which the gradients will be given."""
+class Part(list[Any]):
+    """The parameters of one of the groups into which a structure was split, in which their gradients will be given."""
 
-    def __init__(self, groups: Iterable[dict[str, Any]], structure: Structure) -> None:
-        super().__init__(groups)
-        self.structure = structure
+    def __init__(self, whole: Structure, first: int, end: int) -> None:
+        super().__init__(whole.leaves[first:end])
+        self.whole, self.first = whole, first
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        return Part, (self.whole, self.first, self.first + len(self))
+
+
+def units(groups: Iterable[Group]) -> list[Structure]:
+    """The structures in which gradients come: one for each group, or for the groups into which a structure was split together."""
+    structures = [one.structure for one in groups]
+    found: list[Structure] = []
+    begin = 0
+    while begin < len(structures):
+        whole, end, count = structures[begin].whole, begin, 0
+        while (
+            whole is not None
+            and end < len(structures)
+            and structures[end].whole is whole
+            and structures[end].first == count
+        ):
+            count += len(structures[end].leaves)
+            end += 1
+        complete = whole is not None and count == len(whole.leaves)
+        found.append(whole if whole is not None and complete else structures[begin])
+        begin = end if complete else begin + 1
+    return found
 
 
 def listed(function: str, name: str, values: Any) -> list[Any]:
@@ -207,7 +259,7 @@ def differing(expected: Iterable[str], found: Iterable[str]) -> str:
 
 
 def flattened(function: str, structures: list[Structure], grads: Any) -> list[Any]:
-    """The gradients of several groups in the order of their parameters."""
+    """The gradients of several groups, or of the first ones together and others, in the order of their parameters."""
     if isinstance(grads, Mapping) and all(isinstance(one.template, dict) for one in structures):
         return _of_one_dict(function, structures, grads)
     if isinstance(grads, Mapping | np.ndarray | str | bytes) or not isinstance(grads, Iterable):
@@ -234,7 +286,8 @@ def flattened(function: str, structures: list[Structure], grads: Any) -> list[An
         return flat
     if len(parts) != count:
         raise ValueError(f"{function}: grads has {len(parts)} entries, expected {count}, one for each parameter")
-    return parts
+    rest: Iterator[Any] = iter(parts)
+    return [leaf for one in structures for leaf in one.ordered([next(rest) for _ in one.leaves])]
 
 
 def _of_one_dict(function: str, structures: list[Structure], grads: Mapping[str, Any]) -> list[Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Mapping
 from operator import itemgetter
 from typing import Any
@@ -31,8 +32,8 @@ class Saved(Groups):
             The state; the key ``fastopt`` has the entries that torch does not have.
 
         Raises:
-            ValueError: Accumulated gradients have not been used, the parameters are swapped for their averages, or a group has
-                an unknown hyperparameter.
+            ValueError: Accumulated gradients have been neither used nor discarded, the parameters are swapped for their averages,
+                or a group has an unknown hyperparameter.
         """
         copy = flag(self._name, "copy", copy)
         with self._turn:
@@ -41,7 +42,9 @@ class Saved(Groups):
 
     def _state_dict(self, copy: bool) -> dict[str, Any]:
         if self._accumulated is not None and self._accumulated.micro_batches:
-            raise ValueError(f"{self._name}: accumulated gradients would be lost; step() first")
+            raise ValueError(
+                f"{self._name}: accumulated gradients would be lost; step() or discard_accumulated() first"
+            )
         self._expect_unswapped()
         self._settle()
         for index, group in enumerate(self.param_groups):
@@ -132,7 +135,8 @@ class Saved(Groups):
 
         Args:
             path: The file.
-            schedule: The schedule whose state was saved in it.
+            schedule: The schedule whose state was saved in it.  Without it, a file that has one gives a UserWarning: the
+                learning rates are those of the file, but a new schedule begins with epoch 0.
             by_position: As for :meth:`load_state_dict`.
 
         Raises:
@@ -148,6 +152,12 @@ class Saved(Groups):
             raise ValueError(f"{self._name}: {os.fspath(path)} is not the state of an optimizer")
         if schedule is not None and "schedule" not in metadata:
             raise ValueError(f"{self._name}: {os.fspath(path)} has no schedule")
+        if schedule is None and "schedule" in metadata:
+            warnings.warn(
+                f"{self._name}: {os.fspath(path)} has the state of a schedule too, which is not loaded; "
+                "load(path, schedule) goes on with it, a new schedule begins with epoch 0",
+                stacklevel=2,
+            )
         state: dict[int, dict[str, Array]] = {}
         for key, array in arrays.items():
             number, _, name = key.partition(".")
@@ -159,17 +169,22 @@ class Saved(Groups):
         with self._turn:
             if schedule is None:
                 self._load(saved, by_position)
-                return
-            self._expect_unswapped()
-            self._follow()
-            before, count = schedule.state_dict(), self._count
-            try:
-                schedule.load_state_dict(metadata["schedule"])
-                self._load(saved, by_position)
-            except BaseException:
-                if self._count is count:  # otherwise everything has been loaded
-                    schedule.load_state_dict(before)
-                raise
+            else:
+                self._load_both(saved, by_position, schedule, metadata["schedule"])
+
+    def _load_both(
+        self, saved: Mapping[str, Any], by_position: bool, schedule: Any, of_schedule: Mapping[str, Any]
+    ) -> None:
+        self._expect_unswapped()
+        self._follow()
+        before, count = schedule.state_dict(), self._count
+        try:
+            schedule.load_state_dict(of_schedule)
+            self._load(saved, by_position)
+        except BaseException:
+            if self._count is count:  # otherwise everything has been loaded
+                schedule.load_state_dict(before)
+            raise
 
     def _expect_schedule(self, schedule: Any) -> None:
         if schedule is None:

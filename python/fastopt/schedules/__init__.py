@@ -16,8 +16,9 @@ caller decides what it counts: ``step`` once after each of the optimizer's steps
 0.1
 
 A schedule multiplies the present learning rate where torch's does, so that several can act on one optimizer
-(:class:`ChainedScheduler`).  :class:`LambdaLR`, :class:`CosineAnnealingWarmRestarts`, :class:`OneCycleLR` and the schedules
-that torch does not have set it, whatever it was.
+(:class:`ChainedScheduler`).  :class:`LambdaLR`, :class:`CosineAnnealingWarmRestarts`, :class:`CyclicLR`, :class:`OneCycleLR` and
+the schedules that torch does not have set it, whatever it was.  Where it is an array or a tensor without axes, the new value is
+written into that.
 
 A step changes all groups and the schedule, or raises and changes nothing, even if Ctrl-C is pressed in the middle of it.
 Schedules can be pickled and deep-copied with their optimizer: ``copy.deepcopy((opt, schedule))`` returns a pair that belongs
@@ -28,7 +29,8 @@ Differences from torch:
 - ``load_state_dict`` restores learning rates and momenta too: it may be called before or after the optimizer's.  The state does
   not contain the arguments: the new schedule has its own.
 - ``last_epoch=k`` makes the schedule that k + 1 steps from the groups' ``initial_lr`` would lead to.  Torch's classes disagree
-  about its meaning.
+  about its meaning.  ``initial_lr`` may be given in the optimizer's groups, ``{"params": ..., "initial_lr": 0.1}``, and comes with
+  a loaded state of the optimizer.
 - After a group was added to the optimizer, the next ``step`` is an error: make a new schedule.
 - :class:`OneCycleLR` stays at its end; torch extrapolates in the step after the last, to below ``min_lr`` if linear.
 - A :class:`SequentialLR` may contain a :class:`ChainedScheduler` or another :class:`SequentialLR`.
@@ -37,8 +39,8 @@ Differences from torch:
 
 from .base import LRScheduler
 from .composite import ChainedScheduler, SequentialLR
-from .cosine import CosineAnnealingLR, CosineAnnealingWarmRestarts, WarmupCosineLR
-from .cycle import OneCycleLR
+from .cosine import CosineAnnealingLR, CosineAnnealingWarmRestarts, WarmupCosineLR, WarmupStableDecayLR
+from .cycle import CyclicLR, OneCycleLR
 from .decay import ConstantLR, ExponentialLR, InverseSqrtLR, LinearLR, MultiStepLR, PolynomialLR, StepLR
 from .functions import LambdaLR, MultiplicativeLR, PiecewiseLR
 from .plateau import ReduceLROnPlateau
@@ -48,6 +50,7 @@ __all__ = [
     "ConstantLR",
     "CosineAnnealingLR",
     "CosineAnnealingWarmRestarts",
+    "CyclicLR",
     "ExponentialLR",
     "InverseSqrtLR",
     "LRScheduler",
@@ -62,6 +65,7 @@ __all__ = [
     "SequentialLR",
     "StepLR",
     "WarmupCosineLR",
+    "WarmupStableDecayLR",
 ]
 
 for _name in __all__:

@@ -11,6 +11,8 @@ from operator import setitem
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
+import numpy as np
+
 from .._check import number, real, type_of, whole
 
 PUBLIC = "fastopt.schedules"  # the module in which users find the classes, and which pickles keep
@@ -35,6 +37,8 @@ def write(
 ) -> None:
     """Writes all changes of a step in one call, which runs no bytecode: Python raises no KeyboardInterrupt in the middle of it.
 
+    A learning rate in an array or tensor is written into it, as torch does, so that everybody who has it sees the new one.
+
     Args:
         groups: The groups of an optimizer.
         lrs: Their learning rates.
@@ -42,10 +46,27 @@ def write(
         values: Other values of groups.
         attributes: Other attributes of schedules.
     """
-    writes = chain(map(setitem, groups, repeat("lr"), lrs), map(set_attribute, moved, repeat("_now"), moved.values()))
+    places: Iterable[Any] = groups
+    keys: Iterable[Any] = repeat("lr")
+    for group in groups:
+        if type(group["lr"]) is not float:
+            arrays = [_writable(group["lr"]) for group in groups]
+            places = [group if array is None else array for group, array in zip(groups, arrays, strict=True)]
+            keys = ["lr" if array is None else ... for array in arrays]
+            break
+    writes = chain(map(setitem, places, keys, lrs), map(set_attribute, moved, repeat("_now"), moved.values()))
     if values or attributes:
         writes = chain(writes, starmap(setitem, values), starmap(set_attribute, attributes))
     any(writes)  # each returns None, so that any() runs all of them
+
+
+def _writable(lr: Any) -> Any:
+    """The array or tensor of a learning rate, if a number can be written into it; otherwise ``None``."""
+    if isinstance(lr, np.ndarray):
+        return lr if lr.dtype.kind == "f" and lr.flags.writeable else None
+    if all(hasattr(lr, name) for name in ("detach", "is_floating_point")):  # torch's
+        return lr.detach() if lr.is_floating_point() else None
+    return None
 
 
 class Draft:
@@ -86,7 +107,8 @@ class Schedule:
                     base_lrs.append(number(self._name, name, group["initial_lr"], 0))
                 elif resume:
                     raise ValueError(
-                        f"{self._name}: last_epoch needs param_groups[{i}]['initial_lr'], which is missing"
+                        f"{self._name}: last_epoch needs param_groups[{i}]['initial_lr'], which is missing; give it in the "
+                        "optimizer's groups, load the optimizer's state before, or load the schedule's state instead"
                     )
                 else:
                     base_lrs.append(lrs[i])
@@ -227,7 +249,8 @@ class Schedule:
             return value if name == "optimizer" else new
         if name in self._state:
             return (whole if isinstance(getattr(self, name), int) else real)(self._name, name, value)
-        optimizer = SimpleNamespace(param_groups=[{"lr": lr} for lr in self.base_lrs])
+        groups = zip(self.optimizer.param_groups, self.base_lrs, strict=False)
+        optimizer = SimpleNamespace(param_groups=[{**group, "lr": lr} for group, lr in groups])
         arguments = {one: value if key == name else vars(self)[key] for one, key in self._arguments()}
         make: Any = type(self)
         return getattr(make(optimizer, **arguments), name)

@@ -1,10 +1,11 @@
-"""Schedules that follow a cosine, once or repeatedly."""
+"""Schedules that follow a cosine, once or repeatedly, and those with a warm-up whose decay may be one."""
 
 from __future__ import annotations
 
 import math
+from typing import Literal
 
-from .._check import number, whole
+from .._check import choice, number, whole
 from .base import LRScheduler, Optimizer
 
 
@@ -158,3 +159,77 @@ class WarmupCosineLR(LRScheduler):
             return self.base_lrs[i] * (epoch + 1) / self.warmup_steps
         t = min(epoch, self.total_steps) - self.warmup_steps
         return _cosine(self.base_lrs[i], self.eta_min, t, self.total_steps - self.warmup_steps)
+
+
+class WarmupStableDecayLR(LRScheduler):
+    """WSD: linear warm-up to the groups' learning rates, which then stay until a short decay at the end.
+
+    .. code-block:: text
+
+        ηₜ = η₀·(t + 1)/warmup_steps                      for t < warmup_steps
+        ηₜ = η₀                                           until decay_steps before total_steps
+        ηₜ = eta_min + (η₀ − eta_min)·f(d),   d = (t − total_steps + decay_steps)/decay_steps, at most 1
+        linear: f(d) = 1 − d;   cosine: f(d) = (1 + cos(π·d))/2;   1-sqrt: f(d) = 1 − √d
+
+    The end need not be known in the beginning: as long as the decay has not begun, ``schedule.total_steps`` may be set to another
+    number.  A checkpoint from the stable phase can be continued for longer, or decayed at once, by a new schedule with other
+    numbers that loads the state.
+
+    Args:
+        optimizer: The optimizer whose learning rates are set.
+        warmup_steps: The number of the step with the largest learning rate, at least 0.
+        total_steps: The number of steps to eta_min, at least warmup_steps + decay_steps.
+        decay_steps: The number of steps in which the learning rate falls, at least 1; often a tenth of all.
+        decay_type: The shape of the decay: ``"linear"``, ``"cosine"`` or ``"1-sqrt"``.
+        eta_min: The smallest learning rate, at least 0.
+        last_epoch: k to continue after epoch k, -1 to begin.
+
+    Example:
+        >>> import numpy as np, fastopt as fo
+        >>> opt = fo.optim.SGD([np.ones(3)], lr=1.0)
+        >>> schedule = fo.schedules.WarmupStableDecayLR(opt, warmup_steps=2, total_steps=8, decay_steps=4)
+        >>> lrs = []
+        >>> for _ in range(9):
+        ...     lrs += schedule.get_last_lr()
+        ...     schedule.step()
+        >>> lrs
+        [0.5, 1.0, 1.0, 1.0, 1.0, 0.75, 0.5, 0.25, 0.0]
+
+    References:
+        Hu et al. 2024, arXiv:2404.06395, section 4.2, whose own decay is exponential; Hägele et al. 2024, arXiv:2405.18392,
+        section 3, for the linear one and 1-sqrt.
+    """
+
+    def __init__(
+        self,
+        optimizer: Optimizer,
+        warmup_steps: int,
+        total_steps: int,
+        decay_steps: int,
+        decay_type: Literal["linear", "cosine", "1-sqrt"] = "linear",
+        eta_min: float = 0.0,
+        last_epoch: int = -1,
+    ) -> None:
+        self.warmup_steps = whole(self._name, "warmup_steps", warmup_steps)
+        self.total_steps = whole(self._name, "total_steps", total_steps, 1)
+        self.decay_steps = whole(self._name, "decay_steps", decay_steps, 1)
+        if self.total_steps < self.warmup_steps + self.decay_steps:
+            raise ValueError(
+                f"{self._name}: total_steps must be at least warmup_steps + decay_steps = "
+                f"{self.warmup_steps + self.decay_steps}, got {total_steps}"
+            )
+        self.decay_type = choice(self._name, "decay_type", decay_type, ("linear", "cosine", "1-sqrt"))
+        self.eta_min = number(self._name, "eta_min", eta_min, 0)
+        super().__init__(optimizer, last_epoch)
+
+    def _lr(self, epoch: int, i: int, lr: float) -> float:
+        first = self.base_lrs[i]
+        if epoch < self.warmup_steps:
+            return first * (epoch + 1) / self.warmup_steps
+        t = min(epoch, self.total_steps) - (self.total_steps - self.decay_steps)
+        if t <= 0:
+            return first
+        if self.decay_type == "cosine":
+            return _cosine(first, self.eta_min, t, self.decay_steps)
+        done = t / self.decay_steps
+        return self.eta_min + (first - self.eta_min) * (1 - (done if self.decay_type == "linear" else math.sqrt(done)))

@@ -21,7 +21,9 @@ class Adagrad(Optimizer):
 
     .. code-block:: text
 
-        s ← s + g²;   p ← p − lr/(1 + (t−1)·lr_decay) · g / (√s + ε)
+        s ← s + g²;   p ← p − lr/(1 + (t−1)·lr_decay) · g / (√s + ε), with eps_in_sqrt g / √(s + ε)
+
+    Torch's meaning is the default.  Keras's and optax's is ``eps_in_sqrt=True`` with initial_accumulator_value=0.1 and eps=1e-7.
 
     Args:
         params: A list or dict of arrays, or a list of groups.
@@ -30,6 +32,7 @@ class Adagrad(Optimizer):
         weight_decay: λ, at least 0; coupled (L2) by default.
         initial_accumulator_value: s before the first step, at least 0.
         eps: ε, at least 0.
+        eps_in_sqrt: ε joins s inside of the root, as in Keras and optax.
         around: The hyperparameters that every rule has, see :class:`Optimizer`.
 
     Example:
@@ -56,6 +59,8 @@ class Adagrad(Optimizer):
         weight_decay: float = 0.0,
         initial_accumulator_value: float = 0.0,
         eps: float = 1e-10,
+        *,
+        eps_in_sqrt: bool = False,
         **around: Unpack[Around],
     ) -> None:
         super().__init__(params, around, **own(locals()))
@@ -63,4 +68,4 @@ class Adagrad(Optimizer):
     @classmethod
     def _rule(cls, h: Hyperparameters) -> Rule:
         h.number("initial_accumulator_value")
-        return h.rule("adagrad", lr_decay=h.number("lr_decay"), eps=h.number("eps"))
+        return h.rule("adagrad", lr_decay=h.number("lr_decay"), eps=h.number("eps"), eps_in_sqrt=h.flag("eps_in_sqrt"))

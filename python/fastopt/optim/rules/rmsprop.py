@@ -20,7 +20,12 @@ class RMSprop(Optimizer):
     .. code-block:: text
 
         v ← α v + (1−α) g²;   centered: ḡ ← α ḡ + (1−α) g, and v − ḡ² in place of v below
-        p ← p − lr · g / (√v + ε);   momentum: b ← μ b + g / (√v + ε), p ← p − lr·b
+        d = g / (√v + ε), with eps_in_sqrt d = g / √(v + ε)
+        p ← p − lr·d;   momentum: b ← μ b + d, p ← p − lr·b;   velocity: u ← μ u − lr·d, p ← p + u
+
+    Torch's meaning is the default.  Keras's and TensorFlow's is ``eps_in_sqrt=True, velocity=True``, with alpha=0.9 (rho) and
+    eps=1e-7; optax's default too, with alpha=0.9 (decay).  Both forms of momentum are the same while lr is: a new lr rescales
+    the whole buffer b, and only new terms of u.
 
     v − ḡ² is raised to 0 where rounding makes it negative; in torch the weight becomes NaN then.
 
@@ -32,6 +37,8 @@ class RMSprop(Optimizer):
         weight_decay: λ, at least 0; coupled (L2) by default.
         momentum: μ, in [0, 1].
         centered: Divide by the standard deviation of the gradient.
+        eps_in_sqrt: ε joins v inside of the root, as in Keras and, by default, in optax.
+        velocity: With momentum, keep a sum of updates in place of torch's buffer, as Keras and optax do.
         around: The hyperparameters that every rule has, see :class:`Optimizer`.
 
     Example:
@@ -48,7 +55,14 @@ class RMSprop(Optimizer):
         eq. 38-43.
     """
 
-    kernels = ("rmsprop", "rmsprop_centered", "rmsprop_centered_momentum", "rmsprop_momentum")
+    kernels = (
+        "rmsprop",
+        "rmsprop_centered",
+        "rmsprop_centered_momentum",
+        "rmsprop_momentum",
+        "rmsprop_centered_velocity",
+        "rmsprop_velocity",
+    )
 
     def __init__(
         self,
@@ -59,12 +73,21 @@ class RMSprop(Optimizer):
         weight_decay: float = 0.0,
         momentum: float = 0.0,
         centered: bool = False,
+        *,
+        eps_in_sqrt: bool = False,
+        velocity: bool = False,
         **around: Unpack[Around],
     ) -> None:
         super().__init__(params, around, **own(locals()))
 
     @classmethod
     def _rule(cls, h: Hyperparameters) -> Rule:
-        alpha, momentum = h.number("alpha", 0, 1), h.number("momentum", 0, 1)
-        name = "rmsprop" + "_centered" * h.flag("centered") + "_momentum" * (momentum != 0)
-        return h.rule(name, alpha=alpha, eps=h.number("eps"), momentum=momentum)
+        alpha, momentum, velocity = h.number("alpha", 0, 1), h.number("momentum", 0, 1), h.flag("velocity")
+        form = "" if momentum == 0 else "_velocity" if velocity else "_momentum"
+        return h.rule(
+            "rmsprop" + "_centered" * h.flag("centered") + form,
+            alpha=alpha,
+            eps=h.number("eps"),
+            momentum=momentum,
+            eps_in_sqrt=h.flag("eps_in_sqrt"),
+        )

@@ -9,37 +9,56 @@ import numpy as np
 from .._update import exact, maximum, moment, rule, square
 
 
-@rule(square("sum"), lr_decay=0.0, weight_decay=0.0, initial_accumulator_value=0.0, eps=1e-10)
-def adagrad(p: Any, g: Any, s: Any, *, t: int, lr: float, lr_decay: float, eps: float) -> Any:
+@rule(square("sum"), lr_decay=0.0, weight_decay=0.0, initial_accumulator_value=0.0, eps=1e-10, eps_in_sqrt=False)
+def adagrad(p: Any, g: Any, s: Any, *, t: int, lr: float, lr_decay: float, eps: float, eps_in_sqrt: bool) -> Any:
     """Adagrad."""
     T = p.dtype.type
     s = s + g * g
-    return p - T(lr / (1 + (t - 1) * lr_decay)) * g / (np.sqrt(s) + T(eps)), s
+    root = np.sqrt(s + T(eps)) if eps_in_sqrt else np.sqrt(s) + T(eps)
+    return p - T(lr / (1 + (t - 1) * lr_decay)) * g / root, s
 
 
 @rule(
     square("square_avg", unless="centered"),  # the centered variance is a difference of means
-    optional=(exact("grad_avg"), moment("momentum_buffer")),
+    optional=(exact("grad_avg"), moment("momentum_buffer"), moment("velocity_buffer")),
     alpha=0.99,
     eps=1e-8,
     weight_decay=0.0,
     momentum=0.0,
     centered=False,
+    eps_in_sqrt=False,
+    velocity=False,
 )
 def rmsprop(
-    p: Any, g: Any, v: Any, mean: Any, b: Any, *, lr: float, alpha: float, eps: float, momentum: float, centered: bool
+    p: Any,
+    g: Any,
+    v: Any,
+    mean: Any,
+    b: Any,
+    u: Any,
+    *,
+    lr: float,
+    alpha: float,
+    eps: float,
+    momentum: float,
+    centered: bool,
+    eps_in_sqrt: bool,
+    velocity: bool,
 ) -> Any:
-    """RMSprop, also centered, and with momentum.  The centered variance is at least 0."""
+    """RMSprop, also centered, and with torch's momentum or as a velocity.  The centered variance is at least 0."""
     T = p.dtype.type
     v = T(alpha) * v + T(1 - alpha) * g * g
     variance = v
     if centered:
         mean = T(alpha) * mean + T(1 - alpha) * g
         variance = maximum(v - mean * mean, T(0))
-    u = g / (np.sqrt(variance) + T(eps))
+    direction = g / (np.sqrt(variance + T(eps)) if eps_in_sqrt else np.sqrt(variance) + T(eps))
+    if momentum and velocity:
+        u = T(momentum) * u - T(lr) * direction
+        return p + u, v, mean, b, u
     if momentum:
-        u = b = T(momentum) * b + u
-    return p - T(lr) * u, v, mean, b
+        direction = b = T(momentum) * b + direction
+    return p - T(lr) * direction, v, mean, b, u
 
 
 @rule(square("square_avg"), square("acc_delta"), rho=0.9, eps=1e-6, weight_decay=0.0)
