@@ -46,7 +46,8 @@ PYTHON_KNOWS = {
     "_cores": set(),
     "_core": {"_blas", "_cores", "_cpu", "_kernels"},
     "_threads": {"_blas", "_check", "_core", "_cores"},
-    "_config": {"_blas", "_core", "_threads", "_version"},
+    "_memory": {"_check", "_core"},
+    "_config": {"_blas", "_core", "_memory", "_threads", "_version"},
     "_check": set(),
     "_commit": set(),
     "_rules": {"_check", "_core"},
@@ -59,7 +60,7 @@ PYTHON_KNOWS = {
     "sklearn": PUBLIC,
     "distributed": PUBLIC,
     "cli": PUBLIC,
-    "__init__": PUBLIC | {"_config", "_core", "_threads", "_version"},
+    "__init__": PUBLIC | {"_config", "_core", "_memory", "_threads", "_version"},
     "__main__": {"cli"},
 }
 # Where an optimizer's name is to be found, beside its header and its class's own file, and nowhere else.
