@@ -47,7 +47,7 @@ def cache() -> Iterator[None]:
 def run(code: str, **environment: str) -> str:
     """What a program prints, in a process of its own that has to end well and quietly."""
     done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, timeout=900, env={**os.environ, **environment}
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=120, env={**os.environ, **environment}
     )
     assert (done.returncode, done.stderr) == (0, "")
     return done.stdout
@@ -431,7 +431,7 @@ for name in [name for name in sys.modules if name.startswith("fastopt")]: del sy
 del fo, F
 print(y.sum())
 """
-    for _ in range(5):
+    for _ in range(3):
         assert run(code) == "0.0\n"
 
 
@@ -470,7 +470,7 @@ F.dropout(x, 0.5, seed=0, step=0)
 fo.release_memory()
 before, most, alive, end, count = resident(), 0, [], time.monotonic() + float(sys.argv[1]), 0
 with fo.reuse_memory():
-    while time.monotonic() < end or count < 300:
+    while time.monotonic() < end or count < 3000:
         size = int(2 ** rng.uniform(10, 23))
         alive.append(F.dropout(x[:size], 0.5, seed=0, step=0) if count % 2 else np.ones(size, np.float32))
         while len(alive) > 8: alive.pop(int(rng.integers(len(alive))))
@@ -484,7 +484,7 @@ print(count, most >> 20, (resident() - before) >> 20)
 
 @pytest.mark.skipif(SANITIZED, reason="AddressSanitizer keeps freed memory")
 def test_resident_memory_is_bounded() -> None:
-    """Over changing sizes: nine arrays of at most 32 MiB, what the cache keeps, and what malloc keeps of smaller ones."""
+    """Over changing sizes: nine arrays in blocks of at most 36 MiB, what the cache keeps, and a little more."""
     seconds = 600 if NIGHTLY else 3
     done = subprocess.run(
         [sys.executable, "-c", RESIDENT, str(seconds)],
@@ -494,8 +494,8 @@ def test_resident_memory_is_bounded() -> None:
         timeout=seconds + 300,
     )
     count, most, after = map(int, done.stdout.split())
-    assert count >= 300
-    assert most < 9 * 32 * 1.125 + 64 + 200
+    assert count >= 3000
+    assert most < 9 * 36 + 64 + 30
     assert after < 16
 
 

@@ -60,9 +60,10 @@ class BlockCache {
 
   /// Enlarges or shrinks a block, which may move; null, and the block as it was, where there is no memory.
   void* resize(void* block, std::size_t size) {
-    void* moved = std::realloc(block, size);
-    if (moved == nullptr && release() > 0) moved = std::realloc(block, size);
-    return moved;
+    do
+      if (void* const moved = std::realloc(block, size)) return moved;
+    while (release() > 0);
+    return nullptr;
   }
 
   /// Takes a block back.  It stays here, and as long as there is too much here the oldest one leaves.
