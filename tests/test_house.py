@@ -47,7 +47,8 @@ PYTHON_KNOWS = {
     "_cores": set(),
     "_core": {"_blas", "_cores", "_cpu", "_kernels"},
     "_threads": {"_blas", "_check", "_core", "_cores"},
-    "_config": {"_blas", "_core", "_threads", "_version"},
+    "_memory": {"_check", "_core"},
+    "_config": {"_blas", "_core", "_memory", "_threads", "_version"},
     "_check": set(),
     "_commit": set(),
     "_rules": {"_check", "_core"},
@@ -60,7 +61,7 @@ PYTHON_KNOWS = {
     "sklearn": PUBLIC,
     "distributed": PUBLIC,
     "cli": PUBLIC,
-    "__init__": PUBLIC | {"_config", "_core", "_threads", "_version"},
+    "__init__": PUBLIC | {"_config", "_core", "_memory", "_threads", "_version"},
     "__main__": {"cli"},
 }
 # The only files with an optimizer's name, besides its header and the file of its class.

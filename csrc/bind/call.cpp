@@ -4,6 +4,8 @@
 #include <limits>
 #include <stdexcept>
 
+#include "bind/memory.hpp"
+
 namespace fastopt {
 
 namespace {
@@ -273,6 +275,9 @@ py::object Call::result_if(bool wanted, std::size_t i, Dtype dtype, const Shape&
 }
 
 py::object fresh(Dtype dtype, const Shape& shape, const Shape& strides) {
+  std::size_t bytes = itemsize_of(dtype);
+  for (const std::ptrdiff_t count : shape) bytes *= static_cast<std::size_t>(count);
+  const FromCache memory(bytes);
   const auto of = [&](const py::dtype& descr) -> py::object {
     return strides.empty() ? py::array(descr, shape) : py::array(descr, shape, strides);
   };

@@ -15,6 +15,7 @@ void bind(pybind11::module_& m) {
   bind_threads(m);
   bind_floor(m);
   bind_formats(m);
+  bind_memory(m);
 }
 
 }  // namespace

@@ -13,5 +13,6 @@ void bind_loops(pybind11::module_& m);
 void bind_threads(pybind11::module_& m);
 void bind_floor(pybind11::module_& m);
 void bind_formats(pybind11::module_& m);
+void bind_memory(pybind11::module_& m);
 
 }  // namespace fastopt

@@ -6,6 +6,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 from ._core import available_isas, isa
+from ._memory import release_memory, reuse_memory, set_cache_limit
 from ._threads import get_num_threads, lend_threads, reclaim_threads, set_num_threads, threads
 from ._version import __version__
 
@@ -24,7 +25,10 @@ __all__ = [
     "optim",
     "reclaim_threads",
     "reference",
+    "release_memory",
+    "reuse_memory",
     "schedules",
+    "set_cache_limit",
     "set_num_threads",
     "show_config",
     "threads",

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy
 
-from . import _core
+from . import _core, _memory
 from ._blas import Blas, all_blas, controllers
 from ._core import kernels as _kernels
 from ._threads import forbidden
@@ -29,6 +29,7 @@ class Config(dict[str, Any]):
             *(("", "also loaded, unused: " + path) for path in self["openmp"]["others"]),
             *(("BLAS", blas_row.format(**blas)) for blas in self["blas"]),
             ("sharing", self["sharing"]),
+            ("memory", _memory_text(**self["memory"])),
             *(("environment", f"{name}={value}") for name, value in self["environment"].items()),
         ]
         return "\n".join(f"{name:<14}{text}".replace("\n", "\n" + 14 * " ") for name, text in rows)
@@ -57,6 +58,12 @@ def _summary(libraries: list[Blas]) -> str:
         return "one pool from the first parallel kernel on; FASTOPT_LEND_THREADS=0 or reclaim_threads() turns it off"
     spin = _core.spin_count()
     return "apart" + (f": idle OpenMP workers spin {spin} times, then sleep" if spin else "")
+
+
+def _memory_text(cache_limit: int, cached: int, malloc: bool, arrays: bool) -> str:
+    kept = f"up to {cache_limit / 2**20:g} MiB of freed blocks are kept, {cached / 2**20:.1f} MiB now"
+    reused = [*(["malloc's"] if malloc else []), *(["NumPy's arrays"] if arrays else [])]
+    return kept + (f"; reuse_memory: {' and '.join(reused)}" if reused else "")
 
 
 def show_config() -> Config:
@@ -102,5 +109,6 @@ def show_config() -> Config:
             for blas in libraries
         ],
         sharing=_summary(libraries),
+        memory=_memory.describe(),
         environment={name: value for name, value in sorted(os.environ.items()) if _VARIABLES.fullmatch(name)},
     )
