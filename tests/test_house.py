@@ -52,8 +52,8 @@ PYTHON_KNOWS = {
     "_files": set(),
     "_plain": set(),
     "_targets": set(),
-    "_generators": {"_check", "_plain"},
-    "_run": {"_check", "_commit", "_files", "_generators", "_plain", "_targets", "nn", "optim", "schedules"},
+    "_generators": {"_check", "_commit", "_plain"},
+    "_run": {"_check", "_files", "_generators", "_plain", "_targets", "nn", "optim", "schedules"},
     "_rules": {"_check", "_core"},
     "functional": {"_check", "_core", "_rules", "optim"},  # whose classes it makes functions of
     "nn": {"_check", "_commit", "_core", "functional"},

@@ -63,7 +63,7 @@ def alike(a: Any, b: Any) -> bool:
     """Whether two values of this kind are equal, arrays to the last bit."""
     if isinstance(a, np.ndarray) or isinstance(b, np.ndarray):
         a, b = np.asarray(a), np.asarray(b)
-        return a.dtype == b.dtype and a.shape == b.shape and a.tobytes() == b.tobytes()
+        return bool(a.dtype == b.dtype and a.shape == b.shape and a.tobytes() == b.tobytes())
     if isinstance(a, Mapping) and isinstance(b, Mapping):
         return a.keys() == b.keys() and all(alike(one, b[key]) for key, one in a.items())
-    return a == b  # type: ignore[no-any-return]
+    return bool(a == b)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from itertools import chain, repeat
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -16,8 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ._check import flag, not_an_array, type_of
-from ._commit import at_once
-from ._generators import Generator, bits_of, restoring, state_of
+from ._generators import Generator, bits_of, restore, restoring, state_of
 from ._plain import apart, together
 from ._targets import check, memory_of
 
@@ -215,6 +214,8 @@ def load(
 
     with run.locked():
         calls: list[Iterable[Any]] = []
+        forth: list[Callable[[], Any]] = []
+        back: list[Callable[[], Any]] = []
         if params is not None:
             _expect_names("params", "arrays", metadata["params"], run.params)
         if layers is not None:
@@ -234,14 +235,16 @@ def load(
         if rng is not None:
             _expect_names("rng", "generators", metadata["rng"], run.rngs)
         for name, (label, generator) in run.rngs.items():
-            calls.append(restoring("load", label, generator, value_of(name, metadata["rng"][name])))
+            its_forth, its_back = restoring("load", label, generator, value_of(name, metadata["rng"][name]))
+            forth += its_forth
+            back += its_back
         stored = {name: metadata["same"].get(name, name) for name, _, _ in run.weights()}
         targets = [(label, array, stored[name]) for name, label, array in run.weights()]
         check(targets, arrays)
         into = [array for _, array, _ in targets]
         calls.append(map(np.ndarray.__setitem__, into, repeat(...), [arrays[name] for _, _, name in targets]))
         extra = value_of("extra", metadata["extra"]) if "extra" in metadata else None
-        at_once(*calls)
+        restore(forth, back, calls)
     return extra
 
 
@@ -276,15 +279,11 @@ class _Run:
         self.numbers: dict[str, list[int]] = {}  # of the optimizers' parameters in the file
         self.learning_rates: dict[int, list[float]] = {}  # in the file, by the optimizer's id
 
-    @contextmanager
-    def locked(self) -> Iterator[None]:
+    def locked(self) -> AbstractContextManager[None]:
         """A context in which no other thread uses the optimizers and generators."""
         locks = [one._turn for _, one in self.optimizers.values()]
         locks += [bits_of(self.function, label, one).lock for label, one in self.rngs.values()]
-        with ExitStack() as stack:
-            for lock in sorted(locks, key=id):  # in one order, so that two threads do not wait for each other
-                stack.enter_context(lock)
-            yield
+        return _held(sorted(locks, key=id))  # in one order, so that two threads do not wait for each other
 
     def weights(self) -> Iterator[tuple[str, str, Array]]:
         """All arrays that are written in place: their names in the file, their names in errors, and themselves."""
@@ -443,6 +442,16 @@ def _expect_names(label: str, what: str, expected: Iterable[str], found: Iterabl
             f"{text} {', '.join(map(repr, some))}" for text, some in (("lacks", missing), ("has", unknown)) if some
         )
         raise ValueError(f"load: {label} must be the {what} in the file, but {' and '.join(texts)}")
+
+
+@contextmanager
+def _held(locks: list[Any]) -> Iterator[None]:
+    """A context that holds all locks; an interrupt on the way into it releases those that it has (an ExitStack could lose one)."""
+    if locks:
+        with locks[0], _held(locks[1:]):
+            yield
+    else:
+        yield
 
 
 @contextmanager
