@@ -36,7 +36,7 @@ for step in range(at["step"], 1280):
     dhidden = norm.backward(dropout.backward(dout @ w2.T))
     opt.step([x[rows].T @ dhidden, hidden.T @ dout, *norm.grads.values()])
     schedule.step()
-    if step % 20 == 19:
+    if step % 40 == 39:
         fo.save(path, **run, extra={"step": step + 1, "batches": batches})
     if step % 128 == 127:
         print(f"step {step + 1:4}: mean squared error {np.mean(error**2):.4f}", flush=True)

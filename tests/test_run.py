@@ -223,6 +223,27 @@ def test_several_optimizers(path: Path, rng: Generator) -> None:
         fo.save(path, optimizer=[parts["optimizer"]["actor"]] * 2)
 
 
+def test_groups_in_another_order_and_a_schedule(path: Path, rng: Generator) -> None:
+    """Groups are found by the names of their parameters; a schedule's numbers are in the order of the groups."""
+
+    def make(names: str) -> tuple[Any, Any, dict[str, Array]]:
+        params = {name: ordinary(rng, 3) for name in names}
+        opt = fo.optim.SGD([{"params": {name: w}, "lr": 0.1 * ord(name)} for name, w in params.items()])
+        return opt, fo.schedules.StepLR(opt, 3), params
+
+    (opt, schedule, params), (other, twin, others) = make("ab"), make("ba")
+    fo.save(path, optimizer=opt, schedule=schedule)
+    before = everything(other)
+    with pytest.raises(
+        ValueError, match=r"^load: schedule has the groups in another order than optimizer; give these as"
+    ):
+        fo.load(path, optimizer=other, schedule=twin)
+    assert everything(other) == before
+    fo.load(path, optimizer=other, partial=True)
+    assert {name: w.tobytes() for name, w in others.items()} == {name: w.tobytes() for name, w in params.items()}
+    assert [group["lr"] for group in other.param_groups] == [0.1 * ord("b"), 0.1 * ord("a")]
+
+
 @pytest.mark.parametrize("case", CASES)
 def test_every_schedule(case: str, path: Path) -> None:
     def make() -> tuple[Any, Any]:
@@ -347,6 +368,7 @@ def test_layers_in_layers(path: Path) -> None:
             self.norm = fo.nn.BatchNorm(2)
             self._more = [fo.nn.Dropout(0.5, seed=seed), {"last": fo.nn.LayerNorm(2)}]
             self.params["norm.weight"] = self.norm.params["weight"]
+            self.norm.inside = self  # type: ignore[attr-defined]
 
     block, other = Block(3), Block(4)
     block.norm(np.float32([[1, 2], [3, 5]]))
@@ -393,6 +415,15 @@ def test_a_bit_generator_by_itself(path: Path) -> None:
     other = np.random.default_rng(7)
     fo.load(path, rng=other.bit_generator)
     assert other.random() == rng.random() and other.spawn(1)[0].random() == rng.spawn(1)[0].random()
+
+
+def test_generators_that_share_their_numbers(path: Path) -> None:
+    first = np.random.PCG64(1)
+    both = [np.random.Generator(first), np.random.Generator(first)]
+    fo.save(path, rng=both)
+    numbers = [one.random() for one in both]
+    fo.load(path, rng=both)
+    assert [one.random() for one in both] == numbers
 
 
 def test_other_generators_are_errors(path: Path) -> None:
@@ -703,10 +734,8 @@ def test_a_mistake_changes_nothing(mistake: str, path: Path) -> None:
     run, other = Whole(3), Whole(1)
     fo.save(path, **run.parts)
     make, error, text = MISTAKES[mistake]
-    before = other.all()
     wrong = make(other)
-    if mistake == "swapped":
-        before = other.all()
+    before = other.all()
     with pytest.raises(error, match=rf"^load: .*{text}"):
         fo.load(path, **{**other.parts, **wrong})
     assert other.all() == before
@@ -921,7 +950,7 @@ def test_a_killed_run_ends_with_the_same_bits(path: Path, rng: Generator) -> Non
     path.unlink()
 
     begins = []
-    for saves in [*rng.integers(1, 25, 8), 1000]:
+    for saves in [*rng.integers(1, 12, 6), 1000]:
         before = path.stat().st_mtime_ns if path.exists() else None
         with start() as child:
             assert child.stdout is not None
@@ -940,6 +969,5 @@ def test_a_killed_run_ends_with_the_same_bits(path: Path, rng: Generator) -> Non
             break
     assert child.returncode == 0 and output.splitlines()[-1] == digest
     assert path.read_bytes() == contents
-    print(begins, os.listdir(path.parent))
     assert begins[0] == 0 and len(begins) > 2 and sorted({*begins}) == begins[: len({*begins})]
     assert os.listdir(path.parent) == [path.name]  # the last save has swept up what the killed ones left

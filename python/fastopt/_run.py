@@ -283,6 +283,7 @@ class _Run:
         """A context in which no other thread uses the optimizers and generators."""
         locks = [one._turn for _, one in self.optimizers.values()]
         locks += [bits_of(self.function, label, one).lock for label, one in self.rngs.values()]
+        locks = [*{id(lock): lock for lock in locks}.values()]  # generators may share theirs
         return _held(sorted(locks, key=id))  # in one order, so that two threads do not wait for each other
 
     def weights(self) -> Iterator[tuple[str, str, Array]]:
@@ -390,11 +391,13 @@ def _expect_schedule(function: str, label: str, value: Any) -> None:
 # Layers
 
 
-def _nested(layer: Layer, name: str = "") -> Iterator[tuple[str, Layer]]:
-    """A layer and the layers in it, with their names behind that of the layer."""
+def _nested(layer: Layer, name: str = "", around: tuple[Layer, ...] = ()) -> Iterator[tuple[str, Layer]]:
+    """A layer and the layers in it, with their names behind that of the layer; ``around`` are those that it is in."""
+    if any(layer is one for one in around):  # a layer that knows the one that it is in
+        return
     yield name, layer
     for key, part in layer._parts():
-        yield from _nested(part, f"{name}.{key}")
+        yield from _nested(part, f"{name}.{key}", (*around, layer))
 
 
 def _arrays_of(layer: Layer) -> dict[str, Array]:
