@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from ._check import flag, not_an_array, type_of
 from ._generators import Generator, bits_of, restore, restoring, state_of
 from ._plain import apart, together
-from ._targets import check, memory_of
+from ._targets import checked, memory_of
 
 if TYPE_CHECKING:
     from .nn import Layer
@@ -240,7 +240,7 @@ def load(
             back += its_back
         stored = {name: metadata["same"].get(name, name) for name, _, _ in run.weights()}
         targets = [(label, array, stored[name]) for name, label, array in run.weights()]
-        check(targets, arrays)
+        targets = checked(targets, arrays)
         into = [array for _, array, _ in targets]
         calls.append(map(np.ndarray.__setitem__, into, repeat(...), [arrays[name] for _, _, name in targets]))
         extra = value_of("extra", metadata["extra"]) if "extra" in metadata else None

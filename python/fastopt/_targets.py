@@ -12,8 +12,8 @@ Array: TypeAlias = NDArray[Any]
 Target: TypeAlias = tuple[str, Array, str]  # its name in errors, the array, and the name of its new contents
 
 
-def check(targets: list[Target], sources: Mapping[str, Array]) -> None:
-    """Raises if a target cannot hold its new contents, or if targets share memory and their contents do not.
+def checked(targets: list[Target], sources: Mapping[str, Array]) -> list[Target]:
+    """The targets, each array once; raises if a target cannot hold its new contents, or if targets share memory and their contents do not.
 
     Arrays that were one when they were saved must be one again: otherwise a tied weight would become two, or two one.
 
@@ -21,7 +21,7 @@ def check(targets: list[Target], sources: Mapping[str, Array]) -> None:
         TypeError: A target has another dtype, or is read-only.
         ValueError: A target has another shape, or shares memory otherwise.
     """
-    by_memory: dict[Any, tuple[str, str]] = {}
+    by_memory: dict[Any, Target] = {}
     by_name: dict[str, tuple[str, Any]] = {}
     for label, array, name in targets:
         source = sources[name]
@@ -32,13 +32,15 @@ def check(targets: list[Target], sources: Mapping[str, Array]) -> None:
         if not array.flags.writeable:
             raise TypeError(f"load: {label} is read-only, but would be written; give a copy")
         memory = memory_of(array)
-        other, its_name = by_memory.setdefault(memory, (label, name))
+        other, _, its_name = by_memory.setdefault(memory, (label, array, name))
         if its_name != name:
             raise ValueError(f"load: {label} and {other} are one array, and in the file they are two")
         other, its_memory = by_name.setdefault(name, (label, memory))
         if array.size and its_memory != memory:
             raise ValueError(f"load: {label} and {other} are two arrays, and in the file they are one")
-    _expect_agreement(targets, sources)
+    different = [*by_memory.values()]
+    _expect_agreement(different, sources)
+    return different
 
 
 def memory_of(array: Array) -> Any:
