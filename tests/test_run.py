@@ -91,10 +91,10 @@ def test_a_resumed_run_is_the_same_run(name: str, each: Each, path: Path) -> Non
 @pytest.mark.parametrize("name", [name for name in CLASSES if name != "SwitchOptimizer"])
 def test_so_it_is_in_every_format(name: str, each: Each, path: Path) -> None:
     """Weights of 16 bits, with what is kept beside them, and packed moments; formats are restored too."""
-    formats = OPTIMIZERS[name].formats.values()
-    moments = [one for one in MOMENTS.values() if OPTIMIZERS[name].accepts(OPTIMIZERS[name].plain | one)]
-    for (dtype, options), more in each(formats, [{}, *moments], by_day=5):
-        run = Run(name, 1, dtype, lr=0.05, **(options | more | {"ema_decay": 0.9}))
+    rule = OPTIMIZERS[name]
+    both = ((dtype, one | more) for dtype, one in rule.formats.values() for more in ({}, *MOMENTS.values()))
+    for dtype, options in each([one for one in both if rule.accepts(rule.plain | one[1])], by_day=5):
+        run = Run(name, 1, dtype, lr=0.05, ema_decay=0.9, **options)
         run.go(4)
         fo.save(path, **run.parts)
         other = run.twin()
