@@ -20,7 +20,7 @@ import safetensors
 import safetensors.numpy
 from tools import Each
 
-from fastopt.optim import files
+from fastopt import _files as files
 
 METADATA = {
     "lr": 0.1,

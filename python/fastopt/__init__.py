@@ -13,6 +13,7 @@ from ._version import __version__
 if TYPE_CHECKING:
     from . import functional, nn, optim, reference, schedules
     from ._config import show_config
+    from ._run import load, save
 
 __all__ = [
     "__version__",
@@ -21,12 +22,14 @@ __all__ = [
     "get_num_threads",
     "isa",
     "lend_threads",
+    "load",
     "nn",
     "optim",
     "reclaim_threads",
     "reference",
     "release_memory",
     "reuse_memory",
+    "save",
     "schedules",
     "set_cache_limit",
     "set_num_threads",
@@ -38,11 +41,11 @@ __all__ = [
 if not TYPE_CHECKING:  # with it, type checkers would accept every name
 
     def __getattr__(name: str) -> Any:
-        """The subpackages and ``show_config`` are imported when they are first used: ``import fastopt`` costs little."""
+        """The subpackages, ``save``, ``load`` and ``show_config`` are imported when they are first used: ``import fastopt`` costs little."""
         if name in ("functional", "nn", "optim", "reference", "schedules"):
             return importlib.import_module(f".{name}", __name__)
-        if name == "show_config":
-            value = globals()[name] = importlib.import_module("._config", __name__).show_config
+        if name in (places := {"show_config": "._config", "save": "._run", "load": "._run"}):
+            value = globals()[name] = getattr(importlib.import_module(places[name], __name__), name)
             return value
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 

@@ -65,7 +65,8 @@ class Dropout(_Dropout):
     """Dropout in training, nothing in evaluation, see :func:`fastopt.functional.dropout`.
 
     Random numbers depend on ``layer.seed``, on ``layer.step``, which is the number of passes in training, and on positions: to
-    resume a run, set both attributes to their old values.  They and ``layer.p`` may be changed between steps.
+    resume a run, :func:`fastopt.load` or set both attributes to their old values.  They and ``layer.p`` may be changed between
+    steps.
 
     Args:
         p: The probability that an element is dropped, in [0, 1].

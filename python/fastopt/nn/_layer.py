@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -131,6 +131,25 @@ class Layer:
                 raise ValueError(f"{name}: the layer's {key} is read-only, but would be written; give a copy")
         commit([own[key] for key in arrays], arrays.values())
 
+    # For fastopt.save
+
+    def _attributes(self) -> dict[str, Any]:
+        """The public attributes that are numbers, bools, strings, None or tuples of these, without those that fix its shapes."""
+        return {key: value for key, value in self._plain().items() if key not in _OF_SHAPES}
+
+    def _shapes_of(self) -> dict[str, Any]:
+        """The attributes that fix the layer's shapes, which another layer must share to get its values."""
+        return {key: value for key, value in self._plain().items() if key in _OF_SHAPES}
+
+    def _plain(self) -> dict[str, Any]:
+        return {key: value for key, value in vars(self).items() if not key.startswith("_") and _is_plain(value)}
+
+    def _parts(self) -> Iterator[tuple[str, Layer]]:
+        """The layers in attributes, and in lists and dicts there, with their names."""
+        for key, value in vars(self).items():
+            if key != "_kept":
+                yield from _layers_in(key.lstrip("_"), value)
+
     def __getstate__(self) -> dict[str, Any]:
         """All attributes, without the arrays that the last forward pass has kept for backward."""
         return {**vars(self), "_kept": ()}
@@ -169,7 +188,27 @@ class Layer:
 
 
 _UNKNOWN = object()
+_OF_SHAPES = {
+    "channel_axis", "dim", "in_features", "normalized_shape", "num_channels", "num_features", "num_groups", "out_features",
+}  # fmt: skip
 _ALWAYS_SHOWN = ("eps", "momentum", "p", "seed")
+
+
+def _is_plain(value: Any) -> bool:
+    if isinstance(value, tuple):
+        return all(map(_is_plain, value))
+    return value is None or isinstance(value, bool | int | float | str | np.bool_ | np.integer | np.floating)
+
+
+def _layers_in(name: str, value: Any) -> Iterator[tuple[str, Layer]]:
+    if isinstance(value, Layer):
+        yield name, value
+    elif isinstance(value, Mapping):
+        for key, one in value.items():
+            yield from _layers_in(f"{name}.{key}", one)
+    elif isinstance(value, list | tuple):
+        for i, one in enumerate(value):
+            yield from _layers_in(f"{name}.{i}", one)
 
 
 def _dtype_of(layer: str, dtype: Any) -> np.dtype[Any]:

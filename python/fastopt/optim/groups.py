@@ -334,6 +334,12 @@ class Groups:
 
     def _adopt(self, new: Planned, more: Iterable[tuple[dict[str, Any], Mapping[str, Any]]] = ()) -> None:
         """Puts a plan into use with everything that belongs to it; ``more`` are pairs of a further dict and its update."""
+        at_once(*self._adoption(new, more))
+
+    def _adoption(
+        self, new: Planned, more: Iterable[tuple[dict[str, Any], Mapping[str, Any]]] = ()
+    ) -> tuple[Iterable[Any], ...]:
+        """The iterators that put a plan into use when they are exhausted, as ``at_once`` does."""
         new.plan.set_options(self._options(new.rules))
         constant = all(_is_constant(value) for some in new.values for value in some)
         of_groups = [one.group for one in new.groups]
@@ -354,7 +360,7 @@ class Groups:
         kept = [record.state for record in new.records] if states is not None else []
         forms = [forms_of(state) for state in states or ()]
         dicts, updates = zip((vars(self), update), *more, strict=True)
-        at_once(
+        return (
             map(list.__setitem__, [self._simple], [0], [None]),
             map(dict.clear, kept),
             map(dict.update, kept, states or ()),

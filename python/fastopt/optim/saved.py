@@ -4,26 +4,27 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from operator import itemgetter
 from typing import Any
 
 import numpy as np
 
 from .._check import flag, type_of
+from .._commit import at_once
 from .._core import kernels
 from .copies import pickled, revived
 from .groups import Groups
 from .parameters import Array
 from .plan import begin
-from .state_dict import expect_complete, plain, written
+from .state_dict import Loaded, expect_complete, plain, read_back, written
 
 
 class Saved(Groups):
     """Groups that can be saved."""
 
     def state_dict(self, copy: bool = False) -> dict[str, Any]:
-        """All state, in torch's structure: ``state`` by the numbers of parameters, and ``param_groups`` with these numbers.
+        """The optimizer's state, without the weights, in torch's structure: ``state`` by the numbers of parameters, and ``param_groups`` with these numbers.
 
         Args:
             copy: Whether the arrays are a snapshot; otherwise they are the live ones.
@@ -81,33 +82,46 @@ class Saved(Groups):
             self._load(state_dict, by_position)
 
     def _load(self, state_dict: Mapping[str, Any], by_position: bool) -> None:
+        at_once(*self._prepared(state_dict, by_position)[1])
+
+    def _prepared(
+        self, state_dict: Mapping[str, Any], by_position: bool | None, everything: bool = False
+    ) -> tuple[Loaded, tuple[Iterable[Any], ...]]:
+        """The checked contents of a state dict, and the iterators that load it when they are exhausted; changes nothing.
+
+        With ``everything``, hyperparameters of formats and averages are loaded too.
+        """
         self._expect_unswapped()
         self._follow()
-        found = self._reader().read(state_dict, by_position)
-        before, plan, counted = {**self._extra(), "step": int(self._count)}, self._plan, self._count
-        self._restore(found.extra)
-        try:
-            rules = [self._rule_for(group) for group in found.groups]
-            values = [self._values(group) for group in found.groups]
-            expect_complete(self._name, self._labels, self._variants(), self._needed(rules), found.states)
-            count = found.steps
-            if count is None:
-                count = max((int(one["step"]) for one in found.states if one), default=0)
-            self._count = np.array(count, np.int64)
-            updates = [
-                (group, {key: value for key, value in loaded.items() if key != "params"})
-                for group, loaded in zip(self.param_groups, found.groups, strict=True)
-            ]
-            new = self._plan_of(self._groups, self._labels, self._records, rules, values, found.states)
-            self._adopt(new, [(vars(self), {"_accumulated": None}), *updates])
-        except BaseException:
-            if self._plan is plan:
-                self._count = counted
-                self._restore(before)
-            raise
+        found = self._reader().read(state_dict, by_position, everything)
+        count = found.steps
+        if count is None:
+            count = max((int(one["step"]) for one in found.states if one), default=0)
+        draft = object.__new__(type(self))  # this optimizer as it will be; it shares what does not change
+        vars(draft).update(vars(self), _changed=[False], _count=np.array(count, np.int64), _accumulated=None)
+        draft._restore(found.extra)
+        rules = [draft._rule_for(group) for group in found.groups]
+        values = [self._values(group) for group in found.groups]
+        expect_complete(self._name, self._labels, self._variants(), draft._needed(rules), found.states)
+        new = draft._plan_of(self._groups, self._labels, self._records, rules, values, found.states)
+        own = vars(self)
+        attributes = {
+            key: value
+            for key, value in vars(draft).items()
+            if key != "_changed" and (key not in own or own[key] is not value)
+        }
+        updates = [
+            (group, {key: value for key, value in loaded.items() if key != "params"})
+            for group, loaded in zip(self.param_groups, found.groups, strict=True)
+        ]
+        return found, self._adoption(new, [(own, attributes), *updates])
 
     def save(self, path: str | os.PathLike[str], schedule: Any = None) -> None:
-        """Writes the state to a safetensors file, which replaces an old file once it is complete and on the disk.
+        """Writes the optimizer's state to a safetensors file, which replaces an old file once it is complete and on the disk.
+
+        The file has what :meth:`state_dict` has, with a schedule's state if one is given, and no weights: they are the
+        caller's arrays.  To resume a run, :func:`fastopt.save` writes one file with weights, layers, this state, the schedule
+        and the random numbers.
 
         Args:
             path: The file.
@@ -118,17 +132,21 @@ class Saved(Groups):
             TypeError: A hyperparameter cannot be written.
             OSError: The file cannot be written; an old one is still there.
         """
-        from . import files  # imports json, hashlib and safetensors, which nothing else needs
+        from .. import _files  # imports json, hashlib and safetensors, which nothing else needs
 
         with self._turn:
             self._expect_schedule(schedule)
-            state = self._state_dict(copy=False)
-            arrays = {f"{i}.{name}": array for i, one in state["state"].items() for name, array in one.items()}
-            groups = [{key: plain(value) for key, value in group.items()} for group in state["param_groups"]]
-            metadata = {"param_groups": groups, "fastopt": state["fastopt"]}
+            arrays, metadata = self._written()
             if schedule is not None:
                 metadata["schedule"] = schedule.state_dict()
-            files.save(path, arrays, metadata)
+            _files.save(path, arrays, metadata)
+
+    def _written(self) -> tuple[dict[str, Array], dict[str, Any]]:
+        """The state as a file has it: live arrays by the parameter's number and their name, and metadata."""
+        state = self._state_dict(copy=False)
+        arrays = {f"{i}.{name}": array for i, one in state["state"].items() for name, array in one.items()}
+        groups = [{key: plain(value) for key, value in group.items()} for group in state["param_groups"]]
+        return arrays, {"param_groups": groups, "fastopt": state["fastopt"]}
 
     def load(self, path: str | os.PathLike[str], schedule: Any = None, *, by_position: bool = False) -> None:
         """Loads a file that :meth:`save` wrote.
@@ -144,10 +162,12 @@ class Saved(Groups):
                 another class.  Nothing has been changed then.
             OSError: The file cannot be read.
         """
-        from . import files
+        from .. import _files
 
         self._expect_schedule(schedule)
-        arrays, metadata = files.load(path)
+        arrays, metadata = _files.load(path)
+        if "run" in metadata:
+            raise ValueError(f"{self._name}: {os.fspath(path)} is the file of a run: load it with fastopt.load")
         if not {"param_groups", "fastopt"} <= metadata.keys():
             raise ValueError(f"{self._name}: {os.fspath(path)} is not the state of an optimizer")
         if schedule is not None and "schedule" not in metadata:
@@ -158,13 +178,10 @@ class Saved(Groups):
                 "load(path, schedule) goes on with it, a new schedule begins with epoch 0",
                 stacklevel=2,
             )
-        state: dict[int, dict[str, Array]] = {}
-        for key, array in arrays.items():
-            number, _, name = key.partition(".")
-            if not number.isdecimal():
-                raise ValueError(f"{self._name}: {os.fspath(path)} is not the state of an optimizer: it has {key!r}")
-            state.setdefault(int(number), {})[name] = array
-        saved = {"state": state, "param_groups": metadata["param_groups"], "fastopt": metadata["fastopt"]}
+        try:
+            saved = read_back(arrays, metadata)
+        except ValueError as error:
+            raise ValueError(f"{self._name}: {os.fspath(path)} is not the state of an optimizer: {error}") from None
         by_position = flag(self._name, "by_position", by_position)
         with self._turn:
             if schedule is None:

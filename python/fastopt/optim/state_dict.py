@@ -28,6 +28,7 @@ class Loaded(NamedTuple):
 
     groups: list[dict[str, Any]]  # with the optimizer's own params
     states: list[dict[str, Any]]  # new arrays, in the order of the optimizer's parameters
+    numbers: list[Any]  # of these parameters in the state dict
     extra: dict[str, Any]
     steps: int | None
 
@@ -49,6 +50,17 @@ def written(groups: list[dict[str, Any]], records: list[Record], own: Mapping[st
     }
 
 
+def read_back(arrays: Mapping[str, Array], metadata: Mapping[str, Any]) -> dict[str, Any]:
+    """The state dict from a file's arrays and metadata; raises if an array's name is no number and an entry's name."""
+    state: dict[int, dict[str, Array]] = {}
+    for key, array in arrays.items():
+        number, _, name = key.partition(".")
+        if not number.isdecimal():
+            raise ValueError(f"it has {key!r}")
+        state.setdefault(int(number), {})[name] = array
+    return {"state": state, "param_groups": metadata["param_groups"], "fastopt": metadata["fastopt"]}
+
+
 class Reader:
     """Reads states for one optimizer; changes nothing in it."""
 
@@ -68,8 +80,11 @@ class Reader:
         self._labels, self._records = labels, records
         self._scales = {f"{state}_scale" for state in kinds}
 
-    def read(self, state_dict: Mapping[str, Any], by_position: bool) -> Loaded:
-        """Checks a state dict and copies its arrays."""
+    def read(self, state_dict: Mapping[str, Any], by_position: bool | None, everything: bool = False) -> Loaded:
+        """Checks a state dict and copies its arrays; with ``everything``, no hyperparameter stays as it is.
+
+        ``by_position`` is ``None`` where it is not the caller's choice, so that errors do not advise it.
+        """
         name = self._name
         if not isinstance(state_dict, Mapping):
             raise TypeError(f"{name}: state_dict must be a dict with state and param_groups, got {type_of(state_dict)}")
@@ -95,11 +110,12 @@ class Reader:
         if not by_position:
             groups = self._in_order(groups)
         averages = any(group.get("ema_decay") is not None or group.get("swa_start") is not None for group in groups)
+        kept = set() if everything else {*FORMATS} if averages else {*FORMATS, *AVERAGES}
         merged: list[dict[str, Any]] = []
         ids: list[Any] = []
         for index, (group, other) in enumerate(zip(own, groups, strict=True)):
             ids += self._ids(index, group, other, by_position)
-            merged.append({**group, **self._hyperparameters(index, other, averages)})
+            merged.append({**group, **self._hyperparameters(index, other, kept)})
         if not all(isinstance(one, int | str) for one in ids):
             raise TypeError(
                 f"{name}: params of the groups of state_dict must be numbers of parameters, got {ids!r:.100}"
@@ -111,7 +127,7 @@ class Reader:
             self._state(record.param, saved.get(number, {}), label)
             for record, number, label in zip(self._records, ids, self._labels, strict=True)
         ]
-        return Loaded(merged, states, dict(extra), count)
+        return Loaded(merged, states, ids, dict(extra), count)
 
     def _in_order(self, groups: Any) -> Any:
         """The groups, sorted into the optimizer's order if the names of their parameters show another one."""
@@ -124,7 +140,9 @@ class Reader:
             return [theirs[names] for names in own]
         return groups
 
-    def _ids(self, index: int, group: Mapping[str, Any], other: Mapping[str, Any], by_position: bool) -> list[Any]:
+    def _ids(
+        self, index: int, group: Mapping[str, Any], other: Mapping[str, Any], by_position: bool | None
+    ) -> list[Any]:
         """The numbers of a group's parameters in the state, in the optimizer's order."""
         params, count = other.get("params"), len(group["params"])
         if not isinstance(params, list | tuple) or len(params) != count:
@@ -138,25 +156,24 @@ class Reader:
             return list(params)
         if not strings or len(others) != count or len({*others}) != count or len({*names}) != count:
             raise ValueError(
-                f"{self._name}: param_names of group {index} of state_dict must be {count} different names, got {others!r}; "
-                "by_position=True does without them"
+                f"{self._name}: param_names of group {index} of state_dict must be {count} different names, got {others!r}"
+                + ("" if by_position is None else "; by_position=True does without them")
             )
         if {*names} != {*others}:
             raise ValueError(
-                f"{self._name}: group {index} of state_dict has other parameters; {differing(names, others)}; "
-                "if they were only renamed, load with by_position=True"
+                f"{self._name}: group {index} of state_dict has other parameters; {differing(names, others)}"
+                + ("" if by_position is None else "; if they were only renamed, load with by_position=True")
             )
         number = dict(zip(others, params, strict=True))
         return [number[one] for one in names]
 
-    def _hyperparameters(self, index: int, other: Mapping[str, Any], averages: bool) -> dict[str, Any]:
+    def _hyperparameters(self, index: int, other: Mapping[str, Any], kept: set[str]) -> dict[str, Any]:
         known = {*self._known}
         if unknown := other.keys() - known - IGNORED - SCHEDULED - {"params", "param_names"}:
             raise ValueError(
                 f"{self._name}: group {index} of state_dict has an unknown hyperparameter {', '.join(sorted(map(repr, unknown)))}"
             )
-        left_out = {*FORMATS} if averages else {*FORMATS, *AVERAGES}
-        return {key: plain(other[key]) for key in other if key in (known | SCHEDULED) - left_out}
+        return {key: plain(other[key]) for key in other if key in (known | SCHEDULED) - kept}
 
     def _state(self, param: Array, saved: Mapping[str, Any], label: str) -> dict[str, Any]:
         """A copy of one parameter's state."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from difflib import get_close_matches
 from itertools import chain, pairwise, repeat, starmap
 from math import inf, isfinite
@@ -35,7 +35,18 @@ def write(
     values: tuple[tuple[dict[str, Any], str, Any], ...] = (),
     attributes: tuple[tuple[Schedule, str, Any], ...] = (),
 ) -> None:
-    """Writes all changes of a step in one call, which runs no bytecode: Python raises no KeyboardInterrupt in the middle of it.
+    """Makes all changes of a step in one call, which runs no bytecode: Python raises no KeyboardInterrupt in the middle of it."""
+    any(writes(groups, lrs, moved, values, attributes))  # each returns None, so that any() runs all of them
+
+
+def writes(
+    groups: list[dict[str, Any]],
+    lrs: list[float],
+    moved: dict[Schedule, tuple[int, list[float]]],
+    values: tuple[tuple[dict[str, Any], str, Any], ...] = (),
+    attributes: tuple[tuple[Schedule, str, Any], ...] = (),
+) -> Iterator[None]:
+    """The changes of a step, which are made when the iterator is exhausted.
 
     A learning rate in an array or tensor is written into it, as torch does, so that everybody who has it sees the new one.
 
@@ -54,10 +65,10 @@ def write(
             places = [group if array is None else array for group, array in zip(groups, arrays, strict=True)]
             keys = ["lr" if array is None else ... for array in arrays]
             break
-    writes = chain(map(setitem, places, keys, lrs), map(set_attribute, moved, repeat("_now"), moved.values()))
+    steps = chain(map(setitem, places, keys, lrs), map(set_attribute, moved, repeat("_now"), moved.values()))
     if values or attributes:
-        writes = chain(writes, starmap(setitem, values), starmap(set_attribute, attributes))
-    any(writes)  # each returns None, so that any() runs all of them
+        return chain(steps, starmap(setitem, values), starmap(set_attribute, attributes))
+    return steps
 
 
 def _writable(lr: Any) -> Any:
@@ -82,7 +93,11 @@ class Draft:
 
     def commit(self) -> None:
         """Makes the changes."""
-        write(self.groups, self.lrs, self.moved, self.values, self.attributes)
+        any(self.writes())
+
+    def writes(self) -> Iterator[None]:
+        """The changes, which are made when the iterator is exhausted."""
+        return writes(self.groups, self.lrs, self.moved, self.values, self.attributes)
 
 
 class Schedule:
@@ -160,9 +175,13 @@ class Schedule:
             TypeError: state_dict is not a dict, or a value has the wrong type.
             ValueError: The class or the number of groups differs.  Nothing has been changed then.
         """
+        self._drafted(state_dict).commit()
+
+    def _drafted(self, state_dict: Mapping[str, Any]) -> Draft:
+        """A draft of the changes that load a state."""
         draft = Draft(*self._found())
         self._load(draft, state_dict)
-        draft.commit()
+        return draft
 
     def _load(self, draft: Draft, state: Any) -> None:
         """Drafts the changes to a loaded state."""
