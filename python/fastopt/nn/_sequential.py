@@ -11,11 +11,11 @@ from ._layer import Array, Layer
 __all__ = ["Sequential"]
 
 
-class Sequential:
+class Sequential(Layer):
     """Layers one after the other: ``y = model(x)``, then ``dx = model.backward(dy)``.
 
     Args:
-        layers: Layers of this package, or objects with the same methods; another ``Sequential`` too.
+        layers: Layers, your own subclasses of :class:`Layer` and other models of this class too.
 
     ``params`` and ``grads`` are dicts of the layers' own arrays under torch's names, "0.weight" for the weight of the first
     layer: hand them to an optimizer as they are.
@@ -36,22 +36,24 @@ class Sequential:
         True
     """
 
-    def __init__(self, *layers: Any) -> None:
+    def __init__(self, *layers: Layer) -> None:
         for i, layer in enumerate(layers):
-            if not isinstance(layer, Layer | Sequential) and not (callable(layer) and hasattr(layer, "backward")):
+            if not isinstance(layer, Layer):
                 raise TypeError(f"Sequential: layers[{i}] must be a layer, got {type_of(layer)}")
+        self.training = True
+        self._kept = ()
         self.layers = list(layers)
 
     def __call__(self, x: Array) -> Array:
         """The output of the last layer for ``x``."""
         for layer in self.layers:
-            x = layer(x)
+            x = layer(x)  # type: ignore[operator]
         return x
 
     def backward(self, dy: Array) -> Array:
         """The gradient with respect to the input; ``dy`` is that of the output.  Fills the layers' ``grads``."""
         for layer in reversed(self.layers):
-            dy = layer.backward(dy)
+            dy = layer.backward(dy)  # type: ignore[attr-defined]
         return dy
 
     def _named(self, kind: str) -> dict[str, Array]:
@@ -63,23 +65,23 @@ class Sequential:
         }
 
     @property
-    def params(self) -> dict[str, Array]:
+    def params(self) -> dict[str, Array]:  # type: ignore[override]
         """The parameters of all layers."""
         return self._named("params")
 
     @property
-    def grads(self) -> dict[str, Array]:
+    def grads(self) -> dict[str, Array]:  # type: ignore[override]
         """Their gradients, with the same keys."""
         return self._named("grads")
 
     @property
-    def buffers(self) -> dict[str, Array]:
+    def buffers(self) -> dict[str, Array]:  # type: ignore[override]
         """What else the layers keep, such as running statistics."""
         return self._named("buffers")
 
     def train(self, mode: bool = True) -> Sequential:
         """Switches all layers to training, or to evaluation if ``mode`` is false; returns the model."""
-        flag("Sequential", "mode", mode)
+        self.training = flag("Sequential", "mode", mode)
         for layer in self.layers:
             layer.train(mode)
         return self
@@ -130,10 +132,10 @@ class Sequential:
     def __len__(self) -> int:
         return len(self.layers)
 
-    def __getitem__(self, index: int) -> Any:
+    def __getitem__(self, index: int) -> Layer:
         return self.layers[index]
 
-    def __iter__(self) -> Iterator[Any]:
+    def __iter__(self) -> Iterator[Layer]:
         return iter(self.layers)
 
     def __repr__(self) -> str:
