@@ -167,13 +167,14 @@ def test_loading_while_swapped_changes_nothing(tmp_path: Path) -> None:
     schedule = schedules.StepLR(opt, 2)
     opt.step([np.ones(2)])
     opt.save(tmp_path / "state", schedule)
+    opt.save(tmp_path / "without")
     opt.step([np.ones(2)])
     live = p.copy()
     opt.swap_ema()
     opt.param_groups[0]["params"][0] = np.zeros(2)
-    for more in (), (schedule,):
+    for arguments in (tmp_path / "without",), (tmp_path / "state", schedule):
         with pytest.raises(ValueError, match="are swapped for their averages"):
-            opt.load(tmp_path / "state", *more)
+            opt.load(*arguments)
     opt.param_groups[0]["params"][0] = p
     opt.swap_ema()
     assert np.all(p == live)

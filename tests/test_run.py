@@ -828,7 +828,8 @@ def test_what_cannot_be_saved(path: Path) -> None:
         fo.save(path, optimizer=Whole(1).opt, schedule=run.schedule)
     run.opt.accumulate([run.w.copy(), None, None])
     with pytest.raises(
-        ValueError, match=r"^save: optimizer: AdamW: accumulated gradients would be lost; step\(\) or discard_accumulated\(\) first$"
+        ValueError,
+        match=r"^save: optimizer: AdamW: accumulated gradients would be lost; step\(\) or discard_accumulated\(\) first$",
     ):
         fo.save(path, **run.parts)
     run = Whole(1)
