@@ -50,6 +50,7 @@ PYTHON_KNOWS = {
     "_check": set(),
     "_commit": set(),
     "_rules": {"_check", "_core"},
+    "_sparse": {"_check", "_core"},
     "functional": {"_check", "_core", "_rules", "optim"},  # whose classes it makes functions of
     "nn": {"_check", "_commit", "_core", "functional"},
     "optim": {"_check", "_commit", "_core", "_rules"},
@@ -59,7 +60,7 @@ PYTHON_KNOWS = {
     "sklearn": PUBLIC,
     "distributed": PUBLIC,
     "cli": PUBLIC,
-    "__init__": PUBLIC | {"_config", "_core", "_threads", "_version"},
+    "__init__": PUBLIC | {"_config", "_core", "_sparse", "_threads", "_version"},
     "__main__": {"cli"},
 }
 # Where an optimizer's name is to be found, beside its header and its class's own file, and nowhere else.

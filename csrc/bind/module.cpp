@@ -14,6 +14,7 @@ void bind(pybind11::module_& m) {
   bind_threads(m);
   bind_floor(m);
   bind_formats(m);
+  bind_sparse(m);
 }
 
 }  // namespace

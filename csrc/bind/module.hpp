@@ -12,5 +12,6 @@ void bind_regularize(pybind11::module_& m);
 void bind_threads(pybind11::module_& m);
 void bind_floor(pybind11::module_& m);
 void bind_formats(pybind11::module_& m);
+void bind_sparse(pybind11::module_& m);
 
 }  // namespace fastopt

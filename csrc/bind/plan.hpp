@@ -6,6 +6,7 @@
 
 #include <algorithm>
 #include <array>
+#include <deque>
 #include <mutex>
 #include <new>
 #include <optional>
@@ -22,6 +23,7 @@
 #include "core/threads/parallel.hpp"
 #include "optim/plan.hpp"
 #include "optim/rules.hpp"
+#include "optim/sparse.hpp"
 
 namespace fastopt {
 
@@ -185,6 +187,7 @@ class BoundPlan {
     hints_.assign(size, 0);
     if (!count_.is_none()) plan_.count = counter(count_, {function_, "count"});
     shapes_.shrink_to_fit();
+    own_shapes_ = shapes_.size();
   }
 
   /// Takes the numbers over that the groups' rules have now.
@@ -378,6 +381,18 @@ class BoundPlan {
   /// the same.
   bool collect(const py::list& grads, const StepOptions& wish, bool hold);
 
+  /// Checks a gradient of few rows, an object of fastopt.SparseRows, and holds it.
+  void collect_rows(const py::object& object, std::size_t i, const StepOptions& wish, std::vector<std::size_t>& zeroed);
+
+  /// Why member i cannot take a gradient of few rows lazily; empty if it can.
+  std::string why_not_lazily(std::size_t i, std::size_t width, const StepOptions& wish) const;
+
+  /// TypeError where a gradient's dtype does not suit member i.
+  void expect_gradient_dtype(const Array& grad, std::size_t i, const Name& name) const;
+
+  /// TypeError or ValueError where a gradient cannot be zeroed.
+  static void expect_zeroable(const Array& grad, const Name& name);
+
   /// Whether the arrays of the step that is being taken are still as they were found to be.
   bool nothing_moved() const;
 
@@ -394,6 +409,7 @@ class BoundPlan {
     held_.clear();
     copies_.clear();
     emptied_.clear();
+    shapes_.resize(own_shapes_);
   }
 
   /// One of NumPy's scalars as an array without axes; anything else as it is.
@@ -410,7 +426,8 @@ class BoundPlan {
   std::vector<Checked> checked_;        // of all members, the parameter's first
   std::vector<Checked> counts_;         // of steps, which only their owner changes, unless the state is shared
   std::vector<std::size_t> first_;      // those of each member
-  std::vector<std::ptrdiff_t> shapes_;  // of what was checked
+  std::vector<std::ptrdiff_t> shapes_;  // of what was checked, and behind them those of values of sparse gradients
+  std::size_t own_shapes_ = 0;          // how many numbers are of what was checked
   std::vector<std::size_t> hints_;      // where each gradient lay among what is written
   Spans written_;
   Plan plan_;
@@ -421,6 +438,8 @@ class BoundPlan {
   // Of the step that is being taken; they keep their memory.
   std::optional<std::uint32_t> in_use_;  // since which fork
   std::vector<Rows> rows_;
+  std::deque<SparseRows> sparse_;  // of this step those before number sparse_count_
+  std::size_t sparse_count_ = 0;
   std::vector<py::object> held_;     // gradients
   std::vector<Checked> grads_;       // as they were when they were checked
   std::vector<py::object> copies_;   // of those that are not aligned

@@ -12,8 +12,10 @@ from ._version import __version__
 if TYPE_CHECKING:
     from . import functional, nn, optim, reference, schedules
     from ._config import show_config
+    from ._sparse import SparseRows
 
 __all__ = [
+    "SparseRows",
     "__version__",
     "available_isas",
     "functional",
@@ -34,11 +36,14 @@ __all__ = [
 if not TYPE_CHECKING:  # with it, type checkers would accept every name
 
     def __getattr__(name: str) -> Any:
-        """The subpackages and ``show_config`` are imported when they are first used: ``import fastopt`` costs little."""
+        """The subpackages, ``show_config`` and ``SparseRows`` are imported when they are first used: ``import fastopt`` costs little."""
         if name in ("functional", "nn", "optim", "reference", "schedules"):
             return importlib.import_module(f".{name}", __name__)
         if name == "show_config":
             value = globals()[name] = importlib.import_module("._config", __name__).show_config
+            return value
+        if name == "SparseRows":
+            value = globals()[name] = importlib.import_module("._sparse", __name__).SparseRows
             return value
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 

@@ -13,6 +13,7 @@ namespace fastopt {
 template <class T> struct Adagrad {
   static constexpr std::array options{"lr", "lr_decay", "eps"};
   static constexpr std::array state{square("sum")};
+  static constexpr bool lazy = true;
 
   T rate, eps;
 

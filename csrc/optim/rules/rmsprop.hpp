@@ -13,6 +13,7 @@ namespace fastopt {
 template <class T> struct RMSprop {
   static constexpr std::array options{"lr", "alpha", "eps", "momentum"};
   static constexpr std::array state{square("square_avg")};
+  static constexpr bool lazy = true;
 
   T lr, alpha, rest, eps, momentum;
 
