@@ -51,7 +51,7 @@ PYTHON_KNOWS = {
     "_commit": set(),
     "_rules": {"_check", "_core"},
     "_sparse": {"_check", "_core"},
-    "functional": {"_check", "_core", "_rules", "optim"},  # whose classes it makes functions of
+    "functional": {"_check", "_core", "_rules", "_sparse", "optim"},  # whose classes it makes functions of
     "nn": {"_check", "_commit", "_core", "functional"},
     "optim": {"_check", "_commit", "_core", "_rules"},
     "reference": set(),

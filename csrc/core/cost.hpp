@@ -15,6 +15,7 @@ namespace fastopt {
 
 inline constexpr std::size_t kPiece =
     1024;  ///< elements of a step that are worked on at once where there is more than the rule
+inline constexpr std::size_t kShortRun = 512;      ///< elements up to which whole vectors need no lines of their own
 inline constexpr std::size_t kGrain = 256;         ///< elements by which threads share a tensor
 inline constexpr std::size_t kChunk = 1 << 14;     ///< elements whose sum is taken by one thread; results depend on it
 inline constexpr std::size_t kDecoded = 256;       ///< elements that are best decoded at once

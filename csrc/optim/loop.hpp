@@ -105,10 +105,11 @@ template <class Rule, class T, std::size_t S>
 [[gnu::noinline]] void update_run(const Rule& of, const Arrays<T, S>& arrays, Factors<T> factor, std::size_t count,
                                   bool far) {
   const Rule rule = of;
-  // Whole vectors begin where the parameter's cache lines do; state that is allocated with it begins there too.
+  // Whole vectors begin where the parameter's cache lines do; state that is allocated with it begins there too.  Of few
+  // elements, as a row has, the rest before and behind whole tiles would take longer than vectors across lines.
   const std::size_t past_line = reinterpret_cast<std::uintptr_t>(arrays.param) % 64 / sizeof(T);
   std::size_t at = 0;
-  if (past_line != 0) {
+  if (past_line != 0 && count > kShortRun) {
     at = std::min(64 / sizeof(T) - past_line, count);
     update_few(rule, arrays, factor, 0, at);
   }

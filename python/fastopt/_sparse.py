@@ -77,7 +77,9 @@ class SparseRows:
                 f"SparseRows: indices has dtype {indices.dtype.str}, expected integers in the machine's own byte order"
             )
         if values.dtype.kind != "f" and values.dtype.name != "bfloat16":
-            raise TypeError(f"SparseRows: values has dtype {values.dtype}, expected float32, float64, float16 or bfloat16")
+            raise TypeError(
+                f"SparseRows: values has dtype {values.dtype}, expected float32, float64, float16 or bfloat16"
+            )
         if indices.ndim != 1:
             raise ValueError(f"SparseRows: indices has shape {indices.shape}, expected one axis; give indices.ravel()")
         if values.ndim == 0 or len(values) != len(indices):
@@ -108,9 +110,13 @@ class SparseRows:
         return SparseRows(rows, sums, exact=self.exact)
 
     def to_dense(self, rows: int) -> Array:
-        """The same gradient as an array with so many ``rows``, in which all others are zero.
+        """The same gradient as an array.
 
-        Its dtype is that of the values; of 16-bit values it is float32.
+        Args:
+            rows: The number of rows of the array: the parameter's.
+
+        Returns:
+            Sums of values, and zero in all other rows, in the dtype of the values; of 16-bit values in float32.
 
         Raises:
             TypeError: ``rows`` is not an integer.

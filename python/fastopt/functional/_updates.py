@@ -8,6 +8,7 @@ from typing import Any, TypeAlias
 from numpy.typing import NDArray
 
 from .. import optim
+from .._sparse import SparseRows
 from ._update import Outcome, update
 
 __all__ = [
@@ -36,11 +37,12 @@ __all__ = [
 
 Arrays: TypeAlias = Iterable[NDArray[Any]]
 OptionalArrays: TypeAlias = Iterable[NDArray[Any] | None]
+Grads: TypeAlias = Iterable[NDArray[Any] | SparseRows | None]
 
 
 def adadelta(
     params: Arrays,
-    grads: OptionalArrays,
+    grads: Grads,
     square_avgs: Arrays,
     acc_deltas: Arrays,
     *,
@@ -91,6 +93,7 @@ def adadelta(
     Args:
         params: Parameters, float32, float64, float16 or bfloat16, any shapes; updated.
         grads: Their gradients, of the same shapes and dtypes; unless that is float64, also float32, float16 or bfloat16.
+            A :class:`fastopt.SparseRows` for one that touches few rows.
             ``None`` leaves that parameter and its state alone.
         square_avgs: State ``square_avg``, 0 before step 1; updated.
         acc_deltas: State ``acc_delta``, 0 before step 1; updated.
@@ -153,7 +156,7 @@ def adadelta(
 
 def adafactor(
     params: Arrays,
-    grads: OptionalArrays,
+    grads: Grads,
     row_vars: Arrays,
     col_vars: Arrays,
     variances: OptionalArrays,
@@ -209,6 +212,7 @@ def adafactor(
     Args:
         params: Parameters, float32, float64, float16 or bfloat16, any shapes; updated.
         grads: Their gradients, of the same shapes and dtypes; unless that is float64, also float32, float16 or bfloat16.
+            A :class:`fastopt.SparseRows` for one that touches few rows.
             ``None`` leaves that parameter and its state alone.
         row_vars: State ``row_var``, 0 before step 1; updated.
         col_vars: State ``col_var``, 0 before step 1; updated.
@@ -271,7 +275,7 @@ def adafactor(
 
 def adagrad(
     params: Arrays,
-    grads: OptionalArrays,
+    grads: Grads,
     sums: Arrays,
     *,
     step: int | Sequence[int],
@@ -321,6 +325,7 @@ def adagrad(
     Args:
         params: Parameters, float32, float64, float16 or bfloat16, any shapes; updated.
         grads: Their gradients, of the same shapes and dtypes; unless that is float64, also float32, float16 or bfloat16.
+            A :class:`fastopt.SparseRows` for one that touches few rows.
             ``None`` leaves that parameter and its state alone.
         sums: State ``sum``, ``initial_accumulator_value`` before step 1; updated.
         step: t, the step that is being taken, from 1: one number, or one for each parameter.
@@ -382,7 +387,7 @@ def adagrad(
 
 def adam(
     params: Arrays,
-    grads: OptionalArrays,
+    grads: Grads,
     exp_avgs: Arrays,
     exp_avg_sqs: Arrays,
     max_exp_avg_sqs: OptionalArrays | None = None,
@@ -441,6 +446,7 @@ def adam(
     Args:
         params: Parameters, float32, float64, float16 or bfloat16, any shapes; updated.
         grads: Their gradients, of the same shapes and dtypes; unless that is float64, also float32, float16 or bfloat16.
+            A :class:`fastopt.SparseRows` for one that touches few rows.
             ``None`` leaves that parameter and its state alone.
         exp_avgs: State ``exp_avg``, 0 before step 1; updated.
         exp_avg_sqs: State ``exp_avg_sq``, 0 before step 1; updated.
@@ -508,7 +514,7 @@ def adam(
 
 def adamax(
     params: Arrays,
-    grads: OptionalArrays,
+    grads: Grads,
     exp_avgs: Arrays,
     exp_infs: Arrays,
     *,
@@ -559,6 +565,7 @@ def adamax(
     Args:
         params: Parameters, float32, float64, float16 or bfloat16, any shapes; updated.
         grads: Their gradients, of the same shapes and dtypes; unless that is float64, also float32, float16 or bfloat16.
+            A :class:`fastopt.SparseRows` for one that touches few rows.
             ``None`` leaves that parameter and its state alone.
         exp_avgs: State ``exp_avg``, 0 before step 1; updated.
         exp_infs: State ``exp_inf``, 0 before step 1; updated.
@@ -621,7 +628,7 @@ def adamax(
 
 def adamw(
     params: Arrays,
-    grads: OptionalArrays,
+    grads: Grads,
     exp_avgs: Arrays,
     exp_avg_sqs: Arrays,
     max_exp_avg_sqs: OptionalArrays | None = None,
@@ -676,6 +683,7 @@ def adamw(
     Args:
         params: Parameters, float32, float64, float16 or bfloat16, any shapes; updated.
         grads: Their gradients, of the same shapes and dtypes; unless that is float64, also float32, float16 or bfloat16.
+            A :class:`fastopt.SparseRows` for one that touches few rows.
             ``None`` leaves that parameter and its state alone.
         exp_avgs: State ``exp_avg``, 0 before step 1; updated.
         exp_avg_sqs: State ``exp_avg_sq``, 0 before step 1; updated.
@@ -742,7 +750,7 @@ def adamw(
 
 def adan(
     params: Arrays,
-    grads: OptionalArrays,
+    grads: Grads,
     exp_avgs: Arrays,
     exp_avg_diffs: Arrays,
     exp_avg_sqs: Arrays,
@@ -798,6 +806,7 @@ def adan(
     Args:
         params: Parameters, float32, float64, float16 or bfloat16, any shapes; updated.
         grads: Their gradients, of the same shapes and dtypes; unless that is float64, also float32, float16 or bfloat16.
+            A :class:`fastopt.SparseRows` for one that touches few rows.
             ``None`` leaves that parameter and its state alone.
         exp_avgs: State ``exp_avg``, 0 before step 1; updated.
         exp_avg_diffs: State ``exp_avg_diff``, 0 before step 1; updated.
@@ -863,7 +872,7 @@ def adan(
 
 def ademamix(
     params: Arrays,
-    grads: OptionalArrays,
+    grads: Grads,
     exp_avg_fasts: Arrays,
     exp_avg_slows: Arrays,
     exp_avg_sqs: Arrays,
@@ -920,6 +929,7 @@ def ademamix(
     Args:
         params: Parameters, float32, float64, float16 or bfloat16, any shapes; updated.
         grads: Their gradients, of the same shapes and dtypes; unless that is float64, also float32, float16 or bfloat16.
+            A :class:`fastopt.SparseRows` for one that touches few rows.
             ``None`` leaves that parameter and its state alone.
         exp_avg_fasts: State ``exp_avg_fast``, 0 before step 1; updated.
         exp_avg_slows: State ``exp_avg_slow``, 0 before step 1; updated.
@@ -987,7 +997,7 @@ def ademamix(
 
 def adopt(
     params: Arrays,
-    grads: OptionalArrays,
+    grads: Grads,
     exp_avgs: Arrays,
     exp_avg_sqs: Arrays,
     *,
@@ -1044,6 +1054,7 @@ def adopt(
     Args:
         params: Parameters, float32, float64, float16 or bfloat16, any shapes; updated.
         grads: Their gradients, of the same shapes and dtypes; unless that is float64, also float32, float16 or bfloat16.
+            A :class:`fastopt.SparseRows` for one that touches few rows.
             ``None`` leaves that parameter and its state alone.
         exp_avgs: State ``exp_avg``, 0 before step 1; updated.
         exp_avg_sqs: State ``exp_avg_sq``, 0 before step 1; updated.
@@ -1108,7 +1119,7 @@ def adopt(
 
 def asgd(
     params: Arrays,
-    grads: OptionalArrays,
+    grads: Grads,
     axs: Arrays,
     etas: Arrays,
     mus: Arrays,
@@ -1162,6 +1173,7 @@ def asgd(
     Args:
         params: Parameters, float32, float64, float16 or bfloat16, any shapes; updated.
         grads: Their gradients, of the same shapes and dtypes; unless that is float64, also float32, float16 or bfloat16.
+            A :class:`fastopt.SparseRows` for one that touches few rows.
             ``None`` leaves that parameter and its state alone.
         axs: State ``ax``, 0 before step 1; updated.
         etas: State ``eta``, ``lr`` before step 1; float64 arrays without axes; updated.
@@ -1224,7 +1236,7 @@ def asgd(
 
 def lamb(
     params: Arrays,
-    grads: OptionalArrays,
+    grads: Grads,
     exp_avgs: Arrays,
     exp_avg_sqs: Arrays,
     *,
@@ -1277,6 +1289,7 @@ def lamb(
     Args:
         params: Parameters, float32, float64, float16 or bfloat16, any shapes; updated.
         grads: Their gradients, of the same shapes and dtypes; unless that is float64, also float32, float16 or bfloat16.
+            A :class:`fastopt.SparseRows` for one that touches few rows.
             ``None`` leaves that parameter and its state alone.
         exp_avgs: State ``exp_avg``, 0 before step 1; updated.
         exp_avg_sqs: State ``exp_avg_sq``, 0 before step 1; updated.
@@ -1339,7 +1352,7 @@ def lamb(
 
 def lars(
     params: Arrays,
-    grads: OptionalArrays,
+    grads: Grads,
     momentum_buffers: Arrays,
     *,
     step: int | Sequence[int],
@@ -1393,6 +1406,7 @@ def lars(
     Args:
         params: Parameters, float32, float64, float16 or bfloat16, any shapes; updated.
         grads: Their gradients, of the same shapes and dtypes; unless that is float64, also float32, float16 or bfloat16.
+            A :class:`fastopt.SparseRows` for one that touches few rows.
             ``None`` leaves that parameter and its state alone.
         momentum_buffers: State ``momentum_buffer``, 0 before step 1; updated.
         step: t, the step that is being taken, from 1: one number, or one for each parameter.
@@ -1455,7 +1469,7 @@ def lars(
 
 def lion(
     params: Arrays,
-    grads: OptionalArrays,
+    grads: Grads,
     exp_avgs: Arrays,
     *,
     step: int | Sequence[int],
@@ -1503,6 +1517,7 @@ def lion(
     Args:
         params: Parameters, float32, float64, float16 or bfloat16, any shapes; updated.
         grads: Their gradients, of the same shapes and dtypes; unless that is float64, also float32, float16 or bfloat16.
+            A :class:`fastopt.SparseRows` for one that touches few rows.
             ``None`` leaves that parameter and its state alone.
         exp_avgs: State ``exp_avg``, 0 before step 1; updated.
         step: t, the step that is being taken, from 1: one number, or one for each parameter.
@@ -1562,7 +1577,7 @@ def lion(
 
 def muon(
     params: Arrays,
-    grads: OptionalArrays,
+    grads: Grads,
     momentum_buffers: Arrays,
     *,
     step: int | Sequence[int],
@@ -1620,6 +1635,7 @@ def muon(
     Args:
         params: Parameters, float32, float64, float16 or bfloat16, any shapes; updated.
         grads: Their gradients, of the same shapes and dtypes; unless that is float64, also float32, float16 or bfloat16.
+            A :class:`fastopt.SparseRows` for one that touches few rows.
             ``None`` leaves that parameter and its state alone.
         momentum_buffers: State ``momentum_buffer``, 0 before step 1; updated.
         step: t, the step that is being taken, from 1: one number, or one for each parameter.
@@ -1685,7 +1701,7 @@ def muon(
 
 def nadam(
     params: Arrays,
-    grads: OptionalArrays,
+    grads: Grads,
     exp_avgs: Arrays,
     exp_avg_sqs: Arrays,
     mu_products: Arrays,
@@ -1741,6 +1757,7 @@ def nadam(
     Args:
         params: Parameters, float32, float64, float16 or bfloat16, any shapes; updated.
         grads: Their gradients, of the same shapes and dtypes; unless that is float64, also float32, float16 or bfloat16.
+            A :class:`fastopt.SparseRows` for one that touches few rows.
             ``None`` leaves that parameter and its state alone.
         exp_avgs: State ``exp_avg``, 0 before step 1; updated.
         exp_avg_sqs: State ``exp_avg_sq``, 0 before step 1; updated.
@@ -1805,7 +1822,7 @@ def nadam(
 
 def radam(
     params: Arrays,
-    grads: OptionalArrays,
+    grads: Grads,
     exp_avgs: Arrays,
     exp_avg_sqs: Arrays,
     *,
@@ -1858,6 +1875,7 @@ def radam(
     Args:
         params: Parameters, float32, float64, float16 or bfloat16, any shapes; updated.
         grads: Their gradients, of the same shapes and dtypes; unless that is float64, also float32, float16 or bfloat16.
+            A :class:`fastopt.SparseRows` for one that touches few rows.
             ``None`` leaves that parameter and its state alone.
         exp_avgs: State ``exp_avg``, 0 before step 1; updated.
         exp_avg_sqs: State ``exp_avg_sq``, 0 before step 1; updated.
@@ -1920,7 +1938,7 @@ def radam(
 
 def rmsprop(
     params: Arrays,
-    grads: OptionalArrays,
+    grads: Grads,
     square_avgs: Arrays,
     grad_avgs: OptionalArrays | None = None,
     momentum_buffers: OptionalArrays | None = None,
@@ -1977,6 +1995,7 @@ def rmsprop(
     Args:
         params: Parameters, float32, float64, float16 or bfloat16, any shapes; updated.
         grads: Their gradients, of the same shapes and dtypes; unless that is float64, also float32, float16 or bfloat16.
+            A :class:`fastopt.SparseRows` for one that touches few rows.
             ``None`` leaves that parameter and its state alone.
         square_avgs: State ``square_avg``, 0 before step 1; updated.
         grad_avgs: State ``grad_avg``, 0 before step 1; updated.  Only for the variant that has it.
@@ -2043,7 +2062,7 @@ def rmsprop(
 
 def rprop(
     params: Arrays,
-    grads: OptionalArrays,
+    grads: Grads,
     prevs: Arrays,
     step_sizes: Arrays,
     *,
@@ -2093,6 +2112,7 @@ def rprop(
     Args:
         params: Parameters, float32, float64, float16 or bfloat16, any shapes; updated.
         grads: Their gradients, of the same shapes and dtypes; unless that is float64, also float32, float16 or bfloat16.
+            A :class:`fastopt.SparseRows` for one that touches few rows.
             ``None`` leaves that parameter and its state alone.
         prevs: State ``prev``, 0 before step 1; updated.
         step_sizes: State ``step_size``, ``lr`` before step 1; updated.
@@ -2153,7 +2173,7 @@ def rprop(
 
 def schedule_free_adamw(
     params: Arrays,
-    grads: OptionalArrays,
+    grads: Grads,
     zs: Arrays,
     exp_avg_sqs: Arrays,
     weight_sums: Arrays,
@@ -2212,6 +2232,7 @@ def schedule_free_adamw(
     Args:
         params: Parameters, float32, float64, float16 or bfloat16, any shapes; updated.
         grads: Their gradients, of the same shapes and dtypes; unless that is float64, also float32, float16 or bfloat16.
+            A :class:`fastopt.SparseRows` for one that touches few rows.
             ``None`` leaves that parameter and its state alone.
         zs: State ``z``, the parameter before step 1; updated.
         exp_avg_sqs: State ``exp_avg_sq``, 0 before step 1; updated.
@@ -2278,7 +2299,7 @@ def schedule_free_adamw(
 
 def schedule_free_sgd(
     params: Arrays,
-    grads: OptionalArrays,
+    grads: Grads,
     zs: Arrays,
     weight_sums: Arrays,
     lr_maxs: Arrays,
@@ -2334,6 +2355,7 @@ def schedule_free_sgd(
     Args:
         params: Parameters, float32, float64, float16 or bfloat16, any shapes; updated.
         grads: Their gradients, of the same shapes and dtypes; unless that is float64, also float32, float16 or bfloat16.
+            A :class:`fastopt.SparseRows` for one that touches few rows.
             ``None`` leaves that parameter and its state alone.
         zs: State ``z``, the parameter before step 1; updated.
         weight_sums: State ``weight_sum``, 0 before step 1; float64 arrays without axes; updated.
@@ -2397,7 +2419,7 @@ def schedule_free_sgd(
 
 def sgd(
     params: Arrays,
-    grads: OptionalArrays,
+    grads: Grads,
     momentum_buffers: OptionalArrays | None = None,
     velocity_buffers: OptionalArrays | None = None,
     *,
@@ -2455,6 +2477,7 @@ def sgd(
     Args:
         params: Parameters, float32, float64, float16 or bfloat16, any shapes; updated.
         grads: Their gradients, of the same shapes and dtypes; unless that is float64, also float32, float16 or bfloat16.
+            A :class:`fastopt.SparseRows` for one that touches few rows.
             ``None`` leaves that parameter and its state alone.
         momentum_buffers: State ``momentum_buffer``, 0 before step 1; updated.  Only for the variant that has it.
         velocity_buffers: State ``velocity_buffer``, 0 before step 1; updated.  Only for the variant that has it.

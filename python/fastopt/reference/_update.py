@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import math
 from collections.abc import Callable
+from functools import partial
 from inspect import Parameter
 from types import SimpleNamespace
 from typing import Any, NamedTuple, TypeAlias
@@ -169,6 +170,11 @@ def _shaped(g: Any, p: Any, initial: Any, around: SimpleNamespace, noise: Callab
     return g
 
 
+def _normals(stream: tuple[int, int, int], shape: tuple[int, ...], rows: Any) -> Any:
+    """The noise of a part of a parameter of this shape."""
+    return normals(*stream, math.prod(shape)).reshape(shape)[rows]
+
+
 def _finished(p: Any, initial: Any, around: SimpleNamespace) -> Any:
     """The parameter after the operations that follow the rule: the pull towards p₀ and proximal L1."""
     T = p.dtype.type
@@ -260,14 +266,17 @@ def rule(
 
             param, rest, rows = o["params"][i], of(RESTS.get(o["weights"], "")), gradient.rows
             present = {name: state.kind_in(o) for name, state in kept.items() if of(name) is not None}
-            state = {name: flushed(read(of(name), kind, of(scales.get(name, "")))[rows]) for name, kind in present.items()}
+            state = {
+                name: flushed(read(of(name), kind, of(scales.get(name, "")))[rows]) for name, kind in present.items()
+            }
             weights = read_weights(param, o["weights"], rest)
             p, g = flushed(weights[rows]), flushed(gradient.values)
-            initial, average = None if of("initial_params") is None else of("initial_params")[rows], of("ema_params")
+            initial, average = of("initial_params"), of("ema_params")
+            initial = None if initial is None else initial[rows]
 
             t = int(np.broadcast_to(o["step"], len(o["params"]))[i])
             T, around, stream = p.dtype.type, _around(o, t), (o["seed"], t, i)
-            noise = lambda: normals(*stream, param.size).reshape(param.shape)[rows]  # noqa: E731
+            noise = partial(_normals, stream, param.shape, rows)
             g = _shaped(_scaled(g, p, o, norm), p, initial, around, noise)
             given = [*(state.get(name) for name in arrays), *(float(o[x][i]) for x in scalars)]
             values = {**o, "t": t, "before": p, "weight_decay": around.own_decay}
@@ -277,7 +286,7 @@ def rule(
                 average[rows] = average[rows] + T(around.average) * (new_p - average[rows])
 
             if is_half(param):
-                near, more, whole = param.copy(), None if rest is None else rest.copy(), weights.copy()
+                near, more, whole = param.copy(), np.copy(rest), weights.copy()
                 whole[rows] = new_p
                 write_weights(whole, near, o["weights"], more, thresholds(stream, param.size, 4))
                 param[rows] = near[rows]
