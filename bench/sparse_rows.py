@@ -2,7 +2,8 @@
 
     python bench/sparse_rows.py [--rows 1000000] [--width 64] [--touched 4096] [--rounds 15]
 
-Every round takes one step of each kind, one after the other; medians over the rounds, and the quartiles of the ratios.
+Every round takes one step of each kind, one after the other; medians over the rounds, the quartiles of the ratios, and the ratio
+of the shortest times, which is what counts where other processes want the cores too.
 "uncoalesced": indices are drawn with replacement from a Zipf law, so that some occur more than once, in no order, as a batch of
 words has them.  "coalesced": every index once, in increasing order; torch's tensor says so.  The dense step's gradient is made
 before the clock runs.  Where torch is not installed its columns are left out.
@@ -80,8 +81,11 @@ def measured(steps: dict[str, Step], rounds: int) -> dict[str, Any]:
 
 
 def line(name: str, times: Any, own: Any) -> str:
-    low, middle, high = np.percentile(times / own, (25, 50, 75))
-    return f"  {name:34} {np.median(times) * 1e6:10,.0f} µs   {middle:7.2f} x ({low:.2f} to {high:.2f})"
+    low, middle, high = np.percentile(times / (own if len(own) == len(times) else np.median(own)), (25, 50, 75))
+    return (
+        f"  {name:22} {np.median(times) * 1e6:10,.0f} µs   {middle:7.2f} x ({low:.2f} to {high:.2f})"
+        f"   least: {times.min() * 1e6:8,.0f} µs, {times.min() / own.min():6.2f} x"
+    )
 
 
 def main() -> None:
@@ -136,7 +140,7 @@ def main() -> None:
             for kind, some in times.items():
                 print(line(kind, some, times[f"sparse, {'un' * ('un' in kind)}coalesced"]))
             for kind, some in whole.items():
-                print(line(kind, some, np.median(times["sparse, uncoalesced"])))
+                print(line(kind, some, times["sparse, uncoalesced"]))
             del dense, steps
 
 
