@@ -30,7 +30,7 @@ inline constexpr std::size_t kColumnChunk = 1 << 14;  ///< elements of a chunk o
 
 inline constexpr std::size_t kAhead = 512;          ///< elements between a prefetch and the tile that is computed
 inline constexpr std::size_t kBlocksAhead = 256;    ///< the same where blocks are decoded
-inline constexpr std::size_t kRowsAhead = 8;        ///< rows that lie anywhere
+inline constexpr std::size_t kRowsAhead = 4;        ///< rows that lie anywhere
 inline constexpr std::size_t kRowAhead = 16 << 10;  ///< bytes, the same along a row that is streamed
 
 /// Whether prefetching a few streams that are longer than the caches pays.  On Intel's processors it gains up to 30 %
