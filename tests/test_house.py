@@ -57,7 +57,8 @@ PYTHON_KNOWS = {
     "_generators": {"_check", "_commit", "_plain"},
     "_run": {"_check", "_files", "_generators", "_plain", "_targets", "nn", "optim", "schedules"},
     "_rules": {"_check", "_core"},
-    "functional": {"_check", "_core", "_rules", "optim"},  # it makes functions from its classes
+    "_sparse": {"_check", "_core"},
+    "functional": {"_check", "_core", "_rules", "_sparse", "optim"},  # it makes functions from its classes
     "nn": {"_check", "_commit", "_core", "functional"},
     "optim": {"_check", "_commit", "_core", "_files", "_rules"},
     "reference": set(),
@@ -66,7 +67,7 @@ PYTHON_KNOWS = {
     "sklearn": PUBLIC,
     "distributed": PUBLIC,
     "cli": PUBLIC,
-    "__init__": PUBLIC | {"_config", "_core", "_memory", "_run", "_threads", "_version"},
+    "__init__": PUBLIC | {"_config", "_core", "_memory", "_run", "_sparse", "_threads", "_version"},
     "__main__": {"cli"},
 }
 # The only files with an optimizer's name, besides its header and the file of its class.

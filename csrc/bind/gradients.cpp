@@ -1,5 +1,6 @@
 /// The checks of gradients, which run at every step.
 #include "bind/plan.hpp"
+#include "bind/sparse.hpp"
 
 namespace fastopt {
 
@@ -20,6 +21,7 @@ bool BoundPlan::collect(const py::list& grads, const StepOptions& wish, bool hol
   let_go();
   rows_.clear();
   rows_.reserve(count);
+  sparse_count_ = 0;
   std::vector<std::size_t> zeroed;
   const bool shared = state_is_shared();
   bool others_ran = false;  // whether Python's code or other threads may have run meanwhile
@@ -37,15 +39,16 @@ bool BoundPlan::collect(const py::list& grads, const StepOptions& wish, bool hol
     if (!hold && !(exact && is_simple(object))) return collect(grads, wish, true);
     if (hold) {
       auto held = py::reinterpret_borrow<py::object>(object);
+      if (!exact && is_sparse(held)) {
+        others_ran = true;
+        collect_rows(held, i, wish, zeroed);
+        continue;
+      }
       object = held_.emplace_back(exact ? std::move(held) : array(std::move(held), i, wish));
       others_ran = others_ran || !exact || !is_simple(object);
     }
     const Array grad(object, name("grads", i), Accepted::floats, Alignment::any);
-    const Dtype computed = member.kernel->itemsize == sizeof(double) ? Dtype::float64 : Dtype::float32;
-    if (grad.dtype() != computed && (computed != Dtype::float32 || !is_half(grad.dtype())))
-      throw py::type_error(name("grads", i).text() + " has dtype " + name_of(grad.dtype()) + ", expected " +
-                           name_of(computed) + ", as its parameter has: pass grads" + labels_[i] + ".astype(np." +
-                           name_of(computed) + ")");
+    expect_gradient_dtype(grad, i, name("grads", i));
     const std::ptrdiff_t* const shape = checked_[first_[i]].shape(shapes_);
     const std::size_t ndim = checked_[first_[i]].ndim();
     if (!grad.has_shape(shape, ndim)) expect_shape(grad, Shape(shape, shape + ndim), name("grads", i));
@@ -60,17 +63,28 @@ bool BoundPlan::collect(const py::list& grads, const StepOptions& wish, bool hol
     if (member.size == 0) continue;
     written_.expect_apart(grad, name("grads", i), hints_[i]);
     if (!wish.zero_grads) continue;
-    if (!grad.writeable())
-      throw py::type_error(name("grads", i).text() +
-                           " is read-only, but would be zeroed; give a copy, or zero_grads=False");
-    if (grad.may_overlap_itself())
-      throw py::value_error(name("grads", i).text() +
-                            " has elements that share memory, and would be zeroed; give a copy, or zero_grads=False");
+    expect_zeroable(grad, name("grads", i));
     zeroed.push_back(held_.size() - 1);
     if (!grad.aligned()) emptied_.push_back(held_.back());
   }
   if (!zeroed.empty()) expect_disjoint(zeroed);
   return !others_ran || nothing_moved();
+}
+
+void BoundPlan::expect_gradient_dtype(const Array& grad, std::size_t i, const Name& name) const {
+  const Dtype computed = plan_.members[i].kernel->itemsize == sizeof(double) ? Dtype::float64 : Dtype::float32;
+  if (grad.dtype() != computed && (computed != Dtype::float32 || !is_half(grad.dtype())))
+    throw py::type_error(name.text() + " has dtype " + name_of(grad.dtype()) + ", expected " + name_of(computed) +
+                         ", as its parameter has: pass " + std::string(name.argument) + std::string(name.item) +
+                         ".astype(np." + name_of(computed) + ")");
+}
+
+void BoundPlan::expect_zeroable(const Array& grad, const Name& name) {
+  if (!grad.writeable())
+    throw py::type_error(name.text() + " is read-only, but would be zeroed; give a copy, or zero_grads=False");
+  if (grad.may_overlap_itself())
+    throw py::value_error(name.text() +
+                          " has elements that share memory, and would be zeroed; give a copy, or zero_grads=False");
 }
 
 bool BoundPlan::nothing_moved() const {

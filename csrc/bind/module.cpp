@@ -16,6 +16,7 @@ void bind(pybind11::module_& m) {
   bind_floor(m);
   bind_formats(m);
   bind_memory(m);
+  bind_sparse(m);
 }
 
 }  // namespace

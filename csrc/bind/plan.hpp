@@ -6,6 +6,7 @@
 
 #include <algorithm>
 #include <array>
+#include <deque>
 #include <mutex>
 #include <new>
 #include <optional>
@@ -22,6 +23,7 @@
 #include "core/threads/parallel.hpp"
 #include "optim/plan.hpp"
 #include "optim/rules.hpp"
+#include "optim/sparse.hpp"
 
 namespace fastopt {
 
@@ -185,6 +187,7 @@ class BoundPlan {
     hints_.assign(size, 0);
     if (!count_.is_none()) plan_.count = counter(count_, {function_, "count"});
     shapes_.shrink_to_fit();
+    own_shapes_ = shapes_.size();
   }
 
   /// Sets the options of each group: the numbers for its rule.
@@ -378,6 +381,18 @@ class BoundPlan {
   /// whose check needs Python are held all the same.
   bool collect(const py::list& grads, const StepOptions& wish, bool hold);
 
+  /// Checks a gradient of few rows, an object of fastopt.SparseRows, and holds it.
+  void collect_rows(const py::object& object, std::size_t i, const StepOptions& wish, std::vector<std::size_t>& zeroed);
+
+  /// Why member i cannot take a gradient of few rows lazily; empty if it can.
+  std::string why_not_lazily(std::size_t i, std::size_t width, const StepOptions& wish) const;
+
+  /// TypeError where a gradient's dtype does not suit member i.
+  void expect_gradient_dtype(const Array& grad, std::size_t i, const Name& name) const;
+
+  /// TypeError or ValueError where a gradient cannot be zeroed.
+  static void expect_zeroable(const Array& grad, const Name& name);
+
   /// Whether the arrays of the step that is being taken are unchanged since they were checked.
   bool nothing_moved() const;
 
@@ -394,6 +409,7 @@ class BoundPlan {
     held_.clear();
     copies_.clear();
     emptied_.clear();
+    shapes_.resize(own_shapes_);
   }
 
   /// Turns a NumPy scalar into an array without axes; returns anything else unchanged.
@@ -410,7 +426,8 @@ class BoundPlan {
   std::vector<Checked> checked_;    // for each member, its parameter first
   std::vector<Checked> counts_;     // the counts of steps; only their owner changes them, unless the state is shared
   std::vector<std::size_t> first_;  // each member's first entry in checked_
-  std::vector<std::ptrdiff_t> shapes_;  // the shapes of the checked arrays
+  std::vector<std::ptrdiff_t> shapes_;  // the shapes of the checked arrays, then those of values of sparse gradients
+  std::size_t own_shapes_ = 0;          // how many of these numbers belong to the checked arrays
   std::vector<std::size_t> hints_;      // the place of each gradient among the written arrays
   Spans written_;
   Plan plan_;
@@ -421,6 +438,8 @@ class BoundPlan {
   // For the step that is being taken; the vectors keep their memory.
   std::optional<std::uint32_t> in_use_;  // the fork generation in which a step is being taken
   std::vector<Rows> rows_;
+  std::deque<SparseRows> sparse_;  // those before number sparse_count_ belong to this step
+  std::size_t sparse_count_ = 0;
   std::vector<py::object> held_;     // references to gradients
   std::vector<Checked> grads_;       // their properties when they were checked
   std::vector<py::object> copies_;   // copies of those that are not aligned

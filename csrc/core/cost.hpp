@@ -14,7 +14,8 @@ namespace fastopt {
 
 inline constexpr std::size_t kPiece =
     1024;  ///< elements of a step that are updated at once where there is more to do than the rule
-inline constexpr std::size_t kGrain = 256;         ///< elements by which threads share a tensor
+inline constexpr std::size_t kShortRun = 512;  ///< up to so many elements, whole vectors need not begin at a cache line
+inline constexpr std::size_t kGrain = 256;     ///< elements by which threads share a tensor
 inline constexpr std::size_t kChunk = 1 << 14;     ///< elements whose sum is taken by one thread; results depend on it
 inline constexpr std::size_t kDecoded = 256;       ///< elements that are best decoded at once
 inline constexpr std::size_t kFactorRows = 64;     ///< rows whose column sums are taken at once; results depend on it
@@ -28,6 +29,7 @@ inline constexpr std::size_t kColumnChunk = 1 << 14;  ///< elements of a chunk o
 
 inline constexpr std::size_t kAhead = 512;          ///< elements between a prefetch and the tile that is computed
 inline constexpr std::size_t kBlocksAhead = 256;    ///< the same where blocks are decoded
+inline constexpr std::size_t kRowsAhead = 4;        ///< rows that lie anywhere
 inline constexpr std::size_t kRowAhead = 16 << 10;  ///< bytes, the same along a row that is streamed
 
 /// Whether prefetching a few streams that are longer than the caches pays.  On Intel's processors it gains up to 30 %

@@ -156,7 +156,9 @@ void ActivationKernels<T>::backward(Activation f, const T* dy, const Rows& dy_ro
             dy_rows.pack(dy + dy_rows.offset(block + row), first, columns, copied + row * kColumns);
         }
         add_columns<1, T>(sums, from, rows, columns, [from, apart](std::size_t row) {
-          return [x = from + row * apart](std::size_t k, auto number) { return std::array{load<decltype(number)>(x + k)}; };
+          return [x = from + row * apart](std::size_t k, auto number) {
+            return std::array{load<decltype(number)>(x + k)};
+          };
         });
       }
       std::copy_n(sums.of[0], columns, partial.data() + chunk * width + first);

@@ -10,6 +10,7 @@
 #include "core/cost.hpp"
 #include "core/threads/parallel.hpp"
 #include "optim/blocks.hpp"
+#include "optim/lazy.hpp"
 #include "optim/packed.hpp"
 #include "optim/sums.hpp"
 #include "optim/tensor.hpp"
@@ -20,7 +21,7 @@ namespace fastopt {
 /// gets all of its parts of a tensor in one call.
 template <class Part, class Body>
 void for_parts(const std::vector<Tensor>& tensors, double nanoseconds, const Part& part, const Body& body) {
-  const auto parts_of = [&](const Tensor& tensor) { return (tensor.size + part(tensor) - 1) / part(tensor); };
+  const auto parts_of = [&](const Tensor& tensor) { return (tensor.work() + part(tensor) - 1) / part(tensor); };
   std::size_t parts = 0;
   for (const Tensor& tensor : tensors) parts += parts_of(tensor);
   parallel(threads_for(nanoseconds), [&](int thread, int threads) {
@@ -28,7 +29,7 @@ void for_parts(const std::vector<Tensor>& tensors, double nanoseconds, const Par
     for (const Tensor& tensor : tensors) {
       if (mine.begin >= mine.end) break;
       const std::size_t here = parts_of(tensor), size = part(tensor);
-      if (mine.begin < here) body(tensor, Range{mine.begin * size, std::min(mine.end * size, tensor.size)});
+      if (mine.begin < here) body(tensor, Range{mine.begin * size, std::min(mine.end * size, tensor.work())});
       mine.begin -= std::min(mine.begin, here);
       mine.end -= std::min(mine.end, here);
     }
@@ -43,7 +44,7 @@ std::vector<double> sums_over(const std::vector<Tensor>& tensors, std::size_t k,
   std::size_t chunks = 0;
   for (const Tensor& tensor : tensors) {
     first.push_back(chunks);
-    chunks += (tensor.size + kChunk - 1) / kChunk;
+    chunks += (tensor.work() + kChunk - 1) / kChunk;
   }
   std::vector<double> of_chunk(chunks * k), sums(tensors.size() * k);
   for_parts(
@@ -62,8 +63,11 @@ std::vector<double> sums_over(const std::vector<Tensor>& tensors, std::size_t k,
 /// Σg² of each tensor.
 inline std::vector<double> squared_norms(const std::vector<Tensor>& tensors) {
   double bytes = 0;
-  for (const Tensor& tensor : tensors) bytes += static_cast<double>(tensor.size * tensor.kernel->itemsize);
+  for (const Tensor& tensor : tensors) bytes += static_cast<double>(tensor.work() * tensor.kernel->itemsize);
   return sums_over(tensors, 1, bytes * kStepPerByte, [](const Tensor& tensor, Range chunk, double* sum) {
+    if (tensor.lazy())
+      return tensor.kernel->itemsize == sizeof(float) ? square_rows<float>(tensor, chunk, sum)
+                                                      : square_rows<double>(tensor, chunk, sum);
     tensor.kernel->square(tensor, Reader(tensor, kChunk).read(chunk), false, sum);
   });
 }
@@ -119,11 +123,15 @@ inline std::vector<double> measured(const std::vector<Tensor>& tensors) {
 /// The last part of a step: updates all tensors.
 inline void update(const std::vector<Tensor>& tensors) {
   double bytes = 0;
-  for (const Tensor& tensor : tensors) bytes += static_cast<double>(tensor.size) * tensor.kernel->bytes;
+  for (const Tensor& tensor : tensors) bytes += static_cast<double>(tensor.work()) * tensor.kernel->bytes;
   const bool far = bytes > kCachedStep && prefetching_streams_pays();
   for_parts(
-      tensors, bytes * kStepPerByte, [](const Tensor& tensor) { return tensor.packed() ? kSegment : kGrain; },
+      tensors, bytes * kStepPerByte,
+      [](const Tensor& tensor) {
+        return tensor.lazy() ? std::max<std::size_t>(tensor.sparse->width, 1) : tensor.packed() ? kSegment : kGrain;
+      },
       [far](const Tensor& tensor, Range range) {
+        if (tensor.lazy()) return update_lazily(tensor, range);
         tensor.packed() ? update_any_packed(tensor, range) : update_blocks(tensor, range, far, AsComputed(tensor));
       });
 }
@@ -132,7 +140,11 @@ inline void update(const std::vector<Tensor>& tensors) {
 inline void zero(const std::vector<Tensor>& tensors) {
   double bytes = 0;
   for (const Tensor& tensor : tensors) bytes += static_cast<double>(tensor.size * tensor.kernel->itemsize);
-  for_parts(tensors, bytes * kStepPerByte, [](const Tensor&) { return kGrain; }, zero_gradient);
+  for_parts(
+      tensors, bytes * kStepPerByte, [](const Tensor&) { return kGrain; },
+      [](const Tensor& tensor, Range range) {
+        if (tensor.zero) zero_gradient(tensor, range);
+      });
 }
 
 }  // namespace fastopt

@@ -76,9 +76,11 @@ class Decoded {
                                    buffer(), s};
   }
 
-  std::size_t size(std::size_t at, std::size_t end) const { return std::min(kDecoded, end - at); }
+  std::size_t size(std::size_t at, std::size_t end) const {
+    return std::min({kDecoded, kSegment - at % kSegment, end - at});
+  }
 
-  /// Elements [at, at + n), within one segment; `at` is a multiple of kScaleBlock.
+  /// Elements [at, at + n), within one segment; with numbers of 8 bits `at` is a multiple of kScaleBlock.
   Block open(std::size_t at, std::size_t n) {
     prefetch_block(at + kDecoded);
     const Block block = read(at, n);
@@ -103,7 +105,10 @@ class Decoded {
 
   /// Writes back a block that open() returned, after it has been changed.
   void close(const Block& block) {
-    if (!thresholds_ || block.at % kSegment == 0) thresholds_.emplace(thresholds_of(tensor_, block.at));
+    if (!thresholds_ || block.at / kSegment != segment_) {
+      segment_ = block.at / kSegment;
+      thresholds_.emplace(thresholds_of(tensor_, block.at));
+    }
     for (std::size_t k = 0; k < many_states_; ++k)
       states_[k].codec.encode(block.at, block.size, states_[k].buffer,
                               thresholds_->from(block.at, states_[k].number / 2));
@@ -125,6 +130,7 @@ class Decoded {
 
   /// Prefetches kDecoded elements of all arrays, from `at` on.
   void prefetch_block(std::size_t at) const {
+    if (tensor_.lazy()) return;                                        // the next row is elsewhere
     const auto lines = [at](const void* from, std::size_t itemsize) {  // only addresses: they may be past the end
       for (std::size_t byte = at * itemsize; byte < (at + kDecoded) * itemsize; byte += 64)
         prefetch<true>(static_cast<const char*>(from), byte);
@@ -132,7 +138,7 @@ class Decoded {
     const auto itemsize = [](Format format) -> std::size_t {
       return format == Format::exact ? 4 : format == Format::float16 || format == Format::bfloat16 ? 2 : 1;
     };
-    if (tensor_.rows == nullptr) lines(tensor_.grad, itemsize(tensor_.grad_format));
+    if (tensor_.rows == nullptr && tensor_.sparse == nullptr) lines(tensor_.grad, itemsize(tensor_.grad_format));
     const Storage* const storage = tensor_.storage;
     lines(tensor_.param, storage == nullptr ? 4 : itemsize(storage->param.format));
     if (storage == nullptr || tensor_.kernel->factored()) return;
@@ -159,6 +165,7 @@ class Decoded {
   Part grad_, param_;
   bool writes_param_ = false;
   std::array<Part, kMostStates> states_;
+  std::size_t segment_ = 0;               // the current segment
   std::optional<Thresholds> thresholds_;  // of the current segment
 };
 

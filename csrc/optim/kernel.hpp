@@ -24,6 +24,7 @@ template <class Rule, class T> constexpr Kernel kernel_of() {
   kernel.numbers = numbers_of<Rule>();
   kernel.sums = sums_of<Rule>();
   kernel.itemsize = sizeof(T);
+  kernel.lazy = is_lazy<Rule>();
   kernel.bytes = static_cast<double>((3 + 2 * Rule::state.size()) * sizeof(T));
   kernel.construct = [](void* rule, const double* options, double step, double* numbers) {
     std::array<double, Rule::options.size()> o;

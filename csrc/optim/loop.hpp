@@ -106,9 +106,11 @@ template <class Rule, class T, std::size_t S>
                                   bool far) {
   const Rule rule = of;
   // Whole vectors begin at the parameter's cache lines; state that is allocated with it begins there too.
+  // With few elements, as a row has, the remainders before and behind whole tiles would take longer than vectors that
+  // cross lines.
   const std::size_t past_line = reinterpret_cast<std::uintptr_t>(arrays.param) % 64 / sizeof(T);
   std::size_t at = 0;
-  if (past_line != 0) {
+  if (past_line != 0 && count > kShortRun) {
     at = std::min(64 / sizeof(T) - past_line, count);
     update_few(rule, arrays, factor, 0, at);
   }

@@ -20,6 +20,22 @@ double squared_norm(const Kernel& kernel, const void* numbers, std::size_t size)
   return squared_norms({tensor})[0];
 }
 
+namespace {
+
+template <class T> void sum(const SparseRows& sparse, T* to) {
+  const double bytes = static_cast<double>(2 * sparse.places.size() * sparse.width * sizeof(T));
+  parallel(threads_for(bytes * kStepPerByte), [&](int thread, int threads) {
+    const Range mine = share(sparse.count(), thread, threads);
+    const std::size_t begin = mine.begin * sparse.width;
+    RowReader<T>(sparse).copy(begin, mine.end * sparse.width - begin, to + begin);
+  });
+}
+
+}  // namespace
+
+void sum_rows(const SparseRows& sparse, float* to) { sum(sparse, to); }
+void sum_rows(const SparseRows& sparse, double* to) { sum(sparse, to); }
+
 void Plan::add(std::size_t number, const void* data, Format format, const Rows* rows, const StepOptions& wish) {
   const std::size_t place = which_.size();
   which_.push_back(number);
@@ -31,6 +47,7 @@ void Plan::add(std::size_t number, const void* data, Format format, const Rows* 
   tensor.grad = data;
   tensor.grad_format = format;
   tensor.rows = rows;
+  tensor.sparse = nullptr;
   tensor.scale = 1;
   tensor.unit_scale = nullptr;
   tensor.clip = wish.clip_value;
@@ -38,9 +55,18 @@ void Plan::add(std::size_t number, const void* data, Format format, const Rows* 
   tensor.row_factor = nullptr;
 }
 
+void Plan::add(std::size_t number, SparseRows& sparse, const StepOptions& wish) {
+  add(number, nullptr, Format::exact, nullptr, wish);
+  Tensor& tensor = tensors_[which_.size() - 1];
+  tensor.sparse = &sparse;
+  tensor.zero = false;  // its caller's part
+  sparse_.push_back(&sparse);
+}
+
 Outcome Plan::take(const StepOptions& wish) {
   const NoFork guard;
   tensors_.resize(which_.size());
+  for (SparseRows* const sparse : sparse_) sparse->group();
   Outcome outcome;
   outcome.skipped = wish.scales() && !scale(wish, outcome.norm);
   if (outcome.skipped) {

@@ -51,6 +51,11 @@ struct Outcome {
   bool skipped = false;
 };
 
+/// Writes the sums of the rows that occur in a gradient, one after the other, as float32 or float64; the gradient must be
+/// grouped.
+void sum_rows(const SparseRows& sparse, float* to);
+void sum_rows(const SparseRows& sparse, double* to);
+
 /// Σx² of an array of `size` numbers of the kernel's dtype, in double.
 double squared_norm(const Kernel& kernel, const void* numbers, std::size_t size);
 
@@ -61,10 +66,16 @@ class Plan {
   std::int64_t* count = nullptr;             ///< how many steps have been taken, or null
 
   /// Forgets the gradients of the last step.
-  void begin() { which_.clear(); }
+  void begin() {
+    which_.clear();
+    sparse_.clear();
+  }
 
   /// Adds a gradient for the step that take() will take; members must come in increasing order.
   void add(std::size_t number, const void* data, Format format, const Rows* rows, const StepOptions& wish);
+
+  /// The same with a gradient of few rows, which take() groups.
+  void add(std::size_t number, SparseRows& sparse, const StepOptions& wish);
 
   /// The members that have a gradient.
   const std::vector<std::size_t>& which() const { return which_; }
@@ -97,8 +108,9 @@ class Plan {
   std::array<double, kMostSums> measured_{};
 
   // For the step that is being taken; the vectors keep their memory.
-  std::vector<std::size_t> which_;  // members that have a gradient
-  std::vector<Tensor> tensors_;     // their tensors; before take() perhaps more, mostly those of the last step
+  std::vector<std::size_t> which_;   // members that have a gradient
+  std::vector<SparseRows*> sparse_;  // the gradients of few rows
+  std::vector<Tensor> tensors_;      // their tensors; before take() perhaps more, mostly those of the last step
   std::vector<double> unit_scales_, row_factors_;
   std::vector<Setting> settings_;
   bool measures_ = false;

@@ -28,6 +28,11 @@
 ///
 ///     static constexpr bool often_packed = true;
 ///
+/// A rule that can take a gradient of few rows lazily: it updates these rows and leaves the others alone, with their
+/// state, as torch's SparseAdam does.
+///
+///     static constexpr bool lazy = true;
+///
 /// L1 and L2 terms, weight decay, clipping, averages and storage formats are the same for every rule; no rule knows of
 /// them.
 #pragma once
@@ -72,6 +77,13 @@ template <class Rule> constexpr std::size_t sums_of() {
 template <class Rule> constexpr bool is_often_packed() {
   if constexpr (requires { Rule::often_packed; })
     return Rule::often_packed;
+  else
+    return false;
+}
+
+template <class Rule> constexpr bool is_lazy() {
+  if constexpr (requires { Rule::lazy; })
+    return Rule::lazy;
   else
     return false;
 }

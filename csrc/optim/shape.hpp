@@ -4,7 +4,6 @@
 #include <algorithm>
 #include <cstddef>
 #include <cstdint>
-#include <cstring>
 
 #include "core/cost.hpp"
 #include "core/random.hpp"
@@ -12,32 +11,12 @@
 #include "core/rows.hpp"
 #include "core/simd.hpp"
 #include "core/threads/parallel.hpp"
+#include "optim/gather.hpp"
 #include "optim/tensor.hpp"
 
 namespace fastopt {
 
 static_assert(kPiece % kRandomNormals == 0);
-
-/// Calls body(from, count, done) for each part of a row in elements [at, at + n): `count` elements, rows.step apart;
-/// the first lies `from` elements behind the array's first one, and `done` elements came before it.
-template <class Body> void for_runs(const Rows& rows, std::size_t at, std::size_t n, Body&& body) {
-  for (std::size_t done = 0; done < n;) {
-    const std::size_t row = (at + done) / rows.width, column = (at + done) % rows.width;
-    const std::size_t count = std::min(n - done, rows.width - column);
-    body(rows.offset(row) + static_cast<std::ptrdiff_t>(column) * rows.step, count, done);
-    done += count;
-  }
-}
-
-/// Copies elements [at, at + n) of rows to contiguous memory at `to`.
-template <class T> void gather(const T* x, const Rows& rows, std::size_t at, std::size_t n, T* to) {
-  for_runs(rows, at, n, [&](std::ptrdiff_t from, std::size_t count, std::size_t done) {
-    if (rows.step == 1)
-      std::memcpy(to + done, x + from, count * sizeof(T));
-    else
-      for (std::size_t i = 0; i < count; ++i) to[done + i] = x[from + static_cast<std::ptrdiff_t>(i) * rows.step];
-  });
-}
 
 /// Calls body(i, V) for i in [0, n), with copies of its captures.
 template <class T, class Body> [[gnu::always_inline]] inline void map(std::size_t n, Body body) { each<T>(n, body); }
@@ -49,7 +28,7 @@ template <class T> void shape_gradient(const Tensor& tensor, const Block& block,
   const T* grad = static_cast<const T*>(block.grad);
   const T* p = static_cast<const T*>(block.param);
   if (grad == nullptr) {
-    gather(static_cast<const T*>(tensor.grad), *tensor.rows, at, n, to);
+    gather_gradient(tensor, at, n, to);
     grad = to;
   }
   const auto each_g = [&](auto change) {

@@ -9,6 +9,7 @@
 #include "core/cost.hpp"
 #include "core/reduce.hpp"
 #include "core/simd.hpp"
+#include "optim/gather.hpp"
 #include "optim/loop.hpp"
 #include "optim/shape.hpp"
 #include "optim/tensor.hpp"
@@ -17,6 +18,17 @@ namespace fastopt {
 
 /// Whether all elements of a float64 gradient are finite.
 inline bool is_finite(const Tensor& tensor, const double* grad) {
+  if (tensor.sparse != nullptr) {
+    const SparseRows& sparse = *tensor.sparse;
+    RowReader<double> reader(sparse);
+    for (std::size_t k = 0; k < sparse.count(); ++k)
+      for (std::size_t at = 0, n; at < sparse.width; at += n) {
+        n = std::min(reader.kMost, sparse.width - at);
+        const double* const sums = reader.read(k, at, n);
+        if (!std::all_of(sums, sums + n, [](double g) { return std::isfinite(g); })) return false;
+      }
+    return true;
+  }
   if (tensor.rows == nullptr) return std::all_of(grad, grad + tensor.size, [](double g) { return std::isfinite(g); });
   bool all = true;
   for_runs(*tensor.rows, 0, tensor.size, [&](std::ptrdiff_t from, std::size_t count, std::size_t) {
@@ -55,7 +67,7 @@ template <class T> void square(const Tensor& tensor, const Block& block, bool of
     T tile[kLanes];
     for (std::size_t done = 0; done < block.size; done += kLanes) {
       const std::size_t n = std::min(kLanes, block.size - done);
-      gather(static_cast<const T*>(tensor.grad), *tensor.rows, block.at + done, n, tile);
+      gather_gradient(tensor, block.at + done, n, tile);
       add(tile, n);
     }
   }

@@ -9,6 +9,7 @@
 #include "core/rows.hpp"
 #include "optim/around.hpp"
 #include "optim/rule.hpp"
+#include "optim/sparse.hpp"
 
 namespace fastopt {
 
@@ -28,7 +29,7 @@ enum class Packing : std::uint8_t { bfloat16, blocks };
 struct Block {
   std::size_t at, size;  ///< the number of the first element, and how many there are
   void* param;
-  const void* grad;  ///< null where the gradient is read in rows
+  const void* grad;  ///< null where the gradient is gathered
   std::array<void*, kMostStates> state;
 
   /// n of these elements, from number `first` of this block on.
@@ -52,6 +53,7 @@ struct Kernel {
   std::size_t states, numbers, sums;
   std::size_t itemsize;
   double bytes;  ///< bytes that a step moves for each element
+  bool lazy;     ///< whether it may skip rows without a gradient
   void (*construct)(void* rule, const double* options, double step, double* numbers);
   void (*conclude)(void* rule, const double* sums, double size);
   /// Does everything that a step does to a block but zero its gradient.  If tensor.surrounded(), the block has at
@@ -88,6 +90,7 @@ struct Tensor {
   const void* initial;       ///< p₀, if the setting needs it
   void* average;             ///< a, if the setting needs it
   const Rows* rows;          ///< where the gradient lies, if it is not contiguous
+  const SparseRows* sparse;  ///< the gradient itself, if it is one of few rows
   double scale;              ///< g ← scale·g first
   const double* unit_scale;  ///< then, unless null, each `unit` elements are scaled by a factor of their own
   std::size_t unit;
@@ -104,9 +107,15 @@ struct Tensor {
   /// Whether the gradient needs nothing but scaling.
   bool plain() const { return !shaped() && setting->around.l2 == 0 && setting->around.l1 == 0; }
   /// Whether there is more to do than the rule, scale, l2, l1 and decay, so that the work is done piece by piece.
-  bool surrounded() const { return rows != nullptr || shaped() || zero || setting->around.finishes(); }
+  bool surrounded() const {
+    return rows != nullptr || sparse != nullptr || shaped() || zero || setting->around.finishes();
+  }
   /// Whether blocks have no gradient, because kernels gather it from its rows.  Decoding gathers gradients of 16 bits.
-  bool gathers() const { return rows != nullptr && grad_format == Format::exact; }
+  bool gathers() const { return sparse != nullptr || (rows != nullptr && grad_format == Format::exact); }
+  /// Whether only the rows that occur in the gradient are updated.
+  bool lazy() const { return sparse != nullptr && sparse->lazy; }
+  /// How many elements the step works on.
+  std::size_t work() const { return lazy() ? sparse->size() : size; }
   /// Whether the tensor must be decoded for kernels.
   bool packed() const { return storage != nullptr || grad_format != Format::exact; }
 

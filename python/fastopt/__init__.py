@@ -14,8 +14,10 @@ if TYPE_CHECKING:
     from . import functional, nn, optim, reference, schedules
     from ._config import show_config
     from ._run import load, save
+    from ._sparse import SparseRows
 
 __all__ = [
+    "SparseRows",
     "__version__",
     "available_isas",
     "functional",
@@ -41,10 +43,10 @@ __all__ = [
 if not TYPE_CHECKING:  # with it, type checkers would accept every name
 
     def __getattr__(name: str) -> Any:
-        """The subpackages, ``save``, ``load`` and ``show_config`` are imported when they are first used: ``import fastopt`` costs little."""
+        """The subpackages, ``SparseRows``, ``save``, ``load`` and ``show_config`` are imported when they are first used: ``import fastopt`` costs little."""
         if name in ("functional", "nn", "optim", "reference", "schedules"):
             return importlib.import_module(f".{name}", __name__)
-        if name in (places := {"show_config": "._config", "save": "._run", "load": "._run"}):
+        if name in (places := {"SparseRows": "._sparse", "show_config": "._config", "save": "._run", "load": "._run"}):
             value = globals()[name] = getattr(importlib.import_module(places[name], __name__), name)
             return value
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -100,7 +100,9 @@ void encode_any(const StoredArray& stored, std::size_t at, std::size_t n, const 
   alignas(64) float last[kScaleBlock] = {};
   std::memcpy(last, from + whole, (n - whole) * sizeof(float));
   PaddedTail tail(stored, at + whole, n - whole);
-  Layout::encode(tail.stored, 0, kScaleBlock, last, How({random.table + whole, random.offset}));
+  alignas(64) std::uint32_t thresholds[kScaleBlock] = {};
+  if (random.table != nullptr) std::memcpy(thresholds, random.table + whole, (n - whole) * sizeof *thresholds);
+  Layout::encode(tail.stored, 0, kScaleBlock, last, How({thresholds, random.offset}));
   tail.write();
 }
 

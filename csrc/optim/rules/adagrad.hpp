@@ -14,6 +14,7 @@ namespace fastopt {
 template <class T> struct Adagrad {
   static constexpr std::array options{"lr", "lr_decay", "eps", "eps_in_sqrt"};
   static constexpr std::array state{square("sum")};
+  static constexpr bool lazy = true;
 
   T rate, inside, outside;
 

@@ -18,6 +18,7 @@ namespace fastopt {
 template <class T> struct Adam {
   static constexpr std::array options{"lr", "beta1", "beta2", "eps", "eps_hat"};
   static constexpr std::array state{moment("exp_avg"), square("exp_avg_sq")};
+  static constexpr bool lazy = true;
   static constexpr bool often_packed = true;
 
   T beta1, rest1, beta2, rest2, alpha, nu, eps;
@@ -51,6 +52,7 @@ template <class T> struct Adam {
 template <class T> struct AdamProjected : Adam<T> {
   static constexpr std::size_t sums = 2;
   static constexpr bool often_packed = false;
+  static constexpr bool lazy = false;
   using Adam<T>::Adam;
 
   template <class V> std::array<std::pair<V, V>, 2> measure(V, V g, V m, V v) const {

@@ -14,6 +14,7 @@ namespace fastopt {
 template <class T> struct RMSprop {
   static constexpr std::array options{"lr", "alpha", "eps", "momentum", "eps_in_sqrt"};
   static constexpr std::array state{square("square_avg")};
+  static constexpr bool lazy = true;
 
   T lr, alpha, rest, inside, outside, momentum;
 

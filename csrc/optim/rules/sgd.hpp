@@ -12,6 +12,7 @@ namespace fastopt {
 template <class T> struct SGD {
   static constexpr std::array options{"lr"};
   static constexpr std::array<State, 0> state{};
+  static constexpr bool lazy = true;
 
   T lr;
 
@@ -25,6 +26,7 @@ template <class T> struct SGD {
 template <class T> struct SGDMomentum {
   static constexpr std::array options{"lr", "momentum", "dampening", "nesterov"};
   static constexpr std::array state{moment("momentum_buffer")};
+  static constexpr bool lazy = true;
   static constexpr bool often_packed = true;
 
   T lr, momentum, undampened;
@@ -48,6 +50,7 @@ template <class T> struct SGDMomentum {
 template <class T> struct SGDVelocity {
   static constexpr std::array options{"lr", "momentum", "nesterov"};
   static constexpr std::array state{moment("velocity_buffer")};
+  static constexpr bool lazy = true;
 
   T lr, momentum;
   bool nesterov;

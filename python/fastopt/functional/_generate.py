@@ -28,12 +28,14 @@ from typing import Any, TypeAlias
 from numpy.typing import NDArray
 
 from .. import optim
+from .._sparse import SparseRows
 from ._update import Outcome, update
 
 __all__ = {names}
 
 Arrays: TypeAlias = Iterable[NDArray[Any]]
 OptionalArrays: TypeAlias = Iterable[NDArray[Any] | None]
+Grads: TypeAlias = Iterable[NDArray[Any] | SparseRows | None]
 '''
 
 FUNCTION = '''
@@ -79,7 +81,7 @@ def _function(optimizer: type[optim.Optimizer]) -> str:
     arguments = arguments_of(optimizer)
     made: optim.Optimizer = cast(Any, optimizer)([])
     around = inspect.get_annotations(_rules.Around)
-    lines = ["params: Arrays", "grads: OptionalArrays"]
+    lines = ["params: Arrays", "grads: Grads"]
     for key, (state, needed) in arguments.buffers.items():
         some = "OptionalArrays" if _shown(optimizer, state) is None else "Arrays"
         lines.append(f"{key}: {some}" if needed else f"{key}: {some} | None = None")
@@ -119,6 +121,7 @@ def _documentation(optimizer: type[optim.Optimizer]) -> str:
             "Args:",
             "    params: Parameters, float32, float64, float16 or bfloat16, any shapes; updated.",
             "    grads: Their gradients, of the same shapes and dtypes; unless that is float64, also float32, float16 or bfloat16.",
+            "        A :class:`fastopt.SparseRows` for one that touches few rows.",
             "        ``None`` leaves that parameter and its state alone.",
             *(f"    {key}: {_of_state(optimizer, *one)}" for key, one in arguments.buffers.items()),
             "    step: t, the step that is being taken, from 1: one number, or one for each parameter.",

@@ -8,6 +8,7 @@ from typing import Any, TypeAlias
 from numpy.typing import NDArray
 
 from .. import optim
+from .._sparse import SparseRows
 from ._update import Outcome, update
 
 __all__ = [
@@ -36,11 +37,12 @@ __all__ = [
 
 Arrays: TypeAlias = Iterable[NDArray[Any]]
 OptionalArrays: TypeAlias = Iterable[NDArray[Any] | None]
+Grads: TypeAlias = Iterable[NDArray[Any] | SparseRows | None]
 
 
 def adadelta(
     params: Arrays,
-    grads: OptionalArrays,
+    grads: Grads,
     square_avgs: Arrays,
     acc_deltas: Arrays,
     *,
@@ -91,6 +93,7 @@ def adadelta(
     Args:
         params: Parameters, float32, float64, float16 or bfloat16, any shapes; updated.
         grads: Their gradients, of the same shapes and dtypes; unless that is float64, also float32, float16 or bfloat16.
+            A :class:`fastopt.SparseRows` for one that touches few rows.
             ``None`` leaves that parameter and its state alone.
         square_avgs: State ``square_avg``, 0 before step 1; updated.
         acc_deltas: State ``acc_delta``, 0 before step 1; updated.
@@ -153,7 +156,7 @@ def adadelta(
 
 def adafactor(
     params: Arrays,
-    grads: OptionalArrays,
+    grads: Grads,
     row_vars: Arrays,
     col_vars: Arrays,
     variances: OptionalArrays,
@@ -209,6 +212,7 @@ def adafactor(
     Args:
         params: Parameters, float32, float64, float16 or bfloat16, any shapes; updated.
         grads: Their gradients, of the same shapes and dtypes; unless that is float64, also float32, float16 or bfloat16.
+            A :class:`fastopt.SparseRows` for one that touches few rows.
             ``None`` leaves that parameter and its state alone.
         row_vars: State ``row_var``, 0 before step 1; updated.
         col_vars: State ``col_var``, 0 before step 1; updated.
@@ -271,7 +275,7 @@ def adafactor(
 
 def adagrad(
     params: Arrays,
-    grads: OptionalArrays,
+    grads: Grads,
     sums: Arrays,
     *,
     step: int | Sequence[int],
@@ -324,6 +328,7 @@ def adagrad(
     Args:
         params: Parameters, float32, float64, float16 or bfloat16, any shapes; updated.
         grads: Their gradients, of the same shapes and dtypes; unless that is float64, also float32, float16 or bfloat16.
+            A :class:`fastopt.SparseRows` for one that touches few rows.
             ``None`` leaves that parameter and its state alone.
         sums: State ``sum``, ``initial_accumulator_value`` before step 1; updated.
         step: t, the step that is being taken, from 1: one number, or one for each parameter.
@@ -386,7 +391,7 @@ def adagrad(
 
 def adam(
     params: Arrays,
-    grads: OptionalArrays,
+    grads: Grads,
     exp_avgs: Arrays,
     exp_avg_sqs: Arrays,
     max_exp_avg_sqs: OptionalArrays | None = None,
@@ -445,6 +450,7 @@ def adam(
     Args:
         params: Parameters, float32, float64, float16 or bfloat16, any shapes; updated.
         grads: Their gradients, of the same shapes and dtypes; unless that is float64, also float32, float16 or bfloat16.
+            A :class:`fastopt.SparseRows` for one that touches few rows.
             ``None`` leaves that parameter and its state alone.
         exp_avgs: State ``exp_avg``, 0 before step 1; updated.
         exp_avg_sqs: State ``exp_avg_sq``, 0 before step 1; updated.
@@ -512,7 +518,7 @@ def adam(
 
 def adamax(
     params: Arrays,
-    grads: OptionalArrays,
+    grads: Grads,
     exp_avgs: Arrays,
     exp_infs: Arrays,
     *,
@@ -563,6 +569,7 @@ def adamax(
     Args:
         params: Parameters, float32, float64, float16 or bfloat16, any shapes; updated.
         grads: Their gradients, of the same shapes and dtypes; unless that is float64, also float32, float16 or bfloat16.
+            A :class:`fastopt.SparseRows` for one that touches few rows.
             ``None`` leaves that parameter and its state alone.
         exp_avgs: State ``exp_avg``, 0 before step 1; updated.
         exp_infs: State ``exp_inf``, 0 before step 1; updated.
@@ -625,7 +632,7 @@ def adamax(
 
 def adamw(
     params: Arrays,
-    grads: OptionalArrays,
+    grads: Grads,
     exp_avgs: Arrays,
     exp_avg_sqs: Arrays,
     max_exp_avg_sqs: OptionalArrays | None = None,
@@ -680,6 +687,7 @@ def adamw(
     Args:
         params: Parameters, float32, float64, float16 or bfloat16, any shapes; updated.
         grads: Their gradients, of the same shapes and dtypes; unless that is float64, also float32, float16 or bfloat16.
+            A :class:`fastopt.SparseRows` for one that touches few rows.
             ``None`` leaves that parameter and its state alone.
         exp_avgs: State ``exp_avg``, 0 before step 1; updated.
         exp_avg_sqs: State ``exp_avg_sq``, 0 before step 1; updated.
@@ -746,7 +754,7 @@ def adamw(
 
 def adan(
     params: Arrays,
-    grads: OptionalArrays,
+    grads: Grads,
     exp_avgs: Arrays,
     exp_avg_diffs: Arrays,
     exp_avg_sqs: Arrays,
@@ -802,6 +810,7 @@ def adan(
     Args:
         params: Parameters, float32, float64, float16 or bfloat16, any shapes; updated.
         grads: Their gradients, of the same shapes and dtypes; unless that is float64, also float32, float16 or bfloat16.
+            A :class:`fastopt.SparseRows` for one that touches few rows.
             ``None`` leaves that parameter and its state alone.
         exp_avgs: State ``exp_avg``, 0 before step 1; updated.
         exp_avg_diffs: State ``exp_avg_diff``, 0 before step 1; updated.
@@ -867,7 +876,7 @@ def adan(
 
 def ademamix(
     params: Arrays,
-    grads: OptionalArrays,
+    grads: Grads,
     exp_avg_fasts: Arrays,
     exp_avg_slows: Arrays,
     exp_avg_sqs: Arrays,
@@ -924,6 +933,7 @@ def ademamix(
     Args:
         params: Parameters, float32, float64, float16 or bfloat16, any shapes; updated.
         grads: Their gradients, of the same shapes and dtypes; unless that is float64, also float32, float16 or bfloat16.
+            A :class:`fastopt.SparseRows` for one that touches few rows.
             ``None`` leaves that parameter and its state alone.
         exp_avg_fasts: State ``exp_avg_fast``, 0 before step 1; updated.
         exp_avg_slows: State ``exp_avg_slow``, 0 before step 1; updated.
@@ -991,7 +1001,7 @@ def ademamix(
 
 def adopt(
     params: Arrays,
-    grads: OptionalArrays,
+    grads: Grads,
     exp_avgs: Arrays,
     exp_avg_sqs: Arrays,
     *,
@@ -1048,6 +1058,7 @@ def adopt(
     Args:
         params: Parameters, float32, float64, float16 or bfloat16, any shapes; updated.
         grads: Their gradients, of the same shapes and dtypes; unless that is float64, also float32, float16 or bfloat16.
+            A :class:`fastopt.SparseRows` for one that touches few rows.
             ``None`` leaves that parameter and its state alone.
         exp_avgs: State ``exp_avg``, 0 before step 1; updated.
         exp_avg_sqs: State ``exp_avg_sq``, 0 before step 1; updated.
@@ -1112,7 +1123,7 @@ def adopt(
 
 def asgd(
     params: Arrays,
-    grads: OptionalArrays,
+    grads: Grads,
     axs: Arrays,
     etas: Arrays,
     mus: Arrays,
@@ -1166,6 +1177,7 @@ def asgd(
     Args:
         params: Parameters, float32, float64, float16 or bfloat16, any shapes; updated.
         grads: Their gradients, of the same shapes and dtypes; unless that is float64, also float32, float16 or bfloat16.
+            A :class:`fastopt.SparseRows` for one that touches few rows.
             ``None`` leaves that parameter and its state alone.
         axs: State ``ax``, 0 before step 1; updated.
         etas: State ``eta``, ``lr`` before step 1; float64 arrays without axes; updated.
@@ -1228,7 +1240,7 @@ def asgd(
 
 def lamb(
     params: Arrays,
-    grads: OptionalArrays,
+    grads: Grads,
     exp_avgs: Arrays,
     exp_avg_sqs: Arrays,
     *,
@@ -1281,6 +1293,7 @@ def lamb(
     Args:
         params: Parameters, float32, float64, float16 or bfloat16, any shapes; updated.
         grads: Their gradients, of the same shapes and dtypes; unless that is float64, also float32, float16 or bfloat16.
+            A :class:`fastopt.SparseRows` for one that touches few rows.
             ``None`` leaves that parameter and its state alone.
         exp_avgs: State ``exp_avg``, 0 before step 1; updated.
         exp_avg_sqs: State ``exp_avg_sq``, 0 before step 1; updated.
@@ -1343,7 +1356,7 @@ def lamb(
 
 def lars(
     params: Arrays,
-    grads: OptionalArrays,
+    grads: Grads,
     momentum_buffers: Arrays,
     *,
     step: int | Sequence[int],
@@ -1397,6 +1410,7 @@ def lars(
     Args:
         params: Parameters, float32, float64, float16 or bfloat16, any shapes; updated.
         grads: Their gradients, of the same shapes and dtypes; unless that is float64, also float32, float16 or bfloat16.
+            A :class:`fastopt.SparseRows` for one that touches few rows.
             ``None`` leaves that parameter and its state alone.
         momentum_buffers: State ``momentum_buffer``, 0 before step 1; updated.
         step: t, the step that is being taken, from 1: one number, or one for each parameter.
@@ -1459,7 +1473,7 @@ def lars(
 
 def lion(
     params: Arrays,
-    grads: OptionalArrays,
+    grads: Grads,
     exp_avgs: Arrays,
     *,
     step: int | Sequence[int],
@@ -1507,6 +1521,7 @@ def lion(
     Args:
         params: Parameters, float32, float64, float16 or bfloat16, any shapes; updated.
         grads: Their gradients, of the same shapes and dtypes; unless that is float64, also float32, float16 or bfloat16.
+            A :class:`fastopt.SparseRows` for one that touches few rows.
             ``None`` leaves that parameter and its state alone.
         exp_avgs: State ``exp_avg``, 0 before step 1; updated.
         step: t, the step that is being taken, from 1: one number, or one for each parameter.
@@ -1566,7 +1581,7 @@ def lion(
 
 def muon(
     params: Arrays,
-    grads: OptionalArrays,
+    grads: Grads,
     momentum_buffers: Arrays,
     *,
     step: int | Sequence[int],
@@ -1624,6 +1639,7 @@ def muon(
     Args:
         params: Parameters, float32, float64, float16 or bfloat16, any shapes; updated.
         grads: Their gradients, of the same shapes and dtypes; unless that is float64, also float32, float16 or bfloat16.
+            A :class:`fastopt.SparseRows` for one that touches few rows.
             ``None`` leaves that parameter and its state alone.
         momentum_buffers: State ``momentum_buffer``, 0 before step 1; updated.
         step: t, the step that is being taken, from 1: one number, or one for each parameter.
@@ -1689,7 +1705,7 @@ def muon(
 
 def nadam(
     params: Arrays,
-    grads: OptionalArrays,
+    grads: Grads,
     exp_avgs: Arrays,
     exp_avg_sqs: Arrays,
     mu_products: Arrays,
@@ -1745,6 +1761,7 @@ def nadam(
     Args:
         params: Parameters, float32, float64, float16 or bfloat16, any shapes; updated.
         grads: Their gradients, of the same shapes and dtypes; unless that is float64, also float32, float16 or bfloat16.
+            A :class:`fastopt.SparseRows` for one that touches few rows.
             ``None`` leaves that parameter and its state alone.
         exp_avgs: State ``exp_avg``, 0 before step 1; updated.
         exp_avg_sqs: State ``exp_avg_sq``, 0 before step 1; updated.
@@ -1809,7 +1826,7 @@ def nadam(
 
 def radam(
     params: Arrays,
-    grads: OptionalArrays,
+    grads: Grads,
     exp_avgs: Arrays,
     exp_avg_sqs: Arrays,
     *,
@@ -1862,6 +1879,7 @@ def radam(
     Args:
         params: Parameters, float32, float64, float16 or bfloat16, any shapes; updated.
         grads: Their gradients, of the same shapes and dtypes; unless that is float64, also float32, float16 or bfloat16.
+            A :class:`fastopt.SparseRows` for one that touches few rows.
             ``None`` leaves that parameter and its state alone.
         exp_avgs: State ``exp_avg``, 0 before step 1; updated.
         exp_avg_sqs: State ``exp_avg_sq``, 0 before step 1; updated.
@@ -1924,7 +1942,7 @@ def radam(
 
 def rmsprop(
     params: Arrays,
-    grads: OptionalArrays,
+    grads: Grads,
     square_avgs: Arrays,
     grad_avgs: OptionalArrays | None = None,
     momentum_buffers: OptionalArrays | None = None,
@@ -1990,6 +2008,7 @@ def rmsprop(
     Args:
         params: Parameters, float32, float64, float16 or bfloat16, any shapes; updated.
         grads: Their gradients, of the same shapes and dtypes; unless that is float64, also float32, float16 or bfloat16.
+            A :class:`fastopt.SparseRows` for one that touches few rows.
             ``None`` leaves that parameter and its state alone.
         square_avgs: State ``square_avg``, 0 before step 1; updated.
         grad_avgs: State ``grad_avg``, 0 before step 1; updated.  Only for the variant that has it.
@@ -2060,7 +2079,7 @@ def rmsprop(
 
 def rprop(
     params: Arrays,
-    grads: OptionalArrays,
+    grads: Grads,
     prevs: Arrays,
     step_sizes: Arrays,
     *,
@@ -2110,6 +2129,7 @@ def rprop(
     Args:
         params: Parameters, float32, float64, float16 or bfloat16, any shapes; updated.
         grads: Their gradients, of the same shapes and dtypes; unless that is float64, also float32, float16 or bfloat16.
+            A :class:`fastopt.SparseRows` for one that touches few rows.
             ``None`` leaves that parameter and its state alone.
         prevs: State ``prev``, 0 before step 1; updated.
         step_sizes: State ``step_size``, ``lr`` before step 1; updated.
@@ -2170,7 +2190,7 @@ def rprop(
 
 def schedule_free_adamw(
     params: Arrays,
-    grads: OptionalArrays,
+    grads: Grads,
     zs: Arrays,
     exp_avg_sqs: Arrays,
     weight_sums: Arrays,
@@ -2229,6 +2249,7 @@ def schedule_free_adamw(
     Args:
         params: Parameters, float32, float64, float16 or bfloat16, any shapes; updated.
         grads: Their gradients, of the same shapes and dtypes; unless that is float64, also float32, float16 or bfloat16.
+            A :class:`fastopt.SparseRows` for one that touches few rows.
             ``None`` leaves that parameter and its state alone.
         zs: State ``z``, the parameter before step 1; updated.
         exp_avg_sqs: State ``exp_avg_sq``, 0 before step 1; updated.
@@ -2295,7 +2316,7 @@ def schedule_free_adamw(
 
 def schedule_free_sgd(
     params: Arrays,
-    grads: OptionalArrays,
+    grads: Grads,
     zs: Arrays,
     weight_sums: Arrays,
     lr_maxs: Arrays,
@@ -2351,6 +2372,7 @@ def schedule_free_sgd(
     Args:
         params: Parameters, float32, float64, float16 or bfloat16, any shapes; updated.
         grads: Their gradients, of the same shapes and dtypes; unless that is float64, also float32, float16 or bfloat16.
+            A :class:`fastopt.SparseRows` for one that touches few rows.
             ``None`` leaves that parameter and its state alone.
         zs: State ``z``, the parameter before step 1; updated.
         weight_sums: State ``weight_sum``, 0 before step 1; float64 arrays without axes; updated.
@@ -2414,7 +2436,7 @@ def schedule_free_sgd(
 
 def sgd(
     params: Arrays,
-    grads: OptionalArrays,
+    grads: Grads,
     momentum_buffers: OptionalArrays | None = None,
     velocity_buffers: OptionalArrays | None = None,
     *,
@@ -2472,6 +2494,7 @@ def sgd(
     Args:
         params: Parameters, float32, float64, float16 or bfloat16, any shapes; updated.
         grads: Their gradients, of the same shapes and dtypes; unless that is float64, also float32, float16 or bfloat16.
+            A :class:`fastopt.SparseRows` for one that touches few rows.
             ``None`` leaves that parameter and its state alone.
         momentum_buffers: State ``momentum_buffer``, 0 before step 1; updated.  Only for the variant that has it.
         velocity_buffers: State ``velocity_buffer``, 0 before step 1; updated.  Only for the variant that has it.

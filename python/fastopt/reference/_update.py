@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import math
 from collections.abc import Callable
+from functools import partial
 from inspect import Parameter
 from types import SimpleNamespace
 from typing import Any, NamedTuple, TypeAlias
@@ -14,6 +15,7 @@ import numpy as np
 from ._arithmetic import flushed
 from ._formats import is_half, nearest, read, read_weights, thresholds, write, write_weights
 from ._random import normals
+from ._sparse import Gradient, blocks_of, gradient_of, zero
 from ._sums import fold, in_order, in_tiles
 
 Update: TypeAlias = Callable[..., tuple[float | None, bool]]
@@ -154,11 +156,11 @@ def _scaled(g: Any, p: Any, o: dict[str, Any], norm: Any) -> Any:
     return scaled
 
 
-def _shaped(g: Any, p: Any, initial: Any, around: SimpleNamespace, stream: tuple[int, int, int]) -> Any:
+def _shaped(g: Any, p: Any, initial: Any, around: SimpleNamespace, noise: Callable[[], Any]) -> Any:
     """The gradient that the rule gets, after noise and regularization."""
     T = p.dtype.type
     if around.noise:
-        g = g + T(around.noise) * normals(*stream, p.size).astype(p.dtype).reshape(p.shape)
+        g = g + T(around.noise) * noise().astype(p.dtype)
     if around.l2:
         g = g + T(around.l2) * p
     if around.l2_init:
@@ -166,6 +168,11 @@ def _shaped(g: Any, p: Any, initial: Any, around: SimpleNamespace, stream: tuple
     if around.l1:
         g = g + T(around.l1) * np.sign(p)
     return g
+
+
+def _normals(stream: tuple[int, int, int], shape: tuple[int, ...], rows: Any) -> Any:
+    """The noise of a part of a parameter of this shape."""
+    return normals(*stream, math.prod(shape)).reshape(shape)[rows]
 
 
 def _finished(p: Any, initial: Any, around: SimpleNamespace) -> Any:
@@ -253,35 +260,52 @@ def rule(
     def make(formula: Callable[..., Any]) -> Update:
         wanted = [x.name for x in inspect.signature(formula).parameters.values() if x.kind is x.KEYWORD_ONLY]
 
-        def update_one(o: dict[str, Any], i: int, norm: Any) -> None:
+        def update_one(o: dict[str, Any], i: int, gradient: Gradient, norm: Any) -> None:
             def of(name: str) -> Any:
                 return None if o.get(name) is None else o[name][i]
 
-            param, rest = o["params"][i], of(RESTS.get(o["weights"], ""))
+            param, rest, rows = o["params"][i], of(RESTS.get(o["weights"], "")), gradient.rows
             present = {name: state.kind_in(o) for name, state in kept.items() if of(name) is not None}
-            state = {name: flushed(read(of(name), kind, of(scales.get(name, "")))) for name, kind in present.items()}
-            p, g = flushed(read_weights(param, o["weights"], rest)), flushed(read(o["grads"][i]))
+            state = {
+                name: flushed(read(of(name), kind, of(scales.get(name, "")))[rows]) for name, kind in present.items()
+            }
+            weights = read_weights(param, o["weights"], rest)
+            p, g = flushed(weights[rows]), flushed(gradient.values)
             initial, average = of("initial_params"), of("ema_params")
+            initial = None if initial is None else initial[rows]
 
             t = int(np.broadcast_to(o["step"], len(o["params"]))[i])
             T, around, stream = p.dtype.type, _around(o, t), (o["seed"], t, i)
-            g = _shaped(_scaled(g, p, o, norm), p, initial, around, stream)
+            noise = partial(_normals, stream, param.shape, rows)
+            g = _shaped(_scaled(g, p, o, norm), p, initial, around, noise)
             given = [*(state.get(name) for name in arrays), *(float(o[x][i]) for x in scalars)]
             values = {**o, "t": t, "before": p, "weight_decay": around.own_decay}
             new_p, *new = formula(p * T(around.decay), g, *given, **{x: values[x] for x in wanted})
             new_p = _finished(new_p, initial, around)
             if around.average:
-                average[...] = average + T(around.average) * (new_p - average)
+                average[rows] = average[rows] + T(around.average) * (new_p - average[rows])
 
             if is_half(param):
-                write_weights(np.asarray(new_p), param, o["weights"], rest, thresholds(stream, p.size, 4))
+                near, more, whole = param.copy(), np.copy(rest), weights.copy()
+                whole[rows] = new_p
+                write_weights(whole, near, o["weights"], more, thresholds(stream, param.size, 4))
+                param[rows] = near[rows]
+                if rest is not None:
+                    rest[rows] = more[rows]
             else:
-                param[...] = new_p
+                param[rows] = new_p
             new_state = dict(zip((*arrays, *scalars), new, strict=True))
             for number, (name, kind) in enumerate(present.items()):
                 random = o["moment_rounding"] == "stochastic"
-                rounding = thresholds(stream, p.size, number) if random else nearest
-                write(np.asarray(new_state[name]), of(name), kind, of(scales.get(name, "")), rounding)
+                rounding = thresholds(stream, param.size, number) if random else nearest
+                array, scale = of(name), of(scales.get(name, ""))
+                whole, stored, exponents = read(array, kind, scale).copy(), array.copy(), np.copy(scale)
+                whole[rows] = new_state[name]
+                write(whole, stored, kind, exponents, rounding)
+                array[rows] = stored[rows]
+                if scale is not None:
+                    blocks = blocks_of(rows, param.shape)
+                    scale[blocks] = exponents[blocks]
             for name in scalars:
                 o[name][i][...] = new_state[name]
 
@@ -289,18 +313,19 @@ def rule(
             bound = signature.bind(*args, **kwargs)
             bound.apply_defaults()
             o = bound.arguments
-            grads = {i: g for i, g in enumerate(o["grads"]) if g is not None}
+            given = {i: g for i, g in enumerate(o["grads"]) if g is not None}
+            grads = {i: gradient_of(g, o["params"][i]) for i, g in given.items()}
             norm = None
             with np.errstate(all="ignore"):
                 if o["clip_norm"] is not None or o["skip_nonfinite"]:
-                    squares = np.array([squared_norm(read(g)) for g in grads.values()])
+                    squares = np.array([squared_norm(g.values) for g in grads.values()])
                     norm = math.sqrt(in_order(squares)) / abs(o["grad_scale"])
-                skipped = o["skip_nonfinite"] and not all(np.isfinite(read(g)).all() for g in grads.values())
-                for i, g in grads.items():
+                skipped = o["skip_nonfinite"] and not all(np.isfinite(g.values).all() for g in grads.values())
+                for i, gradient in grads.items():
                     if not skipped:
-                        update_one(o, i, norm)
+                        update_one(o, i, gradient, norm)
                     if o["zero_grads"]:
-                        g[...] = 0
+                        zero(given[i])
             return norm, skipped
 
         public: Any = update
