@@ -73,6 +73,7 @@ USERS = {
     "csrc/core/threads/parallel.hpp": {"adopt"},  # a number of threads
     "python/fastopt/optim/rules/muon.py": {"sgd"},  # takes its step with it
     "python/fastopt/optim/rules/switch.py": {"adam", "sgd", "sgd_momentum"},  # goes from one to the other
+    "python/fastopt/sklearn/_step.py": {"Adam", "SGD"},  # the two that scikit-learn has
     "python/fastopt/torch.py": {"SGD", "Muon", "Adagrad"},  # whose state torch keeps in its own way
 }
 # Functions that are tested beside those of the tables, and layers that are not called as their function is.
