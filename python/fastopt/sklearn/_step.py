@@ -22,17 +22,14 @@ class Step:
     The coefficients, which have the L2 penalty, and the intercepts have an optimizer each: groups of one would take longer.
     """
 
-    keys: ClassVar[
-        Mapping[str, str]
-    ]  # scikit-learn's names of the lists of a state, and fastopt's names of their arrays
+    constants: ClassVar[tuple[str, ...]]  # attributes of scikit-learn's optimizer that no step changes
+    keys: ClassVar[Mapping[str, str]]  # its lists of a state, and fastopt's names of their arrays
 
     def __init__(self, optimizer: Any, params: list[Array]) -> None:
         self.params, self.half = params, len(params) // 2
         self.seen = self.seen_in(optimizer)
-        self.coefs, self.intercepts = (
-            self.make(optimizer, params[: self.half]),
-            self.make(optimizer, params[self.half :]),
-        )
+        self.coefs = self.make(optimizer, params[: self.half])
+        self.intercepts = self.make(optimizer, params[self.half :])
         for theirs, ours in self.keys.items():
             for state, array in zip(self.states, getattr(optimizer, theirs), strict=True):
                 state[ours] = array
