@@ -17,7 +17,7 @@ Array = NDArray[Any]
 
 
 class Step:
-    """fastopt's step on the parameters of an optimizer of scikit-learn's, and on the arrays of its state.
+    """fastopt's step on the parameters of an optimizer of scikit-learn's, whose state becomes the arrays that are updated here.
 
     The coefficients, which have the L2 penalty, and the intercepts have an optimizer each: groups of one would take longer.
     """
@@ -31,8 +31,10 @@ class Step:
         self.coefs = self.make(optimizer, params[: self.half])
         self.intercepts = self.make(optimizer, params[self.half :])
         for theirs, ours in self.keys.items():
-            for state, array in zip(self.states, getattr(optimizer, theirs), strict=True):
-                state[ours] = array
+            arrays = [state[ours] for state in self.states]
+            for array, before in zip(arrays, getattr(optimizer, theirs), strict=True):
+                array[...] = before
+            setattr(optimizer, theirs, arrays)
 
     @property
     def states(self) -> list[dict[str, Any]]:
@@ -40,6 +42,7 @@ class Step:
         return [*self.coefs.state, *self.intercepts.state]
 
     def seen_in(self, optimizer: Any) -> list[Any]:
+        """The hyperparameters that this was made with, if none has been changed."""
         return [getattr(optimizer, name) for name in self.constants]
 
     def make(self, optimizer: Any, params: list[Array]) -> optim.Optimizer:
@@ -62,9 +65,7 @@ class Step:
         self.intercepts.step(grads[self.half :])
 
     def publish(self, optimizer: Any) -> None:
-        """Sets the attributes of scikit-learn's optimizer that a step changes; the arrays have changed in place."""
-        for theirs, ours in self.keys.items():
-            setattr(optimizer, theirs, [state[ours] for state in self.states])
+        """Sets what a step changes in scikit-learn's optimizer beside the arrays, which are its own."""
 
 
 class AdamStep(Step):
@@ -83,7 +84,6 @@ class AdamStep(Step):
         return super().fits(optimizer, params) and all(state["step"] == optimizer.t for state in self.states)
 
     def publish(self, optimizer: Any) -> None:
-        super().publish(optimizer)
         optimizer.t = t = int(self.states[0]["step"])
         if t:
             root = np.sqrt(1 - optimizer.beta_2**t)
