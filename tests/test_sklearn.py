@@ -246,6 +246,7 @@ def test_a_state_that_was_set(steps: list[int]) -> None:
     assert steps[0] == 5
 
 
+@pytest.mark.filterwarnings("ignore:scipy.optimize")  # from L-BFGS in older versions
 def test_what_fastopt_does_not_take_is_left_alone(steps: list[int]) -> None:
     x, y = digits()
 
