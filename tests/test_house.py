@@ -81,6 +81,7 @@ USERS = {
     "csrc/core/threads/parallel.hpp": {"adopt"},  # the verb: it adopts a number of threads
     "python/fastopt/optim/rules/muon.py": {"sgd"},  # takes its step with it
     "python/fastopt/optim/rules/switch.py": {"adam", "sgd", "sgd_momentum"},  # switches from one to the other
+    "python/fastopt/sklearn/_step.py": {"Adam", "SGD"},  # the two that scikit-learn has
     "python/fastopt/torch.py": {"SGD", "Muon", "Adagrad"},  # torch stores their state differently
 }
 # Functions that are tested outside the tables, and layers that do not have the name of their function.

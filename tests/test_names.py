@@ -11,7 +11,7 @@ import pytest
 import fastopt
 
 
-@pytest.mark.parametrize("name", ["schedules", "torch", "reference"])
+@pytest.mark.parametrize("name", ["schedules", "sklearn", "torch", "reference"])
 def test_modules_show_public_names(name: str) -> None:
     module = importlib.import_module(f"fastopt.{name}")
     assert dir(module) == sorted(module.__all__)

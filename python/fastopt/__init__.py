@@ -53,4 +53,4 @@ if not TYPE_CHECKING:  # with it, type checkers would accept every name
 
 
 def __dir__() -> list[str]:
-    return sorted({*__all__, *({"torch"} & globals().keys())})  # fastopt.torch is listed once it is imported
+    return sorted({*__all__, *({"sklearn", "torch"} & globals().keys())})  # these are listed once they are imported
