@@ -11,6 +11,8 @@ void bind(pybind11::module_& m) {
   bind_row_norms(m);
   bind_channel_norms(m);
   bind_regularize(m);
+  bind_embedding(m);
+  bind_images(m);
   bind_threads(m);
   bind_floor(m);
   bind_formats(m);

@@ -25,11 +25,17 @@ inline constexpr std::size_t kWideRow = 16 << 10;  ///< bytes of a row of which 
 inline constexpr std::size_t kWidestRow = 256 << 10;  ///< bytes of a row of which 2·kTogether would leave L2
 inline constexpr std::size_t kColumnChunk = 1 << 14;  ///< elements of a chunk of columns; results depend on it
 
+inline constexpr std::size_t kLookupColumns = 512;    ///< columns of rows of a table that are summed at once
+inline constexpr std::size_t kProductBytes = 1 << 20;  ///< of a convolution's product, what it reads of the images and
+                                                       ///< what it writes: leaves L2 room for weights; results depend on it
+inline constexpr std::size_t kProductPixels = 256;     ///< of a product, at least; results depend on it
+
 // Prefetching.
 
 inline constexpr std::size_t kAhead = 512;          ///< elements between a prefetch and the tile that is computed
 inline constexpr std::size_t kBlocksAhead = 256;    ///< the same where blocks are decoded
 inline constexpr std::size_t kRowAhead = 16 << 10;  ///< bytes, the same along a row that is streamed
+inline constexpr std::size_t kLookupsAhead = 4;     ///< rows of a table that are fetched before their turn
 
 /// Whether prefetching a few streams that are longer than the caches pays.  On Intel's processors it gains up to 30 %
 /// (Sapphire Rapids, AdamW); AMD's follow the streams by themselves, and it costs 5 to 20 % (Zen 4).
@@ -51,6 +57,8 @@ inline constexpr double kStepPerByte = 1.0 / 70;                                
 inline constexpr double kRowForwardPerByte = 1.0 / 20, kRowBackwardPerByte = 1.0 / 15;  ///< of a normalization of rows
 inline constexpr double kSumOfChunks = 1.0 / 4;      ///< of a number that is added to a sum over chunks
 inline constexpr double kChannelPerByte = 1.0 / 20;  ///< of one of channels
+inline constexpr double kRowCopyPerByte = 1.0 / 20;  ///< of rows that are looked up in a table
+inline constexpr double kPoolPerElement = 1.0 / 4;   ///< of a window's element in pooling
 inline constexpr double kFloorPerWord = 1.0 / 16;    ///< of the floor
 inline constexpr double kPerThread = 3000;  ///< work that is worth waking a thread: with two cores a region costs 1 µs
 inline constexpr double kBriefStep = 1e6;   ///< of a step that keeps Python's lock: a fifth of a thread's turn

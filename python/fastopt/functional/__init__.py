@@ -27,6 +27,7 @@ from ._batch import (
     batch_renorm,
     batch_renorm_backward,
 )
+from ._conv import conv2d, conv2d_backward
 from ._dropout import (
     channel_dropout,
     channel_dropout_backward,
@@ -35,8 +36,10 @@ from ._dropout import (
     gaussian_dropout,
     gaussian_dropout_backward,
 )
+from ._embedding import embedding, embedding_backward
 from ._groups import group_norm, group_norm_backward, instance_norm, instance_norm_backward
 from ._lengths import cosine_norm, cosine_norm_backward, scale_norm, scale_norm_backward
+from ._pool import avg_pool2d, avg_pool2d_backward, max_pool2d, max_pool2d_backward
 from ._rows import (
     add_layer_norm,
     add_layer_norm_backward,
@@ -64,6 +67,8 @@ __all__ = [
     "add_layer_norm_backward",
     "add_rms_norm",
     "add_rms_norm_backward",
+    "avg_pool2d",
+    "avg_pool2d_backward",
     "batch_norm",
     "batch_norm_add_relu",
     "batch_norm_add_relu_backward",
@@ -79,10 +84,14 @@ __all__ = [
     "channel_dropout",
     "channel_dropout_backward",
     "combine_stats",
+    "conv2d",
+    "conv2d_backward",
     "cosine_norm",
     "cosine_norm_backward",
     "dropout",
     "dropout_backward",
+    "embedding",
+    "embedding_backward",
     "fold_batch_norm",
     "gaussian_dropout",
     "gaussian_dropout_backward",
@@ -92,6 +101,8 @@ __all__ = [
     "instance_norm_backward",
     "layer_norm",
     "layer_norm_backward",
+    "max_pool2d",
+    "max_pool2d_backward",
     "rms_norm",
     "rms_norm_backward",
     "scale_norm",
