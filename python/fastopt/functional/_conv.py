@@ -150,9 +150,7 @@ def conv2d_backward(
     dx = conv.images("out[0]", given[0], x.shape) if x_grad else None
     dweight = conv.parameter("out[1]", given[1], weight.shape)
     dbias = conv.parameter("out[2]", given[2], (conv.filters,)) if bias_grad else None
-    conv.expect_apart(
-        {f"out[{i}]": array for i, array in enumerate(given)}, {"dy": dy, "x": x, "weight": weight}
-    )
+    conv.expect_apart({f"out[{i}]": array for i, array in enumerate(given)}, {"dy": dy, "x": x, "weight": weight})
     with np.errstate(all="ignore"):
         conv.backward(dy, dx, dweight, dbias)
     return dx, dweight, dbias

@@ -34,7 +34,8 @@ class _Rooms(threading.local):
             room = np.empty(need, np.uint8)
             if need <= self.MOST:
                 self.rooms[name] = room
-        return room[:need].view(dtype).reshape(shape)
+        array: Array = room[:need].view(dtype).reshape(shape)
+        return array
 
 
 _rooms = _Rooms()
@@ -59,9 +60,7 @@ class Convolving:
                 "x[np.newaxis]"
             )
         if not -4 <= axis < 4 or axis % 4 == 0:
-            raise ValueError(
-                f"{function}: channel_axis must name one of the axes of x but the first, got {axis}"
-            )
+            raise ValueError(f"{function}: channel_axis must name one of the axes of x but the first, got {axis}")
         self.axis = axis % 4
         self.dtype, self.columns = x.dtype, has_columns(x, self.axis)
         self.x = self.in_order(x)
@@ -91,9 +90,7 @@ class Convolving:
                 f"{weight.shape[1] * groups}, as weight has shape {weight.shape} and groups is {groups}"
             )
         if weight.shape[0] % groups:
-            raise ValueError(
-                f"{function}: groups must divide the {weight.shape[0]} filters of weight, got {groups}"
-            )
+            raise ValueError(f"{function}: groups must divide the {weight.shape[0]} filters of weight, got {groups}")
         if 0 in weight.shape:
             raise ValueError(f"{function}: weight has shape {weight.shape}, expected at least one element on each axis")
 
@@ -114,9 +111,7 @@ class Convolving:
         else:
             before = [*two_of(function, "padding", padding, 0)]
             both = [2 * some for some in before]
-        out = [
-            (n + some - reach) // step + 1 for n, some, reach, step in zip(in_, both, reaches, strides, strict=True)
-        ]
+        out = [(n + some - reach) // step + 1 for n, some, reach, step in zip(in_, both, reaches, strides, strict=True)]
         for n, some, reach, windows in zip(in_, both, reaches, out, strict=True):
             if windows < 1:
                 raise ValueError(
@@ -143,7 +138,12 @@ class Convolving:
     def array(self, name: str, array: Any, shape: tuple[int, ...] | None = None) -> Array:
         """An argument that is only read."""
         return array_of(
-            self.function, name, array, shape, (self.dtype.name,), way_out=lambda: f", as x has: pass {name}.astype(x.dtype)"
+            self.function,
+            name,
+            array,
+            shape,
+            (self.dtype.name,),
+            way_out=lambda: f", as x has: pass {name}.astype(x.dtype)",
         )
 
     def images(self, name: str, out: Any, shape: tuple[int, ...]) -> Array:
@@ -180,7 +180,7 @@ class Convolving:
         others = targets + [(name, array) for name, array in read.items() if array is not None]
         for i, (name, target) in enumerate(targets):
             for other, array in others[i + 1 :]:
-                if np.may_share_memory(target, array) and np.shares_memory(target, array, 1_000_000):
+                if _share_memory(target, array):
                     raise ValueError(f"{self.function}: {name} would be written, but overlaps {other}")
 
     # Pieces
@@ -230,36 +230,34 @@ class Convolving:
 
     def backward(self, dy: Array, dx: Array | None, dweight: Array, dbias: Array | None) -> None:
         """Fills the gradients."""
-        dy, dx, filters = self.in_order(dy), None if dx is None else self.in_order(dx), self.filters // self.groups
-        total = dweight.reshape(self.weight.shape) if not self.columns else np.empty_like(self.weight)  # a view, or not
-        part, first = self.room("part", *self.weight.shape), True
+        dy, dx = self.in_order(dy), None if dx is None else self.in_order(dx)
+        total = np.empty_like(self.weight) if self.columns else dweight.reshape(self.weight.shape)  # that is a view
+        if not self.samples:
+            total[...] = 0
+        if not self.samples and dbias is not None:
+            dbias[...] = 0
+        part = self.room("part", *self.weight.shape)
         for piece, windows in self.pieces():
-            count = windows.stop - windows.start
-            matrix, g = self.unfold(piece, windows), self._collect(dy, piece, windows)
-            to, ones = total if first else part, np.ones(count, self.dtype)
-            if self.columns:
-                of = [g[:, i * filters : (i + 1) * filters] for i in range(self.groups)]
-                for i in range(self.groups):
-                    np.matmul(of[i].T, matrix[i], out=to[i])
-                sums = ones @ g if dbias is not None else None
-            else:
-                of = [*(g := g.reshape(self.groups, filters, count))]
-                np.matmul(g, matrix.transpose(0, 2, 1), out=to)
-                sums = g.reshape(self.filters, count) @ ones if dbias is not None else None
-            if not first:
+            is_first, count = piece[0] == 0, windows.stop - windows.start
+            g, to = self._collect(dy, piece, windows), total if is_first else part
+            of_groups = np.split(g, self.groups, axis=1 if self.columns else 0)
+            matrix = self.unfold(piece, windows)
+            for i, of in enumerate(of_groups):
+                np.matmul(of.T if self.columns else of, matrix[i] if self.columns else matrix[i].T, out=to[i])
+            if not is_first:
                 total += part
             if dbias is not None:
-                np.copyto(dbias, sums) if first else np.add(dbias, sums, out=dbias)
+                ones = np.ones(count, self.dtype)
+                sums = ones @ g if self.columns else g @ ones
+                np.copyto(dbias, sums if is_first else dbias + sums)
             if dx is not None:
                 back = self.matrix("back", count)
-                for i in range(self.groups):
-                    np.matmul(*((of[i], self.weight[i]) if self.columns else (self.weight[i].T, of[i])), out=back[i])
+                for i, of in enumerate(of_groups):
+                    if self.columns:
+                        np.matmul(of, self.weight[i], out=back[i])
+                    else:
+                        np.matmul(self.weight[i].T, of, out=back[i])
                 self.fold(piece, back, dx)
-            first = False
-        if first:
-            total[...] = 0
-            if dbias is not None:
-                dbias[...] = 0
         if self.columns:
             dweight[...] = total.reshape(self.filters, *self.size, -1).transpose(0, 3, 1, 2)
 
@@ -281,8 +279,16 @@ class Convolving:
         return matrix.reshape(-1, self.filters)
 
 
+def _share_memory(a: Array, b: Array) -> bool:
+    """Whether two arrays share an element; for strange strides, whether they may."""
+    if not np.may_share_memory(a, b):
+        return False
+    try:
+        return bool(np.shares_memory(a, b, max_work=1_000_000))  # type: ignore[arg-type]
+    except np.exceptions.TooHardError:
+        return True
+
+
 def _way_out(name: str, array: Any) -> str:
     half = array.dtype.itemsize == 2 and array.dtype.kind not in "iu"
     return (": NumPy has no fast product of 16-bit numbers" if half else "") + f"; pass {name}.astype(np.float32)"
-
-

@@ -86,9 +86,7 @@ def embedding_backward(
                [ 0.,  0.],
                [11., 22.]])
     """
-    return kernels.embedding_backward(
-        dy, _int64("embedding_backward", indices), num_embeddings, padding_idx, out
-    )
+    return kernels.embedding_backward(dy, _int64("embedding_backward", indices), num_embeddings, padding_idx, out)
 
 
 def _int64(function: str, indices: Any) -> Array:
@@ -105,4 +103,5 @@ def _int64(function: str, indices: Any) -> Array:
         )
     if indices.dtype == np.uint64:
         indices = np.minimum(indices, np.iinfo(np.int64).max)  # what is larger is out of range either way
-    return np.ascontiguousarray(indices, np.int64).reshape(indices.shape)
+    contiguous: Array = np.ascontiguousarray(indices, np.int64).reshape(indices.shape)
+    return contiguous

@@ -103,9 +103,7 @@ def max_pool2d(
         array([[[[0., 1., 0., 0.],
                  [0., 0., 0., 1.]]]])
     """
-    return kernels.max_pool2d(
-        x, kernel_size, stride, padding, dilation, ceil_mode, return_indices, channel_axis, out
-    )
+    return kernels.max_pool2d(x, kernel_size, stride, padding, dilation, ceil_mode, return_indices, channel_axis, out)
 
 
 def max_pool2d_backward(

@@ -3,6 +3,8 @@
 from ._batch import BatchNorm, BatchNormAddReLU, BatchNormReLU, BatchRenorm, update_bn
 from ._channels import GroupNorm, InstanceNorm
 from ._dropout import ChannelDropout, Dropout, GaussianDropout
+from ._embedding import Embedding
+from ._images import AvgPool2d, Conv2d, Flatten, MaxPool2d
 from ._layer import Layer
 from ._linear import CosineLinear, WeightNormLinear
 from ._rows import AddLayerNorm, AddRMSNorm, LayerNorm, RMSNorm, ScaleNorm
@@ -10,18 +12,23 @@ from ._rows import AddLayerNorm, AddRMSNorm, LayerNorm, RMSNorm, ScaleNorm
 __all__ = [
     "AddLayerNorm",
     "AddRMSNorm",
+    "AvgPool2d",
     "BatchNorm",
     "BatchNormAddReLU",
     "BatchNormReLU",
     "BatchRenorm",
     "ChannelDropout",
+    "Conv2d",
     "CosineLinear",
     "Dropout",
+    "Embedding",
+    "Flatten",
     "GaussianDropout",
     "GroupNorm",
     "InstanceNorm",
     "Layer",
     "LayerNorm",
+    "MaxPool2d",
     "RMSNorm",
     "ScaleNorm",
     "WeightNormLinear",

@@ -27,11 +27,20 @@ from .dropout import (
     gaussian_dropout,
     gaussian_dropout_backward,
 )
+from .embedding import embedding, embedding_backward
 from .groups import (
     group_norm,
     group_norm_backward,
     instance_norm,
     instance_norm_backward,
+)
+from .images import (
+    avg_pool2d,
+    avg_pool2d_backward,
+    conv2d,
+    conv2d_backward,
+    max_pool2d,
+    max_pool2d_backward,
 )
 from .rows import (
     add_layer_norm,
@@ -75,6 +84,8 @@ __all__ = [
     "ademamix",
     "adopt",
     "asgd",
+    "avg_pool2d",
+    "avg_pool2d_backward",
     "batch_norm",
     "batch_norm_add_relu",
     "batch_norm_add_relu_backward",
@@ -90,10 +101,14 @@ __all__ = [
     "channel_dropout",
     "channel_dropout_backward",
     "combine_stats",
+    "conv2d",
+    "conv2d_backward",
     "cosine_norm",
     "cosine_norm_backward",
     "dropout",
     "dropout_backward",
+    "embedding",
+    "embedding_backward",
     "fold_batch_norm",
     "gaussian_dropout",
     "gaussian_dropout_backward",
@@ -106,6 +121,8 @@ __all__ = [
     "layer_norm",
     "layer_norm_backward",
     "lion",
+    "max_pool2d",
+    "max_pool2d_backward",
     "muon",
     "nadam",
     "radam",
