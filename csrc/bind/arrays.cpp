@@ -54,8 +54,7 @@ bool is_masked(py::handle object) {
 }
 
 const char* name_of(Dtype dtype) {
-  constexpr const char* names[] = {"float32", "float64",  "float16", "bfloat16",
-                                   "int8",    "uint8", "int32",   "int64"};
+  constexpr const char* names[] = {"float32", "float64", "float16", "bfloat16", "int8", "uint8", "int32", "int64"};
   return names[static_cast<int>(dtype)];
 }
 

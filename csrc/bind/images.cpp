@@ -101,8 +101,8 @@ class PoolArguments {
     y_shape[static_cast<std::size_t>(axes_[2])] = pool.y.out;
     y_shape[static_cast<std::size_t>(axes_[3])] = pool.x.out;
     if (given && x.shape() != y_shape)
-      throw py::value_error(call.text(x_name_) + " has shape " + text_of(x.shape()) + ", expected " +
-                            text_of(y_shape) + ", the result's for input_size " + text_of(x_shape));
+      throw py::value_error(call.text(x_name_) + " has shape " + text_of(x.shape()) + ", expected " + text_of(y_shape) +
+                            ", the result's for input_size " + text_of(x_shape));
   }
 
   const Divisors& divisors() const { return divisors_; }
@@ -128,7 +128,8 @@ class PoolArguments {
     const Array array(object, name, its_dtype == Dtype::int32 ? Accepted::indices : Accepted::floats);
     if (array.size() != 0 && (!is_dense(array) || !runs(array)))
       throw py::type_error(name.text() + " must have its " + (pool.columns ? "channels" : "rows") +
-                           " innermost in memory, as " + x_name_ + " has, without gaps or negative strides; None makes "
+                           " innermost in memory, as " + x_name_ +
+                           " has, without gaps or negative strides; None makes "
                            "such an array");
     return {object, images_of(array, axes_)};
   }
@@ -325,9 +326,8 @@ void bind_convolution(py::module_& m) {
            [](const Convolving& self, const Rowed& piece, py::handle matrix, py::handle dx) {
              const Array from = array_of(matrix, "matrix"), to = array_of(dx, "dx");
              const Images in = images_of(to, kInOrder);
-             convolve(from, to, [&](auto kernels, const auto* a, auto* b) {
-               kernels.fold(self.conv, {piece[0], piece[1]}, a, b, in);
-             });
+             convolve(from, to,
+                      [&](auto kernels, auto* a, auto* b) { kernels.fold(self.conv, {piece[0], piece[1]}, a, b, in); });
            })
       .def("place",
            [](const Convolving& self, const Rowed& piece, py::handle matrix, py::handle bias, py::handle y) {
@@ -348,9 +348,8 @@ void bind_convolution(py::module_& m) {
            })
       .def("add_bias", [](const Convolving&, py::handle y, py::handle bias) {
         const Array to = array_of(y, "y"), from = array_of(bias, "bias");
-        convolve(to, from, [&](auto kernels, auto* a, const auto* b) {
-          kernels.add_bias(a, to.shape(0), to.shape(1), b);
-        });
+        convolve(to, from,
+                 [&](auto kernels, auto* a, const auto* b) { kernels.add_bias(a, to.shape(0), to.shape(1), b); });
       });
 }
 

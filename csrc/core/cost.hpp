@@ -25,10 +25,10 @@ inline constexpr std::size_t kWideRow = 16 << 10;  ///< bytes of a row of which 
 inline constexpr std::size_t kWidestRow = 256 << 10;  ///< bytes of a row of which 2·kTogether would leave L2
 inline constexpr std::size_t kColumnChunk = 1 << 14;  ///< elements of a chunk of columns; results depend on it
 
-inline constexpr std::size_t kLookupColumns = 512;    ///< columns of rows of a table that are summed at once
-inline constexpr std::size_t kProductBytes = 1 << 20;  ///< of a convolution's product, what it reads of the images and
-                                                       ///< what it writes: leaves L2 room for weights; results depend on it
-inline constexpr std::size_t kProductPixels = 256;     ///< of a product, at least; results depend on it
+inline constexpr std::size_t kLookupColumns = 512;  ///< columns of rows of a table that are summed at once
+/// Bytes of what a convolution's product reads of images and writes: they leave L2 room for weights; results depend on it.
+inline constexpr std::size_t kProductBytes = 1 << 20;
+inline constexpr std::size_t kProductPixels = 256;  ///< of such a product, at least; results depend on it
 
 // Prefetching.
 

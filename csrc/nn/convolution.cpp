@@ -2,7 +2,7 @@
 #include "nn/convolution.hpp"
 
 #include <algorithm>
-#include <cstring>
+#include <vector>
 
 #include "core/cost.hpp"
 #include "core/reduce.hpp"
@@ -50,9 +50,32 @@ template <class Body> inline void for_samples(const Convolution& conv, const Pie
   }
 }
 
+/// Whether rows of windows and rows of the image follow one another in the same way, as where padding keeps the size: then
+/// what windows have as one of their elements is the plane itself, shifted.
+bool is_shifted(const Convolution& conv, const Images& in) {
+  return conv.x.stride == 1 && conv.y.stride == 1 && conv.x.out == conv.x.in && in.column == 1 && in.row == conv.x.in;
+}
+
+/// The rows of windows of [begin, end) that have row ky of them inside.
+Windows::Range rows_inside(const Windows& tall, std::ptrdiff_t ky, std::ptrdiff_t begin, std::ptrdiff_t end) {
+  const auto [first, last] = tall.windows(ky);
+  begin = std::clamp(first, begin, end);
+  return {begin, std::clamp(last, begin, end)};
+}
+
+/// 0 for what the windows of some rows have outside of the image on its left and right.
+template <class T> void clear_outside(const Span& span, std::ptrdiff_t rows, std::ptrdiff_t wide, T* to) {
+  if (span.begin == 0 && span.end == wide) return;
+  for (std::ptrdiff_t row = 0; row < rows; ++row, to += wide) {
+    for (std::ptrdiff_t i = 0; i < span.begin; ++i) to[i] = 0;
+    for (std::ptrdiff_t i = span.end; i < wide; ++i) to[i] = 0;
+  }
+}
+
 template <class T>
 void unfold_planes(const Convolution& conv, const Piece& piece, const T* x, const Images& in, T* matrix) {
   const std::ptrdiff_t wide = conv.x.out, length = piece.count * wide, rows = in.channels * conv.elements();
+  const bool shifted = is_shifted(conv, in);
   parallel(threads_for(cost<T>(rows * length)), [&](int thread, int threads) {
     const Range mine = share(size(rows), thread, threads);
     for (auto row = static_cast<std::ptrdiff_t>(mine.begin); row < static_cast<std::ptrdiff_t>(mine.end); ++row) {
@@ -60,6 +83,18 @@ void unfold_planes(const Convolution& conv, const Piece& piece, const T* x, cons
       const Span span(conv.x, kx);
       for_samples(conv, piece, [&](std::ptrdiff_t n, std::ptrdiff_t begin, std::ptrdiff_t end, std::ptrdiff_t p) {
         T* to = matrix + row * length + p;
+        if (shifted && span.begin < span.end) {
+          const auto [first, last] = rows_inside(conv.y, ky, begin, end);
+          clear(to, (first - begin) * wide);
+          if (first < last) {
+            T* const inside = to + (first - begin) * wide;
+            move(x + in.offset(n, c, conv.y.at(first, ky), span.column),
+                 (last - first) * wide - span.begin - (wide - span.end), inside + span.begin);
+            clear_outside(span, last - first, wide, inside);
+          }
+          clear(to + (last - begin) * wide, (end - last) * wide);
+          return;
+        }
         for (std::ptrdiff_t oy = begin; oy < end; ++oy, to += wide) {
           const std::ptrdiff_t y = conv.y.at(oy, ky);
           if (!conv.y.inside(y)) {
@@ -81,13 +116,15 @@ template <class T>
 void unfold_columns(const Convolution& conv, const Piece& piece, const T* x, const Images& in, T* matrix) {
   const std::ptrdiff_t windows = piece.count * conv.x.out, channels = in.channels / conv.groups;
   const std::ptrdiff_t length = conv.elements() * channels;
+  std::vector<Windows::Range> inside;
+  for (std::ptrdiff_t ox = 0; ox < conv.x.out; ++ox) inside.push_back(conv.x.elements(ox));
   const bool whole = conv.groups == 1 && conv.x.dilation == 1 && in.channel == 1 && in.column == in.channels;
   parallel(threads_for(cost<T>(windows * length * conv.groups)), [&](int thread, int threads) {
     const Range mine = share(size(windows), thread, threads);
     for (auto p = static_cast<std::ptrdiff_t>(mine.begin); p < static_cast<std::ptrdiff_t>(mine.end); ++p) {
       const std::ptrdiff_t row = piece.first + p / conv.x.out, ox = p % conv.x.out;
       const std::ptrdiff_t n = row / conv.y.out, oy = row % conv.y.out;
-      const auto [begin, end] = conv.x.elements(ox);
+      const auto [begin, end] = inside[size(ox)];
       for (std::ptrdiff_t g = 0; g < conv.groups; ++g) {
         T* to = matrix + (g * windows + p) * length;
         for (std::ptrdiff_t ky = 0; ky < conv.y.size; ++ky, to += conv.x.size * channels) {
@@ -111,8 +148,8 @@ void unfold_columns(const Convolution& conv, const Piece& piece, const T* x, con
   });
 }
 
-template <class T>
-void fold_planes(const Convolution& conv, const Piece& piece, const T* matrix, T* dx, const Images& in) {
+template <class T> void fold_planes(const Convolution& conv, const Piece& piece, T* matrix, T* dx, const Images& in) {
+  const bool shifted = is_shifted(conv, in);
   const std::ptrdiff_t wide = conv.x.out, length = piece.count * wide;
   const std::ptrdiff_t first = piece.first / conv.y.out,
                        samples = (piece.first + piece.count - 1) / conv.y.out - first + 1;
@@ -128,7 +165,15 @@ void fold_planes(const Convolution& conv, const Piece& piece, const T* matrix, T
       for (std::ptrdiff_t ky = 0; ky < conv.y.size; ++ky)
         for (std::ptrdiff_t kx = 0; kx < conv.x.size; ++kx) {
           const Span span(conv.x, kx);
-          const T* row = matrix + ((c * conv.y.size + ky) * conv.x.size + kx) * length + before * wide;
+          T* const row = matrix + ((c * conv.y.size + ky) * conv.x.size + kx) * length + before * wide;
+          if (shifted && span.begin < span.end) {
+            const auto [from, to] = rows_inside(conv.y, ky, begin, end);
+            if (from == to) continue;
+            clear_outside(span, to - from, wide, row + from * wide);
+            add(row + from * wide + span.begin, (to - from) * wide - span.begin - (wide - span.end),
+                dx + in.offset(n, c, conv.y.at(from, ky), span.column));
+            continue;
+          }
           for (std::ptrdiff_t oy = begin; oy < end; ++oy) {
             const std::ptrdiff_t y = conv.y.at(oy, ky);
             if (!conv.y.inside(y)) continue;
@@ -197,8 +242,7 @@ void ConvolutionKernels<T>::unfold(const Convolution& conv, const Piece& piece, 
 }
 
 template <class T>
-void ConvolutionKernels<T>::fold(const Convolution& conv, const Piece& piece, const T* matrix, T* dx,
-                                 const Images& in) {
+void ConvolutionKernels<T>::fold(const Convolution& conv, const Piece& piece, T* matrix, T* dx, const Images& in) {
   conv.columns ? fold_columns(conv, piece, matrix, dx, in) : fold_planes(conv, piece, matrix, dx, in);
 }
 

@@ -33,8 +33,9 @@ template <class T> struct ConvolutionKernels {
   static void unfold(const Convolution& conv, const Piece& piece, const T* x, const Images& in, T* matrix);
 
   /// The gradient of unfold: adds to dx, after 0 where a sample begins.  Each element gets its terms in the order of ky
-  /// and kx, piece by piece.  dx: rows of planes, or columns, contiguous.
-  static void fold(const Convolution& conv, const Piece& piece, const T* matrix, T* dx, const Images& in);
+  /// and kx, piece by piece.  dx: rows of planes, or columns, contiguous.  What windows have outside of the image may be
+  /// 0 in the matrix then.
+  static void fold(const Convolution& conv, const Piece& piece, T* matrix, T* dx, const Images& in);
 
   /// y = matrix + bias (may be null) for images as planes.  matrix: (channels, p); y: rows contiguous.
   static void place(const Convolution& conv, const Piece& piece, const T* matrix, const T* bias, T* y,

@@ -76,7 +76,8 @@ struct Sorted {
     }
     begin[rows] = before;
     for (std::size_t i = 0; i < count; ++i)  // leaves in each place where the next row begins
-      if (indices[i] != skipped) position[begin[static_cast<std::size_t>(indices[i])]++] = static_cast<std::uint32_t>(i);
+      if (indices[i] != skipped)
+        position[begin[static_cast<std::size_t>(indices[i])]++] = static_cast<std::uint32_t>(i);
     std::move_backward(begin.begin(), begin.end() - 1, begin.end());
     begin[0] = 0;
   }

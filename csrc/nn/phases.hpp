@@ -1,19 +1,25 @@
 /// Rows of which every stride-th element lies together, so that windows that move by the stride are vectors.
 #pragma once
 
-#include <algorithm>
 #include <cstddef>
+#include <utility>
 
 #include "core/reduce.hpp"
 #include "core/simd.hpp"
 
 namespace fastopt {
 
-/// Elements 0, 2, 4, … of two vectors (Which = 0), or 1, 3, 5, ….
-template <std::size_t Which, class V> inline V every_second(V a, V b) {
-  return [&]<std::size_t... I>(std::index_sequence<I...>) {
-    return __builtin_shufflevector(a, b, (2 * I + Which)...);
-  }(std::make_index_sequence<width<V>>{});
+/// Every second of 2·width<V> numbers, the first one too (Which = 0) or not; reads none behind the last of them.
+template <std::size_t Which, class V, class S> inline V every_second(const S* from) {
+  if constexpr (is_number<V>) {
+    return load<V>(from + Which);
+  } else {
+    constexpr std::size_t kN = width<V>;
+    const V a = load<V>(from), b = load<V>(from + kN - 1 + Which);
+    return [&]<std::size_t... I>(std::index_sequence<I...>) {
+      return __builtin_shufflevector(a, b, (2 * I < kN ? 2 * I + Which : 2 * I + 1)...);
+    }(std::make_index_sequence<kN>{});
+  }
 }
 
 /// The elements of two vectors in turn: the first half of the result (Which = 0), or the second.
@@ -30,13 +36,22 @@ template <class T, class S> inline void take_every(const S* from, std::ptrdiff_t
     each<T>(count, [&](std::size_t i, auto number) { store(to + i, load<decltype(number)>(from + i)); });
     return;
   }
-  std::size_t i = 0;
   if (step == 2) {
-    using V = Vector<T>;
-    for (; i + width<V> < count; i += width<V>)  // both vectors end before the last element's neighbour
-      store(to + i, every_second<0>(load<V>(from + 2 * i), load<V>(from + 2 * i + width<V>)));
+    each<T>(count, [&](std::size_t i, auto number) { store(to + i, every_second<0, decltype(number)>(from + 2 * i)); });
+    return;
   }
-  for (; i < count; ++i) to[i] = load<T>(from + static_cast<std::ptrdiff_t>(i) * step);
+  for (std::size_t i = 0; i < count; ++i) to[i] = load<T>(from + static_cast<std::ptrdiff_t>(i) * step);
+}
+
+/// Stores the elements of two vectors, or two numbers, in turn.
+template <class V, class S> inline void store_in_turn(S* to, V a, V b) {
+  if constexpr (is_number<V>) {
+    store(to, a);
+    store(to + 1, b);
+  } else {
+    store(to, in_turn<0>(a, b));
+    store(to + width<V>, in_turn<1>(a, b));
+  }
 }
 
 /// The opposite: to[i·stride] = from[i] of each of `stride` rows, that lie `apart`, up to to[count − 1].  Element `first`
@@ -53,11 +68,8 @@ inline void merge_phases(const T* phases, std::size_t apart, std::size_t stride,
   if (stride == 2) {
     using V = Vector<T>;
     const T *even = phases + phase * apart + at, *odd = phases + (1 - phase) * apart + at + phase;
-    for (; i + 2 * width<V> <= count; i += 2 * width<V>) {
-      const V a = load<V>(even + i / 2), b = load<V>(odd + i / 2);
-      store(to + i, in_turn<0>(a, b));
-      store(to + i + width<V>, in_turn<1>(a, b));
-    }
+    for (; i + 2 * width<V> <= count; i += 2 * width<V>)
+      store_in_turn(to + i, load<V>(even + i / 2), load<V>(odd + i / 2));
     for (; i < count; ++i) store(to + i, i % 2 == 0 ? even[i / 2] : odd[i / 2]);
     return;
   }

@@ -70,6 +70,28 @@ template <class E> struct Source {
   const E* from;
   std::ptrdiff_t place;  ///< in the plane, of the first one
 };
+template <class E> struct Sources : std::vector<Source<E>> {
+  /// Calls body(the elements of V's windows from number i on, place of that of window 0), for each element in order.
+  template <class V, class Body>
+  [[gnu::always_inline]] inline void each_element(std::size_t i, const Body& body) const {
+    for (const Source<E>& one : *this) body(load<V>(one.from + i), one.place);
+  }
+};
+/// The same for windows of two elements in a row that lie side by side.
+template <class E> struct PairSources : std::vector<Source<E>> {
+  template <class V, class Body>
+  [[gnu::always_inline]] inline void each_element(std::size_t i, const Body& body) const {
+    for (const Source<E>& one : *this) {
+      body(every_second<0, V>(one.from + 2 * i), one.place);
+      body(every_second<1, V>(one.from + 2 * i), one.place + 1);
+    }
+  }
+};
+
+/// Whether windows are pairs of neighbours along rows, that begin with the first.
+bool in_pairs(const Windows& axis) {
+  return axis.size == 2 && axis.stride == 2 && axis.padding == 0 && axis.dilation == 1 && 2 * axis.out <= axis.in;
+}
 
 /// The rows of a plane that windows of one row of results need, each in as many phases as the windows need.
 template <class S> class SplitRows {
@@ -88,7 +110,7 @@ template <class S> class SplitRows {
   void begin_plane() { std::ranges::fill(held_, -1); }
 
   /// Lists what the windows of row `oy` of results have inside, in order; x: the plane.
-  void list(const S* x, const Images& in, std::ptrdiff_t oy, std::vector<Source<T>>& sources) {
+  void list(const S* x, const Images& in, std::ptrdiff_t oy, Sources<T>& sources) {
     const Windows& wide = pool_.x;
     sources.clear();
     const Windows::Range inside = pool_.y.elements(oy);
@@ -137,9 +159,9 @@ void for_windows(const Pool& pool, const S* x, const Images& x_in, const Images&
   if constexpr (Columns) {
     parallel(threads_for(cost(pool, in)), [&](int thread, int threads) {
       const Range mine = share(size(in.samples * pool.pooled()), thread, threads);
-      std::vector<Source<S>> sources(size(pool.y.size * pool.x.size));
+      Sources<S> sources;
       const bool apart = x_in.column != 0 && x_in.channel != 1 && in.channels > 1;
-      std::vector<S> packed(apart ? sources.size() * size(in.channels) : 0);
+      std::vector<S> packed(apart ? size(pool.y.size * pool.x.size * in.channels) : 0);
       for (auto i = static_cast<std::ptrdiff_t>(mine.begin); i < static_cast<std::ptrdiff_t>(mine.end); ++i) {
         const std::ptrdiff_t n = i / pool.pooled(), oy = i % pool.pooled() / pool.x.out, ox = i % pool.x.out;
         const Windows::Range tall = pool.y.elements(oy), wide = pool.x.elements(ox);
@@ -159,18 +181,33 @@ void for_windows(const Pool& pool, const S* x, const Images& x_in, const Images&
       }
     });
   } else {
-  parallel(threads_for(cost(pool, in)), [&](int thread, int threads) {
-    const Range mine = share(size(in.samples * in.channels * pool.y.out), thread, threads);
-    SplitRows<S> rows(pool, filler);
-    std::vector<Source<T>> sources;
-    std::ptrdiff_t plane = -1;
-    for (auto i = static_cast<std::ptrdiff_t>(mine.begin); i < static_cast<std::ptrdiff_t>(mine.end); ++i) {
-      const std::ptrdiff_t n = i / pool.y.out / in.channels, c = i / pool.y.out % in.channels, oy = i % pool.y.out;
-      if (std::exchange(plane, i / pool.y.out) != i / pool.y.out) rows.begin_plane();
-      rows.list(x + x_in.offset(n, c, 0, 0), x_in, oy, sources);
-      body(sources, oy, 0, size(pool.x.out), in.offset(n, c, oy, 0));
-    }
-  });
+    parallel(threads_for(cost(pool, in)), [&](int thread, int threads) {
+      const Range mine = share(size(in.samples * in.channels * pool.y.out), thread, threads);
+      SplitRows<S> rows(pool, filler);
+      Sources<T> sources;
+      PairSources<S> pairs;
+      const bool paired = in_pairs(pool.x) && x_in.column == 1;
+      std::ptrdiff_t oy = static_cast<std::ptrdiff_t>(mine.begin) % pool.y.out;
+      std::ptrdiff_t plane = static_cast<std::ptrdiff_t>(mine.begin) / pool.y.out;
+      for (std::size_t i = mine.begin; i < mine.end; ++i, ++oy) {
+        if (oy == pool.y.out) oy = 0, ++plane;
+        if (oy == 0) rows.begin_plane();
+        const std::ptrdiff_t n = plane / in.channels, c = plane % in.channels;
+        const S* const from = x + x_in.offset(n, c, 0, 0);
+        if (paired) {
+          pairs.clear();
+          const Windows::Range inside = pool.y.elements(oy);
+          for (std::ptrdiff_t ky = inside.begin; ky < inside.end; ++ky) {
+            const std::ptrdiff_t y = pool.y.at(oy, ky);
+            pairs.push_back({from + y * x_in.row, y * pool.x.in});
+          }
+          body(pairs, oy, 0, size(pool.x.out), in.offset(n, c, oy, 0));
+        } else {
+          rows.list(from, x_in, oy, sources);
+          body(sources, oy, 0, size(pool.x.out), in.offset(n, c, oy, 0));
+        }
+      }
+    });
   }
 }
 
@@ -218,7 +255,8 @@ void gather(const Pool& pool, const std::vector<Computed<S>>& divisors, const S*
       std::vector<Of> windows;
       std::vector<std::vector<S>> rooms(size(pool.y.size * pool.x.size));
       for (auto i = static_cast<std::ptrdiff_t>(mine.begin); i < static_cast<std::ptrdiff_t>(mine.end); ++i) {
-        const std::ptrdiff_t n = i / pool.plane(), place = i % pool.plane(), y = place / pool.x.in, x = place % pool.x.in;
+        const std::ptrdiff_t n = i / pool.plane(), place = i % pool.plane(), y = place / pool.x.in,
+                             x = place % pool.x.in;
         windows.clear();
         for (const auto* v = tall.begin(y); v != tall.end(y); ++v)
           for (const auto* h = wide.begin(x); h != wide.end(x); ++h)
@@ -251,18 +289,43 @@ void gather(const Pool& pool, const std::vector<Computed<S>>& divisors, const S*
     const Range mine = share(size(in.samples * in.channels * pool.y.in), thread, threads);
     std::vector<T> phases(size(stride * length)), quotients(size(pool.x.out));
     std::vector<S> room;
-    for (auto i = static_cast<std::ptrdiff_t>(mine.begin); i < static_cast<std::ptrdiff_t>(mine.end); ++i) {
-      const std::ptrdiff_t n = i / pool.y.in / in.channels, c = i / pool.y.in % in.channels, y = i % pool.y.in;
+    const bool paired = in_pairs(pool.x) && (dy_in.column == 1 || pool.x.out == 1);
+    std::ptrdiff_t y = static_cast<std::ptrdiff_t>(mine.begin) % pool.y.in;
+    std::ptrdiff_t plane = static_cast<std::ptrdiff_t>(mine.begin) / pool.y.in;
+    for (std::size_t i = mine.begin; i < mine.end; ++i, ++y) {
+      if (y == pool.y.in) y = 0, ++plane;
+      const std::ptrdiff_t n = plane / in.channels, c = plane % in.channels;
+      S* const to_row = dx + in.offset(n, c, y, 0);
+      if (paired) {
+        each<T>(size(pool.x.out), [&](std::size_t o, auto number) {
+          using V = decltype(number);
+          V even{}, odd{};
+          for (const auto* v = tall.begin(y); v != tall.end(y); ++v) {
+            V value = load<V>(dy + dy_in.offset(n, c, v->window, 0) + o);
+            if constexpr (Max) {
+              const auto place = load_places<V>(indices + indices_in.offset(n, c, v->window, 0) + o);
+              const auto here = load<Places<V>>(steps.data() + o) + static_cast<Place<T>>(y * pool.x.in);
+              even += place == here ? value : V{};
+              odd += place == here + 1 ? value : V{};
+            } else {
+              value /= load<V>(divisors.data() + size(v->window * pool.x.out) + o);
+              even += value;
+              odd += value;
+            }
+          }
+          store_in_turn(to_row + 2 * o, even, odd);
+        });
+        std::fill(to_row + 2 * pool.x.out, to_row + pool.x.in, S{});
+        continue;
+      }
       std::ranges::fill(phases, T{});
       for (const auto* v = tall.begin(y); v != tall.end(y); ++v) {
-        const S* const row =
-            contiguous(dy + dy_in.offset(n, c, v->window, 0), dy_in.column, size(pool.x.out), room);
+        const S* const row = contiguous(dy + dy_in.offset(n, c, v->window, 0), dy_in.column, size(pool.x.out), room);
         const std::int32_t* const places = Max ? indices + indices_in.offset(n, c, v->window, 0) : nullptr;
         if constexpr (!Max)
           each<T>(size(pool.x.out), [&](std::size_t k, auto number) {
             using V = decltype(number);
-            store(quotients.data() + k,
-                  load<V>(row + k) / load<V>(divisors.data() + size(v->window * pool.x.out) + k));
+            store(quotients.data() + k, load<V>(row + k) / load<V>(divisors.data() + size(v->window * pool.x.out) + k));
           });
         for (std::ptrdiff_t kx = pool.x.size; kx-- > 0;) {
           const std::ptrdiff_t at = kx * pool.x.dilation, place = y * pool.x.in + at - pool.x.padding;
@@ -282,8 +345,7 @@ void gather(const Pool& pool, const std::vector<Computed<S>>& divisors, const S*
           });
         }
       }
-      merge_phases(phases.data(), size(length), size(stride), size(pool.x.padding), size(pool.x.in),
-                   dx + in.offset(n, c, y, 0));
+      merge_phases(phases.data(), size(length), size(stride), size(pool.x.padding), size(pool.x.in), to_row);
     }
   });
 }
@@ -325,10 +387,23 @@ std::ptrdiff_t first_misplaced(const Pool& pool, const std::int32_t* indices, co
       const std::ptrdiff_t n = pool.columns ? image : image / in.channels, c = pool.columns ? 0 : image % in.channels;
       const std::int32_t* const row = indices + in.offset(n, c, oy, ox);
       bool all = dense;
-      if (dense) {
+      const Windows::Range inside = pool.y.elements(oy);
+      if (dense && !pool.columns && inside.end - inside.begin == 2) {  // the usual case, in one pass
+        const auto above = static_cast<std::uint32_t>(pool.y.at(oy, inside.begin) * pool.x.in);
+        const auto wide = static_cast<std::uint32_t>(pool.x.in);
+        const std::int32_t *const firsts = begin.data(), *const most = reach.data();
+        int bad = 0;
+#pragma omp simd reduction(| : bad)
+        for (std::ptrdiff_t k = 0; k < count; ++k) {
+          const std::uint32_t in_upper = static_cast<std::uint32_t>(row[k] - firsts[k]) - above,
+                              in_lower = in_upper - wide;
+          const auto last = static_cast<std::uint32_t>(most[k]);
+          bad |= (in_upper > last ? 1 : 0) & (in_lower > last ? 1 : 0);
+        }
+        all = bad == 0;
+      } else if (dense) {
         std::ranges::fill(good, 0);
-        const Windows::Range tall = pool.y.elements(oy);
-        for (std::ptrdiff_t ky = tall.begin; ky < tall.end; ++ky) {
+        for (std::ptrdiff_t ky = inside.begin; ky < inside.end; ++ky) {
           const auto above = static_cast<std::uint32_t>(pool.y.at(oy, ky) * pool.x.in);
           std::int32_t* const to = good.data();
           if (pool.columns) {
@@ -369,30 +444,29 @@ void PoolKernels<S>::max(const Pool& pool, const S* x, const Images& x_in, S* y,
       along_row<Place<T>>(pool, [&](std::ptrdiff_t ox) { return pool.x.at(ox, pool.x.elements(ox).begin); });
   with_flag(indices != nullptr, [&](auto indexed) {
     with_flag(pool.columns, [&](auto columns) {
-      for_windows<columns>(pool, x, x_in, in, kLeast,
-                  [&](const auto& sources, std::ptrdiff_t oy, std::ptrdiff_t ox, std::size_t count, std::ptrdiff_t at) {
-                    const auto above = static_cast<Place<T>>(pool.y.at(oy, pool.y.elements(oy).begin) * pool.x.in);
-                    each<T>(count, [&](std::size_t i, auto number) {
-                      using V = decltype(number);
-                      V best = V{} + kLeast;
-                      Places<V> place{}, step{};
-                      if constexpr (columns) {
-                        place += above + first[size(ox)];
-                      } else {
-                        place = load<Places<V>>(first.data() + i) + above;
-                        step = load<Places<V>>(steps.data() + i);
-                      }
-                      for (const auto& source : sources) {
-                        const V value = load<V>(source.from + i);
-                        const auto better = (value > best) | (value != value);
-                        best = better ? value : best;
-                        if constexpr (indexed)
-                          place = better ? step + static_cast<Place<T>>(source.place) : place;
-                      }
-                      store(y + at + i, best);
-                      if constexpr (indexed) store_places<V>(indices + at + i, place);
-                    });
-                  });
+      for_windows<columns>(
+          pool, x, x_in, in, kLeast,
+          [&](const auto& sources, std::ptrdiff_t oy, std::ptrdiff_t ox, std::size_t count, std::ptrdiff_t at) {
+            const auto above = static_cast<Place<T>>(pool.y.at(oy, pool.y.elements(oy).begin) * pool.x.in);
+            each<T>(count, [&](std::size_t i, auto number) {
+              using V = decltype(number);
+              V best = V{} + kLeast;
+              Places<V> place{}, step{};
+              if constexpr (columns) {
+                place += above + first[size(ox)];
+              } else {
+                place = load<Places<V>>(first.data() + i) + above;
+                step = load<Places<V>>(steps.data() + i);
+              }
+              sources.template each_element<V>(i, [&](V value, std::ptrdiff_t from) {
+                const auto better = (value > best) | (value != value);
+                best = better ? value : best;
+                if constexpr (indexed) place = better ? step + static_cast<Place<T>>(from) : place;
+              });
+              store(y + at + i, best);
+              if constexpr (indexed) store_places<V>(indices + at + i, place);
+            });
+          });
     });
   });
 }
@@ -403,19 +477,20 @@ void PoolKernels<S>::mean(const Pool& pool, const Divisors& divisors, const S* x
   using T = Computed<S>;
   const std::vector<T> by = divisors_of<T>(pool, divisors);
   with_flag(pool.columns, [&](auto columns) {
-    for_windows<columns>(pool, x, x_in, in, T{},
-                [&](const auto& sources, std::ptrdiff_t oy, std::ptrdiff_t ox, std::size_t count, std::ptrdiff_t at) {
-                  const T* const row = by.data() + size(oy * pool.x.out + ox);
-                  each<T>(count, [&](std::size_t i, auto number) {
-                    using V = decltype(number);
-                    V sum{};
-                    for (const auto& source : sources) sum += load<V>(source.from + i);
-                    if constexpr (columns)
-                      store(y + at + i, sum / (V{} + *row));
-                    else
-                      store(y + at + i, sum / load<V>(row + i));
-                  });
-                });
+    for_windows<columns>(
+        pool, x, x_in, in, T{},
+        [&](const auto& sources, std::ptrdiff_t oy, std::ptrdiff_t ox, std::size_t count, std::ptrdiff_t at) {
+          const T* const row = by.data() + size(oy * pool.x.out + ox);
+          each<T>(count, [&](std::size_t i, auto number) {
+            using V = decltype(number);
+            V sum{};
+            sources.template each_element<V>(i, [&](V value, std::ptrdiff_t) { sum += value; });
+            if constexpr (columns)
+              store(y + at + i, sum / (V{} + *row));
+            else
+              store(y + at + i, sum / load<V>(row + i));
+          });
+        });
   });
 }
 

@@ -30,8 +30,8 @@ struct Pool {
 
 /// By what sums are divided.
 struct Divisors {
-  bool padding = true;        ///< whether padding counts
-  double always = 0;          ///< instead of the number of elements, if not 0
+  bool padding = true;  ///< whether padding counts
+  double always = 0;    ///< instead of the number of elements, if not 0
   double operator()(const Pool& pool, std::ptrdiff_t oy, std::ptrdiff_t ox) const;
 };
 
