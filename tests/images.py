@@ -98,5 +98,5 @@ def layouts(images: Array) -> Iterator[tuple[Array, int]]:
 
 def some_indices(rng: Generator, rows: int, shape: tuple[int, ...]) -> Array:
     """Indices of which some come up often."""
-    indices: Array = np.minimum(rng.integers(0, rows, shape), rng.integers(0, rows, shape))
+    indices: Array = np.asarray(np.minimum(rng.integers(0, rows, shape), rng.integers(0, rows, shape)))
     return indices

@@ -2,8 +2,6 @@
 #include "nn/pool.hpp"
 
 #include <algorithm>
-#include <array>
-#include <atomic>
 #include <limits>
 #include <type_traits>
 #include <utility>
@@ -188,11 +186,14 @@ void for_windows(const Pool& pool, const S* x, const Images& x_in, const Images&
       PairSources<S> pairs;
       const bool paired = in_pairs(pool.x) && x_in.column == 1;
       std::ptrdiff_t oy = static_cast<std::ptrdiff_t>(mine.begin) % pool.y.out;
-      std::ptrdiff_t plane = static_cast<std::ptrdiff_t>(mine.begin) / pool.y.out;
+      std::ptrdiff_t plane = static_cast<std::ptrdiff_t>(mine.begin) / pool.y.out, n = 0, c = 0;
       for (std::size_t i = mine.begin; i < mine.end; ++i, ++oy) {
         if (oy == pool.y.out) oy = 0, ++plane;
-        if (oy == 0) rows.begin_plane();
-        const std::ptrdiff_t n = plane / in.channels, c = plane % in.channels;
+        if (oy == 0 || i == mine.begin) {
+          rows.begin_plane();
+          n = plane / in.channels;
+          c = plane % in.channels;
+        }
         const S* const from = x + x_in.offset(n, c, 0, 0);
         if (paired) {
           pairs.clear();
@@ -291,24 +292,35 @@ void gather(const Pool& pool, const std::vector<Computed<S>>& divisors, const S*
     std::vector<S> room;
     const bool paired = in_pairs(pool.x) && (dy_in.column == 1 || pool.x.out == 1);
     std::ptrdiff_t y = static_cast<std::ptrdiff_t>(mine.begin) % pool.y.in;
-    std::ptrdiff_t plane = static_cast<std::ptrdiff_t>(mine.begin) / pool.y.in;
+    std::ptrdiff_t plane = static_cast<std::ptrdiff_t>(mine.begin) / pool.y.in, n = 0, c = 0;
+    struct Row {
+      const S* dy;
+      const std::int32_t* places;
+      const T* divisors;
+    };
+    std::vector<Row> rows;
     for (std::size_t i = mine.begin; i < mine.end; ++i, ++y) {
       if (y == pool.y.in) y = 0, ++plane;
-      const std::ptrdiff_t n = plane / in.channels, c = plane % in.channels;
+      if (y == 0 || i == mine.begin) n = plane / in.channels, c = plane % in.channels;
       S* const to_row = dx + in.offset(n, c, y, 0);
       if (paired) {
+        rows.clear();
+        for (const auto* v = tall.begin(y); v != tall.end(y); ++v)
+          rows.push_back({dy + dy_in.offset(n, c, v->window, 0),
+                          Max ? indices + indices_in.offset(n, c, v->window, 0) : nullptr,
+                          Max ? nullptr : divisors.data() + v->window * pool.x.out});
+        const auto first = static_cast<Place<T>>(y * pool.x.in);
         each<T>(size(pool.x.out), [&](std::size_t o, auto number) {
           using V = decltype(number);
           V even{}, odd{};
-          for (const auto* v = tall.begin(y); v != tall.end(y); ++v) {
-            V value = load<V>(dy + dy_in.offset(n, c, v->window, 0) + o);
+          for (const Row& row : rows) {
+            V value = load<V>(row.dy + o);
             if constexpr (Max) {
-              const auto place = load_places<V>(indices + indices_in.offset(n, c, v->window, 0) + o);
-              const auto here = load<Places<V>>(steps.data() + o) + static_cast<Place<T>>(y * pool.x.in);
+              const auto place = load_places<V>(row.places + o), here = load<Places<V>>(steps.data() + o) + first;
               even += place == here ? value : V{};
               odd += place == here + 1 ? value : V{};
             } else {
-              value /= load<V>(divisors.data() + size(v->window * pool.x.out) + o);
+              value /= load<V>(row.divisors + o);
               even += value;
               odd += value;
             }
@@ -351,87 +363,6 @@ void gather(const Pool& pool, const std::vector<Computed<S>>& divisors, const S*
 }
 
 }  // namespace
-
-std::ptrdiff_t first_misplaced(const Pool& pool, const std::int32_t* indices, const Images& in) {
-  // Of the windows along a row: the column of the first element inside, and the distance to the last.
-  std::vector<std::int32_t> begin, reach;
-  for (std::ptrdiff_t ox = 0; ox < pool.x.out; ++ox) {
-    const auto [first, end] = pool.x.elements(ox);
-    begin.push_back(static_cast<std::int32_t>(pool.x.at(ox, first)));
-    reach.push_back(static_cast<std::int32_t>((end - 1 - first) * pool.x.dilation));
-  }
-  const bool dense = pool.y.dilation == 1 && pool.x.dilation == 1;
-  const auto is_misplaced = [&](std::int32_t place, std::ptrdiff_t oy, std::ptrdiff_t ox) {
-    if (place < 0 || place >= pool.plane()) return true;
-    const Windows::Range tall = pool.y.elements(oy), wide = pool.x.elements(ox);
-    const auto element = [](const Windows& axis, const Windows::Range& inside, std::ptrdiff_t o, std::ptrdiff_t at) {
-      const std::ptrdiff_t distance = at - axis.at(o, 0), k = distance / axis.dilation;
-      return distance >= 0 && distance % axis.dilation == 0 && k >= inside.begin && k < inside.end;
-    };
-    return !element(pool.y, tall, oy, place / pool.x.in) || !element(pool.x, wide, ox, place % pool.x.in);
-  };
-  std::atomic<std::ptrdiff_t> found{std::numeric_limits<std::ptrdiff_t>::max()};
-  const auto report = [&](std::ptrdiff_t number) {
-    std::ptrdiff_t least = found.load();
-    while (number < least && !found.compare_exchange_weak(least, number)) {
-    }
-  };
-  const std::ptrdiff_t rows = pool.columns ? in.samples * pool.pooled() : in.samples * in.channels * pool.y.out;
-  const std::ptrdiff_t count = pool.columns ? in.channels : pool.x.out;
-  parallel(threads_for(cost(pool, in) / static_cast<double>(pool.x.size)), [&](int thread, int threads) {
-    const Range mine = share(size(rows), thread, threads);
-    std::vector<std::int32_t> good(size(count));
-    for (auto i = static_cast<std::ptrdiff_t>(mine.begin); i < static_cast<std::ptrdiff_t>(mine.end); ++i) {
-      const std::ptrdiff_t ox = pool.columns ? i % pool.x.out : 0, over = pool.columns ? i / pool.x.out : i;
-      const std::ptrdiff_t oy = over % pool.y.out, image = over / pool.y.out;
-      const std::ptrdiff_t n = pool.columns ? image : image / in.channels, c = pool.columns ? 0 : image % in.channels;
-      const std::int32_t* const row = indices + in.offset(n, c, oy, ox);
-      bool all = dense;
-      const Windows::Range inside = pool.y.elements(oy);
-      if (dense && !pool.columns && inside.end - inside.begin == 2) {  // the usual case, in one pass
-        const auto above = static_cast<std::uint32_t>(pool.y.at(oy, inside.begin) * pool.x.in);
-        const auto wide = static_cast<std::uint32_t>(pool.x.in);
-        const std::int32_t *const firsts = begin.data(), *const most = reach.data();
-        int bad = 0;
-#pragma omp simd reduction(| : bad)
-        for (std::ptrdiff_t k = 0; k < count; ++k) {
-          const std::uint32_t in_upper = static_cast<std::uint32_t>(row[k] - firsts[k]) - above,
-                              in_lower = in_upper - wide;
-          const auto last = static_cast<std::uint32_t>(most[k]);
-          bad |= (in_upper > last ? 1 : 0) & (in_lower > last ? 1 : 0);
-        }
-        all = bad == 0;
-      } else if (dense) {
-        std::ranges::fill(good, 0);
-        for (std::ptrdiff_t ky = inside.begin; ky < inside.end; ++ky) {
-          const auto above = static_cast<std::uint32_t>(pool.y.at(oy, ky) * pool.x.in);
-          std::int32_t* const to = good.data();
-          if (pool.columns) {
-            const std::uint32_t first = above + static_cast<std::uint32_t>(begin[size(ox)]);
-            const auto most = static_cast<std::uint32_t>(reach[size(ox)]);
-#pragma omp simd
-            for (std::ptrdiff_t k = 0; k < count; ++k)
-              to[k] |= static_cast<std::uint32_t>(row[k]) - first <= most ? 1 : 0;
-          } else {
-            const std::int32_t *const firsts = begin.data(), *const most = reach.data();
-#pragma omp simd
-            for (std::ptrdiff_t k = 0; k < count; ++k)
-              to[k] |= static_cast<std::uint32_t>(row[k]) - above - static_cast<std::uint32_t>(firsts[k]) <=
-                               static_cast<std::uint32_t>(most[k])
-                           ? 1
-                           : 0;
-          }
-        }
-        for (std::ptrdiff_t k = 0; k < count; ++k) all &= good[size(k)] != 0;
-      }
-      if (all) continue;
-      for (std::ptrdiff_t k = 0; k < count; ++k)
-        if (is_misplaced(row[k], oy, pool.columns ? ox : k))
-          report(((n * in.channels + (pool.columns ? k : c)) * pool.y.out + oy) * pool.x.out + (pool.columns ? ox : k));
-    }
-  });
-  return found == std::numeric_limits<std::ptrdiff_t>::max() ? -1 : found.load();
-}
 
 template <class S>
 void PoolKernels<S>::max(const Pool& pool, const S* x, const Images& x_in, S* y, std::int32_t* indices,

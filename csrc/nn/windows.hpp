@@ -21,14 +21,14 @@ struct Windows {
   /// The windows whose element k is inside.
   Range windows(std::ptrdiff_t k) const {
     const std::ptrdiff_t first = padding - k * dilation;  // of o·stride, at least; below first + in
-    const auto up = [&](std::ptrdiff_t n) { return n <= 0 ? 0 : (n + stride - 1) / stride; };
+    const auto up = [&](std::ptrdiff_t n) { return divided_up(n, stride); };
     const std::ptrdiff_t begin = std::min(up(first), out);
     return {begin, std::max(begin, std::min(up(first + in), out))};
   }
   /// The elements of a window that are inside.
   Range elements(std::ptrdiff_t window) const {
     const std::ptrdiff_t first = at(window, 0);
-    const auto up = [&](std::ptrdiff_t n) { return n <= 0 ? 0 : (n + dilation - 1) / dilation; };
+    const auto up = [&](std::ptrdiff_t n) { return divided_up(n, dilation); };
     const std::ptrdiff_t begin = std::min(up(-first), size);
     return {begin, std::max(begin, std::min(up(in - first), size))};
   }
@@ -36,6 +36,11 @@ struct Windows {
   std::ptrdiff_t window_of(std::ptrdiff_t at, std::ptrdiff_t k) const {
     const std::ptrdiff_t n = at + padding - k * dilation;
     return n >= 0 && n % stride == 0 && n / stride < out ? n / stride : -1;
+  }
+  /// n/by, rounded up, but at least 0; divisions take as long as a short row.
+  static std::ptrdiff_t divided_up(std::ptrdiff_t n, std::ptrdiff_t by) {
+    if (n <= 0) return 0;
+    return by == 1 ? n : (n + by - 1) / by;
   }
   /// One more than the distance from the first to the last element of a window.
   std::ptrdiff_t reach() const { return (size - 1) * dilation + 1; }
