@@ -115,7 +115,11 @@ def at(position: tuple[int, ...], value: int) -> Array:
     [
         ({"indices": at((2, 1), 7)}, ValueError, "indices[2, 1] is 7, must be in [0, 7), as weight has 7 rows"),
         ({"indices": at((0, 3), -1)}, ValueError, "indices[0, 3] is -1, must be in [0, 7), as weight has 7 rows"),
-        ({"indices": np.array(9), "out": None}, ValueError, "indices[()] is 9, must be in [0, 7), as weight has 7 rows"),
+        (
+            {"indices": np.array(9), "out": None},
+            ValueError,
+            "indices[()] is 9, must be in [0, 7), as weight has 7 rows",
+        ),
         (
             {"indices": INDICES * 1.0},
             TypeError,

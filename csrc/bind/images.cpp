@@ -37,9 +37,10 @@ Images images_of(const Array& array, const ImageAxes& axes) {
   return {array.shape(axes[0]), array.shape(axes[1]), step(0), step(1), step(2), step(3)};
 }
 
-/// Whether channels are innermost in memory.
-bool has_image_columns(const Array& array, std::ptrdiff_t channel) {
-  return has_columns(array, channel) && (array.shape(channel) > 1 || channel == 3);
+/// Whether channels are innermost in memory; those of images of one pixel are if they are the last axis.
+bool has_image_columns(const Array& array, const ImageAxes& axes) {
+  const bool pixel = array.shape(axes[2]) == 1 && array.shape(axes[3]) == 1;
+  return axes[1] == 3 || (!pixel && array.shape(axes[1]) > 1 && step_of(array, axes[1]) == 1);
 }
 
 /// What the functions of pools share: images, and windows over them.
@@ -93,7 +94,7 @@ class PoolArguments {
                               std::to_string(dilation[i]));
       return axis;
     };
-    pool = {windows(0), windows(1), has_image_columns(x, channel)};
+    pool = {windows(0), windows(1), has_image_columns(x, axes_)};
     if (pool.plane() > std::numeric_limits<std::int32_t>::max())
       throw py::value_error(call.text(x_name_) + " must have planes of less than 2**31 elements, got " +
                             std::to_string(pool.plane()));

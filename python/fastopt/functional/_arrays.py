@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any, TypeAlias
 
@@ -75,5 +76,6 @@ def two_of(function: str, name: str, value: Any, least: int) -> tuple[int, int]:
 
 
 def has_columns(x: Array, axis: int) -> bool:
-    """Whether the channels of an image, on this axis of four, are innermost in memory."""
-    return axis == 3 or (x.shape[axis] > 1 and x.strides[axis] == x.itemsize)
+    """Whether the channels of images, on this axis of four, are innermost in memory; those of one pixel are if they are the last axis."""
+    channels, pixels = x.shape[axis], math.prod(x.shape[1:])
+    return axis == 3 or (channels > 1 and x.strides[axis] == x.itemsize and pixels != channels)

@@ -106,7 +106,8 @@ def max_pool2d(
             better = inside[:, ky, :, kx] & (np.asarray(value > flushed(best)) | np.isnan(np.asarray(value)))
             best = np.where(better, np.asarray(value), best)
             index = np.where(better, place[:, ky, :, kx], index)
-    y = np.take_along_axis(images.reshape(*images.shape[:2], -1), index.reshape(*images.shape[:2], -1), -1)
+    flat = images.reshape(*images.shape[:2], tall.n * wide.n)
+    y = np.take_along_axis(flat, index.reshape(*images.shape[:2], tall.windows * wide.windows), -1)
     results = y.reshape(index.shape), index.astype(np.int32)
     if not return_indices:
         return _back(results[0], channel_axis, out)
@@ -209,7 +210,8 @@ class _Convolution:
         self, x: Any, weight: Any, stride: Any, padding: Any, dilation: Any, groups: int, channel_axis: int
     ) -> None:
         axis = channel_axis % 4
-        self.last = axis == 3 or (x.shape[axis] > 1 and x.strides[axis] == x.itemsize)
+        is_pixel = math.prod(x.shape[1:]) == x.shape[axis]
+        self.last = axis == 3 or (x.shape[axis] > 1 and x.strides[axis] == x.itemsize and not is_pixel)
         self.images, self.axis, self.groups = np.moveaxis(x, axis, 1), axis, groups
         self.samples, channels, *size = self.images.shape
         self.filters, axes = weight.shape[0], []
