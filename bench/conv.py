@@ -5,9 +5,11 @@
 
 All candidates take turns in one process on the same arrays, in a new order every round, with the same number of threads; a time
 is the median over the rounds, and a ratio the median of the ratios within a round.  With one thread it is the time on the
-processor, which other processes hardly change, otherwise the time on the wall.  Results go to arrays that are there.
-torch's kernels are called directly, without autograd; its results are fresh memory, as always.  ``floor`` is NumPy's product of
-matrices that are there already (of a convolution's backward: the three products that it has), or a copy of as many bytes.
+processor, which other processes hardly change, otherwise the time on the wall, which says nothing on a busy machine.  Results
+go to arrays that are there.  torch's kernels are called directly, without autograd; its results are fresh memory, as always.
+
+``floor`` is NumPy's product of matrices that are there already, one for each image (the two large ones of a convolution's
+backward); for a pool a copy of x, for an embedding one of y, and for its backward setting dweight to zero.
 """
 
 from __future__ import annotations
