@@ -12,6 +12,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import images
 import pytest
 from tables import NORMS, RULES
 from tools import Each
@@ -139,7 +140,7 @@ def test_reference_says_what_it_is_the_reference_of(each: Each) -> None:
 DOCS = Path(__file__).parents[1] / "docs"
 
 
-@pytest.mark.parametrize("page", ["normalization.md"])
+@pytest.mark.parametrize("page", ["normalization.md", "loop.md"])
 def test_code_of_pages_runs(page: str) -> None:
     """All blocks of a page run, one after the other."""
     blocks = re.findall(r"^```python\n(.*?)^```", (DOCS / page).read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
@@ -154,7 +155,7 @@ def test_every_normalization_is_in_the_table() -> None:
     text = (DOCS / "normalization.md").read_text(encoding="utf-8")
     rows = dict(re.findall(r"^\| `(\w+)` \| `(\w+)` \|", text, re.MULTILINE))
     assert set(rows) == {norm.norm for norm in NORMS.values()} - {"batch_norm_apply"}
-    assert set(rows.values()) == set(nn.__all__) - {
+    assert set(rows.values()) == set(nn.__all__) - images.LAYERS - {
         "Layer",
         "update_bn",
         "Dropout",

@@ -12,6 +12,7 @@ import tokenize
 from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 
+import images
 import numpy as np
 import pytest
 from tables import FORMATS, NORMS, RULES, STEPS, SURROUNDINGS, VALUES
@@ -249,14 +250,14 @@ def test_the_types_of_what_every_rule_has_name_all_of_it() -> None:
 def test_tables_are_complete() -> None:
     calls = [norm.call(np.random.default_rng(0), "float32", 2, 2) for norm in NORMS.values()]
     dropouts = {name for name in functional.__all__ if name.endswith("dropout")}  # in test_dropout.py
-    functions = {*RULES, *OTHERS, *LOOPS, *dropouts, *(f"{name}_backward" for name in dropouts)}
+    functions = {*RULES, *OTHERS, *LOOPS, *images.FUNCTIONS, *dropouts, *(f"{name}_backward" for name in dropouts)}
     functions = functions.union(*(call.functions for call in calls))
     assert functions == set(functional.__all__) - {"Outcome"} == set(reference.__all__)
     classes = {one for one in map(vars(optim).get, optim.__all__) if isinstance(one, type)}
     assert {optim.Optimizer, optim.StepInfo} < classes
     optimizers = {one for one in classes if issubclass(one, optim.Optimizer) and one is not optim.Optimizer}
     assert {rule.optimizer for rule in RULES.values()} == {one for one in optimizers if one.function is not None}
-    layers = {LINEAR.get(name, name) for name in nn.__all__} - {"Layer", "update_bn", *LAYERS}
+    layers = {LINEAR.get(name, name) for name in nn.__all__} - {"Layer", "update_bn", *LAYERS, *images.LAYERS}
     of_layers = {call.norm for call in calls} - {"batch_norm_apply"} | dropouts
     assert {name.lower() for name in layers} == {name.replace("_", "") for name in of_layers}
 

@@ -28,6 +28,11 @@ int number_of_bfloat16() {
 
 std::optional<Dtype> dtype_of_number(int number, Accepted accepted) {
   using api = py::detail::npy_api;
+  if (accepted == Accepted::indices) {
+    if (number == api::NPY_INT32_) return Dtype::int32;
+    if (number == api::NPY_INT64_) return Dtype::int64;
+    return {};
+  }
   if (number == api::NPY_FLOAT_) return Dtype::float32;
   if (number == api::NPY_DOUBLE_) return Dtype::float64;
   if (accepted == Accepted::computed) return {};
@@ -49,12 +54,12 @@ bool is_masked(py::handle object) {
 }
 
 const char* name_of(Dtype dtype) {
-  constexpr const char* names[] = {"float32", "float64", "float16", "bfloat16", "int8", "uint8"};
+  constexpr const char* names[] = {"float32", "float64", "float16", "bfloat16", "int8", "uint8", "int32", "int64"};
   return names[static_cast<int>(dtype)];
 }
 
 std::size_t itemsize_of(Dtype dtype) {
-  constexpr std::size_t sizes[] = {4, 8, 2, 2, 1, 1};
+  constexpr std::size_t sizes[] = {4, 8, 2, 2, 1, 1, 4, 8};
   return sizes[static_cast<int>(dtype)];
 }
 
@@ -70,9 +75,10 @@ Array::Array(py::handle object, const Name& name, Accepted accepted, Alignment a
   if (const auto dtype = dtype_of_number(descr->type_num, accepted))
     dtype_ = *dtype;
   else
-    throw py::type_error(
-        name.text() + " has dtype " + std::string(py::str(object.attr("dtype"))) + ", expected " +
-        (accepted == Accepted::computed ? "float32 or float64" : "float32, float64, float16 or bfloat16"));
+    throw py::type_error(name.text() + " has dtype " + std::string(py::str(object.attr("dtype"))) + ", expected " +
+                         (accepted == Accepted::computed  ? "float32 or float64"
+                          : accepted == Accepted::indices ? "int32 or int64"
+                                                          : "float32, float64, float16 or bfloat16"));
   if (descr->byteorder != '=' && descr->byteorder != '|')
     throw py::type_error(name.text() + " has swapped byte order (dtype " +
                          std::string(py::str(object.attr("dtype").attr("str"))) + "), expected the machine's own");

@@ -17,7 +17,7 @@ namespace fastopt {
 
 namespace py = pybind11;
 
-enum class Dtype { float32, float64, float16, bfloat16, int8, uint8 };
+enum class Dtype { float32, float64, float16, bfloat16, int8, uint8, int32, int64 };
 
 template <class T> inline constexpr Dtype dtype_of = sizeof(T) == 4 ? Dtype::float32 : Dtype::float64;
 const char* name_of(Dtype dtype);
@@ -31,8 +31,9 @@ struct Name {
   std::string text() const { return std::string(function).append(": ").append(argument).append(item); }
 };
 
-/// Accepted dtypes: those that kernels compute with, those that parameters and gradients may have, or all.
-enum class Accepted { computed, floats, all };
+/// Accepted dtypes: those that kernels compute with, those that parameters and gradients may have, these and those of codes
+/// and their scales, or those of indices.
+enum class Accepted { computed, floats, all, indices };
 
 /// Whether elements must lie at multiples of their size.  In fields of records, or in bytes from a file, they may not.
 enum class Alignment { needed, any };

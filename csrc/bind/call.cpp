@@ -137,6 +137,16 @@ Array Call::aligned(const char* argument) {
   return Array(copies_.back(), name(argument), Accepted::floats);
 }
 
+Array Call::indices(const char* argument, Dtype dtype, const Shape* shape, bool contiguous) {
+  const Array array((*this)[argument], name(argument), Accepted::indices, Alignment::any);
+  expect_dtype(array, dtype, name(argument));
+  if (shape) expect_shape(array, *shape, name(argument));
+  spans_.add(array, argument, false);
+  if (array.aligned() && (array.contiguous() || !contiguous)) return array;
+  copies_.push_back(copy_of(array));
+  return Array(copies_.back(), name(argument), Accepted::indices);
+}
+
 Array Call::read(const char* argument, Dtype dtype, const Shape& shape) {
   const Array array = read(argument);
   if (array.dtype() != dtype) {
@@ -229,6 +239,25 @@ std::ptrdiff_t Call::integer(py::handle object, const char* argument) const {
   throw py::type_error(text(argument) + " must be an integer, got " + std::string(py::repr(object)));
 }
 
+std::array<std::ptrdiff_t, 2> Call::integers(const char* argument, std::ptrdiff_t least) const {
+  const py::handle object = (*this)[argument];
+  std::array<std::ptrdiff_t, 2> both;
+  if (PyTuple_Check(object.ptr()) || PyList_Check(object.ptr())) {
+    if (py::len(object) != 2)
+      throw py::value_error(text(argument) + " must be an integer or two of them, got " +
+                            std::string(py::repr(object)));
+    for (std::size_t i = 0; i < 2; ++i) both[i] = integer(object[py::int_(i)], argument);
+  } else {
+    both.fill(integer(argument));
+  }
+  if (std::ranges::min(both) < least)
+    throw py::value_error(text(argument) + " must be >= " + std::to_string(least) + ", got " +
+                          std::string(py::repr(object)));
+  if (std::ranges::max(both) > (1 << 30))
+    throw py::value_error(text(argument) + " must be at most 2**30, got " + std::string(py::repr(object)));
+  return both;
+}
+
 bool Call::flag(const char* argument) const {
   const py::handle object = (*this)[argument];
   if (!is_bool(object)) throw py::type_error(text(argument) + " must be a bool, got " + std::string(py::repr(object)));
@@ -254,7 +283,7 @@ void Call::results(std::size_t count) {
 
 py::object Call::given(std::size_t i, Dtype dtype, const Shape& shape) {
   const Name called = result_name(i);
-  const Array array(given_[i], called, Accepted::floats);
+  const Array array(given_[i], called, dtype == Dtype::int32 ? Accepted::indices : Accepted::floats);
   expect_dtype(array, dtype, called);
   expect_shape(array, shape, called);
   expect_writeable(array, called);
@@ -286,6 +315,8 @@ py::object fresh(Dtype dtype, const Shape& shape, const Shape& strides) {
       return of(py::dtype::of<float>());
     case Dtype::float64:
       return of(py::dtype::of<double>());
+    case Dtype::int32:
+      return of(py::dtype::of<std::int32_t>());
     case Dtype::float16: {
       static const auto& float16 = *new py::dtype("float16");
       return of(float16);

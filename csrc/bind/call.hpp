@@ -2,6 +2,7 @@
 /// arguments by name and checks them before anything is written.
 #pragma once
 
+#include <array>
 #include <optional>
 #include <span>
 #include <string>
@@ -64,6 +65,10 @@ class Call {
   /// The same, with a given dtype and shape.
   Array read(const char* argument, Dtype dtype, const Shape& shape);
 
+  /// An array of indices that is only read, of a dtype, and of a shape where one is given; contiguous, or a copy that is,
+  /// unless any layout will do.
+  Array indices(const char* argument, Dtype dtype, const Shape* shape = nullptr, bool contiguous = true);
+
   /// For error texts: parameters and statistics must fit the channels of x, the array that was read first.  They lie
   /// along `axis`, which is the value of the argument `argument`.
   void channels_along(std::ptrdiff_t axis, const char* argument) { channel_axis_ = axis, axis_name_ = argument; }
@@ -76,6 +81,8 @@ class Call {
   /// A number in [low, high].
   double number(const char* argument, double low, double high, const char* constraint) const;
   double eps() const;
+  /// One for both axes of images, or one for each, of at least `least`.
+  std::array<std::ptrdiff_t, 2> integers(const char* argument, std::ptrdiff_t least) const;
   std::ptrdiff_t integer(const char* argument) const { return integer((*this)[argument], argument); }
   /// An integer that is part of an argument.
   std::ptrdiff_t integer(py::handle object, const char* argument) const;

@@ -12,6 +12,8 @@ void bind(pybind11::module_& m) {
   bind_channel_norms(m);
   bind_regularize(m);
   bind_loops(m);
+  bind_embedding(m);
+  bind_images(m);
   bind_threads(m);
   bind_floor(m);
   bind_formats(m);

@@ -10,6 +10,8 @@ void bind_row_norms(pybind11::module_& m);
 void bind_channel_norms(pybind11::module_& m);
 void bind_regularize(pybind11::module_& m);
 void bind_loops(pybind11::module_& m);
+void bind_embedding(pybind11::module_& m);
+void bind_images(pybind11::module_& m);
 void bind_threads(pybind11::module_& m);
 void bind_floor(pybind11::module_& m);
 void bind_formats(pybind11::module_& m);

@@ -25,12 +25,18 @@ inline constexpr std::size_t kWideRow = 16 << 10;  ///< bytes of a row so long t
 inline constexpr std::size_t kWidestRow = 256 << 10;  ///< bytes of a row so long that 2·kTogether rows leave L2
 inline constexpr std::size_t kColumnChunk = 1 << 14;  ///< elements of a chunk of columns; results depend on it
 
+inline constexpr std::size_t kLookupColumns = 512;  ///< columns of rows of a table that are summed at once
+/// Bytes of what a convolution's product reads of images and writes: they leave L2 room for weights; results depend on it.
+inline constexpr std::size_t kProductBytes = 1 << 20;
+inline constexpr std::size_t kProductPixels = 256;  ///< of such a product, at least; results depend on it
+
 // Prefetching.
 
 inline constexpr std::size_t kAhead = 512;          ///< elements between a prefetch and the tile that is computed
 inline constexpr std::size_t kBlocksAhead = 256;    ///< the same where blocks are decoded
 inline constexpr std::size_t kRowsAhead = 4;        ///< rows that lie anywhere
 inline constexpr std::size_t kRowAhead = 16 << 10;  ///< bytes, the same along a row that is streamed
+inline constexpr std::size_t kLookupsAhead = 4;     ///< rows of a table that are fetched before their turn
 
 /// Whether prefetching a few streams that are longer than the caches pays.  On Intel's processors it gains up to 30 %
 /// (Sapphire Rapids, AdamW); AMD's processors follow the streams by themselves, and prefetching costs 5 to 20 % (Zen
@@ -53,6 +59,8 @@ inline constexpr double kStepPerByte = 1.0 / 70;                                
 inline constexpr double kRowForwardPerByte = 1.0 / 20, kRowBackwardPerByte = 1.0 / 15;  ///< a normalization of rows
 inline constexpr double kSumOfChunks = 1.0 / 4;      ///< adding one number to a sum over chunks
 inline constexpr double kChannelPerByte = 1.0 / 20;  ///< a normalization of channels
+inline constexpr double kRowCopyPerByte = 1.0 / 20;  ///< looking up rows in a table
+inline constexpr double kPoolPerElement = 1.0 / 4;   ///< an element of a window in pooling
 inline constexpr double kFloorPerWord = 1.0 / 16;    ///< the floor
 inline constexpr double kPerThread = 3000;  ///< work that is worth waking a thread: with two cores a region costs 1 µs
 inline constexpr double kBriefStep = 1e6;   ///< a step this short keeps Python's lock: a fifth of a thread's turn

@@ -12,6 +12,8 @@ Options = tuple[float, ...]
 
 rules: dict[str, tuple[list[str], list[str], list[str], list[str]]]
 SHARE: int
+PRODUCT_BYTES: int
+PRODUCT_PIXELS: int
 signatures: dict[str, tuple[str, ...]]  # of the functions of arrays, whose arguments go by position
 
 class Plan:
@@ -331,6 +333,65 @@ def channel_dropout(
 def channel_dropout_backward(
     dy: Array, p: float, training: bool, seed: int, step: int, channel_axis: int, out: Array | None
 ) -> Array: ...
+def embedding(indices: Array, weight: Array, padding_idx: int | None, out: Array | None) -> Array: ...
+def embedding_backward(
+    dy: Array, indices: Array, num_embeddings: int, padding_idx: int | None, out: Array | None
+) -> Array: ...
+def max_pool2d(
+    x: Array,
+    kernel_size: int | tuple[int, int],
+    stride: int | tuple[int, int] | None,
+    padding: int | tuple[int, int],
+    dilation: int | tuple[int, int],
+    ceil_mode: bool,
+    return_indices: bool,
+    channel_axis: int,
+    out: Any,
+) -> Any: ...
+def max_pool2d_backward(
+    dy: Array,
+    indices: Array,
+    input_size: Sequence[int],
+    kernel_size: int | tuple[int, int],
+    stride: int | tuple[int, int] | None,
+    padding: int | tuple[int, int],
+    dilation: int | tuple[int, int],
+    ceil_mode: bool,
+    channel_axis: int,
+    out: Array | None,
+) -> Array: ...
+def avg_pool2d(
+    x: Array,
+    kernel_size: int | tuple[int, int],
+    stride: int | tuple[int, int] | None,
+    padding: int | tuple[int, int],
+    ceil_mode: bool,
+    count_include_pad: bool,
+    divisor_override: int | None,
+    channel_axis: int,
+    out: Array | None,
+) -> Array: ...
+def avg_pool2d_backward(
+    dy: Array,
+    input_size: Sequence[int],
+    kernel_size: int | tuple[int, int],
+    stride: int | tuple[int, int] | None,
+    padding: int | tuple[int, int],
+    ceil_mode: bool,
+    count_include_pad: bool,
+    divisor_override: int | None,
+    channel_axis: int,
+    out: Array | None,
+) -> Array: ...
+
+class Convolution:  # what surrounds the products of conv2d, which checks all arguments
+    def __init__(self, y: Sequence[int], x: Sequence[int], columns: bool, groups: int) -> None: ...
+    def unfold(self, piece: tuple[int, int], x: Array, matrix: Array) -> None: ...
+    def fold(self, piece: tuple[int, int], matrix: Array, dx: Array) -> None: ...
+    def place(self, piece: tuple[int, int], matrix: Array, bias: Array | None, y: Array) -> None: ...
+    def collect(self, piece: tuple[int, int], dy: Array, matrix: Array) -> None: ...
+    def add_bias(self, y: Array, bias: Array) -> None: ...
+
 def floor(
     reads: Sequence[Array], updates: Sequence[Array], writes: Sequence[Array], streaming: bool = False, ahead: int = 0
 ) -> None: ...

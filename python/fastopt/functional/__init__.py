@@ -28,6 +28,7 @@ from ._batch import (
     batch_renorm,
     batch_renorm_backward,
 )
+from ._conv import conv2d, conv2d_backward
 from ._dropout import (
     channel_dropout,
     channel_dropout_backward,
@@ -36,10 +37,12 @@ from ._dropout import (
     gaussian_dropout,
     gaussian_dropout_backward,
 )
+from ._embedding import embedding, embedding_backward
 from ._functions import erf, exp, sigmoid, tanh
 from ._groups import group_norm, group_norm_backward, instance_norm, instance_norm_backward
 from ._lengths import cosine_norm, cosine_norm_backward, scale_norm, scale_norm_backward
 from ._losses import binary_cross_entropy_with_logits, cross_entropy, huber_loss, mse_loss
+from ._pool import avg_pool2d, avg_pool2d_backward, max_pool2d, max_pool2d_backward
 from ._rows import (
     add_layer_norm,
     add_layer_norm_backward,
@@ -70,6 +73,8 @@ __all__ = [
     "add_layer_norm_backward",
     "add_rms_norm",
     "add_rms_norm_backward",
+    "avg_pool2d",
+    "avg_pool2d_backward",
     "batch_norm",
     "batch_norm_add_relu",
     "batch_norm_add_relu_backward",
@@ -86,11 +91,15 @@ __all__ = [
     "channel_dropout",
     "channel_dropout_backward",
     "combine_stats",
+    "conv2d",
+    "conv2d_backward",
     "cosine_norm",
     "cosine_norm_backward",
     "cross_entropy",
     "dropout",
     "dropout_backward",
+    "embedding",
+    "embedding_backward",
     "erf",
     "exp",
     "fold_batch_norm",
@@ -107,6 +116,8 @@ __all__ = [
     "linear_backward",
     "log_softmax",
     "log_softmax_backward",
+    "max_pool2d",
+    "max_pool2d_backward",
     "mse_loss",
     "rms_norm",
     "rms_norm_backward",

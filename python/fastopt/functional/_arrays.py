@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
-from .._check import not_an_array
+from .._check import not_an_array, whole
 
-__all__ = ["Array", "Statistics", "array_of", "memory_order", "results_of"]
+__all__ = ["Array", "Statistics", "array_of", "has_columns", "memory_order", "results_of", "two_of"]
 
 Array: TypeAlias = NDArray[Any]
 Statistics: TypeAlias = NDArray[np.float64]
@@ -61,3 +62,20 @@ def memory_order(array: Array) -> tuple[int, ...]:
     axes = range(array.ndim)
     shared = any(array.strides[axis] == 0 and array.shape[axis] > 1 for axis in axes)
     return tuple(axes if shared else sorted(axes, key=lambda axis: -abs(array.strides[axis])))
+
+
+def two_of(function: str, name: str, value: Any, least: int) -> tuple[int, int]:
+    """An integer for both axes of images, or one for each."""
+    if isinstance(value, tuple | list):
+        if len(value) != 2:
+            raise ValueError(f"{function}: {name} must be an integer or two of them, got {value!r}")
+        first, second = (whole(function, name, one, least, 1 << 30) for one in value)
+        return first, second
+    both = whole(function, name, value, least, 1 << 30)
+    return both, both
+
+
+def has_columns(x: Array, axis: int) -> bool:
+    """Whether the channels of images, on this axis of four, are innermost in memory; those of one pixel are if they are the last axis."""
+    channels, pixels = x.shape[axis], math.prod(x.shape[1:])
+    return axis == 3 or (channels > 1 and x.strides[axis] == x.itemsize and pixels != channels)

@@ -4,6 +4,8 @@ from ._activations import GELU, ReLU, Sigmoid, SiLU, Tanh
 from ._batch import BatchNorm, BatchNormAddReLU, BatchNormReLU, BatchRenorm, update_bn
 from ._channels import GroupNorm, InstanceNorm
 from ._dropout import ChannelDropout, Dropout, GaussianDropout
+from ._embedding import Embedding
+from ._images import AvgPool2d, Conv2d, Flatten, MaxPool2d
 from ._layer import Layer
 from ._linear import CosineLinear, Linear, WeightNormLinear
 from ._rows import AddLayerNorm, AddRMSNorm, LayerNorm, RMSNorm, ScaleNorm
@@ -13,19 +15,24 @@ __all__ = [
     "GELU",
     "AddLayerNorm",
     "AddRMSNorm",
+    "AvgPool2d",
     "BatchNorm",
     "BatchNormAddReLU",
     "BatchNormReLU",
     "BatchRenorm",
     "ChannelDropout",
+    "Conv2d",
     "CosineLinear",
     "Dropout",
+    "Embedding",
+    "Flatten",
     "GaussianDropout",
     "GroupNorm",
     "InstanceNorm",
     "Layer",
     "LayerNorm",
     "Linear",
+    "MaxPool2d",
     "RMSNorm",
     "ReLU",
     "ScaleNorm",

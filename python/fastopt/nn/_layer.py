@@ -12,7 +12,7 @@ from numpy.typing import DTypeLike, NDArray
 from .._check import flag, type_of, whole
 from .._commit import commit
 
-__all__ = ["Array", "Layer", "axis_of", "sizes_of"]
+__all__ = ["Array", "Layer", "axis_of", "generator", "sizes_of"]
 
 Array: TypeAlias = NDArray[Any]
 Shapes: TypeAlias = Mapping[str, tuple[tuple[int, ...], float]]
@@ -236,6 +236,15 @@ def sizes_of(layer: str, name: str, shape: int | Sequence[int]) -> tuple[int, ..
 def axis_of(layer: str, name: str, axis: int) -> int:
     """The number of an axis, checked; whether inputs have this axis shows later."""
     return whole(layer, name, axis, -(1 << 53))
+
+
+def generator(layer: str, rng: Any) -> np.random.Generator:
+    """Where initial weights come from: a NumPy generator, or a new one from a seed; ``None`` for a random one."""
+    try:
+        return np.random.default_rng(rng)
+    except (TypeError, ValueError) as error:
+        text = f"{layer}: rng must be a NumPy generator, an integer >= 0 or None, got {rng!r}"
+        raise type(error)(text) from None
 
 
 def _converted(layer: str, key: str, value: Any, own: Array) -> Array:

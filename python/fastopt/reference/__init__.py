@@ -28,12 +28,21 @@ from .dropout import (
     gaussian_dropout,
     gaussian_dropout_backward,
 )
+from .embedding import embedding, embedding_backward
 from .functions import erf, exp, sigmoid, tanh
 from .groups import (
     group_norm,
     group_norm_backward,
     instance_norm,
     instance_norm_backward,
+)
+from .images import (
+    avg_pool2d,
+    avg_pool2d_backward,
+    conv2d,
+    conv2d_backward,
+    max_pool2d,
+    max_pool2d_backward,
 )
 from .losses import binary_cross_entropy_with_logits, cross_entropy, huber_loss, mse_loss
 from .rows import (
@@ -81,6 +90,8 @@ __all__ = [
     "ademamix",
     "adopt",
     "asgd",
+    "avg_pool2d",
+    "avg_pool2d_backward",
     "batch_norm",
     "batch_norm_add_relu",
     "batch_norm_add_relu_backward",
@@ -97,11 +108,15 @@ __all__ = [
     "channel_dropout",
     "channel_dropout_backward",
     "combine_stats",
+    "conv2d",
+    "conv2d_backward",
     "cosine_norm",
     "cosine_norm_backward",
     "cross_entropy",
     "dropout",
     "dropout_backward",
+    "embedding",
+    "embedding_backward",
     "erf",
     "exp",
     "fold_batch_norm",
@@ -121,6 +136,8 @@ __all__ = [
     "lion",
     "log_softmax",
     "log_softmax_backward",
+    "max_pool2d",
+    "max_pool2d_backward",
     "mse_loss",
     "muon",
     "nadam",
