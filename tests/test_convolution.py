@@ -249,7 +249,7 @@ def test_layer(dtype: str, rng: Generator) -> None:
         for bias in (True, False):
             filters, channels, *size = case.weight
             layer = nn.Conv2d(
-                channels * case.groups, filters, tuple(size), **case.options, bias=bias, rng=1, dtype=dtype
+                channels * case.groups, filters, tuple(size), **case.options, bias=bias, seed=1, dtype=dtype
             )
             params, grads, x = layer.params, {**layer.grads}, ordinary(rng, case.shape, dtype)
             assert layer.state_dict().keys() == {"weight", "bias"} - ({"bias"} - {*params})
@@ -265,7 +265,7 @@ def test_layer(dtype: str, rng: Generator) -> None:
 
 
 def test_a_first_layer_needs_no_gradient_of_its_input(rng: Generator) -> None:
-    x, options = ordinary(rng, (2, 6, 7, 3), "float32"), {"channel_axis": -1, "rng": 3}
+    x, options = ordinary(rng, (2, 6, 7, 3), "float32"), {"channel_axis": -1, "seed": 3}
     first, other = (nn.Conv2d(3, 4, 3, input_grad=wanted, **options) for wanted in (False, True))  # type: ignore[arg-type]
     dy = first(x)
     assert differing(dy, other(x)) == 0
@@ -276,12 +276,12 @@ def test_a_first_layer_needs_no_gradient_of_its_input(rng: Generator) -> None:
 
 def test_initial_weights_are_those_of_torch() -> None:
     """Uniform in ±1/√(terms of a sum), the bias too."""
-    layer = nn.Conv2d(32, 64, 3, groups=2, rng=0)
+    layer = nn.Conv2d(32, 64, 3, groups=2, seed=0)
     bound = 1 / np.sqrt(16 * 9)
     for param in layer.params.values():
         assert 0.9 * bound < np.abs(param).max() <= bound
     assert abs(layer.params["weight"].std() - bound / np.sqrt(3)) < 0.02 * bound
-    again = nn.Conv2d(32, 64, 3, groups=2, rng=np.random.default_rng(0))
+    again = nn.Conv2d(32, 64, 3, groups=2, seed=np.random.default_rng(0))
     assert differing(again.params["weight"], layer.params["weight"]) == 0
 
 
@@ -300,7 +300,7 @@ def test_layer_says_what_it_is() -> None:
         ({"padding": "same", "stride": 2}, ValueError, "stride must be 1 with padding='same', got 2"),
         ({"bias": 1}, TypeError, "bias must be a bool, got 1"),
         ({"dtype": "float16"}, TypeError, "dtype must be float32 or float64, got float16"),
-        ({"rng": "x"}, TypeError, "rng must be a NumPy generator, an integer >= 0 or None, got 'x'"),
+        ({"seed": "x"}, TypeError, "seed must be a NumPy generator, an integer >= 0 or None, got 'x'"),
     ],
 )
 def test_bad_layers(change: dict[str, Any], error: type[Exception], text: str) -> None:

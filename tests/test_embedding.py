@@ -197,12 +197,12 @@ def test_an_index_anywhere_is_found() -> None:
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_layer(dtype: str, rng: Generator) -> None:
-    layer = nn.Embedding(9, 5, padding_idx=-2, rng=np.random.default_rng(1), dtype=dtype)
+    layer = nn.Embedding(9, 5, padding_idx=-2, seed=np.random.default_rng(1), dtype=dtype)
     weight, indices = layer.params["weight"], some_indices(rng, 9, (4, 3))
     assert weight.dtype == dtype
     assert not weight[7].any()
     assert np.count_nonzero(weight) == 8 * 5
-    assert differing(nn.Embedding(9, 5, 7, rng=1, dtype=dtype).params["weight"], weight) == 0
+    assert differing(nn.Embedding(9, 5, 7, seed=1, dtype=dtype).params["weight"], weight) == 0
     y = layer(indices)
     dy, grad = ordinary(rng, y.shape, dtype), layer.grads["weight"]
     assert layer.backward(dy) is None
@@ -216,7 +216,7 @@ def test_layer(dtype: str, rng: Generator) -> None:
 
 
 def test_initial_weights_are_normal() -> None:
-    weight = nn.Embedding(400, 300, rng=0).params["weight"]
+    weight = nn.Embedding(400, 300, seed=0).params["weight"]
     assert abs(weight.mean()) < 0.01
     assert abs(weight.std() - 1) < 0.01
 
@@ -233,8 +233,8 @@ def test_bad_layers(arguments: tuple[Any, ...], error: type[Exception], text: st
     with pytest.raises(error, match=re.escape(f"Embedding: {text}")):
         nn.Embedding(*arguments)
     with pytest.raises(
-        TypeError, match=r"^Embedding: rng must be a NumPy generator, an integer >= 0 or None, got 'x'$"
+        TypeError, match=r"^Embedding: seed must be a NumPy generator, an integer >= 0 or None, got 'x'$"
     ):
-        nn.Embedding(2, 2, rng="x")  # type: ignore[arg-type]
+        nn.Embedding(2, 2, seed="x")  # type: ignore[arg-type]
     with pytest.raises(RuntimeError, match="backward was called before forward"):
         nn.Embedding(2, 2).backward(np.zeros((1, 2), np.float32))

@@ -90,9 +90,9 @@ def test_embedding_agrees(padding_idx: int | None, dtype: str, rng: Generator) -
 def test_state_of_layers_is_torchs(rng: Generator) -> None:
     """Both ways, and a small network computes the same."""
     ours: list[nn.Layer] = [
-        nn.Conv2d(3, 8, 3, padding=1, rng=0, dtype=np.float64),
+        nn.Conv2d(3, 8, 3, padding=1, seed=0, dtype=np.float64),
         nn.MaxPool2d(2),
-        nn.Conv2d(8, 6, 3, 2, bias=False, rng=1, dtype=np.float64),
+        nn.Conv2d(8, 6, 3, 2, bias=False, seed=1, dtype=np.float64),
         nn.AvgPool2d(2, 1),
         nn.Flatten(),
     ]

@@ -22,7 +22,7 @@ class Embedding(Layer):
         embedding_dim: The length of rows.
         padding_idx: A row that begins as zeros and gets no gradient, so that an optimizer without weight decay leaves it alone; negative
             numbers count from the end.  ``None`` if there is none.
-        rng: Where the initial weights come from, which are N(0, 1) as torch's: a NumPy generator, a seed, or ``None`` for random ones.
+        seed: Where the initial weights come from, which are N(0, 1) as torch's: a NumPy generator, a seed, or ``None`` for random ones.
         dtype: The dtype of the parameters, float32 or float64.
 
     Example:
@@ -47,7 +47,7 @@ class Embedding(Layer):
         embedding_dim: int,
         padding_idx: int | None = None,
         *,
-        rng: int | np.random.Generator | None = None,
+        seed: int | np.random.Generator | None = None,
         dtype: DTypeLike = np.float32,
     ) -> None:
         self.num_embeddings = whole("Embedding", "num_embeddings", num_embeddings)
@@ -58,7 +58,7 @@ class Embedding(Layer):
             self.padding_idx = whole("Embedding", "padding_idx", padding_idx, -rows, rows) % rows
         super().__init__({"weight": ((self.num_embeddings, self.embedding_dim), 0.0)}, dtype)
         weight = self.params["weight"]
-        weight[...] = generator("Embedding", rng).standard_normal(weight.shape, weight.dtype)
+        weight[...] = generator("Embedding", seed).standard_normal(weight.shape, weight.dtype)
         if self.padding_idx is not None:
             weight[self.padding_idx] = 0
 

@@ -39,7 +39,7 @@ class Conv2d(Layer):
         channel_axis: The axis of the channels; the first axis is that of the samples.
         input_grad: Whether :meth:`backward` returns the gradient of the input; False for a network's first layer saves a third
             of the work, and backward returns ``None``.
-        rng: Where the initial weights and biases come from, which are uniform in ±1/√(in_channels/groups·window) as torch's: a
+        seed: Where the initial weights and biases come from, which are uniform in ±1/√(in_channels/groups·window) as torch's: a
             NumPy generator, a seed, or ``None`` for random ones.
         dtype: The dtype of the parameters, float32 or float64.
 
@@ -74,7 +74,7 @@ class Conv2d(Layer):
         *,
         channel_axis: int = 1,
         input_grad: bool = True,
-        rng: int | np.random.Generator | None = None,
+        seed: int | np.random.Generator | None = None,
         dtype: DTypeLike = np.float32,
     ) -> None:
         self.in_channels = whole("Conv2d", "in_channels", in_channels, 1)
@@ -101,7 +101,7 @@ class Conv2d(Layer):
         if flag("Conv2d", "bias", bias):
             shapes = {**shapes, "bias": ((self.out_channels,), 0.0)}
         super().__init__(shapes, dtype)
-        numbers, bound = generator("Conv2d", rng), 1 / math.sqrt(math.prod(size))
+        numbers, bound = generator("Conv2d", seed), 1 / math.sqrt(math.prod(size))
         for param in self.params.values():
             param[...] = numbers.uniform(-bound, bound, param.shape)
 

@@ -238,12 +238,12 @@ def axis_of(layer: str, name: str, axis: int) -> int:
     return whole(layer, name, axis, -(1 << 53))
 
 
-def generator(layer: str, rng: Any) -> np.random.Generator:
+def generator(layer: str, seed: Any) -> np.random.Generator:
     """Where initial weights come from: a NumPy generator, or a new one from a seed; ``None`` for a random one."""
     try:
-        return np.random.default_rng(rng)
+        return np.random.default_rng(seed)
     except (TypeError, ValueError) as error:
-        text = f"{layer}: rng must be a NumPy generator, an integer >= 0 or None, got {rng!r}"
+        text = f"{layer}: seed must be a NumPy generator, an integer >= 0 or None, got {seed!r}"
         raise type(error)(text) from None
 
 
