@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import DTypeLike
 
 from .. import functional as F
 from .._check import whole
-from ._layer import Array, Layer, generator
+from ._layer import Array, Fixed, Layer, Unset, generator
 
 __all__ = ["Embedding"]
 
@@ -40,6 +40,10 @@ class Embedding(Layer):
                [0., 0.],
                [2., 2.]])
     """
+
+    if not TYPE_CHECKING:  # type checkers would take them for attributes of any type
+        num_embeddings, embedding_dim = Fixed(), Fixed()
+        seed, dtype, weight = Unset(), Unset(), Unset()
 
     def __init__(
         self,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import DTypeLike
@@ -11,7 +11,7 @@ from numpy.typing import DTypeLike
 from .. import functional as F
 from .._check import flag, whole
 from ..functional._arrays import array_of, two_of
-from ._layer import Array, Layer, Shapes, axis_of, generator, gradients_of
+from ._layer import Array, Fixed, Layer, Shapes, Unset, axis_of, generator, gradients_of
 
 __all__ = ["AvgPool2d", "Conv2d", "Flatten", "MaxPool2d"]
 
@@ -60,6 +60,10 @@ class Conv2d(Layer):
         (array([[[[ 8., 12.],
                  [20., 24.]]]]), array([4.]))
     """
+
+    if not TYPE_CHECKING:  # type checkers would take them for attributes of any type
+        in_channels, out_channels, kernel_size = Fixed(), Fixed(), Fixed()
+        seed, dtype, weight, bias = Unset(), Unset(), Unset(), Unset()
 
     def __init__(
         self,

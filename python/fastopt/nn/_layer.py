@@ -189,7 +189,8 @@ class Layer:
 
 _UNKNOWN = object()
 _OF_SHAPES = {
-    "channel_axis", "dim", "in_features", "normalized_shape", "num_channels", "num_features", "num_groups", "out_features",
+    "channel_axis", "dim", "embedding_dim", "in_channels", "in_features", "kernel_size", "normalized_shape",
+    "num_channels", "num_embeddings", "num_features", "num_groups", "out_channels", "out_features",
 }  # fmt: skip
 _ALWAYS_SHOWN = ("eps", "momentum", "p", "seed")
 
