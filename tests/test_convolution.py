@@ -300,7 +300,7 @@ def test_layer_says_what_it_is() -> None:
         ({"padding": "same", "stride": 2}, ValueError, "stride must be 1 with padding='same', got 2"),
         ({"bias": 1}, TypeError, "bias must be a bool, got 1"),
         ({"dtype": "float16"}, TypeError, "dtype must be float32 or float64, got float16"),
-        ({"seed": "x"}, TypeError, "seed must be a NumPy generator, an integer >= 0 or None, got 'x'"),
+        ({"seed": "x"}, TypeError, "seed must be an integer >= 0, a NumPy generator or None, got 'x'"),
     ],
 )
 def test_bad_layers(change: dict[str, Any], error: type[Exception], text: str) -> None:

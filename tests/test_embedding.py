@@ -233,7 +233,7 @@ def test_bad_layers(arguments: tuple[Any, ...], error: type[Exception], text: st
     with pytest.raises(error, match=re.escape(f"Embedding: {text}")):
         nn.Embedding(*arguments)
     with pytest.raises(
-        TypeError, match=r"^Embedding: seed must be a NumPy generator, an integer >= 0 or None, got 'x'$"
+        TypeError, match=r"^Embedding: seed must be an integer >= 0, a NumPy generator or None, got 'x'$"
     ):
         nn.Embedding(2, 2, seed="x")  # type: ignore[arg-type]
     with pytest.raises(RuntimeError, match="backward was called before forward"):

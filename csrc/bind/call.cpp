@@ -303,6 +303,17 @@ py::object Call::result_if(bool wanted, std::size_t i, Dtype dtype, const Shape&
   return py::none();
 }
 
+Shape strides_in(const Shape& order, const Shape& shape, Dtype dtype) {
+  Shape strides(shape.size());
+  auto stride = static_cast<std::ptrdiff_t>(itemsize_of(dtype));
+  for (auto axis = order.rbegin(); axis != order.rend(); ++axis) {
+    const auto a = static_cast<std::size_t>(*axis);
+    strides[a] = stride;
+    stride *= std::max<std::ptrdiff_t>(shape[a], 1);
+  }
+  return strides;
+}
+
 py::object fresh(Dtype dtype, const Shape& shape, const Shape& strides) {
   std::size_t bytes = itemsize_of(dtype);
   for (const std::ptrdiff_t count : shape) bytes *= static_cast<std::size_t>(count);

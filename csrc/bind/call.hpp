@@ -33,6 +33,11 @@ template <class Body> auto with_storage(Dtype dtype, Body&& body) {
   }
 }
 
+/// Calls body(T{}) with the type that numbers of float32 or float64 have.
+template <class Body> auto with_computed(Dtype dtype, Body&& body) {
+  return dtype == Dtype::float64 ? body(double{}) : body(float{});
+}
+
 /// Whether the object is a bool, Python's or NumPy's.
 bool is_bool(py::handle object);
 
@@ -144,6 +149,9 @@ struct Input {
         size(array.size()) {}
   template <class T> const T* at() const { return static_cast<const T*>(data); }
 };
+
+/// The strides of an array without gaps whose axes lie in memory in this order, outermost first.
+Shape strides_in(const Shape& order, const Shape& shape, Dtype dtype);
 
 /// A new array, with the strides of C order if none are given.
 py::object fresh(Dtype dtype, const Shape& shape, const Shape& strides = {});

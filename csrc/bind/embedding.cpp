@@ -3,6 +3,7 @@
 
 #include <limits>
 #include <string>
+#include <vector>
 
 #include "bind/call.hpp"
 #include "bind/module.hpp"
@@ -11,17 +12,17 @@ namespace fastopt {
 
 namespace {
 
-/// The indices, contiguous, and their number.
+/// The indices: a copy, as another thread may change the array between their check and their use.
 struct Indices {
-  const std::int64_t* data;
+  std::vector<std::int64_t> data;
   std::size_t count;
   Shape shape;
 
   explicit Indices(Call& call) {
     const Array array = call.indices("indices", Dtype::int64);
-    data = array.data<std::int64_t>();
     count = array.size();
     shape = array.shape();
+    data.assign(array.data<std::int64_t>(), array.data<std::int64_t>() + count);
     if (count > std::numeric_limits<std::uint32_t>::max())
       throw py::value_error(call.text("indices") + " must have less than 2**32 elements, got " + std::to_string(count));
   }
@@ -37,7 +38,7 @@ struct Indices {
     std::size_t i = 0;
     {
       const py::gil_scoped_release release;
-      i = first_outside(data, count, rows);
+      i = first_outside(data.data(), count, rows);
     }
     if (i == count) return;
     std::string position;
@@ -80,7 +81,7 @@ py::object embedding(Call& call) {
     using S = decltype(number);
     S* const to = data_of<S>(y);
     const py::gil_scoped_release release;
-    EmbeddingKernels<S>::forward(static_cast<const S*>(data), rows, indices.data, indices.count, to);
+    EmbeddingKernels<S>::forward(static_cast<const S*>(data), rows, indices.data.data(), indices.count, to);
   });
   return y;
 }
@@ -110,7 +111,7 @@ py::object embedding_backward(Call& call) {
     using S = decltype(number);
     S* const to = data_of<S>(dweight);
     const py::gil_scoped_release release;
-    EmbeddingKernels<S>::backward(static_cast<const S*>(data), rows, indices.data, indices.count, skipped, to,
+    EmbeddingKernels<S>::backward(static_cast<const S*>(data), rows, indices.data.data(), indices.count, skipped, to,
                                   static_cast<std::size_t>(count));
   });
   return dweight;

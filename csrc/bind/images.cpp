@@ -116,14 +116,8 @@ class PoolArguments {
   Result result(std::size_t i, Dtype its_dtype, const Shape& shape) const {
     py::object object = call_.result(i, its_dtype, shape, [&]() -> py::object {
       if (!pool.columns || axes_[1] == 3) return fresh(its_dtype, shape);
-      Shape strides(4);
-      auto stride = static_cast<std::ptrdiff_t>(itemsize_of(its_dtype));
-      for (const std::size_t k : {std::size_t{1}, std::size_t{3}, std::size_t{2}, std::size_t{0}}) {
-        const auto axis = static_cast<std::size_t>(axes_[k]);
-        strides[axis] = stride;
-        stride *= std::max<std::ptrdiff_t>(shape[axis], 1);
-      }
-      return fresh(its_dtype, shape, strides);
+      const Shape order{axes_[0], axes_[2], axes_[3], axes_[1]};
+      return fresh(its_dtype, shape, strides_in(order, shape, its_dtype));
     });
     const Name name = call_.result_name(i);
     const Array array(object, name, its_dtype == Dtype::int32 ? Accepted::indices : Accepted::floats);
@@ -305,7 +299,7 @@ template <class Body> void convolve(const Array& first, const Array& second, con
     const py::gil_scoped_release release;
     body(ConvolutionKernels<T>{}, a, b);
   };
-  first.dtype() == Dtype::float64 ? run(double{}) : run(float{});
+  with_computed(first.dtype(), run);
 }
 
 using Rowed = std::array<std::ptrdiff_t, 2>;
@@ -313,7 +307,7 @@ using Rowed = std::array<std::ptrdiff_t, 2>;
 void bind_convolution(py::module_& m) {
   m.attr("PRODUCT_BYTES") = kProductBytes;
   m.attr("PRODUCT_PIXELS") = kProductPixels;
-  py::class_<Convolving>(m, "Convolution")
+  py::class_<Convolving>(m, "Convolution", py::module_local())
       .def(py::init<const Axis&, const Axis&, bool, std::ptrdiff_t>())
       .def("unfold",
            [](const Convolving& self, const Rowed& piece, py::handle x, py::handle matrix) {

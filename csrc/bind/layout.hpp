@@ -111,15 +111,11 @@ class Layout {
     const Shape& shape = shape_;
     py::object object = call_.result(i, dtype_, shape, [&]() -> py::object {
       if (!in_.columns || axis_ + 1 == shape.size()) return fresh(dtype_, shape);
-      Shape strides(shape.size());
-      strides[axis_] = static_cast<std::ptrdiff_t>(itemsize_of(dtype_));
-      std::ptrdiff_t stride = strides[axis_] * shape[axis_];
-      for (std::size_t a = shape.size(); a-- > 0;)
-        if (a != axis_) {
-          strides[a] = stride;
-          stride *= std::max<std::ptrdiff_t>(shape[a], 1);
-        }
-      return fresh(dtype_, shape, strides);
+      Shape order;
+      for (std::size_t a = 0; a < shape.size(); ++a)
+        if (a != axis_) order.push_back(static_cast<std::ptrdiff_t>(a));
+      order.push_back(static_cast<std::ptrdiff_t>(axis_));
+      return fresh(dtype_, shape, strides_in(order, shape, dtype_));
     });
     const Name name = call_.result_name(i);
     const Array array(object, name, Accepted::floats);

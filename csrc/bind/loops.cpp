@@ -23,11 +23,6 @@ namespace {
 
 constexpr double kMost = std::numeric_limits<double>::max();
 
-/// Calls body(T{}) with the type of a dtype that is computed with.
-template <class Body> auto with_computed(Dtype dtype, Body&& body) {
-  return dtype == Dtype::float64 ? body(double{}) : body(float{});
-}
-
 /// An array that is only read, of float32 or float64.
 Array computed(Call& call, const char* argument) {
   const Array array = call.read(argument);
@@ -81,14 +76,9 @@ class Along {
 
   /// A result whose rows lie one behind the other.
   py::object result(Call& call, std::size_t i, Dtype dtype, const Shape& shape) const {
-    Shape strides(shape.size());
-    auto stride = static_cast<std::ptrdiff_t>(itemsize_of(dtype));
-    const auto next = [&](std::ptrdiff_t axis) {
-      strides[static_cast<std::size_t>(axis)] = stride;
-      stride *= std::max<std::ptrdiff_t>(shape[static_cast<std::size_t>(axis)], 1);
-    };
-    next(axis_);
-    std::for_each(others_.rbegin(), others_.rend(), next);
+    Shape order = others_;
+    order.push_back(axis_);
+    const Shape strides = strides_in(order, shape, dtype);
     py::object object = call.result(i, dtype, shape, [&] { return fresh(dtype, shape, strides); });
     const Array array(object, call.result_name(i), Accepted::floats);
     for (std::ptrdiff_t a = 0; a < array.ndim() && array.size() != 0; ++a)
@@ -255,23 +245,22 @@ Reduction reduction_of(const Call& call) {
                            {{"mean", Reduction::mean}, {"sum", Reduction::sum}, {"none", Reduction::none}});
 }
 
-/// Labels as 64-bit integers, checked.
+/// Labels, checked: a copy, as another thread may change the array while the kernel runs.
 struct Labels {
-  py::array_t<std::int64_t> array;
+  std::vector<std::int64_t> labels;
 
-  Labels(const Call& call, const Shape& shape, std::ptrdiff_t classes, std::int64_t ignored)
-      : array(py::reinterpret_borrow<py::object>(call["target"])) {
-    if (Shape(array.shape(), array.shape() + array.ndim()) != shape)
-      throw py::value_error(call.text("target") + " has shape " +
-                            text_of({array.shape(), array.shape() + array.ndim()}) + ", expected " + text_of(shape) +
+  Labels(const Call& call, const Shape& shape, std::ptrdiff_t classes, std::int64_t ignored) {
+    const py::array_t<std::int64_t> array(py::reinterpret_borrow<py::object>(call["target"]));
+    const Shape given(array.shape(), array.shape() + array.ndim());
+    if (given != shape)
+      throw py::value_error(call.text("target") + " has shape " + text_of(given) + ", expected " + text_of(shape) +
                             ", or that of x for distributions");
-    for (py::ssize_t i = 0; i < array.size(); ++i) {
-      const std::int64_t label = array.data()[i];
-      if (label != ignored && (label < 0 || label >= classes))
+    labels.assign(array.data(), array.data() + array.size());
+    for (std::size_t i = 0; i < labels.size(); ++i)
+      if (labels[i] != ignored && (labels[i] < 0 || labels[i] >= classes))
         throw py::value_error(call.text("target") + " must be in [0, " + std::to_string(classes) +
-                              ") or ignore_index = " + std::to_string(ignored) + ", got " + std::to_string(label) +
+                              ") or ignore_index = " + std::to_string(ignored) + ", got " + std::to_string(labels[i]) +
                               " at " + std::to_string(i) + " in C order");
-    }
   }
 };
 
@@ -311,7 +300,7 @@ py::object cross_entropy(Call& call) {
     CrossEntropy<T> arrays{x.at<T>(), x.rows};
     double divisor = static_cast<double>(count);
     if (labels) {
-      arrays.labels = labels->array.data();
+      arrays.labels = labels->labels.data();
       divisor = 0;
       for (std::size_t i = 0; i < count; ++i)
         if (arrays.labels[i] != ignored)

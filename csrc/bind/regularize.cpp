@@ -50,13 +50,7 @@ struct DropoutArguments {
 
   /// The result: an array without gaps in the order of the axes, or x itself if `out` is x.
   py::object result() {
-    Shape strides(shape.size());
-    auto stride = static_cast<std::ptrdiff_t>(itemsize_of(dtype));
-    for (auto axis = axes.rbegin(); axis != axes.rend(); ++axis) {
-      const auto a = static_cast<std::size_t>(*axis);
-      strides[a] = stride;
-      stride *= std::max<std::ptrdiff_t>(shape[a], 1);
-    }
+    const Shape strides = strides_in(axes, shape, dtype);
     call.results(1);
     py::object y = call.result(0, dtype, shape, [&] { return fresh(dtype, shape, strides); });
     const Array array(y, call.result_name(0), Accepted::floats);

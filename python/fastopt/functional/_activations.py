@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
-from typing import Literal, TypeAlias
+from typing import Literal, TypeAlias, get_args
 
 import numpy as np
 
+from .._check import choice
 from .._core import kernels
 from ._arrays import Array, array_of, results_of
 
@@ -185,8 +186,8 @@ def linear(
                [0., 0.]]), array([1., 0.]))
     """
     count, inputs, outputs = _checked("linear", x, weight, bias)
-    if activation is not None and activation not in Activation.__args__:  # type: ignore[attr-defined]
-        kernels.activate(np.zeros(1), activation, None, None)  # which raises
+    if activation is not None:
+        choice("linear", "activation", activation, get_args(Activation))
     shape, saves = (*x.shape[:-1], outputs), activation in _SAVES_INPUT
     y, saved = results_of("linear", out, 2)
     if saved is not None and not saves:

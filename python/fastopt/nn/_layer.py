@@ -244,7 +244,7 @@ def generator(layer: str, seed: Any) -> np.random.Generator:
     try:
         return np.random.default_rng(seed)
     except (TypeError, ValueError) as error:
-        text = f"{layer}: seed must be a NumPy generator, an integer >= 0 or None, got {seed!r}"
+        text = f"{layer}: seed must be an integer >= 0, a NumPy generator or None, got {seed!r}"
         raise type(error)(text) from None
 
 

@@ -13,7 +13,7 @@ from .. import functional as F
 from .._check import choice, flag, number, whole
 from ..functional._activations import Activation
 from ..functional._arrays import array_of
-from ._layer import Array, Fixed, Layer, Shapes, Unset
+from ._layer import Array, Fixed, Layer, Shapes, Unset, generator
 
 __all__ = ["CosineLinear", "Linear", "WeightNormLinear"]
 
@@ -39,11 +39,7 @@ class _Linear(Layer):
 
     def _initial(self, seed: int | np.random.Generator | None, *names: str) -> None:
         """Sets weights and bias to the initial values of torch's linear layers, uniform in ±1/√in_features."""
-        try:
-            rng = np.random.default_rng(seed)
-        except (TypeError, ValueError) as error:
-            text = f"{type(self).__name__}: seed must be an integer >= 0, a NumPy generator or None, got {seed!r}"
-            raise type(error)(text) from None
+        rng = generator(type(self).__name__, seed)
         bound = 1 / math.sqrt(max(self.in_features, 1))
         for name in names:
             self.params[name][...] = rng.uniform(-bound, bound, self.params[name].shape)
