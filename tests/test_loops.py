@@ -133,6 +133,19 @@ def test_results_may_take_the_place_of_inputs(rng: Generator) -> None:
     assert same(F.mse_loss(room, dy, out=room), F.mse_loss(x, dy))
 
 
+def test_empty_arrays_are_left_alone() -> None:
+    """Whatever their other axes say: nothing is written behind them."""
+    for shape in ((16, 0), (0, 16), (3, 0, 5)):
+        room = np.full(64, 7.0, np.float32)
+        empty = room[:0].reshape(shape)
+        for function in (F.exp, F.erf, F.tanh, F.sigmoid):
+            function(empty, out=empty)
+        for activation in ACTIVATIONS[1:]:
+            F.activate_backward(empty, empty, activation, out=(empty, None))
+            F.activate(empty, activation, out=(empty, None))
+        assert np.all(room == 7)
+
+
 def test_without_a_gradient_there_is_only_the_value(rng: Generator) -> None:
     x, t = rng.random((2, 20, 30))
     for loss in (F.mse_loss, F.huber_loss, F.binary_cross_entropy_with_logits, F.cross_entropy):

@@ -137,6 +137,7 @@ void set_to_zero(py::handle array) {
 Rows elements_of(const Array& array) {
   Rows rows;
   rows.width = 0;
+  if (array.size() == 0) return rows;  // one row without elements
   for (std::ptrdiff_t axis = array.ndim(); axis-- > 0;) {
     const auto count = static_cast<std::size_t>(array.shape(axis));
     if (count == 1) continue;

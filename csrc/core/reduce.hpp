@@ -22,9 +22,10 @@
 
 namespace fastopt {
 
-inline constexpr std::size_t kLanes = 64;  ///< elements in a tile
-inline constexpr std::size_t kBlock = 16;  ///< tiles that are summed in the compute type
-inline constexpr std::size_t kFolds = 16;  ///< sums of four lanes each
+inline constexpr std::size_t kLanes = 64;              ///< elements in a tile
+inline constexpr std::size_t kBlock = 16;              ///< tiles that are summed in the compute type
+inline constexpr std::size_t kPart = kBlock * kLanes;  ///< elements of a row that are worked on at once: a block
+inline constexpr std::size_t kFolds = 16;              ///< sums of four lanes each
 
 /// Calls body(i, V) for i in [0, n): V is a native vector, a short one and a single number for the tail.
 template <class T, class Body> inline void each(std::size_t n, Body&& body) {
@@ -180,6 +181,13 @@ struct Chunks {
   std::size_t begin(std::size_t chunk) const { return chunk * rows; }
   std::size_t size(std::size_t chunk) const { return std::min(rows, total - chunk * rows); }
 };
+
+/// How rows are cut into chunks: each has enough rows to be worth its share of the statistics, and few
+/// enough to stay in cache.
+inline Chunks chunks_of_columns(std::size_t rows, std::size_t columns) {
+  constexpr std::size_t kFewest = 4 * kBlock;
+  return {rows, std::max(kFewest, kColumnChunk / std::max<std::size_t>(columns, 1) / kBlock * kBlock)};
+}
 
 /// K sums of each of up to kColumns columns.
 template <std::size_t K> struct ColumnSums {

@@ -135,7 +135,7 @@ void ActivationKernels<T>::backward(Activation f, const T* dy, const Rows& dy_ro
   if (!dbias) return for_row_parts(count, width, cost_of(f), differentiate);
 
   // Columns are summed chunk by chunk, and the chunks in order.
-  const Chunks chunks{count, std::max(4 * kBlock, kColumnChunk / std::max<std::size_t>(width, 1) / kBlock * kBlock)};
+  const Chunks chunks = chunks_of_columns(count, width);
   const std::size_t groups = (width + kColumns - 1) / kColumns;
   const Scratch<double> partial(chunks.count() * width);
   parallel(threads_for(static_cast<double>(count * width) * cost_of(f)), [&](int thread, int threads) {

@@ -14,9 +14,6 @@
 
 namespace fastopt {
 
-/// Elements at once: a block of sums, a part of the first cache.
-inline constexpr std::size_t kPart = kBlock * kLanes;
-
 /// Elements [first, first + n) of row number `row`: where they are, or a copy in `room` if they do not follow one another.
 template <class T>
 const T* part_of(const T* x, const Rows& rows, std::size_t row, std::size_t first, std::size_t n, T* room) {

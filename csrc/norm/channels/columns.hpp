@@ -32,11 +32,9 @@ struct ChannelSums {
   std::vector<double> first, second;
 };
 
-/// How the rows of a sample are cut into chunks: each has enough rows to be worth its share of the statistics, and few
-/// enough to stay in cache.
+/// How the rows of a sample are cut.
 template <class S> Chunks column_chunks(const ChannelBatch<S>& batch) {
-  constexpr std::size_t kFewest = 4 * kBlock;
-  return {batch.rows(), std::max(kFewest, kColumnChunk / std::max<std::size_t>(batch.in.count, 1) / kBlock * kBlock)};
+  return chunks_of_columns(batch.rows(), batch.in.count);
 }
 
 /// A chunk of rows of a sample, and some of its columns.

@@ -30,9 +30,6 @@ template <class T> struct RowConstants<false, T> {
   template <class V> V xhat(V x) const { return x * scale; }
 };
 
-/// Elements of a row that are worked on at once: a block of sums.
-inline constexpr std::size_t kPart = kBlock * kLanes;
-
 /// Calls body(first, n) for the parts of a row.
 template <class Body> [[gnu::always_inline]] inline void for_parts(std::size_t width, const Body& body) {
   for (std::size_t first = 0; first < width; first += kPart) body(first, std::min(kPart, width - first));
