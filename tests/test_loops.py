@@ -417,6 +417,7 @@ MISTAKES: list[tuple[Callable[[], Any], type[Exception], str]] = [
     (lambda: F.cross_entropy(X, np.zeros(4, int), reduction="avg"), ValueError, r"cross_entropy: reduction must be 'mean', 'sum' or 'none'"),  # type: ignore[arg-type]
     (lambda: F.cross_entropy(X, np.zeros(4, int), label_smoothing=2), ValueError, r"cross_entropy: label_smoothing must be in \[0, 1\]"),
     (lambda: F.cross_entropy(X, np.zeros(4, int), grad=False, out=X), ValueError, r"cross_entropy: out is given, but grad is False"),
+    (lambda: F.cross_entropy(X.copy(), X, out=X), ValueError, r"cross_entropy: out would be written, but overlaps target"),
     (lambda: F.mse_loss(X, X[:3]), ValueError, r"mse_loss: target has shape \(3, 6\), expected \(4, 6\)"),
     (lambda: F.mse_loss(X, X, weight=np.ones(5, np.float32)), ValueError, r"mse_loss: weight has shape \(5,\), expected one that broadcasts to \(4, 6\)"),
     (lambda: F.huber_loss(X, X, delta=0), ValueError, r"huber_loss: delta must be finite and > 0, got 0"),

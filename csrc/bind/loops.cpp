@@ -293,6 +293,9 @@ py::object cross_entropy(Call& call) {
   const auto weight = call.optional("weight", x.dtype, {classes});
   const std::size_t count = x.rows.count();
   const py::object dx = gradient_of(call, [&] { return along.result(call, 0, x.dtype, x.shape); });
+  for (const char* const other : {"target", "weight"})  // which are read again after dx has been written
+    if (!dx.is_none() && dx.is(call[other]))
+      throw py::value_error(call.text("out") + " would be written, but overlaps " + other);
   call.expect_disjoint(true);
   const py::object losses = fresh(Dtype::float64, along.without(x.shape));
   return with_computed(x.dtype, [&](auto number) -> py::object {
