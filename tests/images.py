@@ -47,6 +47,9 @@ POOLINGS = (
     Pooling((2, 4, 5, 6), (5, 6)),
     Pooling((2, 3, 4, 5), 1),
     Pooling((2, 1, 4, 5), 1, 3),
+    Pooling((2, 4, 16, 1), (3, 1), 2),
+    Pooling((2, 4, 1, 9), (1, 3), (2, 1)),
+    Pooling((1, 3, 1, 1), 1),
     Pooling((0, 3, 4, 4)),
     Pooling((2, 0, 4, 4)),
 )
@@ -79,12 +82,17 @@ CONVOLUTIONS = (
     Convolution((2, 8, 5, 5), (4, 4, 1, 1), 2, 0, 1, 2),
     Convolution((2, 3, 6, 6), (4, 3, 4, 4), 1, "same"),
     Convolution((1, 2, 3, 30), (3, 2, 3, 5), (2, 3), (4, 6), (2, 3)),
+    Convolution((2, 4, 9, 1), (3, 4, 3, 1), (2, 1), (1, 0)),
+    Convolution((3, 1, 1, 8), (2, 1, 1, 3)),
     Convolution((0, 3, 5, 5), (2, 3, 3, 3)),
 )
 
 
 def layouts(images: Array) -> Iterator[tuple[Array, int]]:
-    """The images as planes, as columns, as columns with their axes as planes, and with gaps and backwards; and where channels are."""
+    """The images in several memory orders, each with the axis of its channels.
+
+    These are planes, columns, columns with their axes as planes, both with gaps and backwards, and Fortran order.
+    """
     yield images, 1
     last = np.ascontiguousarray(np.moveaxis(images, 1, -1))
     yield last, -1
@@ -94,6 +102,8 @@ def layouts(images: Array) -> Iterator[tuple[Array, int]]:
     with_gaps[...] = images
     yield with_gaps, 1
     yield np.moveaxis(with_gaps, 1, -1), 3
+    yield np.asfortranarray(images), 1
+    yield np.asfortranarray(last), 3
 
 
 def some_indices(rng: Generator, rows: int, shape: tuple[int, ...]) -> Array:

@@ -158,7 +158,7 @@ void for_windows(const Pool& pool, const S* x, const Images& x_in, const Images&
     parallel(threads_for(cost(pool, in)), [&](int thread, int threads) {
       const Range mine = share(size(in.samples * pool.pooled()), thread, threads);
       Sources<S> sources;
-      const bool apart = x_in.column != 0 && x_in.channel != 1 && in.channels > 1;
+      const bool apart = x_in.channel != 1 && in.channels > 1;
       std::vector<S> packed(apart ? size(pool.y.size * pool.x.size * in.channels) : 0);
       for (auto i = static_cast<std::ptrdiff_t>(mine.begin); i < static_cast<std::ptrdiff_t>(mine.end); ++i) {
         const std::ptrdiff_t n = i / pool.pooled(), oy = i % pool.pooled() / pool.x.out, ox = i % pool.x.out;
