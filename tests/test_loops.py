@@ -200,6 +200,22 @@ def test_linear_is_torchs(activation: Any, biased: bool, torch: Any, rng: Genera
     assert same(reference.linear_backward(dy, x, weight, saved, activation, bias_grad=biased), gradients)
 
 
+@pytest.mark.parametrize(
+    "shapes",
+    [((3, 0), (4, 0)), ((0, 4), (2, 4)), ((3, 4), (0, 4)), ((0, 0), (0, 0)), ((0,), (3, 0)), ((2, 0, 3), (4, 3))],
+)
+def test_linear_with_nothing_in_an_axis(shapes: tuple[tuple[int, ...], tuple[int, ...]]) -> None:
+    x, weight = (np.ones(shape) for shape in shapes)
+    bias = np.full(len(weight), -2.0)
+    y, saved = F.linear(x, weight, bias, "silu")
+    np.testing.assert_allclose(y, np.full(y.shape, -2 / (1 + np.exp(2))), rtol=1e-15)  # of the bias alone, or empty
+    assert same((y, saved), reference.linear(x, weight, bias, "silu"))
+    dy = np.ones_like(y)
+    gradients = F.linear_backward(dy, x, weight, saved, "silu")
+    assert [g.shape for g in gradients if g is not None] == [x.shape, weight.shape, bias.shape]
+    assert same(gradients, reference.linear_backward(dy, x, weight, saved, "silu"))
+
+
 def test_softmax_is_torchs(torch: Any, rng: Generator) -> None:
     x, dy = 5 * rng.standard_normal((2, 3, 6, 8))
     for dim, scale, log in product((-1, 0, 1), (1.0, 0.3), (False, True)):

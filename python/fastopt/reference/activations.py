@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -89,11 +90,16 @@ def activate_backward(
     return into(out, dx, dbias)
 
 
+def _rows(x: Any) -> Any:
+    """x as a matrix of its last axis; reshape(-1, 0) would be ambiguous."""
+    return np.ascontiguousarray(x).reshape(math.prod(x.shape[:-1]), x.shape[-1])
+
+
 def linear(
     x: Any, weight: Any, bias: Any = None, activation: str | None = None, *, out: Arrays | None = None
 ) -> Arrays:
     """The specification of :func:`fastopt.functional.linear`, given NumPy's product."""
-    products = np.matmul(np.ascontiguousarray(x).reshape(-1, weight.shape[1]), weight.T)
+    products = np.matmul(_rows(x), weight.T)
     return activate(products.reshape(*x.shape[:-1], len(weight)), activation, bias, out=out)
 
 
@@ -109,7 +115,7 @@ def linear_backward(
 ) -> Arrays:
     """The specification of :func:`fastopt.functional.linear_backward`, given NumPy's products."""
     dz, dbias = activate_backward(dy, dy if activation is None else saved, activation, bias_grad=bias_grad)
-    rows = np.ascontiguousarray(dy if activation is None else dz).reshape(-1, len(weight))
+    rows = _rows(dy if activation is None else dz)
     dx = np.matmul(rows, weight).reshape(x.shape)
-    dweight = np.matmul(rows.T, np.ascontiguousarray(x).reshape(-1, weight.shape[1]))
+    dweight = np.matmul(rows.T, _rows(x))
     return into(out, dx, dweight, dbias)
