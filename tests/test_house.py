@@ -83,7 +83,7 @@ USERS = {
     "python/fastopt/optim/rules/muon.py": {"sgd"},  # takes its step with it
     "python/fastopt/optim/rules/switch.py": {"adam", "sgd", "sgd_momentum"},  # switches from one to the other
     "python/fastopt/sklearn/_step.py": {"Adam", "SGD"},  # the two that scikit-learn has
-    "python/fastopt/torch.py": {"SGD", "Muon", "Adagrad"},  # torch stores their state differently
+    "python/fastopt/torch/_state.py": {"SGD", "Muon", "Adagrad"},  # torch stores their state differently
 }
 # Functions that are tested outside the tables, and layers that do not have the name of their function.
 OTHERS = {"batch_norm_stats", "batch_norm_backward_stats", "combine_stats", "fold_batch_norm"}

@@ -1,30 +1,4 @@
-"""Carries the state of optimizers between fastopt and torch.
-
-A run that began with one may continue with the other.  ``load_state_dict`` reads torch's state as it is; :func:`to_torch` makes
-one for torch:
-
-.. code-block:: python
-
-    import numpy as np, torch
-    import fastopt as fo
-    from fastopt.torch import to_torch
-
-    model = torch.nn.Linear(3, 2)
-    weights = {name: p.detach().numpy() for name, p in model.named_parameters()}  # shares torch's memory
-
-    opt = fo.optim.AdamW(weights, lr=0.1)
-    opt.step({name: np.ones_like(w) for name, w in weights.items()})
-
-    theirs = torch.optim.AdamW(model.parameters())
-    theirs.load_state_dict(to_torch(opt.state_dict()))  # continues where fastopt was
-    theirs.step()
-
-    opt.load_state_dict(theirs.state_dict())  # and back again
-
-An optimizer's state does not contain the parameters; in this example both optimizers work on the same ones.
-
-Importing this module does not import torch; calling its functions does.
-"""
+"""Converts the state of fastopt's optimizers into torch's structure."""
 
 from __future__ import annotations
 
@@ -34,9 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from . import optim
-
-__all__ = ["to_torch"]
+from .. import optim
 
 _WITHOUT_STEP = {"SGD", "Muon"}  # torch's do not count their steps
 _ALWAYS_THERE = {"Adagrad"}  # torch's has its state before the first step; others make it in that step
@@ -121,7 +93,3 @@ def _plain(value: Any) -> Any:
     if isinstance(value, np.ndarray | np.generic):
         return tuple(value.tolist()) if value.ndim else value.item()
     return type(value)(map(_plain, value)) if isinstance(value, list | tuple) else value
-
-
-def __dir__() -> list[str]:
-    return sorted(__all__)
