@@ -19,6 +19,7 @@ void bind(pybind11::module_& m) {
   bind_formats(m);
   bind_memory(m);
   bind_sparse(m);
+  bind_tensors(m);
 }
 
 }  // namespace

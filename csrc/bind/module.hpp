@@ -17,5 +17,6 @@ void bind_floor(pybind11::module_& m);
 void bind_formats(pybind11::module_& m);
 void bind_memory(pybind11::module_& m);
 void bind_sparse(pybind11::module_& m);
+void bind_tensors(pybind11::module_& m);
 
 }  // namespace fastopt

@@ -263,7 +263,7 @@ class Optimizer(Averaged):
                 raise ValueError(f"{self._name}: another thread is changing a parameter or an array of its state")
         if self._fresh:
             self._fresh = [i for i in self._fresh if self._records[i].is_fresh()]
-        flat_list = self._groups and self._groups[0].structure.flat and not self._grouped
+        flat_list = self._groups and all(one.structure.flat and one.structure.whole is None for one in self._groups)
         plain = flat_list and not self._fresh and type(self)._take is Optimizer._take
         self._simple[0] = self._plan if plain and isinstance(self._plan, kernels.Plan) else None
         return StepInfo(*outcome)

@@ -1,0 +1,127 @@
+"""Writes ``optim/_classes.py``: a typed class of torch's for each optimizer's rule, from fastopt's class.
+
+    python -m fastopt.torch._generate > python/fastopt/torch/optim/_classes.py
+
+A test compares the file with the output of this module.
+"""
+
+from __future__ import annotations
+
+import inspect
+from typing import Any
+
+import torch
+
+from .. import _rules, optim
+
+HEAD = '''"""torch's optimizers, one per rule.  ``_generate.py`` writes this file; do not edit it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any, TypeAlias
+
+from torch import Tensor
+
+from ... import optim
+from .optimizer import {bases}, own
+
+__all__ = {names}
+
+Params: TypeAlias = Iterable[Tensor] | Iterable[dict[str, Any]] | Iterable[tuple[str, Tensor]]
+'''
+
+CLASS = '''
+
+class {name}({base}):
+    """{title}
+
+    The formula and the hyperparameters are those of :class:`fastopt.optim.{name}`, the other arguments those of
+    :class:`fastopt.torch.optim.Optimizer`.{more}
+
+    Example:
+        >>> import torch
+        >>> from fastopt.torch import optim
+        >>> weight = torch.nn.Parameter(torch.ones(2, 2))
+        >>> opt = optim.{name}([weight], lr=0.1)
+        >>> weight.square().sum().backward()
+        >>> opt.step()
+        >>> opt.info.step
+        1
+    """
+
+    rule = optim.{name}
+
+    def __init__(
+        self,
+{parameters}
+    ) -> None:
+        defaults, arguments = own(locals())
+        super().__init__(params, defaults, **arguments)
+'''
+# torch's arguments that have no effect here, in the order in which it has them after the others.
+IGNORED = {
+    "foreach": "bool | None = None",
+    "capturable": "bool = False",
+    "differentiable": "bool = False",
+    "fused": "bool | None = None",
+}
+OWN = {"in_backward": "bool = False", "amp_scaling": "bool = False"}
+TITLES = {True: "torch.optim.{}, with steps of fastopt's.", False: "fastopt.optim.{} as an optimizer of torch's."}
+# SwitchOptimizer is two rules, and torch's state has no place for which of them it is.
+LEFT_OUT = {"Optimizer", "SwitchOptimizer"}
+WITH_MODES = "\n\n    ``eval`` puts the averages in the parameters' place, and ``train`` the weights back."
+
+
+def names() -> list[str]:
+    return [
+        one
+        for one in optim.__all__
+        if isinstance(getattr(optim, one), type)
+        and issubclass(getattr(optim, one), optim.Optimizer)
+        and one not in LEFT_OUT
+    ]
+
+
+def _parameters(rule: Any) -> str:
+    lines = ["params: Params"]
+    keywords = False
+    around = {key: str(value) for key, value in _rules.Around.__annotations__.items()}
+    for key, one in inspect.signature(rule).parameters.items():
+        if key == "params":
+            continue
+        if one.kind is one.KEYWORD_ONLY and not keywords:
+            keywords = True
+            lines.append("*")
+        annotation = one.annotation if one.annotation is not one.empty else _text(around[key])
+        if key == "lr" and annotation == "float":
+            annotation = "float | Tensor"
+        default = "" if one.default is one.empty else f" = {one.default!r}"
+        lines.append(f"{key}: {annotation}{default}")
+    lines += [f"{key}: {text}" for key, text in {**IGNORED, **OWN}.items()]
+    return "".join(f"        {line},\n" for line in lines).rstrip("\n")
+
+
+def _text(annotation: str) -> str:
+    return annotation.removeprefix("ForwardRef('").split("'")[0]
+
+
+def source() -> str:
+    """The text of the module."""
+    every = names()
+    text = HEAD.format(names=repr(every), bases="Optimizer, WithModes")
+    for name in every:
+        rule = getattr(optim, name)
+        modes = hasattr(rule, "eval")
+        text += CLASS.format(
+            name=name,
+            base="WithModes" if modes else "Optimizer",
+            title=TITLES[hasattr(torch.optim, name)].format(name),
+            more=WITH_MODES if modes else "",
+            parameters=_parameters(rule),
+        )
+    return text
+
+
+if __name__ == "__main__":
+    print(source(), end="")

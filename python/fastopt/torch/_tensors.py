@@ -1,0 +1,50 @@
+"""Tensors and arrays that share their memory."""
+
+from __future__ import annotations
+
+from typing import Any, TypeAlias
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+Array: TypeAlias = NDArray[Any]
+
+
+def array_of(tensor: torch.Tensor) -> Array:
+    """A tensor of the CPU as an array; of one with bfloat16 an array of ml_dtypes' bfloat16."""
+    tensor = tensor.detach()
+    if tensor.dtype is not torch.bfloat16:
+        array: Array = tensor.numpy()
+        return array
+    if not tensor.ndim:  # only a tensor with axes can be viewed as another dtype of any size
+        return array_of(tensor[None])[0, ...]
+    array = tensor.view(torch.int16).numpy()
+    return array.view(bfloat16())
+
+
+def tensor_of(array: Array) -> torch.Tensor:
+    """An array as a tensor."""
+    if array.dtype.kind != "V" and array.dtype.name != "bfloat16":
+        return torch.from_numpy(array)
+    if not array.ndim:
+        return tensor_of(array[np.newaxis])[0]
+    return torch.from_numpy(array.view(np.int16)).view(torch.bfloat16)
+
+
+def bfloat16() -> Any:
+    try:
+        from ml_dtypes import bfloat16
+    except ImportError:
+        raise ImportError("fastopt.torch: tensors of bfloat16 need ml_dtypes: pip install ml_dtypes") from None
+    return bfloat16
+
+
+def order_of(tensor: torch.Tensor) -> list[int] | None:
+    """The order of the axes in which the tensor is contiguous, ``None`` if there is none."""
+    order = list(range(tensor.ndim))
+    if not tensor.is_contiguous():
+        order.sort(key=lambda axis: (-tensor.stride(axis) * (tensor.shape[axis] > 1), axis))
+        if not tensor.permute(order).is_contiguous():
+            return None
+    return order

@@ -1,0 +1,235 @@
+"""Parameters that are stepped together: their optimizer, their gradients as arrays, and their state as tensors."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from operator import is_not, itemgetter
+from typing import Any
+
+import numpy as np
+import torch
+from torch.autograd.graph import increment_version
+
+from ... import SparseRows, optim
+from ..._core import kernels
+from .._tensors import Array, array_of, order_of, tensor_of
+from ._state import State
+
+# torch counts no steps for these, so that their count is in their state only where the result depends on it.
+_WITHOUT_STEP = ("SGD", "Muon")
+_COUNTED = ("noise", "temperature", "ema_decay", "swa_start", "moments", "l2_init")
+# Rules that look at rows and columns, whose parameters must be contiguous in the order of their axes.
+_OF_MATRICES = ("Adafactor", "Muon")
+# torch takes the same steps for a sparse gradient as for the dense one in all but these.
+_LAZY = ("Adagrad", "Adam", "AdamW", "RMSprop")
+_DTYPES = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
+
+
+def expect_usable(name: str, label: str, param: torch.Tensor) -> None:
+    """Raises TypeError if a tensor cannot be a parameter of ours."""
+    if not _is_plain(param):
+        raise TypeError(
+            f"{name}: {label} is a {type(param).__name__}, and fastopt needs its memory; use torch.optim for it"
+        )
+    if param.device.type != "cpu":
+        raise TypeError(
+            f"{name}: {label} is on {param.device}, and fastopt works on the CPU: move the model with "
+            '.to("cpu") before the optimizer is made, or use torch.optim'
+        )
+    if param.layout is not torch.strided:
+        raise TypeError(f"{name}: {label} has the layout {param.layout}, expected torch.strided")
+    if param.dtype not in _DTYPES:
+        raise TypeError(
+            f"{name}: {label} has dtype {param.dtype}, expected float32, float64, float16 or bfloat16; "
+            "use torch.optim for it"
+        )
+
+
+def _is_plain(tensor: torch.Tensor) -> bool:
+    """Whether a tensor has memory of its own, which a subclass that wraps others has not."""
+    return (
+        type(tensor) in (torch.Tensor, torch.nn.Parameter)
+        or not hasattr(type(tensor), "__torch_dispatch__")
+        or (type(tensor).__torch_dispatch__ is torch.Tensor.__torch_dispatch__)
+    )
+
+
+class Part:
+    """Parameters in groups; each group is a group of torch's and those of its parameters that are in this part."""
+
+    def __init__(
+        self,
+        name: str,
+        rule: type[optim.Optimizer],
+        groups: list[tuple[dict[str, Any], list[torch.Tensor]]],
+        watched: list[dict[str, Any]],
+        state: State,
+        keys: tuple[str, ...],
+        extra: Mapping[str, Any],
+    ) -> None:
+        self.name, self.watched, self._keys = name, watched, keys
+        self._groups, self._state = [group for group, _ in groups], state
+        self.params = [param for _, params in groups for param in params]
+        owners = [group for group, params in groups for _ in params]
+        labels = [f"params[{i}]" for i in range(len(self.params))]
+        for label, param in zip(labels, self.params, strict=True):
+            expect_usable(name, label, param)
+        self._orders = [self._order_of(label, param) for label, param in zip(labels, self.params, strict=True)]
+        self.arrays = [array_of(param).transpose(order) for param, order in zip(self.params, self._orders, strict=True)]
+        self._values, self._seen = itemgetter(*keys), [(None,) * len(keys) for _ in groups]
+        arrays = iter(self.arrays)
+        self.optimizer = rule(
+            [
+                {"params": [next(arrays) for _ in params], **{key: _plain(group[key]) for key in keys}}
+                for group, params in groups
+            ]
+        )
+        self._hides_step = [self._is_uncounted(p, group) for p, group in zip(self.params, owners, strict=True)]
+        self._load(extra)
+        table = torch.Tensor.__dlpack_c_exchange_api__  # type: ignore[attr-defined]
+        self._tensors = kernels.Tensors(table, self.params, self.arrays, self._orders)
+        # The counts of steps: the optimizer's, and torch's, which are floating-point.
+        self._counts = np.zeros(len(self.params), np.int64)
+        wide = torch.get_default_dtype() == torch.float64
+        self._steps = torch.zeros(len(self.params), dtype=torch.float64 if wide else torch.float32)
+        self._of_steps: Array = self._steps.numpy()
+        for i, one in enumerate(self.optimizer.state):
+            self._counts[i] = int(one["step"])
+            one["step"] = self._counts[i, ...]
+        self._of_steps[...] = self._counts
+        self._unseen = []
+        for i in range(len(self.params)):
+            if self._counts[i] or name == "Adagrad":  # torch's has its state from the beginning
+                self._show(i)
+            else:
+                self._unseen.append(i)
+
+    def step(self, options: Mapping[str, Any]) -> optim.StepInfo | None:
+        """Takes a step; ``None`` where parameters have changed, so that another part is needed."""
+        found = self._tensors.gradients(self.watched)
+        if found is None or not (self._of_steps == self._counts).all():
+            return None
+        arrays, stepped, others = found
+        try:
+            for i in others:
+                arrays[i] = self._other(i, arrays[i])
+            self._follow()
+            info = self.optimizer.step(arrays, **options)
+        finally:
+            self._tensors.release()
+        increment_version(stepped)
+        if not info.skipped:
+            self._of_steps[...] = self._counts
+            if self._unseen:
+                begun = [i for i in self._unseen if self._counts[i]]
+                self._unseen = [i for i in self._unseen if not self._counts[i]]
+                for i in begun:
+                    self._show(i)
+        return info
+
+    def _order_of(self, label: str, param: torch.Tensor) -> list[int]:
+        order = order_of(param)
+        usual = list(range(param.ndim))
+        if order is None or (order != usual and self.name in _OF_MATRICES):
+            raise TypeError(
+                f"{self.name}: {label} is not contiguous, and would be updated in place; make it so before the "
+                "optimizer is made: p.data = p.data.contiguous()"
+            )
+        return order
+
+    def _is_uncounted(self, param: torch.Tensor, group: Mapping[str, Any]) -> bool:
+        """Whether torch has no count for this parameter, and no result depends on it."""
+        half = param.dtype in (torch.float16, torch.bfloat16)
+        return self.name in _WITHOUT_STEP and not half and all(group.get(key) in (None, 0) for key in _COUNTED)
+
+    def _load(self, extra: Mapping[str, Any]) -> None:
+        """Takes over the state that the parameters have."""
+        saved = {
+            i: {key: self._array_of(i, value) for key, value in self._state[param].items() if value is not None}
+            for i, param in enumerate(self.params)
+            if self._state.get(param)
+        }
+        if not saved and not extra:
+            return
+        numbers = iter(range(len(self.params)))
+        groups = [
+            {**group, "params": [next(numbers) for _ in group["params"]]} for group in self.optimizer.param_groups
+        ]
+        self.optimizer.load_state_dict({"state": saved, "param_groups": groups, "fastopt": dict(extra)})
+
+    def _array_of(self, i: int, value: Any) -> Any:
+        """An entry of a state as an array, with its axes as those of the parameter's array."""
+        if not isinstance(value, torch.Tensor):
+            return value
+        expect = value.device.type == "cpu" and value.layout is torch.strided
+        if not expect:
+            raise TypeError(f"{self.name}: the state of params[{i}] is on {value.device}, expected the CPU")
+        array = array_of(value)
+        return array.transpose(self._orders[i]) if value.shape == self.params[i].shape else array
+
+    def _show(self, i: int) -> None:
+        """Shows the state of a parameter in torch's optimizer."""
+        param, order = self.params[i], self._orders[i]
+        inverse = sorted(range(len(order)), key=order.__getitem__)
+        entries = {}
+        for key, array in self.optimizer.state[i].items():
+            if key == "step":
+                if not self._hides_step[i]:
+                    entries[key] = self._steps[i]
+                continue
+            tensor = tensor_of(array)
+            entries[key] = tensor.permute(inverse) if array.shape == self.arrays[i].shape else tensor
+        self._state.put(param, entries)
+
+    def _other(self, i: int, grad: Any) -> Any:
+        """A gradient that is no plain tensor of the parameter's dtype."""
+        grad = grad.detach()
+        if grad.device.type != "cpu":
+            raise TypeError(f"{self.name}: the gradient of params[{i}] is on {grad.device}, expected the CPU")
+        if grad.layout is torch.sparse_coo:
+            if grad.sparse_dim() != 1:
+                raise TypeError(
+                    f"{self.name}: the gradient of params[{i}] is sparse along {grad.sparse_dim()} axes, expected only the "
+                    "first one; to_dense() it"
+                )
+            values = array_of(grad._values())
+            momentum = float(self.optimizer.param_groups[0].get("momentum") or 0)
+            lazy = self.name in _LAZY or (self.name == "SGD" and momentum == 0)
+            return SparseRows(array_of(grad._indices())[0], values, exact=not lazy)
+        if grad.layout is not torch.strided:
+            raise TypeError(f"{self.name}: the gradient of params[{i}] has the layout {grad.layout}; to_dense() it")
+        if not _is_plain(grad):
+            raise TypeError(f"{self.name}: the gradient of params[{i}] is a {type(grad).__name__}, expected a Tensor")
+        return array_of(grad.resolve_neg()).transpose(self._orders[i])
+
+    def _follow(self) -> None:
+        """Gives the optimizer the hyperparameters that torch's groups have by now."""
+        for number, (group, own) in enumerate(zip(self._groups, self.optimizer.param_groups, strict=True)):
+            try:
+                values = self._values(group)
+            except KeyError as error:
+                raise ValueError(f"{self.name}: param_groups[{number}] has no {error}") from None
+            seen = self._seen[number]
+            if any(map(is_not, values, seen)):
+                for key, value, old in zip(self._keys, values, seen, strict=True):
+                    if value is not old and _differs(own[key], new := _plain(value)):
+                        own[key] = new
+                # What may change in place is looked at again.
+                self._seen[number] = tuple(None if _is_mutable(value) else value for value in values)
+
+
+def _is_mutable(value: Any) -> bool:
+    return isinstance(value, torch.Tensor | list | np.ndarray) or (
+        isinstance(value, tuple) and any(map(_is_mutable, value))
+    )
+
+
+def _differs(a: Any, b: Any) -> bool:
+    return type(a) is not type(b) or a != b
+
+
+def _plain(value: Any) -> Any:
+    """A hyperparameter in Python's own types."""
+    if isinstance(value, torch.Tensor | np.ndarray | np.generic):
+        return value.item()
+    return tuple(map(_plain, value)) if isinstance(value, list | tuple) else value
