@@ -29,7 +29,7 @@ PYTHON = sorted(path for path in PACKAGE.rglob("*.py"))
 
 LONGEST = 500  # lines of a file
 DEPENDENCIES = {"ml_dtypes", "numpy", "safetensors", "threadpoolctl"}  # in pyproject.toml
-GENERATED = {"python/fastopt/functional/_updates.py"}
+GENERATED = {"python/fastopt/functional/_updates.py", "python/fastopt/torch/optim/_classes.py"}
 
 # The other parts that a part may import.
 CPP_KNOWS = {
@@ -83,7 +83,8 @@ USERS = {
     "python/fastopt/optim/rules/muon.py": {"sgd"},  # takes its step with it
     "python/fastopt/optim/rules/switch.py": {"adam", "sgd", "sgd_momentum"},  # switches from one to the other
     "python/fastopt/sklearn/_step.py": {"Adam", "SGD"},  # the two that scikit-learn has
-    "python/fastopt/torch/_state.py": {"SGD", "Muon", "Adagrad"},  # torch stores their state differently
+    "python/fastopt/torch/_differences.py": {"SGD", "Muon", "Adagrad", "Adafactor", "Adam", "AdamW", "RMSprop"},
+    "python/fastopt/torch/optim/_sparse_adam.py": {"Adam"},  # which it is, for sparse gradients only
 }
 # Functions that are tested outside the tables, and layers that do not have the name of their function.
 OTHERS = {"batch_norm_stats", "batch_norm_backward_stats", "combine_stats", "fold_batch_norm"}
@@ -92,7 +93,11 @@ LOOPS = {"erf", "exp", "sigmoid", "tanh", "binary_cross_entropy_with_logits", "c
 LOOPS |= {name + end for name in ("activate", "linear", "log_softmax", "softmax") for end in ("", "_backward")}
 LAYERS = {"GELU", "Linear", "ReLU", "Sequential", "SiLU", "Sigmoid", "Tanh"}
 LINEAR = {"CosineLinear": "CosineNorm", "WeightNormLinear": "WeightNorm"}
-EXCEPTIONS = {"cli/bench/floors.py": {"_core"}}  # the kernel that computes nothing is for benchmarks only
+EXCEPTIONS = {
+    "cli/bench/floors.py": {"_core"},  # the kernel that computes nothing is for benchmarks only
+    "torch/_generate.py": {"_rules"},  # the types of the hyperparameters that every rule has
+    "torch/optim/_part.py": {"_core"},  # DLPack's C functions
+}
 
 pytestmark = pytest.mark.skipif(not CSRC.is_dir(), reason="needs the sources")
 
@@ -341,7 +346,7 @@ def places() -> dict[str, set[str]]:
     return {
         name_of(path): words(path)
         for path in [*CPP, *PYTHON]
-        if part_of(path, PACKAGE if path in PYTHON else CSRC) != "cli" and path.name != "_updates.py"
+        if part_of(path, PACKAGE if path in PYTHON else CSRC) != "cli" and name_of(path) not in GENERATED
     }
 
 

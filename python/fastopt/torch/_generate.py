@@ -8,7 +8,6 @@ A test compares the file with the output of this module.
 from __future__ import annotations
 
 import inspect
-from typing import Any
 
 import torch
 
@@ -83,22 +82,19 @@ def names() -> list[str]:
     ]
 
 
-def _parameters(rule: Any) -> str:
-    lines = ["params: Params"]
-    keywords = False
-    around = {key: str(value) for key, value in _rules.Around.__annotations__.items()}
-    for key, one in inspect.signature(rule).parameters.items():
-        if key == "params":
-            continue
-        if one.kind is one.KEYWORD_ONLY and not keywords:
-            keywords = True
-            lines.append("*")
-        annotation = one.annotation if one.annotation is not one.empty else _text(around[key])
-        if key == "lr" and annotation == "float":
-            annotation = "float | Tensor"
-        default = "" if one.default is one.empty else f" = {one.default!r}"
-        lines.append(f"{key}: {annotation}{default}")
-    lines += [f"{key}: {text}" for key, text in {**IGNORED, **OWN}.items()]
+def _parameters(name: str) -> str:
+    """The parameters: torch's positional ones in its order, then all others as keywords."""
+    around = {key: _text(str(value)) for key, value in _rules.Around.__annotations__.items()}
+    own = {}
+    for key, one in inspect.signature(getattr(optim, name)).parameters.items():
+        annotation = around[key] if one.annotation is one.empty else one.annotation
+        annotation = "float | Tensor" if key == "lr" and annotation == "float" else annotation
+        own[key] = f"{annotation} = {one.default!r}" if one.default is not one.empty else annotation
+    own |= {**IGNORED, **OWN, "params": "Params"}
+    theirs = inspect.signature(getattr(torch.optim, name, getattr(optim, name))).parameters.values()
+    first = [one.name for one in theirs if one.kind is one.POSITIONAL_OR_KEYWORD]
+    rest = [f"{key}: {text}" for key, text in own.items() if key not in first]
+    lines = [*(f"{key}: {own[key]}" for key in first), "*", *rest]
     return "".join(f"        {line},\n" for line in lines).rstrip("\n")
 
 
@@ -118,7 +114,7 @@ def source() -> str:
             base="WithModes" if modes else "Optimizer",
             title=TITLES[hasattr(torch.optim, name)].format(name),
             more=WITH_MODES if modes else "",
-            parameters=_parameters(rule),
+            parameters=_parameters(name),
         )
     return text
 

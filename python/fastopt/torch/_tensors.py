@@ -44,7 +44,8 @@ def order_of(tensor: torch.Tensor) -> list[int] | None:
     """The order of the axes in which the tensor is contiguous, ``None`` if there is none."""
     order = list(range(tensor.ndim))
     if not tensor.is_contiguous():
-        order.sort(key=lambda axis: (-tensor.stride(axis) * (tensor.shape[axis] > 1), axis))
+        strides, sizes = tensor.stride(), tensor.shape
+        order.sort(key=lambda axis: (-strides[axis] if sizes[axis] > 1 else 0, axis))
         if not tensor.permute(order).is_contiguous():
             return None
     return order

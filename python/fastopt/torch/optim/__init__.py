@@ -16,9 +16,10 @@
 
 from . import _classes
 from ._classes import *  # noqa: F403
+from ._sparse_adam import SparseAdam
 from .optimizer import Optimizer
 
-__all__ = ["Optimizer", *_classes.__all__]
+__all__ = ["Optimizer", "SparseAdam", *_classes.__all__]
 
 for _name in __all__:  # pickles and documentation show the public path
     globals()[_name].__module__ = __name__

@@ -12,16 +12,12 @@ from torch.autograd.graph import increment_version
 
 from ... import SparseRows, optim
 from ..._core import kernels
+from .._differences import ALWAYS_THERE, LAZY, OF_MATRICES, WITHOUT_STEP
 from .._tensors import Array, array_of, order_of, tensor_of
 from ._state import State
 
-# torch counts no steps for these, so that their count is in their state only where the result depends on it.
-_WITHOUT_STEP = ("SGD", "Muon")
+# Hyperparameters with which results depend on the count of steps under every rule.
 _COUNTED = ("noise", "temperature", "ema_decay", "swa_start", "moments", "l2_init")
-# Rules that look at rows and columns, whose parameters must be contiguous in the order of their axes.
-_OF_MATRICES = ("Adafactor", "Muon")
-# torch takes the same steps for a sparse gradient as for the dense one in all but these.
-_LAZY = ("Adagrad", "Adam", "AdamW", "RMSprop")
 _DTYPES = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
 
 
@@ -60,17 +56,19 @@ class Part:
     def __init__(
         self,
         name: str,
-        rule: type[optim.Optimizer],
+        rule: Any,
         groups: list[tuple[dict[str, Any], list[torch.Tensor]]],
         watched: list[dict[str, Any]],
         state: State,
         keys: tuple[str, ...],
         extra: Mapping[str, Any],
+        only_sparse: str = "",
     ) -> None:
+        self._only_sparse = only_sparse
         self.name, self.watched, self._keys = name, watched, keys
         self._groups, self._state = [group for group, _ in groups], state
         self.params = [param for _, params in groups for param in params]
-        owners = [group for group, params in groups for _ in params]
+        self._owners = [group for group, params in groups for _ in params]
         labels = [f"params[{i}]" for i in range(len(self.params))]
         for label, param in zip(labels, self.params, strict=True):
             expect_usable(name, label, param)
@@ -78,15 +76,15 @@ class Part:
         self.arrays = [array_of(param).transpose(order) for param, order in zip(self.params, self._orders, strict=True)]
         self._values, self._seen = itemgetter(*keys), [(None,) * len(keys) for _ in groups]
         arrays = iter(self.arrays)
-        self.optimizer = rule(
+        self.optimizer: optim.Optimizer = rule(
             [
-                {"params": [next(arrays) for _ in params], **{key: _plain(group[key]) for key in keys}}
+                {"params": [next(arrays) for _ in params], **{key: plain(name, key, group[key]) for key in keys}}
                 for group, params in groups
             ]
         )
-        self._hides_step = [self._is_uncounted(p, group) for p, group in zip(self.params, owners, strict=True)]
+        self._hides_step = [self._is_uncounted(p, group) for p, group in zip(self.params, self._owners, strict=True)]
         self._load(extra)
-        table = torch.Tensor.__dlpack_c_exchange_api__  # type: ignore[attr-defined]
+        table = torch.Tensor.__dlpack_c_exchange_api__
         self._tensors = kernels.Tensors(table, self.params, self.arrays, self._orders)
         # The counts of steps: the optimizer's, and torch's, which are floating-point.
         self._counts = np.zeros(len(self.params), np.int64)
@@ -99,7 +97,7 @@ class Part:
         self._of_steps[...] = self._counts
         self._unseen = []
         for i in range(len(self.params)):
-            if self._counts[i] or name == "Adagrad":  # torch's has its state from the beginning
+            if self._counts[i] or name in ALWAYS_THERE:
                 self._show(i)
             else:
                 self._unseen.append(i)
@@ -111,6 +109,8 @@ class Part:
             return None
         arrays, stepped, others = found
         try:
+            if self._only_sparse and len(others) != len(stepped):
+                raise RuntimeError(self._only_sparse)
             for i in others:
                 arrays[i] = self._other(i, arrays[i])
             self._follow()
@@ -130,7 +130,7 @@ class Part:
     def _order_of(self, label: str, param: torch.Tensor) -> list[int]:
         order = order_of(param)
         usual = list(range(param.ndim))
-        if order is None or (order != usual and self.name in _OF_MATRICES):
+        if order is None or (order != usual and self.name in OF_MATRICES):
             raise TypeError(
                 f"{self.name}: {label} is not contiguous, and would be updated in place; make it so before the "
                 "optimizer is made: p.data = p.data.contiguous()"
@@ -140,7 +140,7 @@ class Part:
     def _is_uncounted(self, param: torch.Tensor, group: Mapping[str, Any]) -> bool:
         """Whether torch has no count for this parameter, and no result depends on it."""
         half = param.dtype in (torch.float16, torch.bfloat16)
-        return self.name in _WITHOUT_STEP and not half and all(group.get(key) in (None, 0) for key in _COUNTED)
+        return self.name in WITHOUT_STEP and not half and all(group.get(key) in (None, 0) for key in _COUNTED)
 
     def _load(self, extra: Mapping[str, Any]) -> None:
         """Takes over the state that the parameters have."""
@@ -164,6 +164,8 @@ class Part:
         expect = value.device.type == "cpu" and value.layout is torch.strided
         if not expect:
             raise TypeError(f"{self.name}: the state of params[{i}] is on {value.device}, expected the CPU")
+        if value.ndim and {value.dtype, self.params[i].dtype} == {torch.float32, torch.float64}:
+            value = value.to(self.params[i].dtype)  # the model has another dtype now
         array = array_of(value)
         return array.transpose(self._orders[i]) if value.shape == self.params[i].shape else array
 
@@ -193,9 +195,9 @@ class Part:
                     "first one; to_dense() it"
                 )
             values = array_of(grad._values())
-            momentum = float(self.optimizer.param_groups[0].get("momentum") or 0)
-            lazy = self.name in _LAZY or (self.name == "SGD" and momentum == 0)
-            return SparseRows(array_of(grad._indices())[0], values, exact=not lazy)
+            momentum = self._owners[i].get("momentum", True)  # without it, SGD moves no other rows
+            exact = self.name not in LAZY and bool(momentum)
+            return SparseRows(array_of(grad._indices())[0], values, exact=exact)
         if grad.layout is not torch.strided:
             raise TypeError(f"{self.name}: the gradient of params[{i}] has the layout {grad.layout}; to_dense() it")
         if not _is_plain(grad):
@@ -212,7 +214,7 @@ class Part:
             seen = self._seen[number]
             if any(map(is_not, values, seen)):
                 for key, value, old in zip(self._keys, values, seen, strict=True):
-                    if value is not old and _differs(own[key], new := _plain(value)):
+                    if value is not old and _differs(own[key], new := plain(self.name, key, value)):
                         own[key] = new
                 # What may change in place is looked at again.
                 self._seen[number] = tuple(None if _is_mutable(value) else value for value in values)
@@ -228,8 +230,10 @@ def _differs(a: Any, b: Any) -> bool:
     return type(a) is not type(b) or a != b
 
 
-def _plain(value: Any) -> Any:
-    """A hyperparameter in Python's own types."""
+def plain(name: str, key: str, value: Any) -> Any:
+    """A hyperparameter in Python's own types, where tensors may be given."""
     if isinstance(value, torch.Tensor | np.ndarray | np.generic):
-        return value.item()
-    return tuple(map(_plain, value)) if isinstance(value, list | tuple) else value
+        if isinstance(value, torch.Tensor) and value.numel() != 1:
+            raise ValueError(f"{name}: Tensor {key} must be 1-element, got one of shape {tuple(value.shape)}")
+        return (value.detach() if isinstance(value, torch.Tensor) else value).item()
+    return tuple(plain(name, key, one) for one in value) if isinstance(value, list | tuple) else value

@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import functools
 import threading
+import warnings
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, ClassVar
 
 import torch
+from torch._C._autograd import _profiler_enabled
+from torch._compile import _disable_dynamo
 from torch.optim.optimizer import _global_optimizer_post_hooks as _after
 from torch.optim.optimizer import _global_optimizer_pre_hooks as _before
 
 from ... import optim
-from ._part import Part, expect_usable
+from .._differences import ALWAYS_THERE
+from ._part import Part, expect_usable, plain
 from ._state import Entries, State
 
 # Arguments of torch's optimizers that choose one of their implementations.
@@ -39,7 +43,8 @@ class Optimizer(torch.optim.Optimizer):
     of its own.  (Lightning refuses to clip gradients then.)
     """
 
-    rule: ClassVar[type[optim.Optimizer]]
+    rule: ClassVar[Any]  # fastopt's class
+    only_sparse: ClassVar[str] = ""  # the error where a gradient is dense; empty if it may be
 
     def __init__(
         self, params: Any, defaults: dict[str, Any], *, in_backward: bool = False, amp_scaling: bool = False
@@ -54,6 +59,7 @@ class Optimizer(torch.optim.Optimizer):
                 raise TypeError(f"{name}: {flag} must be a bool, got {value!r}")
         if in_backward and amp_scaling:
             raise ValueError(f"{name}: in_backward and amp_scaling exclude each other: no step waits for the scaler")
+        self.rule([], **{key: plain(name, key, value) for key, value in defaults.items() if key not in FLAGS})
         self._in_backward, self._amp_scaling = in_backward, amp_scaling
         self._extra: Mapping[str, Any] = {}
         self._set_up()
@@ -61,8 +67,8 @@ class Optimizer(torch.optim.Optimizer):
         self._own_state()
         if amp_scaling:
             self._step_supports_amp_scaling = True
-        if name == "Adagrad" and not in_backward:  # torch's has its state from the beginning
-            self._parts = self._made()
+        if name in ALWAYS_THERE and not in_backward:
+            self._parts += self._made()
 
     def _set_up(self) -> None:
         self._lock, self._changed = threading.RLock(), [False]
@@ -91,13 +97,17 @@ class Optimizer(torch.optim.Optimizer):
             TypeError: A parameter is not on the CPU, or has a wrong dtype or memory layout.
             ValueError: A hyperparameter is out of range, or unknown.
         """
-        super().add_param_group(param_group)
+        with warnings.catch_warnings():  # of duplicate parameters; they are an error here
+            warnings.simplefilter("ignore")
+            super().add_param_group(param_group)
         name, group = self.rule.__name__, self.param_groups[-1]
         first = sum(len(one["params"]) for one in self.param_groups[:-1])
         try:
+            if len(set(group["params"])) != len(group["params"]):
+                raise ValueError(f"{name}: a group has a parameter twice; it would take two steps at a time")
             for i, param in enumerate(group["params"], first):
                 expect_usable(name, f"params[{i}]", param)
-            self.rule([], **{key: _value(group[key]) for key in self._keys})
+            self.rule([], **{key: plain(name, key, group[key]) for key in self._keys})
         except BaseException:
             self.param_groups.pop()
             raise
@@ -115,7 +125,9 @@ class Optimizer(torch.optim.Optimizer):
 
         @functools.wraps(func)
         def step(self: Optimizer, *args: Any, **kwargs: Any) -> Any:
-            if _before or _after or self._has_hooks() or torch.autograd._profiler_enabled():
+            if torch.compiler.is_compiling():
+                return _not_compiled(func, self, *args, **kwargs)
+            if _before or _after or self._has_hooks() or _profiler_enabled():
                 return recorded(self, *args, **kwargs)
             out = func(self, *args, **kwargs)
             self._optimizer_step_code()
@@ -163,15 +175,16 @@ class Optimizer(torch.optim.Optimizer):
             with torch.enable_grad():
                 loss = closure()
         options: dict[str, Any] = {}
+        name = self.rule.__name__
         if (grad_scale, skip_nonfinite, zero_grads) != (1.0, False, False) or not (
             clip_norm is clip_value is clip_param_norm is clip_adaptive is None
         ):
             options = dict(
-                grad_scale=_value(grad_scale),
-                clip_norm=_value(clip_norm),
-                clip_value=_value(clip_value),
-                clip_param_norm=_value(clip_param_norm),
-                clip_adaptive=_value(clip_adaptive),
+                grad_scale=plain(name, "grad_scale", grad_scale),
+                clip_norm=plain(name, "clip_norm", clip_norm),
+                clip_value=plain(name, "clip_value", clip_value),
+                clip_param_norm=plain(name, "clip_param_norm", clip_param_norm),
+                clip_adaptive=plain(name, "clip_adaptive", clip_adaptive),
                 skip_nonfinite=skip_nonfinite,
                 zero_grads=zero_grads,
             )
@@ -225,7 +238,7 @@ class Optimizer(torch.optim.Optimizer):
             ]
         else:
             groups = [(group, list(group["params"])) for group in self.param_groups]
-            parts = [Part(name, self.rule, groups, self.param_groups, state, keys, self._extra)]
+            parts = [Part(name, self.rule, groups, self.param_groups, state, keys, self._extra, self.only_sparse)]
         self._part_of = {param: part for part in parts for param in part.params} if self._in_backward else {}
         self._changed[0] = False
         return parts
@@ -290,7 +303,7 @@ class Optimizer(torch.optim.Optimizer):
             self._keep_extra()
             found = super().state_dict()
         state = {key: dict(one) if isinstance(one, Entries) else one for key, one in found["state"].items()}
-        return {**found, "state": state, "fastopt": dict(self._extra)}
+        return {**found, "state": state, "fastopt": {"class": self.rule.__name__, **self._extra}}
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
         """Loads a state of this optimizer or of torch's of this name; the tensors are copied before the next step.
@@ -335,6 +348,12 @@ class Optimizer(torch.optim.Optimizer):
                     self._hook(param)
 
 
+@_disable_dynamo
+def _not_compiled(func: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    """Calls a function that torch.compile cannot read."""
+    return func(*args, **kwargs)
+
+
 class WithModes(Optimizer):
     """An optimizer whose parameters differ in training and in evaluation."""
 
@@ -370,13 +389,6 @@ def _let_go(entries: Any) -> Any:
     if not isinstance(entries, Mapping):
         return entries
     return {key: value.tensor if isinstance(value, _Held) else value for key, value in entries.items()}
-
-
-def _value(value: Any) -> Any:
-    """A number or a tuple of numbers, where tensors may be given."""
-    if isinstance(value, torch.Tensor):
-        return value.item()
-    return tuple(map(_value, value)) if isinstance(value, tuple | list) else value
 
 
 def own(arguments: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
