@@ -83,7 +83,17 @@ USERS = {
     "python/fastopt/optim/rules/muon.py": {"sgd"},  # takes its step with it
     "python/fastopt/optim/rules/switch.py": {"adam", "sgd", "sgd_momentum"},  # switches from one to the other
     "python/fastopt/sklearn/_step.py": {"Adam", "SGD"},  # the two that scikit-learn has
-    "python/fastopt/torch/_differences.py": {"SGD", "Muon", "Adagrad", "Adafactor", "Adam", "AdamW", "RMSprop"},
+    "python/fastopt/torch/_differences.py": {
+        "SGD",
+        "Muon",
+        "Adagrad",
+        "Adafactor",
+        "Adam",
+        "AdamW",
+        "RMSprop",
+        "LAMB",
+        "LARS",
+    },
     "python/fastopt/torch/optim/_sparse_adam.py": {"Adam"},  # which it is, for sparse gradients only
 }
 # Functions that are tested outside the tables, and layers that do not have the name of their function.

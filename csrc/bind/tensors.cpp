@@ -71,20 +71,23 @@ Form form_of(const dlpack::Tensor& tensor) {
 /// changes.
 class Tensors {
  public:
-  /// arrays: those of the parameters' memory, each with the axes in the order that `orders` says.
-  Tensors(const py::capsule& table, const py::list& tensors, const py::list& arrays,
-          const std::vector<std::vector<std::size_t>>& orders)
-      : table_(static_cast<const dlpack::Table*>(PyCapsule_GetPointer(table.ptr(), "dlpack_exchange_api"))) {
+  /// plain: the type of gradients that have memory of their own, torch.Tensor; memories: the tensors that have the parameters' memory, which are these or what they wrap; arrays: the same memory,
+  /// with the axes in the order that `orders` says.
+  Tensors(const py::capsule& table, py::type plain, const py::list& tensors, const py::list& memories,
+          const py::list& arrays, const std::vector<std::vector<std::size_t>>& orders)
+      : table_(static_cast<const dlpack::Table*>(PyCapsule_GetPointer(table.ptr(), "dlpack_exchange_api"))),
+        plain_(std::move(plain)) {
     if (table_ == nullptr) throw py::error_already_set();
     if (table_->version.major != dlpack::kMajor)
       throw py::value_error("Tensors: torch has version " + std::to_string(table_->version.major) +
                             " of DLPack's functions, expected 1");
-    if (arrays.size() != tensors.size() || orders.size() != tensors.size())
-      throw py::value_error("Tensors: arrays and orders must have one entry for each tensor");
+    if (memories.size() != tensors.size() || arrays.size() != tensors.size() || orders.size() != tensors.size())
+      throw py::value_error("Tensors: memories, arrays and orders must have one entry for each tensor");
     for (std::size_t i = 0; i < tensors.size(); ++i) {
-      One one{tensors[i], py::dtype::from_args(py::object(arrays[i]).attr("dtype")), orders[i], {}, {}, {}};
+      One one{tensors[i], memories[i], py::dtype::from_args(py::object(arrays[i]).attr("dtype")), orders[i], {},
+              {},         {}};
       dlpack::Tensor tensor;
-      if (!read(one.tensor.ptr(), tensor)) throw py::type_error("Tensors: not a tensor in the memory of the CPU");
+      if (!read(one.memory.ptr(), tensor)) throw py::type_error("Tensors: not a tensor in the memory of the CPU");
       one.param = form_of(tensor);
       all_.push_back(std::move(one));
     }
@@ -102,13 +105,14 @@ class Tensors {
     for (std::size_t i = 0; i < all_.size(); ++i) {
       One& one = all_[i];
       dlpack::Tensor tensor;
-      if (!read(one.tensor.ptr(), tensor) || !one.param.is(tensor)) return py::none();
+      if (!read(one.memory.ptr(), tensor) || !one.param.is(tensor)) return py::none();
       auto object = py::reinterpret_steal<py::object>(PyObject_GetAttr(one.tensor.ptr(), grad));
       if (!object) throw py::error_already_set();
       if (!object.is_none()) {
         stepped.append(one.tensor);
-        if (read(object.ptr(), tensor) && tensor.dtype == one.param.dtype &&
-            tensor.ndim == static_cast<std::int32_t>(one.order.size()) && one.is_aligned(tensor)) {
+        if (reinterpret_cast<PyObject*>(Py_TYPE(object.ptr())) == plain_.ptr() && read(object.ptr(), tensor) &&
+            tensor.dtype == one.param.dtype && tensor.ndim == static_cast<std::int32_t>(one.order.size()) &&
+            one.is_aligned(tensor)) {
           held_.push_back(std::move(object));
           object = array(one, tensor);
         } else {
@@ -125,7 +129,7 @@ class Tensors {
 
  private:
   struct One {
-    py::object tensor;
+    py::object tensor, memory;
     py::dtype dtype;
     std::vector<std::size_t> order;
     Form param;
@@ -177,6 +181,7 @@ class Tensors {
   }
 
   const dlpack::Table* table_;
+  py::type plain_;
   std::vector<One> all_;
   std::vector<py::object> held_;
 };
@@ -185,9 +190,10 @@ class Tensors {
 
 void bind_tensors(py::module_& m) {
   py::class_<Tensors>(m, "Tensors", py::module_local(), "torch's parameters and their gradients as arrays.")
-      .def(py::init<const py::capsule&, const py::list&, const py::list&,
+      .def(py::init<const py::capsule&, py::type, const py::list&, const py::list&, const py::list&,
                     const std::vector<std::vector<std::size_t>>&>(),
-           py::arg("table"), py::arg("tensors"), py::arg("arrays"), py::arg("orders"))
+           py::arg("table"), py::arg("plain"), py::arg("tensors"), py::arg("memories"), py::arg("arrays"),
+           py::arg("orders"))
       .def(
           "gradients", &Tensors::gradients, py::arg("groups"),
           "For each parameter its gradient as an array, None, or the gradient itself; None if parameters have changed.")

@@ -51,7 +51,15 @@ class Turn:
     def __exit__(self, *error: object) -> None: ...
 
 class Tensors:
-    def __init__(self, table: Any, tensors: list[Any], arrays: list[Array], orders: list[list[int]]) -> None: ...
+    def __init__(
+        self,
+        table: Any,
+        plain: type,
+        tensors: list[Any],
+        memories: list[Any],
+        arrays: list[Array],
+        orders: list[list[int]],
+    ) -> None: ...
     def gradients(self, groups: list[Any]) -> tuple[list[Any], list[Any], list[int]] | None: ...
     def release(self) -> None: ...
 

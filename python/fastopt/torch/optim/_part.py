@@ -12,8 +12,9 @@ from torch.autograd.graph import increment_version
 
 from ... import SparseRows, optim
 from ..._core import kernels
-from .._differences import ALWAYS_THERE, LAZY, OF_MATRICES, WITHOUT_STEP
+from .._differences import ALWAYS_THERE, LAZY, OF_MATRICES, OF_WHOLE, WITHOUT_STEP
 from .._tensors import Array, array_of, order_of, tensor_of
+from ._shards import OF_WHOLE_GRADIENTS, is_sharded, memory_of, sharded_as
 from ._state import State
 
 # Hyperparameters with which results depend on the count of steps under every rule.
@@ -23,6 +24,10 @@ _DTYPES = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
 
 def expect_usable(name: str, label: str, param: torch.Tensor) -> None:
     """Raises TypeError if a tensor cannot be a parameter of ours."""
+    if is_sharded(param):
+        if name in OF_WHOLE:
+            raise TypeError(f"{name}: {label} is distributed, and {name} looks at all of a parameter at once")
+        param = memory_of(param)
     if not _is_plain(param):
         raise TypeError(
             f"{name}: {label} is a {type(param).__name__}, and fastopt needs its memory; use torch.optim for it"
@@ -72,8 +77,10 @@ class Part:
         labels = [f"params[{i}]" for i in range(len(self.params))]
         for label, param in zip(labels, self.params, strict=True):
             expect_usable(name, label, param)
-        self._orders = [self._order_of(label, param) for label, param in zip(labels, self.params, strict=True)]
-        self.arrays = [array_of(param).transpose(order) for param, order in zip(self.params, self._orders, strict=True)]
+        self._memories = [memory_of(param) for param in self.params]
+        self._sharded = [i for i, param in enumerate(self.params) if is_sharded(param)]
+        self._orders = [self._order_of(label, one) for label, one in zip(labels, self._memories, strict=True)]
+        self.arrays = [array_of(one).transpose(order) for one, order in zip(self._memories, self._orders, strict=True)]
         self._values, self._seen = itemgetter(*keys), [(None,) * len(keys) for _ in groups]
         arrays = iter(self.arrays)
         self.optimizer: optim.Optimizer = rule(
@@ -85,7 +92,7 @@ class Part:
         self._hides_step = [self._is_uncounted(p, group) for p, group in zip(self.params, self._owners, strict=True)]
         self._load(extra)
         table = torch.Tensor.__dlpack_c_exchange_api__
-        self._tensors = kernels.Tensors(table, self.params, self.arrays, self._orders)
+        self._tensors = kernels.Tensors(table, torch.Tensor, self.params, self._memories, self.arrays, self._orders)
         # The counts of steps: the optimizer's, and torch's, which are floating-point.
         self._counts = np.zeros(len(self.params), np.int64)
         wide = torch.get_default_dtype() == torch.float64
@@ -104,6 +111,13 @@ class Part:
 
     def step(self, options: Mapping[str, Any]) -> optim.StepInfo | None:
         """Takes a step; ``None`` where parameters have changed, so that another part is needed."""
+        if any(memory_of(self.params[i]) is not self._memories[i] for i in self._sharded):
+            return None
+        if self._sharded and any(options.get(key) for key in OF_WHOLE_GRADIENTS):
+            raise ValueError(
+                f"{self.name}: parameters are distributed, and each process has a part of the gradients: clip with "
+                "torch.nn.utils.clip_grad_norm_, and step without options"
+            )
         found = self._tensors.gradients(self.watched)
         if found is None or not (self._of_steps == self._counts).all():
             return None
@@ -161,13 +175,14 @@ class Part:
         """An entry of a state as an array, with its axes as those of the parameter's array."""
         if not isinstance(value, torch.Tensor):
             return value
+        value = memory_of(value)
         expect = value.device.type == "cpu" and value.layout is torch.strided
         if not expect:
             raise TypeError(f"{self.name}: the state of params[{i}] is on {value.device}, expected the CPU")
         if value.ndim and {value.dtype, self.params[i].dtype} == {torch.float32, torch.float64}:
             value = value.to(self.params[i].dtype)  # the model has another dtype now
         array = array_of(value)
-        return array.transpose(self._orders[i]) if value.shape == self.params[i].shape else array
+        return array.transpose(self._orders[i]) if value.shape == self._memories[i].shape else array
 
     def _show(self, i: int) -> None:
         """Shows the state of a parameter in torch's optimizer."""
@@ -180,12 +195,15 @@ class Part:
                     entries[key] = self._steps[i]
                 continue
             tensor = tensor_of(array)
-            entries[key] = tensor.permute(inverse) if array.shape == self.arrays[i].shape else tensor
+            if array.shape == self.arrays[i].shape:
+                tensor = tensor.permute(inverse)
+                tensor = sharded_as(param, tensor) if i in self._sharded else tensor
+            entries[key] = tensor
         self._state.put(param, entries)
 
     def _other(self, i: int, grad: Any) -> Any:
         """A gradient that is no plain tensor of the parameter's dtype."""
-        grad = grad.detach()
+        grad = memory_of(grad.detach())
         if grad.device.type != "cpu":
             raise TypeError(f"{self.name}: the gradient of params[{i}] is on {grad.device}, expected the CPU")
         if grad.layout is torch.sparse_coo:
