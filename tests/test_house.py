@@ -315,8 +315,13 @@ def test_rules_bear_what_surrounds_them() -> None:
     """Every rule takes all options, except the rules that are listed here."""
     every = {*SURROUNDINGS, *STEPS}
     refused = {name: some for name, rule in RULES.items() if (some := every - {*rule.surroundings})}
-    acting_on_y_only = {"decoupled_weight_decay", "fixed_decay", "proximal_l1", "l2_init_decoupled"}
-    assert refused == {"schedule_free_sgd": acting_on_y_only, "schedule_free_adamw": acting_on_y_only}
+    acting_on_y_only = {"decoupled_weight_decay", "fixed_decay", "proximal_l1", "proximal_l1_lr", "l2_init_decoupled"}
+    without_a_rate = {name: {"proximal_l1"} for name in ("lion", "rprop", "muon")}
+    assert refused == {
+        "schedule_free_sgd": acting_on_y_only,
+        "schedule_free_adamw": acting_on_y_only,
+        **without_a_rate,
+    }
 
 
 def test_there_is_nothing_in_the_tables_that_no_rule_has() -> None:

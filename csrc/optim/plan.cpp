@@ -31,6 +31,12 @@ template <class T> void sum(const SparseRows& sparse, T* to) {
   });
 }
 
+/// Proximal L1 where the rule has one rate for all elements.
+void set_threshold(const Kernel& kernel, Setting& setting) {
+  if (setting.around.proximal != 0 && kernel.rate != nullptr)
+    setting.around.threshold = setting.around.proximal * kernel.rate(setting.rule);
+}
+
 }  // namespace
 
 void sum_rows(const SparseRows& sparse, float* to) { sum(sparse, to); }
@@ -170,6 +176,7 @@ void Plan::count_step() {
       for (std::size_t n = 0; n < kernel.numbers; ++n) numbers[n] = *member.numbers[n];
       kernel.construct(setting.rule, of_group + Around::options.size(), static_cast<double>(step), numbers.data());
       for (std::size_t n = 0; n < kernel.numbers; ++n) *member.numbers[n] = numbers[n];
+      set_threshold(kernel, setting);
     }
     measures_ = measures_ || kernel.sums != 0;
     tensors_[t].setting = &settings_.back();
@@ -183,9 +190,10 @@ void Plan::measure() {
   for (std::size_t t = 0; t < tensors_.size(); ++t) {
     const Kernel& kernel = *tensors_[t].kernel;
     for (std::size_t k = 0; k < kernel.sums; ++k) measured_[k] += sums[t * kMostSums + k];
-    if (kernel.sums != 0)
-      kernel.conclude(const_cast<std::byte*>(tensors_[t].setting->rule), &sums[t * kMostSums],
-                      static_cast<double>(tensors_[t].size));
+    if (kernel.sums == 0) continue;
+    Setting& setting = const_cast<Setting&>(*tensors_[t].setting);
+    kernel.conclude(setting.rule, &sums[t * kMostSums], static_cast<double>(tensors_[t].size));
+    set_threshold(kernel, setting);
   }
 }
 

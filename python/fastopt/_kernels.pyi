@@ -10,7 +10,7 @@ Array = NDArray[Any]
 Statistics = NDArray[float64]
 Options = tuple[float, ...]
 
-rules: dict[str, tuple[list[str], list[str], list[str], list[str]]]
+rules: dict[str, tuple[list[str], list[str], list[str], list[str], bool]]
 SHARE: int
 PRODUCT_BYTES: int
 PRODUCT_PIXELS: int
