@@ -26,6 +26,10 @@ FLAGS = ("foreach", "capturable", "differentiable", "fused")
 _FIRST_TORCH = "2.10"
 
 
+# Called by its name, not by super(): a class may have one of torch's optimizers as a further base.
+_Base = torch.optim.Optimizer
+
+
 class Optimizer(torch.optim.Optimizer):
     """An optimizer of torch's whose steps fastopt takes.
 
@@ -63,7 +67,7 @@ class Optimizer(torch.optim.Optimizer):
         self._in_backward, self._amp_scaling = in_backward, amp_scaling
         self._extra: Mapping[str, Any] = {}
         self._set_up()
-        super().__init__(params, defaults)
+        _Base.__init__(self, params, defaults)
         self._own_state()
         if amp_scaling:
             self._step_supports_amp_scaling = True
@@ -99,7 +103,7 @@ class Optimizer(torch.optim.Optimizer):
         """
         with warnings.catch_warnings():  # of duplicate parameters; they are an error here
             warnings.simplefilter("ignore")
-            super().add_param_group(param_group)
+            _Base.add_param_group(self, param_group)
         name, group = self.rule.__name__, self.param_groups[-1]
         first = sum(len(one["params"]) for one in self.param_groups[:-1])
         try:
@@ -301,7 +305,7 @@ class Optimizer(torch.optim.Optimizer):
         """
         with self._lock:
             self._keep_extra()
-            found = super().state_dict()
+            found = _Base.state_dict(self)
         state = {key: dict(one) if isinstance(one, Entries) else one for key, one in found["state"].items()}
         return {**found, "state": state, "fastopt": {"class": self.rule.__name__, **self._extra}}
 
@@ -318,7 +322,7 @@ class Optimizer(torch.optim.Optimizer):
         handle = self.register_load_state_dict_pre_hook(_hold)
         with self._lock:
             try:
-                super().load_state_dict(dict(state_dict))
+                _Base.load_state_dict(self, dict(state_dict))
             finally:
                 handle.remove()
             self._extra = dict(own)
@@ -327,14 +331,14 @@ class Optimizer(torch.optim.Optimizer):
         with self._lock:
             self._keep_extra()
         own = {"_in_backward": self._in_backward, "_amp_scaling": self._amp_scaling, "_extra": self._extra}
-        return {**super().__getstate__(), **own}
+        return {**_Base.__getstate__(self), **own}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         loading = "_lock" in self.__dict__  # load_state_dict calls this too
         if not loading:
             self._set_up()
         held = defaultdict(dict, {key: _let_go(value) for key, value in state["state"].items()})
-        super().__setstate__({**state, "state": held})
+        _Base.__setstate__(self, {**state, "state": held})
         for group in self.param_groups:
             for key, value in self.defaults.items():
                 group.setdefault(key, value)
