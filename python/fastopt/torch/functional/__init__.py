@@ -17,15 +17,14 @@ Needs torch 2.4 or newer; tested with 2.13.
 """
 
 try:
-    import torch as _torch
-except ImportError:
+    from ._cross_entropy import cross_entropy
+    from ._dropout import dropout
+    from ._gelu import gelu
+    from ._norms import batch_norm, batch_norm_relu, group_norm, layer_norm, rms_norm
+except ModuleNotFoundError as error:
+    if error.name != "torch":
+        raise
     raise ImportError("fastopt.torch.functional needs torch, which is not installed: pip install torch") from None
-del _torch
-
-from ._cross_entropy import cross_entropy
-from ._dropout import dropout
-from ._gelu import gelu
-from ._norms import batch_norm, batch_norm_relu, group_norm, layer_norm, rms_norm
 
 __all__ = [
     "batch_norm",

@@ -14,29 +14,56 @@ from torch.compiler import is_compiling
 from torch.nn import Parameter
 from torch.utils._device import DeviceContext
 
-__all__ = ["Least", "forced", "is_ordinary", "is_observed", "takes"]
-
-
-class Least(NamedTuple):
-    """Elements of an input from which on a kernel takes a call, with gradients and without; below, torch's own is faster."""
-
-    training: float
-    inference: float
+__all__ = ["Least", "forced", "is_observed", "is_ordinary", "takes"]
 
 
 NEVER = math.inf
-LAYER_NORM = Least(1, 1)
-RMS_NORM = Least(1, 1)
-GROUP_NORM = Least(1, 1)
-BATCH_NORM = Least(1, 1)
-BATCH_NORM_EVAL = Least(1, 1)
-BATCH_NORM_RELU = Least(1, 1)
-BATCH_NORM_RELU_EVAL = Least(1, 1)
-DROPOUT = Least(1, 1)
-GELU = Least(NEVER, NEVER)
-GELU_TANH = Least(1, 1)
-CROSS_ENTROPY = Least(1, 1)
 
+
+class Least(NamedTuple):
+    """Elements of an input from which on a kernel takes a call; below, torch's own function is faster."""
+
+    training: float  # with gradients
+    inference: float
+    half_training: float  # the same for 16 bits
+    half_inference: float
+
+
+# Measured with bench/torch_modules.py: torch 2.13, one thread, an AVX2 server, float32, forward + backward / forward alone;
+# figures are torch's time ÷ the kernel's.  Each constant is a power of two near the size at which the ratio passes 1.
+# 64×64 0.5/0.5, 512×512 0.85/1.1, 1024×1024 2.4/0.6 (in a loop torch's results are fresh memory), 4096×1024 1.2/0.7;
+# bfloat16: 1024×1024 0.8/0.8, 4096×1024 1.4/0.8.
+LAYER_NORM = Least(1 << 20, NEVER, 1 << 22, NEVER)
+# torch composes it of several operations.  8×64 1.2/1.1, 512×512 1.7/1.5; bfloat16: 64×256 1.0/0.9, 128×512 1.75/1.15.
+RMS_NORM = Least(1, 1, 1 << 15, 1 << 16)
+# 32×64×32×32 0.8/0.9, 16×128×56×56 1.07/5.
+GROUP_NORM = Least(1 << 22, 1 << 22, NEVER, NEVER)
+# 8×16×8×8 0.5/0.85, 16×32×16×16 1.25/2.4, 32×64×32×32 1.7/2.4; bfloat16: never above 0.9.
+BATCH_NORM = Least(1 << 16, 1 << 14, NEVER, NEVER)
+# Channels innermost in memory.  64×512 0.6/0.7, 32×64×32×32 0.7/0.7, 16×128×56×56 1.45/0.6.
+BATCH_NORM_COLUMNS = Least(1 << 22, NEVER, NEVER, NEVER)
+# 32×64×32×32 0.97/0.6, 16×128×56×56 2.3/0.96.
+BATCH_NORM_EVAL = Least(1 << 22, NEVER, NEVER, NEVER)
+# 8×16×8×8 0.7/1.0, 16×32×16×16 1.3/2.4, 32×64×32×32 2.0/2.4; bfloat16: 32×64×32×32 1.0/1.05, 16×128×56×56 1.5/1.1.
+BATCH_NORM_RELU = Least(1 << 16, 1 << 13, 1 << 22, 1 << 22)
+# 32×64×32×32 1.0/0.94, 16×128×56×56 2.1/1.2.
+BATCH_NORM_RELU_COLUMNS = Least(1 << 22, 1 << 22, NEVER, NEVER)
+# 32×64×16×16 0.9/0.9, 32×64×32×32 1.3/1.3.
+BATCH_NORM_RELU_EVAL = Least(1 << 20, 1 << 20, NEVER, NEVER)
+# 64×64 0.9/2.1, 64×256 1.5/4.2, 1024×1024 6.7/12; bfloat16: 64×64 0.7/1.6, 64×256 1.2/2.7.
+DROPOUT = Least(1 << 13, 1 << 11, 1 << 14, 1 << 12)
+# torch's erf is faster: 0.6/0.5 at all sizes.
+GELU = Least(NEVER, NEVER, NEVER, NEVER)
+# 64×256 1.0/1.6, 128×512 1.35/1.9, 1024×1024 2.1/2.2.
+GELU_TANH = Least(1 << 15, 1 << 13, NEVER, NEVER)
+# 256×100 0.7/0.5, 256×1000 1.4/1.1, 1024×8192 6.1/1.3; bfloat16: 256×1000 1.2/1.0, 1024×8192 1.6/0.94.
+CROSS_ENTROPY = Least(1 << 17, 1 << 18, 1 << 18, NEVER)
+# torch composes it.  8×10 1.6/1.2, 256×100 1.4/0.9, 256×1000 1.8/1.2.
+CROSS_ENTROPY_SMOOTHED = Least(1, 1 << 17, 1 << 18, NEVER)
+# 256×100 1.07/0.7, 256×1000 1.6/1.2.
+CROSS_ENTROPY_OF_DISTRIBUTIONS = Least(1 << 16, 1 << 18, 1 << 18, NEVER)
+
+_HALVES = frozenset({torch.bfloat16, torch.float16})
 _ORDINARY = frozenset({Tensor, Parameter})
 _forced: bool | None = None  # whether sizes do not matter, and what is called then
 
@@ -58,11 +85,16 @@ def takes(least: Least, input: Any, *others: Any) -> bool:
         return False
     size = input.numel()
     if _forced is None:
-        if size < (least.training if torch.is_grad_enabled() else least.inference):
+        if size < least[(not torch.is_grad_enabled()) + 2 * (input.dtype in _HALVES)]:
             return False
     elif not _forced:
         return False
-    return size > 0 and not is_observed() and all(one is None or is_ordinary(one) for one in (input, *others))
+    if size == 0 or is_observed() or not is_ordinary(input):
+        return False
+    for one in others:  # noqa: SIM110  # all() takes three times as long
+        if one is not None and not is_ordinary(one):
+            return False
+    return True
 
 
 def is_ordinary(tensor: Any) -> bool:

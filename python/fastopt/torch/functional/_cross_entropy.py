@@ -113,7 +113,12 @@ def cross_entropy(
     References:
         Szegedy, Vanhoucke, Ioffe, Shlens & Wojna 2015, arXiv:1512.00567, section 7 (label smoothing).
     """
-    if size_average is None and reduce is None and takes(_choice.CROSS_ENTROPY, input, target, weight):
+    if label_smoothing > 0:
+        least = _choice.CROSS_ENTROPY_SMOOTHED
+    else:
+        labels = isinstance(target, Tensor) and not target.is_floating_point()
+        least = _choice.CROSS_ENTROPY if labels else _choice.CROSS_ENTROPY_OF_DISTRIBUTIONS
+    if size_average is None and reduce is None and takes(least, input, target, weight):
         options = _Options(ignore_index, reduction, label_smoothing)
         loss = _loss(input, target, weight, options)
         if loss is not None:

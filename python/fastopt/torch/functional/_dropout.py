@@ -82,12 +82,17 @@ def dropout(input: Tensor, p: float = 0.5, training: bool = True, inplace: bool 
         Srivastava, Hinton, Krizhevsky, Sutskever & Salakhutdinov 2014, "Dropout: a simple way to prevent neural networks from
         overfitting", JMLR 15.
     """
-    if training and 0 < p < 1 and takes(_choice.DROPOUT, input) and input.dtype in STORED:
-        if not inplace or _can_change(input):
-            try:
-                return _drop(input, p, inplace)
-            except (TypeError, ValueError):
-                pass  # in place, and the input has gaps in memory
+    if (
+        training
+        and 0 < p < 1
+        and takes(_choice.DROPOUT, input)
+        and input.dtype in STORED
+        and (not inplace or _can_change(input))
+    ):
+        try:
+            return _drop(input, p, inplace)
+        except (TypeError, ValueError):
+            pass  # in place, and the input has gaps in memory
     return torch_dropout(input, p, training, inplace)
 
 

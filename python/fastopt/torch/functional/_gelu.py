@@ -41,8 +41,8 @@ class _GELU(torch.autograd.Function):
         if torch.is_grad_enabled() or is_observed() or not is_ordinary(dy):
             return *gradients(lambda x: torch_gelu(x, approximate=ctx.approximate), (x,), (True,), dy), None
         axes = memory_order(x)
-        arrays = (array_of(one).transpose(axes) for one in (dy, x))
-        dx, _ = F.activate_backward(*arrays, _NAMES[ctx.approximate])
+        own_dy, own_x = (array_of(one).transpose(axes) for one in (dy, x))
+        dx, _ = F.activate_backward(own_dy, own_x, _NAMES[ctx.approximate])
         return tensor_of(dx.transpose(inverse(axes))), None
 
 

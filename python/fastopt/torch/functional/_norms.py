@@ -1,167 +1,25 @@
-"""Normalizations as functions that autograd differentiates."""
+"""Normalizations: torch's functions."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.compiler import is_compiling
 from torch.nn.functional import batch_norm as torch_batch_norm
 from torch.nn.functional import group_norm as torch_group_norm
 from torch.nn.functional import layer_norm as torch_layer_norm
 from torch.nn.functional import relu as torch_relu
 from torch.nn.functional import rms_norm as torch_rms_norm
 
-from ... import functional as F
 from . import _choice
-from ._choice import is_observed, is_ordinary, takes
-from ._tensors import HALVES, STORED, Array, array_of, computed, gradients, tensor_of
+from ._choice import takes
+from ._normalize import BatchNorm, GroupNorm, LayerNorm, RMSNorm, normalize
+from ._tensors import HALVES, STORED
 
 __all__ = ["batch_norm", "batch_norm_relu", "group_norm", "layer_norm", "rms_norm"]
-
-
-# A normalization: its options, and three functions.
-#   forward(x, weight, bias) -> y, *statistics                    of arrays
-#   backward(dy, x, weight, bias, statistics, bias_grad) -> dx, dweight, dbias     of arrays
-#   own(x, weight, bias, statistics) -> y                         of tensors, by torch's operations
-
-
-@dataclass(slots=True)
-class _LayerNorm:
-    shape: Any
-    eps: float
-    reads_bias = False
-
-    def forward(self, x: Array, weight: Any, bias: Any) -> tuple[Any, ...]:
-        return F.layer_norm(x, self.shape, weight, bias, self.eps)
-
-    def backward(
-        self, dy: Array, x: Array, weight: Any, bias: Any, statistics: Sequence[Array], bias_grad: bool
-    ) -> tuple[Any, ...]:
-        return F.layer_norm_backward(dy, x, self.shape, *statistics, weight, bias_grad=bias_grad)
-
-    def own(self, x: Any, weight: Any, bias: Any, statistics: Sequence[Any]) -> Any:
-        return torch_layer_norm(x, self.shape, weight, bias, self.eps)
-
-
-@dataclass(slots=True)
-class _RMSNorm:
-    shape: Any
-    eps: float
-    reads_bias = False
-
-    def forward(self, x: Array, weight: Any, bias: Any) -> tuple[Any, ...]:
-        return F.rms_norm(x, self.shape, weight, self.eps)
-
-    def backward(
-        self, dy: Array, x: Array, weight: Any, bias: Any, statistics: Sequence[Array], bias_grad: bool
-    ) -> tuple[Any, ...]:
-        return *F.rms_norm_backward(dy, x, self.shape, *statistics, weight), None
-
-    def own(self, x: Any, weight: Any, bias: Any, statistics: Sequence[Any]) -> Any:
-        return torch_rms_norm(x, self.shape, weight, self.eps)
-
-
-@dataclass(slots=True)
-class _GroupNorm:
-    groups: int
-    eps: float
-    reads_bias = False
-
-    def forward(self, x: Array, weight: Any, bias: Any) -> tuple[Any, ...]:
-        return F.group_norm(x, self.groups, weight, bias, self.eps)
-
-    def backward(
-        self, dy: Array, x: Array, weight: Any, bias: Any, statistics: Sequence[Array], bias_grad: bool
-    ) -> tuple[Any, ...]:
-        return F.group_norm_backward(dy, x, self.groups, *statistics, weight, bias_grad=bias_grad)
-
-    def own(self, x: Any, weight: Any, bias: Any, statistics: Sequence[Any]) -> Any:
-        return torch_group_norm(x, self.groups, weight, bias, self.eps)
-
-
-@dataclass(slots=True)
-class _BatchNorm:
-    running: tuple[Any, Any]  # forward lets go of them
-    training: bool
-    momentum: float
-    eps: float
-    relu: bool
-
-    @property
-    def reads_bias(self) -> bool:
-        return self.relu
-
-    def forward(self, x: Array, weight: Any, bias: Any) -> tuple[Any, ...]:
-        tensors, self.running = self.running, (None, None)
-        arrays = [computed(one) for one in tensors]
-        function = F.batch_norm_relu if self.relu else F.batch_norm
-        results = function(x, *arrays, weight, bias, self.training, self.momentum, self.eps)
-        if self.training and tensors[0] is not None:
-            if tensors[0].dtype in HALVES and x.dtype.itemsize == 2:
-                for tensor, array in zip(tensors, arrays, strict=True):
-                    tensor.copy_(torch.from_numpy(array))
-            else:
-                torch.autograd.graph.increment_version(tensors)  # which NumPy has written
-        return results
-
-    def backward(
-        self, dy: Array, x: Array, weight: Any, bias: Any, statistics: Sequence[Array], bias_grad: bool
-    ) -> tuple[Any, ...]:
-        options = {"training": self.training, "bias_grad": bias_grad}
-        if self.relu:
-            return F.batch_norm_relu_backward(dy, x, *statistics, weight, bias, **options)
-        return F.batch_norm_backward(dy, x, *statistics, weight, **options)
-
-    def own(self, x: Any, weight: Any, bias: Any, statistics: Sequence[Any]) -> Any:
-        if self.training:
-            y = torch_batch_norm(x, None, None, weight, bias, True, 0.0, self.eps)
-        else:
-            mean, rstd, weight, bias = (
-                one if one is None else one.double().view(-1, *[1] * (x.dim() - 2)) for one in (*statistics, weight, bias)
-            )
-            y = (x.double() - mean) * rstd
-            y = y if weight is None else y * weight
-            y = (y if bias is None else y + bias).to(x.dtype)
-        return torch_relu(y) if self.relu else y
-
-
-class _Normalize(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, norm: Any, x: Any, weight: Any, bias: Any) -> Any:
-        y, *statistics = norm.forward(array_of(x), computed(weight), computed(bias))
-        ctx.norm, ctx.bias = norm, None if bias is None else (bias.shape, bias.dtype)
-        kept = bias if norm.reads_bias else None
-        ctx.save_for_backward(x, weight, kept, *map(torch.from_numpy, statistics))
-        return tensor_of(y)
-
-    @staticmethod
-    def backward(ctx: Any, dy: Any) -> Any:
-        x, weight, bias, *statistics = ctx.saved_tensors
-        wanted = ctx.needs_input_grad[1:]
-        if torch.is_grad_enabled() or is_observed() or not is_ordinary(dy):
-            if bias is None and ctx.bias is not None:  # its values are in no gradient
-                shape, dtype = ctx.bias
-                bias = torch.zeros(shape, dtype=dtype, requires_grad=wanted[2])
-            return None, *gradients(lambda *inputs: ctx.norm.own(*inputs, statistics), (x, weight, bias), wanted, dy)
-        arrays = array_of(dy), array_of(x), computed(weight), computed(bias)
-        results = ctx.norm.backward(*arrays, [one.numpy() for one in statistics], wanted[2])
-        dx, dweight, dbias = (
-            tensor_of(one) if need else None for one, need in zip(results, wanted, strict=True)
-        )
-        if dweight is not None and dweight.dtype is not weight.dtype:
-            dweight = dweight.to(weight.dtype)
-        if dbias is not None and dbias.dtype is not ctx.bias[1]:
-            dbias = dbias.to(ctx.bias[1])
-        return None, dx, dweight, dbias
-
-
-def _normalize(norm: Any, x: Any, weight: Any, bias: Any) -> Any:
-    if torch.is_grad_enabled() and any(one is not None and one.requires_grad for one in (x, weight, bias)):
-        return _Normalize.apply(norm, x, weight, bias)
-    return tensor_of(norm.forward(array_of(x), computed(weight), computed(bias))[0])
 
 
 def _fit(input: Any, *parameters: Any) -> bool:
@@ -178,9 +36,7 @@ def _with_channels(input: Any) -> Any:
     if input.dim() in (4, 5) and input.stride(1) != 1 and not input.is_contiguous():
         strides = input.stride()
         if input.size(1) > 1 and strides[1] < strides[-1] and strides[1] < strides[0]:
-            return input.contiguous(
-                memory_format=torch.channels_last if input.dim() == 4 else torch.channels_last_3d
-            )
+            return input.contiguous(memory_format=torch.channels_last if input.dim() == 4 else torch.channels_last_3d)
     return input
 
 
@@ -219,7 +75,7 @@ def layer_norm(
     """
     if takes(_choice.LAYER_NORM, input, weight, bias) and _fit(input, weight, bias):
         try:
-            return _normalize(_LayerNorm(normalized_shape, eps), input, weight, bias)
+            return normalize(LayerNorm(normalized_shape, eps), input, weight, bias)
         except (TypeError, ValueError):
             pass  # torch's own function says in its own words what is wrong
     return torch_layer_norm(input, normalized_shape, weight, bias, eps)
@@ -257,7 +113,7 @@ def rms_norm(
     if takes(_choice.RMS_NORM, input, weight) and _fit(input, weight):
         own_eps = (2.0**-52 if input.dtype is torch.float64 else 2.0**-23) if eps is None else eps
         try:
-            return _normalize(_RMSNorm(normalized_shape, own_eps), input, weight, None)
+            return normalize(RMSNorm(normalized_shape, own_eps), input, weight, None)
         except (TypeError, ValueError):
             pass
     return torch_rms_norm(input, normalized_shape, weight, eps)
@@ -295,26 +151,39 @@ def group_norm(
     """
     if takes(_choice.GROUP_NORM, input, weight, bias) and _fit(input, weight, bias) and input.numel() != num_groups:
         try:
-            return _normalize(_GroupNorm(num_groups, eps), _with_channels(input), weight, bias)
+            return normalize(GroupNorm(num_groups, eps), _with_channels(input), weight, bias)
         except (TypeError, ValueError):
             pass
     return torch_group_norm(input, num_groups, weight, bias, eps)
 
 
+_BATCH_NORM = _choice.BATCH_NORM, _choice.BATCH_NORM_COLUMNS, _choice.BATCH_NORM_EVAL
+_BATCH_NORM_RELU = _choice.BATCH_NORM_RELU, _choice.BATCH_NORM_RELU_COLUMNS, _choice.BATCH_NORM_RELU_EVAL
+
+
 def _batch_norm(
-    least: _choice.Least, relu: bool, input: Any, running: tuple[Any, Any], weight: Any, bias: Any, *options: Any
+    leasts: tuple[_choice.Least, ...],
+    relu: bool,
+    input: Any,
+    running: tuple[Any, Any],
+    weight: Any,
+    bias: Any,
+    *options: Any,
 ) -> Any:
     """The result of the kernel, or ``None``."""
     training, momentum, eps = options
+    if is_compiling() or not isinstance(input, Tensor) or input.dim() < 2:
+        return None
+    least = leasts[0 if training and input.dim() > 2 and input.stride(1) != 1 else 1 if training else 2]
     if not takes(least, input, *running, weight, bias) or not _fit(input, *running, weight, bias) or eps <= 0:
         return None
     if (running[0] is None) != (running[1] is None) or any(
         one is not None and (one.requires_grad or one.is_inference() or not one.is_contiguous()) for one in running
     ):
         return None
-    norm = _BatchNorm(running, training, momentum, eps, relu)
+    norm = BatchNorm(running, training, momentum, eps, relu)
     try:
-        return _normalize(norm, _with_channels(input), weight, bias)
+        return normalize(norm, _with_channels(input), weight, bias)
     except (TypeError, ValueError):
         return None
 
@@ -363,8 +232,7 @@ def batch_norm(
         >>> running_mean
         tensor([0.2000])
     """
-    least = _choice.BATCH_NORM if training else _choice.BATCH_NORM_EVAL
-    y = _batch_norm(least, False, input, (running_mean, running_var), weight, bias, training, momentum, eps)
+    y = _batch_norm(_BATCH_NORM, False, input, (running_mean, running_var), weight, bias, training, momentum, eps)
     if y is not None:
         return y
     return torch_batch_norm(input, running_mean, running_var, weight, bias, training, momentum, eps)
@@ -409,8 +277,7 @@ def batch_norm_relu(
         >>> F.batch_norm_relu(torch.tensor([[1.0], [3.0]]), None, None, training=True).ravel()
         tensor([0.0000, 1.0000])
     """
-    least = _choice.BATCH_NORM_RELU if training else _choice.BATCH_NORM_RELU_EVAL
-    y = _batch_norm(least, True, input, (running_mean, running_var), weight, bias, training, momentum, eps)
+    y = _batch_norm(_BATCH_NORM_RELU, True, input, (running_mean, running_var), weight, bias, training, momentum, eps)
     if y is not None:
         return y
     return torch_relu(torch_batch_norm(input, running_mean, running_var, weight, bias, training, momentum, eps))

@@ -18,23 +18,22 @@ When a module calls torch's own function, and what differs, is in ``docs/torch_m
 """
 
 try:
-    import torch as _torch
-except ImportError:
+    from ._modules import (
+        GELU,
+        BatchNorm1d,
+        BatchNorm2d,
+        BatchNorm3d,
+        BatchNormReLU,
+        CrossEntropyLoss,
+        Dropout,
+        GroupNorm,
+        LayerNorm,
+        RMSNorm,
+    )
+except ModuleNotFoundError as error:
+    if error.name != "torch":
+        raise
     raise ImportError("fastopt.torch.nn needs torch, which is not installed: pip install torch") from None
-del _torch
-
-from ._modules import (
-    GELU,
-    BatchNorm1d,
-    BatchNorm2d,
-    BatchNorm3d,
-    BatchNormReLU,
-    CrossEntropyLoss,
-    Dropout,
-    GroupNorm,
-    LayerNorm,
-    RMSNorm,
-)
 
 __all__ = [
     "GELU",
