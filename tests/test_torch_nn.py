@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 from beside_torch import one_thread, torch  # noqa: F401  # one_thread is for all tests here
-from tools import Each
+from tools import NIGHTLY, Each
 
 from fastopt.torch import functional as F
 from fastopt.torch import nn
@@ -208,17 +208,11 @@ def test_cross_entropy_keeps_its_gradient_while_it_is_needed() -> None:
 
 
 def test_cross_entropy_returns_the_gradient_that_forward_made() -> None:
-    saved: list[Any] = []
-
-    def pack(tensor: Any) -> Any:
-        saved.append(tensor)
-        return tensor
-
     x = torch.randn(6, 5, requires_grad=True)
-    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        loss = F.cross_entropy(x, torch.randint(5, (6,)))
+    loss = F.cross_entropy(x, torch.randint(5, (6,)))
+    made = loss.grad_fn.saved_tensors[3].data_ptr()
     loss.backward()
-    assert x.grad.data_ptr() in [one.data_ptr() for one in saved]
+    assert x.grad.data_ptr() == made
 
 
 # Derivatives
@@ -256,7 +250,7 @@ def test_gradients_are_derivatives(layout: str, each: Each) -> None:
         x, *others = inputs
         x = LAYOUTS[layout](x.detach()).requires_grad_()
         assert is_ours(call(x, *others))
-        assert torch.autograd.gradcheck(call, (x, *others), check_batched_grad=True, fast_mode=layout != "contiguous")
+        assert torch.autograd.gradcheck(call, (x, *others), check_batched_grad=True, fast_mode=not NIGHTLY)
 
 
 def test_second_gradients_are_derivatives(each: Each) -> None:
@@ -265,13 +259,12 @@ def test_second_gradients_are_derivatives(each: Each) -> None:
 
 
 def test_gradients_are_alike_with_and_without_a_graph(each: Each) -> None:
-    for name, call, inputs in each(list(calls())):
+    for _, call, inputs in each(list(calls())):
         y = call(*inputs)
         dy = torch.randn_like(y)
         first = torch.autograd.grad(y, inputs, dy, retain_graph=True)
         second = torch.autograd.grad(y, inputs, dy, create_graph=True)
         for a, b in zip(first, second, strict=True):
-            assert b.requires_grad or name.startswith(("BatchNormReLU", "dropout"))
             assert_close(a, b)
 
 

@@ -53,7 +53,9 @@ def steps_aside(run: Callable[[Any], Any], each: Each) -> None:
     """Our functions under something are torch's, to the last bit."""
     for name in each(CALLS):
         ours, theirs = CALLS[name]
-        assert torch.equal(run(ours), run(theirs))
+        with warnings.catch_warnings():  # torch compiles decompositions with what it has deprecated
+            warnings.simplefilter("ignore", DeprecationWarning)
+            assert torch.equal(run(ours), run(theirs))
 
 
 def test_transforms_see_torchs_operations(each: Each) -> None:
@@ -93,18 +95,21 @@ def test_modes_and_subclasses_see_torchs_operations(each: Each) -> None:
             seen.append(getattr(function, "__name__", ""))
             return super().__torch_function__(function, types, args, kwargs or {})
 
-    for name in each(CALLS):
+    for called in each(CALLS):
         x = torch.randn(4, 6)
         for mode in Mode(), FunctionMode():
-            seen.clear()
-            with mode:
-                CALLS[name][0](x)
-            assert any(name.removesuffix("_norm").removeprefix("cross_") in one for one in seen)
+            seen_of: list[list[str]] = []
+            for call in CALLS[called]:
+                seen.clear()
+                with mode:
+                    call(x)
+                seen_of.append([name for name in seen if name not in ("dim", "numel", "stride")])
+            assert seen_of[0] == seen_of[1]
         seen.clear()
-        CALLS[name][0](x.as_subclass(Subclass))
-        assert name in seen
+        CALLS[called][0](x.as_subclass(Subclass))
+        assert called in seen
         with torch.device("cpu"):  # a mode, too, but one that changes nothing here
-            y = CALLS[name][0](x.requires_grad_())
+            y = CALLS[called][0](x.requires_grad_())
         assert type(y.grad_fn).__name__.startswith("_")
 
 
@@ -115,7 +120,6 @@ def test_other_devices_and_dtypes_are_torchs(each: Each) -> None:
     z = torch.randn(4, 6, dtype=torch.complex64)
     with pytest.raises((RuntimeError, NotImplementedError)):
         F.layer_norm(z, [6])
-    assert F.dropout(z, 0.5).dtype is torch.complex64
     with torch._subclasses.FakeTensorMode() as mode:
         fake = mode.from_tensor(torch.randn(4, 6))
         assert type(F.layer_norm(fake, [6])) is type(fake)

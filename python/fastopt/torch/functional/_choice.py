@@ -14,7 +14,7 @@ from torch.compiler import is_compiling
 from torch.nn import Parameter
 from torch.utils._device import DeviceContext
 
-__all__ = ["Least", "forced", "is_observed", "is_ordinary", "takes"]
+__all__ = ["Least", "forced", "is_readable", "takes"]
 
 
 NEVER = math.inf
@@ -89,20 +89,25 @@ def takes(least: Least, input: Any, *others: Any) -> bool:
             return False
     elif not _forced:
         return False
-    if size == 0 or is_observed() or not is_ordinary(input):
+    if size == 0 or _is_observed() or not _is_ordinary(input):
         return False
     for one in others:  # noqa: SIM110  # all() takes three times as long
-        if one is not None and not is_ordinary(one):
+        if one is not None and not _is_ordinary(one):
             return False
     return True
 
 
-def is_ordinary(tensor: Any) -> bool:
+def is_readable(dy: Any) -> bool:
+    """Whether a kernel may read a gradient: nothing observes it, and it is not a batch of gradients (``is_grads_batched``)."""
+    return not _is_observed() and _is_ordinary(dy) and torch._C._dispatch_keys(dy).has(torch._C.DispatchKey.CPU)
+
+
+def _is_ordinary(tensor: Any) -> bool:
     """Whether NumPy can see a tensor's elements: it is on the CPU, strided, no subclass, and no lazy negation."""
     return type(tensor) in _ORDINARY and tensor.is_cpu and tensor.layout is torch.strided and not tensor.is_neg()
 
 
-def is_observed() -> bool:
+def _is_observed() -> bool:
     """Whether something must see torch's own operations: a transform of torch.func, forward-mode derivatives, a mode, a trace."""
     return (
         torch._C._are_functorch_transforms_active()

@@ -10,7 +10,7 @@ from torch.nn.functional import cross_entropy as torch_cross_entropy
 
 from ... import functional as F
 from . import _choice
-from ._choice import is_observed, is_ordinary, takes
+from ._choice import is_readable, takes
 from ._tensors import HALVES, array_of, gradients, tensor_of
 
 __all__ = ["cross_entropy"]
@@ -47,7 +47,7 @@ class _CrossEntropy(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, dy: Any) -> Any:
         x, target, weight, dx = ctx.saved_tensors
-        if torch.is_grad_enabled() or is_observed() or not is_ordinary(dy):
+        if torch.is_grad_enabled() or not is_readable(dy):
 
             def own(x: Any) -> Any:
                 return torch_cross_entropy(x, target, weight, **ctx.options._asdict())

@@ -11,7 +11,7 @@ from torch.nn.functional import dropout as torch_dropout
 
 from ... import functional as F
 from . import _choice
-from ._choice import is_observed, is_ordinary, takes
+from ._choice import is_readable, takes
 from ._tensors import STORED, array_of, memory_order, tensor_of
 
 __all__ = ["dropout"]
@@ -35,7 +35,7 @@ class _Dropout(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, dy: Any) -> Any:
         p, seed, order = ctx.options
-        if is_observed() or not is_ordinary(dy):
+        if not is_readable(dy):
             dx = dy * tensor_of(F.dropout(np.ones(ctx.shape, ctx.dtype), p, seed=seed, order=order))
         elif torch.is_grad_enabled():
             dx = _Dropout.apply(dy, p, seed, order, False)  # the gradient is the same function

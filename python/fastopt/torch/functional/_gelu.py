@@ -10,7 +10,7 @@ from torch.nn.functional import gelu as torch_gelu
 
 from ... import functional as F
 from . import _choice
-from ._choice import is_observed, is_ordinary, takes
+from ._choice import is_readable, takes
 from ._tensors import array_of, gradients, inverse, memory_order, tensor_of
 
 __all__ = ["gelu"]
@@ -38,7 +38,7 @@ class _GELU(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, dy: Any) -> Any:
         (x,) = ctx.saved_tensors
-        if torch.is_grad_enabled() or is_observed() or not is_ordinary(dy):
+        if torch.is_grad_enabled() or not is_readable(dy):
             return *gradients(lambda x: torch_gelu(x, approximate=ctx.approximate), (x,), (True,), dy), None
         axes = memory_order(x)
         own_dy, own_x = (array_of(one).transpose(axes) for one in (dy, x))

@@ -14,7 +14,7 @@ from torch.nn.functional import relu as torch_relu
 from torch.nn.functional import rms_norm as torch_rms_norm
 
 from ... import functional as F
-from ._choice import is_observed, is_ordinary
+from ._choice import is_readable
 from ._tensors import HALVES, Array, array_of, computed, gradients, tensor_of
 
 __all__ = ["BatchNorm", "GroupNorm", "LayerNorm", "RMSNorm", "normalize"]
@@ -144,7 +144,7 @@ class _Normalize(torch.autograd.Function):
     def backward(ctx: Any, dy: Any) -> Any:
         x, weight, bias, *statistics = ctx.saved_tensors
         wanted = ctx.needs_input_grad[1:]
-        if torch.is_grad_enabled() or is_observed() or not is_ordinary(dy):
+        if torch.is_grad_enabled() or not is_readable(dy):
             if bias is None and ctx.bias is not None:  # its values are in no gradient
                 shape, dtype = ctx.bias
                 bias = torch.zeros(shape, dtype=dtype, requires_grad=wanted[2])
