@@ -22,6 +22,7 @@ from typing import Any
 
 import torch
 
+import fastopt
 from fastopt.torch import nn
 from fastopt.torch.functional import _choice
 
@@ -166,10 +167,15 @@ def main() -> None:
     parser.add_argument("--threads", nargs="*", type=int, default=[1, 2])
     parser.add_argument("--seconds", type=float, default=0.3, help="for each figure")
     parser.add_argument("--chosen", action="store_true", help="torch's own functions below the measured sizes")
+    parser.add_argument(
+        "--reuse-memory", action="store_true", help="with fastopt.reuse_memory(): torch's results are no fresh memory"
+    )
     parser.add_argument("--cpu", action="store_true", help="time of the processor: for one thread on a busy machine")
     chosen = parser.parse_args()
     if chosen.cpu and chosen.threads != [1]:
         parser.error("--cpu needs --threads 1: it adds the times of threads")
+    if chosen.reuse_memory:
+        fastopt.reuse_memory()
     torch.manual_seed(0)
     cases = [case for case in CASES if case.name.startswith(tuple(chosen.only))]
     for line in lines(
