@@ -1,0 +1,76 @@
+"""NumPy's views of tensors, and tensors of NumPy's arrays."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+__all__ = ["HALVES", "STORED", "array_of", "computed", "gradients", "inverse", "memory_order", "tensor_of"]
+
+Array = NDArray[Any]
+
+STORED = frozenset({torch.float32, torch.float64, torch.bfloat16, torch.float16})
+HALVES = frozenset({torch.bfloat16, torch.float16})
+_BFLOAT16 = np.dtype(ml_dtypes.bfloat16)
+
+
+def array_of(tensor: Any) -> Any:
+    """A view of a tensor's memory; ``None`` of ``None``."""
+    if tensor is None:
+        return None
+    tensor = tensor.detach()
+    if tensor.dtype is torch.bfloat16:  # which NumPy does not know
+        return tensor.view(torch.int16).numpy().view(_BFLOAT16)
+    return tensor.numpy()
+
+
+def computed(tensor: Any) -> Any:
+    """A parameter or a running statistic as the kernels take it: a view, but a float32 copy of 16 bits."""
+    return array_of(tensor.float() if tensor is not None and tensor.dtype in HALVES else tensor)
+
+
+def tensor_of(array: Array) -> Any:
+    """A tensor that owns an array's memory.
+
+    Results come from fastopt's cache of freed blocks, which costs no page faults (``docs/memory.md``).  It is not a view in
+    torch's sense: such a result of an autograd function could not be changed in place.
+    """
+    if array.dtype != _BFLOAT16:
+        return torch.from_numpy(array)
+    bits = torch.from_numpy(array.view(np.int16))
+    return torch.empty(0, dtype=torch.bfloat16).set_(bits.untyped_storage(), 0, bits.shape, bits.stride())
+
+
+def memory_order(tensor: Any) -> tuple[int, ...]:
+    """The axes in the order of memory, outermost first; in their own order if elements share memory."""
+    axes = tuple(range(tensor.dim()))
+    if tensor.is_contiguous():
+        return axes
+    strides = tensor.stride()
+    if any(stride == 0 and count > 1 for stride, count in zip(strides, tensor.shape, strict=True)):
+        return axes
+    return tuple(sorted(axes, key=lambda axis: -strides[axis]))
+
+
+def inverse(axes: Sequence[int]) -> tuple[int, ...]:
+    """The permutation that undoes one."""
+    return tuple(sorted(range(len(axes)), key=axes.__getitem__))
+
+
+def gradients(function: Callable[..., Any], inputs: Sequence[Any], wanted: Sequence[bool], dy: Any) -> list[Any]:
+    """The gradients of torch's own function, which can be differentiated again, and batched: ``None`` where not wanted.
+
+    The inputs are those that forward saved, so that what is computed here is connected to the graph behind them.
+    """
+    create_graph = torch.is_grad_enabled()
+    with torch.enable_grad():
+        aliases = [one.view_as(one) if need else one for one, need in zip(inputs, wanted, strict=True)]
+        y = function(*aliases)
+        some = [alias for alias, need in zip(aliases, wanted, strict=True) if need]
+        found = iter(torch.autograd.grad(y, some, dy, create_graph=create_graph))
+    return [next(found) if need else None for need in wanted]

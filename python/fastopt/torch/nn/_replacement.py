@@ -1,0 +1,42 @@
+"""What all modules here have in common: they replace one of torch's and can be made from it."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+__all__ = ["Replacement", "made_from"]
+
+
+class Replacement:
+    """A subclass of a class of torch's that computes the same in another way.
+
+    It has no attributes of its own, so an instance of either class becomes one of the other by taking over what it has.
+
+    Attributes:
+        replaces: torch's class.
+    """
+
+    replaces: ClassVar[Any]
+
+    @classmethod
+    def from_torch(cls, module: Any) -> Any:
+        """Makes a module of a ``module`` of torch's, with the same parameters, buffers, hooks and training flag: they are shared."""
+        if type(module) is cls:
+            return module
+        if type(module) is not cls.replaces:
+            raise TypeError(
+                f"{cls.__name__}.from_torch: module must be a {cls.replaces.__module__}.{cls.replaces.__name__} "
+                f"itself, got {type(module).__name__}, which may compute something else"
+            )
+        return made_from(cls, module)
+
+    def to_torch(self) -> Any:
+        """Makes a module of torch's class, with the same parameters, buffers, hooks and training flag: they are shared."""
+        return made_from(self.replaces, self)
+
+
+def made_from(to: Any, module: Any) -> Any:
+    """A module of class ``to`` that shares all that ``module`` has; its hooks can still be removed by the handles they came with."""
+    made = to.__new__(to)
+    made.__dict__.update(module.__dict__)
+    return made

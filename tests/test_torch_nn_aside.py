@@ -1,0 +1,309 @@
+"""Where fastopt.torch's modules and functions step aside for torch's own: modes, transforms, compilers, errors, sizes."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import warnings
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+from beside_torch import one_thread, torch  # noqa: F401  # one_thread is for all tests here
+from tools import Each
+
+from fastopt.torch import functional as F
+from fastopt.torch import nn
+from fastopt.torch.functional import _choice
+
+TF = torch.nn.functional
+
+
+@pytest.fixture(autouse=True)
+def kernels() -> Iterator[None]:
+    """Calls the kernels whatever the size, from the same random numbers in every test."""
+    torch.manual_seed(0)
+    with _choice.forced(True):
+        yield
+
+
+def model() -> Any:
+    return torch.nn.Sequential(
+        torch.nn.Linear(6, 6), nn.LayerNorm(6), nn.BatchNormReLU(6), nn.GELU("tanh"), nn.Dropout(0.0), nn.RMSNorm(6)
+    )
+
+
+CALLS: dict[str, tuple[Callable[..., Any], Callable[..., Any]]] = {
+    "layer_norm": (lambda x: F.layer_norm(x, [6]), lambda x: TF.layer_norm(x, [6])),
+    "rms_norm": (lambda x: F.rms_norm(x, [6]), lambda x: TF.rms_norm(x, [6])),
+    "group_norm": (lambda x: F.group_norm(x, 2), lambda x: TF.group_norm(x, 2)),
+    "batch_norm": (
+        lambda x: F.batch_norm(x, None, None, training=True),
+        lambda x: TF.batch_norm(x, None, None, training=True),
+    ),
+    "gelu": (lambda x: F.gelu(x, "tanh"), lambda x: TF.gelu(x, approximate="tanh")),
+    "cross_entropy": (
+        lambda x: F.cross_entropy(x, torch.arange(len(x)) % 6),
+        lambda x: TF.cross_entropy(x, torch.arange(len(x)) % 6),
+    ),
+}
+
+
+def steps_aside(run: Callable[[Any], Any], each: Each) -> None:
+    """Our functions under something are torch's, to the last bit."""
+    for name in each(CALLS):
+        ours, theirs = CALLS[name]
+        with warnings.catch_warnings():  # torch compiles decompositions with what it has deprecated
+            warnings.simplefilter("ignore", DeprecationWarning)
+            assert torch.equal(run(ours), run(theirs))
+
+
+def test_transforms_see_torchs_operations(each: Each) -> None:
+    x = torch.randn(3, 4, 6)
+    steps_aside(lambda call: torch.vmap(call)(x), each)
+    steps_aside(lambda call: torch.func.grad(lambda x: call(x).sum())(x[0]), each)
+    steps_aside(lambda call: torch.func.jvp(call, (x[0],), (x[1],))[1], each)
+    steps_aside(lambda call: torch.func.jacrev(call)(x[0]), each)
+
+
+def test_forward_mode_sees_torchs_operations(each: Each) -> None:
+    x, tangent = torch.randn(2, 4, 6)
+
+    def derivative(call: Any) -> Any:
+        with torch.autograd.forward_ad.dual_level():
+            return torch.autograd.forward_ad.unpack_dual(call(torch.autograd.forward_ad.make_dual(x, tangent))).tangent
+
+    steps_aside(derivative, each)
+
+
+def test_modes_and_subclasses_see_torchs_operations(each: Each) -> None:
+    seen: list[str] = []
+
+    class Mode(torch.utils._python_dispatch.TorchDispatchMode):
+        def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            seen.append(str(function))
+            return function(*args, **(kwargs or {}))
+
+    class FunctionMode(torch.overrides.TorchFunctionMode):
+        def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            seen.append(function.__name__)
+            return function(*args, **(kwargs or {}))
+
+    class Subclass(torch.Tensor):
+        @classmethod
+        def __torch_function__(cls, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            seen.append(getattr(function, "__name__", ""))
+            return super().__torch_function__(function, types, args, kwargs or {})
+
+    for called in each(CALLS):
+        x = torch.randn(4, 6)
+        for mode in Mode(), FunctionMode():
+            seen_of: list[list[str]] = []
+            for call in CALLS[called]:
+                seen.clear()
+                with mode:
+                    call(x)
+                seen_of.append([name for name in seen if name not in ("dim", "numel", "stride")])
+            assert seen_of[0] == seen_of[1]
+        seen.clear()
+        CALLS[called][0](x.as_subclass(Subclass))
+        assert called in seen
+        with torch.device("cpu"):  # a mode, too, but one that changes nothing here
+            y = CALLS[called][0](x.requires_grad_())
+        assert type(y.grad_fn).__name__.startswith("_")
+
+
+def test_other_devices_and_dtypes_are_torchs(each: Each) -> None:
+    for name in each(CALLS):
+        if name != "cross_entropy":
+            assert CALLS[name][0](torch.empty(4, 6, device="meta")).is_meta
+    z = torch.randn(4, 6, dtype=torch.complex64)
+    with pytest.raises((RuntimeError, NotImplementedError)):
+        F.layer_norm(z, [6])
+    with torch._subclasses.FakeTensorMode() as mode:
+        fake = mode.from_tensor(torch.randn(4, 6))
+        assert type(F.layer_norm(fake, [6])) is type(fake)
+    negative = torch.randn(4, 6, dtype=torch.complex64).conj().imag
+    assert negative.is_neg()
+    assert torch.equal(F.layer_norm(negative, [6]), TF.layer_norm(negative, [6]))
+
+
+def test_traces_hold_torchs_operations() -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        traced = torch.jit.trace(nn.LayerNorm(6), torch.randn(4, 6))
+        assert "aten::layer_norm" in str(traced.inlined_graph)
+
+
+@pytest.mark.parametrize("backend", ["eager", "aot_eager"])
+def test_compile(backend: str) -> None:
+    """The whole graph is torch's operations."""
+    ours = model()
+    loss = nn.CrossEntropyLoss()
+
+    def step(x: Any, target: Any) -> Any:
+        return loss(ours(x), target)
+
+    x, target = torch.randn(8, 6), torch.randint(6, (8,))
+    with _choice.forced(False):
+        expected = torch.autograd.grad(step(x, target), [*ours.parameters()])
+    compiled = torch.compile(step, backend=backend, fullgraph=True)
+    for a, b in zip(torch.autograd.grad(compiled(x, target), [*ours.parameters()]), expected, strict=True):
+        torch.testing.assert_close(a, b)
+    assert ours[2].num_batches_tracked == 2
+    torch._dynamo.reset()
+
+
+def test_export() -> None:
+    exported = torch.export.export(model().eval(), (torch.randn(8, 6),))
+    names = [node.name for node in exported.graph.nodes]
+    assert "layer_norm" in names and "gelu" in names
+
+
+def test_autocast_has_torchs_dtypes(each: Each) -> None:
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        for dtype in torch.float32, torch.bfloat16:
+            for name in each(CALLS):
+                ours, theirs = (call(torch.randn(4, 6, dtype=dtype)) for call in CALLS[name])
+                assert ours.dtype is theirs.dtype
+        x = torch.randn(8, 6, requires_grad=True)
+        y = model()(x)
+        assert y.dtype is torch.bfloat16
+        loss = F.cross_entropy(y, torch.randint(6, (8,)))
+        assert loss.dtype is torch.float32
+    loss.backward()
+    assert x.grad.dtype is torch.float32
+
+
+def test_without_gradients(each: Each) -> None:
+    x = torch.randn(4, 6)
+    for name in each(CALLS):
+        ours, theirs = CALLS[name]
+        for context in torch.no_grad, torch.inference_mode:
+            with context():
+                y = ours(x.clone().requires_grad_())
+                assert y.grad_fn is None and not y.requires_grad
+                assert y.is_inference() == (context is torch.inference_mode)
+                torch.testing.assert_close(y, theirs(x))
+    with torch.inference_mode():
+        norm = nn.BatchNorm1d(6)  # whose buffers are inference tensors
+        theirs = torch.nn.BatchNorm1d(6)
+        inside = torch.randn(4, 6)
+        torch.testing.assert_close(norm(inside), theirs(inside))
+        torch.testing.assert_close(norm.running_var, theirs.running_var)
+        nn.Dropout(0.5, inplace=True)(inside)
+    with pytest.raises(RuntimeError, match=r"[Ii]nference tensor"):
+        nn.LayerNorm(6)(inside)
+
+
+def both_raise(call: Callable[[Any, Any], Any]) -> None:
+    """Ours raises the error that torch's own raises, with its text and without another one in its context."""
+    with pytest.raises(Exception) as theirs:  # noqa: PT011
+        call(TF, torch.nn)
+    with pytest.raises(type(theirs.value)) as ours:
+        call(F, nn)
+    assert str(ours.value) == str(theirs.value)
+    assert ours.value.__context__ is None
+
+
+def test_errors_are_torchs(each: Each) -> None:
+    x, images, labels = torch.randn(4, 6), torch.randn(2, 6, 4, 4), torch.tensor([0, 1, 2, 6])
+    wrong: list[Callable[[Any, Any], Any]] = [
+        lambda f, n: f.layer_norm(x, [5]),
+        lambda f, n: f.layer_norm(x, [6], torch.ones(5)),
+        lambda f, n: f.layer_norm(x, [6], torch.ones(6, dtype=torch.float64)),
+        lambda f, n: f.layer_norm(x.long(), [6]),
+        lambda f, n: f.layer_norm(x.numpy(), [6]),
+        lambda f, n: f.rms_norm(x, [5]),
+        lambda f, n: f.group_norm(x, 4),
+        lambda f, n: f.group_norm(x[0], 2),
+        lambda f, n: f.group_norm(x[:1, :2], 2),
+        lambda f, n: f.batch_norm(x[:1], None, None, training=True),
+        lambda f, n: f.batch_norm(x, None, None),
+        lambda f, n: f.batch_norm(x, torch.zeros(5), torch.ones(5), training=True),
+        lambda f, n: f.batch_norm(x, None, None, training=True, eps=0.0),
+        lambda f, n: f.batch_norm(x, None, None, torch.ones(6).bfloat16(), training=True),
+        lambda f, n: n.BatchNorm1d(6)(x[:1]),
+        lambda f, n: n.BatchNorm1d(6)(images),
+        lambda f, n: n.BatchNorm2d(6)(x),
+        lambda f, n: n.BatchNorm3d(5)(x),
+        lambda f, n: n.GroupNorm(4, 6),
+        lambda f, n: n.Dropout(2.0),
+        lambda f, n: f.gelu(x, approximate="other"),
+        lambda f, n: f.cross_entropy(x, labels),
+        lambda f, n: f.cross_entropy(x, labels[:2]),
+        lambda f, n: f.cross_entropy(x, labels.int()),
+        lambda f, n: f.cross_entropy(x, labels, torch.ones(5)),
+        lambda f, n: f.cross_entropy(x, x.softmax(1), ignore_index=3),
+        lambda f, n: f.cross_entropy(x, labels - 1, reduction="median"),
+        lambda f, n: f.cross_entropy(x, labels - 1, label_smoothing=2.0),
+        lambda f, n: f.cross_entropy(x, labels.numpy()),
+    ]
+    for call in each(wrong):
+        both_raise(call)
+        both_raise(lambda f, n, call=call: call(f, n))
+    with pytest.raises(ValueError, match="expected 2D to 5D input"):
+        nn.BatchNormReLU(6)(torch.randn(6))
+
+
+def test_what_the_kernels_do_not_take_is_torchs(each: Each) -> None:
+    x = torch.randn(4, 6)
+    alike: list[Callable[[Any], Any]] = [
+        lambda f: f.layer_norm(x[:0], [6]),
+        lambda f: f.group_norm(x[:0], 2),
+        lambda f: f.batch_norm(x[:0], None, None, training=True),
+        lambda f: f.cross_entropy(x[:0], torch.arange(0), reduction="sum"),
+        lambda f: f.batch_norm(x, torch.zeros(6), torch.ones(6), training=True, momentum=1.5),
+        lambda f: f.cross_entropy(x, torch.arange(4), reduce=False),
+        lambda f: f.cross_entropy(x, torch.arange(4), size_average=False),
+        lambda f: f.cross_entropy(x.bfloat16(), x.softmax(1)),
+    ]
+    for call in each(alike):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            assert torch.equal(call(F), call(TF))
+    q = x.softmax(1).requires_grad_()
+    ours, theirs = (torch.autograd.grad(f.cross_entropy(x, q), q)[0] for f in (F, TF))
+    assert torch.equal(ours, theirs)
+
+
+def test_sizes_decide() -> None:
+    least = _choice.DROPOUT
+    small, large = (torch.ones(int(n), requires_grad=True) for n in (least.training - 1, least.training))
+    with _choice.forced(False):
+        assert type(F.dropout(large).grad_fn).__name__ != "_DropoutBackward"
+    _choice._forced = None  # the fixture restores it
+    assert type(F.dropout(small).grad_fn).__name__ != "_DropoutBackward"
+    assert type(F.dropout(large).grad_fn).__name__ == "_DropoutBackward"
+    assert type(F.dropout(large.half()).grad_fn).__name__ != "_DropoutBackward"
+    x = torch.randn(3, 4, requires_grad=True)
+    assert type(F.gelu(x.repeat(1000, 1000)).grad_fn).__name__ == "GeluBackward0"
+    assert type(F.rms_norm(x, [4]).grad_fn).__name__ == "_NormalizeBackward"
+
+
+def test_patched_functions_do_not_call_themselves(monkeypatch: pytest.MonkeyPatch) -> None:
+    """torch's own are those that were there when fastopt.torch was imported."""
+    for name in F.__all__:
+        monkeypatch.setattr(TF, name, getattr(F, name), raising=False)
+    with _choice.forced(False):
+        x = torch.randn(4, 6, requires_grad=True)
+        torch.nn.LayerNorm(6)(torch.nn.functional.dropout(x)).sum().backward()
+        torch.nn.CrossEntropyLoss()(torch.nn.BatchNorm1d(6)(x), torch.arange(4)).backward()
+
+
+def test_torch_is_imported_when_it_is_needed() -> None:
+    code = """if True:
+        import sys, fastopt.torch
+        assert "torch" not in sys.modules
+        sys.modules["torch"] = None
+        for name in "nn", "functional":
+            try:
+                __import__(f"fastopt.torch.{name}")
+            except ImportError as error:
+                print(error)
+    """
+    done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    assert [line.split(",")[0] for line in done.stdout.splitlines()] == [
+        "fastopt.torch.nn needs torch",
+        "fastopt.torch.functional needs torch",
+    ]
