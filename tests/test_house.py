@@ -98,6 +98,7 @@ USERS = {
 }
 # Functions that are tested outside the tables, and layers that do not have the name of their function.
 OTHERS = {"batch_norm_stats", "batch_norm_backward_stats", "combine_stats", "fold_batch_norm"}
+CLIPS = {"clip_grad_norm", "clip_grad_value"}  # in test_clip.py
 # In test_loops.py.
 LOOPS = {"erf", "exp", "sigmoid", "tanh", "binary_cross_entropy_with_logits", "cross_entropy", "huber_loss", "mse_loss"}
 LOOPS |= {name + end for name in ("activate", "linear", "log_softmax", "softmax") for end in ("", "_backward")}
@@ -107,6 +108,7 @@ EXCEPTIONS = {
     "cli/bench/floors.py": {"_core"},  # the kernel that computes nothing is for benchmarks only
     "torch/_generate.py": {"_rules"},  # the types of the hyperparameters that every rule has
     "torch/optim/_part.py": {"_core"},  # DLPack's C functions
+    "torch/utils.py": {"_core"},  # the same
 }
 
 pytestmark = pytest.mark.skipif(not CSRC.is_dir(), reason="needs the sources")
@@ -265,7 +267,15 @@ def test_the_types_of_what_every_rule_has_name_all_of_it() -> None:
 def test_tables_are_complete() -> None:
     calls = [norm.call(np.random.default_rng(0), "float32", 2, 2) for norm in NORMS.values()]
     dropouts = {name for name in functional.__all__ if name.endswith("dropout")}  # in test_dropout.py
-    functions = {*RULES, *OTHERS, *LOOPS, *images.FUNCTIONS, *dropouts, *(f"{name}_backward" for name in dropouts)}
+    functions = {
+        *RULES,
+        *OTHERS,
+        *CLIPS,
+        *LOOPS,
+        *images.FUNCTIONS,
+        *dropouts,
+        *(f"{name}_backward" for name in dropouts),
+    }
     functions = functions.union(*(call.functions for call in calls))
     assert functions == set(functional.__all__) - {"Outcome"} == set(reference.__all__)
     classes = {one for one in map(vars(optim).get, optim.__all__) if isinstance(one, type)}

@@ -8,6 +8,7 @@ namespace fastopt {
 void bind_optim(pybind11::module_& m);
 void bind_row_norms(pybind11::module_& m);
 void bind_channel_norms(pybind11::module_& m);
+void bind_clip(pybind11::module_& m);
 void bind_regularize(pybind11::module_& m);
 void bind_loops(pybind11::module_& m);
 void bind_embedding(pybind11::module_& m);

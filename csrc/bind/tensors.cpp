@@ -1,47 +1,17 @@
 /// The gradients of torch's parameters as NumPy arrays, through DLPack's table of C functions: 30 to 80 ns a tensor, where
-/// Tensor.numpy() takes 500.  DLPack 1.2, https://dmlc.github.io/dlpack/latest/c_api.html.
+/// Tensor.numpy() takes 500.
 #include <algorithm>
 #include <cstdint>
 #include <string>
 #include <vector>
 
 #include "bind/arrays.hpp"
+#include "bind/dlpack.hpp"
 #include "bind/module.hpp"
 
 namespace fastopt {
 
 namespace {
-
-namespace dlpack {
-struct Version {
-  std::uint32_t major, minor;
-};
-struct Device {
-  std::int32_t type, id;
-};
-struct Type {
-  std::uint8_t code, bits;
-  std::uint16_t lanes;
-  bool operator==(const Type&) const = default;
-};
-struct Tensor {
-  void* data;
-  Device device;
-  std::int32_t ndim;
-  Type dtype;
-  std::int64_t *shape, *strides;  // strides in elements
-  std::uint64_t byte_offset;
-};
-struct Table {
-  Version version;
-  Table* older;
-  void *allocate, *owned_from_object, *object_from_owned;
-  int (*from_object)(void* object, Tensor* tensor);  // borrows; -1 with Python's error set
-  void* stream;
-};
-constexpr std::int32_t kCpu = 1;
-constexpr std::uint32_t kMajor = 1;  // of the version that these structs are
-}  // namespace dlpack
 
 /// One tensor's place and form.
 struct Form {
@@ -75,12 +45,7 @@ class Tensors {
   /// with the axes in the order that `orders` says.
   Tensors(const py::capsule& table, py::type plain, const py::list& tensors, const py::list& memories,
           const py::list& arrays, const std::vector<std::vector<std::size_t>>& orders)
-      : table_(static_cast<const dlpack::Table*>(PyCapsule_GetPointer(table.ptr(), "dlpack_exchange_api"))),
-        plain_(std::move(plain)) {
-    if (table_ == nullptr) throw py::error_already_set();
-    if (table_->version.major != dlpack::kMajor)
-      throw py::value_error("Tensors: torch has version " + std::to_string(table_->version.major) +
-                            " of DLPack's functions, expected 1");
+      : table_(dlpack::table_of(table)), plain_(std::move(plain)) {
     if (memories.size() != tensors.size() || arrays.size() != tensors.size() || orders.size() != tensors.size())
       throw py::value_error("Tensors: memories, arrays and orders must have one entry for each tensor");
     for (std::size_t i = 0; i < tensors.size(); ++i) {
@@ -142,14 +107,7 @@ class Tensors {
     }
   };
 
-  /// Whether the object is a tensor in the CPU's memory, and what it is.
-  bool read(PyObject* object, dlpack::Tensor& tensor) const {
-    if (table_->from_object(object, &tensor) != 0) {
-      PyErr_Clear();
-      return false;
-    }
-    return tensor.device.type == dlpack::kCpu && (tensor.ndim == 0 || tensor.strides != nullptr);
-  }
+  bool read(PyObject* object, dlpack::Tensor& tensor) const { return dlpack::read(*table_, object, tensor); }
 
   bool holds(const py::list& groups) const {
     static PyObject* const key = PyUnicode_InternFromString("params");

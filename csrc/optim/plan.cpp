@@ -8,6 +8,7 @@
 #include "core/threads/fork.hpp"
 #include "core/threads/parallel.hpp"
 #include "optim/apply.hpp"
+#include "optim/clip.hpp"
 #include "optim/factored.hpp"
 
 namespace fastopt {
@@ -126,16 +127,12 @@ bool Plan::scale(const StepOptions& wish, std::optional<double>& norm) {
       for (std::size_t t = 0; t < tensors_.size(); ++t)
         if (!is_finite(tensors_[t], squares[t])) return false;
   }
-  const auto factor = [](double limit, double of) {  // NaN stays NaN
-    const double ratio = limit / (of + 1e-6);
-    return ratio > 1 ? 1.0 : ratio;
-  };
   for (std::size_t t = 0; t < tensors_.size(); ++t) {
     double scale = 1 / wish.grad_scale;
     if (wish.clip_norm >= 0)
-      scale *= factor(wish.clip_norm, *norm);
+      scale *= clip_factor(wish.clip_norm, *norm);
     else if (wish.clip_param_norm >= 0)
-      scale *= factor(wish.clip_param_norm, std::sqrt(squares[t]) / size_of_scale);
+      scale *= clip_factor(wish.clip_param_norm, std::sqrt(squares[t]) / size_of_scale);
     tensors_[t].scale = scale;
   }
   if (wish.clip_adaptive >= 0) {

@@ -121,8 +121,8 @@ def _around(o: dict[str, Any], t: int) -> SimpleNamespace:
     )
 
 
-def _factor(most: float, norm: float) -> float:
-    """The factor that limits a norm to ``clip``; NaN stays NaN."""
+def clip_factor(most: float, norm: float) -> float:
+    """The factor that limits a norm to ``most``; NaN stays NaN."""
     ratio = most / (norm + 1e-6)
     return 1.0 if ratio > 1 else ratio
 
@@ -146,9 +146,9 @@ def _scaled(g: Any, p: Any, o: dict[str, Any], norm: Any) -> Any:
     T, grad_scale = p.dtype.type, o["grad_scale"]
     scale = 1 / grad_scale
     if o["clip_norm"] is not None:
-        scale *= _factor(o["clip_norm"], norm)
+        scale *= clip_factor(o["clip_norm"], norm)
     elif o["clip_param_norm"] is not None:
-        scale *= _factor(o["clip_param_norm"], math.sqrt(squared_norm(g)) / abs(grad_scale))
+        scale *= clip_factor(o["clip_param_norm"], math.sqrt(squared_norm(g)) / abs(grad_scale))
     scaled = g * T(-scale if o["maximize"] else scale)
     if o["clip_adaptive"] is not None and p.size:
         scaled = scaled * _unit_factors(p, g, o["clip_adaptive"], grad_scale)

@@ -10,6 +10,16 @@ from numpy.typing import NDArray
 
 Array: TypeAlias = NDArray[Any]
 
+_FIRST_TORCH = "2.10"
+
+
+def exchange_table() -> Any:
+    """The capsule with DLPack's table of C functions, which torch has since 2.10; raises ImportError with an older one."""
+    try:
+        return torch.Tensor.__dlpack_c_exchange_api__
+    except AttributeError:
+        raise ImportError(f"fastopt.torch needs torch {_FIRST_TORCH} or newer, found {torch.__version__}") from None
+
 
 def array_of(tensor: torch.Tensor) -> Array:
     """A tensor of the CPU as an array; of one with bfloat16 an array of ml_dtypes' bfloat16."""

@@ -13,7 +13,7 @@ from torch.autograd.graph import increment_version
 from ... import SparseRows, optim
 from ..._core import kernels
 from .._differences import ALWAYS_THERE, LAZY, OF_MATRICES, OF_WHOLE, WITHOUT_STEP
-from .._tensors import Array, array_of, order_of, tensor_of
+from .._tensors import Array, array_of, exchange_table, order_of, tensor_of
 from ._shards import OF_WHOLE_GRADIENTS, is_sharded, memory_of, sharded_as
 from ._state import State
 
@@ -91,8 +91,9 @@ class Part:
         )
         self._hides_step = [self._is_uncounted(p, group) for p, group in zip(self.params, self._owners, strict=True)]
         self._load(extra)
-        table = torch.Tensor.__dlpack_c_exchange_api__
-        self._tensors = kernels.Tensors(table, torch.Tensor, self.params, self._memories, self.arrays, self._orders)
+        self._tensors = kernels.Tensors(
+            exchange_table(), torch.Tensor, self.params, self._memories, self.arrays, self._orders
+        )
         # The counts of steps: the optimizer's, and torch's, which are floating-point.
         self._counts = np.zeros(len(self.params), np.int64)
         wide = torch.get_default_dtype() == torch.float64

@@ -18,12 +18,12 @@ from torch.optim.optimizer import _global_optimizer_pre_hooks as _before
 
 from ... import optim
 from .._differences import ALWAYS_THERE
+from .._tensors import exchange_table
 from ._part import Part, expect_usable, plain
 from ._state import Entries, State
 
 # Arguments of torch's optimizers that choose one of their implementations.
 FLAGS = ("foreach", "capturable", "differentiable", "fused")
-_FIRST_TORCH = "2.10"
 
 
 # Called by its name, not by super(): a class may have one of torch's optimizers as a further base.
@@ -53,8 +53,7 @@ class Optimizer(torch.optim.Optimizer):
     def __init__(
         self, params: Any, defaults: dict[str, Any], *, in_backward: bool = False, amp_scaling: bool = False
     ) -> None:
-        if not hasattr(torch.Tensor, "__dlpack_c_exchange_api__"):
-            raise ImportError(f"fastopt.torch needs torch {_FIRST_TORCH} or newer, found {torch.__version__}")
+        exchange_table()
         name = self.rule.__name__
         if defaults.get("differentiable"):
             raise ValueError(f"{name}: differentiable=True is not supported; use torch.optim.{name}")
