@@ -67,7 +67,7 @@ PYTHON_KNOWS = {
     "torch": PUBLIC,
     "sklearn": PUBLIC,
     "distributed": PUBLIC,
-    "cli": PUBLIC,
+    "cli": PUBLIC | {"sklearn", "torch"},
     "__init__": PUBLIC | {"_config", "_core", "_memory", "_run", "_sparse", "_threads", "_version"},
     "__main__": {"cli"},
 }

@@ -47,6 +47,7 @@ class Optimizer(torch.optim.Optimizer):
     of its own.  (Lightning refuses to clip gradients then.)
     """
 
+    state: Any
     rule: ClassVar[Any]  # fastopt's class
     only_sparse: ClassVar[str] = ""  # the error where a gradient is dense; empty if it may be
 
@@ -141,7 +142,7 @@ class Optimizer(torch.optim.Optimizer):
     def _has_hooks(self) -> bool:
         return bool(self._optimizer_step_pre_hooks or self._optimizer_step_post_hooks)
 
-    def step(  # type: ignore[override]
+    def step(
         self,
         closure: Callable[[], Any] | None = None,
         *,
