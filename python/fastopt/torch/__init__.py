@@ -1,4 +1,6 @@
-"""Carries the state of optimizers between fastopt and torch.
+"""fastopt for torch: modules, functions, and the state of optimizers in both directions.
+
+:mod:`fastopt.torch.nn` and :mod:`fastopt.torch.functional` have torch's modules and functions by fastopt's kernels.
 
 A run that began with one may continue with the other.  ``load_state_dict`` reads torch's state as it is; :func:`to_torch` makes
 one for torch:
@@ -26,12 +28,29 @@ An optimizer's state does not contain the parameters; in this example both optim
 Importing this module does not import torch; calling its functions does.
 """
 
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
 from ._state import to_torch
+
+if TYPE_CHECKING:
+    from . import functional as functional
+    from . import nn as nn
 
 __all__ = ["to_torch"]
 
 for _name in __all__:
     globals()[_name].__module__ = __name__
+
+if not TYPE_CHECKING:  # with it, type checkers would accept every name
+
+    def __getattr__(name: str) -> Any:
+        """The subpackages are imported when they are first used: they import torch."""
+        if name in ("functional", "nn"):
+            return importlib.import_module(f".{name}", __name__)
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:

@@ -178,7 +178,7 @@ def _batch_norm(
     if not takes(least, input, *running, weight, bias) or not _fit(input, *running, weight, bias) or eps <= 0:
         return None
     if (running[0] is None) != (running[1] is None) or any(
-        one is not None and (one.requires_grad or one.is_inference() or not one.is_contiguous()) for one in running
+        one is not None and (one.requires_grad or not one.is_contiguous()) for one in running
     ):
         return None
     norm = BatchNorm(running, training, momentum, eps, relu)
