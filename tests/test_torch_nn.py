@@ -54,7 +54,7 @@ def assert_close(actual: Any, expected: Any, dtype: Any = torch.float64) -> None
 NORMS: list[tuple[str, tuple[Any, ...], dict[str, Any], Shape]] = [
     ("LayerNorm", (6,), {}, (7, 6)),
     ("LayerNorm", ([5, 6],), {"eps": 1e-3}, (2, 3, 5, 6)),
-    ("LayerNorm", (6,), {"bias": False}, (4, 6)),
+    ("LayerNorm", (torch.Size([6]),), {"bias": False}, (4, 6)),
     ("LayerNorm", (6,), {"elementwise_affine": False}, (4, 6)),
     ("RMSNorm", (6,), {}, (7, 6)),
     ("RMSNorm", ([5, 6],), {"eps": 1e-3}, (2, 5, 6)),
@@ -246,7 +246,7 @@ def calls() -> Iterator[tuple[str, Callable[..., Any], list[Any]]]:
 
 @pytest.mark.parametrize("layout", ["contiguous", "transposed"])
 def test_gradients_are_derivatives(layout: str, each: Each) -> None:
-    for _, call, inputs in each(list(calls())):
+    for _, call, inputs in each(list(calls()), by_day=None if layout == "contiguous" else 8):
         x, *others = inputs
         x = LAYOUTS[layout](x.detach()).requires_grad_()
         assert is_ours(call(x, *others))
