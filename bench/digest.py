@@ -112,6 +112,7 @@ AROUND: dict[str, Options] = {
     "l1": {"l1": 0.03},
     "l1 and l2": {"l1": 0.03, "weight_decay": 0.1, "decoupled_weight_decay": False},
     "proximal_l1": {"l1": 0.3, "proximal_l1": True},
+    "proximal_l1_lr": {"l1": 0.3, "proximal_l1": "lr"},
     "l2_init": {"l2_init": 0.1},
     "l2_init decoupled": {"l2_init": 0.1, "decoupled_weight_decay": True},
     "noise": {"noise": 0.1, "seed": 3 * 2**48 + 12_345},

@@ -341,6 +341,18 @@ def fold() -> Invocation:
     return Invocation(F.fold_batch_norm, arguments, (), bad, loose=loose)
 
 
+def clip(name: str) -> Invocation:
+    limit = "max_norm" if name == "clip_grad_norm" else "clip_value"
+    arguments: dict[str, Any] = {"grads": arrays(), limit: 0.5}
+    bad: dict[str, Sequence[Any]] = {
+        limit: (NAN, -INF, -1.0, -(10**400), *NO_NUMBER),
+        "grads": (None, 3, "ab", {}, [3]),
+    }
+    if name == "clip_grad_norm":
+        arguments["error_if_nonfinite"], bad["error_if_nonfinite"] = False, NO_FLAG
+    return Invocation(getattr(F, name), arguments, ("grads",), bad, fixed=False, loose={"grads": ("half",)})
+
+
 def layer_pass(layer: Any, name: str) -> Invocation:
     x = arrays()[0]
     if isinstance(layer, nn.InstanceNorm):
@@ -451,6 +463,7 @@ INVOCATIONS: dict[str, Callable[[], Invocation]] = {
         for moments in ("bfloat16", "8bit")
     },
     **NORM_CALLS,
+    **{name: partial(clip, name) for name in ("clip_grad_norm", "clip_grad_value")},
     **{f"nn.{name}": lambda name=name: layer_pass(PASSES[name](), "__call__") for name in PASSES},
     **{f"nn.{name}.backward": lambda name=name: layer_pass(PASSES[name](), "backward") for name in PASSES},
 }

@@ -37,7 +37,7 @@ VALUES: dict[str, list[Any]] = {
     "decoupled_weight_decay": [False, True, None],
     "fixed_decay": FLAG,
     "l1": [0.0, 0.01],
-    "proximal_l1": FLAG,
+    "proximal_l1": [False, True, "lr"],
     "l2_init": [0.0, 0.05],
     "noise": [0.0, 0.1],
     "temperature": [0.0, 0.01],

@@ -691,7 +691,7 @@ def test_decoupled_decay_comes_before_the_step_and_the_rest_after(name: str, rng
     """The order is p ← (1 − lr·λ) p, the rule, the pull to p₀, the threshold."""
     params = OPTIMIZERS[name].arrays(rng)
     twins, initial = copies(params), copies(params)
-    around: Options = {"weight_decay": 0.2, "l2_init": 0.5, "l1": 0.3, "proximal_l1": True}
+    around: Options = {"weight_decay": 0.2, "l2_init": 0.5, "l1": 0.3, "proximal_l1": "lr"}
     opt = CLASSES[name](params, lr=0.0, decoupled_weight_decay=True, **around)
     plain = CLASSES[name](twins, lr=0.0, decoupled_weight_decay=True, weight_decay=0.0)
     for lr in 0.0, LR, LR / 2:
@@ -739,7 +739,7 @@ def test_proximal_l1_gives_exact_zeros(name: str, rng: Generator) -> None:
     """Small weights without a gradient become exactly zero, and no others."""
     params = [np.asarray(np.where(rng.random(shape) < 0.5, 1e-3, 5.0)) for shape in OPTIMIZERS[name].shapes]
     small = [p < 1 for p in params]
-    opt = CLASSES[name](params, lr=LR, weight_decay=0.0, l1=0.1, proximal_l1=True)
+    opt = CLASSES[name](params, lr=LR, weight_decay=0.0, l1=0.1, proximal_l1="lr")
     opt.step([np.zeros(shape) for shape in OPTIMIZERS[name].shapes])
     for p, zero in zip(params, small, strict=True):
         assert not np.any(p[zero])
@@ -905,7 +905,8 @@ BAD_HYPERPARAMETERS: Any = [
     ({"seed": 2**53}, "seed must be in"),
     ({"l1": -0.1}, "l1 must be"),
     ({"l2_init": math.inf}, "l2_init must be"),
-    ({"proximal_l1": "yes"}, "proximal_l1 must be a bool"),
+    ({"proximal_l1": "yes"}, "proximal_l1 must be a bool or 'lr', got 'yes'"),
+    ({"proximal_l1": 1}, "proximal_l1 must be a bool or 'lr', got 1"),
     ({"maximize": None}, "maximize must be a bool"),
     ({"fixed_decay": 0.5}, "fixed_decay must be a bool"),
     ({"decoupled_weight_decay": "yes"}, "decoupled_weight_decay"),

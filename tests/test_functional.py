@@ -220,7 +220,7 @@ def test_maximize_is_minimizing_the_negative(rule: str, rng: Generator) -> None:
 
 @pytest.mark.parametrize(
     ("rule", "surrounding"),
-    [(rule, name) for rule in RULES for name in ("l1", "proximal_l1") if name in RULES[rule].surroundings],
+    [(rule, name) for rule in RULES for name in ("l1", "proximal_l1_lr") if name in RULES[rule].surroundings],
 )
 def test_l1_pulls_towards_zero(rule: str, surrounding: str) -> None:
     p = np.array([[2.0, 0.0], [0.0, -2.0]])

@@ -29,7 +29,7 @@ PYTHON = sorted(path for path in PACKAGE.rglob("*.py"))
 
 LONGEST = 500  # lines of a file
 DEPENDENCIES = {"ml_dtypes", "numpy", "safetensors", "threadpoolctl"}  # in pyproject.toml
-GENERATED = {"python/fastopt/functional/_updates.py"}
+GENERATED = {"python/fastopt/functional/_updates.py", "python/fastopt/torch/optim/_classes.py"}
 
 # The other parts that a part may import.
 CPP_KNOWS = {
@@ -83,16 +83,33 @@ USERS = {
     "python/fastopt/optim/rules/muon.py": {"sgd"},  # takes its step with it
     "python/fastopt/optim/rules/switch.py": {"adam", "sgd", "sgd_momentum"},  # switches from one to the other
     "python/fastopt/sklearn/_step.py": {"Adam", "SGD"},  # the two that scikit-learn has
-    "python/fastopt/torch/_state.py": {"SGD", "Muon", "Adagrad"},  # torch stores their state differently
+    "python/fastopt/torch/_differences.py": {
+        "SGD",
+        "Muon",
+        "Adagrad",
+        "Adafactor",
+        "Adam",
+        "AdamW",
+        "RMSprop",
+        "LAMB",
+        "LARS",
+    },
+    "python/fastopt/torch/optim/_sparse_adam.py": {"Adam"},  # which it is, for sparse gradients only
 }
 # Functions that are tested outside the tables, and layers that do not have the name of their function.
 OTHERS = {"batch_norm_stats", "batch_norm_backward_stats", "combine_stats", "fold_batch_norm"}
+CLIPS = {"clip_grad_norm", "clip_grad_value"}  # in test_clip.py
 # In test_loops.py.
 LOOPS = {"erf", "exp", "sigmoid", "tanh", "binary_cross_entropy_with_logits", "cross_entropy", "huber_loss", "mse_loss"}
 LOOPS |= {name + end for name in ("activate", "linear", "log_softmax", "softmax") for end in ("", "_backward")}
 LAYERS = {"GELU", "Linear", "ReLU", "Sequential", "SiLU", "Sigmoid", "Tanh"}
 LINEAR = {"CosineLinear": "CosineNorm", "WeightNormLinear": "WeightNorm"}
-EXCEPTIONS = {"cli/bench/floors.py": {"_core"}}  # the kernel that computes nothing is for benchmarks only
+EXCEPTIONS = {
+    "cli/bench/floors.py": {"_core"},  # the kernel that computes nothing is for benchmarks only
+    "torch/_generate.py": {"_rules"},  # the types of the hyperparameters that every rule has
+    "torch/optim/_part.py": {"_core"},  # DLPack's C functions
+    "torch/utils.py": {"_core"},  # the same
+}
 
 pytestmark = pytest.mark.skipif(not CSRC.is_dir(), reason="needs the sources")
 
@@ -250,7 +267,15 @@ def test_the_types_of_what_every_rule_has_name_all_of_it() -> None:
 def test_tables_are_complete() -> None:
     calls = [norm.call(np.random.default_rng(0), "float32", 2, 2) for norm in NORMS.values()]
     dropouts = {name for name in functional.__all__ if name.endswith("dropout")}  # in test_dropout.py
-    functions = {*RULES, *OTHERS, *LOOPS, *images.FUNCTIONS, *dropouts, *(f"{name}_backward" for name in dropouts)}
+    functions = {
+        *RULES,
+        *OTHERS,
+        *CLIPS,
+        *LOOPS,
+        *images.FUNCTIONS,
+        *dropouts,
+        *(f"{name}_backward" for name in dropouts),
+    }
     functions = functions.union(*(call.functions for call in calls))
     assert functions == set(functional.__all__) - {"Outcome"} == set(reference.__all__)
     classes = {one for one in map(vars(optim).get, optim.__all__) if isinstance(one, type)}
@@ -300,8 +325,13 @@ def test_rules_bear_what_surrounds_them() -> None:
     """Every rule takes all options, except the rules that are listed here."""
     every = {*SURROUNDINGS, *STEPS}
     refused = {name: some for name, rule in RULES.items() if (some := every - {*rule.surroundings})}
-    acting_on_y_only = {"decoupled_weight_decay", "fixed_decay", "proximal_l1", "l2_init_decoupled"}
-    assert refused == {"schedule_free_sgd": acting_on_y_only, "schedule_free_adamw": acting_on_y_only}
+    acting_on_y_only = {"decoupled_weight_decay", "fixed_decay", "proximal_l1", "proximal_l1_lr", "l2_init_decoupled"}
+    without_a_rate = {name: {"proximal_l1"} for name in ("lion", "rprop", "muon")}
+    assert refused == {
+        "schedule_free_sgd": acting_on_y_only,
+        "schedule_free_adamw": acting_on_y_only,
+        **without_a_rate,
+    }
 
 
 def test_there_is_nothing_in_the_tables_that_no_rule_has() -> None:
@@ -341,7 +371,7 @@ def places() -> dict[str, set[str]]:
     return {
         name_of(path): words(path)
         for path in [*CPP, *PYTHON]
-        if part_of(path, PACKAGE if path in PYTHON else CSRC) != "cli" and path.name != "_updates.py"
+        if part_of(path, PACKAGE if path in PYTHON else CSRC) != "cli" and name_of(path) not in GENERATED
     }
 
 

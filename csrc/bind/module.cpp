@@ -8,6 +8,7 @@ namespace {
 void bind(pybind11::module_& m) {
   m.doc() = "fastopt's kernels, compiled for one instruction set.";
   bind_optim(m);
+  bind_clip(m);
   bind_row_norms(m);
   bind_channel_norms(m);
   bind_regularize(m);
@@ -19,6 +20,7 @@ void bind(pybind11::module_& m) {
   bind_formats(m);
   bind_memory(m);
   bind_sparse(m);
+  bind_tensors(m);
 }
 
 }  // namespace

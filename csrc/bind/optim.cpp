@@ -11,7 +11,8 @@ py::tuple described(const Entry& entry) {
     states.emplace_back(state.name);
     kinds.emplace_back(state.kind == State::exact ? "exact" : state.kind == State::moment ? "moment" : "square");
   }
-  return py::make_tuple(py::cast(states), py::cast(entry.numbers), py::cast(entry.options), py::cast(kinds));
+  return py::make_tuple(py::cast(states), py::cast(entry.numbers), py::cast(entry.options), py::cast(kinds),
+                        entry.kernels[0].has_rate());
 }
 
 double square_sum(py::handle object) {

@@ -19,6 +19,7 @@
 
 #include "bind/arrays.hpp"
 #include "bind/module.hpp"
+#include "bind/sparse.hpp"
 #include "core/threads/fork.hpp"
 #include "core/threads/parallel.hpp"
 #include "optim/plan.hpp"
@@ -278,6 +279,7 @@ class BoundPlan {
     const Turn::Taken taken(turn);
     if (simple.size() != 1 || item(simple, 0) != self.ptr()) return py::none();
     auto& plan = py::cast<BoundPlan&>(self);
+    if (!plan.is_flat(grads)) return py::none();
     return plan.current(groups) ? plan.step(grads, options, nullptr, nullptr, py::list()) : py::none();
   }
 
@@ -311,6 +313,14 @@ class BoundPlan {
    private:
     BoundPlan& plan_;
   };
+  /// Whether these are gradients of all parameters, one behind the other, and not a list for each group.
+  bool is_flat(const py::list& grads) const {
+    PyTypeObject* const array = py::detail::npy_api::get().PyArray_Type_;
+    return grads.size() == params_.size() && std::all_of(grads.begin(), grads.end(), [&](py::handle one) {
+             return one.is_none() || Py_TYPE(one.ptr()) == array || is_sparse(one);
+           });
+  }
+
   bool is_current(const py::object& groups, bool values_too) const {
     if (changed_.size() != 1 || item(changed_, 0) != Py_False) return false;
     if (!PyList_CheckExact(groups.ptr()) || PyList_GET_SIZE(groups.ptr()) != static_cast<Py_ssize_t>(seen_.size()))

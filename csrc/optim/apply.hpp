@@ -68,7 +68,9 @@ inline std::vector<double> squared_norms(const std::vector<Tensor>& tensors) {
     if (tensor.lazy())
       return tensor.kernel->itemsize == sizeof(float) ? square_rows<float>(tensor, chunk, sum)
                                                       : square_rows<double>(tensor, chunk, sum);
-    tensor.kernel->square(tensor, Reader(tensor, kChunk).read(chunk), false, sum);
+    const Block block =
+        tensor.packed() ? Reader(tensor, kChunk).read(chunk) : tensor.exact_block(chunk.begin, chunk.end);
+    tensor.kernel->square(tensor, block, false, sum);
   });
 }
 

@@ -96,6 +96,15 @@ template <class Rule, class T> void update_factored(const Tensor& tensor, const 
   });
 }
 
+template <class Rule, class T> void shrink_factored(const Tensor& tensor, const Block& piece) {
+  map_briefly<T>(piece.size, [rule = rule_of<Rule>(tensor), factors = FactorsAt<T>(tensor, piece.at),
+                              param = static_cast<T*>(piece.param),
+                              l1 = static_cast<T>(tensor.setting->around.proximal)](std::size_t i, auto number) {
+    using V = decltype(number);
+    store(param + i, shrunk<V>(load<V>(param + i), l1 * rule.rate_of(factors.row, load<V>(factors.column + i))));
+  });
+}
+
 template <class Rule, class T> void measure_factored(const Tensor& tensor, const Block& block, double* sums) {
   const Rule rule = rule_of<Rule>(tensor);
   DoubleLanes lanes[2];
@@ -127,9 +136,8 @@ template <class T> struct AdafactorFactored : Adafactor<T> {
   static constexpr bool factored = true;
   using Adafactor<T>::Adafactor;
 
-  template <class V> V direction(V g, T row, V column) const {
-    return g / square_root(maximum(row * column, V{} + this->least));
-  }
+  template <class V> V direction(V g, T row, V column) const { return g / this->root(row * column); }
+  template <class V> V rate_of(T row, V column) const { return this->rate / this->root(row * column); }
 };
 
 template <class Rule, class T> Kernel factored_kernel() {
@@ -138,6 +146,7 @@ template <class Rule, class T> Kernel factored_kernel() {
   kernel.sum_factors = &sum_factors<T>;
   kernel.join_factors = &join_factors<Rule, T>;
   kernel.update = &update_factored<Rule, T>;
+  kernel.shrink = &shrink_factored<Rule, T>;
   kernel.measure = &measure_factored<Rule, T>;
   return kernel;
 }

@@ -45,6 +45,10 @@ template <class Rule, class T> constexpr Kernel kernel_of() {
           {{&update_packed<Packing::bfloat16, false, Rule>, &update_packed<Packing::bfloat16, true, Rule>},
            {&update_packed<Packing::blocks, false, Rule>, &update_packed<Packing::blocks, true, Rule>}}};
   }
+  if constexpr (HasOneRate<Rule>)
+    kernel.rate = [](const void* rule) { return std::launder(static_cast<const Rule*>(rule))->rate_of(); };
+  else if constexpr (has_rate<Rule, T>() && !requires { Rule::factored; })
+    kernel.shrink = &shrink<Rule, T>;
   kernel.square = &square<T>;
   if constexpr (sums_of<Rule>() != 0) {
     if constexpr (!requires { Rule::factored; }) kernel.measure = &measure<Rule, T>;

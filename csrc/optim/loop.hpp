@@ -143,4 +143,17 @@ template <class Rule, class T> void update(const Tensor& tensor, const Block& bl
   if (tensor.setting->around.finishes()) finish<T>(tensor, block);
 }
 
+/// Proximal L1 in the metric of a rule that has a rate for each element.
+template <class Rule, class T> void shrink(const Tensor& tensor, const Block& block) {
+  constexpr std::size_t S = Rule::state.size();
+  map_briefly<T>(block.size, [rule = rule_of<Rule>(tensor), arrays = Arrays<T, S>(block),
+                              l1 = static_cast<T>(tensor.setting->around.proximal)](std::size_t i, auto number) {
+    using V = decltype(number);
+    const V rate = [&]<std::size_t... K>(std::index_sequence<K...>) {
+      return rule.rate_of(load<V>(arrays.state[K] + i)...);
+    }(std::make_index_sequence<S>{});
+    store(arrays.param + i, shrunk<V>(load<V>(arrays.param + i), l1 * rate));
+  });
+}
+
 }  // namespace fastopt

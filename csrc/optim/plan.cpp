@@ -8,6 +8,7 @@
 #include "core/threads/fork.hpp"
 #include "core/threads/parallel.hpp"
 #include "optim/apply.hpp"
+#include "optim/clip.hpp"
 #include "optim/factored.hpp"
 
 namespace fastopt {
@@ -29,6 +30,12 @@ template <class T> void sum(const SparseRows& sparse, T* to) {
     const std::size_t begin = mine.begin * sparse.width;
     RowReader<T>(sparse).copy(begin, mine.end * sparse.width - begin, to + begin);
   });
+}
+
+/// Proximal L1 where the rule has one rate for all elements.
+void set_threshold(const Kernel& kernel, Setting& setting) {
+  if (setting.around.proximal != 0 && kernel.rate != nullptr)
+    setting.around.threshold = setting.around.proximal * kernel.rate(setting.rule);
 }
 
 }  // namespace
@@ -120,16 +127,12 @@ bool Plan::scale(const StepOptions& wish, std::optional<double>& norm) {
       for (std::size_t t = 0; t < tensors_.size(); ++t)
         if (!is_finite(tensors_[t], squares[t])) return false;
   }
-  const auto factor = [](double limit, double of) {  // NaN stays NaN
-    const double ratio = limit / (of + 1e-6);
-    return ratio > 1 ? 1.0 : ratio;
-  };
   for (std::size_t t = 0; t < tensors_.size(); ++t) {
     double scale = 1 / wish.grad_scale;
     if (wish.clip_norm >= 0)
-      scale *= factor(wish.clip_norm, *norm);
+      scale *= clip_factor(wish.clip_norm, *norm);
     else if (wish.clip_param_norm >= 0)
-      scale *= factor(wish.clip_param_norm, std::sqrt(squares[t]) / size_of_scale);
+      scale *= clip_factor(wish.clip_param_norm, std::sqrt(squares[t]) / size_of_scale);
     tensors_[t].scale = scale;
   }
   if (wish.clip_adaptive >= 0) {
@@ -170,6 +173,7 @@ void Plan::count_step() {
       for (std::size_t n = 0; n < kernel.numbers; ++n) numbers[n] = *member.numbers[n];
       kernel.construct(setting.rule, of_group + Around::options.size(), static_cast<double>(step), numbers.data());
       for (std::size_t n = 0; n < kernel.numbers; ++n) *member.numbers[n] = numbers[n];
+      set_threshold(kernel, setting);
     }
     measures_ = measures_ || kernel.sums != 0;
     tensors_[t].setting = &settings_.back();
@@ -183,9 +187,10 @@ void Plan::measure() {
   for (std::size_t t = 0; t < tensors_.size(); ++t) {
     const Kernel& kernel = *tensors_[t].kernel;
     for (std::size_t k = 0; k < kernel.sums; ++k) measured_[k] += sums[t * kMostSums + k];
-    if (kernel.sums != 0)
-      kernel.conclude(const_cast<std::byte*>(tensors_[t].setting->rule), &sums[t * kMostSums],
-                      static_cast<double>(tensors_[t].size));
+    if (kernel.sums == 0) continue;
+    Setting& setting = const_cast<Setting&>(*tensors_[t].setting);
+    kernel.conclude(setting.rule, &sums[t * kMostSums], static_cast<double>(tensors_[t].size));
+    set_threshold(kernel, setting);
   }
 }
 

@@ -33,12 +33,22 @@
 ///
 ///     static constexpr bool lazy = true;
 ///
+/// A rule may say at which rate it takes a gradient: if the gradient has been g in all steps, this step is −rate·g.
+/// Proximal L1 shrinks an element by l1·rate: then an element is at rest where the gradient and the penalty's are in
+/// balance, whatever the rule divides by, and however much its momentum adds up.  The states are those after the step.
+///
+///     double rate_of() const;                                            // the same for all elements
+///     template <class V> V rate_of(V state0, …) const;                   // or one for each
+///
 /// L1 and L2 terms, weight decay, clipping, averages and storage formats are the same for every rule; no rule knows of
 /// them.
 #pragma once
 
 #include <array>
+#include <cmath>
+#include <concepts>
 #include <cstddef>
+#include <utility>
 
 namespace fastopt {
 
@@ -87,5 +97,21 @@ template <class Rule> constexpr bool is_lazy() {
   else
     return false;
 }
+
+/// Whether a rule has one rate for all elements.
+template <class Rule>
+concept HasOneRate = requires(const Rule& rule) {
+  { rule.rate_of() } -> std::same_as<double>;
+};
+
+/// Whether a rule has a rate, of either kind, for numbers of type T.
+template <class Rule, class T> constexpr bool has_rate() {
+  return []<std::size_t... K>(std::index_sequence<K...>) {
+    return HasOneRate<Rule> || requires(const Rule& rule, T state) { rule.rate_of((static_cast<void>(K), state)...); };
+  }(std::make_index_sequence<Rule::state.size()>{});
+}
+
+/// 1 + μ + … + μⁿ⁻¹: what a momentum has added up after n equal gradients.
+inline double geometric(double mu, double n) { return mu == 1 ? n : (1 - std::pow(mu, n)) / (1 - mu); }
 
 }  // namespace fastopt

@@ -90,6 +90,21 @@ inline void zero_gradient(const Tensor& tensor, Range range) {
     fill(static_cast<double*>(grad));
 }
 
+/// map() in less code, for loops that every rule has: without short vectors.
+template <class T, class Body> [[gnu::always_inline]] inline void map_briefly(std::size_t n, Body body) {
+  using V = Vector<T>;
+  std::size_t i = 0;
+  for (; i + width<V> <= n; i += width<V>) body(i, V{});
+#pragma GCC unroll 1
+  for (; i < n; ++i) body(i, T{});
+}
+
+/// |p| ← max(|p| − threshold, 0)
+template <class V> [[gnu::always_inline]] inline V shrunk(V p, V threshold) {
+  const V low = V{} - threshold;
+  return p > threshold ? p - threshold : (p < low ? p + threshold : p - p);
+}
+
 /// After the rule's update: pulls a block to p₀, shrinks it, and adds it to the average.
 template <class T> void finish(const Tensor& tensor, const Block& block) {
   const Around& around = tensor.setting->around;
@@ -105,9 +120,10 @@ template <class T> void finish(const Tensor& tensor, const Block& block) {
   if (around.threshold != 0)
     map<T>(n, [p, threshold = static_cast<T>(around.threshold)](std::size_t i, auto number) {
       using V = decltype(number);
-      const V here = load<V>(p + i), low = V{} - threshold, high = V{} + threshold;
-      store(p + i, here > high ? here - threshold : (here < low ? here + threshold : here - here));
+      store(p + i, shrunk<V>(load<V>(p + i), V{} + threshold));
     });
+  else if (around.proximal != 0 && tensor.kernel->shrink != nullptr)
+    tensor.kernel->shrink(tensor, block);
   if (around.average != 0)
     map<T>(n, [p, a = static_cast<T*>(tensor.average) + at, weight = static_cast<T>(around.average)](std::size_t i,
                                                                                                      auto number) {

@@ -62,6 +62,10 @@ struct Kernel {
   /// The rule alone for whole blocks of one segment, with moments that are packed and rounded at random.  Indices: the
   /// packing, and whether the parameter and its gradient are bfloat16 too.  Null for rules that are not often_packed.
   std::array<std::array<void (*)(const Tensor&, const Block&, const Thresholds&), 2>, 2> update_packed;
+  /// The rate of a rule that has one for all elements, and proximal L1 for a rule that has one for each.  Both are null
+  /// where a rule has no rate.
+  double (*rate)(const void* rule);
+  void (*shrink)(const Tensor& tensor, const Block& block);
   void (*measure)(const Tensor& tensor, const Block& block, double* sums);
   void (*square)(const Tensor& tensor, const Block& block, bool of_param, double* sum);
   void (*sum_factors)(const Tensor& tensor, const Block& row, double* of_row, double* of_columns);
@@ -69,6 +73,8 @@ struct Kernel {
 
   /// Whether the state has one number for each row and each column instead of one for each element.
   bool factored() const { return sum_factors != nullptr; }
+  /// Whether the rule says at which rate it takes a gradient.
+  bool has_rate() const { return rate != nullptr || shrink != nullptr; }
 };
 
 /// The numbers that parameters with the same hyperparameters and the same count of steps share.

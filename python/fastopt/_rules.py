@@ -6,6 +6,8 @@ import math
 from collections.abc import Iterator, Mapping, Set
 from typing import Any, NamedTuple, TypedDict
 
+import numpy as np
+
 from ._check import choice, flag, number, whole
 from ._core import kernels
 
@@ -55,7 +57,7 @@ class Around(TypedDict, total=False):
     decoupled_weight_decay: bool | None
     fixed_decay: bool
     l1: float
-    proximal_l1: bool
+    proximal_l1: bool | str
     l2_init: float
     noise: float
     temperature: float
@@ -94,7 +96,7 @@ AROUND_TEXTS: dict[str, str] = dict(
     decoupled_weight_decay="Decay p before the update instead of adding λp to the gradient; ``None`` for the rule's own way.",
     fixed_decay="Make decoupled decay p ← (1 − λ) p, whatever lr is.",
     l1="Added to the gradient as l1·sign(p), at least 0.",
-    proximal_l1="Shrink |p| by lr·l1 after the update instead, which makes weights exactly zero.",
+    proximal_l1="Shrink |p| by l1 times the rule's rate after the update instead, which makes weights exactly zero; ``lr``: by lr·l1.",
     l2_init="Like weight decay, but towards the weights before the first step with it; at least 0.",
     noise="Standard deviation of normal noise that is added to the clipped gradient.",
     temperature="T of Langevin dynamics, which adds noise with the standard deviation √(2T/lr).",
@@ -128,6 +130,15 @@ class Hyperparameters:
         """The hyperparameter as a bool."""
         return flag(self.function, name, self.values[name])
 
+    def proximal(self) -> bool | str:
+        """``proximal_l1``: a bool or ``"lr"``."""
+        value = self.values["proximal_l1"]
+        if isinstance(value, str) and value == "lr":
+            return "lr"
+        if not isinstance(value, bool | np.bool_):
+            raise TypeError(f"{self.function}: proximal_l1 must be a bool or 'lr', got {value!r}")
+        return bool(value)
+
     def several(self, name: str, count: int) -> tuple[Any, ...]:
         """The hyperparameter as a tuple of ``count`` values of any type."""
         value = self.values[name]
@@ -154,10 +165,10 @@ class Hyperparameters:
 
         A kernel that takes ``weight_decay`` decays in its own way, unless the group sets ``decoupled_weight_decay``.
         """
-        options = kernels.rules[name][2]
+        options, has_rate = kernels.rules[name][2], kernels.rules[name][4]
         own_decay = "weight_decay" in options
         lr = values["lr"] if "lr" in values else self.number("lr")
-        around = self._around(lr, own_decay)
+        around = self._around(lr, own_decay, has_rate)
         numbers = {"lr": lr, **values, **around}
         return Rule(
             name,
@@ -187,7 +198,7 @@ class Hyperparameters:
             )
         return weights, moments, rounding
 
-    def _around(self, lr: float, own_decay: bool) -> dict[str, float]:
+    def _around(self, lr: float, own_decay: bool, has_rate: bool) -> dict[str, float]:
         decoupled, fixed = self.values["decoupled_weight_decay"], self.flag("fixed_decay")
         if decoupled is not None:
             decoupled = self.flag("decoupled_weight_decay")
@@ -197,7 +208,12 @@ class Hyperparameters:
             raise ValueError(f"{self.function}: fixed_decay needs decoupled_weight_decay")
         per_step = 1.0 if fixed else lr
         weight_decay, l2_init, l1 = self.number("weight_decay"), self.number("l2_init"), self.number("l1")
-        proximal = self.flag("proximal_l1")
+        proximal = self.proximal()
+        if proximal is True and not has_rate:
+            raise ValueError(
+                f"{self.function}: proximal_l1=True needs a rule whose step is a rate times the gradient, and this one's is not; "
+                "proximal_l1='lr' shrinks |p| by lr·l1, which is not the penalty l1·|p|"
+            )
 
         noise, temperature = self.number("noise"), self.number("temperature")
         if temperature != 0 and lr != 0:  # without a learning rate it has no effect
@@ -213,7 +229,8 @@ class Hyperparameters:
             "l2_init": 0.0 if decoupled else l2_init,
             "decay": 1.0 - per_step * weight_decay if decoupled else 1.0,
             "pull": per_step * l2_init if decoupled else 0.0,
-            "threshold": lr * l1 if proximal else 0.0,
+            "threshold": lr * l1 if proximal == "lr" else 0.0,
+            "proximal": l1 if proximal is True else 0.0,
             "noise": noise,
             "seed": self.whole("seed"),
             "ema_decay": -1.0 if ema_decay is None else self.number("ema_decay", 0, 1),

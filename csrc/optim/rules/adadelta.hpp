@@ -28,6 +28,7 @@ template <class T> struct Adadelta {
     u = rho * u + rest * delta * delta;
     p = p - lr * delta;
   }
+  template <class V> V rate_of(V v, V u) const { return lr * (square_root(u + eps) / square_root(v + eps)); }
 };
 
 }  // namespace fastopt

@@ -37,8 +37,9 @@ template <class T> struct Adafactor {
 
   template <class V> V direction(V g, V& v) const {
     v = kept * v + fresh * g * g;
-    return g / square_root(maximum(v, V{} + least));
+    return g / root(v);
   }
+  template <class V> V root(V v) const { return square_root(maximum(v, V{} + least)); }
 
   template <class V> std::array<std::pair<V, V>, 2> measure(V p, V g, V v) const {
     const V u = direction(g, v);
@@ -53,6 +54,7 @@ template <class T> struct Adafactor {
   }
 
   template <class V> void operator()(V& p, V g, V& v) const { p = p - rate * direction(g, v); }
+  template <class V> V rate_of(V v) const { return rate / root(v); }
 };
 
 }  // namespace fastopt

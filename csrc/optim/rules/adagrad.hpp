@@ -25,8 +25,10 @@ template <class T> struct Adagrad {
 
   template <class V> void operator()(V& p, V g, V& s) const {
     s = s + g * g;
-    p = p - rate * g / (square_root(s + inside) + outside);
+    p = p - rate * g / root(s);
   }
+  template <class V> V root(V s) const { return square_root(s + inside) + outside; }
+  template <class V> V rate_of(V s) const { return rate / root(s); }
 };
 
 }  // namespace fastopt

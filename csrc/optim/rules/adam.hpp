@@ -21,7 +21,7 @@ template <class T> struct Adam {
   static constexpr bool lazy = true;
   static constexpr bool often_packed = true;
 
-  T beta1, rest1, beta2, rest2, alpha, nu, eps;
+  T beta1, rest1, beta2, rest2, alpha, nu, eps, rate;
 
   Adam(const std::array<double, 5>& o, double step)
       : beta1(static_cast<T>(o[1])),
@@ -32,6 +32,7 @@ template <class T> struct Adam {
     const bool eps_hat = o[4] != 0;
     const double correction1 = 1 - std::pow(o[1], step), root2 = std::sqrt(1 - std::pow(o[2], step));
     alpha = static_cast<T>(eps_hat ? o[0] * root2 / correction1 : o[0] / correction1);
+    rate = static_cast<T>(eps_hat ? o[0] * root2 : o[0]);
     nu = static_cast<T>(eps_hat ? 1 : 1 / root2);
   }
 
@@ -39,12 +40,14 @@ template <class T> struct Adam {
     m = beta1 * m + rest1 * g;
     v = beta2 * v + rest2 * g * g;
   }
-  template <class V> V direction(V m, V v) const { return alpha * m / (square_root(v) * nu + eps); }
+  template <class V> V root(V v) const { return square_root(v) * nu + eps; }
+  template <class V> V direction(V m, V v) const { return alpha * m / root(v); }
 
   template <class V> void operator()(V& p, V g, V& m, V& v) const {
     moments(g, m, v);
     p = p - direction(m, v);
   }
+  template <class V> V rate_of(V, V v) const { return rate / root(v); }
 };
 
 /// Adam that also measures the learning rate at which SGD could take over.  Keskar & Socher 2017, arXiv:1712.07628,
@@ -76,6 +79,7 @@ template <class T> struct AMSGrad : Adam<T> {
     v_max = maximum(v_max, v);
     p = p - this->direction(m, v_max);
   }
+  template <class V> V rate_of(V, V, V v_max) const { return this->rate / this->root(v_max); }
 };
 
 }  // namespace fastopt

@@ -15,10 +15,11 @@ template <class T> struct Adamax {
   static constexpr std::array options{"lr", "beta1", "beta2", "eps"};
   static constexpr std::array state{moment("exp_avg"), square("exp_inf")};
 
-  T beta1, rest1, beta2, eps, alpha;
+  T lr, beta1, rest1, beta2, eps, alpha;
 
   Adamax(const std::array<double, 4>& o, double step)
-      : beta1(static_cast<T>(o[1])),
+      : lr(static_cast<T>(o[0])),
+        beta1(static_cast<T>(o[1])),
         rest1(static_cast<T>(1 - o[1])),
         beta2(static_cast<T>(o[2])),
         eps(static_cast<T>(o[3])),
@@ -29,6 +30,7 @@ template <class T> struct Adamax {
     u = maximum(beta2 * u, absolute(g) + eps);
     p = p - alpha * m / u;
   }
+  template <class V> V rate_of(V, V u) const { return lr / u; }
 };
 
 }  // namespace fastopt

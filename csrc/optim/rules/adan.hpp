@@ -18,7 +18,7 @@ template <class T> struct Adan {
   static constexpr std::array state{moment("exp_avg"), moment("exp_avg_diff"), square("exp_avg_sq"),
                                     exact("neg_pre_grad")};
 
-  T beta1, rest1, beta2, rest2, beta3, rest3, eps, alpha, alpha_diff, nu, shrink;
+  T beta1, rest1, beta2, rest2, beta3, rest3, eps, alpha, alpha_diff, nu, shrink, rate;
   bool first;
 
   Adan(const std::array<double, 6>& o, double step)
@@ -33,6 +33,7 @@ template <class T> struct Adan {
         alpha_diff(static_cast<T>(o[0] * o[2] / (1 - std::pow(o[2], step)))),
         nu(static_cast<T>(1 / std::sqrt(1 - std::pow(o[3], step)))),
         shrink(static_cast<T>(1 / (1 + o[0] * o[5]))),
+        rate(static_cast<T>(o[0] * (1 / (1 + o[0] * o[5])))),
         first(step == 1) {}
 
   template <class V> void operator()(V& p, V g, V& m, V& v, V& n, V& negative) const {
@@ -40,9 +41,11 @@ template <class T> struct Adan {
     m = beta1 * m + rest1 * g;
     v = beta2 * v + rest2 * difference;
     n = beta3 * n + rest3 * ahead * ahead;
-    p = (p - (alpha * m + alpha_diff * v) / (square_root(n) * nu + eps)) * shrink;
+    p = (p - (alpha * m + alpha_diff * v) / root(n)) * shrink;
     negative = -g;
   }
+  template <class V> V root(V n) const { return square_root(n) * nu + eps; }
+  template <class V> V rate_of(V, V, V n, V) const { return rate / root(n); }
 };
 
 }  // namespace fastopt

@@ -19,7 +19,7 @@ template <class T> struct AdEMAMix {
                                       "eps", "alpha_warmup", "beta3_warmup", "weight_decay"};
   static constexpr std::array state{moment("exp_avg_fast"), moment("exp_avg_slow"), square("exp_avg_sq")};
 
-  T lr, beta1, rest1, beta2, rest2, beta3, rest3, alpha, eps, correction, nu, weight_decay;
+  T lr, beta1, rest1, beta2, rest2, beta3, rest3, alpha, eps, correction, nu, weight_decay, rate;
 
   AdEMAMix(const std::array<double, 9>& o, double step)
       : lr(static_cast<T>(o[0])),
@@ -40,14 +40,18 @@ template <class T> struct AdEMAMix {
     }
     beta3 = static_cast<T>(slow);
     rest3 = static_cast<T>(1 - slow);
+    rate = static_cast<T>(o[0] * (1 + (step < o[6] ? step / o[6] * o[4] : o[4]) * (1 - std::pow(slow, step))));
   }
 
   template <class V> void operator()(V& p, V g, V& fast, V& slow, V& v) const {
     fast = beta1 * fast + rest1 * g;
     slow = beta3 * slow + rest3 * g;
     v = beta2 * v + rest2 * g * g;
-    p = p - lr * ((correction * fast + alpha * slow) / (square_root(v) * nu + eps) + weight_decay * p);
+    p = p - lr * ((correction * fast + alpha * slow) / root(v) + weight_decay * p);
   }
+  template <class V> V root(V v) const { return square_root(v) * nu + eps; }
+  /// While β₃ warms up, as if it had been what it is now.
+  template <class V> V rate_of(V, V, V v) const { return rate / root(v); }
 };
 
 }  // namespace fastopt

@@ -19,7 +19,7 @@ template <class T> struct ADOPT {
   static constexpr std::array options{"lr", "beta1", "beta2", "eps", "clip_exponent"};
   static constexpr std::array state{moment("exp_avg"), square("exp_avg_sq")};
 
-  T lr, beta1, rest1, beta2, rest2, eps, most;
+  T lr, beta1, rest1, beta2, rest2, eps, most, rate;
   bool first;
 
   /// A negative clip_exponent means no clipping.
@@ -31,6 +31,7 @@ template <class T> struct ADOPT {
         rest2(static_cast<T>(1 - o[2])),
         eps(static_cast<T>(o[3])),
         most(o[4] < 0 ? std::numeric_limits<T>::infinity() : static_cast<T>(std::pow(step - 1, o[4]))),
+        rate(static_cast<T>(o[0] * (1 - std::pow(o[1], step - 1)))),
         first(step == 1) {}
 
   template <class V> void operator()(V& p, V g, V& m, V& v) const {
@@ -38,10 +39,13 @@ template <class T> struct ADOPT {
       v = g * g;
       return;
     }
-    m = beta1 * m + rest1 * clamp(g / maximum(square_root(v), V{} + eps), -most, most);
+    m = beta1 * m + rest1 * clamp(g / root(v), -most, most);
     p = p - lr * m;
     v = beta2 * v + rest2 * g * g;
   }
+  template <class V> V root(V v) const { return maximum(square_root(v), V{} + eps); }
+  /// 0 at the first step, which does not move p.
+  template <class V> V rate_of(V, V v) const { return first ? V{} : rate / root(v); }
 };
 
 }  // namespace fastopt

@@ -20,11 +20,13 @@ template <class T> struct ASGD {
 
   T shrink, eta, mu;
   bool copies;
+  double rate;
 
   ASGD(const std::array<double, 4>& o, double step, std::array<double, 2>& n) {
     if (step == 1) n = {o[0], 1};
     shrink = static_cast<T>(1 - o[1] * n[0]);
-    eta = static_cast<T>(n[0]);
+    rate = n[0];
+    eta = static_cast<T>(rate);
     mu = static_cast<T>(n[1]);
     copies = n[1] == 1;
     n[0] = o[0] / std::pow(1 + o[1] * o[0] * step, o[2]);
@@ -35,6 +37,7 @@ template <class T> struct ASGD {
     p = p * shrink - eta * g;
     a = copies ? p : a + mu * (p - a);
   }
+  double rate_of() const { return rate; }
 };
 
 }  // namespace fastopt

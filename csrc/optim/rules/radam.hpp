@@ -18,7 +18,7 @@ template <class T> struct RAdam {
   static constexpr std::array options{"lr", "beta1", "beta2", "eps"};
   static constexpr std::array state{moment("exp_avg"), square("exp_avg_sq")};
 
-  T beta1, rest1, beta2, rest2, eps, alpha;
+  T beta1, rest1, beta2, rest2, eps, alpha, rate;
   bool rectified;
 
   RAdam(const std::array<double, 4>& o, double step)
@@ -30,10 +30,11 @@ template <class T> struct RAdam {
     const double power = std::pow(o[2], step), correction2 = 1 - power, most = 2 / (1 - o[2]) - 1;
     const double rho = most - 2 * step * power / correction2;
     rectified = rho > 5;
-    double rate = o[0] / (1 - std::pow(o[1], step));
+    double eta = o[0] / (1 - std::pow(o[1], step)), factor = 1;
     if (rectified)
-      rate *= std::sqrt(correction2) * std::sqrt((rho - 4) * (rho - 2) * most / ((most - 4) * (most - 2) * rho));
-    alpha = static_cast<T>(rate);
+      factor = std::sqrt(correction2) * std::sqrt((rho - 4) * (rho - 2) * most / ((most - 4) * (most - 2) * rho));
+    alpha = static_cast<T>(eta * factor);
+    rate = static_cast<T>(o[0] * factor);
   }
 
   template <class V> void operator()(V& p, V g, V& m, V& v) const {
@@ -41,6 +42,7 @@ template <class T> struct RAdam {
     v = beta2 * v + rest2 * g * g;
     p = p - (rectified ? alpha * m / (square_root(v) + eps) : alpha * m);
   }
+  template <class V> V rate_of(V, V v) const { return rectified ? rate / (square_root(v) + eps) : V{} + rate; }
 };
 
 }  // namespace fastopt

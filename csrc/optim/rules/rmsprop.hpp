@@ -16,15 +16,16 @@ template <class T> struct RMSprop {
   static constexpr std::array state{square("square_avg")};
   static constexpr bool lazy = true;
 
-  T lr, alpha, rest, inside, outside, momentum;
+  T lr, alpha, rest, inside, outside, momentum, rate;
 
-  RMSprop(const std::array<double, 5>& o, double)
+  RMSprop(const std::array<double, 5>& o, double step)
       : lr(static_cast<T>(o[0])),
         alpha(static_cast<T>(o[1])),
         rest(static_cast<T>(1 - o[1])),
         inside(static_cast<T>(o[4] != 0 ? o[2] : 0)),
         outside(static_cast<T>(o[4] != 0 ? 0 : o[2])),
-        momentum(static_cast<T>(o[3])) {}
+        momentum(static_cast<T>(o[3])),
+        rate(static_cast<T>(o[0] * (o[3] == 0 ? 1 : geometric(o[3], step)))) {}
 
   template <class V> V direction(V g, V& v) const {
     v = alpha * v + rest * g * g;
@@ -41,6 +42,7 @@ template <class T> struct RMSprop {
   }
 
   template <class V> void operator()(V& p, V g, V& v) const { p = p - lr * direction(g, v); }
+  template <class V, class... More> V rate_of(V v, More...) const { return rate / root(v); }
 };
 
 /// With momentum: b ← μ b + g / (√v + ε)      p ← p − η b
@@ -69,10 +71,12 @@ template <class T> struct RMSpropCentered : RMSprop<T> {
   template <class V> V centered(V g, V& v, V& mean) const {
     v = this->alpha * v + this->rest * g * g;
     mean = this->alpha * mean + this->rest * g;
-    return g / this->root(maximum(v - mean * mean, V{}));
+    return g / spread(v, mean);
   }
+  template <class V> V spread(V v, V mean) const { return this->root(maximum(v - mean * mean, V{})); }
 
   template <class V> void operator()(V& p, V g, V& v, V& mean) const { p = p - this->lr * centered(g, v, mean); }
+  template <class V, class... More> V rate_of(V v, V mean, More...) const { return this->rate / spread(v, mean); }
 };
 
 template <class T> struct RMSpropCenteredMomentum : RMSpropCentered<T> {

@@ -46,8 +46,9 @@ template <class T> struct LAMB {
   template <class V> V direction(V p, V g, V& m, V& v) const {
     m = beta1 * m + rest1 * g;
     v = beta2 * v + rest2 * g * g;
-    return correction * m / (square_root(v) * nu + eps) + weight_decay * p;
+    return correction * m / root(v) + weight_decay * p;
   }
+  template <class V> V root(V v) const { return square_root(v) * nu + eps; }
 
   template <class V> std::array<std::pair<V, V>, 2> measure(V p, V g, V m, V v) const {
     const V u = direction(p, g, m, v);
@@ -58,6 +59,7 @@ template <class T> struct LAMB {
   }
 
   template <class V> void operator()(V& p, V g, V& m, V& v) const { p = p - rate * direction(p, g, m, v); }
+  template <class V> V rate_of(V, V v) const { return rate / root(v); }
 };
 
 /// LARS.  You, Gitman & Ginsburg 2017, arXiv:1708.03888, algorithm 1, in optax's form.
@@ -69,23 +71,26 @@ template <class T> struct LARS {
 
   T momentum, weight_decay, rate;
   bool nesterov;
-  double lr, coefficient, eps;
+  double lr, coefficient, eps, local = 0, mu, t;
 
-  LARS(const std::array<double, 6>& o, double)
+  LARS(const std::array<double, 6>& o, double step)
       : momentum(static_cast<T>(o[1])),
         weight_decay(static_cast<T>(o[2])),
         rate(0),
         nesterov(o[5] != 0),
         lr(o[0]),
         coefficient(o[3]),
-        eps(o[4]) {}
+        eps(o[4]),
+        mu(o[1]),
+        t(step) {}
 
   template <class V> std::array<std::pair<V, V>, 2> measure(V p, V g, V) const {
     const V u = g + weight_decay * p;
     return {std::pair{p, p}, std::pair{u, u}};
   }
   void conclude(const std::array<double, 2>& squares, double) {
-    rate = static_cast<T>(lr * detail::trust_ratio(squares, coefficient, eps));
+    local = lr * detail::trust_ratio(squares, coefficient, eps);
+    rate = static_cast<T>(local);
   }
 
   template <class V> void operator()(V& p, V g, V& b) const {
@@ -93,6 +98,7 @@ template <class T> struct LARS {
     b = momentum * b + u;
     p = p - (nesterov ? u + momentum * b : b);
   }
+  double rate_of() const { return local * geometric(mu, nesterov ? t + 1 : t); }
 };
 
 }  // namespace fastopt

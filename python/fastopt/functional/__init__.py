@@ -28,6 +28,7 @@ from ._batch import (
     batch_renorm,
     batch_renorm_backward,
 )
+from ._clip import clip_grad_norm, clip_grad_value
 from ._conv import conv2d, conv2d_backward
 from ._dropout import (
     channel_dropout,
@@ -90,6 +91,8 @@ __all__ = [
     "binary_cross_entropy_with_logits",
     "channel_dropout",
     "channel_dropout_backward",
+    "clip_grad_norm",
+    "clip_grad_value",
     "combine_stats",
     "conv2d",
     "conv2d_backward",

@@ -70,11 +70,11 @@ def arguments_of(optimizer: type[Optimizer]) -> Arguments:
 def _buffers(optimizer: type[Optimizer]) -> dict[str, tuple[str, bool]]:
     """The arguments that are state: the argument's name, the state's name, and whether every variant of the rule needs it."""
     every: dict[str, int] = {}
-    for group in 0, 1:
-        for kernel in optimizer.kernels:
-            for state in kernels.rules[kernel][group]:
-                if state not in optimizer.hidden:
-                    every[state] = every.get(state, 0) + 1
+    rules = [kernels.rules[kernel] for kernel in optimizer.kernels]
+    for names in (*(rule[0] for rule in rules), *(rule[1] for rule in rules)):
+        for state in names:
+            if state not in optimizer.hidden:
+                every[state] = every.get(state, 0) + 1
     factored = "row_var" in every  # the shape of a parameter decides which of these it needs
     return {f"{state}s": (state, factored or n == len(optimizer.kernels)) for state, n in every.items()}
 

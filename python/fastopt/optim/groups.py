@@ -149,11 +149,16 @@ class Groups:
         """The kind of each state of its rules; "exact" only if it is that in all of them."""
         kinds: dict[str, str] = {}
         for kernel in cls.kernels:
-            states, _, _, of_states = kernels.rules[kernel]
+            states, _, _, of_states, _ = kernels.rules[kernel]
             for state, kind in zip(states, of_states, strict=True):
                 if state not in cls.hidden and kinds.get(state, "exact") == "exact":
                     kinds[state] = kind
         return kinds
+
+    @classmethod
+    def _has_rate(cls) -> bool:
+        """Whether each of its rules says at which rate it takes a gradient, as ``proximal_l1=True`` needs."""
+        return all(kernels.rules[kernel][4] for kernel in cls.kernels)
 
     def _extra(self) -> dict[str, Any]:
         """The attributes of a subclass that belong to the state, in types that JSON has."""

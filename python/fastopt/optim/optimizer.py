@@ -42,8 +42,13 @@ class Optimizer(Averaged):
 
     - ``weight_decay``: λ, added to the gradient as λp (L2), or with ``decoupled_weight_decay`` p ← (1 − lr·λ) p before the
       update, or with ``fixed_decay`` too p ← (1 − λ) p.  ``decoupled_weight_decay=None`` is the rule's own way, if it has one.
-    - ``l1``: added to the gradient as l1·sign(p); with ``proximal_l1`` |p| ← max(|p| − lr·l1, 0) after the update, which
-      makes weights exactly zero.  With ``weight_decay`` it is the elastic net.
+    - ``l1``: added to the gradient as l1·sign(p); with ``proximal_l1`` |p| ← max(|p| − r·l1, 0) after the update, which makes
+      weights exactly zero.  r is the rate at which the rule takes the element's gradient: with the same g in all steps, this one
+      is −r·g.  For SGD it is lr, with momentum lr·(1 + μ + μ² + …), for Adam lr / (√v̂ + ε).  So the optimizer ends at the
+      minimum of loss + l1·|p|, whatever the rule; with ``weight_decay`` (L2) it is the elastic net.  An element whose gradient
+      has always been zero becomes zero at once under rules that divide by gradients.  Lion, Rprop and Muon have no such rate,
+      which is an error.  ``proximal_l1="lr"``: r = lr with every rule; with momentum or Adam this is another problem than the
+      penalty says.
     - ``l2_init``: like weight decay, but towards p₀, the weights before the first step in which it is not 0 (L2-SP): added as
       l2_init·(p − p₀), or decoupled p ← p + lr·l2_init·(p₀ − p) after the update.
     - ``noise``: the standard deviation of normal noise that is added to the clipped gradient; ``temperature`` T adds that of
@@ -69,6 +74,8 @@ class Optimizer(Averaged):
     References:
         Elastic net: Zou & Hastie 2005.  L2-SP: Li, Grandvalet & Davoine 2018, arXiv:1802.01483.  Noise: Neelakantan et al.
         2015, arXiv:1511.06807; Welling & Teh 2011.  Averages: Polyak & Juditsky 1992; Izmailov et al. 2018, arXiv:1803.05407.
+        Proximal L1 in a rule's metric: Duchi, Hazan & Singer 2011, JMLR 12; Yun, Lozano & Yang 2021, "Adaptive proximal gradient
+        methods for structured neural networks", NeurIPS 34.
     """
 
     def __init__(self, params: Params, around: Mapping[str, Any], **defaults: Any) -> None:
@@ -263,7 +270,7 @@ class Optimizer(Averaged):
                 raise ValueError(f"{self._name}: another thread is changing a parameter or an array of its state")
         if self._fresh:
             self._fresh = [i for i in self._fresh if self._records[i].is_fresh()]
-        flat_list = self._groups and self._groups[0].structure.flat and not self._grouped
+        flat_list = self._groups and all(one.structure.flat and one.structure.whole is None for one in self._groups)
         plain = flat_list and not self._fresh and type(self)._take is Optimizer._take
         self._simple[0] = self._plan if plain and isinstance(self._plan, kernels.Plan) else None
         return StepInfo(*outcome)

@@ -94,6 +94,11 @@ class Saved(Groups):
         self._expect_unswapped()
         self._follow()
         found = self._reader().read(state_dict, by_position, everything)
+        for (
+            group
+        ) in found.groups:  # files from when it meant lr·l1 for every rule: for rules without a rate it still does
+            if group["proximal_l1"] is True and not self._has_rate():
+                group["proximal_l1"] = "lr"
         count = found.steps
         if count is None:
             count = max((int(one["step"]) for one in found.states if one), default=0)

@@ -20,6 +20,7 @@ from .channels import (
     batch_renorm_backward,
     combine_stats,
 )
+from .clip import clip_grad_norm, clip_grad_value
 from .dropout import (
     channel_dropout,
     channel_dropout_backward,
@@ -107,6 +108,8 @@ __all__ = [
     "binary_cross_entropy_with_logits",
     "channel_dropout",
     "channel_dropout_backward",
+    "clip_grad_norm",
+    "clip_grad_value",
     "combine_stats",
     "conv2d",
     "conv2d_backward",

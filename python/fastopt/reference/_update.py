@@ -115,13 +115,14 @@ def _around(o: dict[str, Any], t: int) -> SimpleNamespace:
         noise=noise,  # g ← g + noise·N(0, 1)
         decay=1.0 - per_step * weight_decay if decoupled else 1.0,  # p ← decay·p before the rule's own update
         pull=per_step * o["l2_init"] if decoupled else 0.0,  # p ← p + pull·(p₀ − p) after it
-        threshold=lr * o["l1"] if o["proximal_l1"] else 0.0,  # |p| ← max(|p| − threshold, 0)
+        threshold=lr * o["l1"] if o["proximal_l1"] == "lr" else 0.0,  # |p| ← max(|p| − threshold, 0)
+        proximal=o["l1"] if o["proximal_l1"] is True else 0.0,  # |p| ← max(|p| − proximal·rate, 0)
         average=average,  # a ← a + average·(p − a)
     )
 
 
-def _factor(most: float, norm: float) -> float:
-    """The factor that limits a norm to ``clip``; NaN stays NaN."""
+def clip_factor(most: float, norm: float) -> float:
+    """The factor that limits a norm to ``most``; NaN stays NaN."""
     ratio = most / (norm + 1e-6)
     return 1.0 if ratio > 1 else ratio
 
@@ -145,9 +146,9 @@ def _scaled(g: Any, p: Any, o: dict[str, Any], norm: Any) -> Any:
     T, grad_scale = p.dtype.type, o["grad_scale"]
     scale = 1 / grad_scale
     if o["clip_norm"] is not None:
-        scale *= _factor(o["clip_norm"], norm)
+        scale *= clip_factor(o["clip_norm"], norm)
     elif o["clip_param_norm"] is not None:
-        scale *= _factor(o["clip_param_norm"], math.sqrt(squared_norm(g)) / abs(grad_scale))
+        scale *= clip_factor(o["clip_param_norm"], math.sqrt(squared_norm(g)) / abs(grad_scale))
     scaled = g * T(-scale if o["maximize"] else scale)
     if o["clip_adaptive"] is not None and p.size:
         scaled = scaled * _unit_factors(p, g, o["clip_adaptive"], grad_scale)
@@ -175,14 +176,28 @@ def _normals(stream: tuple[int, int, int], shape: tuple[int, ...], rows: Any) ->
     return normals(*stream, math.prod(shape)).reshape(shape)[rows]
 
 
-def _finished(p: Any, initial: Any, around: SimpleNamespace) -> Any:
+def geometric(mu: float, n: int) -> float:
+    """1 + μ + … + μⁿ⁻¹: what a momentum has added up after n equal gradients."""
+    return float(n) if mu == 1 else (1 - mu**n) / (1 - mu)
+
+
+def _shrunk(p: Any, threshold: Any) -> Any:
+    """|p| ← max(|p| − threshold, 0)"""
+    return where(p > threshold, p - threshold, where(p < -threshold, p + threshold, p - p))
+
+
+def _finished(p: Any, rate: Any, initial: Any, around: SimpleNamespace) -> Any:
     """The parameter after the operations that follow the rule: the pull towards p₀ and proximal L1."""
     T = p.dtype.type
     if around.pull:
         p = p + T(around.pull) * (initial - p)
-    if around.threshold:
-        threshold = T(around.threshold)
-        p = where(p > threshold, p - threshold, where(p < -threshold, p + threshold, p - p))
+    threshold = around.threshold
+    if around.proximal and isinstance(rate, float):  # for all elements
+        threshold = around.proximal * rate
+    if threshold:
+        p = _shrunk(p, T(threshold))
+    elif around.proximal and not isinstance(rate, float):
+        p = _shrunk(p, T(around.proximal) * rate)
     return p
 
 
@@ -224,7 +239,8 @@ def rule(
     """Makes a function that updates lists of parameters from a formula.
 
     The formula takes a parameter after decay, its gradient after scaling, clipping and regularization, its states and its
-    numbers, and returns the new parameter, states and numbers.  Keyword arguments are those that it names of its own
+    numbers, and returns the new parameter, states and numbers, and the rate at which it takes a gradient: with the same
+    gradient g in all steps, this step is −rate·g (None for a rule without one).  Keyword arguments are those that it names of its own
     hyperparameters, lr, t (the step that is being taken) and ``before`` (the parameter before its decay).
 
     Args:
@@ -280,8 +296,8 @@ def rule(
             g = _shaped(_scaled(g, p, o, norm), p, initial, around, noise)
             given = [*(state.get(name) for name in arrays), *(float(o[x][i]) for x in scalars)]
             values = {**o, "t": t, "before": p, "weight_decay": around.own_decay}
-            new_p, *new = formula(p * T(around.decay), g, *given, **{x: values[x] for x in wanted})
-            new_p = _finished(new_p, initial, around)
+            new_p, *new, rate = formula(p * T(around.decay), g, *given, **{x: values[x] for x in wanted})
+            new_p = _finished(new_p, rate, initial, around)
             if around.average:
                 average[rows] = average[rows] + T(around.average) * (new_p - average[rows])
 

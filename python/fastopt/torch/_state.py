@@ -9,9 +9,8 @@ from typing import Any
 import numpy as np
 
 from .. import optim
+from ._differences import ALWAYS_THERE, WITHOUT_STEP
 
-_WITHOUT_STEP = {"SGD", "Muon"}  # torch's do not count their steps
-_ALWAYS_THERE = {"Adagrad"}  # torch's has its state before the first step; others make it in that step
 _NOT_TORCHS = {"ema_param", "initial_param", "velocity_buffer"}
 _STORAGE = {"weights", "moments", "moment_rounding"}  # torch keeps them in its own way
 # The hyperparameter that another one needs to have an effect.
@@ -66,9 +65,9 @@ def to_torch(state_dict: Mapping[str, Any]) -> dict[str, Any]:
 
     state = {}
     for number, one in optim.unpacked(state_dict)["state"].items():
-        if not (int(one["step"]) or name in _ALWAYS_THERE):  # with a loaded buffer torch would not take a first step
+        if not (int(one["step"]) or name in ALWAYS_THERE):  # with a loaded buffer torch would not take a first step
             continue
-        left_out = _NOT_TORCHS | ({"step"} if name in _WITHOUT_STEP else set())
+        left_out = _NOT_TORCHS | ({"step"} if name in WITHOUT_STEP else set())
         if kept := {key: tensor(key, array) for key, array in one.items() if key not in left_out}:
             state[number] = kept
     return {"state": state, "param_groups": [_group(name, group, known) for group in state_dict["param_groups"]]}

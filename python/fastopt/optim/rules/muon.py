@@ -202,7 +202,7 @@ class Muon(Optimizer, decoupled_weight_decay=True):
             )
         momentum = h.rule("muon_momentum", momentum=h.number("momentum", 0, 1, below=True), nesterov=h.flag("nesterov"))
         # The momentum's kernel takes the hyperparameters that change the gradient, the update's those that change the parameter.
-        after = {"decay": 1.0, "pull": 0.0, "threshold": 0.0, "ema_decay": -1.0, "swa_start": 0.0}
+        after = {"decay": 1.0, "pull": 0.0, "threshold": 0.0, "proximal": 0.0, "ema_decay": -1.0, "swa_start": 0.0}
         before = {"maximize": 0.0, "l2": 0.0, "l1": 0.0, "l2_init": 0.0, "noise": 0.0}
         more: tuple[Any, ...] = (coefficients, eps, steps, _ADJUST[adjust])
         return momentum.but(after)._replace(more=(*more, h.rule("sgd").but(before).options))

@@ -99,7 +99,7 @@ class ScheduleFree(Optimizer):
 
 def _weights(h: Hyperparameters) -> dict[str, float]:
     decoupled = h.values["decoupled_weight_decay"]
-    if (decoupled is not None and h.flag("decoupled_weight_decay")) or h.flag("proximal_l1"):
+    if (decoupled is not None and h.flag("decoupled_weight_decay")) or h.proximal():
         raise ValueError(
             f"{h.function}: decoupled_weight_decay and proximal_l1 would act on y only, and z would undo that"
         )

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from .._update import exact, maximum, moment, rule, square
+from .._update import exact, geometric, maximum, moment, rule, square
 
 
 @rule(square("sum"), lr_decay=0.0, weight_decay=0.0, initial_accumulator_value=0.0, eps=1e-10, eps_in_sqrt=False)
@@ -15,7 +15,8 @@ def adagrad(p: Any, g: Any, s: Any, *, t: int, lr: float, lr_decay: float, eps: 
     T = p.dtype.type
     s = s + g * g
     root = np.sqrt(s + T(eps)) if eps_in_sqrt else np.sqrt(s) + T(eps)
-    return p - T(lr / (1 + (t - 1) * lr_decay)) * g / root, s
+    eta = T(lr / (1 + (t - 1) * lr_decay))
+    return p - eta * g / root, s, eta / root
 
 
 @rule(
@@ -37,6 +38,7 @@ def rmsprop(
     b: Any,
     u: Any,
     *,
+    t: int,
     lr: float,
     alpha: float,
     eps: float,
@@ -52,13 +54,14 @@ def rmsprop(
     if centered:
         mean = T(alpha) * mean + T(1 - alpha) * g
         variance = maximum(v - mean * mean, T(0))
-    direction = g / (np.sqrt(variance + T(eps)) if eps_in_sqrt else np.sqrt(variance) + T(eps))
+    root = np.sqrt(variance + T(eps)) if eps_in_sqrt else np.sqrt(variance) + T(eps)
+    direction, rate = g / root, T(lr * geometric(momentum, t)) / root
     if momentum and velocity:
         u = T(momentum) * u - T(lr) * direction
-        return p + u, v, mean, b, u
+        return p + u, v, mean, b, u, rate
     if momentum:
         direction = b = T(momentum) * b + direction
-    return p - T(lr) * direction, v, mean, b, u
+    return p - T(lr) * direction, v, mean, b, u, rate
 
 
 @rule(square("square_avg"), square("acc_delta"), rho=0.9, eps=1e-6, weight_decay=0.0)
@@ -68,4 +71,4 @@ def adadelta(p: Any, g: Any, v: Any, u: Any, *, lr: float, rho: float, eps: floa
     v = T(rho) * v + T(1 - rho) * g * g
     delta = np.sqrt(u + T(eps)) / np.sqrt(v + T(eps)) * g
     u = T(rho) * u + T(1 - rho) * delta * delta
-    return p - T(lr) * delta, v, u
+    return p - T(lr) * delta, v, u, T(lr) * (np.sqrt(u + T(eps)) / np.sqrt(v + T(eps)))

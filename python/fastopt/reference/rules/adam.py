@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from .._arithmetic import flushed
 from .._update import clamp, exact, maximum, moment, rule, square
 
 
@@ -32,7 +33,8 @@ def _adam(
     v = T(beta2) * v + T(1 - beta2) * g * g
     if amsgrad:
         v_max = maximum(v_max, v)
-    return p - T(alpha) * m / (np.sqrt(v_max if amsgrad else v) * T(nu) + T(eps)), m, v, v_max
+    root = np.sqrt(v_max if amsgrad else v) * T(nu) + T(eps)
+    return p - T(alpha) * m / root, m, v, v_max, T(lr * root2 if eps_hat else lr) / root
 
 
 adam = rule(
@@ -68,7 +70,7 @@ def adamax(p: Any, g: Any, m: Any, u: Any, *, t: int, lr: float, betas: tuple[fl
     T, (beta1, beta2) = p.dtype.type, betas
     m = T(beta1) * m + T(1 - beta1) * g
     u = maximum(T(beta2) * u, abs(g) + T(eps))
-    return p - T(lr / (1 - beta1**t)) * m / u, m, u
+    return p - T(lr / (1 - beta1**t)) * m / u, m, u, T(lr) / u
 
 
 @rule(
@@ -100,8 +102,9 @@ def nadam(
     of_g, of_m = lr * (1 - mu) / (1 - mu_product), lr * mu_next / (1 - mu_product * mu_next)
     m = T(beta1) * m + T(1 - beta1) * g
     v = T(beta2) * v + T(1 - beta2) * g * g
-    p = p - (T(of_g) * g + T(of_m) * m) / (np.sqrt(v) * T(1 / math.sqrt(1 - beta2**t)) + T(eps))
-    return p, m, v, mu_product
+    root = np.sqrt(v) * T(1 / math.sqrt(1 - beta2**t)) + T(eps)
+    p = p - (T(of_g) * g + T(of_m) * m) / root
+    return p, m, v, mu_product, T(of_g + of_m * (1 - beta1**t)) / root
 
 
 @rule(moment("exp_avg"), square("exp_avg_sq"), betas=(0.9, 0.999), eps=1e-8, weight_decay=0.0)
@@ -115,9 +118,10 @@ def radam(p: Any, g: Any, m: Any, v: Any, *, t: int, lr: float, betas: tuple[flo
     m = T(beta1) * m + T(1 - beta1) * g
     v = T(beta2) * v + T(1 - beta2) * g * g
     if rho <= 5:
-        return p - T(alpha) * m, m, v
-    alpha *= math.sqrt(1 - power) * math.sqrt((rho - 4) * (rho - 2) * rho_inf / ((rho_inf - 4) * (rho_inf - 2) * rho))
-    return p - T(alpha) * m / (np.sqrt(v) + T(eps)), m, v
+        return p - T(alpha) * m, m, v, flushed(np.full(p.shape, lr, p.dtype))
+    factor = math.sqrt(1 - power) * math.sqrt((rho - 4) * (rho - 2) * rho_inf / ((rho_inf - 4) * (rho_inf - 2) * rho))
+    root = np.sqrt(v) + T(eps)
+    return p - T(alpha * factor) * m / root, m, v, T(lr * factor) / root
 
 
 @rule(moment("exp_avg"), betas=(0.9, 0.99), weight_decay=0.0, decoupled_weight_decay=True)
@@ -125,7 +129,7 @@ def lion(p: Any, g: Any, m: Any, *, lr: float, betas: tuple[float, float]) -> An
     """Lion."""
     T, (beta1, beta2) = p.dtype.type, betas
     p = p - T(lr) * np.sign(T(beta1) * m + T(1 - beta1) * g)
-    return p, T(beta2) * m + T(1 - beta2) * g
+    return p, T(beta2) * m + T(1 - beta2) * g, None
 
 
 @rule(
@@ -160,8 +164,8 @@ def adan(
     v = T(beta2) * v + T(1 - beta2) * difference
     n = T(beta3) * n + T(1 - beta3) * ahead * ahead
     u = T(lr / (1 - beta1**t)) * m + T(lr * beta2 / (1 - beta2**t)) * v
-    p = p - u / (np.sqrt(n) * T(1 / math.sqrt(1 - beta3**t)) + T(eps))
-    return p * T(1 / (1 + lr * weight_decay)), m, v, n, -g
+    root, shrink = np.sqrt(n) * T(1 / math.sqrt(1 - beta3**t)) + T(eps), 1 / (1 + lr * weight_decay)
+    return (p - u / root) * T(shrink), m, v, n, -g, T(lr * shrink) / root
 
 
 @rule(
@@ -204,8 +208,8 @@ def ademamix(
     slow = T(beta3) * slow + T(1 - beta3) * g
     v = T(beta2) * v + T(1 - beta2) * g * g
     u = T(1 / (1 - beta1**t)) * fast + T(alpha) * slow
-    u = u / (np.sqrt(v) * T(1 / math.sqrt(1 - beta2**t)) + T(eps))
-    return p - T(lr) * (u + T(weight_decay) * p), fast, slow, v
+    root, rate = np.sqrt(v) * T(1 / math.sqrt(1 - beta2**t)) + T(eps), lr * (1 + alpha * (1 - beta3**t))
+    return p - T(lr) * (u / root + T(weight_decay) * p), fast, slow, v, T(rate) / root
 
 
 @rule(moment("exp_avg"), square("exp_avg_sq"), betas=(0.9, 0.9999), eps=1e-6, weight_decay=0.0, clip_exponent=0.25)
@@ -224,7 +228,8 @@ def adopt(
     """ADOPT."""
     T, (beta1, beta2) = p.dtype.type, betas
     if t == 1:
-        return p, m, g * g
+        return p, m, g * g, flushed(np.zeros(p.shape, p.dtype))
     most = T(math.inf if clip_exponent is None else (t - 1) ** clip_exponent)
     m = T(beta1) * m + T(1 - beta1) * clamp(g / maximum(np.sqrt(v), T(eps)), -most, most)
-    return p - T(lr) * m, m, T(beta2) * v + T(1 - beta2) * g * g
+    v = T(beta2) * v + T(1 - beta2) * g * g
+    return p - T(lr) * m, m, v, T(lr * (1 - beta1 ** (t - 1))) / maximum(np.sqrt(v), T(eps))

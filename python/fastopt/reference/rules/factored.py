@@ -54,7 +54,7 @@ def adafactor(
     eps1 = float(np.finfo(p.dtype).eps) if eps[0] is None else eps[0]
     fresh, kept = T(t**beta2_decay), T(1 - t**beta2_decay)
     if p.size == 0:
-        return p, row_var, col_var, variance
+        return p, row_var, col_var, variance, 0.0
     if p.ndim < 2:
         v = variance = kept * variance + fresh * g * g
     else:
@@ -65,7 +65,8 @@ def adafactor(
         # Division by infinity would make the second moment of the other rows 0, and their steps huge.
         mean = where(np.isinf(mean), np.float64(np.nan), mean)
         v = (rows / mean[..., None, :]).to(p.dtype) * col_var
-    u = g / np.sqrt(maximum(v, T(eps1 * eps1)))
-    root = math.sqrt(p.size)
-    rate = max(eps2, math.sqrt(squared_norm(before)) / root) * min(lr, 1 / math.sqrt(t))
-    return p - T(rate / max(1.0, math.sqrt(squared_norm(u)) / (root * d))) * u, row_var, col_var, variance
+    root, size = np.sqrt(maximum(v, T(eps1 * eps1))), math.sqrt(p.size)
+    u = g / root
+    rate = max(eps2, math.sqrt(squared_norm(before)) / size) * min(lr, 1 / math.sqrt(t))
+    eta = T(rate / max(1.0, math.sqrt(squared_norm(u)) / (size * d)))
+    return p - eta * u, row_var, col_var, variance, eta / root

@@ -58,4 +58,4 @@ def muon(
         factor = 0.2 * math.sqrt(max(rows, columns))
     else:
         factor = math.sqrt(max(1.0, rows / columns)) if columns else 1.0
-    return p - T(lr * factor) * x, b
+    return p - T(lr * factor) * x, b, None

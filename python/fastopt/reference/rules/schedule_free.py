@@ -59,7 +59,7 @@ def schedule_free_sgd(
     weight_lr_power: float,
 ) -> Any:
     """Schedule-free SGD."""
-    return _averaged(y, z, g, weight_sum, lr_max, t, lr, momentum, warmup_steps, r, weight_lr_power)
+    return *_averaged(y, z, g, weight_sum, lr_max, t, lr, momentum, warmup_steps, r, weight_lr_power), None
 
 
 @rule(
@@ -96,4 +96,4 @@ def schedule_free_adamw(
     v = T(beta2) * v + T(1 - beta2) * g * g
     u = g / (np.sqrt(v) * T(1 / math.sqrt(1 - beta2**t)) + T(eps)) + T(weight_decay) * y
     y, z, *numbers = _averaged(y, z, u, weight_sum, lr_max, t, lr, beta1, warmup_steps, r, weight_lr_power)
-    return y, z, v, *numbers
+    return y, z, v, *numbers, None

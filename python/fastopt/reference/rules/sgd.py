@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from .._arithmetic import flushed
-from .._update import clamp, exact, moment, rule, where
+from .._update import clamp, exact, geometric, moment, rule, where
 
 
 @rule(
@@ -35,12 +35,15 @@ def sgd(
     T = p.dtype.type
     eta, mu = T(lr), T(momentum)
     if not momentum:
-        return p - eta * g, b, v
+        return p - eta * g, b, v, float(lr)
     if velocity:
         v = mu * v - eta * g
-        return p + (mu * v - eta * g if nesterov else v), b, v
+        rate = lr * geometric(momentum, t + 1 if nesterov else t)
+        return p + (mu * v - eta * g if nesterov else v), b, v, rate
     b = g if t == 1 else mu * b + T(1 - dampening) * g
-    return p - eta * (g + mu * b if nesterov else b), b, v
+    total = momentum ** (t - 1) + (1 - dampening) * geometric(momentum, t - 1)
+    rate = lr * max(1 + momentum * total if nesterov else total, 0.0)
+    return p - eta * (g + mu * b if nesterov else b), b, v, rate
 
 
 @rule(exact("ax"), numbers=("eta", "mu"), lambd=1e-4, alpha=0.75, t0=1e6, weight_decay=0.0)
@@ -53,7 +56,7 @@ def asgd(
         eta, mu = lr, 1.0
     p = p * T(1 - lambd * eta) - T(eta) * g
     a = p if mu == 1 else a + T(mu) * (p - a)
-    return p, a, lr / (1 + lambd * lr * t) ** alpha, 1 / max(1.0, t - t0)
+    return p, a, lr / (1 + lambd * lr * t) ** alpha, 1 / max(1.0, t - t0), eta
 
 
 @rule(exact("prev"), exact("step_size"), etas=(0.5, 1.2), step_size_limits=(1e-6, 50.0), weight_decay=0.0)
@@ -74,4 +77,4 @@ def rprop(
     factor = where(agreement > 0, T(grow), where(agreement < 0, T(shrink), agreement + T(1)))
     size = clamp((flushed(np.full(size.shape, lr, size.dtype)) if t == 1 else size) * factor, T(least), T(most))
     previous = where(agreement < 0, T(0), g)
-    return p - np.sign(previous) * size, previous, size
+    return p - np.sign(previous) * size, previous, size, None

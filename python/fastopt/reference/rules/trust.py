@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from .._update import moment, rule, square, squared_norm
+from .._update import geometric, moment, rule, square, squared_norm
 
 
 def _trust_ratio(p: Any, u: Any, coefficient: float = 1.0, eps: float = 0.0) -> float:
@@ -36,9 +36,10 @@ def lamb(
     T, (beta1, beta2) = p.dtype.type, betas
     m = T(beta1) * m + T(1 - beta1) * g
     v = T(beta2) * v + T(1 - beta2) * g * g
-    r = T(1 / (1 - beta1**t)) * m / (np.sqrt(v) * T(1 / math.sqrt(1 - beta2**t)) + T(eps))
+    root = np.sqrt(v) * T(1 / math.sqrt(1 - beta2**t)) + T(eps)
+    r = T(1 / (1 - beta1**t)) * m / root
     ratio = _trust_ratio(before, r + T(weight_decay) * before)
-    return p - T(lr * ratio) * (r + T(weight_decay) * p), m, v
+    return p - T(lr * ratio) * (r + T(weight_decay) * p), m, v, T(lr * ratio) / root
 
 
 @rule(
@@ -56,6 +57,7 @@ def lars(
     b: Any,
     *,
     before: Any,
+    t: int,
     lr: float,
     momentum: float,
     weight_decay: float,
@@ -68,4 +70,5 @@ def lars(
     ratio = _trust_ratio(before, g + T(weight_decay) * before, trust_coefficient, eps)
     u = T(lr * ratio) * (g + T(weight_decay) * p)
     b = T(momentum) * b + u
-    return p - (u + T(momentum) * b if nesterov else b), b
+    rate = lr * ratio * geometric(momentum, t + 1 if nesterov else t)
+    return p - (u + T(momentum) * b if nesterov else b), b, rate

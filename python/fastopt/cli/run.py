@@ -1,0 +1,155 @@
+"""``fastopt run``: an unmodified script with fastopt in the place of torch's and scikit-learn's own optimizers and functions."""
+
+from __future__ import annotations
+
+import argparse
+import atexit
+import importlib
+import importlib.abc
+import importlib.machinery
+import importlib.util
+import json
+import os
+import runpy
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import fastopt
+
+SWAPS = (
+    "batch_norm",
+    "clip",
+    "cross_entropy",
+    "dropout",
+    "gelu",
+    "group_norm",
+    "layer_norm",
+    "memory",
+    "optim",
+    "rms_norm",
+    "sklearn",
+)
+EPILOG = """what is swapped:
+  optim                    torch.optim's classes
+  clip                     torch.nn.utils.clip_grad_norm_, clip_grad_value_
+  batch_norm … rms_norm    functions of torch.nn.functional, which the modules of torch.nn call
+  sklearn                  MLPClassifier and MLPRegressor of scikit-learn
+  memory                   large blocks of memory stay with the process, see fastopt.reuse_memory
+
+examples:
+  fastopt run train.py --epochs 3
+  fastopt run --without memory -m package.train
+  fastopt run --only optim,clip train.py
+"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.description = (
+        "Runs a script with fastopt in the place of torch's and scikit-learn's own optimizers and functions. What the script saves "
+        "loads without fastopt."
+    )
+    parser.epilog = EPILOG
+    parser.add_argument(
+        "--only", type=_names, metavar="NAMES", help="the swaps that are wanted, with commas; by default all"
+    )
+    parser.add_argument("--without", type=_names, metavar="NAMES", default=[], help="the swaps that are not")
+    parser.add_argument("--report", metavar="FILE", help="write how often what was swapped ran to a JSON file")
+    parser.add_argument("--quiet", action="store_true", help="no line at the end on what was swapped")
+    parser.add_argument(
+        "-m", dest="module", action="store_true", help="SCRIPT is the name of a module, as for python -m"
+    )
+    parser.add_argument("script", metavar="SCRIPT", help="a Python file, or with -m a module")
+    parser.add_argument("arguments", metavar="...", nargs=argparse.REMAINDER, help="the script's own arguments")
+
+
+def _names(text: str) -> list[str]:
+    names = [name.strip() for name in text.split(",") if name.strip()]
+    if unknown := [name for name in names if name not in SWAPS]:
+        raise argparse.ArgumentTypeError(f"there is no {', '.join(map(repr, unknown))}; there are {', '.join(SWAPS)}")
+    return names
+
+
+def main(args: argparse.Namespace) -> int:
+    if not args.module and not Path(args.script).exists():
+        print(f"fastopt run: there is no file {args.script}; a module needs -m", file=sys.stderr)
+        return 2
+    wanted = {*(SWAPS if args.only is None else args.only)} - {*args.without}
+    process = os.getpid()
+    atexit.register(lambda: _report(args, wanted) if os.getpid() == process else None)  # not in forked children
+    if "memory" in wanted:
+        fastopt.reuse_memory()
+    if wanted - {"memory", "sklearn"}:
+        _after("torch", lambda: _patch_torch(wanted - {"memory", "sklearn"}))
+    if "sklearn" in wanted:
+        _after("sklearn.neural_network", _accelerate_sklearn)
+    sys.argv = [args.script, *args.arguments]
+    if args.module:
+        sys.path.insert(0, os.getcwd())
+        runpy.run_module(args.script, run_name="__main__", alter_sys=True)
+    else:
+        sys.path.insert(0, str(Path(args.script).resolve().parent))
+        runpy.run_path(args.script, run_name="__main__")
+    return 0
+
+
+def _patch_torch(wanted: set[str]) -> None:
+    try:
+        import fastopt.torch
+
+        fastopt.torch.patch(only=wanted)
+    except ImportError as error:
+        print(f"fastopt run: torch is left alone: {error}", file=sys.stderr)
+
+
+def _accelerate_sklearn() -> None:
+    import fastopt.sklearn
+
+    fastopt.sklearn.accelerate()
+
+
+def _report(args: argparse.Namespace, wanted: set[str]) -> None:
+    torch: Any = sys.modules.get("fastopt.torch")
+    swapped = torch is not None and torch.is_patched()
+    if not args.quiet:
+        parts = [torch.counts.line()] if swapped else []
+        parts += ["scikit-learn's networks"] if "sklearn" in wanted and "sklearn.neural_network" in sys.modules else []
+        print(f"fastopt run: {'; '.join(parts) or 'nothing that is swapped was imported'}", file=sys.stderr)
+    if args.report:
+        Path(args.report).write_text(json.dumps(torch.counts.as_dict() if swapped else {}, indent=2) + "\n")
+
+
+def _after(name: str, then: Callable[[], None]) -> None:
+    """Calls ``then`` as soon as the module has been imported."""
+    if name in sys.modules:
+        then()
+    else:
+        sys.meta_path.insert(0, _Finder(name, then))
+
+
+class _Finder(importlib.abc.MetaPathFinder):
+    """Finds one module as all others do, and has a function called when it has been executed."""
+
+    def __init__(self, name: str, then: Callable[[], None]) -> None:
+        self._name, self._then = name, then
+
+    def find_spec(
+        self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
+    ) -> importlib.machinery.ModuleSpec | None:
+        if fullname != self._name:
+            return None
+        sys.meta_path.remove(self)
+        spec = importlib.util.find_spec(fullname)
+        if spec is not None and spec.loader is not None:
+            loader, then = spec.loader, self._then
+            execute = loader.exec_module
+
+            def exec_module(module: ModuleType) -> None:
+                execute(module)
+                then()
+
+            loader.exec_module = exec_module  # type: ignore[method-assign]
+        return spec

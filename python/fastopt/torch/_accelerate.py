@@ -1,0 +1,114 @@
+"""Makes an existing model and its optimizer use fastopt."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+import torch
+
+from . import nn, optim
+
+_LOG = logging.getLogger("fastopt")
+
+
+def _modules() -> dict[type, type]:
+    """The classes of torch's that are replaced, and ours."""
+    ours = [getattr(nn, name) for name in nn.__all__]
+    return {one.replaces: one for one in ours if isinstance(one.replaces, type)}
+
+
+def accelerate(model: torch.nn.Module, optimizer: torch.optim.Optimizer | None = None) -> Any:
+    """Makes a model's modules use fastopt's kernels, and returns an optimizer that does.
+
+    Each module that is exactly one of torch's classes of which :mod:`fastopt.torch.nn` has one becomes one of these.  It stays the same
+    object: its parameters, buffers, hooks, and its place and names in ``state_dict`` are what they were.  Subclasses are left alone, as
+    they may compute something else.  The names of what was swapped are logged by the logger ``fastopt``, at the level INFO, and
+    :func:`swapped` lists them.
+
+    A schedule must be made of the optimizer that comes back, or be given it: ``schedule.optimizer = optimizer``.
+
+    Args:
+        model: On any device; what is not on the CPU computes as before.
+        optimizer: One of torch's, exactly of a class that :mod:`fastopt.torch.optim` has, for parameters on the CPU.  It must not be used
+            any more.
+
+    Returns:
+        An optimizer with the given one's groups and a copy of its state, or ``None`` if none is given.
+
+    Raises:
+        TypeError: An argument has the wrong type, or a parameter is not on the CPU.  Nothing has been changed then.
+
+    Example:
+        >>> import torch, fastopt.torch
+        >>> model = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.LayerNorm(8), torch.nn.Dropout(0.1))
+        >>> optimizer = torch.optim.AdamW(model.parameters())
+        >>> optimizer = fastopt.torch.accelerate(model, optimizer)
+        >>> fastopt.torch.swapped(model)
+        {'1': 'LayerNorm', '2': 'Dropout'}
+        >>> fastopt.torch.restore(model)
+    """
+    _expect_module("accelerate", model)
+    new = None if optimizer is None else _of_ours(optimizer)
+    classes, found = _modules(), {}
+    for name, module in model.named_modules():
+        if type(module) in classes:
+            module.__class__ = classes[type(module)]
+            found[name] = type(module).__name__
+    _LOG.info(
+        "accelerate: %s", ", ".join(f"{name or 'the model'} ({kind})" for name, kind in found.items()) or "no modules"
+    )
+    return new
+
+
+def restore(model: torch.nn.Module) -> None:
+    """Makes a model's modules torch's own again; its parameters and buffers keep their values.
+
+    An optimizer of torch's continues with ``load_state_dict(optimizer.state_dict())``.
+
+    Args:
+        model: A model, accelerated or not.
+
+    Raises:
+        TypeError: It is no module.
+    """
+    _expect_module("restore", model)
+    back = {ours: theirs for theirs, ours in _modules().items()}
+    for module in model.modules():
+        if type(module) in back:
+            module.__class__ = back[type(module)]
+
+
+def swapped(model: torch.nn.Module) -> dict[str, str]:
+    """The modules of a model that use fastopt: their names in the model, and their classes.
+
+    Args:
+        model: A model, accelerated or not.
+
+    Raises:
+        TypeError: It is no module.
+    """
+    _expect_module("swapped", model)
+    ours = {*_modules().values(), nn.BatchNormReLU}
+    return {name: type(module).__name__ for name, module in model.named_modules() if type(module) in ours}
+
+
+def _expect_module(function: str, model: Any) -> None:
+    if not isinstance(model, torch.nn.Module):
+        raise TypeError(f"{function}: model must be a torch.nn.Module, got {type(model).__name__}")
+
+
+def _of_ours(optimizer: Any) -> Any:
+    """An optimizer of ours with the groups and the state of one of torch's."""
+    if isinstance(optimizer, optim.Optimizer):
+        return optimizer
+    name = type(optimizer).__name__
+    ours = getattr(optim, name, None)
+    if ours is None or type(optimizer) is not getattr(torch.optim, name, None):
+        raise TypeError(
+            f"accelerate: optimizer must be exactly one of torch.optim's that fastopt.torch.optim has, got {type(optimizer).__name__}; "
+            "leave it out, and go on with it"
+        )
+    new = ours([{**group} for group in optimizer.param_groups])
+    new.load_state_dict(optimizer.state_dict())
+    return new

@@ -1,0 +1,197 @@
+"""Puts fastopt's optimizers and functions in the place of torch's, for a whole process."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import sys
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+import torch
+import torch.nn.functional
+
+from . import functional, optim, utils
+from .functional import _choice
+
+FUNCTIONS = ("batch_norm", "cross_entropy", "dropout", "gelu", "group_norm", "layer_norm", "rms_norm")
+CLIPPING = ("clip_grad_norm_", "clip_grad_value_")
+SWAPS = ("clip", "optim", *FUNCTIONS)
+OLDEST, NEWEST = (2, 10), (2, 13)  # torch's versions whose functions and classes these are
+
+
+class Counts:
+    """How often what was swapped was called, and how often fastopt took the call."""
+
+    def __init__(self) -> None:
+        self.calls: Counter[str] = Counter()
+        self.taken: Counter[str] = Counter()
+        self.steps: Counter[str] = Counter()
+        self.left: Counter[str] = Counter()  # optimizers that torch's own class made, as ours could not
+
+    def line(self) -> str:
+        """What ran, in one line."""
+        parts = [f"{name} {count:,} steps" for name, count in sorted(self.steps.items())]
+        parts += [f"{name} {self.taken[name]:,} of {count:,} calls" for name, count in sorted(self.calls.items())]
+        parts += [f"{name} left to torch" for name in sorted(self.left)]
+        return ", ".join(parts) or "nothing that is swapped ran"
+
+    def as_dict(self) -> dict[str, Any]:
+        return {key: dict(sorted(value.items())) for key, value in vars(self).items()}
+
+
+_undo: list[Callable[[], None]] = []
+counts = Counts()
+
+
+def patch(only: Iterable[str] | None = None, without: Iterable[str] = ()) -> None:
+    """Puts fastopt's optimizers and functions in the place of torch's, in ``torch`` itself.
+
+    From then on ``torch.optim.AdamW(…)`` makes one of fastopt's, and ``torch.nn.functional.dropout``, which ``torch.nn.Dropout`` calls
+    too, is that of :mod:`fastopt.torch.functional`.  What was imported by name before, ``from torch.optim import AdamW``, stays torch's;
+    so call it first, or let ``fastopt run`` do so.  ``isinstance`` holds, states and pickles load without fastopt, classes that derive
+    from torch's optimizers derive from torch's own, and an optimizer that fastopt cannot be, for parameters on another device, for
+    example, is torch's own.
+
+    Args:
+        only: The swaps that are wanted: ``"optim"``, ``"clip"`` (``torch.nn.utils.clip_grad_norm_`` and ``clip_grad_value_``) and the
+            names of functions: ``"batch_norm"``, ``"cross_entropy"``, ``"dropout"``, ``"gelu"``, ``"group_norm"``, ``"layer_norm"``
+            and ``"rms_norm"``; by default all.
+        without: Those that are not.
+
+    Raises:
+        ValueError: A name is unknown.
+        ImportError: torch has a version with which this was not tried: older than 2.10, or newer than 2.13.
+
+    Example:
+        >>> import torch, fastopt.torch
+        >>> fastopt.torch.patch(only=["optim"])
+        >>> optimizer = torch.optim.AdamW([torch.nn.Parameter(torch.ones(3))])
+        >>> isinstance(optimizer, fastopt.torch.optim.AdamW), isinstance(optimizer, torch.optim.AdamW)
+        (True, True)
+        >>> fastopt.torch.unpatch()
+    """
+    wanted = _wanted(only, without)
+    version = tuple(map(int, torch.__version__.split(".")[:2]))
+    if not OLDEST <= version <= NEWEST:
+        raise ImportError(
+            f"patch: torch is {torch.__version__}, and fastopt knows 2.10 to 2.13; use fastopt.torch.optim and fastopt.torch.nn"
+        )
+    unpatch()
+    if "optim" in wanted:
+        for name in optim.__all__:
+            if hasattr(torch.optim, name) and name != "Optimizer":
+                original = getattr(torch.optim, name)
+                swapped = _swapped_class(getattr(optim, name), original)
+                _put(torch.optim, name, swapped)
+                _put(sys.modules[original.__module__], name, swapped)
+    for name in FUNCTIONS:
+        if name in wanted:
+            original = getattr(torch.nn.functional, name)
+            _put(torch.nn.functional, name, _swapped_function(name, getattr(functional, name), original))
+    if "clip" in wanted:
+        for name in CLIPPING:
+            original = getattr(torch.nn.utils, name)
+            swapped = _swapped_function(name, getattr(utils, name), original)
+            _put(torch.nn.utils, name, swapped)
+            _put(sys.modules["torch.nn.utils.clip_grad"], name, swapped)
+
+
+def unpatch() -> None:
+    """Puts torch's own optimizers and functions back; optimizers that exist go on."""
+    while _undo:
+        _undo.pop()()
+
+
+def is_patched() -> bool:
+    """Whether fastopt's optimizers or functions are in the place of torch's."""
+    return bool(_undo)
+
+
+def _wanted(only: Iterable[str] | None, without: Iterable[str]) -> set[str]:
+    chosen = {}
+    for argument, names in (("only", SWAPS if only is None else only), ("without", without)):
+        if isinstance(names, str):
+            raise TypeError(f"patch: {argument} must be a list of names, got {names!r}")
+        chosen[argument] = set(names)
+        if unknown := sorted(chosen[argument] - set(SWAPS)):
+            raise ValueError(
+                f"patch: {argument} must have names of {', '.join(SWAPS)}; got {', '.join(map(repr, unknown))}"
+            )
+    return chosen["only"] - chosen["without"]
+
+
+def _put(module: Any, name: str, value: Any) -> None:
+    before = getattr(module, name)
+    setattr(module, name, value)
+    _undo.append(lambda: setattr(module, name, before))
+
+
+def _swapped_function(name: str, ours: Callable[..., Any], original: Callable[..., Any]) -> Callable[..., Any]:
+    taken = _choice.taken
+
+    @functools.wraps(original)
+    def function(*args: Any, **kwargs: Any) -> Any:
+        if torch.compiler.is_compiling():
+            return original(*args, **kwargs)
+        counts.calls[name] += 1
+        before = taken[0]
+        result = ours(*args, **kwargs)
+        counts.taken[name] += taken[0] - before
+        return result
+
+    function.__prepare_scriptable__ = lambda: original  # type: ignore[attr-defined]  # for torch.jit.script
+    return function
+
+
+class _Swapped(type):
+    """The type of optimizers in torch's place.  Only they themselves are fastopt's: a class that derives from one derives from torch's."""
+
+    original: type
+
+    def __new__(cls, name: str, bases: tuple[type, ...], names: Mapping[str, Any], **kwargs: Any) -> Any:
+        if any(isinstance(base, _Swapped) for base in bases):
+            bases = tuple(base.original if isinstance(base, _Swapped) else base for base in bases)
+            return type(bases[0])(name, bases, dict(names), **kwargs)
+        return super().__new__(cls, name, bases, dict(names), **kwargs)
+
+    def __instancecheck__(cls, instance: Any) -> bool:
+        return isinstance(instance, cls.original)
+
+    def __subclasscheck__(cls, subclass: type) -> bool:
+        return issubclass(subclass, cls.original)
+
+
+def _swapped_class(ours: Any, original: Any) -> Any:
+    name, own_step = original.__name__, inspect.unwrap(ours.step)  # torch wraps this class's step in its hooks itself
+
+    def __init__(self: Any, params: Any, *args: Any, **kwargs: Any) -> None:
+        if not isinstance(params, torch.Tensor | Mapping):
+            params = list(params)  # which may be a generator, and is needed twice
+        given = (
+            [dict(one) if isinstance(one, Mapping) else one for one in params] if isinstance(params, list) else params
+        )
+        try:
+            ours.__init__(self, given, *args, **kwargs)
+        except (ImportError, TypeError, ValueError):
+            vars(self).clear()
+            self.__class__ = original
+            original.__init__(self, params, *args, **kwargs)  # raises where the arguments are wrong
+            counts.left[name] += 1
+
+    def step(self: Any, *args: Any, **kwargs: Any) -> Any:
+        counts.steps[name] += 1
+        return own_step(self, *args, **kwargs)
+
+    names = {
+        "__init__": __init__,
+        "step": step,
+        "__module__": original.__module__,
+        "__qualname__": original.__qualname__,
+        "__doc__": original.__doc__,
+        "__signature__": inspect.signature(original),
+        "original": original,
+    }
+    swapped: Any = _Swapped(name, (ours, original), names)
+    return swapped

@@ -1,0 +1,258 @@
+"""Parameters that are stepped together: their optimizer, their gradients as arrays, and their state as tensors."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from operator import is_not, itemgetter
+from typing import Any
+
+import numpy as np
+import torch
+from torch.autograd.graph import increment_version
+
+from ... import SparseRows, optim
+from ..._core import kernels
+from .._differences import ALWAYS_THERE, LAZY, OF_MATRICES, OF_WHOLE, WITHOUT_STEP
+from .._tensors import Array, array_of, exchange_table, order_of, tensor_of
+from ._shards import OF_WHOLE_GRADIENTS, is_sharded, memory_of, sharded_as
+from ._state import State
+
+# Hyperparameters with which results depend on the count of steps under every rule.
+_COUNTED = ("noise", "temperature", "ema_decay", "swa_start", "moments", "l2_init")
+_DTYPES = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
+
+
+def expect_usable(name: str, label: str, param: torch.Tensor) -> None:
+    """Raises TypeError if a tensor cannot be a parameter of ours."""
+    if is_sharded(param):
+        if name in OF_WHOLE:
+            raise TypeError(f"{name}: {label} is distributed, and {name} looks at all of a parameter at once")
+        param = memory_of(param)
+    if not _is_plain(param):
+        raise TypeError(
+            f"{name}: {label} is a {type(param).__name__}, and fastopt needs its memory; use torch.optim for it"
+        )
+    if param.device.type != "cpu":
+        raise TypeError(
+            f"{name}: {label} is on {param.device}, and fastopt works on the CPU: move the model with "
+            '.to("cpu") before the optimizer is made, or use torch.optim'
+        )
+    if param.layout is not torch.strided:
+        raise TypeError(f"{name}: {label} has the layout {param.layout}, expected torch.strided")
+    if param.dtype not in _DTYPES:
+        raise TypeError(
+            f"{name}: {label} has dtype {param.dtype}, expected float32, float64, float16 or bfloat16; "
+            "use torch.optim for it"
+        )
+
+
+def _is_plain(tensor: torch.Tensor) -> bool:
+    """Whether a tensor has memory of its own, which a subclass that wraps others has not."""
+    return (
+        type(tensor) in (torch.Tensor, torch.nn.Parameter)
+        or not hasattr(type(tensor), "__torch_dispatch__")
+        or (type(tensor).__torch_dispatch__ is torch.Tensor.__torch_dispatch__)
+    )
+
+
+class Part:
+    """Parameters in groups; each group is a group of torch's and those of its parameters that are in this part."""
+
+    def __init__(
+        self,
+        name: str,
+        rule: Any,
+        groups: list[tuple[dict[str, Any], list[torch.Tensor]]],
+        watched: list[dict[str, Any]],
+        state: State,
+        keys: tuple[str, ...],
+        extra: Mapping[str, Any],
+        only_sparse: str = "",
+    ) -> None:
+        self._only_sparse = only_sparse
+        self.name, self.watched, self._keys = name, watched, keys
+        self._groups, self._state = [group for group, _ in groups], state
+        self.params = [param for _, params in groups for param in params]
+        self._owners = [group for group, params in groups for _ in params]
+        labels = [f"params[{i}]" for i in range(len(self.params))]
+        for label, param in zip(labels, self.params, strict=True):
+            expect_usable(name, label, param)
+        self._memories = [memory_of(param) for param in self.params]
+        self._sharded = [i for i, param in enumerate(self.params) if is_sharded(param)]
+        self._orders = [self._order_of(label, one) for label, one in zip(labels, self._memories, strict=True)]
+        self.arrays = [array_of(one).transpose(order) for one, order in zip(self._memories, self._orders, strict=True)]
+        self._values, self._seen = itemgetter(*keys), [(None,) * len(keys) for _ in groups]
+        arrays = iter(self.arrays)
+        self.optimizer: optim.Optimizer = rule(
+            [
+                {"params": [next(arrays) for _ in params], **{key: plain(name, key, group[key]) for key in keys}}
+                for group, params in groups
+            ]
+        )
+        self._hides_step = [self._is_uncounted(p, group) for p, group in zip(self.params, self._owners, strict=True)]
+        self._load(extra)
+        self._tensors = kernels.Tensors(
+            exchange_table(), torch.Tensor, self.params, self._memories, self.arrays, self._orders
+        )
+        # The counts of steps: the optimizer's, and torch's, which are floating-point.
+        self._counts = np.zeros(len(self.params), np.int64)
+        wide = torch.get_default_dtype() == torch.float64
+        self._steps = torch.zeros(len(self.params), dtype=torch.float64 if wide else torch.float32)
+        self._of_steps: Array = self._steps.numpy()
+        for i, one in enumerate(self.optimizer.state):
+            self._counts[i] = int(one["step"])
+            one["step"] = self._counts[i, ...]
+        self._of_steps[...] = self._counts
+        self._unseen = []
+        for i in range(len(self.params)):
+            if self._counts[i] or name in ALWAYS_THERE:
+                self._show(i)
+            else:
+                self._unseen.append(i)
+
+    def step(self, options: Mapping[str, Any]) -> optim.StepInfo | None:
+        """Takes a step; ``None`` where parameters have changed, so that another part is needed."""
+        if any(memory_of(self.params[i]) is not self._memories[i] for i in self._sharded):
+            return None
+        if self._sharded and any(options.get(key) for key in OF_WHOLE_GRADIENTS):
+            raise ValueError(
+                f"{self.name}: parameters are distributed, and each process has a part of the gradients: clip with "
+                "torch.nn.utils.clip_grad_norm_, and step without options"
+            )
+        found = self._tensors.gradients(self.watched)
+        if found is None or not (self._of_steps == self._counts).all():
+            return None
+        arrays, stepped, others = found
+        try:
+            if self._only_sparse and len(others) != len(stepped):
+                raise RuntimeError(self._only_sparse)
+            for i in others:
+                arrays[i] = self._other(i, arrays[i])
+            self._follow()
+            info = self.optimizer.step(arrays, **options)
+        finally:
+            self._tensors.release()
+        increment_version(stepped)
+        if not info.skipped:
+            self._of_steps[...] = self._counts
+            if self._unseen:
+                begun = [i for i in self._unseen if self._counts[i]]
+                self._unseen = [i for i in self._unseen if not self._counts[i]]
+                for i in begun:
+                    self._show(i)
+        return info
+
+    def _order_of(self, label: str, param: torch.Tensor) -> list[int]:
+        order = order_of(param)
+        usual = list(range(param.ndim))
+        if order is None or (order != usual and self.name in OF_MATRICES):
+            raise TypeError(
+                f"{self.name}: {label} is not contiguous, and would be updated in place; make it so before the "
+                "optimizer is made: p.data = p.data.contiguous()"
+            )
+        return order
+
+    def _is_uncounted(self, param: torch.Tensor, group: Mapping[str, Any]) -> bool:
+        """Whether torch has no count for this parameter, and no result depends on it."""
+        half = param.dtype in (torch.float16, torch.bfloat16)
+        return self.name in WITHOUT_STEP and not half and all(group.get(key) in (None, 0) for key in _COUNTED)
+
+    def _load(self, extra: Mapping[str, Any]) -> None:
+        """Takes over the state that the parameters have."""
+        saved = {
+            i: {key: self._array_of(i, value) for key, value in self._state[param].items() if value is not None}
+            for i, param in enumerate(self.params)
+            if self._state.get(param)
+        }
+        if not saved and not extra:
+            return
+        numbers = iter(range(len(self.params)))
+        groups = [
+            {**group, "params": [next(numbers) for _ in group["params"]]} for group in self.optimizer.param_groups
+        ]
+        self.optimizer.load_state_dict({"state": saved, "param_groups": groups, "fastopt": dict(extra)})
+
+    def _array_of(self, i: int, value: Any) -> Any:
+        """An entry of a state as an array, with its axes as those of the parameter's array."""
+        if not isinstance(value, torch.Tensor):
+            return value
+        value = memory_of(value)
+        expect = value.device.type == "cpu" and value.layout is torch.strided
+        if not expect:
+            raise TypeError(f"{self.name}: the state of params[{i}] is on {value.device}, expected the CPU")
+        if value.ndim and {value.dtype, self.params[i].dtype} == {torch.float32, torch.float64}:
+            value = value.to(self.params[i].dtype)  # the model has another dtype now
+        array = array_of(value)
+        return array.transpose(self._orders[i]) if value.shape == self._memories[i].shape else array
+
+    def _show(self, i: int) -> None:
+        """Shows the state of a parameter in torch's optimizer."""
+        param, order = self.params[i], self._orders[i]
+        inverse = sorted(range(len(order)), key=order.__getitem__)
+        entries = {}
+        for key, array in self.optimizer.state[i].items():
+            if key == "step":
+                if not self._hides_step[i]:
+                    entries[key] = self._steps[i]
+                continue
+            tensor = tensor_of(array)
+            if array.shape == self.arrays[i].shape:
+                tensor = tensor.permute(inverse)
+                tensor = sharded_as(param, tensor) if i in self._sharded else tensor
+            entries[key] = tensor
+        self._state.put(param, entries)
+
+    def _other(self, i: int, grad: Any) -> Any:
+        """A gradient that is no plain tensor of the parameter's dtype."""
+        grad = memory_of(grad.detach())
+        if grad.device.type != "cpu":
+            raise TypeError(f"{self.name}: the gradient of params[{i}] is on {grad.device}, expected the CPU")
+        if grad.layout is torch.sparse_coo:
+            if grad.sparse_dim() != 1:
+                raise TypeError(
+                    f"{self.name}: the gradient of params[{i}] is sparse along {grad.sparse_dim()} axes, expected only the "
+                    "first one; to_dense() it"
+                )
+            values = array_of(grad._values())
+            momentum = self._owners[i].get("momentum", True)  # without it, SGD moves no other rows
+            exact = self.name not in LAZY and bool(momentum)
+            return SparseRows(array_of(grad._indices())[0], values, exact=exact)
+        if grad.layout is not torch.strided:
+            raise TypeError(f"{self.name}: the gradient of params[{i}] has the layout {grad.layout}; to_dense() it")
+        if not _is_plain(grad):
+            raise TypeError(f"{self.name}: the gradient of params[{i}] is a {type(grad).__name__}, expected a Tensor")
+        return array_of(grad.resolve_neg()).transpose(self._orders[i])
+
+    def _follow(self) -> None:
+        """Gives the optimizer the hyperparameters that torch's groups have by now."""
+        for number, (group, own) in enumerate(zip(self._groups, self.optimizer.param_groups, strict=True)):
+            try:
+                values = self._values(group)
+            except KeyError as error:
+                raise ValueError(f"{self.name}: param_groups[{number}] has no {error}") from None
+            seen = self._seen[number]
+            if any(map(is_not, values, seen)):
+                for key, value, old in zip(self._keys, values, seen, strict=True):
+                    if value is not old and _differs(own[key], new := plain(self.name, key, value)):
+                        own[key] = new
+                # What may change in place is looked at again.
+                self._seen[number] = tuple(None if _is_mutable(value) else value for value in values)
+
+
+def _is_mutable(value: Any) -> bool:
+    return isinstance(value, torch.Tensor | list | np.ndarray) or (
+        isinstance(value, tuple) and any(map(_is_mutable, value))
+    )
+
+
+def _differs(a: Any, b: Any) -> bool:
+    return type(a) is not type(b) or a != b
+
+
+def plain(name: str, key: str, value: Any) -> Any:
+    """A hyperparameter in Python's own types, where tensors may be given."""
+    if isinstance(value, torch.Tensor | np.ndarray | np.generic):
+        if isinstance(value, torch.Tensor) and value.numel() != 1:
+            raise ValueError(f"{name}: Tensor {key} must be 1-element, got one of shape {tuple(value.shape)}")
+        return (value.detach() if isinstance(value, torch.Tensor) else value).item()
+    return tuple(plain(name, key, one) for one in value) if isinstance(value, list | tuple) else value

@@ -1,0 +1,401 @@
+"""The base of the optimizers for torch."""
+
+from __future__ import annotations
+
+import functools
+import threading
+import warnings
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any, ClassVar
+
+import torch
+from torch._C._autograd import _profiler_enabled
+from torch._compile import _disable_dynamo
+from torch.optim.optimizer import _global_optimizer_post_hooks as _after
+from torch.optim.optimizer import _global_optimizer_pre_hooks as _before
+
+from ... import optim
+from .._differences import ALWAYS_THERE
+from .._tensors import exchange_table
+from ._part import Part, expect_usable, plain
+from ._state import Entries, State
+
+# Arguments of torch's optimizers that choose one of their implementations.
+FLAGS = ("foreach", "capturable", "differentiable", "fused")
+
+
+# Called by its name, not by super(): a class may have one of torch's optimizers as a further base.
+_Base = torch.optim.Optimizer
+
+
+class Optimizer(torch.optim.Optimizer):
+    """An optimizer of torch's whose steps fastopt takes.
+
+    Its arguments, groups and states are torch's, and what works with an optimizer of torch's works with it: hooks, closures,
+    schedulers, ``GradScaler``, ``state_dict`` in both directions, ``add_param_group``, copies, pickles, and sparse gradients.
+    A group has fastopt's further hyperparameters too, see :class:`fastopt.optim.Optimizer`.
+
+    Parameters are updated in place.  They are on the CPU, in float32, float64, float16 or bfloat16, and contiguous in some
+    order of their axes, such as ``channels_last``.  ``foreach``, ``capturable`` and ``fused`` have no effect.
+
+    ``in_backward=True`` steps each parameter as soon as ``backward`` has its gradient, while it is in cache, and sets the gradient
+    to ``None``: the gradients of a model never exist all at once.  ``step`` does nothing then but call its closure.
+
+    ``amp_scaling=True`` lets ``GradScaler`` hand over its factor and what it found instead of unscaling the gradients in a pass
+    of its own.  (Lightning refuses to clip gradients then.)
+    """
+
+    rule: ClassVar[Any]  # fastopt's class
+    only_sparse: ClassVar[str] = ""  # the error where a gradient is dense; empty if it may be
+
+    def __init__(
+        self, params: Any, defaults: dict[str, Any], *, in_backward: bool = False, amp_scaling: bool = False
+    ) -> None:
+        exchange_table()
+        name = self.rule.__name__
+        if defaults.get("differentiable"):
+            raise ValueError(f"{name}: differentiable=True is not supported; use torch.optim.{name}")
+        for flag, value in (("in_backward", in_backward), ("amp_scaling", amp_scaling)):
+            if not isinstance(value, bool):
+                raise TypeError(f"{name}: {flag} must be a bool, got {value!r}")
+        if in_backward and amp_scaling:
+            raise ValueError(f"{name}: in_backward and amp_scaling exclude each other: no step waits for the scaler")
+        self.rule([], **{key: plain(name, key, value) for key, value in defaults.items() if key not in FLAGS})
+        self._in_backward, self._amp_scaling = in_backward, amp_scaling
+        self._extra: Mapping[str, Any] = {}
+        self._set_up()
+        _Base.__init__(self, params, defaults)
+        self._own_state()
+        if amp_scaling:
+            self._step_supports_amp_scaling = True
+        if name in ALWAYS_THERE and not in_backward:
+            self._parts += self._made()
+
+    def _set_up(self) -> None:
+        self._lock, self._changed = threading.RLock(), [False]
+        self._parts: list[Part] = []
+        self._hooks: dict[torch.Tensor, Any] = {}
+        self._info: optim.StepInfo | None = None
+
+    @property
+    def _keys(self) -> tuple[str, ...]:
+        return tuple(key for key in self.defaults if key not in FLAGS)
+
+    def _own_state(self) -> State:
+        """The state, as one that tells about changes."""
+        state = self.state
+        if type(state) is not State or state.changed is not self._changed:
+            self.state = state = State(state, self._changed)
+            self._changed[0] = True
+        return state
+
+    # Groups
+
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        """Adds a group, see :meth:`torch.optim.Optimizer.add_param_group`.
+
+        Raises:
+            TypeError: A parameter is not on the CPU, or has a wrong dtype or memory layout.
+            ValueError: A hyperparameter is out of range, or unknown.
+        """
+        with warnings.catch_warnings():  # of duplicate parameters; they are an error here
+            warnings.simplefilter("ignore")
+            _Base.add_param_group(self, param_group)
+        name, group = self.rule.__name__, self.param_groups[-1]
+        first = sum(len(one["params"]) for one in self.param_groups[:-1])
+        try:
+            if len(set(group["params"])) != len(group["params"]):
+                raise ValueError(f"{name}: a group has a parameter twice; it would take two steps at a time")
+            for i, param in enumerate(group["params"], first):
+                expect_usable(name, f"params[{i}]", param)
+            self.rule([], **{key: plain(name, key, group[key]) for key in self._keys})
+        except BaseException:
+            self.param_groups.pop()
+            raise
+        self._parts = []
+        if self._in_backward:
+            for param in group["params"]:
+                self._hook(param)
+
+    # The step
+
+    @staticmethod
+    def profile_hook_step(func: Callable[..., Any]) -> Callable[..., Any]:
+        """Calls the hooks around a step, as torch's function of this name does, and records the step only where a profiler runs."""
+        recorded = torch.optim.Optimizer.profile_hook_step(func)
+
+        @functools.wraps(func)
+        def step(self: Optimizer, *args: Any, **kwargs: Any) -> Any:
+            if torch.compiler.is_compiling():
+                return _not_compiled(func, self, *args, **kwargs)
+            if _before or _after or self._has_hooks() or _profiler_enabled():
+                return recorded(self, *args, **kwargs)
+            out = func(self, *args, **kwargs)
+            self._optimizer_step_code()
+            return out
+
+        return step
+
+    def _has_hooks(self) -> bool:
+        return bool(self._optimizer_step_pre_hooks or self._optimizer_step_post_hooks)
+
+    def step(  # type: ignore[override]
+        self,
+        closure: Callable[[], Any] | None = None,
+        *,
+        grad_scale: float = 1.0,
+        clip_norm: float | None = None,
+        clip_value: float | None = None,
+        clip_param_norm: float | None = None,
+        clip_adaptive: float | None = None,
+        skip_nonfinite: bool = False,
+        zero_grads: bool = False,
+    ) -> Any:
+        """Takes a step; clipping, unscaling and zeroing are part of its one pass over memory.
+
+        Args:
+            closure: Computes the loss anew, and its gradients.
+            grad_scale: The factor by which the loss was multiplied.
+            clip_norm: Largest norm of all gradients together, as :func:`torch.nn.utils.clip_grad_norm_` clips; the gradients
+                themselves stay.
+            clip_value: Largest absolute value of an element.
+            clip_param_norm: Largest norm of each gradient by itself.
+            clip_adaptive: Largest norm of each row of a gradient, relative to that of the weights.
+            skip_nonfinite: Take no step where a gradient has an infinity or NaN.
+            zero_grads: Set the gradients to zero afterwards.
+
+        Returns:
+            The closure's result, or ``None``.  ``opt.info`` has the step's count, the gradients' norm, and whether it was skipped.
+
+        Raises:
+            TypeError: A gradient is not on the CPU, or has a wrong dtype or layout.
+            ValueError: An option or a hyperparameter is out of range.  Nothing has been changed then.
+        """
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        options: dict[str, Any] = {}
+        name = self.rule.__name__
+        if (grad_scale, skip_nonfinite, zero_grads) != (1.0, False, False) or not (
+            clip_norm is clip_value is clip_param_norm is clip_adaptive is None
+        ):
+            options = dict(
+                grad_scale=plain(name, "grad_scale", grad_scale),
+                clip_norm=plain(name, "clip_norm", clip_norm),
+                clip_value=plain(name, "clip_value", clip_value),
+                clip_param_norm=plain(name, "clip_param_norm", clip_param_norm),
+                clip_adaptive=plain(name, "clip_adaptive", clip_adaptive),
+                skip_nonfinite=skip_nonfinite,
+                zero_grads=zero_grads,
+            )
+        if self._in_backward:
+            if options:
+                raise ValueError(
+                    f"{self.rule.__name__}: step takes no options with in_backward=True; the steps have been taken already"
+                )
+            return loss
+        if self._amp_scaling:
+            found, scale = getattr(self, "found_inf", None), getattr(self, "grad_scale", None)
+            if scale is not None:
+                options["grad_scale"] = options.get("grad_scale", 1.0) * float(scale)
+            if found is not None and float(found):
+                return loss
+        with self._lock:
+            self._info = self._take(options)
+        return loss
+
+    @property
+    def info(self) -> optim.StepInfo | None:
+        """The outcome of the last step, see :class:`fastopt.optim.StepInfo`."""
+        return self._info
+
+    def _take(self, options: Mapping[str, Any]) -> optim.StepInfo:
+        if not (self._changed[0] or not self._parts or self.state is not self._parts[0]._state):
+            info = self._parts[0].step(options)
+            if info is not None:
+                return info
+        self._remake()
+        info = self._parts[0].step(options)
+        if info is None:
+            raise RuntimeError(f"{self.rule.__name__}: another thread is changing the parameters")
+        return info
+
+    def _remake(self) -> None:
+        self._keep_extra()
+        self._parts = self._made()
+
+    def _made(self) -> list[Part]:
+        """New parts for the present parameters and state."""
+        name, state, keys = self.rule.__name__, self._own_state(), self._keys
+        for group in self.param_groups:
+            for key in keys:
+                group.setdefault(key, self.defaults[key])
+        if self._in_backward:
+            parts = [
+                Part(name, self.rule, [(group, [param])], [{"params": [param]}], state, keys, self._extra)
+                for group in self.param_groups
+                for param in group["params"]
+            ]
+        else:
+            groups = [(group, list(group["params"])) for group in self.param_groups]
+            parts = [Part(name, self.rule, groups, self.param_groups, state, keys, self._extra, self.only_sparse)]
+        self._part_of = {param: part for part in parts for param in part.params} if self._in_backward else {}
+        self._changed[0] = False
+        return parts
+
+    def _ready(self) -> list[Part]:
+        """The parts, as the present parameters and state need them."""
+        if self._changed[0] or not self._parts or self.state is not self._parts[0]._state:
+            self._remake()
+        return self._parts
+
+    # In backward
+
+    def _hook(self, param: torch.Tensor) -> None:
+        if param.requires_grad and param not in self._hooks:
+            self._hooks[param] = param.register_post_accumulate_grad_hook(self._step_now)
+
+    def _step_now(self, param: torch.Tensor) -> None:
+        """Steps one parameter whose gradient is complete."""
+        with self._lock:
+            self._ready()
+            info = self._part_of[param].step({})
+            if info is None:
+                self._remake()
+                info = self._part_of[param].step({})
+            self._info = info
+        param.grad = None
+
+    # Averages and modes
+
+    def swap_ema(self) -> None:
+        """Exchanges the parameters with their averages, see :meth:`fastopt.optim.Optimizer.swap_ema`."""
+        self._for_all("swap_ema")
+
+    @contextmanager
+    def using_ema(self) -> Iterator[None]:
+        """The parameters are their averages as long as the context lasts."""
+        self.swap_ema()
+        try:
+            yield
+        finally:
+            self.swap_ema()
+
+    def _for_all(self, method: str) -> None:
+        with self._lock:
+            for part in self._ready():
+                getattr(part.optimizer, method)()
+                torch.autograd.graph.increment_version(part.params)
+
+    # State
+
+    def _keep_extra(self) -> None:
+        """Notes what the state has beside the parameters' entries."""
+        if self._parts:
+            self._extra = dict(self._parts[0].optimizer.state_dict()["fastopt"])
+
+    def state_dict(self) -> dict[str, Any]:
+        """The state, in torch's form: torch's optimizer of this name loads it, without fastopt too.
+
+        Its further entry ``"fastopt"`` is what only fastopt needs.
+        """
+        with self._lock:
+            self._keep_extra()
+            found = _Base.state_dict(self)
+        state = {key: dict(one) if isinstance(one, Entries) else one for key, one in found["state"].items()}
+        return {**found, "state": state, "fastopt": {"class": self.rule.__name__, **self._extra}}
+
+    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
+        """Loads a state of this optimizer or of torch's of this name; the tensors are copied before the next step.
+
+        Raises:
+            ValueError: Groups or parameters differ, or the state is that of another optimizer.
+        """
+        own = state_dict.get("fastopt", {}) if isinstance(state_dict, Mapping) else {}
+        name = self.rule.__name__
+        if own.get("class", name) != name:
+            raise ValueError(f"{name}: state_dict is that of {own['class']}")
+        handle = self.register_load_state_dict_pre_hook(_hold)
+        with self._lock:
+            try:
+                _Base.load_state_dict(self, dict(state_dict))
+            finally:
+                handle.remove()
+            self._extra = dict(own)
+
+    def __getstate__(self) -> dict[str, Any]:
+        with self._lock:
+            self._keep_extra()
+        own = {"_in_backward": self._in_backward, "_amp_scaling": self._amp_scaling, "_extra": self._extra}
+        return {**_Base.__getstate__(self), **own}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        loading = "_lock" in self.__dict__  # load_state_dict calls this too
+        if not loading:
+            self._set_up()
+        held = defaultdict(dict, {key: _let_go(value) for key, value in state["state"].items()})
+        _Base.__setstate__(self, {**state, "state": held})
+        for group in self.param_groups:
+            for key, value in self.defaults.items():
+                group.setdefault(key, value)
+        self._parts = []
+        self._own_state()
+        if not loading and self._amp_scaling:
+            self._step_supports_amp_scaling = True
+        if not loading and self._in_backward:
+            for group in self.param_groups:
+                for param in group["params"]:
+                    self._hook(param)
+
+
+@_disable_dynamo
+def _not_compiled(func: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    """Calls a function that torch.compile cannot read."""
+    return func(*args, **kwargs)
+
+
+class WithModes(Optimizer):
+    """An optimizer whose parameters differ in training and in evaluation."""
+
+    def eval(self) -> None:
+        """Puts the averages in the parameters' place."""
+        self._for_all("eval")
+
+    def train(self) -> None:
+        """Puts the weights back in the parameters' place."""
+        self._for_all("train")
+
+
+class _Held:
+    """A tensor that torch does not convert while it loads a state."""
+
+    __slots__ = ("tensor",)
+
+    def __init__(self, tensor: torch.Tensor) -> None:
+        self.tensor = tensor
+
+
+def _hold(optimizer: torch.optim.Optimizer, state_dict: dict[str, Any]) -> dict[str, Any]:
+    state = {
+        key: {k: _Held(v) if isinstance(v, torch.Tensor) else v for k, v in one.items()}
+        if isinstance(one, dict)
+        else one
+        for key, one in state_dict["state"].items()
+    }
+    return {**state_dict, "state": state}
+
+
+def _let_go(entries: Any) -> Any:
+    if not isinstance(entries, Mapping):
+        return entries
+    return {key: value.tensor if isinstance(value, _Held) else value for key, value in entries.items()}
+
+
+def own(arguments: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The hyperparameters, and the arguments of :class:`Optimizer`, from the ``locals()`` of a constructor."""
+    ours: Iterable[str] = ("in_backward", "amp_scaling")
+    defaults = {k: v for k, v in arguments.items() if k not in ("self", "__class__", "params", *ours)}
+    return defaults, {key: arguments[key] for key in ours}
