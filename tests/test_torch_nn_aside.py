@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 import warnings
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -33,6 +35,7 @@ def model() -> Any:
     )
 
 
+QUESTIONS = ("dim", "is_floating_point", "numel", "stride")  # which our functions ask a tensor before they step aside
 CALLS: dict[str, tuple[Callable[..., Any], Callable[..., Any]]] = {
     "layer_norm": (lambda x: F.layer_norm(x, [6]), lambda x: TF.layer_norm(x, [6])),
     "rms_norm": (lambda x: F.rms_norm(x, [6]), lambda x: TF.rms_norm(x, [6])),
@@ -103,7 +106,7 @@ def test_modes_and_subclasses_see_torchs_operations(each: Each) -> None:
                 seen.clear()
                 with mode:
                     call(x)
-                seen_of.append([name for name in seen if name not in ("dim", "numel", "stride")])
+                seen_of.append([name for name in seen if name not in QUESTIONS])
             assert seen_of[0] == seen_of[1]
         seen.clear()
         CALLS[called][0](x.as_subclass(Subclass))
@@ -194,6 +197,10 @@ def test_without_gradients(each: Each) -> None:
         nn.Dropout(0.5, inplace=True)(inside)
     with pytest.raises(RuntimeError, match=r"[Ii]nference tensor"):
         nn.LayerNorm(6)(inside)
+    outside = torch.randn(4, 6)
+    for functions, module in (F, norm), (TF, theirs):  # torch's function changes inference tensors outside, too
+        functions.batch_norm(outside, module.running_mean, module.running_var, training=True)
+    torch.testing.assert_close(norm.running_var, theirs.running_var)
 
 
 def both_raise(call: Callable[[Any, Any], Any]) -> None:
@@ -214,7 +221,9 @@ def test_errors_are_torchs(each: Each) -> None:
         lambda f, n: f.layer_norm(x, [6], torch.ones(6, dtype=torch.float64)),
         lambda f, n: f.layer_norm(x.long(), [6]),
         lambda f, n: f.layer_norm(x.numpy(), [6]),
+        lambda f, n: f.layer_norm(x, 6),
         lambda f, n: f.rms_norm(x, [5]),
+        lambda f, n: f.rms_norm(x, 6),
         lambda f, n: f.group_norm(x, 4),
         lambda f, n: f.group_norm(x[0], 2),
         lambda f, n: f.group_norm(x[:1, :2], 2),
@@ -291,10 +300,46 @@ def test_patched_functions_do_not_call_themselves(monkeypatch: pytest.MonkeyPatc
         torch.nn.CrossEntropyLoss()(torch.nn.BatchNorm1d(6)(x), torch.arange(4)).backward()
 
 
+def test_code_of_the_page_runs() -> None:
+    page = Path(__file__).parents[1] / "docs" / "torch_modules.md"
+    blocks = re.findall(r"^```python\n(.*?)^```", page.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
+    known: dict[str, Any] = {}
+    for block in blocks:
+        exec(block, known)
+    assert len(blocks) == 2
+
+
+def test_the_page_has_the_sizes_in_force() -> None:
+    page = (Path(__file__).parents[1] / "docs" / "torch_modules.md").read_text(encoding="utf-8")
+    of_rows = {
+        "`RMSNorm`": "RMS_NORM",
+        "`Dropout`": "DROPOUT",
+        "`CrossEntropyLoss`: labels": "CROSS_ENTROPY",
+        "… with label smoothing": "CROSS_ENTROPY_SMOOTHED",
+        "… of probabilities": "CROSS_ENTROPY_OF_DISTRIBUTIONS",
+        '`GELU("tanh")`': "GELU_TANH",
+        "`BatchNorm2d`, `3d`, and `1d` of (N, C, L)": "BATCH_NORM",
+        "… channels innermost in memory, (N, C) too": "BATCH_NORM_COLUMNS",
+        "… `eval()`": "BATCH_NORM_EVAL",
+        "`BatchNormReLU`": "BATCH_NORM_RELU",
+        "… channels innermost in memory": "BATCH_NORM_RELU_COLUMNS",
+        "… after ReLU, `eval()`": "BATCH_NORM_RELU_EVAL",
+        "`LayerNorm`": "LAYER_NORM",
+        "`GroupNorm`": "GROUP_NORM",
+    }
+    words = {1: "all", _choice.NEVER: "never"}
+    for row, constant in of_rows.items():
+        sizes = [words.get(size) or f"{size:,}" for size in getattr(_choice, constant)]
+        assert f"| {row} | {' | '.join(sizes)} |" in page
+    every = {name for name, value in vars(_choice).items() if isinstance(value, _choice.Least)}
+    assert every == {*of_rows.values(), "GELU"}
+
+
 def test_torch_is_imported_when_it_is_needed() -> None:
     code = """if True:
         import sys, fastopt.torch
         assert "torch" not in sys.modules
+        assert not hasattr(fastopt.torch, "other")
         sys.modules["torch"] = None
         for name in "nn", "functional":
             try:

@@ -29,7 +29,7 @@ class Least(NamedTuple):
     half_inference: float
 
 
-# Measured with bench/torch_modules.py: torch 2.13, one thread, a server, float32, forward + backward / forward alone;
+# Measured with bench/torch_modules.py: torch 2.13, one thread, a server with vectors of 256 bits, float32, forward + backward / forward alone;
 # figures are torch's time ÷ the kernel's.  Each constant is a power of two near the size at which the ratio passes 1.
 # "Reused": with fastopt.reuse_memory(), where torch's results are not fresh memory, which the kernels' never are.
 # 64×64 0.5/0.5, 512×512 0.8/0.9, 1024×1024 0.7 to 2.4/0.6, 4096×1024 1.2 to 3.2/0.7 (reused 0.9 to 1.2/0.8);
@@ -93,7 +93,7 @@ def takes(least: Least, input: Any, *others: Any) -> bool:
         return False
     if size == 0 or _is_observed() or not _is_ordinary(input):
         return False
-    for one in others:  # noqa: SIM110  # all() takes three times as long
+    for one in others:
         if one is not None and not _is_ordinary(one):
             return False
     taken[0] += 1

@@ -31,6 +31,11 @@ def _fit(input: Any, *parameters: Any) -> bool:
     return not others or (len(others) == 1 and (dtype in others or (dtype in HALVES and torch.float32 in others)))
 
 
+def _is_shape(normalized_shape: Any) -> bool:
+    """Whether torch takes it: the kernels take one integer, too."""
+    return isinstance(normalized_shape, tuple | list)
+
+
 def _with_channels(input: Any) -> Any:
     """The input in a memory format that the kernels keep as torch does: channels last stays even with gaps between channels."""
     if input.dim() in (4, 5) and input.stride(1) != 1 and not input.is_contiguous():
@@ -73,7 +78,7 @@ def layer_norm(
         tensor([[-1.,  1.],
                 [-1.,  1.]])
     """
-    if takes(_choice.LAYER_NORM, input, weight, bias) and _fit(input, weight, bias):
+    if takes(_choice.LAYER_NORM, input, weight, bias) and _fit(input, weight, bias) and _is_shape(normalized_shape):
         try:
             return normalize(LayerNorm(normalized_shape, eps), input, weight, bias)
         except (TypeError, ValueError):
@@ -110,7 +115,7 @@ def rms_norm(
         tensor([[ 0.2000,  1.4000],
                 [-1.0000,  1.0000]])
     """
-    if takes(_choice.RMS_NORM, input, weight) and _fit(input, weight):
+    if takes(_choice.RMS_NORM, input, weight) and _fit(input, weight) and _is_shape(normalized_shape):
         own_eps = (2.0**-52 if input.dtype is torch.float64 else 2.0**-23) if eps is None else eps
         try:
             return normalize(RMSNorm(normalized_shape, own_eps), input, weight, None)
@@ -178,7 +183,7 @@ def _batch_norm(
     if not takes(least, input, *running, weight, bias) or not _fit(input, *running, weight, bias) or eps <= 0:
         return None
     if (running[0] is None) != (running[1] is None) or any(
-        one is not None and (one.requires_grad or one.is_inference() or not one.is_contiguous()) for one in running
+        one is not None and (one.requires_grad or not one.is_contiguous()) for one in running
     ):
         return None
     norm = BatchNorm(running, training, momentum, eps, relu)

@@ -37,13 +37,11 @@ def computed(tensor: Any) -> Any:
 def tensor_of(array: Array) -> Any:
     """A tensor that owns an array's memory.
 
-    Results come from fastopt's cache of freed blocks, which costs no page faults (``docs/memory.md``).  It is not a view in
-    torch's sense: such a result of an autograd function could not be changed in place.
+    Results come from fastopt's cache of freed blocks, which costs no page faults (``docs/memory.md``).
     """
     if array.dtype != _BFLOAT16:
         return torch.from_numpy(array)
-    bits = torch.from_numpy(array.view(np.int16))
-    return torch.empty(0, dtype=torch.bfloat16).set_(bits.untyped_storage(), 0, bits.shape, bits.stride())
+    return torch.from_numpy(array.view(np.int16)).view(torch.bfloat16)  # no view for autograd, which ignores integers
 
 
 def memory_order(tensor: Any) -> tuple[int, ...]:
