@@ -250,6 +250,10 @@ def test_gradients_that_have_a_history(asked: list[str]) -> None:
     assert float(grad.detach().norm()) == pytest.approx(1.0, rel=1e-5)
 
 
+def test_the_module_shows_public_names() -> None:
+    assert dir(utils) == sorted(utils.__all__) == [NORM, VALUE]
+
+
 @both
 def test_what_is_no_parameter(function: str) -> None:
     for some in ([3], ["a"], [None]):

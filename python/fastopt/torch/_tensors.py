@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from typing import Any, TypeAlias
 
+import ml_dtypes
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 Array: TypeAlias = NDArray[Any]
 
+_BFLOAT16 = np.dtype(ml_dtypes.bfloat16)
 _FIRST_TORCH = "2.10"
 
 
@@ -21,36 +23,28 @@ def exchange_table() -> Any:
         raise ImportError(f"fastopt.torch needs torch {_FIRST_TORCH} or newer, found {torch.__version__}") from None
 
 
-def array_of(tensor: torch.Tensor) -> Array:
-    """A tensor of the CPU as an array; of one with bfloat16 an array of ml_dtypes' bfloat16."""
+def array_of(tensor: Any) -> Any:
+    """A view of a tensor's memory; ``None`` of ``None``."""
+    if tensor is None:
+        return None
     tensor = tensor.detach()
-    if tensor.dtype is not torch.bfloat16:
-        array: Array = tensor.numpy()
-        return array
-    if not tensor.ndim:  # only a tensor with axes can be viewed as another dtype of any size
-        return array_of(tensor[None])[0, ...]
-    array = tensor.view(torch.int16).numpy()
-    return array.view(bfloat16())
+    if tensor.dtype is torch.bfloat16:  # which NumPy does not know
+        return tensor.view(torch.int16).numpy().view(_BFLOAT16)
+    return tensor.numpy()
 
 
-def tensor_of(array: Array) -> torch.Tensor:
-    """An array as a tensor."""
-    if array.dtype.kind != "V" and array.dtype.name != "bfloat16":
+def tensor_of(array: Array) -> Any:
+    """A tensor on an array's memory, which it keeps alive."""
+    if array.dtype != _BFLOAT16:
         return torch.from_numpy(array)
-    if not array.ndim:
-        return tensor_of(array[np.newaxis])[0]
-    return torch.from_numpy(array.view(np.int16)).view(torch.bfloat16)
+    bits = torch.from_numpy(array.view(np.int16))
+    # Not a view in torch's sense: the result of an autograd function could not be changed in place then.
+    return torch.empty(0, dtype=torch.bfloat16).set_(
+        bits.untyped_storage(), bits.storage_offset(), bits.shape, bits.stride()
+    )
 
 
-def bfloat16() -> Any:
-    try:
-        from ml_dtypes import bfloat16
-    except ImportError:
-        raise ImportError("fastopt.torch: tensors of bfloat16 need ml_dtypes: pip install ml_dtypes") from None
-    return bfloat16
-
-
-def order_of(tensor: torch.Tensor) -> list[int] | None:
+def order_of(tensor: Any) -> list[int] | None:
     """The order of the axes in which the tensor is contiguous, ``None`` if there is none."""
     order = list(range(tensor.ndim))
     if not tensor.is_contiguous():

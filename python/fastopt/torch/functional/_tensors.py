@@ -1,47 +1,23 @@
-"""NumPy's views of tensors, and tensors of NumPy's arrays."""
+"""Tensors as the functions here need them, and the gradients of torch's own functions."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import ml_dtypes
-import numpy as np
 import torch
-from numpy.typing import NDArray
 
-__all__ = ["HALVES", "STORED", "array_of", "computed", "gradients", "inverse", "memory_order", "tensor_of"]
+from .._tensors import Array, array_of, tensor_of
 
-Array = NDArray[Any]
+__all__ = ["HALVES", "STORED", "Array", "array_of", "computed", "gradients", "inverse", "memory_order", "tensor_of"]
 
 STORED = frozenset({torch.float32, torch.float64, torch.bfloat16, torch.float16})
 HALVES = frozenset({torch.bfloat16, torch.float16})
-_BFLOAT16 = np.dtype(ml_dtypes.bfloat16)
-
-
-def array_of(tensor: Any) -> Any:
-    """A view of a tensor's memory; ``None`` of ``None``."""
-    if tensor is None:
-        return None
-    tensor = tensor.detach()
-    if tensor.dtype is torch.bfloat16:  # which NumPy does not know
-        return tensor.view(torch.int16).numpy().view(_BFLOAT16)
-    return tensor.numpy()
 
 
 def computed(tensor: Any) -> Any:
     """A parameter or a running statistic as the kernels take it: a view, but a float32 copy of 16 bits."""
     return array_of(tensor.float() if tensor is not None and tensor.dtype in HALVES else tensor)
-
-
-def tensor_of(array: Array) -> Any:
-    """A tensor that owns an array's memory.
-
-    Results come from fastopt's cache of freed blocks, which costs no page faults (``docs/memory.md``).
-    """
-    if array.dtype != _BFLOAT16:
-        return torch.from_numpy(array)
-    return torch.from_numpy(array.view(np.int16)).view(torch.bfloat16)  # no view for autograd, which ignores integers
 
 
 def memory_order(tensor: Any) -> tuple[int, ...]:
