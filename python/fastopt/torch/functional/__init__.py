@@ -13,7 +13,7 @@ measured number of elements decides, and where a kernel cannot see what happens:
     loss = F.cross_entropy(F.dropout(x, 0.1), torch.randint(1000, (256,)))
     loss.backward()
 
-Needs torch 2.4 or newer; tested with 2.13.
+Needs torch 2.10 or newer; tested with 2.13.
 """
 
 try:

@@ -14,7 +14,7 @@ Each is a subclass of torch's class of the same name: ``isinstance`` holds, argu
     loss = nn.CrossEntropyLoss()(model(torch.randn(32, 3, 32, 32)), torch.randint(10, (32,)))
     loss.backward()
 
-When a module calls torch's own function, and what differs, is in ``docs/torch_modules.md``.  Needs torch 2.4 or newer; tested with 2.13.
+When a module calls torch's own function, and what differs, is in ``docs/torch_modules.md``.  Needs torch 2.10 or newer; tested with 2.13.
 """
 
 try:
