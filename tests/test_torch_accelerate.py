@@ -8,6 +8,7 @@ import json
 import logging
 import os
 import pickle
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -148,6 +149,8 @@ def test_torch_is_patched() -> None:
         assert after["calls"][name] - before["calls"].get(name, 0) == 3, name
     assert after["taken"]["rms_norm"] - before["taken"].get("rms_norm", 0) == 3
     assert "AdamW" in ft.counts.line()
+    torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+    assert ft.counts.taken["clip_grad_norm_"] == ft.counts.calls["clip_grad_norm_"] > 0
     copied = copy.deepcopy(opt)
     again = pickle.loads(pickle.dumps(opt))
     assert type(copied) is type(again) is type(opt)
@@ -255,6 +258,14 @@ def test_unpatch_puts_everything_back() -> None:
     with pytest.raises(TypeError, match="patch: without must be a list of names, got 'optim'"):
         ft.patch(without="optim")
     assert not ft.is_patched()
+
+
+def test_the_page_runs() -> None:
+    page = (ROOT / "docs" / "torch.md").read_text()
+    blocks = re.findall(r"^```python\n(.*?)^```", page, re.MULTILINE | re.DOTALL)
+    assert len(blocks) == 2
+    for block in blocks:
+        exec(block, {})
 
 
 # The command

@@ -433,6 +433,81 @@ def test_any_dense_memory_order() -> None:
             )
 
 
+def _step_of(value: Any, grad: Any, **kwargs: Any) -> Any:
+    w = torch.nn.Parameter(value)
+    if grad.dtype != value.dtype:
+        w.grad_dtype = grad.dtype
+    w.grad = grad
+    opt = optim.AdamW([w], lr=0.1, weights="nearest")
+    for _ in range(3):
+        opt.step(**kwargs)
+    return w.detach()
+
+
+@pytest.mark.parametrize("shape", [(), (0,), (0, 3), (1,), (1, 1, 5), (3, 1, 2)])
+@pytest.mark.parametrize("dtype", ["float32", "float64", "bfloat16", "float16"])
+def test_any_shape(shape: tuple[int, ...], dtype: str) -> None:
+    pytest.importorskip("ml_dtypes")
+    kind = getattr(torch, dtype)
+    w = torch.nn.Parameter(torch.ones(shape, dtype=kind))
+    other = torch.nn.Parameter(torch.ones(shape, dtype=torch.float64))
+    opt, theirs = optim.AdamW([w], lr=0.1, weights="nearest"), torch.optim.AdamW([other], lr=0.1)
+    for step in range(3):
+        w.grad, other.grad = (torch.full(shape, 1.0 + step, dtype=one.dtype) for one in (w, other))
+        opt.step()
+        theirs.step()
+    assert w.shape == shape
+    assert torch.allclose(w.detach().double(), other.detach(), atol=2e-2 if kind.itemsize == 2 else 1e-6)
+    assert opt.state[w]["exp_avg"].shape == shape
+
+
+def test_any_gradient_that_is_only_read() -> None:
+    ones = torch.ones(6)
+    expected = _step_of(ones.clone(), torch.full((6,), 0.5))
+    for grad in (
+        torch.full((1,), 0.5).expand(6),
+        torch.full((12,), 0.5)[::2],
+        torch.full((6,), 0.5, dtype=torch.bfloat16),
+        torch.full((6,), 0.5).as_subclass(type("Sub", (torch.Tensor,), {})),
+        torch.frombuffer(bytearray(b"x" + np.full(6, 0.5, np.float32).tobytes()), dtype=torch.float32, offset=1),
+        torch.complex(torch.zeros(6), torch.full((6,), -0.5)).conj().imag,
+    ):
+        assert torch.equal(_step_of(ones.clone(), grad), expected)
+    with pytest.raises(ValueError, match="has elements that share memory, and would be zeroed"):
+        _step_of(ones.clone(), torch.full((1,), 0.5).expand(6), zero_grads=True)
+    with pytest.raises(TypeError, match=r"the gradient of params\[0\] has dtype torch.float64, expected torch.float32"):
+        _step_of(ones.clone(), torch.ones(6, dtype=torch.float64))
+
+
+def test_a_parameter_of_another_shape() -> None:
+    w = torch.nn.Parameter(torch.ones(4))
+    opt = optim.AdamW([w], lr=0.1)
+    w.grad = torch.ones(4)
+    opt.step()
+    w.data, w.grad = torch.ones(6), torch.ones(6)
+    with pytest.raises(
+        ValueError, match=r"exp_avg of params\[0\].* has shape \(4,\), expected \(6,\); del opt.state\[p\]"
+    ):
+        opt.step()
+    del opt.state[w]
+    opt.step()
+    assert torch.allclose(w.detach(), torch.full((6,), 0.899))
+
+
+def test_every_mode_of_autograd() -> None:
+    for mode in (torch.no_grad, torch.inference_mode, torch.enable_grad):
+        w = torch.nn.Parameter(torch.ones(4))
+        with mode():
+            w.grad = torch.ones(4)
+            optim.SGD([w], lr=0.5).step()
+        assert w.tolist() == [0.5] * 4
+    with torch.inference_mode():
+        w = torch.ones(4)
+    w.grad = torch.ones(4)
+    optim.SGD([w], lr=0.5).step()
+    assert w.tolist() == [0.5] * 4
+
+
 @pytest.mark.filterwarnings("ignore:Sparse invariant")
 def test_sparse_gradients() -> None:
     for cls, other, kwargs in (

@@ -77,7 +77,7 @@ class Tensors {
         stepped.append(one.tensor);
         if (reinterpret_cast<PyObject*>(Py_TYPE(object.ptr())) == plain_.ptr() && read(object.ptr(), tensor) &&
             tensor.dtype == one.param.dtype && tensor.ndim == static_cast<std::int32_t>(one.order.size()) &&
-            one.is_aligned(tensor)) {
+            one.is_aligned(tensor) && !is_negated(object, tensor)) {
           held_.push_back(std::move(object));
           object = array(one, tensor);
         } else {
@@ -98,8 +98,8 @@ class Tensors {
     py::dtype dtype;
     std::vector<std::size_t> order;
     Form param;
-    Form last;       // of the last gradient
-    py::array grad;  // its array
+    Form last;        // of the last gradient
+    py::object grad;  // its array; null before the first one
 
     bool is_aligned(const dlpack::Tensor& gradient) const {
       const auto address = reinterpret_cast<std::uintptr_t>(gradient.data) + gradient.byte_offset;
@@ -108,6 +108,20 @@ class Tensors {
   };
 
   bool read(PyObject* object, dlpack::Tensor& tensor) const { return dlpack::read(*table_, object, tensor); }
+
+  /// Whether a tensor's numbers are the negatives of those in its memory, which DLPack does not tell.  Only the imaginary
+  /// parts of conjugates are, which are every second number.
+  static bool is_negated(const py::object& object, const dlpack::Tensor& tensor) {
+    std::int64_t dense = 1;
+    bool contiguous = true;
+    for (auto axis = tensor.ndim; axis-- > 0; dense *= tensor.shape[axis])
+      contiguous = contiguous && (tensor.shape[axis] == 1 || tensor.strides[axis] == dense);
+    if (contiguous && dense > 1) return false;
+    static PyObject* const name = PyUnicode_InternFromString("is_neg");
+    const auto negated = py::reinterpret_steal<py::object>(PyObject_CallMethodNoArgs(object.ptr(), name));
+    if (!negated) throw py::error_already_set();
+    return negated.ptr() == Py_True;
+  }
 
   bool holds(const py::list& groups) const {
     static PyObject* const key = PyUnicode_InternFromString("params");

@@ -24,6 +24,7 @@ from torch.nn.utils import clip_grad_value_ as _torchs_value
 
 from .._core import kernels
 from ._tensors import exchange_table
+from .functional._choice import taken
 
 __all__ = ["clip_grad_norm_", "clip_grad_value_"]
 
@@ -82,6 +83,7 @@ def clip_grad_norm_(
     found = _clip.norm(params, most, bool(error_if_nonfinite)) if norm_type == 2.0 and most >= 0 else None
     if found is None:
         return _torchs_norm(params, max_norm, norm_type, error_if_nonfinite, foreach)
+    taken[0] += 1
     return torch.scalar_tensor(found[0], dtype=_DTYPES[found[1]], device=_CPU)
 
 
@@ -110,7 +112,9 @@ def clip_grad_value_(
         _torchs_value(parameters, clip_value, foreach)
         return
     params, limit = _listed(parameters), float(clip_value)
-    if not (limit >= 0 and _clip.value(params, limit)):
+    if limit >= 0 and _clip.value(params, limit):
+        taken[0] += 1
+    else:
         _torchs_value(params, clip_value, foreach)
 
 

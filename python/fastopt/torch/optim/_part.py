@@ -170,7 +170,10 @@ class Part:
         groups = [
             {**group, "params": [next(numbers) for _ in group["params"]]} for group in self.optimizer.param_groups
         ]
-        self.optimizer.load_state_dict({"state": saved, "param_groups": groups, "fastopt": dict(extra)})
+        try:
+            self.optimizer.load_state_dict({"state": saved, "param_groups": groups, "fastopt": dict(extra)})
+        except (TypeError, ValueError) as error:
+            raise type(error)(f"{error}; del opt.state[p] begins without the state of a parameter p") from None
 
     def _array_of(self, i: int, value: Any) -> Any:
         """An entry of a state as an array, with its axes as those of the parameter's array."""
@@ -221,7 +224,16 @@ class Part:
             raise TypeError(f"{self.name}: the gradient of params[{i}] has the layout {grad.layout}; to_dense() it")
         if not _is_plain(grad):
             raise TypeError(f"{self.name}: the gradient of params[{i}] is a {type(grad).__name__}, expected a Tensor")
+        if grad.dtype not in self._dtypes_for(self.params[i]):
+            raise TypeError(
+                f"{self.name}: the gradient of params[{i}] has dtype {grad.dtype}, expected {self.params[i].dtype}"
+            )
         return array_of(grad.resolve_neg()).transpose(self._orders[i])
+
+    @staticmethod
+    def _dtypes_for(param: torch.Tensor) -> tuple[torch.dtype, ...]:
+        """The dtypes that a parameter's gradient may have."""
+        return (torch.float64,) if param.dtype is torch.float64 else (torch.float32, torch.float16, torch.bfloat16)
 
     def _follow(self) -> None:
         """Gives the optimizer the hyperparameters that torch's groups have by now."""
