@@ -1,34 +1,59 @@
 /// Tells which instruction sets this processor (and its operating system) can run, best first.  This module itself runs
-/// on any processor.
-#include <pybind11/pybind11.h>
-#include <pybind11/stl.h>
-
-#include <string>
-#include <vector>
+/// on any processor.  It uses Python's own interface: with pybind11 this one function would be 160 KB.
+#include <Python.h>
 
 namespace {
 
-std::vector<std::string> instruction_sets() {
-  std::vector<std::string> found;
+PyObject* instruction_sets(PyObject*, PyObject*) {
+  struct Set {
+    const char* name;
+    bool runs;
+  };
 #if defined(__x86_64__)
   __builtin_cpu_init();
-  const auto avx512 = __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+  const bool avx512 = __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
                       __builtin_cpu_supports("avx512cd") && __builtin_cpu_supports("avx512dq") &&
                       __builtin_cpu_supports("avx512vl");
-  const auto avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("bmi") &&
+  const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("bmi") &&
                     __builtin_cpu_supports("bmi2");
-  if (avx512 && avx2) found.emplace_back("x86-64-v4");
-  if (avx2) found.emplace_back("x86-64-v3");
-  if (__builtin_cpu_supports("sse4.2") && __builtin_cpu_supports("popcnt")) found.emplace_back("x86-64-v2");
+  const bool sse4 = __builtin_cpu_supports("sse4.2") && __builtin_cpu_supports("popcnt");
+  const Set sets[] = {{"x86-64-v4", avx512 && avx2}, {"x86-64-v3", avx2}, {"x86-64-v2", sse4}};
 #else
-  found.emplace_back("native");
+  const Set sets[] = {{"native", true}};
 #endif
+  PyObject* const found = PyList_New(0);
+  for (const Set& set : sets) {
+    if (found == nullptr || !set.runs) continue;
+    PyObject* const name = PyUnicode_FromString(set.name);
+    const bool failed = name == nullptr || PyList_Append(found, name) != 0;
+    Py_XDECREF(name);
+    if (!failed) continue;
+    Py_DECREF(found);
+    return nullptr;
+  }
   return found;
 }
 
+PyMethodDef functions[] = {{"instruction_sets", instruction_sets, METH_NOARGS,
+                            "The instruction sets that this processor can run, best first."},
+                           {nullptr, nullptr, 0, nullptr}};
+
+PyModuleDef_Slot slots[] = {
+#if defined(Py_GIL_DISABLED)
+    {Py_mod_gil, Py_MOD_GIL_NOT_USED},
+#endif
+    {0, nullptr}};
+
+PyModuleDef module{PyModuleDef_HEAD_INIT,
+                   "_cpu",
+                   "Which instruction sets this processor can run.",
+                   0,
+                   functions,
+                   slots,
+                   nullptr,
+                   nullptr,
+                   nullptr};
+
 }  // namespace
 
-PYBIND11_MODULE(_cpu, m, pybind11::mod_gil_not_used()) {
-  m.doc() = "Which instruction sets this processor can run.";
-  m.def("instruction_sets", &instruction_sets, "The instruction sets that this processor can run, best first.");
-}
+PyMODINIT_FUNC PyInit__cpu() { return PyModuleDef_Init(&module); }

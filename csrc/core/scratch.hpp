@@ -3,42 +3,39 @@
 #pragma once
 
 #include <cstddef>
-#include <new>
-#include <utility>
-#include <vector>
+#include <memory>
 
 namespace fastopt {
+
+/// The memory of a buffer.  Its functions are in a file of their own, so that kernels have no copies of them.
+class ScratchMemory {
+ public:
+  explicit ScratchMemory(std::size_t bytes);
+  ~ScratchMemory();
+  ScratchMemory(const ScratchMemory&) = delete;
+  ScratchMemory& operator=(const ScratchMemory&) = delete;
+
+  void* data() const { return buffer_.memory.get(); }
+
+ private:
+  struct Buffer {
+    std::unique_ptr<std::byte[]> memory;
+    std::size_t bytes = 0;
+  };
+
+  Buffer buffer_;
+  struct Spares;
+};
 
 /// A buffer of `size` numbers whose contents are undefined.
 template <class T> class Scratch {
  public:
-  explicit Scratch(std::size_t size) {
-    if (size == 0) return;
-    if (!spare_.empty()) {
-      room_ = std::move(spare_.back());
-      spare_.pop_back();
-    }
-    if (room_.size() < size) {
-      room_.clear();  // so that nothing is copied
-      room_.resize(size);
-    }
-  }
-  ~Scratch() {
-    constexpr std::size_t kMost = 32 << 20;  // bytes of a buffer that is kept
-    if (room_.empty() || room_.size() * sizeof(T) > kMost) return;
-    try {
-      spare_.push_back(std::move(room_));
-    } catch (const std::bad_alloc&) {  // the buffer is freed instead
-    }
-  }
-  Scratch(const Scratch&) = delete;
-  Scratch& operator=(const Scratch&) = delete;
+  explicit Scratch(std::size_t size) : memory_(size * sizeof(T)) {}
 
-  T* data() const { return const_cast<T*>(room_.data()); }
+  T* data() const { return static_cast<T*>(memory_.data()); }
 
  private:
-  std::vector<T> room_;
-  static inline thread_local std::vector<std::vector<T>> spare_;
+  ScratchMemory memory_;
 };
 
 }  // namespace fastopt

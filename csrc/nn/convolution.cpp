@@ -13,8 +13,6 @@ namespace fastopt {
 
 namespace {
 
-inline std::size_t size(std::ptrdiff_t n) { return static_cast<std::size_t>(n); }
-
 template <class T> double cost(std::ptrdiff_t elements) {
   return static_cast<double>(size(elements) * sizeof(T)) * kRowCopyPerByte;
 }

@@ -57,8 +57,6 @@ void EmbeddingKernels<S>::forward(const S* weight, const Rows& rows, const std::
   });
 }
 
-namespace {
-
 /// The positions of indices in the order of the rows that they name, and where those of each row begin.
 struct Sorted {
   std::vector<std::size_t> begin;  // of each row, and behind the last one
@@ -82,8 +80,6 @@ struct Sorted {
     begin[0] = 0;
   }
 };
-
-}  // namespace
 
 template <class S>
 void EmbeddingKernels<S>::backward(const S* dy, const Rows& dy_rows, const std::int64_t* indices, std::size_t count,

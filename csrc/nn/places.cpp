@@ -12,12 +12,6 @@
 
 namespace fastopt {
 
-namespace {
-
-inline std::size_t size(std::ptrdiff_t n) { return static_cast<std::size_t>(n); }
-
-}  // namespace
-
 std::ptrdiff_t first_misplaced(const Pool& pool, const std::int32_t* indices, const Images& in) {
   // Of the windows along a row: the column of the first element inside, and the distance to the last.
   std::vector<std::int32_t> begin, reach;

@@ -57,8 +57,6 @@ template <class V> inline void store_places(std::int32_t* to, Places<V> places) 
     store(to, __builtin_convertvector(places, typename Words<width<V>>::type));
 }
 
-inline std::size_t size(std::ptrdiff_t n) { return static_cast<std::size_t>(n); }
-
 double cost(const Pool& pool, const Images& in) {
   return static_cast<double>(in.samples * in.channels * pool.pooled() * pool.y.size * pool.x.size) * kPoolPerElement;
 }

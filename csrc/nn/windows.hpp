@@ -7,6 +7,8 @@
 
 namespace fastopt {
 
+inline std::size_t size(std::ptrdiff_t n) { return static_cast<std::size_t>(n); }
+
 /// Windows along one axis: element k of window o is at o·stride − padding + k·dilation, if that is in [0, in).
 struct Windows {
   std::ptrdiff_t in, out;  ///< elements, windows
