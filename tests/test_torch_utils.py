@@ -192,6 +192,13 @@ def test_torchs_own_function_does_the_rest(kind: str, function: str, asked: list
         assert all(torch.equal(a.grad.to_dense(), b.grad.to_dense()) for a, b in zip(ours, theirs, strict=True))
 
 
+def test_memory_that_was_freed() -> None:
+    """As FSDP frees it; torch's own function would crash."""
+    freed = params(torch.float32)[0]
+    freed.grad.untyped_storage().resize_(0)
+    assert utils._clip.norm([freed], 1.0, False) is None and not utils._clip.value([freed], 1.0)
+
+
 def test_torchs_own_function_takes_other_norms(asked: list[str]) -> None:
     for arguments in ((1.0, 1), (1.0, math.inf), (1.0, "inf"), (1.0, 3.0), (-1.0,), (math.nan,)):
         ours = [one for one in params(torch.float64) if one.numel()]

@@ -195,7 +195,7 @@ class TensorClip {
     if (size == 0) return true;
     char* const data = static_cast<char*>(tensor.data) + tensor.byte_offset;
     const std::uintptr_t begin = reinterpret_cast<std::uintptr_t>(data), itemsize = tensor.dtype.bits / 8U;
-    if (begin % itemsize != 0 || !is_dense(tensor, size)) return false;
+    if (tensor.data == nullptr || begin % itemsize != 0 || !is_dense(tensor, size)) return false;
     const auto count = static_cast<std::size_t>(size);
     found.all.add(data, count, kTensorDtypes[dtype].wide, kTensorDtypes[dtype].format);
     found.extents.push_back({begin, begin + count * itemsize});

@@ -48,21 +48,29 @@ template <class T> void square(const Tensor& tensor, const Block& block, bool of
     });
   };
   if (const T* const from = static_cast<const T*>(of_param ? block.param : block.grad)) {
-    std::size_t at = 0;
-    if constexpr (kVectorBytes == 64) {  // the lanes fit into registers
+    const std::size_t whole = block.size - block.size % kLanes;
+    // Some lanes at a time, so that their sums stay in registers, over pieces short enough to be read from memory in order.
+    // With narrow vectors float64 would lose more by jumping than it gains.
+    if constexpr (kVectorBytes == 64 || sizeof(T) == sizeof(float)) {
       using D = Vector<double>;
-      constexpr std::size_t kVectors = kLanes / width<D>;
-      std::array<D, kVectors> squares{};
-      for (; at + kLanes <= block.size; at += kLanes)
-        unroll<kVectors>([&](auto k) {
-          const D x = widened(from + at + k * width<D>);
-          squares[k] += x * x;
-        });
-      for (std::size_t k = 0; k < kVectors; ++k) store(lanes.of + k * width<D>, squares[k]);
+      constexpr std::size_t kSums = 8;
+      for (std::size_t piece = 0; piece < whole; piece += kPiece) {
+        const std::size_t end = std::min(piece + kPiece, whole);
+        for (std::size_t lane = 0; lane < kLanes; lane += kSums * width<D>) {
+          std::array<D, kSums> squares;
+          for (std::size_t k = 0; k < kSums; ++k) squares[k] = load<D>(lanes.of + lane + k * width<D>);
+          for (std::size_t at = piece + lane; at < end; at += kLanes)
+            unroll<kSums>([&](auto k) {
+              const D x = widened(from + at + k * width<D>);
+              squares[k] += x * x;
+            });
+          for (std::size_t k = 0; k < kSums; ++k) store(lanes.of + lane + k * width<D>, squares[k]);
+        }
+      }
     } else {
-      for (; at + kLanes <= block.size; at += kLanes) add(from + at, kLanes);
+      for (std::size_t at = 0; at < whole; at += kLanes) add(from + at, kLanes);
     }
-    add(from + at, block.size - at);
+    add(from + whole, block.size - whole);
   } else {
     T tile[kLanes];
     for (std::size_t done = 0; done < block.size; done += kLanes) {

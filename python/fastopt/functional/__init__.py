@@ -1,12 +1,13 @@
 """The stateless layer: arrays in, arrays out.
 
-Optimizer steps and clipping change their arrays in place.  Normalizations and dropout return new arrays, or fill those that ``out`` gives.
+Optimizer steps and clipping change their arrays in place.  Normalizations and dropout return new arrays, or fill those that
+``out`` gives.
 
 Every function raises before it writes anything: TypeError for dtype and memory layout, ValueError for shape, range and
 overlap, with the name of the argument.  Arrays that are written must be C-contiguous (a normalization's result may also have
-the memory order of ``x``, and gradients that are clipped any order of their axes); inputs and gradients may have any memory layout.  All functions release the GIL, except optimizer
-steps shorter than about a millisecond.  :mod:`fastopt.reference` has the same functions in NumPy, with the same results to the
-last bit.
+the memory order of ``x``, and gradients that are clipped any order of their axes); inputs, and gradients of a step, may have any
+memory layout.  All functions release the GIL, except optimizer steps and clipping shorter than about a millisecond.
+:mod:`fastopt.reference` has the same functions in NumPy, with the same results to the last bit.
 
 Normalizations compute in float32, and in float64 if x is float64; they return their statistics in float64.  With 16-bit inputs,
 weights, biases and running statistics are float32; each result is rounded once, to the nearest.
