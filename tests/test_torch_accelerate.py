@@ -106,6 +106,34 @@ def test_every_part_of_a_model_counts() -> None:
     assert type(own) is Own
 
 
+def test_batch_norm_and_relu_become_one() -> None:
+    nn = torch.nn
+    model = nn.Sequential(
+        nn.Conv2d(3, 4, 3),
+        nn.BatchNorm2d(4),
+        nn.ReLU(),
+        nn.Sequential(nn.BatchNorm2d(4), nn.ReLU(True)),
+        nn.BatchNorm2d(4),
+    )
+    relu, watched = nn.ReLU(), nn.BatchNorm2d(4)
+    watched.register_forward_hook(lambda *_: None)
+    model.extend([relu, nn.BatchNorm2d(4), relu, watched, nn.ReLU()])
+    other, x = copy.deepcopy(model), torch.randn(5, 3, 9, 9)
+    names = model.state_dict().keys()
+    ft.accelerate(model, fuse=True)
+    assert [name for name, kind in ft.swapped(model).items() if kind == "BatchNormReLU"] == ["1", "3.0"]
+    assert model.state_dict().keys() == names
+    assert isinstance(model[2], nn.ReLU)
+    for one in (model, other):
+        one(x).square().sum().backward()
+    for p, q in zip(model.parameters(), other.parameters(), strict=True):
+        assert torch.allclose(p.grad, q.grad, rtol=1e-3, atol=1e-3)
+    assert torch.allclose(copy.deepcopy(model).eval()(x), model.eval()(x))
+    ft.restore(model)
+    assert [type(module) for module in model.modules()] == [type(module) for module in other.modules()]
+    assert torch.allclose(model(x), other.eval()(x), atol=1e-4)
+
+
 def test_mistakes_change_nothing() -> None:
     model = network()
     lbfgs = torch.optim.LBFGS(model.parameters())

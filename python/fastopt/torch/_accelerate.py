@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+from collections import Counter
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -18,7 +20,14 @@ def _modules() -> dict[type, type]:
     return {one.replaces: one for one in ours if isinstance(one.replaces, type)}
 
 
-def accelerate(model: torch.nn.Module, optimizer: torch.optim.Optimizer | None = None) -> Any:
+class _Passed(torch.nn.ReLU):
+    """A ReLU that the module before it has computed already."""
+
+    def forward(self, input: torch.Tensor) -> torch.Tensor:
+        return input
+
+
+def accelerate(model: torch.nn.Module, optimizer: torch.optim.Optimizer | None = None, *, fuse: bool = False) -> Any:
     """Makes a model's modules use fastopt's kernels, and returns an optimizer that does.
 
     Each module that is exactly one of torch's classes of which :mod:`fastopt.torch.nn` has one becomes one of these.  It stays the same
@@ -32,6 +41,9 @@ def accelerate(model: torch.nn.Module, optimizer: torch.optim.Optimizer | None =
         model: On any device; what is not on the CPU computes as before.
         optimizer: One of torch's, exactly of a class that :mod:`fastopt.torch.optim` has, for parameters on the CPU.  It must not be used
             any more.
+        fuse: Whether a BatchNorm with a ReLU behind it in a ``torch.nn.Sequential`` becomes one pass, a
+            :class:`fastopt.torch.nn.BatchNormReLU`, and the ReLU passes on what it gets.  Only where neither has a hook nor a second
+            place in the model; a program that calls the two by themselves would see the difference.
 
     Returns:
         An optimizer with the given one's groups and a copy of its state, or ``None`` if none is given.
@@ -55,6 +67,10 @@ def accelerate(model: torch.nn.Module, optimizer: torch.optim.Optimizer | None =
         if type(module) in classes:
             module.__class__ = classes[type(module)]
             found[name] = type(module).__name__
+    if fuse:
+        for name, norm, relu in _pairs(model):
+            norm.__dict__["fused_from"], norm.__class__, relu.__class__ = type(norm), nn.BatchNormReLU, _Passed
+            found[name] = "BatchNormReLU"
     _LOG.info(
         "accelerate: %s", ", ".join(f"{name or 'the model'} ({kind})" for name, kind in found.items()) or "no modules"
     )
@@ -75,8 +91,12 @@ def restore(model: torch.nn.Module) -> None:
     _expect_module("restore", model)
     back = {ours: theirs for theirs, ours in _modules().items()}
     for module in model.modules():
+        if type(module) is nn.BatchNormReLU and "fused_from" in module.__dict__:
+            module.__class__ = module.__dict__.pop("fused_from")
         if type(module) in back:
             module.__class__ = back[type(module)]
+        elif type(module) is _Passed:
+            module.__class__ = torch.nn.ReLU
 
 
 def swapped(model: torch.nn.Module) -> dict[str, str]:
@@ -91,6 +111,25 @@ def swapped(model: torch.nn.Module) -> dict[str, str]:
     _expect_module("swapped", model)
     ours = {*_modules().values(), nn.BatchNormReLU}
     return {name: type(module).__name__ for name, module in model.named_modules() if type(module) in ours}
+
+
+def _pairs(model: torch.nn.Module) -> list[tuple[str, Any, Any]]:
+    """The BatchNorms with a ReLU behind them that may become one, with the norms' names."""
+    places = Counter(id(module) for _, module in model.named_modules(remove_duplicate=False))
+    norms = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
+
+    def is_alone(module: torch.nn.Module) -> bool:
+        hooks = (value for key, value in vars(module).items() if key.endswith("_hooks") and "state_dict" not in key)
+        return places[id(module)] == 1 and not any(hooks)
+
+    found = []
+    for prefix, parent in model.named_modules():
+        if type(parent) is torch.nn.Sequential:
+            children = list(parent.named_children())
+            for (name, norm), (_, relu) in pairwise(children):
+                if type(norm) in norms and type(relu) is torch.nn.ReLU and is_alone(norm) and is_alone(relu):
+                    found.append((f"{prefix}.{name}".lstrip("."), norm, relu))
+    return found
 
 
 def _expect_module(function: str, model: Any) -> None:

@@ -97,12 +97,14 @@ class Part:
         # The counts of steps: the optimizer's, and torch's, which are floating-point.
         self._counts = np.zeros(len(self.params), np.int64)
         wide = torch.get_default_dtype() == torch.float64
-        self._steps = torch.zeros(len(self.params), dtype=torch.float64 if wide else torch.float32)
+        with torch.inference_mode(False):  # so that it tells whether it was changed
+            self._steps = torch.zeros(len(self.params), dtype=torch.float64 if wide else torch.float32)
         self._of_steps: Array = self._steps.numpy()
         for i, one in enumerate(self.optimizer.state):
             self._counts[i] = int(one["step"])
             one["step"] = self._counts[i, ...]
         self._of_steps[...] = self._counts
+        self._version = self._steps._version
         self._unseen = []
         for i in range(len(self.params)):
             if self._counts[i] or name in ALWAYS_THERE:
@@ -120,7 +122,7 @@ class Part:
                 "torch.nn.utils.clip_grad_norm_, and step without options"
             )
         found = self._tensors.gradients(self.watched)
-        if found is None or not (self._of_steps == self._counts).all():
+        if found is None or self._steps._version != self._version:
             return None
         arrays, stepped, others = found
         try:
