@@ -665,6 +665,27 @@ def test_a_mistake_changes_nothing() -> None:
     assert opt.info.step == 3
 
 
+def test_a_wrong_state_changes_nothing() -> None:
+    model, other = made(), made()
+    opt, same = new(optim.AdamW, model), new(optim.AdamW, other)
+    train(model, opt, 2), train(other, same, 2)
+    for key, value, text in (
+        ("exp_avg", torch.ones(3), "exp_avg"),
+        ("exp_avg", "ones", "exp_avg"),
+        ("unknown", torch.ones(3), "unknown"),
+        ("step", torch.tensor(-1.0), "step"),
+    ):
+        wrong = copy.deepcopy(opt.state_dict())
+        wrong["state"][1][key] = value
+        with pytest.raises((TypeError, ValueError), match=text):
+            opt.load_state_dict(wrong)
+    wrong = copy.deepcopy(opt.state_dict())
+    wrong["param_groups"][0]["lr"] = -1.0
+    with pytest.raises(ValueError, match="lr must be"):
+        opt.load_state_dict(wrong)
+    assert equal(train(model, opt, 2, 2), train(other, same, 2, 2))
+
+
 def test_torch_compile_leaves_it_alone() -> None:
     pytest.importorskip("torch._dynamo")
     a, b = made(), made()

@@ -77,6 +77,7 @@ class Optimizer(torch.optim.Optimizer):
     def _set_up(self) -> None:
         self._lock, self._changed = threading.RLock(), [False]
         self._parts: list[Part] = []
+        self._part_of: dict[torch.Tensor, Part] = {}
         self._hooks: dict[torch.Tensor, Any] = {}
         self._info: optim.StepInfo | None = None
 
@@ -310,22 +311,29 @@ class Optimizer(torch.optim.Optimizer):
         return {**found, "state": state, "fastopt": {"class": self.rule.__name__, **self._extra}}
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
-        """Loads a state of this optimizer or of torch's of this name; the tensors are copied before the next step.
+        """Loads a state of this optimizer or of torch's of this name; its tensors are copied.
 
         Raises:
-            ValueError: Groups or parameters differ, or the state is that of another optimizer.
+            TypeError: An entry of the state has a wrong type or dtype.
+            ValueError: Groups, parameters or shapes differ, an entry or hyperparameter is unknown or out of range, or the state is that of
+                another optimizer.  Nothing has been changed then.
         """
         own = state_dict.get("fastopt", {}) if isinstance(state_dict, Mapping) else {}
         name = self.rule.__name__
         if own.get("class", name) != name:
             raise ValueError(f"{name}: state_dict is that of {own['class']}")
-        handle = self.register_load_state_dict_pre_hook(_hold)
         with self._lock:
+            before = {key: vars(self)[key] for key in ("state", "param_groups", "_extra", "_parts", "_part_of")}
+            handle = self.register_load_state_dict_pre_hook(_hold)
             try:
                 _Base.load_state_dict(self, dict(state_dict))
+                self._extra = dict(own)
+                self._parts = self._made()
+            except BaseException:
+                self.__dict__.update(before)
+                raise
             finally:
                 handle.remove()
-            self._extra = dict(own)
 
     def __getstate__(self) -> dict[str, Any]:
         with self._lock:
