@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import abc
 import copy
 import io
 import json
@@ -21,6 +22,9 @@ torch = pytest.importorskip("torch", reason="needs torch")
 import fastopt.torch as ft  # noqa: E402
 
 ROOT = Path(__file__).parents[1]
+
+
+SHARED = torch.ones(12)
 
 
 def network() -> Any:
@@ -243,11 +247,69 @@ def test_what_derives_from_torch_stays_torchs() -> None:
 
 
 @pytest.mark.usefixtures("patched")
+def test_a_class_that_calls_torchs_by_name_stays_itself() -> None:
+    class Own(torch.optim.Adam, abc.ABC):
+        def __init__(self, params: Any) -> None:
+            self.mark = 3
+            torch.optim.Adam.__init__(self, params, lr=0.1)
+
+        def step(self, closure: Any = None) -> Any:
+            self.mark += 1
+            return torch.optim.Adam.step(self, closure)
+
+    w = torch.nn.Parameter(torch.ones(2))
+    opt = Own([w])
+    w.grad = torch.ones(2)
+    opt.step()
+    torch.optim.Adam.load_state_dict(opt, torch.optim.Adam.state_dict(opt))
+    assert type(opt) is Own
+    assert opt.mark == 4
+    assert w.tolist() == pytest.approx([0.9, 0.9])
+
+
+@pytest.mark.usefixtures("patched")
+def test_groups_are_the_callers() -> None:
+    for dtype in (torch.float32, torch.complex64):
+        model = torch.nn.Linear(2, 2, dtype=dtype)
+        for params in (model.parameters(), model.named_parameters()):
+            group = {"params": params, "lr": 0.5}
+            opt = torch.optim.SGD([group], lr=0.1)
+            assert isinstance(opt, ft.optim.Optimizer) == (dtype is torch.float32)
+            assert len(opt.param_groups[0]["params"]) == 2
+            assert opt.param_groups[0] is group
+
+
+def test_pickles_go_in_and_out_of_a_patch() -> None:
+    w = torch.nn.Parameter(torch.ones(2))
+    w.grad = torch.ones(2)
+    outside = torch.optim.AdamW([w], lr=0.1)
+    outside.step()
+    text = pickle.dumps(outside)
+    ft.patch()
+    try:
+        inside = pickle.loads(text)
+        assert isinstance(inside, ft.optim.AdamW)
+        inside.step()
+        made = torch.optim.AdamW([w], lr=0.1)
+        made.step()
+        text = pickle.dumps(made)
+        assert pickle.loads(pickle.dumps(torch.nn.functional.gelu)) is torch.nn.functional.gelu
+    finally:
+        ft.unpatch()
+    for one in (pickle.loads(text), pickle.loads(pickle.dumps(made))):
+        assert type(one) is torch.optim.AdamW
+        one.step()
+    made.step()
+
+
+@pytest.mark.usefixtures("patched")
 def test_what_fastopt_cannot_be_is_torchs() -> None:
     for params, kwargs in (
         ([torch.nn.Parameter(torch.ones(2, dtype=torch.complex64))], {}),
         ([torch.nn.Parameter(torch.ones(2))], {"differentiable": True}),
         ([{"params": [torch.nn.Parameter(torch.ones(2, device="meta"))], "lr": 0.1}], {}),
+        ([torch.nn.Parameter(torch.ones(4, 6)[:, ::2])], {}),
+        ([torch.nn.Parameter(SHARED), torch.nn.Parameter(SHARED.view(3, 4))], {}),
     ):
         opt = torch.optim.AdamW(params, **kwargs)
         assert not isinstance(opt, ft.optim.Optimizer)
@@ -256,6 +318,10 @@ def test_what_fastopt_cannot_be_is_torchs() -> None:
         torch.optim.AdamW([torch.nn.Parameter(torch.ones(2))], lr=-1.0)
     with pytest.raises(TypeError, match="unexpected keyword"):
         torch.optim.AdamW([torch.nn.Parameter(torch.ones(2))], weight_deacy=1.0)
+
+
+def scripted(x: torch.Tensor) -> torch.Tensor:
+    return torch.nn.functional.gelu(x) + torch.nn.functional.rms_norm(x, [4])
 
 
 @pytest.mark.usefixtures("patched")
@@ -267,8 +333,9 @@ def test_torchscript_and_compile_see_torchs_own() -> None:
     x = torch.randn(3, 4)
     compiled = torch.compile(function, backend="eager", fullgraph=True)
     assert torch.allclose(compiled(x), function(x), atol=1e-6)
-    scripted = torch.jit.script(torch.nn.Sequential(torch.nn.LayerNorm(4), torch.nn.Dropout(0.1)).eval())
-    assert torch.allclose(scripted(x), torch.layer_norm(x, (4,)), atol=1e-6)
+    layers = torch.nn.Sequential(torch.nn.LayerNorm(4), torch.nn.GELU(), torch.nn.Dropout(0.1)).eval()
+    assert torch.allclose(torch.jit.script(layers)(x), function(x), atol=1e-6)
+    assert torch.allclose(torch.jit.script(scripted)(x), scripted(x), atol=1e-6)
 
 
 def test_unpatch_puts_everything_back() -> None:
@@ -309,12 +376,15 @@ def run(
 
 
 SCRIPT = """
-import sys
+import atexit, os, pickle, sys
 from torch import nn
 from torch.optim import SGD
 import torch
-assert sys.argv[1:] == ["--epochs", "3"], sys.argv
+assert sys.argv[1:] == ["--", "--only", "3", "--"] and os.path.isabs(__file__), sys.argv
 assert __name__ == "__main__"
+class Own: pass
+atexit.register(lambda: pickle.dumps(Own()))
+os.chdir("/")
 w = nn.Parameter(torch.ones(3))
 opt = SGD([w], lr=0.1)
 nn.functional.dropout(w, 0.5).sum().backward()
@@ -325,12 +395,12 @@ print(type(opt).__mro__[1].__module__, "dropout" in repr(nn.functional.dropout))
 
 def test_a_script_runs_unmodified(tmp_path: Path) -> None:
     report = tmp_path / "report.json"
-    done = run(tmp_path, SCRIPT, "--report", str(report), arguments=("--epochs", "3"))
+    done = run(tmp_path, SCRIPT, "--report", report.name, arguments=("--", "--only", "3", "--"))
     assert done.returncode == 0, done.stderr
     assert done.stdout == "fastopt.torch.optim True\n"
     assert done.stderr.splitlines()[-1] == "fastopt run: SGD 1 steps, dropout 0 of 1 calls"
     assert json.loads(report.read_text())["steps"] == {"SGD": 1}
-    done = run(tmp_path, SCRIPT, "--only", "dropout,memory", "--quiet", arguments=("--epochs", "3"))
+    done = run(tmp_path, SCRIPT, "--only", "dropout,memory", "--quiet", arguments=("--", "--only", "3", "--"))
     assert (done.stdout, done.stderr) == ("torch.optim.optimizer True\n", "")
 
 
@@ -341,6 +411,9 @@ def test_scripts_that_end_otherwise(tmp_path: Path) -> None:
     done = run(tmp_path, "raise KeyError('gone')")
     assert done.returncode == 1
     assert "KeyError: 'gone'" in done.stderr
+    done = run(tmp_path, "print('ran')", "--report", "no/where.json")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "there is no directory" in done.stderr
     done = run(tmp_path, "", "--only", "adam")
     assert done.returncode == 2
     assert "there is no 'adam'; there are batch_norm, clip" in done.stderr

@@ -96,7 +96,7 @@ def test_the_command_alone_prints_the_help(capsys: pytest.CaptureFixture[str]) -
     [
         (["inof"], "fastopt: error: there is no command 'inof'; did you mean info?"),
         (["version"], "did you mean --version?"),
-        (["fly", "--fast"], "fastopt: error: there is no command 'fly'; there are info, bench, demo"),
+        (["fly", "--fast"], "fastopt: error: there is no command 'fly'; there are info, bench, run, demo"),
         (["--fast"], "fastopt: error: unrecognized arguments: --fast"),
         (["--fast", "info"], "--fast"),
         (["demo", "fly"], "weight-decay"),

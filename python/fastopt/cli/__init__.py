@@ -61,6 +61,7 @@ def _run(argv: Sequence[str] | None) -> int:
     try:
         command = importlib.import_module(f".{argv[0]}", __name__)
         command.add_arguments(parsers[argv[0]])
+        argv = command.separated(argv) if hasattr(command, "separated") else argv
         return int(command.main(parser.parse_args(argv)))
     except ModuleNotFoundError as error:
         missing = (error.name or "").partition(".")[0]

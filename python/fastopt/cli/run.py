@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import argparse
 import atexit
+import builtins
 import importlib
 import importlib.abc
 import importlib.machinery
 import importlib.util
+import io
 import json
 import os
 import runpy
 import sys
+import zipfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import ModuleType
@@ -66,6 +69,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("arguments", metavar="...", nargs=argparse.REMAINDER, help="the script's own arguments")
 
 
+def separated(argv: Sequence[str]) -> list[str]:
+    """The arguments with ``--`` behind the script, as argparse takes the first one away, which may be the script's own."""
+    with_value = ("--only", "--without", "--report")
+    i = 1
+    while i < len(argv) and argv[i].startswith("-"):
+        i += 2 if argv[i] in with_value else 1
+    return [*argv[: i + 1], *(["--"] if i < len(argv) else []), *argv[i + 1 :]]
+
+
 def _names(text: str) -> list[str]:
     names = [name.strip() for name in text.split(",") if name.strip()]
     if unknown := [name for name in names if name not in SWAPS]:
@@ -77,6 +89,11 @@ def main(args: argparse.Namespace) -> int:
     if not args.module and not Path(args.script).exists():
         print(f"fastopt run: there is no file {args.script}; a module needs -m", file=sys.stderr)
         return 2
+    if args.report is not None:
+        args.report = Path(args.report).resolve()  # the script may change the directory
+        if not args.report.parent.is_dir():
+            print(f"fastopt run: there is no directory {args.report.parent} for the report", file=sys.stderr)
+            return 2
     wanted = {*(SWAPS if args.only is None else args.only)} - {*args.without}
     process = os.getpid()
     atexit.register(lambda: _report(args, wanted) if os.getpid() == process else None)  # not in forked children
@@ -87,11 +104,17 @@ def main(args: argparse.Namespace) -> int:
     if "sklearn" in wanted:
         _after("sklearn.neural_network", _accelerate_sklearn)
     sys.argv = [args.script, *args.arguments]
+    main = sys.modules["__main__"] = ModuleType("__main__")  # it stays until the process ends, as that of a script does
     if args.module:
         sys.path.insert(0, os.getcwd())
-        runpy.run_module(args.script, run_name="__main__", alter_sys=True)
-    else:
+        runpy._run_module_as_main(args.script, alter_argv=True)  # type: ignore[attr-defined]
+    elif Path(args.script).is_file() and not zipfile.is_zipfile(args.script):
         sys.path.insert(0, str(Path(args.script).resolve().parent))
+        vars(main).update(__file__=args.script, __builtins__=builtins, __cached__=None)
+        with io.open_code(str(Path(args.script).resolve())) as file:
+            code = compile(file.read(), args.script, "exec")
+        exec(code, vars(main))
+    else:
         runpy.run_path(args.script, run_name="__main__")
     return 0
 
@@ -119,7 +142,7 @@ def _report(args: argparse.Namespace, wanted: set[str]) -> None:
         parts += ["scikit-learn's networks"] if "sklearn" in wanted and "sklearn.neural_network" in sys.modules else []
         print(f"fastopt run: {'; '.join(parts) or 'nothing that is swapped was imported'}", file=sys.stderr)
     if args.report:
-        Path(args.report).write_text(json.dumps(torch.counts.as_dict() if swapped else {}, indent=2) + "\n")
+        args.report.write_text(json.dumps(torch.counts.as_dict() if swapped else {}, indent=2) + "\n")
 
 
 def _after(name: str, then: Callable[[], None]) -> None:

@@ -5,12 +5,15 @@ from __future__ import annotations
 import functools
 import inspect
 import sys
+import types
+from abc import ABCMeta
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import torch
 import torch.nn.functional
+from torch.jit._builtins import _find_builtin, _register_builtin
 
 from . import functional, optim, utils
 from .functional import _choice
@@ -141,11 +144,19 @@ def _swapped_function(name: str, ours: Callable[..., Any], original: Callable[..
         counts.taken[name] += taken[0] - before
         return result
 
-    function.__prepare_scriptable__ = lambda: original  # type: ignore[attr-defined]  # for torch.jit.script
+    # For pickle, and for torch.jit.script, which compiles torch's own instead.
+    function.__module__, function.__qualname__ = (
+        "torch.nn.utils.clip_grad" if name in CLIPPING else "torch.nn.functional",
+        name,
+    )
+    del function.__wrapped__
+    function.__prepare_scriptable__ = lambda: original  # type: ignore[attr-defined]
+    if operator := _find_builtin(original):
+        _register_builtin(function, operator)
     return function
 
 
-class _Swapped(type):
+class _Swapped(ABCMeta):
     """The type of optimizers in torch's place.  Only they themselves are fastopt's: a class that derives from one derives from torch's."""
 
     original: type
@@ -153,7 +164,7 @@ class _Swapped(type):
     def __new__(cls, name: str, bases: tuple[type, ...], names: Mapping[str, Any], **kwargs: Any) -> Any:
         if any(isinstance(base, _Swapped) for base in bases):
             bases = tuple(base.original if isinstance(base, _Swapped) else base for base in bases)
-            return type(bases[0])(name, bases, dict(names), **kwargs)
+            return types.new_class(name, bases, kwargs, lambda body: body.update(names))
         return super().__new__(cls, name, bases, dict(names), **kwargs)
 
     def __instancecheck__(cls, instance: Any) -> bool:
@@ -163,30 +174,59 @@ class _Swapped(type):
         return issubclass(subclass, cls.original)
 
 
+_METHODS = ("add_param_group", "load_state_dict", "state_dict", "step", "__getstate__", "__setstate__")
+
+
 def _swapped_class(ours: Any, original: Any) -> Any:
-    name, own_step = original.__name__, inspect.unwrap(ours.step)  # torch wraps this class's step in its hooks itself
+    name = original.__name__
 
     def __init__(self: Any, params: Any, *args: Any, **kwargs: Any) -> None:
-        if not isinstance(params, torch.Tensor | Mapping):
-            params = list(params)  # which may be a generator, and is needed twice
-        given = (
-            [dict(one) if isinstance(one, Mapping) else one for one in params] if isinstance(params, list) else params
-        )
+        if type(self) is not swapped:  # a class that derives from torch's, and calls this one by its name
+            original.__init__(self, params, *args, **kwargs)
+            return
+        # Generators are needed twice; torch too changes the groups that it is given.
+        params = params if isinstance(params, torch.Tensor | Mapping) else list(params)
+        groups = [one for one in params if isinstance(one, dict)] if isinstance(params, list) else []
+        for group in groups:
+            if "params" in group and not isinstance(group["params"], torch.Tensor | list | set):
+                group["params"] = list(group["params"])
+        before = [dict(group) for group in groups]
         try:
-            ours.__init__(self, given, *args, **kwargs)
+            ours.__init__(self, params, *args, **kwargs)
         except (ImportError, TypeError, ValueError):
+            for group, entries in zip(groups, before, strict=True):
+                group.clear()
+                group.update(entries)
             vars(self).clear()
             self.__class__ = original
             original.__init__(self, params, *args, **kwargs)  # raises where the arguments are wrong
             counts.left[name] += 1
 
-    def step(self: Any, *args: Any, **kwargs: Any) -> Any:
-        counts.steps[name] += 1
-        return own_step(self, *args, **kwargs)
+    def method_of(key: str) -> Callable[..., Any]:
+        own, theirs = (
+            inspect.unwrap(getattr(ours, key)),
+            getattr(original, key),
+        )  # a step's hooks are called by torch's wrapper
+
+        @functools.wraps(own)
+        def method(self: Any, *args: Any, **kwargs: Any) -> Any:
+            if type(self) is not swapped:
+                return theirs(self, *args, **kwargs)
+            if key == "step":
+                counts.steps[name] += 1
+            return own(self, *args, **kwargs)
+
+        del method.__wrapped__
+        return method
+
+    def __reduce_ex__(self: Any, protocol: Any) -> Any:
+        # A pickle names torch's class, which is this one or, after unpatch(), torch's own.
+        return object.__new__, (getattr(sys.modules[original.__module__], name),), self.__getstate__()
 
     names = {
         "__init__": __init__,
-        "step": step,
+        **{key: method_of(key) for key in _METHODS},
+        "__reduce_ex__": __reduce_ex__,
         "__module__": original.__module__,
         "__qualname__": original.__qualname__,
         "__doc__": original.__doc__,

@@ -39,7 +39,7 @@ def tensor_of(array: Array) -> Any:
         return torch.from_numpy(array)
     bits = torch.from_numpy(array.view(np.int16))
     # Not a view in torch's sense: the result of an autograd function could not be changed in place then.
-    return torch.empty(0, dtype=torch.bfloat16).set_(
+    return torch.empty(0, dtype=torch.bfloat16, device="cpu").set_(
         bits.untyped_storage(), bits.storage_offset(), bits.shape, bits.stride()
     )
 

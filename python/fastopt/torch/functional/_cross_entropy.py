@@ -30,7 +30,7 @@ def _forward(x: Any, target: Any, weight: Any, options: _Options, grad: bool) ->
     if options.reduction == "none":
         loss = torch.from_numpy(loss).to(x.dtype)
     else:
-        loss = torch.scalar_tensor(loss, dtype=x.dtype)
+        loss = torch.scalar_tensor(loss, dtype=x.dtype, device=x.device)
     return loss, dx if dx is None else tensor_of(dx)
 
 

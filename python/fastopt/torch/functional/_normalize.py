@@ -147,7 +147,7 @@ class _Normalize(torch.autograd.Function):
         if torch.is_grad_enabled() or not is_readable(dy):
             if bias is None and ctx.bias is not None:  # its values are in no gradient
                 shape, dtype = ctx.bias
-                bias = torch.zeros(shape, dtype=dtype, requires_grad=wanted[2])
+                bias = torch.zeros(shape, dtype=dtype, device="cpu", requires_grad=wanted[2])
             return None, *gradients(lambda *inputs: ctx.norm.own(*inputs, statistics), (x, weight, bias), wanted, dy)
         arrays = array_of(dy), array_of(x), computed(weight), computed(bias)
         results = ctx.norm.backward(*arrays, [one.numpy() for one in statistics], wanted[2])

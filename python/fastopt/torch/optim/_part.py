@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from itertools import pairwise
 from operator import is_not, itemgetter
 from typing import Any
 
@@ -44,6 +45,30 @@ def expect_usable(name: str, label: str, param: torch.Tensor) -> None:
             f"{name}: {label} has dtype {param.dtype}, expected float32, float64, float16 or bfloat16; "
             "use torch.optim for it"
         )
+    _ordered(name, label, param)
+
+
+def _ordered(name: str, label: str, param: torch.Tensor) -> list[int]:
+    """The order of the axes in which a parameter is contiguous; raises TypeError if there is none."""
+    order = order_of(param)
+    if order is None or (order != list(range(param.ndim)) and name in OF_MATRICES):
+        raise TypeError(
+            f"{name}: {label} is not contiguous, and would be updated in place; make it so before the "
+            "optimizer is made: p.data = p.data.contiguous()"
+        )
+    return order
+
+
+def expect_disjoint(name: str, params: list[torch.Tensor]) -> None:
+    """Raises ValueError if two parameters share memory."""
+    memories = [memory_of(param) for param in params]
+    extents = sorted((one.data_ptr(), one.data_ptr() + one.nbytes, i) for i, one in enumerate(memories) if one.numel())
+    for (_, end, i), (begin, _, j) in pairwise(extents):
+        if begin < end:
+            first, second = sorted((i, j))
+            raise ValueError(
+                f"{name}: params[{first}] and params[{second}] share memory, and both would be updated; give one of them"
+            )
 
 
 def _is_plain(tensor: torch.Tensor) -> bool:
@@ -79,7 +104,7 @@ class Part:
             expect_usable(name, label, param)
         self._memories = [memory_of(param) for param in self.params]
         self._sharded = [i for i, param in enumerate(self.params) if is_sharded(param)]
-        self._orders = [self._order_of(label, one) for label, one in zip(labels, self._memories, strict=True)]
+        self._orders = [_ordered(name, label, one) for label, one in zip(labels, self._memories, strict=True)]
         self.arrays = [array_of(one).transpose(order) for one, order in zip(self._memories, self._orders, strict=True)]
         self._values, self._seen = itemgetter(*keys), [(None,) * len(keys) for _ in groups]
         arrays = iter(self.arrays)
@@ -98,7 +123,7 @@ class Part:
         self._counts = np.zeros(len(self.params), np.int64)
         wide = torch.get_default_dtype() == torch.float64
         with torch.inference_mode(False):  # so that it tells whether it was changed
-            self._steps = torch.zeros(len(self.params), dtype=torch.float64 if wide else torch.float32)
+            self._steps = torch.zeros(len(self.params), dtype=torch.float64 if wide else torch.float32, device="cpu")
         self._of_steps: Array = self._steps.numpy()
         for i, one in enumerate(self.optimizer.state):
             self._counts[i] = int(one["step"])
@@ -144,16 +169,6 @@ class Part:
                     self._show(i)
         return info
 
-    def _order_of(self, label: str, param: torch.Tensor) -> list[int]:
-        order = order_of(param)
-        usual = list(range(param.ndim))
-        if order is None or (order != usual and self.name in OF_MATRICES):
-            raise TypeError(
-                f"{self.name}: {label} is not contiguous, and would be updated in place; make it so before the "
-                "optimizer is made: p.data = p.data.contiguous()"
-            )
-        return order
-
     def _is_uncounted(self, param: torch.Tensor, group: Mapping[str, Any]) -> bool:
         """Whether torch has no count for this parameter, and no result depends on it."""
         half = param.dtype in (torch.float16, torch.bfloat16)
@@ -185,8 +200,9 @@ class Part:
         expect = value.device.type == "cpu" and value.layout is torch.strided
         if not expect:
             raise TypeError(f"{self.name}: the state of params[{i}] is on {value.device}, expected the CPU")
-        if value.ndim and {value.dtype, self.params[i].dtype} == {torch.float32, torch.float64}:
-            value = value.to(self.params[i].dtype)  # the model has another dtype now
+        computed = torch.float64 if self.params[i].dtype is torch.float64 else torch.float32
+        if value.ndim and value.dtype in (torch.float32, torch.float64) and value.dtype is not computed:
+            value = value.to(computed)  # the model has another dtype now
         array = array_of(value)
         return array.transpose(self._orders[i]) if value.shape == self._memories[i].shape else array
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+_CODES = "_8bit"  # the end of the names of 8-bit codes, which torch must not take for numbers
 _CHANGING = ("__setitem__", "__delitem__", "__ior__", "clear", "pop", "popitem", "setdefault", "update")
 
 
@@ -46,6 +47,16 @@ class State(defaultdict[Any, Any]):
 
     def __reduce__(self) -> Any:
         return defaultdict, (dict, {key: dict(one) if isinstance(one, Entries) else one for key, one in self.items()})
+
+
+def renamed(entries: dict[str, Any]) -> dict[str, Any]:
+    """The entries for a file: a mean in 8 bits has a name that torch's optimizers do not know, so that they raise an error."""
+    return {f"{key}{_CODES}" if f"{key}_scale" in entries else key: value for key, value in entries.items()}
+
+
+def named_back(entries: dict[str, Any]) -> dict[str, Any]:
+    """The entries with the names that they have in an optimizer."""
+    return {key.removesuffix(_CODES): value for key, value in entries.items()}
 
 
 def _telling(name: str, base: Callable[..., Any]) -> Callable[..., Any]:

@@ -3,28 +3,51 @@
 from __future__ import annotations
 
 import functools
+import os
 import threading
 import warnings
+import weakref
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch._C._autograd import _profiler_enabled
 from torch._compile import _disable_dynamo
 from torch.optim.optimizer import _global_optimizer_post_hooks as _after
 from torch.optim.optimizer import _global_optimizer_pre_hooks as _before
+from torch.utils.weak import WeakIdKeyDictionary
 
 from ... import optim
 from .._differences import ALWAYS_THERE
 from .._tensors import exchange_table
-from ._part import Part, expect_usable, plain
-from ._state import Entries, State
+from ._part import Part, expect_disjoint, expect_usable, plain
+from ._state import Entries, State, named_back, renamed
 
 # Arguments of torch's optimizers that choose one of their implementations.
 FLAGS = ("foreach", "capturable", "differentiable", "fused")
+FORMATS = ("weights", "moments", "moment_rounding")
 
+
+class _Hook(NamedTuple):
+    """A hook of a parameter in backward: whose it is, and what removes it."""
+
+    of: Callable[[], Any]
+    handle: Any
+
+
+_hooks: Any = WeakIdKeyDictionary()  # of parameters
+_every: weakref.WeakSet[Any] = weakref.WeakSet()
+
+
+def _unlock() -> None:
+    """In a forked child: a thread that held a lock does not exist here."""
+    for optimizer in _every:
+        optimizer._lock = threading.RLock()
+
+
+os.register_at_fork(after_in_child=_unlock)
 
 # Called by its name, not by super(): a class may have one of torch's optimizers as a further base.
 _Base = torch.optim.Optimizer
@@ -41,7 +64,8 @@ class Optimizer(torch.optim.Optimizer):
     order of their axes, such as ``channels_last``.  ``foreach``, ``capturable`` and ``fused`` have no effect.
 
     ``in_backward=True`` steps each parameter as soon as ``backward`` has its gradient, while it is in cache, and sets the gradient
-    to ``None``: the gradients of a model never exist all at once.  ``step`` does nothing then but call its closure.
+    to ``None``: the gradients of a model never exist all at once.  ``step`` does nothing then but call its closure.  A parameter is
+    stepped by the optimizer that was made for it last.
 
     ``amp_scaling=True`` lets ``GradScaler`` hand over its factor and what it found instead of unscaling the gradients in a pass
     of its own.  (Lightning refuses to clip gradients then.)
@@ -78,7 +102,7 @@ class Optimizer(torch.optim.Optimizer):
         self._lock, self._changed = threading.RLock(), [False]
         self._parts: list[Part] = []
         self._part_of: dict[torch.Tensor, Part] = {}
-        self._hooks: dict[torch.Tensor, Any] = {}
+        _every.add(self)
         self._info: optim.StepInfo | None = None
 
     @property
@@ -112,6 +136,7 @@ class Optimizer(torch.optim.Optimizer):
                 raise ValueError(f"{name}: a group has a parameter twice; it would take two steps at a time")
             for i, param in enumerate(group["params"], first):
                 expect_usable(name, f"params[{i}]", param)
+            expect_disjoint(name, [param for one in self.param_groups for param in one["params"]])
             self.rule([], **{key: plain(name, key, group[key]) for key in self._keys})
         except BaseException:
             self.param_groups.pop()
@@ -198,6 +223,7 @@ class Optimizer(torch.optim.Optimizer):
                 raise ValueError(
                     f"{self.rule.__name__}: step takes no options with in_backward=True; the steps have been taken already"
                 )
+            self._hook_all()
             return loss
         if self._amp_scaling:
             found, scale = getattr(self, "found_inf", None), getattr(self, "grad_scale", None)
@@ -257,13 +283,39 @@ class Optimizer(torch.optim.Optimizer):
     # In backward
 
     def _hook(self, param: torch.Tensor) -> None:
-        if param.requires_grad and param not in self._hooks:
-            self._hooks[param] = param.register_post_accumulate_grad_hook(self._step_now)
+        """Has the parameter stepped in backward from now on, by this optimizer and no other one."""
+        before = _hooks.get(param)
+        if not param.requires_grad or (before is not None and before.of() is self):
+            return
+        if before is not None:
+            before.handle.remove()
+        of = weakref.ref(self)  # the parameter does not keep its optimizer alive
+
+        def step(param: torch.Tensor) -> None:
+            optimizer = of()
+            if optimizer is not None:
+                optimizer._step_now(param)
+
+        _hooks[param] = _Hook(of, param.register_post_accumulate_grad_hook(step))
+
+    def _hook_all(self) -> None:
+        """The same for parameters that need gradients only by now; those that have one are stepped."""
+        for group in self.param_groups:
+            for param in group["params"]:
+                before = _hooks.get(param)
+                if before is None and param.requires_grad:
+                    self._hook(param)
+                    if param.grad is not None:
+                        self._step_now(param)
 
     def _step_now(self, param: torch.Tensor) -> None:
         """Steps one parameter whose gradient is complete."""
         with self._lock:
+            if len(self._part_of) != sum(len(group["params"]) for group in self.param_groups):
+                self._changed[0] = True
             self._ready()
+            if param not in self._part_of:  # it was taken out of its group
+                return
             info = self._part_of[param].step({})
             if info is None:
                 self._remake()
@@ -307,27 +359,31 @@ class Optimizer(torch.optim.Optimizer):
         with self._lock:
             self._keep_extra()
             found = _Base.state_dict(self)
-        state = {key: dict(one) if isinstance(one, Entries) else one for key, one in found["state"].items()}
+        state = {key: renamed(one) if isinstance(one, Entries) else one for key, one in found["state"].items()}
         return {**found, "state": state, "fastopt": {"class": self.rule.__name__, **self._extra}}
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
         """Loads a state of this optimizer or of torch's of this name; its tensors are copied.
+
+        ``weights``, ``moments`` and ``moment_rounding`` stay as they are, and a state in other formats is converted.
 
         Raises:
             TypeError: An entry of the state has a wrong type or dtype.
             ValueError: Groups, parameters or shapes differ, an entry or hyperparameter is unknown or out of range, or the state is that of
                 another optimizer.  Nothing has been changed then.
         """
-        own = state_dict.get("fastopt", {}) if isinstance(state_dict, Mapping) else {}
+        extra = state_dict.get("fastopt", {}) if isinstance(state_dict, Mapping) else {}
         name = self.rule.__name__
-        if own.get("class", name) != name:
-            raise ValueError(f"{name}: state_dict is that of {own['class']}")
+        if extra.get("class", name) != name:
+            raise ValueError(f"{name}: state_dict is that of {extra['class']}")
         with self._lock:
             before = {key: vars(self)[key] for key in ("state", "param_groups", "_extra", "_parts", "_part_of")}
             handle = self.register_load_state_dict_pre_hook(_hold)
             try:
                 _Base.load_state_dict(self, dict(state_dict))
-                self._extra = dict(own)
+                for group, own in zip(self.param_groups, before["param_groups"], strict=True):
+                    group.update((key, own[key]) for key in FORMATS if key in own)
+                self._extra = dict(extra)
                 self._parts = self._made()
             except BaseException:
                 self.__dict__.update(before)
@@ -345,6 +401,9 @@ class Optimizer(torch.optim.Optimizer):
         loading = "_lock" in self.__dict__  # load_state_dict calls this too
         if not loading:
             self._set_up()
+            self.__dict__.update(
+                _in_backward=False, _amp_scaling=False, _extra={}
+            )  # torch's own pickles do not have them
         held = defaultdict(dict, {key: _let_go(value) for key, value in state["state"].items()})
         _Base.__setstate__(self, {**state, "state": held})
         for group in self.param_groups:
@@ -389,7 +448,7 @@ class _Held:
 
 def _hold(optimizer: torch.optim.Optimizer, state_dict: dict[str, Any]) -> dict[str, Any]:
     state = {
-        key: {k: _Held(v) if isinstance(v, torch.Tensor) else v for k, v in one.items()}
+        key: {k: _Held(v) if isinstance(v, torch.Tensor) else v for k, v in named_back(one).items()}
         if isinstance(one, dict)
         else one
         for key, one in state_dict["state"].items()
