@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from itertools import repeat
+from operator import is_not
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +19,7 @@ from ._layer import Array, Fixed, pair_of
 
 __all__ = ["BatchNorm", "BatchNormAddReLU", "BatchNormReLU", "BatchRenorm", "update_bn"]
 
+_INT64 = np.dtype(np.int64)
 _NONE: Mapping[str, Any] = MappingProxyType({})
 
 
@@ -47,9 +49,10 @@ class OfBatch(OfChannels):
         if self.frozen and not self.buffers:
             raise ValueError(f"{name}: frozen needs track_running_stats")
         self._population: list[tuple[int, Array, Array]] | None = None  # the batches' statistics, while update_bn runs
+        self._apart: list[Any] = []  # the statistics, parameters and gradients that were found to share no memory
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**super().__getstate__(), "_population": None}
+        return {**super().__getstate__(), "_population": None, "_apart": []}
 
     def _normalized(
         self, function: Callable[..., Any], x: Array, *more: Array, out: Array | None, **options: float
@@ -60,21 +63,21 @@ class OfBatch(OfChannels):
         tracked, population, momentum = self._statistics(), self._population, self.momentum
         running, count = self._running, tracked[2] if tracked else None
         layer = type(self).__name__
-        training, frozen = flag(layer, "training", self.training), flag(layer, "frozen", self.frozen)
+        training, frozen = self.training, self.frozen
+        if type(training) is not bool or type(frozen) is not bool:
+            training, frozen = flag(layer, "training", training), flag(layer, "frozen", frozen)
         if frozen and not tracked:
             raise ValueError(f"{layer}: frozen needs track_running_stats")
         trained = not tracked or population is not None or (training and not frozen)
         if trained and tracked:
             # Statistics and count are written together, after everything else: an interrupt finds both written or neither.
-            gradients = {f"grads[{key!r}]": array for key, array in self.grads.items()}
-            others = {
-                "out": out,
-                "x": x,
-                **self.params,
-                **gradients,
-                **dict.fromkeys(("residual",)[: len(more)], *more),
-            }
-            _expect_to_be_written(layer, tracked, others)
+            own = [*tracked, *self.params.values(), *self.grads.values()]
+            if len(own) != len(self._apart) or any(map(is_not, own, self._apart)):
+                gradients = {f"grads[{key!r}]": array for key, array in self.grads.items()}
+                _expect_apart(layer, tracked, {**self.params, **gradients})
+                self._apart = own
+            if not _are_plain(*tracked, x, x if out is None else out, *more):
+                _expect_to_be_written(layer, tracked, (("out", out), ("x", x), *(("residual", one) for one in more)))
             running = np.copy(tracked[0], subok=True), np.copy(tracked[1], subok=True)
             if population is not None and _is_one_value_each(x, self.num_features):
                 # Functions refuse it, as it has no variance.  Its own mean, and any variance, make it 0·weight + bias.
@@ -318,7 +321,7 @@ def update_bn(batches: Iterable[Any], forward: Callable[[Any], Any], layers: Ite
             raise TypeError(f"update_bn: layers[{i}] must be a BatchNorm, got {type(layer).__name__}")
         if not layer.buffers:
             raise ValueError(f"update_bn: layers[{i}] has no running statistics")
-        _expect_to_be_written(f"update_bn: layers[{i}]", layer._statistics())
+        _expect_apart(f"update_bn: layers[{i}]", layer._statistics())
     try:
         for layer in layers:
             layer._population = []
@@ -333,7 +336,7 @@ def update_bn(batches: Iterable[Any], forward: Callable[[Any], Any], layers: Ite
                     f"update_bn: layers[{i}] was given {whole[-1][1]} values per channel, expected more than 1"
                 )
         for i, layer in enumerate(layers):
-            _expect_to_be_written(f"update_bn: layers[{i}]", layer._statistics())
+            _expect_apart(f"update_bn: layers[{i}]", layer._statistics())
     finally:
         try:
             _forget_populations(layers)
@@ -358,8 +361,8 @@ def _forget_populations(layers: list[Any]) -> None:
     at_once(map(setattr, layers, repeat("_population"), repeat(None)))
 
 
-def _expect_to_be_written(function: str, statistics: list[Any], others: Mapping[str, Any] = _NONE) -> None:
-    """Raises if running statistics or their count cannot be written, or share memory with each other or with ``others``.
+def _expect_to_be_written(function: str, statistics: list[Any], others: Iterable[tuple[str, Any]] = ()) -> None:
+    """Raises if running statistics or their count cannot be written, or share memory with ``others``.
 
     Functions get copies of them and cannot check this.
     """
@@ -368,14 +371,20 @@ def _expect_to_be_written(function: str, statistics: list[Any], others: Mapping[
             raise TypeError(f"{function}: {name} must be a numpy array, got {not_an_array(array)}")
         if not array.flags.writeable:
             raise TypeError(f"{function}: {name} is read-only, but would be written; give a copy")
-        for other, its in others.items():
+        for other, its in others:
             if _overlap(array, its):
                 raise ValueError(f"{function}: {name} would be written, but overlaps {other}")
-    mean, var, count = statistics
+    count = statistics[2]
     if count.dtype != np.int64 or count.ndim or not 0 <= count < 1 << 53:
         raise TypeError(
             f"{function}: {STATISTICS[2]} must be an int64 array without axes, in [0, 2**53), got {count!r}"
         )
+
+
+def _expect_apart(function: str, statistics: list[Any], others: Mapping[str, Any] = _NONE) -> None:
+    """Raises as :func:`_expect_to_be_written`, and if statistics share memory with each other; for arrays that stay the same."""
+    _expect_to_be_written(function, statistics, others.items())
+    mean, var, count = statistics
     for name, array, other, its in (
         (STATISTICS[0], mean, STATISTICS[1], var),
         (STATISTICS[2], count, STATISTICS[0], mean),
@@ -383,6 +392,17 @@ def _expect_to_be_written(function: str, statistics: list[Any], others: Mapping[
     ):
         if _overlap(array, its):
             raise ValueError(f"{function}: {name} would be written, but overlaps {other}")
+
+
+def _are_plain(mean: Any, var: Any, count: Any, *others: Any) -> bool:
+    """Whether :func:`_expect_to_be_written` has nothing to look at: the usual case, found quickly."""
+    for array in (mean, var, count):
+        if type(array) is not np.ndarray or array.base is not None or not array.flags.writeable:
+            return False
+    for array in others:
+        if type(array) is not np.ndarray or array.base is not None or array is mean or array is var or array is count:
+            return False
+    return count.dtype is _INT64 and count.ndim == 0 and 0 <= count.item() < 1 << 53
 
 
 def _overlap(a: Array, b: Any) -> bool:
