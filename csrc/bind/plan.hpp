@@ -279,8 +279,9 @@ class BoundPlan {
     const Turn::Taken taken(turn);
     if (simple.size() != 1 || item(simple, 0) != self.ptr()) return py::none();
     auto& plan = py::cast<BoundPlan&>(self);
-    if (!plan.is_flat(grads)) return py::none();
-    return plan.current(groups) ? plan.step(grads, options, nullptr, nullptr, py::list()) : py::none();
+    const py::object flat = plan.flat_of(grads);
+    if (flat.is_none() || !plan.current(groups)) return py::none();
+    return plan.step(py::reinterpret_borrow<py::list>(flat), options, nullptr, nullptr, py::list());
   }
 
   /// Whether all arrays are unchanged since they were checked; they may have become read-only.
@@ -313,7 +314,27 @@ class BoundPlan {
    private:
     BoundPlan& plan_;
   };
-  /// Whether these are gradients of all parameters, one behind the other, and not a list for each group.
+  /// The gradients of all parameters, one behind the other, from such a list or from one with a list for each group; None
+  /// if they are given in another way.
+  py::object flat_of(const py::list& grads) const {
+    if (is_flat(grads)) return grads;
+    if (grads.size() != seen_.size()) return py::none();
+    py::list flat(params_.size());
+    std::size_t i = 0;
+    for (std::size_t g = 0; g < seen_.size(); ++g) {
+      PyObject* const part = item(grads, g);
+      if (!PyList_CheckExact(part) || static_cast<std::size_t>(PyList_GET_SIZE(part)) != seen_[g].count ||
+          i + seen_[g].count > params_.size())
+        return py::none();
+      for (std::size_t k = 0; k < seen_[g].count; ++k, ++i)
+        PyList_SET_ITEM(flat.ptr(), static_cast<Py_ssize_t>(i),
+                        Py_NewRef(PyList_GET_ITEM(part, static_cast<Py_ssize_t>(k))));
+    }
+    if (i != params_.size() || !is_flat(flat)) return py::none();
+    return flat;
+  }
+
+  /// Whether these are gradients of all parameters, one behind the other.
   bool is_flat(const py::list& grads) const {
     PyTypeObject* const array = py::detail::npy_api::get().PyArray_Type_;
     return grads.size() == params_.size() && std::all_of(grads.begin(), grads.end(), [&](py::handle one) {
