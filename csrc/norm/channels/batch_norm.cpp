@@ -20,16 +20,14 @@ template <class S>
 void BatchNormKernels<S>::training(const Batch& batch, const Norm& norm, After after, double eps,
                                    const std::function<void(std::size_t c, const Moments&)>& finish) {
   const ChannelGroups<S> channels(batch);
-  channels.normalize(eps, after, [&](std::size_t c, const Moments& moments) {
-    finish(c, moments);
-    norm.set_forward(channels.constants(), c);
-  });
+  channels.normalize(eps, after, finish,
+                     [&](std::size_t first, std::size_t end) { norm.set_forward(channels.constants(), first, end); });
 }
 
 template <class S> void BatchNormKernels<S>::apply(const Batch& batch, const Norm& norm, After after) {
   const FlushSubnormals environment;
   const ChannelGroups<S> channels(batch);
-  for (std::size_t c = 0; c < channels.count(); ++c) norm.set_forward(channels.constants(), c);
+  norm.set_forward(channels.constants(), 0, channels.count());
   channels.apply(after);
 }
 
@@ -37,7 +35,7 @@ template <class S>
 void BatchNormKernels<S>::gradient_sums(const Batch& batch, const Norm& norm, double* sum_dy, double* sum_dyx) {
   const FlushSubnormals environment;
   const ChannelGroups<S> channels(batch);
-  for (std::size_t c = 0; c < channels.count(); ++c) norm.set_forward(channels.constants(), c);
+  norm.set_forward(channels.constants(), 0, channels.count());
   channels.gradient_sums([&](std::size_t c, const double* sum_g, const double* sum_gd) {
     sum_dy[c] = *sum_g;
     sum_dyx[c] = norm.sum_dyx(c, *sum_g, *sum_gd);
@@ -49,10 +47,9 @@ void BatchNormKernels<S>::gradient_apply(const Batch& batch, const Norm& norm, d
                                          const double* sum_dyx) {
   const FlushSubnormals environment;
   const ChannelGroups<S> channels(batch);
-  for (std::size_t c = 0; c < channels.count(); ++c) {
-    norm.set_forward(channels.constants(), c);
+  norm.set_forward(channels.constants(), 0, channels.count());
+  for (std::size_t c = 0; c < channels.count(); ++c)
     norm.set_backward(channels.constants(), c, sum_dy[c] / m, sum_dyx[c] / m);
-  }
   channels.apply_gradient();
 }
 
@@ -62,7 +59,7 @@ void BatchNormKernels<S>::backward(const Batch& batch, const Norm& norm, After a
   const FlushSubnormals environment;
   const ChannelGroups<S> channels(batch);
   const double m = channels.values();
-  for (std::size_t c = 0; c < channels.count(); ++c) norm.set_forward(channels.constants(), c);
+  norm.set_forward(channels.constants(), 0, channels.count());
   channels.differentiate(after, training, [&](std::size_t c, const double* sum_g, const double* sum_gd) {
     const double sum_dy = *sum_g, sum_dyx = norm.sum_dyx(c, sum_dy, *sum_gd);
     if (dbias) dbias[c] = static_cast<T>(sum_dy);

@@ -37,8 +37,20 @@ template <class T> struct BatchNorm {
     const double own = bias ? static_cast<double>(bias[c]) : 0;
     return d ? own + (weight ? static_cast<double>(weight[c]) * d[c] : d[c]) : own;
   }
-  [[gnu::noinline]] void set_forward(const Constants<T>& constants, std::size_t c) const {
+  void set_forward(const Constants<T>& constants, std::size_t c) const {
     constants.set_forward(c, mean[c], factor(c), summand(c));
+  }
+  /// The same for the channels [first, end).
+  [[gnu::noinline]] void set_forward(const Constants<T>& constants, std::size_t first, std::size_t end) const {
+    if (r || d || !weight || !bias) {
+      for (std::size_t c = first; c < end; ++c) set_forward(constants, c);
+      return;
+    }
+    const BatchNorm norm = *this;  // held by value: the compiler must know that no store changes it
+    const auto rows = constants.forward_rows();
+#pragma omp simd
+    for (std::size_t c = first; c < end; ++c)
+      rows.set(c, norm.mean[c], norm.rstd[c] * static_cast<double>(norm.weight[c]), static_cast<double>(norm.bias[c]));
   }
   void set_backward(const Constants<T>& constants, std::size_t c, double mean_dy, double mean_dyx) const {
     constants.set_backward(c, low_of<T>(mean[c]), factor(c) * rstd[c] * mean_dyx, factor(c) * mean_dy);

@@ -41,12 +41,20 @@ template <class T> class Constants {
     return {at(high) + set, at(scale) + set, at(shift) + set, at(slope) + set, at(offset) + set};
   }
 
-  /// y = (x − mean)·factor + bias.
+  /// The rows that y = (x − mean)·factor + bias needs.  Hold them by value too.
+  struct ForwardRows {
+    T *high, *scale, *shift;
+
+    void set(std::size_t set, double mean, double factor, double bias) const {
+      const Centre<T> centre(mean);
+      high[set] = centre.high;
+      scale[set] = static_cast<T>(factor);
+      shift[set] = static_cast<T>(bias - static_cast<double>(centre.low) * factor);
+    }
+  };
+  ForwardRows forward_rows() const { return {at(high), at(scale), at(shift)}; }
   void set_forward(std::size_t set, double mean, double factor, double bias) const {
-    const Centre<T> centre(mean);
-    at(high)[set] = centre.high;
-    at(scale)[set] = static_cast<T>(factor);
-    at(shift)[set] = static_cast<T>(bias - static_cast<double>(centre.low) * factor);
+    forward_rows().set(set, mean, factor, bias);
   }
   /// dx = dy·factor − mean_g − (x − mean)·slope, with set_forward's mean and factor.
   void set_backward(std::size_t set, double low, double slope_, double mean_g) const {

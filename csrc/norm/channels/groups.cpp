@@ -39,14 +39,17 @@ template <class S> void ChannelGroups<S>::moments(double eps, const MomentsDone&
         1, [&](std::size_t group, const Planes<S>& planes, RowList<S>&) { done(group, plane_moments(planes, eps)); });
 }
 
-template <class S> void ChannelGroups<S>::normalize(double eps, After after, const MomentsDone& done) const {
+template <class S>
+void ChannelGroups<S>::normalize(double eps, After after, const MomentsDone& done, const RangeDone& ready) const {
   const FlushSubnormals environment;
   if (batch_.in.columns) {
     moments_of_columns(eps, done);
+    ready(0, count());
     return map_forward_columns(after);
   }
   for_groups(2, [&, streamed = batch_.streamed(2)](std::size_t group, const Planes<S>& planes, RowList<S>&) {
     done(group, plane_moments(planes, eps));
+    ready(group, group + 1);
     map_forward_planes(group, planes, streamed, after);
   });
 }

@@ -25,6 +25,8 @@ template <class S> class ChannelGroups {
  public:
   using T = Computed<S>;
   using MomentsDone = std::function<void(std::size_t group, const Moments&)>;
+  /// Called with the groups [first, end) whose moments are done, before they are mapped.
+  using RangeDone = std::function<void(std::size_t first, std::size_t end)>;
   using SquaresDone = std::function<void(std::size_t group, double squares)>;
   /// Called with Σ g and Σ g (x − high) of each set of the group.
   using GradientDone = std::function<void(std::size_t group, const double* sum_g, const double* sum_gd)>;
@@ -52,7 +54,8 @@ template <class S> class ChannelGroups {
   void moments(double eps, const MomentsDone& done) const;
 
   /// Takes the moments, and then computes y.
-  void normalize(double eps, After after, const MomentsDone& done) const;
+  void normalize(
+      double eps, After after, const MomentsDone& done, const RangeDone& ready = [](std::size_t, std::size_t) {}) const;
 
   /// Computes y with constants that are set already.
   void apply(After after) const;
