@@ -62,15 +62,16 @@ def main() -> None:
     runs = {"torch": Run(8 if args.small else 32, fast=False), "fastopt": Run(8 if args.small else 32, fast=True)}
     print("swapped:", ", ".join(sorted(set(fastopt.torch.swapped(runs["fastopt"].model).values()))))
     times: dict[str, list[float]] = {name: [] for name in runs}
+    losses: dict[str, list[float]] = {name: [] for name in runs}
     for step in range(1, args.steps + 1):
         x, labels = images(args.batch, generator)
-        losses = {}
         for name, run in runs.items():
             begin = time.perf_counter()
-            losses[name] = run.step(x, labels)
+            losses[name].append(run.step(x, labels))
             times[name].append(time.perf_counter() - begin)
         if step % 10 == 0:
-            print(f"step {step}: " + ", ".join(f"{name} loss {loss:.3f}" for name, loss in losses.items()))
+            means = ", ".join(f"{name} {statistics.mean(some[-10:]):.3f}" for name, some in losses.items())
+            print(f"step {step}: mean loss of ten steps {means} (dropout draws other numbers)")
     medians = {name: statistics.median(some) for name, some in times.items()}
     print(", ".join(f"{name} {1e3 * median:.1f} ms a step" for name, median in medians.items()), end="; ")
     print(f"{medians['torch'] / medians['fastopt']:.2f} times as fast")

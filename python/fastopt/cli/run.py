@@ -35,10 +35,13 @@ SWAPS = (
     "rms_norm",
     "sklearn",
 )
-EPILOG = """what is swapped:
+EPILOG = """Options stand before SCRIPT; what stands behind it is the script's.
+
+what is swapped:
   optim                    torch.optim's classes
   clip                     torch.nn.utils.clip_grad_norm_, clip_grad_value_
-  batch_norm … rms_norm    functions of torch.nn.functional, which the modules of torch.nn call
+  batch_norm, cross_entropy, dropout, gelu, group_norm, layer_norm, rms_norm
+                           functions of torch.nn.functional, which the modules of torch.nn call
   sklearn                  MLPClassifier and MLPRegressor of scikit-learn
   memory                   large blocks of memory stay with the process, see fastopt.reuse_memory
 
@@ -87,7 +90,8 @@ def _names(text: str) -> list[str]:
 
 def main(args: argparse.Namespace) -> int:
     if not args.module and not Path(args.script).exists():
-        print(f"fastopt run: there is no file {args.script}; a module needs -m", file=sys.stderr)
+        spaces = "; names of swaps have commas and no spaces between them" if args.script in SWAPS else ""
+        print(f"fastopt run: there is no file {args.script}; a module needs -m{spaces}", file=sys.stderr)
         return 2
     if args.report is not None:
         args.report = Path(args.report).resolve()  # the script may change the directory
@@ -140,7 +144,8 @@ def _report(args: argparse.Namespace, wanted: set[str]) -> None:
     if not args.quiet:
         parts = [torch.counts.line()] if swapped else []
         parts += ["scikit-learn's networks"] if "sklearn" in wanted and "sklearn.neural_network" in sys.modules else []
-        print(f"fastopt run: {'; '.join(parts) or 'nothing that is swapped was imported'}", file=sys.stderr)
+        nothing = "nothing that is swapped was imported" if wanted else "no swap was chosen"
+        print(f"fastopt run: {'; '.join(parts) or nothing}", file=sys.stderr)
     if args.report:
         args.report.write_text(json.dumps(torch.counts.as_dict() if swapped else {}, indent=2) + "\n")
 

@@ -134,7 +134,8 @@ def _pairs(model: torch.nn.Module) -> list[tuple[str, Any, Any]]:
 
 def _expect_module(function: str, model: Any) -> None:
     if not isinstance(model, torch.nn.Module):
-        raise TypeError(f"{function}: model must be a torch.nn.Module, got {type(model).__name__}")
+        order = "; the order is accelerate(model, optimizer)" if isinstance(model, torch.optim.Optimizer) else ""
+        raise TypeError(f"{function}: model must be a torch.nn.Module, got {type(model).__name__}{order}")
 
 
 def _of_ours(optimizer: Any) -> Any:
@@ -146,7 +147,7 @@ def _of_ours(optimizer: Any) -> Any:
     if ours is None or type(optimizer) is not getattr(torch.optim, name, None):
         raise TypeError(
             f"accelerate: optimizer must be exactly one of torch.optim's that fastopt.torch.optim has, got {type(optimizer).__name__}; "
-            "leave it out, and go on with it"
+            "call accelerate(model), and keep using your optimizer"
         )
     new = ours([{**group} for group in optimizer.param_groups])
     new.load_state_dict(optimizer.state_dict())

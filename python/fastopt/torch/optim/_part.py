@@ -48,6 +48,12 @@ def expect_usable(name: str, label: str, param: torch.Tensor) -> None:
     _ordered(name, label, param)
 
 
+def labels(group: Mapping[str, Any], first: int) -> list[str]:
+    """The parameters of a group in errors: their numbers over all groups, and their names where they have some."""
+    names = group.get("param_names") or [""] * len(group["params"])
+    return [f"params[{first + i}]" + (f" ({name})" if name else "") for i, name in enumerate(names)]
+
+
 def _ordered(name: str, label: str, param: torch.Tensor) -> list[int]:
     """The order of the axes in which a parameter is contiguous; raises TypeError if there is none."""
     order = order_of(param)
@@ -99,12 +105,15 @@ class Part:
         self._groups, self._state = [group for group, _ in groups], state
         self.params = [param for _, params in groups for param in params]
         self._owners = [group for group, params in groups for _ in params]
-        labels = [f"params[{i}]" for i in range(len(self.params))]
-        for label, param in zip(labels, self.params, strict=True):
+        of_params: list[str] = []
+        for group, params in groups:
+            every = labels(group, len(of_params)) if len(params) == len(group["params"]) else []
+            of_params += every or [f"params[{len(of_params) + i}]" for i in range(len(params))]
+        for label, param in zip(of_params, self.params, strict=True):
             expect_usable(name, label, param)
         self._memories = [memory_of(param) for param in self.params]
         self._sharded = [i for i, param in enumerate(self.params) if is_sharded(param)]
-        self._orders = [_ordered(name, label, one) for label, one in zip(labels, self._memories, strict=True)]
+        self._orders = [_ordered(name, label, one) for label, one in zip(of_params, self._memories, strict=True)]
         self.arrays = [array_of(one).transpose(order) for one, order in zip(self._memories, self._orders, strict=True)]
         self._values, self._seen = itemgetter(*keys), [(None,) * len(keys) for _ in groups]
         arrays = iter(self.arrays)

@@ -10,6 +10,7 @@ import weakref
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from difflib import get_close_matches
 from typing import Any, ClassVar, NamedTuple
 
 import torch
@@ -22,7 +23,7 @@ from torch.utils.weak import WeakIdKeyDictionary
 from ... import optim
 from .._differences import ALWAYS_THERE
 from .._tensors import exchange_table
-from ._part import Part, expect_disjoint, expect_usable, plain
+from ._part import Part, expect_disjoint, expect_usable, labels, plain
 from ._state import Entries, State, named_back, renamed
 
 # Arguments of torch's optimizers that choose one of their implementations.
@@ -134,8 +135,11 @@ class Optimizer(torch.optim.Optimizer):
         try:
             if len(set(group["params"])) != len(group["params"]):
                 raise ValueError(f"{name}: a group has a parameter twice; it would take two steps at a time")
-            for i, param in enumerate(group["params"], first):
-                expect_usable(name, f"params[{i}]", param)
+            for key in group.keys() - {*self._keys, *FLAGS}:  # others are the caller's, as in torch
+                if meant := get_close_matches(str(key), self._keys, 1, 0.85):
+                    raise ValueError(f"{name}: unknown hyperparameter {key!r} in a group; did you mean {meant[0]!r}?")
+            for label, param in zip(labels(group, first), group["params"], strict=True):
+                expect_usable(name, label, param)
             expect_disjoint(name, [param for one in self.param_groups for param in one["params"]])
             self.rule([], **{key: plain(name, key, group[key]) for key in self._keys})
         except BaseException:
@@ -221,7 +225,7 @@ class Optimizer(torch.optim.Optimizer):
         if self._in_backward:
             if options:
                 raise ValueError(
-                    f"{self.rule.__name__}: step takes no options with in_backward=True; the steps have been taken already"
+                    f"{self.rule.__name__}: step takes no options with in_backward=True, as the steps have been taken already; make the optimizer without it"
                 )
             self._hook_all()
             return loss
