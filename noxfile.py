@@ -50,3 +50,11 @@ def bench(session: nox.Session) -> None:
     arguments = [argument for argument in session.posargs if argument != "--torch"]
     session.install(".[bench]", *(["torch"] if "--torch" in session.posargs else []))
     session.run("fastopt", "bench", *arguments)
+
+
+@nox.session
+def clients(session: nox.Session) -> None:
+    """Programs that nobody here wrote, under `fastopt run`, beside torch's own parts: for the night."""
+    session.install(".", "torch==2.13.0", "stable-baselines3", "gymnasium", "transformers", "accelerate", "lightning")
+    session.run("python", "bench/torch_clients.py", "--losses", "trainer", "lightning")
+    session.run("python", "bench/torch_clients.py", *session.posargs)
