@@ -1,5 +1,4 @@
-/// The gradients of torch's parameters as NumPy arrays, through DLPack's table of C functions: 30 to 80 ns a tensor, where
-/// Tensor.numpy() takes 500.
+/// The gradients of torch's parameters as NumPy arrays, through DLPack's table of C functions.
 #include <algorithm>
 #include <cstdint>
 #include <string>
@@ -41,8 +40,9 @@ Form form_of(const dlpack::Tensor& tensor) {
 /// changes.
 class Tensors {
  public:
-  /// plain: the type of gradients that have memory of their own, torch.Tensor; memories: the tensors that have the parameters' memory, which are these or what they wrap; arrays: the same memory,
-  /// with the axes in the order that `orders` says.
+  /// plain: torch.Tensor, the type of gradients that have memory of their own; memories: the tensors that have the
+  /// parameters' memory, which are the parameters or what they wrap; arrays: the same memory, with the axes in the order
+  /// that `orders` says.
   Tensors(const py::capsule& table, py::type plain, const py::list& tensors, const py::list& memories,
           const py::list& arrays, const std::vector<std::vector<std::size_t>>& orders)
       : table_(dlpack::table_of(table)), plain_(std::move(plain)) {

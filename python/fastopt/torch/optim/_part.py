@@ -48,10 +48,10 @@ def expect_usable(name: str, label: str, param: torch.Tensor) -> None:
     _ordered(name, label, param)
 
 
-def labels(group: Mapping[str, Any], first: int) -> list[str]:
-    """The parameters of a group in errors: their numbers over all groups, and their names where they have some."""
-    names = group.get("param_names") or [""] * len(group["params"])
-    return [f"params[{first + i}]" + (f" ({name})" if name else "") for i, name in enumerate(names)]
+def labels(groups: list[dict[str, Any]]) -> list[str]:
+    """The parameters in errors: their numbers over all groups, and their names where they have some."""
+    names = [name for group in groups for name in group.get("param_names") or [""] * len(group["params"])]
+    return [f"params[{i}]" + (f" ({name})" if name else "") for i, name in enumerate(names)]
 
 
 def _ordered(name: str, label: str, param: torch.Tensor) -> list[int]:
@@ -94,6 +94,7 @@ class Part:
         name: str,
         rule: Any,
         groups: list[tuple[dict[str, Any], list[torch.Tensor]]],
+        labels: list[str],
         watched: list[dict[str, Any]],
         state: State,
         keys: tuple[str, ...],
@@ -105,15 +106,12 @@ class Part:
         self._groups, self._state = [group for group, _ in groups], state
         self.params = [param for _, params in groups for param in params]
         self._owners = [group for group, params in groups for _ in params]
-        of_params: list[str] = []
-        for group, params in groups:
-            every = labels(group, len(of_params)) if len(params) == len(group["params"]) else []
-            of_params += every or [f"params[{len(of_params) + i}]" for i in range(len(params))]
-        for label, param in zip(of_params, self.params, strict=True):
+        self._labels = labels
+        for label, param in zip(labels, self.params, strict=True):
             expect_usable(name, label, param)
         self._memories = [memory_of(param) for param in self.params]
         self._sharded = [i for i, param in enumerate(self.params) if is_sharded(param)]
-        self._orders = [_ordered(name, label, one) for label, one in zip(of_params, self._memories, strict=True)]
+        self._orders = [_ordered(name, label, one) for label, one in zip(labels, self._memories, strict=True)]
         self.arrays = [array_of(one).transpose(order) for one, order in zip(self._memories, self._orders, strict=True)]
         self._values, self._seen = itemgetter(*keys), [(None,) * len(keys) for _ in groups]
         arrays = iter(self.arrays)
@@ -206,9 +204,10 @@ class Part:
         if not isinstance(value, torch.Tensor):
             return value
         value = memory_of(value)
-        expect = value.device.type == "cpu" and value.layout is torch.strided
-        if not expect:
-            raise TypeError(f"{self.name}: the state of params[{i}] is on {value.device}, expected the CPU")
+        if value.device.type != "cpu" or value.layout is not torch.strided:
+            raise TypeError(
+                f"{self.name}: the state of {self._labels[i]} must be dense and on the CPU, got {value.layout} on {value.device}"
+            )
         computed = torch.float64 if self.params[i].dtype is torch.float64 else torch.float32
         if value.ndim and value.dtype in (torch.float32, torch.float64) and value.dtype is not computed:
             value = value.to(computed)  # the model has another dtype now
@@ -236,11 +235,11 @@ class Part:
         """A gradient that is no plain tensor of the parameter's dtype."""
         grad = memory_of(grad.detach())
         if grad.device.type != "cpu":
-            raise TypeError(f"{self.name}: the gradient of params[{i}] is on {grad.device}, expected the CPU")
+            raise TypeError(f"{self.name}: the gradient of {self._labels[i]} is on {grad.device}, expected the CPU")
         if grad.layout is torch.sparse_coo:
             if grad.sparse_dim() != 1:
                 raise TypeError(
-                    f"{self.name}: the gradient of params[{i}] is sparse along {grad.sparse_dim()} axes, expected only the "
+                    f"{self.name}: the gradient of {self._labels[i]} is sparse along {grad.sparse_dim()} axes, expected only the "
                     "first one; to_dense() it"
                 )
             values = array_of(grad._values())
@@ -248,12 +247,16 @@ class Part:
             exact = self.name not in LAZY and bool(momentum)
             return SparseRows(array_of(grad._indices())[0], values, exact=exact)
         if grad.layout is not torch.strided:
-            raise TypeError(f"{self.name}: the gradient of params[{i}] has the layout {grad.layout}; to_dense() it")
+            raise TypeError(
+                f"{self.name}: the gradient of {self._labels[i]} has the layout {grad.layout}; to_dense() it"
+            )
         if not _is_plain(grad):
-            raise TypeError(f"{self.name}: the gradient of params[{i}] is a {type(grad).__name__}, expected a Tensor")
+            raise TypeError(
+                f"{self.name}: the gradient of {self._labels[i]} is a {type(grad).__name__}, expected a Tensor"
+            )
         if grad.dtype not in self._dtypes_for(self.params[i]):
             raise TypeError(
-                f"{self.name}: the gradient of params[{i}] has dtype {grad.dtype}, expected {self.params[i].dtype}"
+                f"{self.name}: the gradient of {self._labels[i]} has dtype {grad.dtype}, expected {self.params[i].dtype}"
             )
         return array_of(grad.resolve_neg()).transpose(self._orders[i])
 

@@ -131,14 +131,13 @@ class Optimizer(torch.optim.Optimizer):
             warnings.simplefilter("ignore")
             _Base.add_param_group(self, param_group)
         name, group = self.rule.__name__, self.param_groups[-1]
-        first = sum(len(one["params"]) for one in self.param_groups[:-1])
         try:
             if len(set(group["params"])) != len(group["params"]):
                 raise ValueError(f"{name}: a group has a parameter twice; it would take two steps at a time")
             for key in group.keys() - {*self._keys, *FLAGS}:  # others are the caller's, as in torch
                 if meant := get_close_matches(str(key), self._keys, 1, 0.85):
                     raise ValueError(f"{name}: unknown hyperparameter {key!r} in a group; did you mean {meant[0]!r}?")
-            for label, param in zip(labels(group, first), group["params"], strict=True):
+            for label, param in zip(labels(self.param_groups)[-len(group["params"]) :], group["params"], strict=False):
                 expect_usable(name, label, param)
             expect_disjoint(name, [param for one in self.param_groups for param in one["params"]])
             self.rule([], **{key: plain(name, key, group[key]) for key in self._keys})
@@ -245,12 +244,10 @@ class Optimizer(torch.optim.Optimizer):
         return self._info
 
     def _take(self, options: Mapping[str, Any]) -> optim.StepInfo:
-        if not (self._changed[0] or not self._parts or self.state is not self._parts[0]._state):
+        info = self._ready()[0].step(options)
+        if info is None:  # parameters have changed
+            self._remake()
             info = self._parts[0].step(options)
-            if info is not None:
-                return info
-        self._remake()
-        info = self._parts[0].step(options)
         if info is None:
             raise RuntimeError(f"{self.rule.__name__}: another thread is changing the parameters")
         return info
@@ -265,15 +262,28 @@ class Optimizer(torch.optim.Optimizer):
         for group in self.param_groups:
             for key in keys:
                 group.setdefault(key, self.defaults[key])
+        every = labels(self.param_groups)
         if self._in_backward:
+            of_params = iter(every)
             parts = [
-                Part(name, self.rule, [(group, [param])], [{"params": [param]}], state, keys, self._extra)
+                Part(
+                    name,
+                    self.rule,
+                    [(group, [param])],
+                    [next(of_params)],
+                    [{"params": [param]}],
+                    state,
+                    keys,
+                    self._extra,
+                )
                 for group in self.param_groups
                 for param in group["params"]
             ]
         else:
             groups = [(group, list(group["params"])) for group in self.param_groups]
-            parts = [Part(name, self.rule, groups, self.param_groups, state, keys, self._extra, self.only_sparse)]
+            parts = [
+                Part(name, self.rule, groups, every, self.param_groups, state, keys, self._extra, self.only_sparse)
+            ]
         self._part_of = {param: part for part in parts for param in part.params} if self._in_backward else {}
         self._changed[0] = False
         return parts
@@ -307,7 +317,7 @@ class Optimizer(torch.optim.Optimizer):
         for group in self.param_groups:
             for param in group["params"]:
                 before = _hooks.get(param)
-                if before is None and param.requires_grad:
+                if param.requires_grad and (before is None or before.of() is None):
                     self._hook(param)
                     if param.grad is not None:
                         self._step_now(param)
