@@ -367,6 +367,13 @@ def test_the_page_runs() -> None:
 # The command
 
 
+def test_the_command_knows_every_swap() -> None:
+    from fastopt.cli import run as command
+    from fastopt.torch import _patch
+
+    assert {*command.SWAPS} == {*_patch.SWAPS, "memory", "sklearn"}
+
+
 def run(
     tmp_path: Path, script: str, *options: str, arguments: tuple[str, ...] = ()
 ) -> subprocess.CompletedProcess[str]:

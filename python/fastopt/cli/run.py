@@ -108,16 +108,18 @@ def main(args: argparse.Namespace) -> int:
     if "sklearn" in wanted:
         _after("sklearn.neural_network", _accelerate_sklearn)
     sys.argv = [args.script, *args.arguments]
-    main = sys.modules["__main__"] = ModuleType("__main__")  # it stays until the process ends, as that of a script does
+    script = sys.modules["__main__"] = ModuleType(
+        "__main__"
+    )  # it stays until the process ends, as that of a script does
     if args.module:
         sys.path.insert(0, os.getcwd())
         runpy._run_module_as_main(args.script, alter_argv=True)  # type: ignore[attr-defined]
     elif Path(args.script).is_file() and not zipfile.is_zipfile(args.script):
         sys.path.insert(0, str(Path(args.script).resolve().parent))
-        vars(main).update(__file__=args.script, __builtins__=builtins, __cached__=None)
+        vars(script).update(__file__=args.script, __builtins__=builtins, __cached__=None)
         with io.open_code(str(Path(args.script).resolve())) as file:
             code = compile(file.read(), args.script, "exec")
-        exec(code, vars(main))
+        exec(code, vars(script))
     else:
         runpy.run_path(args.script, run_name="__main__")
     return 0

@@ -145,10 +145,8 @@ def _swapped_function(name: str, ours: Callable[..., Any], original: Callable[..
         return result
 
     # For pickle, and for torch.jit.script, which compiles torch's own instead.
-    function.__module__, function.__qualname__ = (
-        "torch.nn.utils.clip_grad" if name in CLIPPING else "torch.nn.functional",
-        name,
-    )
+    function.__module__ = "torch.nn.utils.clip_grad" if name in CLIPPING else "torch.nn.functional"
+    function.__qualname__ = name
     del function.__wrapped__
     function.__prepare_scriptable__ = lambda: original  # type: ignore[attr-defined]
     if operator := _find_builtin(original):
@@ -203,10 +201,8 @@ def _swapped_class(ours: Any, original: Any) -> Any:
             counts.left[name] += 1
 
     def method_of(key: str) -> Callable[..., Any]:
-        own, theirs = (
-            inspect.unwrap(getattr(ours, key)),
-            getattr(original, key),
-        )  # a step's hooks are called by torch's wrapper
+        # torch wraps this class's step in hooks itself, so the one that is called here must have none.
+        own, theirs = inspect.unwrap(getattr(ours, key)), getattr(original, key)
 
         @functools.wraps(own)
         def method(self: Any, *args: Any, **kwargs: Any) -> Any:
