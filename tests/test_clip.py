@@ -199,3 +199,16 @@ def test_errors_name_the_gradient(function: str) -> None:
     with pytest.raises(TypeError, match=rf"^{function}: grads must be a list of arrays, got ndarray"):
         getattr(F, function)(good, 0.1)
     assert (good == 1).all()
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_subnormals_are_zero_at_every_place(dtype: str) -> None:
+    tiny = np.finfo(dtype).tiny
+    for size in (1, 5, 9, 17, 35):
+        for limit in (1.0, float(tiny) / 4, 0.0):
+            numbers = np.resize(np.array([tiny / 8, -tiny / 8, 2.0, -0.5], dtype), size)
+            clipped, expected = numbers.copy(), numbers.copy()
+            F.clip_grad_value([clipped], limit)
+            reference.clip_grad_value([expected], limit)
+            assert np.array_equal(clipped, expected)
+            assert not np.any((clipped != 0) & (np.abs(clipped) < tiny))

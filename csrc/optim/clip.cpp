@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <limits>
 
 #include "core/codec/codec.hpp"
 #include "core/cost.hpp"
@@ -34,9 +35,11 @@ struct Scale {
 };
 
 struct Clamp {
-  double limit;
+  double limit, one;
   template <class T> auto of() const {
-    return [limit = static_cast<T>(limit)](auto g) { return clamp(g, -limit, limit); };
+    const T most = static_cast<T>(limit) < std::numeric_limits<T>::min() ? T{} : static_cast<T>(limit);
+    // The product makes subnormals zero everywhere.  By itself only a vector's minimum does, and not a single number's.
+    return [most, one = static_cast<T>(one)](auto g) { return clamp(g * one, -most, most); };
   }
 };
 
@@ -73,7 +76,10 @@ double Gradients::norm() const {
 }
 
 void Gradients::scale(double factor) { change(Scale{factor}); }
-void Gradients::clip(double limit) { change(Clamp{limit}); }
+void Gradients::clip(double limit) {
+  const volatile double one = 1;  // so that the compiler keeps the product
+  change(Clamp{limit, one});
+}
 
 double Gradients::nanoseconds() const {
   double bytes = 0;

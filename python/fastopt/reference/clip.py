@@ -44,4 +44,5 @@ def clip_grad_value(grads: Iterable[Any], clip_value: float) -> None:
             x = _computed(grad)
             with np.errstate(all="ignore"):
                 limit = x.dtype.type(clip_value)
-            _write(grad, clamp(x, -limit, limit))
+                limit = limit if limit >= np.finfo(x.dtype).tiny else limit * 0
+                _write(grad, clamp(x * x.dtype.type(1), -limit, limit))  # the product makes subnormals zero
