@@ -214,6 +214,20 @@ Array Call::required(const char* argument, Dtype dtype, const Shape& shape, bool
   return Array(copies_.back(), name(argument), Accepted::floats);
 }
 
+std::int64_t* Call::counter(const char* argument) {
+  const py::handle object = (*this)[argument];
+  if (object.is_none()) return nullptr;
+  const Array array(object, name(argument), Accepted::indices);
+  expect_dtype(array, Dtype::int64, name(argument));
+  expect_shape(array, {}, name(argument));
+  expect_writeable(array, name(argument));
+  auto* const count = array.data<std::int64_t>();
+  if (*count < 0 || *count >= std::int64_t{1} << 53)
+    throw py::value_error(text(argument) + " must be in [0, 2**53), got " + std::to_string(*count));
+  spans_.add(array, argument, true);
+  return count;
+}
+
 double Call::number(const char* argument, double low, double high, const char* constraint) const {
   const py::handle object = (*this)[argument];
   if (!is_one_number(object))

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <array>
+#include <cstdint>
 #include <optional>
 #include <span>
 #include <string>
@@ -82,6 +83,8 @@ class Call {
   /// array that is only read and is not contiguous is copied.
   std::optional<Array> optional(const char* argument, Dtype dtype, const Shape& shape, bool written = false);
   Array required(const char* argument, Dtype dtype, const Shape& shape, bool written = false);
+  /// A number that is counted up: an int64 array without axes, in [0, 2⁵³); null if the argument is None.
+  std::int64_t* counter(const char* argument);
 
   /// A number in [low, high].
   double number(const char* argument, double low, double high, const char* constraint) const;

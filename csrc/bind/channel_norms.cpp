@@ -10,6 +10,7 @@
 
 #include "bind/layout.hpp"
 #include "bind/module.hpp"
+#include "core/threads/environment.hpp"
 #include "norm/channels/batch_norm.hpp"
 #include "norm/channels/group_norm.hpp"
 #include "norm/channels/weight_norm.hpp"
@@ -35,8 +36,8 @@ double momentum_of(const Call& call) { return call.number("momentum", 0, 1, "in 
 
 // ---- BatchNorm ------------------------------------------------------------------------------------------------------
 
-/// x [, residual], running_mean, running_var, weight, bias, training, momentum, eps [, r_max, d_max]
-/// -> y, mean, rstd [, r, d].
+/// x [, residual], running_mean, running_var, weight, bias, training, momentum, eps [, r_max, d_max], num_batches_tracked
+/// -> y, mean, rstd [, r, d].  The running statistics and the count are written together, after everything else.
 py::object batch_norm_forward(Call& call, After after) {
   const bool training = call.flag("training"), renorm = call.has("r_max");
   const Layout layout(call);
@@ -53,6 +54,7 @@ py::object batch_norm_forward(Call& call, After after) {
                                         call.number("d_max", 0, kMost, "finite and >= 0")}
                                : Renorm{1, 0};
   if (training) expect_values(call, layout, layout.in().values(), "channel");
+  std::int64_t* const batches = call.counter("num_batches_tracked");
   call.results(renorm ? 5 : 3);
   const Layout::Result y = layout.result(0);
   std::vector<py::object> results{y.object};
@@ -68,7 +70,12 @@ py::object batch_norm_forward(Call& call, After after) {
     double *mean = data_of<double>(results[1]), *rstd = data_of<double>(results[2]);
     double *r = renorm ? data_of<double>(results[3]) : nullptr, *d = renorm ? data_of<double>(results[4]) : nullptr;
     const auto running = given.as<T>();
-    BatchNorm<T> norm{mean, rstd, data_of<T>(learned.weight), data_of<T>(learned.bias)};
+    const BatchNorm<T> norm{mean,
+                            rstd,
+                            data_of<T>(learned.weight),
+                            data_of<T>(learned.bias),
+                            training ? r : nullptr,
+                            training ? d : nullptr};
     const py::gil_scoped_release release;
     if (!training) {
       running.report(eps, mean, rstd);
@@ -78,19 +85,11 @@ py::object batch_norm_forward(Call& call, After after) {
       }
       return BatchNormKernels<S>::apply(batch, norm, after);
     }
-    norm.r = r;
-    norm.d = d;
-    const auto n = static_cast<double>(layout.in().values());
     std::vector<double> m2(channels);
-    BatchNormKernels<S>::training(batch, norm, after, eps, [&](std::size_t c, const Moments& moments) {
-      mean[c] = moments.mean;
-      m2[c] = moments.m2;
-      rstd[c] = rstd_of(moments.m2, n, eps);
-      if (!renorm) return;
-      r[c] = limits.r(running, c, rstd[c], eps);
-      d[c] = limits.d(running, c, mean[c], eps);
-    });
-    if (running.given() && layout.in().values() != 0) running.update(mean, m2.data(), n, momentum);
+    BatchNormKernels<S>::training(batch, norm, after, {mean, rstd, m2.data(), eps, r, d, limits, running});
+    if (layout.in().values() == 0 && channels != 0) return;  // a batch without values is not counted
+    if (running.given()) running.update(mean, m2.data(), static_cast<double>(layout.in().values()), momentum);
+    if (batches) ++*batches;
   });
   return py::tuple(py::cast(results));
 }
@@ -191,7 +190,7 @@ py::object batch_norm_apply_stats(Call& call) {
     const py::gil_scoped_release release;
     const FlushSubnormals environment;
     std::copy_n(found, layout.in().count, mean_to);
-    for (std::size_t c = 0; c < layout.in().count; ++c) rstd_to[c] = rstd_of(m2[c], count, eps);
+    rstds_of(m2, layout.in().count, count, eps, rstd_to);
     BatchNormKernels<S>::apply(batch, norm, After::nothing);
     if (running.given() && count != 0) running.update(mean_to, m2, count, momentum);
   });
@@ -281,7 +280,7 @@ py::object group_norm_forward(Call& call) {
     const GroupNorm<T> norm{groups.count, data_of<double>(mean), data_of<double>(rstd), data_of<T>(learned.weight),
                             data_of<T>(learned.bias)};
     const py::gil_scoped_release release;
-    GroupNormKernels<S>::normalize(batch, norm, eps, [](std::size_t, double) {});
+    GroupNormKernels<S>::normalize(batch, norm, eps, nullptr);
   });
   return py::make_tuple(y.object, mean, rstd);
 }
@@ -317,7 +316,7 @@ py::object instance_norm_forward(Call& call) {
       return GroupNormKernels<S>::apply(batch, norm);
     }
     std::vector<double> m2(samples * channels);
-    GroupNormKernels<S>::normalize(batch, norm, eps, [&](std::size_t set, double of_set) { m2[set] = of_set; });
+    GroupNormKernels<S>::normalize(batch, norm, eps, m2.data());
     if (running.given() && samples * values != 0)
       running.update_by_sample(norm.mean, m2.data(), samples, static_cast<double>(values), momentum);
   });
@@ -406,25 +405,29 @@ py::object weight_norm_differentiate(Call& call) {
 // clang-format off
 const std::vector<Function> kChannelNorms{
     {"batch_norm",
-     {"x", "running_mean", "running_var", "weight", "bias", "training", "momentum", "eps", "channel_axis", "out"},
+     {"x", "running_mean", "running_var", "weight", "bias", "training", "momentum", "eps", "channel_axis", "out",
+      "num_batches_tracked"},
      [](Call& call) { return batch_norm_forward(call, After::nothing); }},
     {"batch_norm_backward",
      {"dy", "x", "mean", "rstd", "weight", "training", "bias_grad", "channel_axis", "out"},
      [](Call& call) { return batch_norm_differentiate(call, After::nothing); }},
     {"batch_norm_relu",
-     {"x", "running_mean", "running_var", "weight", "bias", "training", "momentum", "eps", "channel_axis", "out"},
+     {"x", "running_mean", "running_var", "weight", "bias", "training", "momentum", "eps", "channel_axis", "out",
+      "num_batches_tracked"},
      [](Call& call) { return batch_norm_forward(call, After::relu); }},
     {"batch_norm_relu_backward",
      {"dy", "x", "mean", "rstd", "weight", "bias", "training", "bias_grad", "channel_axis", "out"},
      [](Call& call) { return batch_norm_differentiate(call, After::relu); }},
     {"batch_norm_add_relu",
-     {"x", "residual", "running_mean", "running_var", "weight", "bias", "training", "momentum", "eps", "channel_axis", "out"},
+     {"x", "residual", "running_mean", "running_var", "weight", "bias", "training", "momentum", "eps", "channel_axis", "out",
+      "num_batches_tracked"},
      [](Call& call) { return batch_norm_forward(call, After::add_relu); }},
     {"batch_norm_add_relu_backward",
      {"dy", "y", "x", "mean", "rstd", "weight", "training", "bias_grad", "channel_axis", "out"},
      [](Call& call) { return batch_norm_differentiate(call, After::add_relu); }},
     {"batch_renorm",
-     {"x", "running_mean", "running_var", "weight", "bias", "training", "momentum", "eps", "r_max", "d_max", "channel_axis", "out"},
+     {"x", "running_mean", "running_var", "weight", "bias", "training", "momentum", "eps", "r_max", "d_max", "channel_axis", "out",
+      "num_batches_tracked"},
      [](Call& call) { return batch_norm_forward(call, After::nothing); }},
     {"batch_renorm_backward",
      {"dy", "x", "mean", "rstd", "r", "d", "weight", "training", "bias_grad", "channel_axis", "out"},

@@ -3,12 +3,13 @@
 
 #include <algorithm>
 #include <cstddef>
-#include <vector>
 
-#include "core/threads/environment.hpp"
 #include "norm/statistics.hpp"
 
 namespace fastopt {
+
+/// 1/√(m2/n + eps) of each channel.
+void rstds_of(const double* m2, std::size_t channels, double n, double eps, double* to);
 
 /// (channels) each; both are null where there are none.
 template <class T> struct RunningStatistics {
@@ -20,37 +21,13 @@ template <class T> struct RunningStatistics {
 
   /// running ← (1 − momentum)·running + momentum·statistic, with the unbiased variance m2/(n − 1); m2 is Σ(x − mean)²
   /// over the n values of each channel.
-  void update(const double* of_mean, const double* m2, double n, double momentum) const {
-    const FlushSubnormals environment;
-    for (std::size_t c = 0; c < channels; ++c) blend(c, of_mean[c], m2[c] / (n - 1), momentum);
-  }
+  void update(const double* of_mean, const double* m2, double n, double momentum) const;
 
   /// The same with averages over samples; of_mean and m2 are (samples, channels), over n values each.
-  void update_by_sample(const double* of_mean, const double* m2, std::size_t samples, double n, double momentum) const {
-    const FlushSubnormals environment;
-    std::vector<double> mean_sum(channels), var_sum(channels);
-    for (std::size_t set = 0; set < samples * channels; ++set) {
-      mean_sum[set % channels] += of_mean[set];
-      var_sum[set % channels] += m2[set] / (n - 1);
-    }
-    const auto count = static_cast<double>(samples);
-    for (std::size_t c = 0; c < channels; ++c) blend(c, mean_sum[c] / count, var_sum[c] / count, momentum);
-  }
+  void update_by_sample(const double* of_mean, const double* m2, std::size_t samples, double n, double momentum) const;
 
   /// The mean and rstd for evaluation.
-  void report(double eps, double* to_mean, double* to_rstd) const {
-    const FlushSubnormals environment;
-    for (std::size_t c = 0; c < channels; ++c) {
-      to_mean[c] = static_cast<double>(mean[c]);
-      to_rstd[c] = rstd(c, eps);
-    }
-  }
-
- private:
-  void blend(std::size_t c, double of_mean, double of_var, double momentum) const {
-    mean[c] = static_cast<T>((1 - momentum) * static_cast<double>(mean[c]) + momentum * of_mean);
-    var[c] = static_cast<T>((1 - momentum) * static_cast<double>(var[c]) + momentum * of_var);
-  }
+  void report(double eps, double* to_mean, double* to_rstd) const;
 };
 
 /// The corrections of batch renormalization.  Ioffe 2017, arXiv:1702.03275, algorithm 1.

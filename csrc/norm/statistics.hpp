@@ -24,11 +24,15 @@ template <class T> struct Centre {
 template <class T> double low_of(double mean) { return static_cast<double>(Centre<T>(mean).low); }
 
 /// Whether Σ(x − middle)² over n numbers may be wrong because squares left float32's range.  Large squares overflow;
-/// squares below 2⁻¹²⁶ become zero, which matters if neither the sum nor eps is large compared with them.  If all
-/// numbers equal `middle`, the sum is right.  visit(f) calls f for each number.
+/// squares below 2⁻¹²⁶ become zero, which matters if neither the sum nor eps is large compared with them.
+template <class T> bool squares_suspect(double squares, double n, double eps) {
+  return std::is_same_v<T, float> && ((squares > 0x1p127) | (squares < n * (0x1p-100 - eps)));
+}
+
+/// The same, but knows that the sum is right if all numbers equal `middle`.  visit(f) calls f for each number.
 template <class T, class Visit>
 bool squares_lost(double squares, double n, double eps, double middle, const Visit& visit) {
-  if (!std::is_same_v<T, float> || !(squares > 0x1p127 || squares < n * (0x1p-100 - eps))) [[likely]]
+  if (!squares_suspect<T>(squares, n, eps)) [[likely]]
     return false;
   if (squares != 0) return true;
   bool constant = true;

@@ -168,6 +168,7 @@ def batch_norm(
     eps: float,
     channel_axis: int,
     out: tuple[Array | None, Statistics | None, Statistics | None] | None,
+    num_batches_tracked: NDArray[int64] | None,
 ) -> tuple[Array, Statistics, Statistics]: ...
 def batch_norm_backward(
     dy: Array,
@@ -191,6 +192,7 @@ def batch_norm_relu(
     eps: float,
     channel_axis: int,
     out: tuple[Array | None, Statistics | None, Statistics | None] | None,
+    num_batches_tracked: NDArray[int64] | None,
 ) -> tuple[Array, Statistics, Statistics]: ...
 def batch_norm_relu_backward(
     dy: Array,
@@ -216,6 +218,7 @@ def batch_norm_add_relu(
     eps: float,
     channel_axis: int,
     out: tuple[Array | None, Statistics | None, Statistics | None] | None,
+    num_batches_tracked: NDArray[int64] | None,
 ) -> tuple[Array, Statistics, Statistics]: ...
 def batch_norm_add_relu_backward(
     dy: Array,
@@ -242,6 +245,7 @@ def batch_renorm(
     d_max: float,
     channel_axis: int,
     out: tuple[Array | None, Statistics | None, Statistics | None, Statistics | None, Statistics | None] | None,
+    num_batches_tracked: NDArray[int64] | None,
 ) -> tuple[Array, Statistics, Statistics, Statistics, Statistics]: ...
 def batch_renorm_backward(
     dy: Array,

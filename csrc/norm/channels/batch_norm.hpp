@@ -13,10 +13,10 @@
 #pragma once
 
 #include <cstddef>
-#include <functional>
 
 #include "core/number.hpp"
 #include "norm/channels/layout.hpp"
+#include "norm/running.hpp"
 #include "norm/statistics.hpp"
 
 namespace fastopt {
@@ -37,28 +37,29 @@ template <class T> struct BatchNorm {
     const double own = bias ? static_cast<double>(bias[c]) : 0;
     return d ? own + (weight ? static_cast<double>(weight[c]) * d[c] : d[c]) : own;
   }
-  void set_forward(const Constants<T>& constants, std::size_t c) const {
-    constants.set_forward(c, mean[c], factor(c), summand(c));
-  }
-  /// The same for the channels [first, end).
-  [[gnu::noinline]] void set_forward(const Constants<T>& constants, std::size_t first, std::size_t end) const {
-    if (r || d || !weight || !bias) {
-      for (std::size_t c = first; c < end; ++c) set_forward(constants, c);
-      return;
-    }
-    const BatchNorm norm = *this;  // held by value: the compiler must know that no store changes it
-    const auto rows = constants.forward_rows();
-#pragma omp simd
-    for (std::size_t c = first; c < end; ++c)
-      rows.set(c, norm.mean[c], norm.rstd[c] * static_cast<double>(norm.weight[c]), static_cast<double>(norm.bias[c]));
-  }
-  void set_backward(const Constants<T>& constants, std::size_t c, double mean_dy, double mean_dyx) const {
-    constants.set_backward(c, low_of<T>(mean[c]), factor(c) * rstd[c] * mean_dyx, factor(c) * mean_dy);
-  }
-  /// Σ dy x̂ from Σ dy and Σ dy (x − high), corrected in double by the difference between the mean and its nearest T.
-  double sum_dyx(std::size_t c, double sum_dy, double sum_dyd) const {
-    return (sum_dyd - low_of<T>(mean[c]) * sum_dy) * rstd[c];
-  }
+
+  // For the channels [first, end).  The arrays of sums begin with channel `first`.
+
+  void set_forward(const Constants<T>& constants, std::size_t first, std::size_t end) const;
+  void set_backward(const Constants<T>& constants, std::size_t first, std::size_t end, const double* sum_dy,
+                    const double* sum_dyx, double m) const;
+  /// Replaces Σ dy (x − high) by Σ dy x̂, corrected in double by the difference between the mean and its nearest T.
+  void sum_dyx(std::size_t first, std::size_t end, const double* sum_dy, double* sums) const;
+
+ private:
+  template <class Body> void with_factor(const Body& body) const;
+};
+
+/// What forward computes of a batch, (channels) each; r and d are null without batch renormalization.
+template <class T> struct BatchStatistics {
+  double *mean, *rstd, *m2;
+  double eps;
+  double *r, *d;
+  Renorm limits;
+  RunningStatistics<T> running;
+
+  /// For the channels [first, end), from moments over n values that begin with channel `first`.
+  void set(std::size_t first, std::size_t end, const double* mean_of, const double* m2_of, double n) const;
 };
 
 /// For numbers that are stored as S.  `batch` has x, dy, y and dx, and for add_relu the residual and its gradient.
@@ -73,9 +74,8 @@ template <class S> struct BatchNormKernels {
   /// The sum of squares around the number `middle` of every channel.
   static void squares(const Batch& batch, const double* middle, double* m2);
 
-  /// Forward in training.  finish(c, moments) sets the numbers of channel c in `norm`.
-  static void training(const Batch& batch, const Norm& norm, After after, double eps,
-                       const std::function<void(std::size_t c, const Moments&)>& finish);
+  /// Forward in training.  Sets the statistics, which are those in `norm`.
+  static void training(const Batch& batch, const Norm& norm, After after, const BatchStatistics<T>& statistics);
 
   /// Forward with given statistics.
   static void apply(const Batch& batch, const Norm& norm, After after);

@@ -21,7 +21,7 @@
 
 namespace fastopt {
 
-/// The mean of each set and the sum of the squares around it.
+/// The mean of each set, or of each group of sets, and the sum of the squares around it.
 struct ChannelMoments {
   std::vector<double> mean, m2;
   explicit ChannelMoments(std::size_t sets) : mean(sets), m2(sets) {}
@@ -176,14 +176,20 @@ template <class S> [[gnu::noinline]] ChannelMoments column_moments(const Channel
       };
     });
     double *mean = part(sample, chunk) + first, *m2 = mean + channels;
+    int suspects = 0;
+#pragma omp simd reduction(+ : suspects)
     for (std::size_t i = 0; i < columns; ++i) {
+      const Moments moments = Moments::around(static_cast<double>(near[i]), sums.of[0][i], sums.of[1][i], n);
+      mean[i] = moments.mean;
+      m2[i] = moments.m2;
+      suspects += squares_suspect<T>(sums.of[1][i], n, eps);
+    }
+    for (std::size_t i = 0; suspects != 0 && i < columns; ++i) {
       const auto visit = [&, column = first + i](const auto& f) {
         for (std::size_t row = 0; row < rows.size; ++row) f(static_cast<double>(load<T>(x[row] + column)));
       };
-      const auto middle = static_cast<double>(near[i]);
-      const Moments moments = squares_lost<T>(sums.of[1][i], n, eps, middle, visit)
-                                  ? Moments::carefully(n, visit)
-                                  : Moments::around(middle, sums.of[0][i], sums.of[1][i], n);
+      if (!squares_lost<T>(sums.of[1][i], n, eps, static_cast<double>(near[i]), visit)) continue;
+      const Moments moments = Moments::carefully(n, visit);
       mean[i] = moments.mean;
       m2[i] = moments.m2;
     }
@@ -196,6 +202,7 @@ template <class S> [[gnu::noinline]] ChannelMoments column_moments(const Channel
       const auto n = static_cast<double>(chunks.size(chunk));
       const double share = n / (seen + n), weight = seen * share;
       const double *mean = part(sample, chunk), *m2 = mean + channels;
+#pragma omp simd
       for (std::size_t i = 0; i < channels; ++i) {
         const double delta = mean[i] - all_mean[i];
         all_mean[i] += delta * share;
@@ -207,27 +214,30 @@ template <class S> [[gnu::noinline]] ChannelMoments column_moments(const Channel
   return all;
 }
 
-/// Elementwise work on columns: to ← formula(row, i, c, V).  The constants of a strip of columns stay in registers for
-/// some rows, and these rows in L1.
+/// Elementwise work on columns: to ← formula(row, i, c, V).  The constants of a strip of columns stay in registers for a
+/// few rows.  All of a row's strip is read before it is written: where arrays lie a multiple of 4 KiB apart, processors
+/// take a read right after a write to another array for one of the same place, and wait.
 template <class S, class Formula>
 [[gnu::noinline]] void map_columns(const ChannelBatch<S>& batch, std::size_t passes,
                                    const Constants<Computed<S>>& constants, const Formula& formula) {
   with_streaming<S>(batch.streamed(passes), [&](auto past_caches) {
     for_column_tasks(batch, passes, Order::backwards, [&](const ColumnTask<S>& task) {
       const auto of_sample = constants.rows(task.sample * batch.in.count);
-      for (std::size_t begin = 0; begin < task.rows.size; begin += kBlock) {
-        const std::size_t end = std::min(begin + kBlock, task.rows.size);
+      const std::size_t together = task.columns <= kNarrow ? 64 : kRowsTogether;
+      for (std::size_t begin = 0; begin < task.rows.size; begin += together) {
+        const std::size_t end = std::min(begin + together, task.rows.size);
         for_strips<Computed<S>>(
             task.rows.to[begin] + task.first, task.columns,
             [&]<class U, std::size_t AtOnce>(std::size_t column, U, std::integral_constant<std::size_t, AtOnce>) {
               const std::size_t first = task.first + column;
               std::array<Constant<U>, AtOnce> c;
               unroll<AtOnce>([&](auto u) { c[u] = Constant<U>::of(of_sample, first + u * width<U>); });
-              for (std::size_t row = begin; row < end; ++row)
-                unroll<AtOnce>([&, place = task.rows[row]](auto u) {
-                  const std::size_t i = first + u * width<U>;
-                  put<past_caches>(place.to + i, formula(place, i, c[u], U{}));
-                });
+              for (std::size_t row = begin; row < end; ++row) {
+                const auto place = task.rows[row];
+                std::array<U, AtOnce> result;
+                unroll<AtOnce>([&](auto u) { result[u] = formula(place, first + u * width<U>, c[u], U{}); });
+                unroll<AtOnce>([&](auto u) { put<past_caches>(place.to + first + u * width<U>, result[u]); });
+              }
             });
       }
     });

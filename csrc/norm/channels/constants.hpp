@@ -57,9 +57,17 @@ template <class T> class Constants {
     forward_rows().set(set, mean, factor, bias);
   }
   /// dx = dy·factor − mean_g − (x − mean)·slope, with set_forward's mean and factor.
+  struct BackwardRows {
+    T *slope, *offset;
+
+    void set(std::size_t set, double low, double slope_, double mean_g) const {
+      slope[set] = static_cast<T>(slope_);
+      offset[set] = static_cast<T>(low * slope_ - mean_g);
+    }
+  };
+  BackwardRows backward_rows() const { return {at(slope), at(offset)}; }
   void set_backward(std::size_t set, double low, double slope_, double mean_g) const {
-    at(slope)[set] = static_cast<T>(slope_);
-    at(offset)[set] = static_cast<T>(low * slope_ - mean_g);
+    backward_rows().set(set, low, slope_, mean_g);
   }
 
  private:

@@ -8,16 +8,18 @@
 
 namespace fastopt {
 
-template <class S>
-void GroupNormKernels<S>::normalize(const Batch& batch, const Norm& norm, double eps,
-                                    const std::function<void(std::size_t group, double m2)>& finish) {
+template <class S> void GroupNormKernels<S>::normalize(const Batch& batch, const Norm& norm, double eps, double* m2) {
   const ChannelGroups<S> groups(batch, norm.groups);
-  groups.normalize(eps, After::nothing, [&](std::size_t group, const Moments& moments) {
-    norm.mean[group] = moments.mean;
-    norm.rstd[group] = rstd_of(moments.m2, groups.values(), eps);
-    finish(group, moments.m2);
-    norm.set_forward(groups, group);
-  });
+  const double n = groups.values();
+  const auto done = [&](std::size_t first, std::size_t end, const double* mean_of, const double* m2_of) {
+    for (std::size_t group = first; group < end; ++group) {
+      norm.mean[group] = mean_of[group - first];
+      norm.rstd[group] = rstd_of(m2_of[group - first], n, eps);
+      if (m2) m2[group] = m2_of[group - first];
+      norm.set_forward(groups, group);
+    }
+  };
+  groups.normalize(eps, After::nothing, done);
 }
 
 template <class S> void GroupNormKernels<S>::apply(const Batch& batch, const Norm& norm) {
@@ -34,11 +36,15 @@ void GroupNormKernels<S>::backward(const Batch& batch, const Norm& norm, bool tr
   const ChannelGroups<S> groups(batch, norm.groups);
   for (std::size_t group = 0; group < groups.count(); ++group) norm.set_forward(groups, group);
   std::vector<double> sum_dy(batch.sets()), sum_dyx(batch.sets());
-  groups.differentiate(After::nothing, training, [&](std::size_t group, const double* g, const double* gd) {
-    const std::size_t first = groups.first_set(group);
-    std::copy_n(g, groups.size(), sum_dy.data() + first);
-    norm.set_backward(groups, group, g, gd, sum_dyx.data() + first);
-  });
+  const auto done = [&](std::size_t first, std::size_t end, const double* g, const double* gd) {
+    const std::size_t begin = groups.first_set(first);
+    std::copy_n(g, groups.first_set(end) - begin, sum_dy.data() + begin);
+    for (std::size_t group = first; group < end; ++group) {
+      const std::size_t set = groups.first_set(group);
+      norm.set_backward(groups, group, g + (set - begin), gd + (set - begin), sum_dyx.data() + set);
+    }
+  };
+  groups.differentiate(After::nothing, training, done);
   const auto over_samples = [&](const std::vector<double>& of_sets, T* to) {
     if (to)
       for (std::size_t c = 0; c < channels; ++c) {

@@ -7,7 +7,6 @@
 #pragma once
 
 #include <cstddef>
-#include <functional>
 
 #include "core/number.hpp"
 #include "norm/channels/layout.hpp"
@@ -57,9 +56,8 @@ template <class S> struct GroupNormKernels {
   using T = Computed<S>;
   using Norm = GroupNorm<T>;
 
-  /// Forward.  Sets norm.mean and norm.rstd.  finish(group, m2) gets the sum of squares.
-  static void normalize(const Batch& batch, const Norm& norm, double eps,
-                        const std::function<void(std::size_t group, double m2)>& finish);
+  /// Forward.  Sets norm.mean, norm.rstd, and m2 to the sums of the squares around the means; m2 may be null.
+  static void normalize(const Batch& batch, const Norm& norm, double eps, double* m2);
 
   /// Forward with the statistics in norm.mean and norm.rstd.
   static void apply(const Batch& batch, const Norm& norm);

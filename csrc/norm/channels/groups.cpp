@@ -30,26 +30,26 @@ Moments moments_of_group(const double* mean, const double* m2, std::size_t size,
 
 template <class S> void ChannelGroups<S>::moments(double eps, const MomentsDone& done) const {
   const FlushSubnormals environment;
-  if (values() == 0)
-    for (std::size_t group = 0; group < count(); ++group) done(group, {0, 0});
-  else if (batch_.in.columns)
+  if (values() == 0) {
+    const std::vector<double> zeros(count());
+    done(0, count(), zeros.data(), zeros.data());
+  } else if (batch_.in.columns) {
     moments_of_columns(eps, done);
-  else
-    for_groups(
-        1, [&](std::size_t group, const Planes<S>& planes, RowList<S>&) { done(group, plane_moments(planes, eps)); });
+  } else {
+    for_groups(1, [&](std::size_t group, const Planes<S>& planes, RowList<S>&) {
+      moments_of_planes(group, planes, eps, done);
+    });
+  }
 }
 
-template <class S>
-void ChannelGroups<S>::normalize(double eps, After after, const MomentsDone& done, const RangeDone& ready) const {
+template <class S> void ChannelGroups<S>::normalize(double eps, After after, const MomentsDone& done) const {
   const FlushSubnormals environment;
   if (batch_.in.columns) {
     moments_of_columns(eps, done);
-    ready(0, count());
     return map_forward_columns(after);
   }
   for_groups(2, [&, streamed = batch_.streamed(2)](std::size_t group, const Planes<S>& planes, RowList<S>&) {
-    done(group, plane_moments(planes, eps));
-    ready(group, group + 1);
+    moments_of_planes(group, planes, eps, done);
     map_forward_planes(group, planes, streamed, after);
   });
 }
@@ -156,19 +156,29 @@ template <class S> template <class Body> void ChannelGroups<S>::for_groups(std::
 
 template <class S> void ChannelGroups<S>::moments_of_columns(double eps, const MomentsDone& done) const {
   const ChannelMoments of_sets = column_moments(batch_, eps);
+  if (alone_) return done(0, count(), of_sets.mean.data(), of_sets.m2.data());
+  ChannelMoments all(count());
   const auto values = static_cast<double>(batch_.values_of_set());
   for (std::size_t group = 0; group < count(); ++group) {
     const std::size_t first = first_set(group);
-    const double *mean = of_sets.mean.data() + first, *m2 = of_sets.m2.data() + first;
-    done(group, alone_ ? Moments{*mean, *m2} : moments_of_group(mean, m2, size_, values));
+    const Moments moments = moments_of_group(of_sets.mean.data() + first, of_sets.m2.data() + first, size_, values);
+    all.mean[group] = moments.mean;
+    all.m2[group] = moments.m2;
   }
+  done(0, count(), all.mean.data(), all.m2.data());
+}
+
+template <class S>
+void ChannelGroups<S>::moments_of_planes(std::size_t group, const Planes<S>& planes, double eps,
+                                         const MomentsDone& done) const {
+  const Moments moments = plane_moments(planes, eps);
+  done(group, group + 1, &moments.mean, &moments.m2);
 }
 
 template <class S> void ChannelGroups<S>::gradient_sums_of_columns(After after, const GradientDone& done) const {
   with_after(after, [&](auto what) {
-    const ChannelSums sums = column_gradient_sums<what>(batch_, constants_);
-    for (std::size_t group = 0; group < count(); ++group)
-      done(group, sums.first.data() + first_set(group), sums.second.data() + first_set(group));
+    ChannelSums sums = column_gradient_sums<what>(batch_, constants_);
+    done(0, count(), sums.first.data(), sums.second.data());
   });
 }
 
@@ -186,7 +196,7 @@ void ChannelGroups<S>::gradient_sums_of_planes(std::size_t group, const Planes<S
     g[k] = sums[0];
     gd[k] = sums[1];
   }
-  done(group, g, gd);
+  done(group, group + 1, g, gd);
 }
 
 template <class S>

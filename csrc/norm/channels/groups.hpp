@@ -3,7 +3,7 @@
 /// BatchNorm, GroupNorm, InstanceNorm and weight normalization differ in their groups, and in the constants that they
 /// derive from sums.  The passes over memory are the same, over planes or over columns:
 ///
-///              reduce                     done(group, …)          map
+///              reduce                     done(first, end, …)     map
 ///   planes     each group's planes    →   its constants       →   while its planes are in cache
 ///   columns    all chunks, in order   →   all constants       →   the chunks in the opposite order
 #pragma once
@@ -19,17 +19,17 @@
 
 namespace fastopt {
 
-/// Groups of channels.  A set is a channel of a sample; it has constants of its own.  The `done` functions get a
-/// group's sums and set these constants; several threads call them, for different groups.
+/// Groups of channels.  A set is a channel of a sample; it has constants of its own.  The `done` functions get the sums
+/// of the groups [first, end), beginning with group `first`, and set these constants; several threads call them, for
+/// different groups.
 template <class S> class ChannelGroups {
  public:
   using T = Computed<S>;
-  using MomentsDone = std::function<void(std::size_t group, const Moments&)>;
-  /// Called with the groups [first, end) whose moments are done, before they are mapped.
-  using RangeDone = std::function<void(std::size_t first, std::size_t end)>;
+  /// Called with the mean of each group and the sum of the squares around it.
+  using MomentsDone = std::function<void(std::size_t first, std::size_t end, const double* mean, const double* m2)>;
   using SquaresDone = std::function<void(std::size_t group, double squares)>;
-  /// Called with Σ g and Σ g (x − high) of each set of the group.
-  using GradientDone = std::function<void(std::size_t group, const double* sum_g, const double* sum_gd)>;
+  /// Called with Σ g and Σ g (x − high) of each set of the groups; may overwrite them.
+  using GradientDone = std::function<void(std::size_t first, std::size_t end, double* sum_g, double* sum_gd)>;
 
   /// Every channel is a group, over all samples.
   explicit ChannelGroups(const ChannelBatch<S>& batch)
@@ -54,8 +54,7 @@ template <class S> class ChannelGroups {
   void moments(double eps, const MomentsDone& done) const;
 
   /// Takes the moments, and then computes y.
-  void normalize(
-      double eps, After after, const MomentsDone& done, const RangeDone& ready = [](std::size_t, std::size_t) {}) const;
+  void normalize(double eps, After after, const MomentsDone& done) const;
 
   /// Computes y with constants that are set already.
   void apply(After after) const;
@@ -84,6 +83,8 @@ template <class S> class ChannelGroups {
   void gradient_sums_of_columns(After after, const GradientDone& done) const;
   template <After after>
   void gradient_sums_of_planes(std::size_t group, const Planes<S>& planes, const GradientDone& done) const;
+
+  void moments_of_planes(std::size_t group, const Planes<S>& planes, double eps, const MomentsDone& done) const;
 
   void map_forward_planes(std::size_t group, const Planes<S>& planes, bool streamed, After after) const;
   void map_forward_columns(After after) const;

@@ -43,7 +43,12 @@ template <class S> struct ChannelArray {
       for (std::size_t row = 0; row < count; ++row) to[row] = at(first + row, 0);
     } else {
       const std::ptrdiff_t stride = in->rows.axes.empty() ? 0 : in->rows.axes[0].stride;
-      for (std::size_t row = 0; row < count; ++row) to[row] = data + static_cast<std::ptrdiff_t>(first + row) * stride;
+      S* at = data + static_cast<std::ptrdiff_t>(first) * stride;
+#pragma omp simd linear(at : stride)
+      for (std::size_t row = 0; row < count; ++row) {
+        to[row] = at;
+        at += stride;
+      }
     }
   }
 };

@@ -31,12 +31,15 @@ template <class S> void WeightNormKernels<S>::backward(const Batch& batch, const
   const ChannelGroups<S> channels(batch);
   const Constants<T>& constants = channels.constants();
   for (std::size_t c = 0; c < channels.count(); ++c) set_weight_norm(constants, c, rnorm[c], g[c]);
-  channels.differentiate(After::nothing, true, [&](std::size_t c, const double*, const double* sum_dwv) {
-    const double dg_ = *sum_dwv * rnorm[c];
-    dg[c] = static_cast<T>(dg_);
-    constants.set_backward(c, 0, static_cast<double>(g[c]) * rnorm[c] * rnorm[c] * dg_, 0);
-    constants.at(constants.offset)[c] = -T{};
-  });
+  const auto done = [&](std::size_t first, std::size_t end, const double*, const double* sum_dwv) {
+    for (std::size_t c = first; c < end; ++c) {
+      const double dg_ = sum_dwv[c - first] * rnorm[c];
+      dg[c] = static_cast<T>(dg_);
+      constants.set_backward(c, 0, static_cast<double>(g[c]) * rnorm[c] * rnorm[c] * dg_, 0);
+      constants.at(constants.offset)[c] = -T{};
+    }
+  };
+  channels.differentiate(After::nothing, true, done);
 }
 
 template struct WeightNormKernels<float>;

@@ -73,7 +73,9 @@ def batch_norm(
     References:
         Ioffe & Szegedy 2015, arXiv:1502.03167, algorithms 1 and 2.
     """
-    return kernels.batch_norm(x, running_mean, running_var, weight, bias, training, momentum, eps, channel_axis, out)
+    return kernels.batch_norm(
+        x, running_mean, running_var, weight, bias, training, momentum, eps, channel_axis, out, None
+    )
 
 
 def batch_norm_backward(
@@ -177,7 +179,7 @@ def batch_norm_relu(
         Ioffe & Szegedy 2015, arXiv:1502.03167, algorithms 1 and 2; in front of the nonlinearity as in section 3.2.
     """
     return kernels.batch_norm_relu(
-        x, running_mean, running_var, weight, bias, training, momentum, eps, channel_axis, out
+        x, running_mean, running_var, weight, bias, training, momentum, eps, channel_axis, out, None
     )
 
 
@@ -287,7 +289,7 @@ def batch_norm_add_relu(
         addition.
     """
     return kernels.batch_norm_add_relu(
-        x, residual, running_mean, running_var, weight, bias, training, momentum, eps, channel_axis, out
+        x, residual, running_mean, running_var, weight, bias, training, momentum, eps, channel_axis, out, None
     )
 
 
@@ -404,7 +406,7 @@ def batch_renorm(
         the paper it is σ.
     """
     return kernels.batch_renorm(
-        x, running_mean, running_var, weight, bias, training, momentum, eps, r_max, d_max, channel_axis, out
+        x, running_mean, running_var, weight, bias, training, momentum, eps, r_max, d_max, channel_axis, out, None
     )
 
 

@@ -14,12 +14,12 @@ from numpy.typing import DTypeLike
 from .. import functional as F
 from .._check import flag, not_an_array, number, type_of, whole
 from .._commit import at_once, commit
+from .._core import kernels
 from ._channels import STATISTICS, OfChannels
 from ._layer import Array, Fixed, pair_of
 
 __all__ = ["BatchNorm", "BatchNormAddReLU", "BatchNormReLU", "BatchRenorm", "update_bn"]
 
-_INT64 = np.dtype(np.int64)
 _NONE: Mapping[str, Any] = MappingProxyType({})
 
 
@@ -55,13 +55,13 @@ class OfBatch(OfChannels):
         return {**super().__getstate__(), "_population": None, "_apart": []}
 
     def _normalized(
-        self, function: Callable[..., Any], x: Array, *more: Array, out: Array | None, **options: float
+        self, function: Callable[..., Any], x: Array, *more: Array, out: Array | None, options: tuple[float, ...] = ()
     ) -> Array:
-        """The result y of a function like batch_norm; updates the running statistics and keeps what backward needs."""
+        """The result y of a kernel like batch_norm; updates the running statistics and keeps what backward needs."""
         if not self.params and not self.buffers:
             self._expect_channels(x, self.num_features)
         tracked, population, momentum = self._statistics(), self._population, self.momentum
-        running, count = self._running, tracked[2] if tracked else None
+        running, count = self._running, None
         layer = type(self).__name__
         training, frozen = self.training, self.frozen
         if type(training) is not bool or type(frozen) is not bool:
@@ -70,38 +70,30 @@ class OfBatch(OfChannels):
             raise ValueError(f"{layer}: frozen needs track_running_stats")
         trained = not tracked or population is not None or (training and not frozen)
         if trained and tracked:
-            # Statistics and count are written together, after everything else: an interrupt finds both written or neither.
             own = [*tracked, *self.params.values(), *self.grads.values()]
             if len(own) != len(self._apart) or any(map(is_not, own, self._apart)):
                 gradients = {f"grads[{key!r}]": array for key, array in self.grads.items()}
                 _expect_apart(layer, tracked, {**self.params, **gradients})
                 self._apart = own
-            if not _are_plain(*tracked, x, x if out is None else out, *more):
-                _expect_to_be_written(layer, tracked, (("out", out), ("x", x), *(("residual", one) for one in more)))
-            running = np.copy(tracked[0], subok=True), np.copy(tracked[1], subok=True)
-            if population is not None and _is_one_value_each(x, self.num_features):
-                # Functions refuse it, as it has no variance.  Its own mean, and any variance, make it 0·weight + bias.
+            if population is None:
+                count = tracked[2]
+            elif not _is_one_value_each(x, self.num_features):
+                running = np.copy(tracked[0], subok=True), np.copy(tracked[1], subok=True)
+            else:  # kernels refuse it, as it has no variance; its own mean, and any variance, make it 0·weight + bias
                 trained, running = False, (x.reshape(-1).astype(tracked[0].dtype), np.ones_like(tracked[1]))
-        if momentum is None:
-            momentum = 1.0 if count is None else 1 / (count.item() + 1)
         y: Array
-        y, *statistics = function(
-            x,
-            *more,
-            *running,
-            *self._learned,
-            trained,
-            momentum,
-            self.eps,
-            channel_axis=self.channel_axis,
-            out=out if out is None else (out, *[None] * (4 if options else 2)),
-            **options,
-        )
-        if count is not None and (x.size or not self.num_features):  # a batch without values is not counted
-            if population is not None:
-                population.append(F.batch_norm_stats(x, channel_axis=self.channel_axis))
-            elif trained:
-                commit(tracked, (*running, count + 1))
+        results = None if out is None else (out, *[None] * (4 if options else 2))
+        try:
+            if momentum is None:
+                momentum = 1.0 if count is None else 1 / (count.item() + 1)
+            given = *more, *running, *self._learned, trained, momentum, self.eps, *options, self.channel_axis, results
+            y, *statistics = function(x, *given, count)
+        except (ArithmeticError, AttributeError, TypeError, ValueError):
+            if count is not None:
+                _expect_to_be_written(layer, tracked, (("out", out), ("x", x), *(("residual", one) for one in more)))
+            raise
+        if population is not None and tracked and (x.size or not self.num_features):
+            population.append(F.batch_norm_stats(x, channel_axis=self.channel_axis))
         self._kept = (x, trained, *([y] if more else ()), *statistics)
         return y
 
@@ -133,7 +125,7 @@ class BatchNorm(OfBatch):
 
     def __call__(self, x: Array, *, out: Array | None = None) -> Array:
         """The normalized ``x``, in ``out`` if that is given."""
-        return self._normalized(F.batch_norm, x, out=out)
+        return self._normalized(kernels.batch_norm, x, out=out)
 
     def backward(self, dy: Array, *, out: Array | None = None) -> Array:
         """The gradient with respect to the last input, in ``out`` if that is given; ``dy`` is that of the output.  Fills ``grads``."""
@@ -167,7 +159,7 @@ class BatchNormReLU(BatchNorm):
 
     def __call__(self, x: Array, *, out: Array | None = None) -> Array:
         """max(normalized ``x``, 0), in ``out`` if that is given."""
-        return self._normalized(F.batch_norm_relu, x, out=out)
+        return self._normalized(kernels.batch_norm_relu, x, out=out)
 
     def backward(self, dy: Array, *, out: Array | None = None) -> Array:
         """The gradient with respect to the last input, in ``out`` if that is given; ``dy`` is that of the output.  Fills ``grads``."""
@@ -202,7 +194,7 @@ class BatchNormAddReLU(OfBatch):
 
     def __call__(self, x: Array, residual: Array, *, out: Array | None = None) -> Array:
         """max(normalized ``x`` + ``residual``, 0), in ``out`` if that is given; do not change it before backward."""
-        return self._normalized(F.batch_norm_add_relu, x, residual, out=out)
+        return self._normalized(kernels.batch_norm_add_relu, x, residual, out=out)
 
     def backward(self, dy: Array, *, out: tuple[Array | None, Array | None] | None = None) -> tuple[Array, Array]:
         """Fills ``grads``, and computes the gradients of the inputs.
@@ -268,7 +260,7 @@ class BatchRenorm(BatchNorm):
     def __call__(self, x: Array, *, out: Array | None = None) -> Array:
         """The normalized ``x``, in ``out`` if that is given."""
         r_max, d_max = (self.r_max, self.d_max) if self._population is None else (1.0, 0.0)
-        return self._normalized(F.batch_renorm, x, out=out, r_max=r_max, d_max=d_max)
+        return self._normalized(kernels.batch_renorm, x, out=out, options=(r_max, d_max))
 
     def backward(self, dy: Array, *, out: Array | None = None) -> Array:
         """The gradient with respect to the last input, in ``out`` if that is given; ``dy`` is that of the output.  Fills ``grads``."""
@@ -362,10 +354,7 @@ def _forget_populations(layers: list[Any]) -> None:
 
 
 def _expect_to_be_written(function: str, statistics: list[Any], others: Iterable[tuple[str, Any]] = ()) -> None:
-    """Raises if running statistics or their count cannot be written, or share memory with ``others``.
-
-    Functions get copies of them and cannot check this.
-    """
+    """Raises, with the layer's name, if running statistics or their count cannot be written, or share memory with ``others``."""
     for name, array in zip(STATISTICS, statistics, strict=True):
         if not isinstance(array, np.ndarray):
             raise TypeError(f"{function}: {name} must be a numpy array, got {not_an_array(array)}")
@@ -392,17 +381,6 @@ def _expect_apart(function: str, statistics: list[Any], others: Mapping[str, Any
     ):
         if _overlap(array, its):
             raise ValueError(f"{function}: {name} would be written, but overlaps {other}")
-
-
-def _are_plain(mean: Any, var: Any, count: Any, *others: Any) -> bool:
-    """Whether :func:`_expect_to_be_written` has nothing to look at: the usual case, found quickly."""
-    for array in (mean, var, count):
-        if type(array) is not np.ndarray or array.base is not None or not array.flags.writeable:
-            return False
-    for array in others:
-        if type(array) is not np.ndarray or array.base is not None or array is mean or array is var or array is count:
-            return False
-    return count.dtype is _INT64 and count.ndim == 0 and 0 <= count.item() < 1 << 53
 
 
 def _overlap(a: Array, b: Any) -> bool:
