@@ -102,7 +102,7 @@ class Fast:
     def __init__(self, rng: np.random.Generator) -> None:
         layers: list[Any] = []
         for i in range(3):
-            layers += [fo.nn.Linear(SIZES[i], 512, bias=False, seed=i), fo.nn.BatchNormReLU(512)]
+            layers += [fo.nn.Linear(SIZES[i], 512, bias=False, input_grad=i > 0, seed=i), fo.nn.BatchNormReLU(512)]
         self.net = fo.nn.Sequential(*layers, fo.nn.Linear(512, CLASSES, seed=3))
         self.params = self.net.params
         self.opt = fo.optim.AdamW(self.params, lr=1e-3)

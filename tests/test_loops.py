@@ -198,6 +198,10 @@ def test_linear_is_torchs(activation: Any, biased: bool, torch: Any, rng: Genera
     assert same(F.linear_backward(dy, x, weight, saved, activation, bias_grad=biased, out=out), gradients)
     assert same(reference.linear(*arrays, activation=activation), (y, saved))
     assert same(reference.linear_backward(dy, x, weight, saved, activation, bias_grad=biased), gradients)
+    for module in (F, reference):
+        first = module.linear_backward(dy, x, weight, saved, activation, x_grad=False, bias_grad=biased)
+        assert first[0] is None
+        assert same(first[1:], gradients[1:])
 
 
 @pytest.mark.parametrize(
@@ -421,6 +425,13 @@ MISTAKES: list[tuple[Callable[[], Any], type[Exception], str]] = [
     (lambda: F.linear(X, np.ones((6, 6), np.float32), out=(X, None)), ValueError, r"linear: out\[0\] would be written, but overlaps"),
     (lambda: F.linear_backward(X, X, X[:3], None, "relu"), ValueError, r"linear_backward: dy has shape \(4, 6\), expected \(4, 3\)"),
     (lambda: F.linear_backward(X[:, :3], X, X[:3], None, "relu"), TypeError, r"linear_backward: saved is None, but 'relu' needs"),
+    (lambda: F.linear_backward(np.ones((4, 4), "f"), X, X, x_grad=1), TypeError, r"linear_backward: x_grad must be a bool, got 1$"),  # type: ignore[arg-type]
+    (lambda: F.linear_backward(np.ones((4, 4), "f"), X, X, bias_grad=None), TypeError, r"linear_backward: bias_grad must be a bool, got None$"),  # type: ignore[arg-type]
+    (
+        lambda: F.linear_backward(np.ones((4, 4), "f"), X, X, x_grad=False, out=(np.empty_like(X), None, None)),
+        ValueError,
+        r"linear_backward: out\[0\] is given, but x_grad is False$",
+    ),
     (lambda: F.softmax(X, 2), ValueError, r"softmax: dim must name an axis of x, which has 2, got 2"),
     (lambda: F.softmax(X.T, causal=True), ValueError, r"softmax: x has shape \(6, 4\), expected \(…, queries, keys\)"),
     (lambda: F.softmax(X, scale=np.nan), ValueError, r"softmax: scale must be finite, got nan"),

@@ -7,7 +7,7 @@ from typing import Literal, TypeAlias, get_args
 
 import numpy as np
 
-from .._check import choice
+from .._check import choice, flag
 from .._core import kernels
 from ._arrays import Array, array_of, results_of
 
@@ -209,9 +209,10 @@ def linear_backward(
     saved: Array | None = None,
     activation: Activation | None = None,
     *,
+    x_grad: bool = True,
     bias_grad: bool = True,
     out: tuple[Array | None, Array | None, Array | None] | None = None,
-) -> tuple[Array, Array, Array | None]:
+) -> tuple[Array | None, Array, Array | None]:
     """The gradients of :func:`linear`.
 
     .. code-block:: text
@@ -224,11 +225,13 @@ def linear_backward(
         weight: As in forward.
         saved: As forward returned it; not needed without an activation.
         activation: As in forward.
+        x_grad: Whether dx is wanted; a network's first layer has no use for it, and it is a third of the work.
         bias_grad: Whether to compute dbias.
         out: C-contiguous arrays for ``(dx, dweight, dbias)``, ``None`` where a new one is wanted.  None may overlap an argument.
 
     Returns:
-        dx, like x; dweight, like weight; dbias, shape ``(out_features,)``, ``None`` without ``bias_grad``.
+        dx, like x, ``None`` without ``x_grad``; dweight, like weight; dbias, shape ``(out_features,)``, ``None`` without
+        ``bias_grad``.
 
     Raises:
         TypeError: A dtype is wrong, or the memory layout of an array that is written.
@@ -249,17 +252,20 @@ def linear_backward(
     elif saved is None:
         raise TypeError(f"{function}: saved is None, but {activation!r} needs what forward returned")
     array_of(function, "saved", saved, shape, [dtype])
-    dx, dweight, dbias = results_of(function, out, 3)
-    if dbias is not None and not bias_grad:
-        raise ValueError(f"{function}: out[2] is given, but bias_grad is False")
+    given = results_of(function, out, 3)
+    for i, name, wanted in ((0, "x_grad", x_grad), (2, "bias_grad", bias_grad)):
+        if not flag(function, name, wanted) and given[i] is not None:
+            raise ValueError(f"{function}: out[{i}] is given, but {name} is False")
+    dx, dweight, dbias = given
     dx = _written(function, "out[0]", dx, x.shape, dtype)
     dweight = _written(function, "out[1]", dweight, weight.shape, dtype)
     dbias = _written(function, "out[2]", dbias, (outputs,), dtype)
     _apart(function, (dx, dweight, dbias), dy, x, weight, saved)
     dz, dbias = kernels.activate_backward(dy, saved, activation, bias_grad, (None, dbias))
-    dx = np.empty(x.shape, dtype) if dx is None else dx
     dweight = np.empty(weight.shape, dtype) if dweight is None else dweight
     rows = dz.reshape(count, outputs)
-    np.matmul(rows, weight, out=dx.reshape(count, inputs))
+    if x_grad:
+        dx = np.empty(x.shape, dtype) if dx is None else dx
+        np.matmul(rows, weight, out=dx.reshape(count, inputs))
     np.matmul(rows.T, x.reshape(count, inputs), out=dweight)
     return dx, dweight, dbias

@@ -104,6 +104,8 @@ class Linear(_Linear):
         out_features: The length of the last axis of outputs.
         bias: Whether there is a bias.
         activation: f: "relu", "gelu", "gelu_tanh", "silu", "tanh", "sigmoid", or ``None``.
+        input_grad: Whether :meth:`backward` returns the gradient of the input; False for a network's first layer saves a third
+            of the work, and backward returns ``None``.
         seed: The seed of the initial weights and biases, uniform in ±1/√in_features as torch's: an integer or a NumPy generator;
             ``None`` for a random one.
         dtype: The dtype of inputs and parameters, float32 or float64.
@@ -128,6 +130,7 @@ class Linear(_Linear):
         bias: bool = True,
         activation: Activation | None = None,
         *,
+        input_grad: bool = True,
         seed: int | np.random.Generator | None = None,
         dtype: DTypeLike = np.float32,
     ) -> None:
@@ -136,6 +139,7 @@ class Linear(_Linear):
         if activation is not None:
             choice("Linear", "activation", activation, get_args(Activation))
         self.activation = activation
+        self.input_grad = flag("Linear", "input_grad", input_grad)
         shapes: Shapes = {"weight": ((outputs, inputs), 0.0)}
         super().__init__(inputs, outputs, {**shapes, "bias": ((outputs,), 0.0)} if biased else shapes, dtype)
         self._initial(seed, *self.params)
@@ -150,7 +154,7 @@ class Linear(_Linear):
         self._kept = x, saved
         return y
 
-    def backward(self, dy: Array, *, out: Array | None = None) -> Array:
+    def backward(self, dy: Array, *, out: Array | None = None) -> Array | None:
         """The gradient with respect to the last input, in ``out`` if that is given; ``dy`` is that of the output.  Fills ``grads``."""
         x, saved = self._last()
         self._check_own(written=True)
@@ -160,6 +164,7 @@ class Linear(_Linear):
             self.params["weight"],
             saved,
             self.activation,
+            x_grad=self.input_grad,
             bias_grad="bias" in self.params,
             out=(out, self.grads["weight"], self.grads.get("bias")),
         )[0]

@@ -110,12 +110,13 @@ def linear_backward(
     saved: Any = None,
     activation: str | None = None,
     *,
+    x_grad: bool = True,
     bias_grad: bool = True,
     out: Arrays | None = None,
 ) -> Arrays:
     """The specification of :func:`fastopt.functional.linear_backward`, given NumPy's products."""
     dz, dbias = activate_backward(dy, dy if activation is None else saved, activation, bias_grad=bias_grad)
     rows = _rows(dy if activation is None else dz)
-    dx = np.matmul(rows, weight).reshape(x.shape)
+    dx = np.matmul(rows, weight).reshape(x.shape) if x_grad else None
     dweight = np.matmul(rows.T, _rows(x))
     return into(out, dx, dweight, dbias)
