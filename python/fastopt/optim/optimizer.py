@@ -200,8 +200,8 @@ class Optimizer(Averaged):
 
         Args:
             grads: The gradients, in the structure that ``params`` had: a list (a generator or ``layer.grads.values()`` too), a
-                dict with the same keys, or for groups a list with one of these for each group, or one flat list in the order of
-                all parameters.  A gradient has its parameter's shape, in any memory layout, and is only read; its dtype is the
+                dict with the same keys, or for groups a list with one of these for each group, or always one flat list in the
+                order of all parameters.  A gradient has its parameter's shape, in any memory layout, and is only read; its dtype is the
                 parameter's; unless that is float64, it may also be float32, float16 or bfloat16.  A :class:`fastopt.SparseRows`
                 touches few rows only.  ``None`` leaves the parameter and its state alone.  Without ``grads`` it is the mean of the gradients that ``accumulate`` has added.
             grad_scale: The factor by which the loss was multiplied, above 0.

@@ -159,6 +159,9 @@ class Structure:
                     f"{function}: grads has {len(flat)} entries, expected {len(self.leaves)}, one for each parameter"
                 )
             return flat
+        if isinstance(grads, list | tuple) and len(grads) == len(self.leaves):  # a flat list
+            if not any(isinstance(grad, Mapping | list | tuple) for grad in grads):
+                return self.ordered(list(grads))
         flat = [None] * len(self.leaves)
         self._flatten(function, self.template, grads, "", flat)
         return flat

@@ -1,0 +1,395 @@
+"""What optimizers over several processes share: gradients come in, sums of them come out."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from typing import Any
+
+import ml_dtypes  # noqa: F401  # gives NumPy bfloat16
+import numpy as np
+from numpy.typing import NDArray
+
+from .. import SparseRows
+from .._check import choice, flag, number, type_of, whole
+from ._exchange import BFLOAT16, DENSE, NONE, SPARSE, Channel, Exchange, Header, Vector, fill
+from ._layout import Layout
+from ._processes import bytes_of, checked, expect_same
+from ._sparse import gather_rows
+from ._tree import Interval, Partial, in_order, nodes_within, share
+
+Array = NDArray[Any]
+
+MIB = 1 << 20
+
+
+class Exchanged:
+    """Parameters whose gradients are added over processes: the base of both optimizers."""
+
+    def __init__(
+        self,
+        groups: list[dict[str, Any]],
+        comm: Any,
+        facts: list[tuple[str, Any]],
+        *,
+        chunks: int | None,
+        wire: str | None,
+        error_feedback: bool,
+        reduction: str,
+        bucket_mib: float,
+        broadcast: bool,
+        shards: bool,
+    ) -> None:
+        self._function = name = type(self).__name__
+        rank, size = checked(name, comm)
+        self.comm, self.rank, self.size = comm, rank, size
+        self.chunks = None if chunks is None else whole(name, "chunks", chunks, 1)
+        if self.chunks is not None and self.chunks < size:
+            raise ValueError(f"{name}: chunks must be at least {size}, the number of ranks, got {chunks}")
+        if wire is not None:
+            choice(name, "wire", wire, ("bfloat16",))
+        feedback = flag(name, "error_feedback", error_feedback)
+        if feedback and wire is None:
+            raise ValueError(f"{name}: error_feedback needs wire='bfloat16', as float32 loses nothing")
+        self._sums_only = choice(name, "reduction", reduction, ("mean", "sum")) == "sum"
+        capacity = number(name, "bucket_mib", bucket_mib, 0, above=True) * MIB
+        self._params: list[Array] = [param for group in groups for param in group["params"]]
+        named = [group.get("param_names") for group in groups]
+        self._names = None if None in named else [one for names in named for one in names or ()]
+        labels = self._names or [f"params[{i}]" for i in range(len(self._params))]
+        expect_same(
+            name,
+            comm,
+            [
+                *facts,
+                *((f"{label}", f"{one.dtype} of shape {one.shape}") for label, one in zip(labels, self._params, strict=True)),
+                *((key, value) for key, value in (("chunks", chunks), ("wire", wire), ("error_feedback", feedback))),
+                *((key, value) for key, value in (("reduction", reduction), ("bucket_mib", bucket_mib))),
+            ],
+        )
+        if flag(name, "broadcast", broadcast):
+            for param in self._params:
+                if param.size:
+                    comm.Bcast(bytes_of(param), root=0)
+        self._channel = Channel(comm)
+        self._leaves = self.chunks or size
+        self._shards = shards
+        self._wire, self._feedback, self._capacity = wire, feedback, capacity
+        self._kinds: list[int] | None = None  # of the gradients, from the first step on
+        self._vectors: list[Vector] = []
+        self._where: dict[int, tuple[int, int, int]] = {}  # of each dense parameter: its vector, first bucket and last
+        self._header = Header(len(self._params))
+        self._forget()
+
+    # Statistics
+
+    @property
+    def bytes_sent(self) -> int:
+        """How many bytes this rank has sent to others since it began."""
+        return self._channel.bytes_sent
+
+    @property
+    def collectives(self) -> int:
+        """How many collective operations have been started since it began."""
+        return self._channel.collectives
+
+    # Gradients come in
+
+    def ready(self, param: int, grad: Array | SparseRows | None, *, weight: float = 1.0) -> None:
+        """Hands in the gradient of one parameter during the backward pass; it is sent as soon as a bucket is full.
+
+        Call it once for each parameter and step, on all ranks, last layer first, and then ``step()``.  The gradient is copied
+        (a :class:`fastopt.SparseRows` is not), and may be overwritten at once.  What has arrived from other ranks meanwhile is
+        added up.  In the first step everything is sent by ``step``, because it decides which gradients are sparse.
+
+        Args:
+            param: The number of the parameter, in the order of the optimizer's groups.
+            grad: Its gradient; ``None`` where it has none.
+            weight: That of this rank's batch, see ``step``; the same for all gradients of a step.
+
+        Raises:
+            TypeError: The gradient has a wrong dtype.
+            ValueError: A shape, a number or the weight is wrong, or the gradient was handed in before.
+        """
+        name = self._function
+        if self.chunks is not None:
+            raise ValueError(f"{name}: ready cannot be used with chunks, whose gradients are added first; use add")
+        if self._local is not None:
+            raise ValueError(f"{name}: ready follows add, whose gradients step() takes; step() first")
+        param = whole(name, "param", param, 0, max(len(self._params), 1))
+        self._weigh(weight)
+        if param in self._given:
+            raise ValueError(f"{name}: the gradient of {self._label(param)} was handed in before; step() comes first")
+        self._expect(param, grad)
+        kind = NONE if grad is None else SPARSE if isinstance(grad, SparseRows) else DENSE
+        if self._kinds is None:
+            self._given[param] = grad.copy() if isinstance(grad, np.ndarray) else grad
+            return
+        self._expect_kind(param, kind)
+        self._given[param] = grad if kind == SPARSE else (kind,)
+        if param in self._where:
+            v, first, last = self._where[param]
+            for b in range(first, last + 1):
+                self._fill(v, b, param, grad)  # type: ignore[arg-type]
+                self._missing[v][b] -= 1
+            self._send()
+        if self._exchange is not None:
+            self._exchange.progress()
+
+    def add(self, grads: Any, *, weight: float = 1.0, chunk: int | None = None) -> None:
+        """Adds the gradients of a micro-batch or chunk, with its weight; ``step()`` then takes the mean over all of them.
+
+        Args:
+            grads: As for the optimizer's ``step``.
+            weight: The weight of this micro-batch, such as its number of examples.
+            chunk: With ``chunks``, the chunk's number; a rank adds its chunks in their order, see :meth:`my_chunks`.
+
+        Raises:
+            TypeError: A gradient's dtype is wrong, or it is sparse.
+            ValueError: A shape, weight or chunk is wrong.
+        """
+        name = self._function
+        if self._given:
+            raise ValueError(f"{name}: add follows ready, whose gradients step() takes; step() first")
+        flat = in_order(name, grads, self._names, len(self._params))
+        for param, grad in enumerate(flat):
+            if isinstance(grad, SparseRows):
+                raise TypeError(f"{name}: the gradient of {self._label(param)} is sparse, which add does not take; use step")
+            self._expect(param, grad)
+        first, end = share(self._leaves, self.rank, self.size)
+        if self.chunks is not None:
+            expected = first if self._local is None else self._local.next
+            at = whole(name, "chunk", chunk, 0, self.chunks)
+            if at != expected or at >= end:
+                still = f"chunk {expected}" if expected < end else "step()"
+                raise ValueError(f"{name}: chunk {at} was added, expected {still}; rank {self.rank} has chunks {first} to {end - 1}")
+        elif chunk is not None:
+            raise ValueError(f"{name}: chunk is given, but the optimizer was made without chunks")
+        its_weight = 1.0 if self._sums_only else number(name, "weight", weight, 0)
+        if self._kinds is None:
+            self._decide([NONE if grad is None else DENSE for grad in flat])
+        for param, grad in enumerate(flat):
+            self._expect_kind(param, NONE if grad is None else DENSE)
+            self._present[param] |= grad is not None
+        vectors = []
+        for vector in self._vectors:
+            whole_vector = np.empty(vector.layout.size, vector.dtype)
+            for bucket in vector.layout.buckets:
+                part = whole_vector[bucket.first : bucket.first + self.size * bucket.piece]
+                fill(bucket, self.size, part, lambda param: None if flat[param] is None else flat[param].reshape(-1), its_weight)
+            vectors.append(whole_vector)
+        if self.chunks is not None:
+            self._local = self._local or Partial(first)
+            self._local.add(vectors)
+        elif self._local is None:
+            self._local = Partial(0)
+            self._local.nodes = [(nodes_within(first, end, self._leaves)[0], vectors)]
+        else:
+            for total, one in zip(self._local.nodes[0][1], vectors, strict=True):
+                np.add(total, one, out=total)
+        self._weight += its_weight
+
+    @property
+    def my_chunks(self) -> range:
+        """The numbers of the chunks that this rank adds."""
+        return range(*share(self._leaves, self.rank, self.size))
+
+    # Sums come out
+
+    def _summed(self, grads: Any, weight: float) -> tuple[list[float], list[Any], float]:
+        """Exchanges everything; the ranks' weights, the sums of sparse gradients by parameter, and the sum of the weights."""
+        name = self._function
+        if grads is not None:
+            if self._given or self._local is not None:
+                raise ValueError(f"{name}: grads are given, but ready or add has been called; step() without grads")
+            flat = in_order(name, grads, self._names, len(self._params))
+            for param, grad in enumerate(flat):
+                self._expect(param, grad)
+            if self.chunks is not None:
+                if self.chunks != self.size:
+                    raise ValueError(f"{name}: grads are given, but with chunks add takes the gradients of each chunk")
+                self.add(flat if self._names is None else dict(zip(self._names, flat, strict=True)), weight=weight, chunk=self.rank)
+            else:
+                self._weigh(weight)
+                if self._kinds is None:
+                    self._given = dict(enumerate(flat))
+                else:
+                    for param in reversed(range(len(flat))):
+                        self.ready(param, flat[param], weight=weight)
+        if self._local is None:
+            missing = [i for i in range(len(self._params)) if i not in self._given]
+            if missing:
+                raise ValueError(f"{name}: the gradient of {self._label(missing[0])} is missing; hand it in with ready, or None")
+            if self._kinds is None:
+                self._first_step()
+        else:
+            if self.chunks is not None and self._local.next != self.my_chunks.stop:
+                raise ValueError(f"{name}: chunk {self._local.next} is missing; rank {self.rank} has chunks {self.my_chunks}")
+            self._send_local()
+        exchange = self._exchange
+        assert exchange is not None and self._kinds is not None
+        weights, kinds = exchange.finish()
+        sparse = {
+            param: gather_rows(self._channel, self._given.get(param), self._params[param], self._weight)
+            for param, kind in enumerate(self._kinds)
+            if kind == SPARSE
+        }
+        total = 1.0 if self._sums_only else float(sum(weights))
+        present = [sparse.get(param, bool(kind)) for param, kind in enumerate(kinds.tolist())]
+        return weights, present, total
+
+    def _forget(self) -> None:
+        """Begins the next step."""
+        self._given: dict[int, Any] = {}
+        self._local: Partial | None = None
+        self._present = [False] * len(self._params)
+        self._weight = 0.0
+        self._weighed: float | None = None
+        self._exchange: Exchange | None = None
+        self._buffers: dict[tuple[int, int], Array] = {}
+        self._missing = [
+            [len(bucket.segments) for bucket in vector.layout.buckets] for vector in self._vectors
+        ]
+        if self._kinds is not None:
+            self._exchange = Exchange(self._channel, self._vectors, self._header, self._leaves, not self._shards)
+
+    def _decide(self, kinds: list[int]) -> None:
+        """Fixes, on all ranks alike, which gradients are sparse, and lays out the others."""
+        every = np.empty((self.size, len(kinds)), np.uint8)
+        self.comm.Allgather(np.array(kinds, np.uint8), every)
+        for param in range(len(kinds)):
+            seen = set(every[:, param].tolist()) - {NONE}
+            if len(seen) > 1:
+                raise ValueError(f"{self._function}: the gradient of {self._label(param)} is sparse on some ranks and dense on others")
+            kinds[param] = max(seen, default=DENSE)
+            if kinds[param] == SPARSE and self._shards:
+                raise TypeError(f"{self._function}: the gradient of {self._label(param)} is sparse, which needs DistributedOptimizer")
+        vectors, where = [], {}
+        dense = [i for i, kind in enumerate(kinds) if kind == DENSE]
+        for dtype in dict.fromkeys(self._params[i].dtype for i in dense):
+            params = [i for i in dense if self._params[i].dtype == dtype]
+            computed = np.float64 if dtype == np.float64 else np.float32
+            wire = BFLOAT16 if self._wire and computed is np.float32 else np.dtype(computed)
+            most = max(int(self._capacity / wire.itemsize), 1)
+            layout = Layout(params, [self._params[i].size for i in params], self.size, most)
+            for b, bucket in enumerate(layout.buckets):
+                for segment in bucket.segments:
+                    v, first, _ = where.get(segment.param, (len(vectors), b, b))
+                    where[segment.param] = v, first, b
+            vectors.append(Vector(layout, computed, wire, self._feedback))
+        if not any(vector.layout.buckets for vector in vectors):  # the header needs a bucket
+            vectors = [Vector(Layout([-1], [1], self.size, 1), np.float32, np.float32, False)]
+            vectors[0].layout.buckets[0].segments.clear()
+        self._kinds, self._vectors, self._where = kinds, vectors, where
+        given, weighed = self._given, self._weighed
+        self._forget()
+        self._given, self._weighed = given, weighed
+        if weighed is not None:
+            self._weight = weighed
+
+    def _first_step(self) -> None:
+        given, self._given = self._given, {}
+        kinds = [
+            NONE if grad is None else SPARSE if isinstance(grad, SparseRows) else DENSE
+            for grad in (given[i] for i in range(len(self._params)))
+        ]
+        self._decide(kinds)
+        for param in reversed(range(len(self._params))):
+            self.ready(param, given[param], weight=self._weighed if self._weighed is not None else 1.0)
+        self._send()
+
+    def _fill(self, v: int, b: int, param: int, grad: Array | None) -> None:
+        """Copies the part of a gradient that lies in a bucket, times the weight."""
+        bucket = self._vectors[v].layout.buckets[b]
+        if (v, b) not in self._buffers:
+            self._buffers[v, b] = np.zeros(self.size * bucket.piece, self._vectors[v].dtype)
+        if grad is None:
+            return
+        for other, begin, end, at in bucket.segments:
+            if other == param:
+                part, its = self._buffers[v, b][at : at + end - begin], grad.reshape(-1)[begin:end]
+                if self._weight == 1:
+                    part[...] = its
+                else:
+                    np.multiply(its, self._weight, out=part, casting="unsafe")
+
+    def _send(self) -> None:
+        """Sends the buckets that are full, in their order; the last one when every gradient is there."""
+        exchange = self._exchange
+        assert exchange is not None
+        while (at := exchange.next()) is not None:
+            v, b = at
+            last = at == (len(self._vectors) - 1, len(self._vectors[-1].layout.buckets) - 1)
+            if self._missing[v][b] or (last and len(self._given) < len(self._params)):
+                return
+            buffer = self._buffers.pop(at, None)
+            if buffer is None:
+                buffer = np.zeros(self.size * self._vectors[v].layout.buckets[b].piece, self._vectors[v].dtype)
+            header = None
+            if last:
+                header = self._weight, [self._kind(self._given[i]) for i in range(len(self._params))]
+            exchange.start({exchange.own[0]: buffer}, header)
+
+    def _send_local(self) -> None:
+        exchange, local = self._exchange, self._local
+        assert exchange is not None and local is not None
+        nodes: dict[Interval, list[Array]] = dict(local.nodes) if self.chunks is None else local.close(self._leaves)
+        while (at := exchange.next()) is not None:
+            v, b = at
+            bucket = self._vectors[v].layout.buckets[b]
+            part = slice(bucket.first, bucket.first + self.size * bucket.piece)
+            last = at == (len(self._vectors) - 1, len(self._vectors[-1].layout.buckets) - 1)
+            header = (self._weight, [DENSE if one else NONE for one in self._present]) if last else None
+            exchange.start({node: vectors[v][part] for node, vectors in nodes.items()}, header)
+            exchange.progress()
+
+    # Checks
+
+    def _weigh(self, weight: float) -> None:
+        its = 1.0 if self._sums_only else number(self._function, "weight", weight, 0)
+        if self._weighed is not None and its != self._weighed:
+            raise ValueError(f"{self._function}: weight is {weight}, but was {self._weighed} for other gradients of this step")
+        self._weighed = self._weight = its
+
+    def _kind(self, given: Any) -> int:
+        if isinstance(given, SparseRows):
+            return SPARSE
+        return NONE if given is None else int(given[0])
+
+    def _label(self, param: int) -> str:
+        return repr(self._names[param]) if self._names else f"params[{param}]"
+
+    def _expect(self, param: int, grad: Any) -> None:
+        name, its = self._function, self._params[param]
+        if grad is None:
+            return
+        if isinstance(grad, SparseRows):
+            if grad.values.shape[1:] != its.shape[1:] or not its.ndim:
+                raise ValueError(f"{name}: the gradient of {self._label(param)} has rows of shape {grad.values.shape[1:]}, expected {its.shape[1:]}")
+            return
+        if not isinstance(grad, np.ndarray):
+            raise TypeError(f"{name}: the gradient of {self._label(param)} must be a numpy array, got {type_of(grad)}")
+        if grad.shape != its.shape:
+            raise ValueError(f"{name}: the gradient of {self._label(param)} has shape {grad.shape}, expected {its.shape}")
+        allowed = ("float64",) if its.dtype == np.float64 else ("float32", "float16", "bfloat16")
+        if grad.dtype.name not in allowed or not grad.dtype.isnative:
+            raise TypeError(f"{name}: the gradient of {self._label(param)} has dtype {grad.dtype}, expected {' or '.join(allowed)}")
+
+    def _expect_kind(self, param: int, kind: int) -> None:
+        assert self._kinds is not None
+        if kind not in (NONE, self._kinds[param]):
+            was, now = ("sparse", "dense") if kind == DENSE else ("dense", "sparse")
+            raise ValueError(
+                f"{self._function}: the gradient of {self._label(param)} is {now}, but was {was} in the first step, when the "
+                "exchange was laid out"
+            )
+
+
+def text_of(groups: Iterable[dict[str, Any]]) -> list[tuple[str, str]]:
+    """The hyperparameters of groups, for comparison."""
+    return [
+        (f"{key} of param_groups[{i}]", json.dumps(value, default=str))
+        for i, group in enumerate(groups)
+        for key, value in group.items()
+        if key not in ("params", "param_names")
+    ]

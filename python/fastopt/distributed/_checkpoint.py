@@ -1,0 +1,256 @@
+"""Checkpoints that every process writes a part of.
+
+A folder has a file of each rank and an index, which is written last and replaces the old one at once:
+
+    index.json                      the names of the files of one checkpoint
+    3f2a91c0-00000-of-00004.safetensors   rank 0's slices of weights and state; for each slice its parameter and where it begins
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import secrets
+from collections.abc import Callable, Mapping, Sequence
+from os import PathLike
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .. import _files
+from ._layout import ALIGNMENT
+from ._processes import gather_bytes
+
+if TYPE_CHECKING:
+    from ._sharded import ShardedOptimizer
+
+Array = NDArray[Any]
+Slice = Sequence[int]  # parameter, begin, end
+INDEX, FORMAT = "index.json", 1
+
+
+def save(sharded: ShardedOptimizer, folder: str | PathLike[str], extra: Mapping[str, Any] | None) -> None:
+    """Writes this rank's part; see :meth:`ShardedOptimizer.save`."""
+    comm, rank, size = sharded.comm, sharded.rank, sharded.size
+    path = Path(folder)
+    token = gather_bytes(comm, secrets.token_hex(4).encode())[0].decode()
+    names = [f"{token}-{one:05d}-of-{size:05d}.safetensors" for one in range(size)]
+
+    def write_part() -> None:
+        state_dict = sharded.optimizer.state_dict(copy=False)
+        arrays = {f"{k}.{key}": array for k, entries in state_dict["state"].items() for key, array in entries.items()}
+        for k, (param, begin, end, _) in enumerate(sharded.slices):
+            arrays[f"{k}.param"] = sharded._params[param].reshape(-1)[begin:end]
+        metadata = {
+            "slices": [list(one[:3]) for one in sharded.slices],
+            "shapes": [list(param.shape) for param in sharded._params],
+            "dtypes": [param.dtype.name for param in sharded._params],
+            "names": sharded._names,
+            "of_group": sharded._of_group,
+            "groups": [
+                {key: value for key, value in group.items() if key != "params"} for group in state_dict["param_groups"]
+            ],
+            "fastopt": state_dict["fastopt"],
+            "extra": dict(extra or {}) if rank == 0 else {},
+        }
+        path.mkdir(parents=True, exist_ok=True)
+        _files.save(path / names[rank], arrays, metadata)
+
+    def write_index() -> None:
+        if rank:
+            return
+        text = json.dumps({"format": FORMAT, "files": names})
+        new = path / f".{token}.json"
+        with open(new, "w") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(new, path / INDEX)
+
+    try:
+        _together(comm, "save", write_part)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            (path / names[rank]).unlink()
+        raise
+    _together(comm, "save", write_index)
+    if rank == 0:
+        for old in path.glob("*-of-*.safetensors"):
+            if old.name not in names:
+                with contextlib.suppress(OSError):
+                    old.unlink()
+
+
+def load(sharded: ShardedOptimizer, folder: str | PathLike[str]) -> dict[str, Any]:
+    """Takes this rank's part of a checkpoint; see :meth:`ShardedOptimizer.load`."""
+    found: list[Any] = []
+
+    def read() -> None:
+        found.append(_assembled(folder, [one[:3] for one in sharded.slices]))
+        metadata = found[0][2]
+        theirs = [*zip(metadata["shapes"], metadata["dtypes"], strict=True)]
+        own = [(list(param.shape), param.dtype.name) for param in sharded._params]
+        if len(theirs) != len(own):
+            raise ValueError(f"load: the checkpoint has {len(theirs)} parameters, expected {len(own)}")
+        for i, (its, one) in enumerate(zip(theirs, own, strict=True)):
+            if its != one:
+                raise ValueError(
+                    f"load: {sharded._label(i)} is {its[1]} of shape {tuple(its[0])} in the checkpoint, expected {one[1]} of "
+                    f"shape {tuple(one[0])}"
+                )
+        if metadata["of_group"] != sharded._of_group:
+            raise ValueError("load: the checkpoint has other groups of parameters")
+
+    _together(sharded.comm, "load", read)
+    state, weights, metadata = found[0]
+    groups, first = [], 0
+    for i, group in enumerate(metadata["groups"]):
+        count = sum(sharded._of_group[one.param] == i for one in sharded.slices)
+        groups.append({**group, "params": list(range(first, first + count))})
+        first += count
+    _together(
+        sharded.comm,
+        "load",
+        lambda: sharded.optimizer.load_state_dict(
+            {"state": state, "param_groups": groups, "fastopt": metadata["fastopt"]}
+        ),
+    )
+    for param, its in zip(sharded._params, weights, strict=True):
+        param[...] = its
+    return dict(metadata["extra"])
+
+
+def read_checkpoint(folder: str | PathLike[str]) -> tuple[list[Array], dict[str, Any], dict[str, Any]]:
+    """Reads a sharded checkpoint as a whole, without processes: for evaluation, or to go on with one.
+
+    Args:
+        folder: Where :meth:`ShardedOptimizer.save` wrote.
+
+    Returns:
+        The weights, in the order of the parameters; the state dict, for the ``load_state_dict`` of an optimizer of the same rule
+        and groups; and what was given to ``save`` as ``extra``.
+
+    Raises:
+        ValueError: There is no whole checkpoint.
+        OSError: It cannot be read.
+
+    Example:
+        >>> import tempfile, numpy as np, fastopt as fo
+        >>> from mpi4py import MPI
+        >>> from fastopt import distributed
+        >>> zero = distributed.ShardedOptimizer(fo.optim.Adam, [np.ones(3)], MPI.COMM_SELF, lr=0.1)
+        >>> _ = zero.step([np.ones(3)])
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     zero.save(folder, {"epoch": 7})
+        ...     weights, state_dict, extra = distributed.read_checkpoint(folder)
+        >>> weights[0].round(3), extra
+        (array([0.9, 0.9, 0.9]), {'epoch': 7})
+        >>> opt = fo.optim.Adam(weights, lr=0.1)
+        >>> opt.load_state_dict(state_dict)
+    """
+    metadata = _first_metadata(folder)
+    sizes = [int(np.prod(shape)) for shape in metadata["shapes"]]
+    state, weights, metadata = _assembled(folder, [(i, 0, size) for i, size in enumerate(sizes)])
+    for i, shape in enumerate(metadata["shapes"]):
+        weights[i] = weights[i].reshape(shape)
+        state[i] = {
+            key: array.reshape(shape) if array.size == sizes[i] and not key.endswith("_scale") and array.ndim else array
+            for key, array in state[i].items()
+        }
+    groups, names = [], metadata["names"]
+    for i, group in enumerate(metadata["groups"]):
+        own = [param for param, its in enumerate(metadata["of_group"]) if its == i]
+        groups.append({**group, "params": own, **({"param_names": [names[one] for one in own]} if names else {})})
+    return weights, {"state": state, "param_groups": groups, "fastopt": metadata["fastopt"]}, dict(metadata["extra"])
+
+
+def _files_of(folder: str | PathLike[str]) -> list[Path]:
+    path = Path(folder)
+    try:
+        index = json.loads((path / INDEX).read_text())
+        names = index["files"]
+        if index["format"] != FORMAT:
+            raise ValueError(f"load: {path} has format {index['format']!r}, expected {FORMAT}; a later version wrote it")
+    except FileNotFoundError:
+        raise ValueError(f"load: {path} has no whole checkpoint: there is no {INDEX}") from None
+    except (json.JSONDecodeError, KeyError, TypeError):
+        raise ValueError(f"load: {path / INDEX} is damaged") from None
+    for name in names:
+        if not (path / name).is_file():
+            raise ValueError(f"load: {path} lacks {name}, which is a part of the checkpoint")
+    return [path / name for name in names]
+
+
+def _first_metadata(folder: str | PathLike[str]) -> dict[str, Any]:
+    return _files.load(_files_of(folder)[0])[1]
+
+
+def _assembled(
+    folder: str | PathLike[str], wanted: Sequence[Slice]
+) -> tuple[dict[int, dict[str, Array]], list[Array], dict[str, Any]]:
+    """The state of the wanted slices, all weights (flat), and rank 0's metadata."""
+    state: dict[int, dict[str, Array]] = {k: {} for k in range(len(wanted))}
+    weights: list[Array] = []
+    metadata: dict[str, Any] = {}
+    seen = [0] * len(wanted)
+    for path in _files_of(folder):
+        arrays, its = _files.load(path)
+        if not metadata:
+            metadata = its
+            weights = [np.empty(0)] * len(its["shapes"])
+        own: dict[int, dict[str, Array]] = {}
+        for name, array in arrays.items():
+            number, _, key = name.partition(".")
+            own.setdefault(int(number), {})[key] = array
+        for k, (param, begin, end) in enumerate(its["slices"]):
+            entries = own[k]
+            values = entries.pop("param")
+            if not weights[param].size:
+                weights[param] = np.empty(int(np.prod(its["shapes"][param])), values.dtype)
+            weights[param][begin:end] = values
+            for i, (other, low, high) in enumerate(wanted):
+                if other != param or max(low, begin) >= min(high, end):
+                    continue
+                seen[i] += min(high, end) - max(low, begin)
+                for key, array in entries.items():
+                    _copy_part(state[i], key, array, (begin, end), (low, high))
+    for i, shape in enumerate(metadata["shapes"]):
+        if not weights[i].size:
+            weights[i] = np.empty(int(np.prod(shape)), metadata["dtypes"][i])
+    missing = [one[0] for one, count in zip(wanted, seen, strict=True) if count != one[2] - one[1]]
+    if missing:
+        raise ValueError(f"load: {folder} lacks a part of parameter {missing[0]}")
+    for param, weight in enumerate(weights):
+        weights[param] = weight.reshape(metadata["shapes"][param])
+    return state, weights, metadata
+
+
+def _copy_part(to: dict[str, Array], key: str, array: Array, of: tuple[int, int], wanted: tuple[int, int]) -> None:
+    """Copies the part of an entry of slice ``of`` that lies in slice ``wanted``."""
+    size, per = of[1] - of[0], ALIGNMENT if key.endswith("_scale") else 1
+    if array.ndim == 0 or array.size != -(-size // per):  # a number of the whole parameter
+        to[key] = array
+        return
+    if key not in to:
+        to[key] = np.zeros(-(-(wanted[1] - wanted[0]) // per), array.dtype)
+    low, high = max(of[0], wanted[0]), min(of[1], wanted[1])
+    part = slice((low - of[0]) // per, -(-(high - of[0]) // per))
+    to[key][(low - wanted[0]) // per : -(-(high - wanted[0]) // per)] = array[part]
+
+
+def _together(comm: Any, function: str, work: Callable[[], Any]) -> None:
+    """Does something on all ranks; if one of them fails, all raise."""
+    error: Exception | None = None
+    try:
+        work()
+    except Exception as its:
+        error = its
+    told = gather_bytes(comm, b"" if error is None else f"{type(error).__name__}: {error}".encode())
+    if error is not None:
+        raise error
+    for rank, text in enumerate(told):
+        if text:
+            raise OSError(f"{function}: rank {rank} has failed: {text.decode()}")

@@ -1,0 +1,221 @@
+"""One exchange of gradients: buckets go out as soon as their gradients are there, and their sums come back.
+
+A bucket is exchanged as a sum that every implementation of MPI computes alike: each rank gets its piece of every rank's bucket
+(Ialltoall), adds them in the order of the tree, and, where all ranks need the whole sum, they gather the pieces (Iallgather).
+That moves as many bytes as the best all-reduce, 2·(1 − 1/ranks) for each byte of the bucket, and the result depends neither on
+the order in which messages arrive nor on the algorithm that MPI chooses.  It can also carry bfloat16, which MPI cannot add.
+
+    ready(i) …        pack → Ialltoall          as soon as a bucket and those before it are full
+    ready, finish     Test → add → Iallgather   in the background of the backward pass
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+from numpy.typing import NDArray
+
+from ._layout import Bucket, Layout
+from ._tree import Interval, nodes_within, share, tree_sum
+
+Array = NDArray[Any]
+BFLOAT16 = np.dtype(ml_dtypes.bfloat16)
+
+NONE, DENSE, SPARSE = 0, 1, 2  # the kinds of gradients
+
+
+class Header:
+    """What each rank tells the others beside gradients: its weight, and the kind of each gradient."""
+
+    def __init__(self, params: int) -> None:
+        self.params = params
+        self.size = -(-(8 + params) // 64) * 64
+
+    def write(self, to: Array, weight: float, kinds: list[int]) -> None:
+        to[..., :8] = np.array([weight], np.float64).view(np.uint8)
+        to[..., 8 : 8 + self.params] = np.array(kinds, np.uint8)
+
+    def read(self, rows: Array) -> tuple[list[float], Array]:
+        """The weight of each rank, and for each parameter the largest kind of all ranks."""
+        weights = np.ascontiguousarray(rows[:, :8]).view(np.float64).reshape(-1).tolist()
+        return weights, rows[:, 8 : 8 + self.params].max(axis=0, initial=0)
+
+
+class Channel:
+    """The communicators of both stages, and the numbers of bytes and calls."""
+
+    def __init__(self, comm: Any) -> None:
+        self.comm, self.rank, self.size = comm, int(comm.Get_rank()), int(comm.Get_size())
+        # Each stage has a communicator of its own, as exchanges of one must begin in the same order on all ranks.
+        duplicate = getattr(comm, "Dup", None)
+        self.second = duplicate() if callable(duplicate) else None
+        self.bytes_sent = self.collectives = 0
+
+    def scatter(self, send: Array, receive: list[Array], sizes: list[int]) -> Any:
+        """Starts to send row r of ``send`` (bytes) to rank r; ``receive[r]`` of ``sizes[r]`` bytes comes from rank r."""
+        self.collectives += 1
+        self.bytes_sent += send.nbytes - send.nbytes // self.size
+        if len(set(sizes)) == 1 and sizes[0] == send.shape[1]:
+            return self.comm.Ialltoall(send, receive[0])
+        to, begins = [send.shape[1]] * self.size, np.concatenate([[0], np.cumsum(sizes)[:-1]]).tolist()
+        starts = [rank * send.shape[1] for rank in range(self.size)]
+        return self.comm.Ialltoallv([send, (to, starts)], [receive[0], (sizes, begins)])
+
+    def gather(self, piece: Array, whole: Array) -> Any:
+        """Starts to gather the pieces (bytes) of all ranks."""
+        self.collectives += 1
+        self.bytes_sent += piece.nbytes * (self.size - 1)
+        return (self.second or self.comm).Iallgather(piece, whole)
+
+
+class Vector:
+    """The gradients of the parameters of one dtype: their layout and the dtypes in which they are added and sent."""
+
+    def __init__(self, layout: Layout, dtype: Any, wire: Any, feedback: bool) -> None:
+        self.layout, self.dtype, self.wire = layout, np.dtype(dtype), np.dtype(wire)
+        self.rounded = self.wire != self.dtype
+        # What rounding to the wire has lost, to be sent next time: of this rank's gradients, and of its pieces of the sum.
+        self.lost: list[Array | None] = [None] * len(layout.buckets)
+        self.lost_of_sum: list[Array | None] = [None] * len(layout.buckets)
+        self.feedback = feedback and self.rounded
+
+    def encode(self, numbers: Array, lost: list[Array | None], bucket: int) -> Array:
+        """Numbers as they are sent; with error feedback what was lost before is added first."""
+        if not self.rounded:
+            return numbers
+        if not self.feedback:
+            return numbers.astype(self.wire)
+        before = lost[bucket]
+        if before is not None:
+            numbers = numbers + before.reshape(numbers.shape)
+        sent = numbers.astype(self.wire)
+        rest = numbers - sent.astype(self.dtype)
+        lost[bucket] = np.where(np.isfinite(rest), rest, 0)
+        return sent
+
+
+class Exchange:
+    """The exchange of one step.
+
+    Args:
+        channel: Where the bytes go.
+        vectors: One for each dtype.
+        header: Sent with the last bucket.
+        leaves: The leaves of the tree: one for each rank, or for each chunk of the batch.
+        whole: Whether all ranks need the whole sum; otherwise each keeps its pieces only.
+    """
+
+    def __init__(self, channel: Channel, vectors: list[Vector], header: Header, leaves: int, whole: bool) -> None:
+        self._channel, self._vectors, self._header, self._whole = channel, vectors, header, whole
+        self._leaves = leaves
+        self._order = [(v, b) for v, vector in enumerate(vectors) for b in range(len(vector.layout.buckets))]
+        self._nodes = [nodes_within(*share(leaves, rank, channel.size), leaves) for rank in range(channel.size)]
+        self._started = self._added = 0
+        self._stages: list[Any] = []  # (request, array that receives) of each bucket that was started
+        self._gathers: list[Any] = []
+        self._sends: list[Array] = []
+        self._headers: Array | None = None
+        self.pieces: dict[tuple[int, int], Array] = {}  # this rank's piece of each sum
+        self.sums: dict[int, Array] = {
+            v: np.empty(vector.layout.size, vector.wire) for v, vector in enumerate(vectors) if whole
+        }
+
+    @property
+    def own(self) -> list[Interval]:
+        """The nodes of the tree whose sums this rank sends."""
+        return self._nodes[self._channel.rank]
+
+    def next(self) -> tuple[int, int] | None:
+        """The bucket that is sent next, as the numbers of its vector and of itself there."""
+        return self._order[self._started] if self._started < len(self._order) else None
+
+    def start(self, nodes: dict[Interval, Array], header: tuple[float, list[int]] | None) -> None:
+        """Sends the next bucket: for each node of this rank the whole bucket; with the last one the header."""
+        v, b = self._order[self._started]
+        vector, channel = self._vectors[v], self._channel
+        piece = vector.layout.buckets[b].piece
+        size = piece * vector.wire.itemsize
+        last = self._started == len(self._order) - 1
+        tail = self._header.size if last else 0
+        own = self._nodes[channel.rank]
+        send = np.empty((channel.size, len(own) * size + tail), np.uint8)
+        for i, node in enumerate(own):
+            sent = vector.encode(nodes[node].reshape(channel.size, piece), vector.lost, b)
+            send[:, i * size : (i + 1) * size] = sent.view(np.uint8).reshape(channel.size, size)
+        if last:
+            assert header is not None
+            self._header.write(send[:, send.shape[1] - tail :], *header)
+        sizes = [len(nodes_of) * size + tail for nodes_of in self._nodes]
+        received = np.empty(sum(sizes), np.uint8)
+        self._sends.append(send)
+        self._stages.append((channel.scatter(send, [received], sizes), received, sizes, tail))
+        self._started += 1
+
+    def progress(self, wait: bool = False) -> None:
+        """Adds what has arrived, and starts to gather the sums."""
+        while self._added < self._started:
+            request, received, sizes, tail = self._stages[self._added]
+            if wait:
+                request.Wait()
+            elif not request.Test():
+                break
+            self._add(self._added, received, sizes, tail)
+            self._stages[self._added] = self._sends[self._added] = None  # type: ignore[call-overload]
+            self._added += 1
+        for request in self._gathers:
+            if wait:
+                request[0].Wait()
+            else:
+                request[0].Test()
+
+    def _add(self, number: int, received: Array, sizes: list[int], tail: int) -> None:
+        v, b = self._order[number]
+        vector, channel = self._vectors[v], self._channel
+        bucket = vector.layout.buckets[b]
+        size = bucket.piece * vector.wire.itemsize
+        parts: dict[Interval, Array] = {}
+        at, headers = 0, []
+        for nodes, its_size in zip(self._nodes, sizes, strict=True):
+            for i, node in enumerate(nodes):
+                one = received[at + i * size : at + (i + 1) * size].view(vector.wire)
+                parts[node] = one.astype(vector.dtype) if vector.rounded else one
+            headers.append(received[at + its_size - tail : at + its_size])
+            at += its_size
+        if tail:
+            self._headers = np.stack(headers)
+        with np.errstate(all="ignore"):
+            total = tree_sum(parts, self._leaves, _add_to)
+            if self._whole:
+                whole = self.sums[v][bucket.first : bucket.first + channel.size * bucket.piece]
+                sent = np.ascontiguousarray(vector.encode(total, vector.lost_of_sum, b))
+                request = channel.gather(sent.view(np.uint8), whole.view(np.uint8))
+                self._gathers.append((request, sent, whole))
+            else:
+                self.pieces[v, b] = total
+
+    def finish(self) -> tuple[list[float], Array]:
+        """Waits for everything; returns the ranks' weights and the gradients' kinds."""
+        self.progress(wait=True)
+        assert self._headers is not None
+        return self._header.read(self._headers)
+
+
+def _add_to(a: Array, b: Array) -> Array:
+    return np.add(a, b, out=a)
+
+
+def fill(bucket: Bucket, ranks: int, to: Array, of: Callable[[int], Array | None], weight: float) -> None:
+    """Writes a bucket's gradients, times their weight; zeros where there is none."""
+    to[...] = 0
+    for param, begin, end, at in bucket.segments:
+        grad = of(param)
+        if grad is None:
+            continue
+        part = to[at : at + end - begin]
+        if weight == 1:
+            part[...] = grad[begin:end]
+        else:
+            np.multiply(grad[begin:end], weight, out=part, casting="unsafe")

@@ -1,0 +1,275 @@
+"""An optimizer whose state is spread over processes (ZeRO)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from os import PathLike
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .. import functional as F
+from .. import optim
+from .._check import flag, number, type_of
+from . import _checkpoint
+from ._base import Exchanged, text_of
+from ._exchange import DENSE
+from ._layout import Segment
+
+Array = NDArray[Any]
+# Rules whose step of an element depends on others of its parameter, which may be in another process.
+OF_WHOLE_PARAMETERS = {"Adafactor", "LAMB", "LARS", "Muon", "SwitchOptimizer"}
+
+
+class ShardedOptimizer(Exchanged):
+    """Data parallelism with each optimizer's state in one process only: ZeRO, stages 1 and 2.
+
+    .. code-block:: text
+
+        gradients      reduce-scatter: each rank gets the mean of its shard
+        step           each rank updates its shard of the weights, with its shard of the state
+        parameters     all-gather
+
+    It sends as many bytes as :class:`DistributedOptimizer`, and each rank keeps 1/ranks of the state: moments in any format,
+    master weights and averages, beside the weights themselves.  Averaged gradients (stage 2) exist in shards only, and buffers of
+    the size of a bucket.  A shard is a contiguous part of each bucket, whatever parameters lie there, so that shards are equal.
+
+    Rules that need whole parameters (Adafactor, LAMB, LARS, Muon) cannot be sharded; nor can sparse gradients.
+
+    Args:
+        rule: A class of ``fastopt.optim``, such as ``fo.optim.AdamW``.
+        params: As for that class; groups too.
+        comm: The communicator: mpi4py's, or anything with its buffer interface.
+        chunks: As for :class:`DistributedOptimizer`; so are the next five.
+        wire: ``"bfloat16"`` or ``None``.
+        error_feedback: Whether what rounding has lost is sent later.
+        reduction: ``"mean"`` or ``"sum"``.
+        bucket_mib: The size of a bucket in MiB.
+        broadcast: Whether all ranks begin with rank 0's weights.
+        hyperparameters: The rule's own, ``lr=…``.
+
+    Attributes:
+        optimizer: The optimizer of this rank's shards, one-dimensional views of the parameters: for schedules, which set its
+            groups' hyperparameters.
+
+    Raises:
+        TypeError: An argument has the wrong type, or the rule cannot be sharded.
+        ValueError: An argument is out of range, or ranks differ; the error names the first difference, on all ranks.
+
+    Example:
+        >>> import numpy as np, fastopt as fo
+        >>> from mpi4py import MPI
+        >>> from fastopt import distributed
+        >>> w = np.ones(2)
+        >>> zero = distributed.ShardedOptimizer(fo.optim.SGD, [w], MPI.COMM_SELF, lr=0.5, momentum=0.9)
+        >>> zero.step([np.array([1.0, 0.0])]).step
+        1
+        >>> w, zero.state_bytes
+        (array([0.5, 1. ]), 24)
+
+    References:
+        Rajbhandari et al. 2020, arXiv:1910.02054.
+    """
+
+    def __init__(
+        self,
+        rule: type[optim.Optimizer],
+        params: Any,
+        comm: Any,
+        *,
+        chunks: int | None = None,
+        wire: str | None = None,
+        error_feedback: bool = False,
+        reduction: str = "mean",
+        bucket_mib: float = 50.0,
+        broadcast: bool = True,
+        **hyperparameters: Any,
+    ) -> None:
+        name = "ShardedOptimizer"
+        if not isinstance(rule, type) or not issubclass(rule, optim.Optimizer):
+            raise TypeError(f"{name}: rule must be a class of fastopt.optim, got {type_of(rule)}")
+        if rule.__name__ in OF_WHOLE_PARAMETERS:
+            raise TypeError(f"{name}: {rule.__name__} needs whole parameters and cannot be sharded; use DistributedOptimizer")
+        given = [params] if isinstance(params, Mapping | np.ndarray) else list(params)
+        grouped = bool(given) and all(isinstance(one, Mapping) and "params" in one for one in given)
+        of_groups: list[dict[str, Any]] = [dict(one) for one in given] if grouped else [{"params": params if isinstance(params, Mapping | np.ndarray) else given}]
+        plain = optim.SGD([{"params": group["params"]} for group in of_groups] if grouped else of_groups[0]["params"], lr=1.0)
+        groups = plain.param_groups
+        own = [{key: value for key, value in group.items() if key != "params"} for group in of_groups]
+        facts = [("the rule", rule.__name__), *text_of([{**hyperparameters, **group} for group in own])]
+        super().__init__(
+            groups,
+            comm,
+            facts,
+            chunks=chunks,
+            wire=wire,
+            error_feedback=error_feedback,
+            reduction=reduction,
+            bucket_mib=bucket_mib,
+            broadcast=broadcast,
+            shards=True,
+        )
+        self._decide([DENSE] * len(self._params))
+        self._of_group = [i for i, group in enumerate(groups) for _ in group["params"]]
+        self.slices: list[Segment] = []
+        places: list[tuple[int, int]] = []
+        for v, vector in enumerate(self._vectors):
+            for b, segments in enumerate(vector.layout.shard(self.rank)):
+                for segment in segments:
+                    self.slices.append(segment)
+                    places.append((v, b))
+        order = sorted(range(len(self.slices)), key=lambda k: (self._of_group[self.slices[k].param], *self.slices[k][:2]))
+        self.slices, self._places = [self.slices[k] for k in order], [places[k] for k in order]
+        views: list[list[Array]] = [[] for _ in own]
+        for param, begin, end, _ in self.slices:
+            views[self._of_group[param]].append(self._params[param].reshape(-1)[begin:end])
+        self.optimizer = rule([{**group, "params": some} for group, some in zip(own, views, strict=True)], **hyperparameters)
+        self._steps = 0
+
+    @property
+    def param_groups(self) -> list[dict[str, Any]]:
+        """The groups of this rank's shards, with their hyperparameters; change these on all ranks alike."""
+        return self.optimizer.param_groups
+
+    @property
+    def state_bytes(self) -> int:
+        """The size of this rank's state in bytes."""
+        return sum(array.nbytes for state in self.optimizer.state for array in state.values())
+
+    def step(
+        self,
+        grads: Any = None,
+        *,
+        weight: float = 1.0,
+        grad_scale: float = 1.0,
+        clip_norm: float | None = None,
+        clip_value: float | None = None,
+        skip_nonfinite: bool = False,
+    ) -> optim.StepInfo:
+        """Averages the gradients over all ranks, updates the shards, and gathers the parameters.
+
+        Args:
+            grads: As for :meth:`DistributedOptimizer.step`, without sparse ones.
+            weight: The weight of this rank's batch.
+            grad_scale: The factor by which the losses were multiplied.
+            clip_norm: Largest norm of all gradients together, over all ranks.
+            clip_value: Largest absolute value of an element.
+            skip_nonfinite: Take no step, on no rank, where the mean of a gradient has an infinity or NaN.
+
+        Returns:
+            The outcome of the step; the norm is that of all shards.
+
+        Raises:
+            TypeError: A gradient has a wrong type or dtype.
+            ValueError: A gradient's shape is wrong, gradients are missing, the weights are all 0, or an option is out of range.
+        """
+        name = self._function
+        scale = number(name, "grad_scale", grad_scale, 0, above=True)
+        most = None if clip_norm is None else number(name, "clip_norm", clip_norm, 0)
+        skip = flag(name, "skip_nonfinite", skip_nonfinite)
+        if clip_norm is not None and clip_value is not None:
+            raise ValueError(f"{name}: clip_norm and clip_value exclude each other")
+        try:
+            _, present, total = self._summed(grads, weight)
+            if total == 0:
+                raise ValueError(f"{name}: the weights of all ranks are 0: there is no batch")
+            assert self._exchange is not None
+            scale *= total
+            means: list[Array | None] = [
+                self._exchange.pieces[place][at : at + end - begin] if present[param] else None
+                for (param, begin, end, at), place in zip(self.slices, self._places, strict=True)
+            ]
+            norm = None
+            if most is not None or skip:
+                norm = self._norm([one for one in means if one is not None]) / scale
+                if skip and not math.isfinite(norm):
+                    return optim.StepInfo(self._steps, norm, True)
+                if most is not None:
+                    factor = min(1.0, most / (norm + 1e-6)) if norm == norm else norm
+                    if factor > 0 and math.isfinite(scale / factor):
+                        scale /= factor
+                    else:
+                        for one in means:
+                            if one is not None:
+                                one *= factor
+            info = self.optimizer.step(means, grad_scale=scale, clip_value=clip_value)
+            self._gather()
+            self._steps = info.step
+            return info._replace(grad_norm=norm)
+        finally:
+            self._forget()
+
+    def save(self, folder: str | PathLike[str], extra: Mapping[str, Any] | None = None) -> None:
+        """Writes weights and state into a folder: every rank its part, at the same time.
+
+        A job that is killed meanwhile leaves the checkpoint that was there.  :meth:`load` takes it on any number of ranks, and
+        :func:`read_checkpoint` without processes.
+
+        Args:
+            folder: Where; it is made if there is none.  All ranks must see it.
+            extra: Values that JSON has, such as the position in the data; rank 0's are kept.
+
+        Raises:
+            TypeError: ``extra`` contains a value that JSON does not have.
+            OSError: A rank could not write.  The error is raised on all ranks, and the old checkpoint stays.
+        """
+        _checkpoint.save(self, folder, extra)
+
+    def load(self, folder: str | PathLike[str]) -> dict[str, Any]:
+        """Continues from a checkpoint of any number of ranks.
+
+        Args:
+            folder: Where ``save`` wrote.
+
+        Returns:
+            What was given to ``save`` as ``extra``.
+
+        Raises:
+            ValueError: There is no whole checkpoint, or it is one of other parameters or of another rule.  Nothing has been
+                changed then.
+            OSError: It cannot be read.
+        """
+        extra = _checkpoint.load(self, folder)
+        self._steps = int(self.optimizer.state_dict()["fastopt"]["step"])
+        self._forget()
+        return extra
+
+    def _norm(self, means: list[Array]) -> float:
+        """The norm of the gradients of all ranks."""
+        own = np.array([F.clip_grad_norm(means, math.inf) if means else 0.0], np.float64)
+        every = np.empty(self.size, np.float64)
+        self.comm.Allgather(own, every)
+        self._channel.collectives += 1
+        largest = float(np.max(np.abs(every), initial=0.0))
+        if not (0 < largest < math.inf):
+            return float(np.sum(every))  # 0, infinite or NaN
+        return largest * math.sqrt(float(sum((every / largest) ** 2)))
+
+    def _gather(self) -> None:
+        """Gathers all ranks' shards of the parameters, bucket by bucket."""
+        flat = [param.reshape(-1) for param in self._params]
+        waiting: Any = None
+        for vector in self._vectors:
+            for bucket, own in zip(vector.layout.buckets, vector.layout.shard(self.rank), strict=True):
+                if not bucket.segments:
+                    continue
+                dtype = flat[bucket.segments[0].param].dtype
+                piece, whole = np.zeros(bucket.piece, dtype), np.empty(self.size * bucket.piece, dtype)
+                for param, begin, end, at in own:
+                    piece[at : at + end - begin] = flat[param][begin:end]
+                request = self._channel.gather(piece.view(np.uint8), whole.view(np.uint8))
+                if waiting is not None:
+                    _unpack(flat, *waiting)
+                waiting = request, piece, whole, bucket.segments
+        if waiting is not None:
+            _unpack(flat, *waiting)
+
+
+def _unpack(flat: list[Array], request: Any, _: Array, whole: Array, segments: list[Segment]) -> None:
+    request.Wait()
+    for param, begin, end, at in segments:
+        flat[param][begin:end] = whole[at : at + end - begin]
+
+
