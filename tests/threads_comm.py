@@ -114,7 +114,9 @@ class Comm:
 
     def Ialltoall(self, send: Any, receive: Any) -> Request:
         def finish(every: dict[int, Any]) -> None:
-            parts = [np.split(every[rank].reshape(-1), self._world.size)[self._rank] for rank in range(self._world.size)]
+            parts = [
+                np.split(every[rank].reshape(-1), self._world.size)[self._rank] for rank in range(self._world.size)
+            ]
             receive.reshape(-1)[...] = np.concatenate(parts)
 
         return self._start("Ialltoall", send.copy(), finish)

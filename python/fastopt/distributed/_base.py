@@ -62,7 +62,10 @@ class Exchanged:
             comm,
             [
                 *facts,
-                *((f"{label}", f"{one.dtype} of shape {one.shape}") for label, one in zip(labels, self._params, strict=True)),
+                *(
+                    (f"{label}", f"{one.dtype} of shape {one.shape}")
+                    for label, one in zip(labels, self._params, strict=True)
+                ),
                 *((key, value) for key, value in (("chunks", chunks), ("wire", wire), ("error_feedback", feedback))),
                 *((key, value) for key, value in (("reduction", reduction), ("bucket_mib", bucket_mib))),
             ],
@@ -154,7 +157,9 @@ class Exchanged:
         flat = in_order(name, grads, self._names, len(self._params))
         for param, grad in enumerate(flat):
             if isinstance(grad, SparseRows):
-                raise TypeError(f"{name}: the gradient of {self._label(param)} is sparse, which add does not take; use step")
+                raise TypeError(
+                    f"{name}: the gradient of {self._label(param)} is sparse, which add does not take; use step"
+                )
             self._expect(param, grad)
         first, end = share(self._leaves, self.rank, self.size)
         if self.chunks is not None:
@@ -162,7 +167,9 @@ class Exchanged:
             at = whole(name, "chunk", chunk, 0, self.chunks)
             if at != expected or at >= end:
                 still = f"chunk {expected}" if expected < end else "step()"
-                raise ValueError(f"{name}: chunk {at} was added, expected {still}; rank {self.rank} has chunks {first} to {end - 1}")
+                raise ValueError(
+                    f"{name}: chunk {at} was added, expected {still}; rank {self.rank} has chunks {first} to {end - 1}"
+                )
         elif chunk is not None:
             raise ValueError(f"{name}: chunk is given, but the optimizer was made without chunks")
         its_weight = 1.0 if self._sums_only else number(name, "weight", weight, 0)
@@ -176,7 +183,13 @@ class Exchanged:
             whole_vector = np.empty(vector.layout.size, vector.dtype)
             for bucket in vector.layout.buckets:
                 part = whole_vector[bucket.first : bucket.first + self.size * bucket.piece]
-                fill(bucket, self.size, part, lambda param: None if flat[param] is None else flat[param].reshape(-1), its_weight)
+                fill(
+                    bucket,
+                    self.size,
+                    part,
+                    lambda param: None if flat[param] is None else flat[param].reshape(-1),
+                    its_weight,
+                )
             vectors.append(whole_vector)
         if self.chunks is not None:
             self._local = self._local or Partial(first)
@@ -208,7 +221,11 @@ class Exchanged:
             if self.chunks is not None:
                 if self.chunks != self.size:
                     raise ValueError(f"{name}: grads are given, but with chunks add takes the gradients of each chunk")
-                self.add(flat if self._names is None else dict(zip(self._names, flat, strict=True)), weight=weight, chunk=self.rank)
+                self.add(
+                    flat if self._names is None else dict(zip(self._names, flat, strict=True)),
+                    weight=weight,
+                    chunk=self.rank,
+                )
             else:
                 self._weigh(weight)
                 if self._kinds is None:
@@ -219,12 +236,16 @@ class Exchanged:
         if self._local is None:
             missing = [i for i in range(len(self._params)) if i not in self._given]
             if missing:
-                raise ValueError(f"{name}: the gradient of {self._label(missing[0])} is missing; hand it in with ready, or None")
+                raise ValueError(
+                    f"{name}: the gradient of {self._label(missing[0])} is missing; hand it in with ready, or None"
+                )
             if self._kinds is None:
                 self._first_step()
         else:
             if self.chunks is not None and self._local.next != self.my_chunks.stop:
-                raise ValueError(f"{name}: chunk {self._local.next} is missing; rank {self.rank} has chunks {self.my_chunks}")
+                raise ValueError(
+                    f"{name}: chunk {self._local.next} is missing; rank {self.rank} has chunks {self.my_chunks}"
+                )
             self._send_local()
         exchange = self._exchange
         assert exchange is not None and self._kinds is not None
@@ -247,9 +268,7 @@ class Exchanged:
         self._weighed: float | None = None
         self._exchange: Exchange | None = None
         self._buffers: dict[tuple[int, int], Array] = {}
-        self._missing = [
-            [len(bucket.segments) for bucket in vector.layout.buckets] for vector in self._vectors
-        ]
+        self._missing = [[len(bucket.segments) for bucket in vector.layout.buckets] for vector in self._vectors]
         if self._kinds is not None:
             self._exchange = Exchange(self._channel, self._vectors, self._header, self._leaves, not self._shards)
 
@@ -260,10 +279,14 @@ class Exchanged:
         for param in range(len(kinds)):
             seen = set(every[:, param].tolist()) - {NONE}
             if len(seen) > 1:
-                raise ValueError(f"{self._function}: the gradient of {self._label(param)} is sparse on some ranks and dense on others")
+                raise ValueError(
+                    f"{self._function}: the gradient of {self._label(param)} is sparse on some ranks and dense on others"
+                )
             kinds[param] = max(seen, default=DENSE)
             if kinds[param] == SPARSE and self._shards:
-                raise TypeError(f"{self._function}: the gradient of {self._label(param)} is sparse, which needs DistributedOptimizer")
+                raise TypeError(
+                    f"{self._function}: the gradient of {self._label(param)} is sparse, which needs DistributedOptimizer"
+                )
         vectors, where = [], {}
         dense = [i for i, kind in enumerate(kinds) if kind == DENSE]
         for dtype in dict.fromkeys(self._params[i].dtype for i in dense):
@@ -348,7 +371,9 @@ class Exchanged:
     def _weigh(self, weight: float) -> None:
         its = 1.0 if self._sums_only else number(self._function, "weight", weight, 0)
         if self._weighed is not None and its != self._weighed:
-            raise ValueError(f"{self._function}: weight is {weight}, but was {self._weighed} for other gradients of this step")
+            raise ValueError(
+                f"{self._function}: weight is {weight}, but was {self._weighed} for other gradients of this step"
+            )
         self._weighed = self._weight = its
 
     def _kind(self, given: Any) -> int:
@@ -365,15 +390,21 @@ class Exchanged:
             return
         if isinstance(grad, SparseRows):
             if grad.values.shape[1:] != its.shape[1:] or not its.ndim:
-                raise ValueError(f"{name}: the gradient of {self._label(param)} has rows of shape {grad.values.shape[1:]}, expected {its.shape[1:]}")
+                raise ValueError(
+                    f"{name}: the gradient of {self._label(param)} has rows of shape {grad.values.shape[1:]}, expected {its.shape[1:]}"
+                )
             return
         if not isinstance(grad, np.ndarray):
             raise TypeError(f"{name}: the gradient of {self._label(param)} must be a numpy array, got {type_of(grad)}")
         if grad.shape != its.shape:
-            raise ValueError(f"{name}: the gradient of {self._label(param)} has shape {grad.shape}, expected {its.shape}")
+            raise ValueError(
+                f"{name}: the gradient of {self._label(param)} has shape {grad.shape}, expected {its.shape}"
+            )
         allowed = ("float64",) if its.dtype == np.float64 else ("float32", "float16", "bfloat16")
         if grad.dtype.name not in allowed or not grad.dtype.isnative:
-            raise TypeError(f"{name}: the gradient of {self._label(param)} has dtype {grad.dtype}, expected {' or '.join(allowed)}")
+            raise TypeError(
+                f"{name}: the gradient of {self._label(param)} has dtype {grad.dtype}, expected {' or '.join(allowed)}"
+            )
 
     def _expect_kind(self, param: int, kind: int) -> None:
         assert self._kinds is not None

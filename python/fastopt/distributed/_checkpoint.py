@@ -173,7 +173,9 @@ def _files_of(folder: str | PathLike[str]) -> list[Path]:
         index = json.loads((path / INDEX).read_text())
         names = index["files"]
         if index["format"] != FORMAT:
-            raise ValueError(f"load: {path} has format {index['format']!r}, expected {FORMAT}; a later version wrote it")
+            raise ValueError(
+                f"load: {path} has format {index['format']!r}, expected {FORMAT}; a later version wrote it"
+            )
     except FileNotFoundError:
         raise ValueError(f"load: {path} has no whole checkpoint: there is no {INDEX}") from None
     except (json.JSONDecodeError, KeyError, TypeError):

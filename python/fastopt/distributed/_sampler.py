@@ -62,7 +62,10 @@ class Sampler:
         self.rank, self.size = checked("Sampler", comm)
         self.count = whole("Sampler", "count", count, 1)
         self.batch_size = whole("Sampler", "batch_size", batch_size, 1)
-        self.replacement, self.shuffle = flag("Sampler", "replacement", replacement), flag("Sampler", "shuffle", shuffle)
+        self.replacement, self.shuffle = (
+            flag("Sampler", "replacement", replacement),
+            flag("Sampler", "shuffle", shuffle),
+        )
         if self.replacement and not self.shuffle:
             raise ValueError("Sampler: replacement draws at random, which shuffle=False excludes")
         self.drop_last = flag("Sampler", "drop_last", drop_last)

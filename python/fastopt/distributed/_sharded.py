@@ -91,11 +91,19 @@ class ShardedOptimizer(Exchanged):
         if not isinstance(rule, type) or not issubclass(rule, optim.Optimizer):
             raise TypeError(f"{name}: rule must be a class of fastopt.optim, got {type_of(rule)}")
         if rule.__name__ in OF_WHOLE_PARAMETERS:
-            raise TypeError(f"{name}: {rule.__name__} needs whole parameters and cannot be sharded; use DistributedOptimizer")
+            raise TypeError(
+                f"{name}: {rule.__name__} needs whole parameters and cannot be sharded; use DistributedOptimizer"
+            )
         given = [params] if isinstance(params, Mapping | np.ndarray) else list(params)
         grouped = bool(given) and all(isinstance(one, Mapping) and "params" in one for one in given)
-        of_groups: list[dict[str, Any]] = [dict(one) for one in given] if grouped else [{"params": params if isinstance(params, Mapping | np.ndarray) else given}]
-        plain = optim.SGD([{"params": group["params"]} for group in of_groups] if grouped else of_groups[0]["params"], lr=1.0)
+        of_groups: list[dict[str, Any]] = (
+            [dict(one) for one in given]
+            if grouped
+            else [{"params": params if isinstance(params, Mapping | np.ndarray) else given}]
+        )
+        plain = optim.SGD(
+            [{"params": group["params"]} for group in of_groups] if grouped else of_groups[0]["params"], lr=1.0
+        )
         groups = plain.param_groups
         own = [{key: value for key, value in group.items() if key != "params"} for group in of_groups]
         facts = [("the rule", rule.__name__), *text_of([{**hyperparameters, **group} for group in own])]
@@ -120,12 +128,16 @@ class ShardedOptimizer(Exchanged):
                 for segment in segments:
                     self.slices.append(segment)
                     places.append((v, b))
-        order = sorted(range(len(self.slices)), key=lambda k: (self._of_group[self.slices[k].param], *self.slices[k][:2]))
+        order = sorted(
+            range(len(self.slices)), key=lambda k: (self._of_group[self.slices[k].param], *self.slices[k][:2])
+        )
         self.slices, self._places = [self.slices[k] for k in order], [places[k] for k in order]
         views: list[list[Array]] = [[] for _ in own]
         for param, begin, end, _ in self.slices:
             views[self._of_group[param]].append(self._params[param].reshape(-1)[begin:end])
-        self.optimizer = rule([{**group, "params": some} for group, some in zip(own, views, strict=True)], **hyperparameters)
+        self.optimizer = rule(
+            [{**group, "params": some} for group, some in zip(own, views, strict=True)], **hyperparameters
+        )
         self._steps = 0
 
     @property
@@ -271,5 +283,3 @@ def _unpack(flat: list[Array], request: Any, _: Array, whole: Array, segments: l
     request.Wait()
     for param, begin, end, at in segments:
         flat[param][begin:end] = whole[at : at + end - begin]
-
-

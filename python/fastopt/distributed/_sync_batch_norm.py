@@ -100,12 +100,19 @@ class SyncBatchNorm(nn.BatchNorm):
         if not (flag("SyncBatchNorm", "training", self.training) and not self.frozen) and self.buffers:
             return super().__call__(x, out=out)
         if self._population is not None:
-            raise ValueError("SyncBatchNorm: update_bn takes the batches of one process; use a BatchNorm with these parameters")
+            raise ValueError(
+                "SyncBatchNorm: update_bn takes the batches of one process; use a BatchNorm with these parameters"
+            )
         parts = self._parts(x)
-        stats = F.combine_stats(self._gathered([F.batch_norm_stats(x[a:b] if self.chunk else x, channel_axis=self.channel_axis) for a, b in parts]))
+        stats = F.combine_stats(
+            self._gathered(
+                [F.batch_norm_stats(x[a:b] if self.chunk else x, channel_axis=self.channel_axis) for a, b in parts]
+            )
+        )
         if self.exchanges == 2:
             around = [
-                F.batch_norm_stats(x[a:b] if self.chunk else x, stats[1], channel_axis=self.channel_axis) for a, b in parts
+                F.batch_norm_stats(x[a:b] if self.chunk else x, stats[1], channel_axis=self.channel_axis)
+                for a, b in parts
             ]
             stats = F.combine_stats(self._gathered(around))
         tracked = self._statistics()
@@ -179,7 +186,9 @@ class SyncBatchNorm(nn.BatchNorm):
         rows = [np.concatenate([[float(n)], mean, m2]) for n, mean, m2 in stats]
         c = self.num_features
         every = self._rows(rows, (1 + 2 * c,))
-        return [(int(row[0]), row[1 : 1 + c].copy(), row[1 + c :].copy()) for row in every] or [(0, np.zeros(c), np.zeros(c))]
+        return [(int(row[0]), row[1 : 1 + c].copy(), row[1 + c :].copy()) for row in every] or [
+            (0, np.zeros(c), np.zeros(c))
+        ]
 
     def _rows(self, own: list[Array], shape: tuple[int, ...]) -> Any:
         """One row of numbers for each part, from all ranks."""

@@ -118,7 +118,9 @@ def in_order(function: str, grads: Any, names: list[str] | None, count: int) -> 
             if found.keys() != set(names):
                 missing = [name for name in names if name not in found]
                 unknown = [name for name in found if name not in names]
-                raise ValueError(f"{function}: grads must have the names of params; missing {missing}, unknown {unknown}")
+                raise ValueError(
+                    f"{function}: grads must have the names of params; missing {missing}, unknown {unknown}"
+                )
             return [found[name] for name in names]
     if isinstance(given, Mapping):
         raise TypeError(f"{function}: grads must be a list like params, got a dict")

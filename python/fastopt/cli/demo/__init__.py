@@ -42,6 +42,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="X",
         help="decay of the weight matrices (default: 0.01)",
     )
+    add(
+        "--mpi",
+        action="store_true",
+        help="train with fastopt on all processes of an MPI job: mpiexec -n 4 fastopt demo --mpi",
+    )
     add_common_arguments(digits, picture="demo.png")
 
     decay = experiments.add_parser("weight-decay", help="Adam with two strengths of weight decay, side by side")
@@ -108,5 +113,6 @@ def add_common_arguments(parser: argparse.ArgumentParser, *, picture: str) -> No
 
 def main(args: argparse.Namespace) -> int:
     """Run the requested experiment."""
-    experiment = importlib.import_module("." + args.experiment.replace("-", "_"), __name__)
+    name = "data_parallel" if getattr(args, "mpi", False) else args.experiment.replace("-", "_")
+    experiment = importlib.import_module("." + name, __name__)
     return int(experiment.main(args))
