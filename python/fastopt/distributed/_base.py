@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 
 from .. import SparseRows
 from .._check import choice, flag, number, type_of, whole
-from ._exchange import BFLOAT16, DENSE, NONE, SPARSE, Channel, Exchange, Header, Vector, fill
+from ._exchange import BFLOAT16, DENSE, NONE, SPARSE, Channel, Exchange, Header, Vector, fill, weigh
 from ._layout import Layout
-from ._processes import bytes_of, checked, expect_same
+from ._processes import abort_unhandled, bytes_of, checked, expect_same
 from ._sparse import gather_rows
 from ._tree import Interval, Partial, in_order, nodes_within, share
 
@@ -25,6 +25,19 @@ MIB = 1 << 20
 
 class Exchanged:
     """Parameters whose gradients are added over processes: the base of both optimizers."""
+
+    _kinds: list[int] | None  # of the gradients, from the first step on
+    _vectors: list[Vector]
+    _where: dict[int, tuple[int, int, int]]  # of each dense parameter: its vector, first bucket and last
+    # Of the step that is being prepared:
+    _given: dict[int, Any]  # the gradients that were handed in: sparse ones, and the kinds of the others
+    _local: Partial | None  # the sums of this rank's micro-batches or chunks
+    _present: list[bool]  # which parameters have a gradient in one of them
+    _weight: float
+    _weighed: float | None  # the weight that ``ready`` was given
+    _exchange: Exchange | None
+    _buffers: dict[tuple[int, int], Array]  # buckets that are being filled
+    _missing: list[list[int]]  # how many gradients each bucket still needs
 
     def __init__(
         self,
@@ -74,13 +87,12 @@ class Exchanged:
             for param in self._params:
                 if param.size:
                     comm.Bcast(bytes_of(param), root=0)
+        abort_unhandled(comm)
         self._channel = Channel(comm)
         self._leaves = self.chunks or size
         self._shards = shards
         self._wire, self._feedback, self._capacity = wire, feedback, capacity
-        self._kinds: list[int] | None = None  # of the gradients, from the first step on
-        self._vectors: list[Vector] = []
-        self._where: dict[int, tuple[int, int, int]] = {}  # of each dense parameter: its vector, first bucket and last
+        self._kinds, self._vectors, self._where = None, [], {}
         self._header = Header(len(self._params))
         self._forget()
 
@@ -177,7 +189,7 @@ class Exchanged:
             self._decide([NONE if grad is None else DENSE for grad in flat])
         for param, grad in enumerate(flat):
             self._expect_kind(param, NONE if grad is None else DENSE)
-            self._present[param] |= grad is not None
+            self._present[param] |= grad is not None and its_weight != 0
         vectors = []
         for vector in self._vectors:
             whole_vector = np.empty(vector.layout.size, vector.dtype)
@@ -261,13 +273,13 @@ class Exchanged:
 
     def _forget(self) -> None:
         """Begins the next step."""
-        self._given: dict[int, Any] = {}
-        self._local: Partial | None = None
+        self._given = {}
+        self._local = None
         self._present = [False] * len(self._params)
         self._weight = 0.0
-        self._weighed: float | None = None
-        self._exchange: Exchange | None = None
-        self._buffers: dict[tuple[int, int], Array] = {}
+        self._weighed = None
+        self._exchange = None
+        self._buffers = {}
         self._missing = [[len(bucket.segments) for bucket in vector.layout.buckets] for vector in self._vectors]
         if self._kinds is not None:
             self._exchange = Exchange(self._channel, self._vectors, self._header, self._leaves, not self._shards)
@@ -287,7 +299,8 @@ class Exchanged:
                 raise TypeError(
                     f"{self._function}: the gradient of {self._label(param)} is sparse, which needs DistributedOptimizer"
                 )
-        vectors, where = [], {}
+        vectors: list[Vector] = []
+        where: dict[int, tuple[int, int, int]] = {}
         dense = [i for i, kind in enumerate(kinds) if kind == DENSE]
         for dtype in dict.fromkeys(self._params[i].dtype for i in dense):
             params = [i for i in dense if self._params[i].dtype == dtype]
@@ -326,15 +339,12 @@ class Exchanged:
         bucket = self._vectors[v].layout.buckets[b]
         if (v, b) not in self._buffers:
             self._buffers[v, b] = np.zeros(self.size * bucket.piece, self._vectors[v].dtype)
-        if grad is None:
+        if grad is None or self._weight == 0:
             return
         for other, begin, end, at in bucket.segments:
             if other == param:
                 part, its = self._buffers[v, b][at : at + end - begin], grad.reshape(-1)[begin:end]
-                if self._weight == 1:
-                    part[...] = its
-                else:
-                    np.multiply(its, self._weight, out=part, casting="unsafe")
+                weigh(its, self._weight, part)
 
     def _send(self) -> None:
         """Sends the buckets that are full, in their order; the last one when every gradient is there."""
@@ -350,7 +360,8 @@ class Exchanged:
                 buffer = np.zeros(self.size * self._vectors[v].layout.buckets[b].piece, self._vectors[v].dtype)
             header = None
             if last:
-                header = self._weight, [self._kind(self._given[i]) for i in range(len(self._params))]
+                every = range(len(self._params))
+                header = self._weight, [self._kind(self._given[i]) if self._weight else NONE for i in every]
             exchange.start({exchange.own[0]: buffer}, header)
 
     def _send_local(self) -> None:

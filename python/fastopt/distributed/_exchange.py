@@ -141,10 +141,12 @@ class Exchange:
         last = self._started == len(self._order) - 1
         tail = self._header.size if last else 0
         own = self._nodes[channel.rank]
-        send = np.empty((channel.size, len(own) * size + tail), np.uint8)
-        for i, node in enumerate(own):
-            sent = vector.encode(nodes[node].reshape(channel.size, piece), vector.lost, b)
-            send[:, i * size : (i + 1) * size] = sent.view(np.uint8).reshape(channel.size, size)
+        parts = [vector.encode(nodes[node].reshape(channel.size, piece), vector.lost, b).view(np.uint8) for node in own]
+        send = (
+            parts[0]
+            if len(parts) == 1 and not tail
+            else np.concatenate([*parts, np.empty((channel.size, tail), np.uint8)], axis=1)
+        )
         if last:
             assert header is not None
             self._header.write(send[:, send.shape[1] - tail :], *header)
@@ -214,8 +216,14 @@ def fill(bucket: Bucket, ranks: int, to: Array, of: Callable[[int], Array | None
         grad = of(param)
         if grad is None:
             continue
-        part = to[at : at + end - begin]
-        if weight == 1:
-            part[...] = grad[begin:end]
-        else:
-            np.multiply(grad[begin:end], weight, out=part, casting="unsafe")
+        weigh(grad[begin:end], weight, to[at : at + end - begin])
+
+
+def weigh(grad: Array, weight: float, to: Array) -> None:
+    """to ← weight·grad, where nothing of a gradient with weight 0 counts, not even NaN."""
+    if weight == 1:
+        to[...] = grad
+    elif weight == 0:
+        to[...] = 0
+    else:
+        np.multiply(grad, weight, out=to, dtype=to.dtype, casting="unsafe")

@@ -118,6 +118,11 @@ class DistributedOptimizer(Exchanged):
             TypeError: A gradient has a wrong type or dtype.
             ValueError: A gradient's shape is wrong, gradients are missing, the weights are all 0, or an option is out of range.
         """
+        every = [param for group in self.optimizer.param_groups for param in group["params"]]
+        if len(every) != len(self._params) or any(a is not b for a, b in zip(every, self._params, strict=True)):
+            raise ValueError(
+                f"{self._function}: the optimizer has other parameters than when this was made; make a new DistributedOptimizer"
+            )
         try:
             _, present, total = self._summed(grads, weight)
             if total == 0:

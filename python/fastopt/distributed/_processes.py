@@ -157,11 +157,32 @@ def _machine() -> str:
     return os.uname().nodename
 
 
+def abort_unhandled(comm: Any) -> None:
+    """From now on, an error that nobody catches ends the whole job, as the other ranks would wait for this one for ever."""
+    if comm.Get_size() == 1 or not callable(getattr(comm, "Abort", None)) or getattr(sys.excepthook, "aborts", False):
+        return
+    before = sys.excepthook
+
+    def excepthook(*error: Any) -> None:
+        try:
+            sys.stdout.flush()
+            print(f"rank {comm.Get_rank()} of {comm.Get_size()} has failed, and ends the job:", file=sys.stderr)
+            before(*error)
+            sys.stderr.flush()
+        finally:
+            comm.Abort(1)
+
+    excepthook.aborts = True  # type: ignore[attr-defined]
+    sys.excepthook = excepthook
+
+
 @contextlib.contextmanager
 def abort_on_error(comm: Any) -> Iterator[None]:
     """Ends the whole job, with the traceback, if this process raises within the block.
 
-    Without it the other processes would wait for this one, in an exchange or at the end of the program, for ever.
+    Otherwise the other processes would wait for this one, in an exchange or at the end of the program, for ever.  An optimizer
+    of this module does the same with errors that reach the end of the program; this block also takes those before it is made,
+    and ``sys.exit``.
 
     Args:
         comm: The communicator of all processes.

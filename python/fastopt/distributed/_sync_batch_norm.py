@@ -103,7 +103,7 @@ class SyncBatchNorm(nn.BatchNorm):
             raise ValueError(
                 "SyncBatchNorm: update_bn takes the batches of one process; use a BatchNorm with these parameters"
             )
-        parts = self._parts(x)
+        parts = self._pieces(x)
         stats = F.combine_stats(
             self._gathered(
                 [F.batch_norm_stats(x[a:b] if self.chunk else x, channel_axis=self.channel_axis) for a, b in parts]
@@ -117,22 +117,25 @@ class SyncBatchNorm(nn.BatchNorm):
             stats = F.combine_stats(self._gathered(around))
         tracked = self._statistics()
         count = tracked[2] if tracked else None
-        running = [np.copy(one) for one in tracked[:2]] or [None, None]
+        mean_to, var_to = (np.copy(tracked[0]), np.copy(tracked[1])) if tracked else (None, None)
+        weight, bias = self._learned
         momentum = self.momentum
         if momentum is None:
             momentum = 1.0 if count is None else 1 / (count.item() + 1)
         y, mean, rstd = F.batch_norm_apply(
             x,
             stats,
-            *running,
-            *self._learned,
+            mean_to,
+            var_to,
+            weight,
+            bias,
             momentum,
             self.eps,
             channel_axis=self.channel_axis,
             out=None if out is None else (out, None, None),
         )
         if count is not None and stats[0]:
-            commit(tracked, (*running, count + 1))
+            commit(tracked, (mean_to, var_to, count + 1))
         self._kept = x, stats[0], mean, rstd
         return y
 
@@ -149,7 +152,7 @@ class SyncBatchNorm(nn.BatchNorm):
             F.batch_norm_backward_stats(
                 dy[a:b] if self.chunk else dy, x[a:b] if self.chunk else x, mean, rstd, channel_axis=self.channel_axis
             )
-            for a, b in self._parts(x)
+            for a, b in self._pieces(x)
         ]
         samples = float(len(x)) if self.local_mean else 1.0
         sums = np.zeros((2, self.num_features))
@@ -157,7 +160,16 @@ class SyncBatchNorm(nn.BatchNorm):
             sums += part
         weighted = sums / samples if samples else sums
         dx = F.batch_norm_backward_apply(
-            dy, x, mean, rstd, count, *weighted, self.params.get("weight"), channel_axis=self.channel_axis, out=out
+            dy,
+            x,
+            mean,
+            rstd,
+            count,
+            weighted[0],
+            weighted[1],
+            self.params.get("weight"),
+            channel_axis=self.channel_axis,
+            out=out,
         )
         local = np.zeros((2, self.num_features))
         for one in own:
@@ -167,7 +179,7 @@ class SyncBatchNorm(nn.BatchNorm):
                 self.grads[key][...] = gradient
         return dx
 
-    def _parts(self, x: Any) -> list[tuple[int, int]]:
+    def _pieces(self, x: Any) -> list[tuple[int, int]]:
         """Where the parts of this rank's samples begin and end, whose sums are exchanged."""
         if self.chunk is None:
             return [(0, 0)]

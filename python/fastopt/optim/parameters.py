@@ -159,9 +159,10 @@ class Structure:
                     f"{function}: grads has {len(flat)} entries, expected {len(self.leaves)}, one for each parameter"
                 )
             return flat
-        if isinstance(grads, list | tuple) and len(grads) == len(self.leaves):  # a flat list
-            if not any(isinstance(grad, Mapping | list | tuple) for grad in grads):
-                return self.ordered(list(grads))
+        if isinstance(grads, list | tuple) and len(grads) == len(self.leaves):
+            if_flat = [grad for grad in grads if not isinstance(grad, Mapping | list | tuple)]
+            if len(if_flat) == len(grads):
+                return self.ordered(if_flat)
         flat = [None] * len(self.leaves)
         self._flatten(function, self.template, grads, "", flat)
         return flat

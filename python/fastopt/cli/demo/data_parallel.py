@@ -45,13 +45,13 @@ class Training:
         """Whether the validation loss has not improved for ``patience`` epochs, or all epochs are done; the same on all ranks."""
         losses = [valid for _, valid, _ in self.history]
         waited = len(losses) - 1 - losses.index(min(losses)) if losses else 0
-        return waited >= self.args.patience or len(losses) >= self.args.epochs
+        return bool(waited >= self.args.patience or len(losses) >= self.args.epochs)
 
     def step(self, x: Array, target: Array) -> float:
         """Takes one step on this process's part of a batch; returns its loss."""
         begin = perf_counter()
         loss, dy = cross_entropy(self.network.forward(x), target)
-        names = [name for name in self.network.grads]
+        names = list(self.network.grads)
         at = len(names)
         for layer in reversed(self.network.layers):
             dy = layer.backward(dy)
