@@ -59,17 +59,17 @@ class Exchanged:
         self.chunks = None if chunks is None else whole(name, "chunks", chunks, 1)
         if self.chunks is not None and self.chunks < size:
             raise ValueError(f"{name}: chunks must be at least {size}, the number of ranks, got {chunks}")
-        if wire is not None:
-            choice(name, "wire", wire, ("bfloat16",))
+        if wire not in (None, "bfloat16"):
+            raise ValueError(f"{name}: wire must be 'bfloat16' or None, got {wire!r}")
         feedback = flag(name, "error_feedback", error_feedback)
         if feedback and wire is None:
             raise ValueError(f"{name}: error_feedback needs wire='bfloat16', as float32 loses nothing")
         self._sums_only = choice(name, "reduction", reduction, ("mean", "sum")) == "sum"
         capacity = number(name, "bucket_mib", bucket_mib, 0, above=True) * MIB
-        self._params: list[Array] = [param for group in groups for param in group["params"]]
+        self.params: list[Array] = [param for group in groups for param in group["params"]]
         named = [group.get("param_names") for group in groups]
-        self._names = None if None in named else [one for names in named for one in names or ()]
-        labels = self._names or [f"params[{i}]" for i in range(len(self._params))]
+        self.names = None if None in named else [one for names in named for one in names or ()]
+        labels = self.names or [f"params[{i}]" for i in range(len(self.params))]
         expect_same(
             name,
             comm,
@@ -77,14 +77,14 @@ class Exchanged:
                 *facts,
                 *(
                     (f"{label}", f"{one.dtype} of shape {one.shape}")
-                    for label, one in zip(labels, self._params, strict=True)
+                    for label, one in zip(labels, self.params, strict=True)
                 ),
                 *((key, value) for key, value in (("chunks", chunks), ("wire", wire), ("error_feedback", feedback))),
                 *((key, value) for key, value in (("reduction", reduction), ("bucket_mib", bucket_mib))),
             ],
         )
         if flag(name, "broadcast", broadcast):
-            for param in self._params:
+            for param in self.params:
                 if param.size:
                     comm.Bcast(bytes_of(param), root=0)
         abort_unhandled(comm)
@@ -93,7 +93,7 @@ class Exchanged:
         self._shards = shards
         self._wire, self._feedback, self._capacity = wire, feedback, capacity
         self._kinds, self._vectors, self._where = None, [], {}
-        self._header = Header(len(self._params))
+        self._header = Header(len(self.params))
         self._forget()
 
     # Statistics
@@ -131,10 +131,10 @@ class Exchanged:
             raise ValueError(f"{name}: ready cannot be used with chunks, whose gradients are added first; use add")
         if self._local is not None:
             raise ValueError(f"{name}: ready follows add, whose gradients step() takes; step() first")
-        param = whole(name, "param", param, 0, max(len(self._params), 1))
+        param = whole(name, "param", param, 0, max(len(self.params), 1))
         self._weigh(weight)
         if param in self._given:
-            raise ValueError(f"{name}: the gradient of {self._label(param)} was handed in before; step() comes first")
+            raise ValueError(f"{name}: the gradient of {self.label(param)} was handed in before; step() comes first")
         self._expect(param, grad)
         kind = NONE if grad is None else SPARSE if isinstance(grad, SparseRows) else DENSE
         if self._kinds is None:
@@ -147,7 +147,7 @@ class Exchanged:
             for b in range(first, last + 1):
                 self._fill(v, b, param, grad)  # type: ignore[arg-type]
                 self._missing[v][b] -= 1
-            self._send()
+        self._send()
         if self._exchange is not None:
             self._exchange.progress()
 
@@ -166,11 +166,11 @@ class Exchanged:
         name = self._function
         if self._given:
             raise ValueError(f"{name}: add follows ready, whose gradients step() takes; step() first")
-        flat = in_order(name, grads, self._names, len(self._params))
+        flat = in_order(name, grads, self.names, len(self.params))
         for param, grad in enumerate(flat):
             if isinstance(grad, SparseRows):
                 raise TypeError(
-                    f"{name}: the gradient of {self._label(param)} is sparse, which add does not take; use step"
+                    f"{name}: the gradient of {self.label(param)} is sparse, which add does not take; use step"
                 )
             self._expect(param, grad)
         first, end = share(self._leaves, self.rank, self.size)
@@ -227,14 +227,14 @@ class Exchanged:
         if grads is not None:
             if self._given or self._local is not None:
                 raise ValueError(f"{name}: grads are given, but ready or add has been called; step() without grads")
-            flat = in_order(name, grads, self._names, len(self._params))
+            flat = in_order(name, grads, self.names, len(self.params))
             for param, grad in enumerate(flat):
                 self._expect(param, grad)
             if self.chunks is not None:
                 if self.chunks != self.size:
                     raise ValueError(f"{name}: grads are given, but with chunks add takes the gradients of each chunk")
                 self.add(
-                    flat if self._names is None else dict(zip(self._names, flat, strict=True)),
+                    flat if self.names is None else dict(zip(self.names, flat, strict=True)),
                     weight=weight,
                     chunk=self.rank,
                 )
@@ -246,10 +246,10 @@ class Exchanged:
                     for param in reversed(range(len(flat))):
                         self.ready(param, flat[param], weight=weight)
         if self._local is None:
-            missing = [i for i in range(len(self._params)) if i not in self._given]
+            missing = [i for i in range(len(self.params)) if i not in self._given]
             if missing:
                 raise ValueError(
-                    f"{name}: the gradient of {self._label(missing[0])} is missing; hand it in with ready, or None"
+                    f"{name}: the gradient of {self.label(missing[0])} is missing; hand it in with ready, or None"
                 )
             if self._kinds is None:
                 self._first_step()
@@ -263,7 +263,7 @@ class Exchanged:
         assert exchange is not None and self._kinds is not None
         weights, kinds = exchange.finish()
         sparse = {
-            param: gather_rows(self._channel, self._given.get(param), self._params[param], self._weight)
+            param: gather_rows(self._channel, self._given.get(param), self.params[param], self._weight)
             for param, kind in enumerate(self._kinds)
             if kind == SPARSE
         }
@@ -275,7 +275,7 @@ class Exchanged:
         """Begins the next step."""
         self._given = {}
         self._local = None
-        self._present = [False] * len(self._params)
+        self._present = [False] * len(self.params)
         self._weight = 0.0
         self._weighed = None
         self._exchange = None
@@ -292,22 +292,22 @@ class Exchanged:
             seen = set(every[:, param].tolist()) - {NONE}
             if len(seen) > 1:
                 raise ValueError(
-                    f"{self._function}: the gradient of {self._label(param)} is sparse on some ranks and dense on others"
+                    f"{self._function}: the gradient of {self.label(param)} is sparse on some ranks and dense on others"
                 )
             kinds[param] = max(seen, default=DENSE)
             if kinds[param] == SPARSE and self._shards:
                 raise TypeError(
-                    f"{self._function}: the gradient of {self._label(param)} is sparse, which needs DistributedOptimizer"
+                    f"{self._function}: the gradient of {self.label(param)} is sparse, which needs DistributedOptimizer"
                 )
         vectors: list[Vector] = []
         where: dict[int, tuple[int, int, int]] = {}
         dense = [i for i, kind in enumerate(kinds) if kind == DENSE]
-        for dtype in dict.fromkeys(self._params[i].dtype for i in dense):
-            params = [i for i in dense if self._params[i].dtype == dtype]
+        for dtype in dict.fromkeys(self.params[i].dtype for i in dense):
+            params = [i for i in dense if self.params[i].dtype == dtype]
             computed = np.float64 if dtype == np.float64 else np.float32
             wire = BFLOAT16 if self._wire and computed is np.float32 else np.dtype(computed)
             most = max(int(self._capacity / wire.itemsize), 1)
-            layout = Layout(params, [self._params[i].size for i in params], self.size, most)
+            layout = Layout(params, [self.params[i].size for i in params], self.size, most)
             for b, bucket in enumerate(layout.buckets):
                 for segment in bucket.segments:
                     v, first, _ = where.get(segment.param, (len(vectors), b, b))
@@ -327,10 +327,10 @@ class Exchanged:
         given, self._given = self._given, {}
         kinds = [
             NONE if grad is None else SPARSE if isinstance(grad, SparseRows) else DENSE
-            for grad in (given[i] for i in range(len(self._params)))
+            for grad in (given[i] for i in range(len(self.params)))
         ]
         self._decide(kinds)
-        for param in reversed(range(len(self._params))):
+        for param in reversed(range(len(self.params))):
             self.ready(param, given[param], weight=self._weighed if self._weighed is not None else 1.0)
         self._send()
 
@@ -353,14 +353,14 @@ class Exchanged:
         while (at := exchange.next()) is not None:
             v, b = at
             last = at == (len(self._vectors) - 1, len(self._vectors[-1].layout.buckets) - 1)
-            if self._missing[v][b] or (last and len(self._given) < len(self._params)):
+            if self._missing[v][b] or (last and len(self._given) < len(self.params)):
                 return
             buffer = self._buffers.pop(at, None)
             if buffer is None:
                 buffer = np.zeros(self.size * self._vectors[v].layout.buckets[b].piece, self._vectors[v].dtype)
             header = None
             if last:
-                every = range(len(self._params))
+                every = range(len(self.params))
                 header = self._weight, [self._kind(self._given[i]) if self._weight else NONE for i in every]
             exchange.start({exchange.own[0]: buffer}, header)
 
@@ -392,29 +392,29 @@ class Exchanged:
             return SPARSE
         return NONE if given is None else int(given[0])
 
-    def _label(self, param: int) -> str:
-        return repr(self._names[param]) if self._names else f"params[{param}]"
+    def label(self, param: int) -> str:
+        return repr(self.names[param]) if self.names else f"params[{param}]"
 
     def _expect(self, param: int, grad: Any) -> None:
-        name, its = self._function, self._params[param]
+        name, its = self._function, self.params[param]
         if grad is None:
             return
         if isinstance(grad, SparseRows):
             if grad.values.shape[1:] != its.shape[1:] or not its.ndim:
                 raise ValueError(
-                    f"{name}: the gradient of {self._label(param)} has rows of shape {grad.values.shape[1:]}, expected {its.shape[1:]}"
+                    f"{name}: the gradient of {self.label(param)} has rows of shape {grad.values.shape[1:]}, expected {its.shape[1:]}"
                 )
             return
         if not isinstance(grad, np.ndarray):
-            raise TypeError(f"{name}: the gradient of {self._label(param)} must be a numpy array, got {type_of(grad)}")
+            raise TypeError(f"{name}: the gradient of {self.label(param)} must be a numpy array, got {type_of(grad)}")
         if grad.shape != its.shape:
             raise ValueError(
-                f"{name}: the gradient of {self._label(param)} has shape {grad.shape}, expected {its.shape}"
+                f"{name}: the gradient of {self.label(param)} has shape {grad.shape}, expected {its.shape}"
             )
         allowed = ("float64",) if its.dtype == np.float64 else ("float32", "float16", "bfloat16")
         if grad.dtype.name not in allowed or not grad.dtype.isnative:
             raise TypeError(
-                f"{name}: the gradient of {self._label(param)} has dtype {grad.dtype}, expected {' or '.join(allowed)}"
+                f"{name}: the gradient of {self.label(param)} has dtype {grad.dtype}, expected {' or '.join(allowed)}"
             )
 
     def _expect_kind(self, param: int, kind: int) -> None:
@@ -422,7 +422,7 @@ class Exchanged:
         if kind not in (NONE, self._kinds[param]):
             was, now = ("sparse", "dense") if kind == DENSE else ("dense", "sparse")
             raise ValueError(
-                f"{self._function}: the gradient of {self._label(param)} is {now}, but was {was} in the first step, when the "
+                f"{self._function}: the gradient of {self.label(param)} is {now}, but was {was} in the first step, when the "
                 "exchange was laid out"
             )
 

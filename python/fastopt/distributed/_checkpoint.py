@@ -15,24 +15,36 @@ import secrets
 from collections.abc import Callable, Mapping, Sequence
 from os import PathLike
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from .. import _files
-from ._layout import ALIGNMENT
+from .. import _files, optim
+from ._layout import ALIGNMENT, Segment
 from ._processes import gather_bytes
-
-if TYPE_CHECKING:
-    from ._sharded import ShardedOptimizer
 
 Array = NDArray[Any]
 Slice = Sequence[int]  # parameter, begin, end
 INDEX, FORMAT = "index.json", 1
 
 
-def save(sharded: ShardedOptimizer, folder: str | PathLike[str], extra: Mapping[str, Any] | None) -> None:
+class Shards(Protocol):
+    """What is saved: the part of a ShardedOptimizer that a checkpoint needs."""
+
+    comm: Any
+    rank: int
+    size: int
+    optimizer: optim.Optimizer
+    slices: list[Segment]
+    of_group: list[int]
+    params: list[Array]
+    names: list[str] | None
+
+    def label(self, param: int) -> str: ...
+
+
+def save(sharded: Shards, folder: str | PathLike[str], extra: Mapping[str, Any] | None) -> None:
     """Writes this rank's part; see :meth:`ShardedOptimizer.save`."""
     comm, rank, size = sharded.comm, sharded.rank, sharded.size
     path = Path(folder)
@@ -43,13 +55,13 @@ def save(sharded: ShardedOptimizer, folder: str | PathLike[str], extra: Mapping[
         state_dict = sharded.optimizer.state_dict(copy=False)
         arrays = {f"{k}.{key}": array for k, entries in state_dict["state"].items() for key, array in entries.items()}
         for k, (param, begin, end, _) in enumerate(sharded.slices):
-            arrays[f"{k}.param"] = sharded._params[param].reshape(-1)[begin:end]
+            arrays[f"{k}.param"] = sharded.params[param].reshape(-1)[begin:end]
         metadata = {
             "slices": [list(one[:3]) for one in sharded.slices],
-            "shapes": [list(param.shape) for param in sharded._params],
-            "dtypes": [param.dtype.name for param in sharded._params],
-            "names": sharded._names,
-            "of_group": sharded._of_group,
+            "shapes": [list(param.shape) for param in sharded.params],
+            "dtypes": [param.dtype.name for param in sharded.params],
+            "names": sharded.names,
+            "of_group": sharded.of_group,
             "groups": [
                 {key: value for key, value in group.items() if key != "params"} for group in state_dict["param_groups"]
             ],
@@ -84,7 +96,7 @@ def save(sharded: ShardedOptimizer, folder: str | PathLike[str], extra: Mapping[
                     old.unlink()
 
 
-def load(sharded: ShardedOptimizer, folder: str | PathLike[str]) -> dict[str, Any]:
+def load(sharded: Shards, folder: str | PathLike[str]) -> dict[str, Any]:
     """Takes this rank's part of a checkpoint; see :meth:`ShardedOptimizer.load`."""
     found: list[Any] = []
 
@@ -92,23 +104,23 @@ def load(sharded: ShardedOptimizer, folder: str | PathLike[str]) -> dict[str, An
         found.append(_assembled(folder, [one[:3] for one in sharded.slices]))
         metadata = found[0][2]
         theirs = [*zip(metadata["shapes"], metadata["dtypes"], strict=True)]
-        own = [(list(param.shape), param.dtype.name) for param in sharded._params]
+        own = [(list(param.shape), param.dtype.name) for param in sharded.params]
         if len(theirs) != len(own):
             raise ValueError(f"load: the checkpoint has {len(theirs)} parameters, expected {len(own)}")
         for i, (its, one) in enumerate(zip(theirs, own, strict=True)):
             if its != one:
                 raise ValueError(
-                    f"load: {sharded._label(i)} is {its[1]} of shape {tuple(its[0])} in the checkpoint, expected {one[1]} of "
+                    f"load: {sharded.label(i)} is {its[1]} of shape {tuple(its[0])} in the checkpoint, expected {one[1]} of "
                     f"shape {tuple(one[0])}"
                 )
-        if metadata["of_group"] != sharded._of_group:
+        if metadata["of_group"] != sharded.of_group:
             raise ValueError("load: the checkpoint has other groups of parameters")
 
     _together(sharded.comm, "load", read)
     state, weights, metadata = found[0]
     groups, first = [], 0
     for i, group in enumerate(metadata["groups"]):
-        count = sum(sharded._of_group[one.param] == i for one in sharded.slices)
+        count = sum(sharded.of_group[one.param] == i for one in sharded.slices)
         groups.append({**group, "params": list(range(first, first + count))})
         first += count
     _together(
@@ -118,7 +130,7 @@ def load(sharded: ShardedOptimizer, folder: str | PathLike[str]) -> dict[str, An
             {"state": state, "param_groups": groups, "fastopt": metadata["fastopt"]}
         ),
     )
-    for param, its in zip(sharded._params, weights, strict=True):
+    for param, its in zip(sharded.params, weights, strict=True):
         param[...] = its
     return dict(metadata["extra"])
 

@@ -158,12 +158,13 @@ class Exchange:
 
     def progress(self, wait: bool = False) -> None:
         """Adds what has arrived, and starts to gather the sums."""
-        while self._added < self._started:
+        arrived = [wait or stage[0].Test() for stage in self._stages[self._added :]]  # all of them: MPI goes on in such calls
+        for has_arrived in arrived:
+            if not has_arrived:
+                break
             request, received, sizes, tail = self._stages[self._added]
             if wait:
                 request.Wait()
-            elif not request.Test():
-                break
             self._add(self._added, received, sizes, tail)
             self._stages[self._added] = self._sends[self._added] = None  # type: ignore[call-overload]
             self._added += 1

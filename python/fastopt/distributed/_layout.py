@@ -39,7 +39,7 @@ class Layout:
         params: The parameters' numbers, in their order.
         sizes: Their numbers of elements.
         ranks: The number of pieces of a bucket.
-        capacity: The most elements of a bucket; at least one block for each rank is taken.
+        capacity: The number of elements of a bucket, which is rounded up to whole blocks of each rank.
     """
 
     def __init__(self, params: list[int], sizes: list[int], ranks: int, capacity: int) -> None:
@@ -50,7 +50,7 @@ class Layout:
             self.at[param] = end
             end += -(-size // ALIGNMENT) * ALIGNMENT
         unit = ranks * ALIGNMENT
-        full = max(capacity // unit, 1) * unit
+        full = max(-(-capacity // unit), 1) * unit
         size_of = dict(zip(params, sizes, strict=True))
         self.buckets: list[Bucket] = []
         for first in range(0, end, full):

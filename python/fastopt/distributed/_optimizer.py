@@ -119,7 +119,7 @@ class DistributedOptimizer(Exchanged):
             ValueError: A gradient's shape is wrong, gradients are missing, the weights are all 0, or an option is out of range.
         """
         every = [param for group in self.optimizer.param_groups for param in group["params"]]
-        if len(every) != len(self._params) or any(a is not b for a, b in zip(every, self._params, strict=True)):
+        if len(every) != len(self.params) or any(a is not b for a, b in zip(every, self.params, strict=True)):
             raise ValueError(
                 f"{self._function}: the optimizer has other parameters than when this was made; make a new DistributedOptimizer"
             )
@@ -135,7 +135,7 @@ class DistributedOptimizer(Exchanged):
                     means.append(None)
                 elif its is True:
                     v = self._where[param][0]
-                    like = self._params[param]
+                    like = self.params[param]
                     at = self._vectors[v].layout.at[param]
                     means.append(exchange.sums[v][at : at + like.size].reshape(like.shape))
                 else:

@@ -17,10 +17,9 @@ from . import _checkpoint
 from ._base import Exchanged, text_of
 from ._exchange import DENSE
 from ._layout import Segment
+from ._tree import groups_of
 
 Array = NDArray[Any]
-# Rules whose step of an element depends on others of its parameter, which may be in another process.
-OF_WHOLE_PARAMETERS = {"Adafactor", "LAMB", "LARS", "Muon", "SwitchOptimizer"}
 
 
 class ShardedOptimizer(Exchanged):
@@ -90,21 +89,11 @@ class ShardedOptimizer(Exchanged):
         name = "ShardedOptimizer"
         if not isinstance(rule, type) or not issubclass(rule, optim.Optimizer):
             raise TypeError(f"{name}: rule must be a class of fastopt.optim, got {type_of(rule)}")
-        if rule.__name__ in OF_WHOLE_PARAMETERS:
+        if not rule.elementwise:
             raise TypeError(
                 f"{name}: {rule.__name__} needs whole parameters and cannot be sharded; use DistributedOptimizer"
             )
-        given = [params] if isinstance(params, Mapping | np.ndarray) else list(params)
-        grouped = bool(given) and all(isinstance(one, Mapping) and "params" in one for one in given)
-        of_groups: list[dict[str, Any]] = (
-            [dict(one) for one in given]
-            if grouped
-            else [{"params": params if isinstance(params, Mapping | np.ndarray) else given}]
-        )
-        plain = optim.SGD(
-            [{"params": group["params"]} for group in of_groups] if grouped else of_groups[0]["params"], lr=1.0
-        )
-        groups = plain.param_groups
+        groups, of_groups = groups_of(name, params)
         own = [{key: value for key, value in group.items() if key != "params"} for group in of_groups]
         facts = [("the rule", rule.__name__), *text_of([{**hyperparameters, **group} for group in own])]
         super().__init__(
@@ -119,8 +108,8 @@ class ShardedOptimizer(Exchanged):
             broadcast=broadcast,
             shards=True,
         )
-        self._decide([DENSE] * len(self._params))
-        self._of_group = [i for i, group in enumerate(groups) for _ in group["params"]]
+        self._decide([DENSE] * len(self.params))
+        self.of_group = [i for i, group in enumerate(groups) for _ in group["params"]]
         self.slices: list[Segment] = []
         places: list[tuple[int, int]] = []
         for v, vector in enumerate(self._vectors):
@@ -129,12 +118,12 @@ class ShardedOptimizer(Exchanged):
                     self.slices.append(segment)
                     places.append((v, b))
         order = sorted(
-            range(len(self.slices)), key=lambda k: (self._of_group[self.slices[k].param], *self.slices[k][:2])
+            range(len(self.slices)), key=lambda k: (self.of_group[self.slices[k].param], *self.slices[k][:2])
         )
         self.slices, self._places = [self.slices[k] for k in order], [places[k] for k in order]
         views: list[list[Array]] = [[] for _ in own]
         for param, begin, end, _ in self.slices:
-            views[self._of_group[param]].append(self._params[param].reshape(-1)[begin:end])
+            views[self.of_group[param]].append(self.params[param].reshape(-1)[begin:end])
         self.optimizer = rule(
             [{**group, "params": some} for group, some in zip(own, views, strict=True)], **hyperparameters
         )
@@ -261,7 +250,7 @@ class ShardedOptimizer(Exchanged):
 
     def _gather(self) -> None:
         """Gathers all ranks' shards of the parameters, bucket by bucket."""
-        flat = [param.reshape(-1) for param in self._params]
+        flat = [param.reshape(-1) for param in self.params]
         waiting: Any = None
         for vector in self._vectors:
             for bucket, own in zip(vector.layout.buckets, vector.layout.shard(self.rank), strict=True):

@@ -14,8 +14,9 @@ from ._processes import bytes_of
 Array = NDArray[Any]
 
 
-def gather_rows(channel: Channel, given: SparseRows | None, param: Array, weight: float) -> SparseRows | None:
+def gather_rows(channel: Channel, mine: Any, param: Array, weight: float) -> SparseRows | None:
     """The rows of all ranks, one rank after the other, times their weights; ``None`` if no rank has any."""
+    given = mine if isinstance(mine, SparseRows) and weight else None
     computed = np.float64 if param.dtype == np.float64 else np.float32
     width = int(np.prod(param.shape[1:]))
     own = np.array([-1 if given is None else len(given.indices), bool(given is not None and given.exact)], np.int64)

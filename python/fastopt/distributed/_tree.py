@@ -128,3 +128,29 @@ def in_order(function: str, grads: Any, names: list[str] | None, count: int) -> 
     if len(flat) != count:
         raise ValueError(f"{function}: grads has {len(flat)} entries, expected {count}, one for each parameter")
     return flat
+
+
+def groups_of(function: str, params: Any) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """Groups with flat lists of parameters and, where they came in dicts, their names; and the groups as they were given."""
+    if not isinstance(params, Iterable) or isinstance(params, str | bytes):
+        raise TypeError(f"{function}: params must be a list, a dict or groups of arrays, got {type_of(params)}")
+    given = params if isinstance(params, Mapping) else [params] if isinstance(params, np.ndarray) else list(params)
+    grouped = (
+        isinstance(given, list) and bool(given) and all(isinstance(one, Mapping) and "params" in one for one in given)
+    )
+    of_groups: list[dict[str, Any]] = [dict(one) for one in given] if grouped else [{"params": given}]
+    groups = []
+    for group in of_groups:
+        its = group["params"] if isinstance(group["params"], Mapping) else list(group["params"])
+        leaves = list(leaves_of(its))
+        for path, param in leaves:
+            what = f"{function}: parameter {path!r}"
+            if not isinstance(param, np.ndarray):
+                raise TypeError(f"{what} must be a numpy array, got {type_of(param)}")
+            if not param.flags.c_contiguous or not param.flags.writeable:
+                raise TypeError(f"{what} must be C-contiguous and writable, as it is updated in place; give a copy")
+        flat = not isinstance(its, Mapping) and not any(isinstance(one, Mapping | list | tuple) for one in its)
+        groups.append(
+            {"params": [param for _, param in leaves]} | ({} if flat else {"param_names": [path for path, _ in leaves]})
+        )
+    return groups, of_groups

@@ -83,6 +83,8 @@ class Groups:
     begins: ClassVar[Mapping[str, float | str]] = MappingProxyType({})
     # The number of the first step that moves a parameter: 2 where the first one only begins the states.
     moves_from: ClassVar[int] = 1
+    # Whether an element's step depends on its own numbers only, so that a part of a parameter can be updated by itself.
+    elementwise: ClassVar[bool] = True
     # The rule's own defaults of the hyperparameters that every rule has.
     around: ClassVar[Mapping[str, Any]] = MappingProxyType({})
     _private: ClassVar[tuple[str, ...]] = ()  # the attributes that _extra returns and _restore sets

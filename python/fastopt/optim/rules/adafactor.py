@@ -51,6 +51,7 @@ class Adafactor(Optimizer, decoupled_weight_decay=True):
     """
 
     kernels = ("adafactor_factored", "adafactor")
+    elementwise = False
 
     def __init__(
         self,

@@ -171,6 +171,7 @@ class Muon(Optimizer, decoupled_weight_decay=True):
     """
 
     kernels = ("muon_momentum",)
+    elementwise = False
     hidden = ("update",)
 
     def __init__(

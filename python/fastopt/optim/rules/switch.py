@@ -83,6 +83,7 @@ class SwitchOptimizer(Optimizer):
     """
 
     kernels = ("adam", "adam_projected", "sgd_momentum")
+    elementwise = False
     function = None  # a stateless function has one rule
     _private = ("_ratio", "_switched")
     _ratio = _Ratio()

@@ -45,6 +45,7 @@ class LAMB(Optimizer, decoupled_weight_decay=None):
     """
 
     kernels = ("lamb",)
+    elementwise = False
 
     def __init__(
         self,
@@ -96,6 +97,7 @@ class LARS(Optimizer, decoupled_weight_decay=None):
     """
 
     kernels = ("lars",)
+    elementwise = False
 
     def __init__(
         self,
