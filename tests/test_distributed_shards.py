@@ -186,3 +186,29 @@ def test_other_dtypes(dtype: str) -> None:
                 atol=1e-3 if dtype != "float64" else 1e-12,
             )
     assert ml_dtypes
+
+
+def test_moments_of_8_bits_are_sharded_with_random_numbers_of_each_rank(tmp_path: Path) -> None:
+    def program(comm: Comm, begin: int, end: int, save: bool = False) -> Any:
+        params = weights()
+        zero = distributed.ShardedOptimizer(optim.AdamW, params, comm, chunks=CHUNKS, moments="8bit", lr=0.1)
+        if begin:
+            zero.load(tmp_path)
+        for step in range(begin, end):
+            for chunk in zero.my_chunks:
+                zero.add(gradients(step, chunk), chunk=chunk)
+            zero.step()
+        if save:
+            zero.save(tmp_path)
+        return params, zero.param_groups[0]["seed"], zero.state_bytes
+
+    whole = run(4, lambda comm: program(comm, 0, 6))
+    run(4, lambda comm: program(comm, 0, 3, save=True))
+    again = run(4, lambda comm: program(comm, 3, 6))
+    assert all(same(one[0], other[0]) for one, other in zip(whole, again, strict=True))
+    assert len({seed for _, seed, _ in again}) == 4
+    exact = run(1, lambda comm: program(comm, 0, 6))[0]
+    for results in (whole, run(3, lambda comm: program(comm, 3, 6))):
+        for ours, its in zip(results[0][0], exact[0], strict=True):
+            np.testing.assert_allclose(ours, its, atol=0.15)
+    assert max(size for _, _, size in whole) < exact[2] / 3

@@ -35,7 +35,9 @@ class ShardedOptimizer(Exchanged):
     master weights and averages, beside the weights themselves.  Averaged gradients (stage 2) exist in shards only, and buffers of
     the size of a bucket.  A shard is a contiguous part of each bucket, whatever parameters lie there, so that shards are equal.
 
-    Rules that need whole parameters (Adafactor, LAMB, LARS, Muon) cannot be sharded; nor can sparse gradients.
+    The results are those of :class:`DistributedOptimizer`, to the last bit unless the norm is clipped.  Only numbers that are
+    drawn at random, for noise and for rounding 8-bit moments and 16-bit weights, are other ones: each rank has its own.  Rules
+    that need whole parameters (Adafactor, LAMB, LARS, Muon) cannot be sharded; nor can sparse gradients.
 
     Args:
         rule: A class of ``fastopt.optim``, such as ``fo.optim.AdamW``.
@@ -128,6 +130,12 @@ class ShardedOptimizer(Exchanged):
             [{**group, "params": some} for group, some in zip(own, views, strict=True)], **hyperparameters
         )
         self._steps = 0
+        self._own_seeds()
+
+    def _own_seeds(self) -> None:
+        """Gives each rank random numbers of its own, for rounding and noise."""
+        for group in self.optimizer.param_groups:
+            group["seed"] = (group["seed"] + self.rank * 0x9E3779B97F4A7) % (1 << 53)
 
     @property
     def param_groups(self) -> list[dict[str, Any]]:
@@ -233,6 +241,7 @@ class ShardedOptimizer(Exchanged):
             OSError: It cannot be read.
         """
         extra = _checkpoint.load(self, folder)
+        self._own_seeds()
         self._steps = int(self.optimizer.state_dict()["fastopt"]["step"])
         self._forget()
         return extra
