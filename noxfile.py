@@ -45,6 +45,13 @@ def sanitize(session: nox.Session) -> None:
 
 
 @nox.session
+def mpi(session: nox.Session) -> None:
+    """The tests with several processes, with OpenMPI and with MPICH."""
+    session.install(".[test]")
+    session.run(".ci/mpi", *session.posargs, external=True)
+
+
+@nox.session
 def bench(session: nox.Session) -> None:
     """fastopt beside NumPy, and beside torch if `--torch` is given."""
     arguments = [argument for argument in session.posargs if argument != "--torch"]
