@@ -7,18 +7,20 @@ import importlib
 import inspect
 import pkgutil
 import re
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import images
 import pytest
 from tables import NORMS, RULES
+from threads_comm import Comm, World
 from tools import Each
 
 import fastopt
-from fastopt import functional, nn, optim, reference, schedules
+from fastopt import distributed, functional, nn, optim, reference, schedules
 from fastopt._rules import AROUND
 
 
@@ -37,7 +39,7 @@ def modules() -> Iterator[str]:
 def public() -> Iterator[tuple[str, Any]]:
     """Everything that users may call, with its name; an inherited method comes only once."""
     seen: set[Any] = set()
-    for module in fastopt, functional, optim, nn, schedules:
+    for module in fastopt, functional, optim, nn, schedules, distributed:
         for name in module.__all__:
             thing = getattr(module, name)
             if isinstance(thing, ModuleType) or not callable(thing):
@@ -71,9 +73,12 @@ CLASSES = {name: thing for name, thing in EVERYTHING.items() if isinstance(thing
 
 
 @pytest.mark.parametrize("name", list(modules()))
-def test_examples_run(name: str) -> None:
+def test_examples_run(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     if name.startswith("fastopt.torch."):
         pytest.importorskip("torch", reason="its examples run on torch")
+    if name.startswith("fastopt.distributed."):  # they need mpi4py's communicators of one process only
+        one = Comm(World(1), 0)
+        monkeypatch.setitem(sys.modules, "mpi4py", SimpleNamespace(MPI=SimpleNamespace(COMM_SELF=one, COMM_WORLD=one)))
     result = doctest.testmod(importlib.import_module(name))
     assert result.failed == 0
 

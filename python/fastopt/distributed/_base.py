@@ -393,6 +393,7 @@ class Exchanged:
         return NONE if given is None else int(given[0])
 
     def label(self, param: int) -> str:
+        """The name of parameter number ``param`` in errors."""
         return repr(self.names[param]) if self.names else f"params[{param}]"
 
     def _expect(self, param: int, grad: Any) -> None:

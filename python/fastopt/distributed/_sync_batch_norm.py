@@ -140,9 +140,14 @@ class SyncBatchNorm(nn.BatchNorm):
         return y
 
     def backward(self, dy: Array, *, out: Array | None = None) -> Array:
-        """The gradient with respect to the last input, in ``out`` if that is given; ``dy`` is that of the output.  Fills ``grads``.
+        """Fills ``grads``, and computes the gradient of the input; all ranks call it if they called the layer in training.
 
-        All ranks call it if they called the layer in training.
+        Args:
+            dy: The gradient with respect to the output of this rank's part.
+            out: An array for the result, ``None`` for a new one.
+
+        Returns:
+            The gradient with respect to this rank's input.
         """
         kept = self._last()
         if isinstance(kept[1], bool):  # of BatchNorm's own pass
