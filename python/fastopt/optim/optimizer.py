@@ -207,6 +207,7 @@ class Optimizer(Averaged):
                 structure.  Without ``grads`` it is the mean of the gradients that ``accumulate`` has added.
             grad_scale: The factor by which the loss was multiplied, above 0.
             clip_norm: Largest norm of all gradients together: they are multiplied by min(1, clip_norm / (norm + 1e-6)).
+                ``math.inf`` clips nothing, and ``grad_norm`` is there.
             clip_value: Largest absolute value of an element.
             clip_param_norm: Largest norm of each gradient by itself.
             clip_adaptive: Largest norm of each unit of a gradient, relative to that of the unit's weights (or 1e-3, if that is
