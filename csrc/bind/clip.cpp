@@ -155,7 +155,7 @@ class TensorClip {
 
   bool value(const py::list& params, double limit) const {
     Found found;
-    if (!find(params, found)) return false;
+    if (!find(params, found) || found.held.empty()) return false;
     increment_version_(found.held);
     without_lock(found.all, [&] { found.all.clip(limit); });
     return true;
