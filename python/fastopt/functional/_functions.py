@@ -47,8 +47,7 @@ def erf(x: Array, *, out: Array | None = None) -> Array:
     The largest error is 1.42 units in the last place in float32 and 1.6 in float64.
 
     Args:
-        x: Any shape and memory layout, float32 or float64.
-        out: A C-contiguous array for y: x itself, or one that does not overlap it.
+        x, out: As for :func:`exp`: float32 or float64, x in any memory layout, out C-contiguous.
 
     Returns:
         y, like x, C-contiguous.
@@ -76,8 +75,7 @@ def tanh(x: Array, *, out: Array | None = None) -> Array:
     The largest error is 2.61 units in the last place in float32 and 2.6 in float64.
 
     Args:
-        x: Any shape and memory layout, float32 or float64.
-        out: A C-contiguous array for y: x itself, or one that does not overlap it.
+        x, out: As for :func:`exp`: float32 or float64, x in any memory layout, out C-contiguous.
 
     Returns:
         y, like x, C-contiguous.
@@ -105,8 +103,7 @@ def sigmoid(x: Array, *, out: Array | None = None) -> Array:
     The largest error is 2.49 units in the last place in float32 and 2.5 in float64.
 
     Args:
-        x: Any shape and memory layout, float32 or float64.
-        out: A C-contiguous array for y: x itself, or one that does not overlap it.
+        x, out: As for :func:`exp`: float32 or float64, x in any memory layout, out C-contiguous.
 
     Returns:
         y, like x, C-contiguous.
