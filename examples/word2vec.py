@@ -1,14 +1,22 @@
 """Word vectors by skip-gram with negative sampling: each step's gradients touch few rows of two large tables.
 
 A grammar makes the text: sentences have a topic, and words of one topic stand beside each other.  What is learned can be
-checked: the neighbours of a word are words of its topic.
+checked: the neighbours of a word are words of its topic.  With the name of a file, the run may be killed at any time: started
+again, it goes on from the file and ends with the same bits.
+
+    python examples/word2vec.py [word2vec.safetensors]
 
 Mikolov, Sutskever, Chen, Corrado & Dean 2013, arXiv:1310.4546.
 """
 
+import sys
+from pathlib import Path
+
 import numpy as np
 
 import fastopt as fo
+
+path = Path(sys.argv[1]) if len(sys.argv) > 1 else None
 
 TOPICS = {
     "sea": "ship sail harbour wave captain anchor storm deck tide crew",
@@ -42,21 +50,31 @@ centre = rng.uniform(-0.5, 0.5, (len(words), width)).astype(np.float32) / width
 context = np.zeros((len(words), width), np.float32)
 opt = fo.optim.Adam([centre, context], lr=0.02)
 
-for epoch in range(1, 4):
-    losses = []
-    for some in rng.permutation(pairs)[: len(pairs) // batch * batch].reshape(-1, batch, 2):
-        wrong = np.searchsorted(noise, rng.random((batch, negatives)))
-        others = np.concatenate([some[:, 1:], wrong], axis=1)  # (batch, 1 + negatives): the true one first
-        v, u = centre[some[:, 0]], context[others]
-        score = np.einsum("bw,bkw->bk", v, u)
-        score[:, 0] *= -1  # loss: the sum of softplus(-true) and of softplus(others)
-        losses.append(np.logaddexp(0, score).sum(axis=1).mean())
-        slope = 1 / (1 + np.exp(-score)) / batch
-        slope[:, 0] *= -1
-        dv = np.einsum("bk,bkw->bw", slope, u)
-        du = slope[:, :, None] * v[:, None, :]
-        opt.step([fo.SparseRows(some[:, 0], dv), fo.SparseRows(others.ravel(), du.reshape(-1, width))])
-    print(f"epoch {epoch}: loss {np.mean(losses):.3f}")
+run = {"optimizer": opt, "rng": rng}  # the optimizer has the tables
+at = fo.load(path, **run) if path and path.exists() else {"step": 0, "order": None, "losses": []}
+order, losses = at["order"], at["losses"]  # of the epoch in which the run was saved
+steps = len(pairs) // batch
+print(f"from step {at['step']} of {3 * steps}", flush=True)
+
+for step in range(at["step"], 3 * steps):
+    if step % steps == 0:  # a new epoch
+        order, losses = rng.permutation(len(pairs)), []
+    some = pairs[order[step % steps * batch :][:batch]]
+    wrong = np.searchsorted(noise, rng.random((batch, negatives)))
+    others = np.concatenate([some[:, 1:], wrong], axis=1)  # (batch, 1 + negatives): the true one first
+    v, u = centre[some[:, 0]], context[others]
+    score = np.einsum("bw,bkw->bk", v, u)
+    score[:, 0] *= -1  # loss: the sum of softplus(-true) and of softplus(others)
+    losses.append(float(np.logaddexp(0, score).sum(axis=1).mean()))
+    slope = 1 / (1 + np.exp(-score)) / batch
+    slope[:, 0] *= -1
+    dv = np.einsum("bk,bkw->bw", slope, u)
+    du = slope[:, :, None] * v[:, None, :]
+    opt.step([fo.SparseRows(some[:, 0], dv), fo.SparseRows(others.ravel(), du.reshape(-1, width))])
+    if (step + 1) % steps == 0:
+        print(f"epoch {(step + 1) // steps}: loss {np.mean(losses):.3f}", flush=True)
+    if path and (step % 100 == 99 or step + 1 == 3 * steps):
+        fo.save(path, **run, extra={"step": step + 1, "order": order, "losses": losses})
 
 unit = centre / np.linalg.norm(centre, axis=1, keepdims=True)
 frequent = len(words) - RARE

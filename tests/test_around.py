@@ -17,7 +17,8 @@ from tables import CLASSES, OPTIMIZERS, SCHEDULE_FREE, Array, Options, ordinary
 from tools import Each, assert_close, bits, copies, everything
 
 import fastopt as fo
-from fastopt import optim
+from fastopt import functional as F
+from fastopt import optim, reference
 
 LR = 0.05
 
@@ -480,6 +481,34 @@ def test_clipping_is_clipping_by_hand(name: str, each: Each, rng: Generator) -> 
         assert_close(params, twins, 1e-10)
 
 
+@classes
+def test_an_infinite_clip_norm_finds_the_norm_only(name: str, rng: Generator) -> None:
+    for bad in (0.0, np.inf, np.nan):
+        params = OPTIMIZERS[name].arrays(rng)
+        twins = copies(params)
+        opt, plain = CLASSES[name](params, lr=LR), CLASSES[name](twins, lr=LR)
+        for _ in range(2):
+            grads = OPTIMIZERS[name].arrays(rng)
+            grads[0].flat[:1] += bad
+            info = opt.step(grads, clip_norm=np.float32(np.inf))
+            plain.step(grads)
+            assert info.grad_norm == pytest.approx(norm(grads), rel=1e-12, nan_ok=True)
+            assert not info.skipped
+        assert bits(params) == bits(twins)
+
+
+def test_an_infinite_clip_norm_is_the_references() -> None:
+    for bad in (0.5, np.inf):
+        grads = [np.array([1.0, bad, -2.0]), np.ones(2)]
+        found: list[Any] = []
+        for sgd in (F.sgd, reference.sgd):
+            params = [np.ones(3), np.ones(2)]
+            grad_norm, _ = sgd(params, grads, step=1, lr=0.1, clip_norm=math.inf)
+            found.append((grad_norm, bits(params)))
+        assert found[0] == found[1]
+        assert np.isfinite(params[0][[0, 2]]).all()  # the other elements are not multiplied by inf / inf
+
+
 @pytest.mark.parametrize("clip", CLIPS)
 def test_clipping_reads_strided_gradients(clip: str, rng: Generator) -> None:
     p = ordinary(rng, (5, 40))
@@ -502,7 +531,8 @@ def test_clips_exclude_each_other(one: str, other: str) -> None:
 
 
 BAD_STEPS: Any = [
-    *((clip, value, ValueError) for clip in CLIPS for value in (-1.0, np.nan, np.inf, -np.inf)),
+    *((clip, value, ValueError) for clip in CLIPS for value in (-1.0, np.nan, -np.inf)),
+    *((clip, np.inf, ValueError) for clip in CLIPS if clip != "clip_norm"),
     *((clip, value, TypeError) for clip in CLIPS for value in ("1", [1.0, 2.0], np.ones(2), 1j)),
     *(("grad_scale", value, ValueError) for value in (0, -1.0, np.nan, np.inf)),
     *(("grad_scale", value, TypeError) for value in ("1", None, np.ones(2))),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import subprocess
 import sys
 import threading
 import warnings
@@ -94,3 +95,60 @@ def test_forked_child_runs_kernels() -> None:
     assert status == 0
     with fo.threads(2):
         assert_same_bits(work(0), expected)
+
+
+DAEMONS = """
+import sys, threading
+import numpy as np, fastopt as fo
+from fastopt import functional as F
+
+x, param = np.ones((2000, 300), np.float32), np.ones(600_000, np.float32)
+grads, opt = [np.ones_like(param)], fo.optim.AdamW([param])
+calls = {
+    "step": lambda: opt.step(grads, clip_norm=1.0),
+    "norm": lambda: F.layer_norm(x, (300,)),
+    "clip": lambda: F.clip_grad_norm([np.ones_like(param)], 1.0),
+    "function": lambda: F.exp(x),
+}
+begun = threading.Semaphore(0)
+
+def forever():
+    while True:
+        calls[sys.argv[1]]()
+        begun.release()
+
+for _ in range(3):
+    threading.Thread(target=forever, daemon=True).start()
+for _ in range(9):
+    begun.acquire()
+sys.exit(3)
+"""
+
+
+# The function that the first parallel region calls is Python's.
+DAEMON_IN_PYTHON = """
+import sys, threading
+import numpy as np
+from fastopt import functional as F
+from fastopt._core import kernels
+
+begun = threading.Event()
+
+def forever():
+    begun.set()
+    while True:
+        sum(range(1000))
+
+kernels.before_first_region(forever)
+threading.Thread(target=F.exp, args=(np.ones((2000, 300), np.float32),), daemon=True).start()
+begun.wait()
+sys.exit(3)
+"""
+
+
+@pytest.mark.parametrize("what", ["step", "norm", "clip", "function", "first region"])
+def test_the_process_ends_while_daemon_threads_are_in_kernels(what: str) -> None:
+    program = DAEMON_IN_PYTHON if what == "first region" else DAEMONS
+    for _ in range(2):
+        done = subprocess.run([sys.executable, "-c", program, what], capture_output=True, text=True, timeout=120)
+        assert (done.returncode, done.stdout, done.stderr) == (3, "", "")

@@ -182,6 +182,12 @@ def test_python_and_intrinsics_stay_where_they_belong(each: Each) -> None:
         assert bool(has_intrinsics) <= (name_of(path) in INTRINSICS)
 
 
+def test_the_lock_of_python_is_released_in_one_way(each: Each) -> None:
+    """Daemon threads that take it again while the process ends are in nobody's way then."""
+    for path in each(CPP):
+        assert "gil_scoped_release" not in path.read_text("utf-8")
+
+
 def test_the_bindings_know_no_vectors(each: Each) -> None:
     """They are compiled once, for any processor: their includes must not depend on the instruction set."""
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 from collections.abc import Callable, Iterator
 from itertools import product
 from typing import Any, get_args
@@ -292,50 +291,7 @@ def test_losses_are_torchs(torch: Any, rng: Generator) -> None:
             np.testing.assert_allclose(mine[1], dx, 1e-12, 1e-15)
 
 
-# Precision
-
-EXACT: dict[str, Callable[[Any], Any]] = {
-    "exp": np.exp,
-    "tanh": np.tanh,
-    "sigmoid": lambda x: 1 / (1 + np.exp(-x)),
-}
-MOST_ULPS = {"exp": 1.1, "tanh": 2.6, "sigmoid": 2.6, "erf": 1.6}
-
-
-def ulps(y: Array, exact: Array) -> Any:
-    """The largest error in units of the last place, of results that are normal numbers."""
-    with np.errstate(over="ignore", under="ignore", invalid="ignore"):
-        unit = np.spacing(np.abs(exact.astype(y.dtype)))
-        error = np.abs(y.astype(exact.dtype) - exact) / unit
-        return np.max(error, where=np.isfinite(unit) & (np.abs(exact) >= np.finfo(y.dtype).tiny), initial=0)
-
-
-@pytest.mark.parametrize("name", ["exp", "tanh", "sigmoid", "erf"])
-def test_functions_are_precise(name: str, rng: Generator) -> None:
-    """By day on a sample, at night on all float32 numbers."""
-    f = EXACT.get(name)
-    if f is None:
-        torch = pytest.importorskip("torch", reason="erf in double is torch's")
-
-        def f(x: Any) -> Any:
-            return torch.erf(torch.from_numpy(np.asarray(x, np.float64))).numpy()
-
-    every = bool(os.environ.get("FASTOPT_NIGHTLY"))
-    step = 1 << 22
-    for first in range(0, 1 << 32, step) if every else [0]:
-        bits = (
-            np.arange(first, first + step, dtype=np.uint64) if every else rng.integers(0, 1 << 32, step >> 3, np.uint64)
-        )
-        x = bits.astype(np.uint32).view(np.float32)
-        x = x[np.isfinite(x) & ((x == 0) | (np.abs(x) >= np.finfo(np.float32).tiny))]  # others count as 0
-        with np.errstate(over="ignore", under="ignore"):
-            exact = f(x.astype(np.float64))
-        assert ulps(getattr(F, name)(x), exact) <= MOST_ULPS[name]
-    if name != "erf":
-        x = np.concatenate(
-            [rng.uniform(-700, 700, 100_000), rng.standard_normal(100_000) * np.exp(rng.uniform(-20, 2, 100_000))]
-        )
-        assert ulps(getattr(F, name)(x), f(x.astype(np.longdouble))) <= MOST_ULPS[name]
+# Limits
 
 
 def test_limits() -> None:

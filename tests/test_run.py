@@ -929,11 +929,19 @@ def test_two_optimizers_in_two_threads(path: Path) -> None:
 # Killed
 
 
-EXAMPLE = Path(__file__).parents[1] / "examples" / "resume.py"
+EXAMPLES = Path(__file__).parents[1] / "examples"
+# For each example that saves: after how many saves it is killed, at most, how often, and how long after a save, in seconds.
+KILLED = {"resume.py": (12, 6, 2e-3), "word2vec.py": (3, 2, 0.2)}
 
 
-def test_a_killed_run_ends_with_the_same_bits(path: Path, rng: Generator) -> None:
+def test_every_example_that_saves_is_killed() -> None:
+    assert {one.name for one in EXAMPLES.glob("*.py") if ".save(" in one.read_text("utf-8")} == {*KILLED}
+
+
+@pytest.mark.parametrize("name", KILLED)
+def test_a_killed_run_ends_with_the_same_bits(name: str, path: Path, rng: Generator) -> None:
     """Killed after a few of its saves, perhaps in the middle of one, again and again; in the end there is the same file."""
+    most, times, late = KILLED[name]
     environment = {
         **os.environ,
         "OMP_NUM_THREADS": "1",
@@ -941,34 +949,34 @@ def test_a_killed_run_ends_with_the_same_bits(path: Path, rng: Generator) -> Non
     }  # NumPy's products have the same bits
 
     def start() -> subprocess.Popen[str]:
-        command = [sys.executable, str(EXAMPLE), str(path)]
+        command = [sys.executable, str(EXAMPLES / name), str(path)]
         return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True)
 
     with start() as whole:
         output = whole.communicate(timeout=300)[0]
-    assert whole.returncode == 0 and output.startswith("from step 0\n")
-    digest, contents = output.splitlines()[-1], path.read_bytes()
+    assert whole.returncode == 0 and output.startswith("from step 0")
+    last, contents = output.splitlines()[-1], path.read_bytes()
     path.unlink()
 
     begins = []
-    for saves in [*rng.integers(1, 12, 6), 1000]:
+    for saves in [*rng.integers(1, most, times), 1000]:
         before = path.stat().st_mtime_ns if path.exists() else None
         with start() as child:
             assert child.stdout is not None
-            begins.append(int(child.stdout.readline().removeprefix("from step ")))
+            begins.append(int(child.stdout.readline().split()[2]))
             seen = 0
             while child.poll() is None and seen < saves:
                 now = path.stat().st_mtime_ns if path.exists() else None
                 seen += now != before
                 before = now
                 time.sleep(1e-4)
-            time.sleep(rng.uniform(0, 2e-3))
+            time.sleep(rng.uniform(0, late))
             if seen >= saves:
                 child.kill()
             output = child.stdout.read()
         if child.returncode == 0:
             break
-    assert child.returncode == 0 and output.splitlines()[-1] == digest
+    assert child.returncode == 0 and output.splitlines()[-1] == last
     assert path.read_bytes() == contents
     assert begins[0] == 0 and len(begins) > 2 and sorted({*begins}) == begins[: len({*begins})]
     assert os.listdir(path.parent) == [path.name]  # the last save has swept up what the killed ones left

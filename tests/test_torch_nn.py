@@ -11,11 +11,13 @@ import io
 import pickle
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from typing import Any
 
 import pytest
 from beside_torch import one_thread, torch  # noqa: F401  # one_thread is for all tests here
 from tools import NIGHTLY, Each
+from torch.utils.checkpoint import checkpoint
 
 from fastopt.torch import functional as F
 from fastopt.torch import nn
@@ -205,6 +207,70 @@ def test_cross_entropy_keeps_its_gradient_while_it_is_needed() -> None:
     assert_close(x.grad, 3 * expected)
     with pytest.raises(RuntimeError, match="second time"):
         loss.backward()
+
+
+def scaled_loss(loss: Any, target: Any, factor: Any) -> Callable[[Any], Any]:
+    reduction = "mean" if isinstance(factor, float) else "none"
+    return lambda x: (loss(x, target, reduction=reduction) * factor).sum()
+
+
+@pytest.mark.parametrize("factor", [1.0, 3.0, torch.arange(1.0, 7.0)], ids=["1", "3", "each"])
+@pytest.mark.parametrize("pack", ["themselves", "views", "copies", "arrays"])
+def test_hooks_of_saved_tensors_see_no_change(pack: str, factor: Any) -> None:
+    """What a hook has packed stays as it was, whatever becomes of the gradient."""
+    ways: dict[str, tuple[Callable[[Any], Any], Callable[[Any], Any]]] = {
+        "themselves": (lambda one: one, lambda one: one),
+        "views": (lambda one: one.detach(), lambda one: one),
+        "copies": (lambda one: one.clone(), lambda one: one),
+        "arrays": (lambda one: one.detach().numpy().copy(), torch.from_numpy),
+    }
+    packing, unpacking = ways[pack]
+    target, packed = torch.randint(5, (6,)), list[Any]()
+
+    def keep(one: Any) -> Any:
+        packed.append(packing(one))
+        return packed[-1]
+
+    values = torch.randn(6, 5, dtype=torch.float64)
+    ours, theirs = (scaled_loss(one, target, factor) for one in (F.cross_entropy, TF.cross_entropy))
+    for again in (False, True):
+        x, x_ = (values.clone().requires_grad_() for _ in range(2))
+        packed.clear()
+        with torch.autograd.graph.saved_tensors_hooks(keep, unpacking):
+            loss = ours(x)
+        before = [torch.as_tensor(one).clone() for one in packed]
+        loss.backward(retain_graph=again)
+        theirs(x_).backward()
+        assert_close(x.grad, x_.grad)
+        x.grad.zero_()
+        assert all(torch.equal(torch.as_tensor(one), old) for one, old in zip(packed, before, strict=True))
+        if again:
+            loss.backward()
+            assert_close(x.grad, x_.grad)
+
+
+@pytest.mark.parametrize("around", ["nothing", "save_on_cpu", "checkpoint", "reentrant checkpoint"])
+def test_cross_entropy_is_differentiated_again(around: str) -> None:
+    """A second backward and a second derivative, with what torch has for tensors that are saved."""
+    target, values = torch.randint(5, (6,)), torch.randn(6, 5, dtype=torch.float64)
+    for factor in (1.0, 3.0, torch.arange(1.0, 7.0)):
+        found = []
+        for one in (F.cross_entropy, TF.cross_entropy):
+            x = values.clone().requires_grad_()
+            call = scaled_loss(one, target, factor)
+            with torch.autograd.graph.save_on_cpu() if around == "save_on_cpu" else nullcontext():
+                y = x * 2.0  # a gradient that is in use elsewhere, too
+                again = "checkpoint" in around
+                loss = checkpoint(call, y, use_reentrant=around != "checkpoint") if again else call(y)
+            loss.backward(retain_graph=True)
+            first = x.grad.clone()
+            if around != "reentrant checkpoint":  # which has no more than one way back
+                (grad,) = torch.autograd.grad(loss, x, create_graph=True)
+                (second,) = torch.autograd.grad(grad.square().sum(), x, retain_graph=True)
+                first = torch.cat([first, grad.detach(), second])
+                loss.backward()
+            found.append(torch.cat([first, x.grad]))
+        assert_close(*found)
 
 
 def test_cross_entropy_returns_the_gradient_that_forward_made() -> None:

@@ -13,6 +13,7 @@ import threading
 import time
 import weakref
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -775,6 +776,34 @@ def test_a_wrong_state_changes_nothing() -> None:
     with pytest.raises(ValueError, match="lr must be"):
         opt.load_state_dict(wrong)
     assert equal(train(model, opt, 2, 2), train(other, same, 2, 2))
+
+
+@pytest.mark.parametrize("in_backward", [False, True])
+def test_errors_of_states_and_gradients_name_the_parameter(in_backward: bool) -> None:
+    model = torch.nn.Linear(4, 3)
+    saved = torch.optim.AdamW(model.named_parameters())
+    model(torch.ones(2, 4)).sum().backward()
+    saved.step()
+    state = saved.state_dict()
+    weight, resized = parameter(3, 4), parameter(5)
+    opt = optim.AdamW([("weight", weight), ("bias", resized)], in_backward=in_backward)
+    text = (
+        r"exp_avg of params\[1\] \(bias\) in state_dict has shape \(3,\), expected \(5,\); .*del state_dict\['state'\]"
+    )
+    with pytest.raises(ValueError, match=rf"^AdamW: {text}"):
+        opt.load_state_dict(state)
+    del state["state"][1]  # the way out
+    opt.load_state_dict(state)
+    assert torch.equal(opt.state[weight]["exp_avg"], saved.state[model.weight]["exp_avg"])
+
+    embedding = parameter(5, 2)
+    sgd = optim.SGD([("first", parameter(2)), ("emb", embedding)], in_backward=in_backward)
+    with torch.sparse.check_sparse_tensor_invariants(False):
+        embedding.grad = torch.sparse_coo_tensor(torch.tensor([[0]]), torch.ones(1, 2), (5, 2))
+    embedding.grad._indices()[0] = 7
+    step = partial(sgd._step_now, embedding) if in_backward else sgd.step
+    with pytest.raises(ValueError, match=r"^SGD: grads\[1\].indices\[0\] \(emb\) must be in \[0, 5\), got 7$"):
+        step()
 
 
 def test_torch_compile_leaves_it_alone() -> None:

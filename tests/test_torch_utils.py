@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from tools import Each
 
 torch = pytest.importorskip("torch", reason="needs torch")
 from fastopt.torch import optim, utils  # noqa: E402
@@ -89,9 +90,10 @@ def test_the_norm_is_that_of_a_step() -> None:
     model = torch.nn.Linear(40, 30)
     model(torch.randn(5, 40)).square().sum().backward()
     opt = optim.SGD(model.parameters(), lr=0.0)
-    opt.step(clip_norm=1.0)
-    assert opt.info is not None
-    assert utils.clip_grad_norm_(model.parameters(), 1.0) == torch.tensor(opt.info.grad_norm)
+    for most in (math.inf, 1.0):  # an infinite one only finds the norm
+        opt.step(clip_norm=most)
+        assert opt.info is not None
+        assert utils.clip_grad_norm_(model.parameters(), most) == torch.tensor(opt.info.grad_norm)
 
 
 @both
@@ -112,14 +114,83 @@ def test_nothing_to_clip(asked: list[str]) -> None:
     missing = torch.nn.Parameter(torch.ones(3))
     for some in ([], [missing], missing):
         assert equal(utils.clip_grad_norm_(some, 1.0), torch.tensor(0.0))
-        utils.clip_grad_value_(some, 1.0)
     with pytest.warns(UserWarning, match="`parameters` is an empty generator") as seen:
         utils.clip_grad_norm_((one for one in []), 1.0)
     assert [one.filename for one in seen] == [__file__]
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        utils.clip_grad_value_((one for one in []), 1.0)
     assert asked == [NORM] * 4
+    outcomes = []
+    for module in (utils, THEIRS):
+        for some in ([], [missing], missing, (one for one in [])):
+            try:
+                outcomes.append(module.clip_grad_value_(some, 1.0))
+            except RuntimeError as error:  # of torch 2.13
+                outcomes.append(str(error))
+    assert outcomes[:4] == outcomes[4:]
+
+
+def grad_of(values: Any, kind: Any = torch.float32) -> Any:
+    return param(torch.tensor(values, dtype=kind))
+
+
+# What may be given as the parameters, made anew for each call.
+GIVEN: dict[str, Callable[[], Any]] = {
+    "an empty list": list,
+    "an empty tuple": tuple,
+    "an empty generator": lambda: (one for one in []),
+    "an empty iterator": lambda: iter([]),
+    "no gradient": lambda: torch.nn.Parameter(torch.ones(3)),
+    "a generator without gradients": lambda: (torch.nn.Parameter(torch.ones(3)) for _ in range(2)),
+    "a parameter": lambda: grad_of([3.0, -4.0, 0.0]),
+    "a generator": lambda: (grad_of([3.0, i]) for i in (1.0, -2.0)),
+    "one without a gradient": lambda: [torch.nn.Parameter(torch.ones(3)), grad_of([3.0, -4.0])],
+    "an empty gradient": lambda: grad_of([]),
+    "an empty gradient and others": lambda: [grad_of([]), grad_of([5.0, 1.0], torch.float64)],
+    "an infinity": lambda: [grad_of([math.inf, 1.0]), grad_of([3.0])],
+    "None": lambda: None,
+    "a list of None": lambda: [None],
+    "a number": lambda: 3,
+    "a module": lambda: torch.nn.Linear(2, 2),
+}
+LIMITS = (1.0, 0.0, math.inf, -1.0, math.nan, "1", "a", None, torch.tensor(0.5), torch.ones(2))
+OPTIONS: dict[str, list[dict[str, Any]]] = {
+    VALUE: [{}, {"foreach": True}, {"foreach": False}],
+    NORM: [
+        *({"foreach": one} for one in (None, True, False)),
+        *({"error_if_nonfinite": one} for one in (True, 1, None, torch.ones(2))),
+        *({"norm_type": one} for one in (1, 2, True, "2", "x", None, math.inf, torch.tensor(2.0))),
+    ],
+}
+
+
+def outcome(call: Callable[..., Any], made: Any, *args: Any, **options: Any) -> Any:
+    """The result or the error of a call, its warnings, and the gradients after it."""
+    some = made
+    if hasattr(made, "__next__"):
+        kept = list(made)
+        some, made = ((one for one in kept) if "generator" in type(made).__name__ else iter(kept)), kept
+    with warnings.catch_warnings(record=True) as seen:
+        warnings.simplefilter("always")
+        try:
+            result = call(some, *args, **options)
+        except (AttributeError, TypeError, ValueError, RuntimeError) as error:
+            result = error
+    listed = [made] if isinstance(made, torch.Tensor) else made if isinstance(made, list) else []
+    grads = [str(one.grad) for one in listed if one is not None]
+    return (
+        type(result),
+        str(result),
+        getattr(result, "dtype", None),
+        [(str(one.message), one.filename) for one in seen],
+        grads,
+    )
+
+
+@both
+@pytest.mark.parametrize("given", GIVEN)
+def test_results_errors_and_warnings_are_torchs(given: str, function: str, each: Each) -> None:
+    for limit, options in each(LIMITS, OPTIONS[function]):
+        ours, theirs = (outcome(getattr(one, function), GIVEN[given](), limit, **options) for one in (utils, THEIRS))
+        assert ours == theirs
 
 
 @pytest.mark.parametrize("kind", DTYPES, ids=str)

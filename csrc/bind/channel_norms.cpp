@@ -8,6 +8,7 @@
 #include <utility>
 #include <vector>
 
+#include "bind/gil.hpp"
 #include "bind/layout.hpp"
 #include "bind/module.hpp"
 #include "core/threads/environment.hpp"
@@ -76,7 +77,7 @@ py::object batch_norm_forward(Call& call, After after) {
                             data_of<T>(learned.bias),
                             training ? r : nullptr,
                             training ? d : nullptr};
-    const py::gil_scoped_release release;
+    const WithoutGil release;
     if (!training) {
       running.report(eps, mean, rstd);
       if (renorm) {
@@ -126,7 +127,7 @@ py::object batch_norm_differentiate(Call& call, After after) {
     const BatchNorm<T> norm{mean.data<double>(),      rstd.data<double>(), data_of<T>(learned.weight),
                             data_of<T>(learned.bias), data_of<double>(r),  data_of<double>(d)};
     T *dweight = data_of<T>(gradients.weight), *dbias = data_of<T>(gradients.bias);
-    const py::gil_scoped_release release;
+    const WithoutGil release;
     BatchNormKernels<S>::backward(batch, norm, after, training, dweight, dbias);
   });
   if (dresidual) return py::make_tuple(dx.object, dresidual->object, gradients.weight, gradients.bias);
@@ -154,7 +155,7 @@ py::object batch_norm_stats(Call& call) {
     const auto batch = batch_of<S>(layout);
     double *mean_to = data_of<double>(mean), *m2_to = data_of<double>(m2);
     const double* middle = data_of<double>(around);
-    const py::gil_scoped_release release;
+    const WithoutGil release;
     if (around) {
       std::copy_n(middle, layout.in().count, mean_to);
       BatchNormKernels<S>::squares(batch, middle, m2_to);
@@ -187,7 +188,7 @@ py::object batch_norm_apply_stats(Call& call) {
     const double *found = of_mean.data<double>(), *m2 = of_m2.data<double>();
     const auto running = given.as<T>();
     const BatchNorm<T> norm{mean_to, rstd_to, data_of<T>(learned.weight), data_of<T>(learned.bias)};
-    const py::gil_scoped_release release;
+    const WithoutGil release;
     const FlushSubnormals environment;
     std::copy_n(found, layout.in().count, mean_to);
     rstds_of(m2, layout.in().count, count, eps, rstd_to);
@@ -209,7 +210,7 @@ py::object batch_norm_backward_stats(Call& call) {
     batch.dy = channel_array<S>(dy);
     double *dy_to = data_of<double>(sum_dy), *dyx_to = data_of<double>(sum_dy_xhat);
     const BatchNorm<Computed<S>> norm{mean.data<double>(), rstd.data<double>()};
-    const py::gil_scoped_release release;
+    const WithoutGil release;
     BatchNormKernels<S>::gradient_sums(batch, norm, dy_to, dyx_to);
   });
   return py::make_tuple(sum_dy, sum_dy_xhat);
@@ -233,7 +234,7 @@ py::object batch_norm_backward_apply(Call& call) {
     batch.to = channel_array<S>(dx);
     const BatchNorm<T> norm{mean.data<double>(), rstd.data<double>(), data_of<T>(learned.weight)};
     const double *of_dy = sum_dy.data<double>(), *of_dyx = sum_dy_xhat.data<double>();
-    const py::gil_scoped_release release;
+    const WithoutGil release;
     BatchNormKernels<S>::gradient_apply(batch, norm, count, of_dy, of_dyx);
   });
   return dx.object;
@@ -279,7 +280,7 @@ py::object group_norm_forward(Call& call) {
     batch.to = channel_array<S>(y);
     const GroupNorm<T> norm{groups.count, data_of<double>(mean), data_of<double>(rstd), data_of<T>(learned.weight),
                             data_of<T>(learned.bias)};
-    const py::gil_scoped_release release;
+    const WithoutGil release;
     GroupNormKernels<S>::normalize(batch, norm, eps, nullptr);
   });
   return py::make_tuple(y.object, mean, rstd);
@@ -309,7 +310,7 @@ py::object instance_norm_forward(Call& call) {
     const auto running = given.as<T>();
     const GroupNorm<T> norm{channels, data_of<double>(mean), data_of<double>(rstd), data_of<T>(learned.weight),
                             data_of<T>(learned.bias)};
-    const py::gil_scoped_release release;
+    const WithoutGil release;
     if (!own) {
       for (std::size_t sample = 0; sample < samples; ++sample)
         running.report(eps, norm.mean + sample * channels, norm.rstd + sample * channels);
@@ -344,7 +345,7 @@ py::object group_norm_differentiate(Call& call) {
     batch.to = channel_array<S>(dx);
     const GroupNorm<T> norm{groups.count, mean.data<double>(), rstd.data<double>(), data_of<T>(learned.weight)};
     T *dweight = data_of<T>(gradients.weight), *dbias = data_of<T>(gradients.bias);
-    const py::gil_scoped_release release;
+    const WithoutGil release;
     GroupNormKernels<S>::backward(batch, norm, own, dweight, dbias);
   });
   return py::make_tuple(dx.object, gradients.weight, gradients.bias);
@@ -372,7 +373,7 @@ py::object weight_norm_forward(Call& call) {
     batch.to = channel_array<S>(w);
     const auto* lengths = g.data<Computed<S>>();
     double* rnorm_to = data_of<double>(rnorm);
-    const py::gil_scoped_release release;
+    const WithoutGil release;
     WeightNormKernels<S>::forward(batch, lengths, rnorm_to);
   });
   return py::make_tuple(w.object, rnorm);
@@ -396,7 +397,7 @@ py::object weight_norm_differentiate(Call& call) {
     const T* lengths = g.data<T>();
     const double* of_v = rnorm.data<double>();
     T* dg_to = data_of<T>(dg);
-    const py::gil_scoped_release release;
+    const WithoutGil release;
     WeightNormKernels<S>::backward(batch, lengths, of_v, dg_to);
   });
   return py::make_tuple(dv.object, dg);

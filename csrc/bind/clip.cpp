@@ -14,6 +14,7 @@
 #include "bind/arrays.hpp"
 #include "bind/call.hpp"
 #include "bind/dlpack.hpp"
+#include "bind/gil.hpp"
 #include "bind/layout.hpp"
 #include "bind/module.hpp"
 #include "bind/plan.hpp"
@@ -29,7 +30,7 @@ constexpr double kInfinity = std::numeric_limits<double>::infinity();
 
 /// Calls body() without Python's lock, unless it is brief.
 template <class Body> auto without_lock(const Gradients& gradients, const Body& body) {
-  std::optional<py::gil_scoped_release> release;
+  std::optional<WithoutGil> release;
   if (gradients.nanoseconds() >= kBriefStep || first_region_pending()) release.emplace();
   const NoFork guard;
   return body();
@@ -155,7 +156,7 @@ class TensorClip {
 
   bool value(const py::list& params, double limit) const {
     Found found;
-    if (!find(params, found)) return false;
+    if (!find(params, found) || found.held.empty()) return false;
     increment_version_(found.held);
     without_lock(found.all, [&] { found.all.clip(limit); });
     return true;

@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "bind/call.hpp"
+#include "bind/gil.hpp"
 #include "bind/module.hpp"
 
 namespace fastopt {
@@ -37,7 +38,7 @@ struct Indices {
   void expect_below(const Call& call, std::size_t rows, const std::string& whose) const {
     std::size_t i = 0;
     {
-      const py::gil_scoped_release release;
+      const WithoutGil release;
       i = first_outside(data.data(), count, rows);
     }
     if (i == count) return;
@@ -80,7 +81,7 @@ py::object embedding(Call& call) {
   with_storage(dtype, [&](auto number) {
     using S = decltype(number);
     S* const to = data_of<S>(y);
-    const py::gil_scoped_release release;
+    const WithoutGil release;
     EmbeddingKernels<S>::forward(static_cast<const S*>(data), rows, indices.data.data(), indices.count, to);
   });
   return y;
@@ -110,7 +111,7 @@ py::object embedding_backward(Call& call) {
   with_storage(dtype, [&](auto number) {
     using S = decltype(number);
     S* const to = data_of<S>(dweight);
-    const py::gil_scoped_release release;
+    const WithoutGil release;
     EmbeddingKernels<S>::backward(static_cast<const S*>(data), rows, indices.data.data(), indices.count, skipped, to,
                                   static_cast<std::size_t>(count));
   });

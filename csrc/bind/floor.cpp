@@ -1,5 +1,6 @@
 /// The floor for benchmarks: moves the same bytes as a kernel and computes nothing.
 #include "core/floor.hpp"
+#include "bind/gil.hpp"
 
 #include <pybind11/numpy.h>
 #include <pybind11/pybind11.h>
@@ -47,7 +48,7 @@ void move_bytes(const ArrayList& reads, const ArrayList& updates, const ArrayLis
   add(arrays, FloorArray::update, "updates", updates, bytes);
   add(arrays, FloorArray::write, "writes", writes, bytes);
   if (bytes == 0) return;
-  const py::gil_scoped_release release;
+  const WithoutGil release;
   run_floor(arrays, static_cast<std::size_t>(bytes) / 4, {ahead, streaming});
 }
 

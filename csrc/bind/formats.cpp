@@ -7,6 +7,7 @@
 #include <string>
 
 #include "bind/arrays.hpp"
+#include "bind/gil.hpp"
 #include "bind/module.hpp"
 
 namespace fastopt {
@@ -69,7 +70,7 @@ py::array unpacked(const Array& like, const StoredArray& kept) {
   py::array_t<float> result(like.shape());
   float* to = result.mutable_data();
   {
-    const py::gil_scoped_release release;
+    const WithoutGil release;
     fastopt::unpack(kept, like.size(), to);
   }
   return result;
@@ -80,7 +81,7 @@ void pack_into(const Arguments& arguments, py::handle values, const Array& numbe
   expect_dtype(from, Dtype::float32, {arguments.function, "values"});
   expect_shape(numbers, from.shape(), {arguments.function, "numbers"});
   const float* data = from.data<float>();
-  const py::gil_scoped_release release;
+  const WithoutGil release;
   fastopt::pack(data, from.size(), kept);
 }
 

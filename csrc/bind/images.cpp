@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "bind/call.hpp"
+#include "bind/gil.hpp"
 #include "bind/layout.hpp"
 #include "bind/module.hpp"
 #include "core/cost.hpp"
@@ -142,7 +143,7 @@ class PoolArguments {
   void expect_placed(const std::int32_t* indices, const Images& indices_in) const {
     std::ptrdiff_t wrong = -1;
     {
-      const py::gil_scoped_release release;
+      const WithoutGil release;
       wrong = first_misplaced(pool, indices, indices_in);
     }
     if (wrong < 0) return;
@@ -213,7 +214,7 @@ py::object max_pool2d(Call& call) {
     using S = decltype(number);
     S* const to = data_of<S>(y.object);
     std::int32_t* const places = indices ? data_of<std::int32_t>(indices->object) : nullptr;
-    const py::gil_scoped_release release;
+    const WithoutGil release;
     PoolKernels<S>::max(arguments.pool, static_cast<const S*>(arguments.data), arguments.in, to, places, y.in);
   });
   if (!indices) return y.object;
@@ -231,7 +232,7 @@ py::object max_pool2d_backward(Call& call) {
   with_storage(arguments.dtype, [&, in = indices_in](auto number) {
     using S = decltype(number);
     S* const to = data_of<S>(dx.object);
-    const py::gil_scoped_release release;
+    const WithoutGil release;
     PoolKernels<S>::max_backward(arguments.pool, static_cast<const S*>(arguments.data), arguments.in, places, in, to,
                                  dx.in);
   });
@@ -249,7 +250,7 @@ py::object avg_pool2d(Call& call) {
     using Kernels = PoolKernels<S>;
     S* const to = data_of<S>(result.object);
     const auto* const from = static_cast<const S*>(arguments.data);
-    const py::gil_scoped_release release;
+    const WithoutGil release;
     (forward ? Kernels::mean : Kernels::mean_backward)(arguments.pool, arguments.divisors(), from, arguments.in, to,
                                                        result.in);
   });
@@ -296,7 +297,7 @@ template <class Body> void convolve(const Array& first, const Array& second, con
   const auto run = [&](auto number) {
     using T = decltype(number);
     T *const a = first.data<T>(), *const b = second.data<T>();
-    const py::gil_scoped_release release;
+    const WithoutGil release;
     body(ConvolutionKernels<T>{}, a, b);
   };
   with_computed(first.dtype(), run);

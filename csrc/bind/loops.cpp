@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "bind/call.hpp"
+#include "bind/gil.hpp"
 #include "bind/module.hpp"
 #include "nn/activation.hpp"
 #include "nn/elementwise.hpp"
@@ -105,7 +106,7 @@ template <Elementwise function> py::object elementwise(Call& call) {
   with_computed(x.dtype, [&](auto number) {
     using T = decltype(number);
     T* to = data_of<T>(y);
-    const py::gil_scoped_release release;
+    const WithoutGil release;
     ElementwiseKernels<T>::apply(function, x.at<T>(), x.rows, to);
   });
   return y;
@@ -142,7 +143,7 @@ py::object activate(Call& call) {
     using T = decltype(number);
     const T* of_bias = data_of<T>(bias);
     T *to = data_of<T>(y), *z = data_of<T>(saved);
-    const py::gil_scoped_release release;
+    const WithoutGil release;
     ActivationKernels<T>::forward(activation, x.at<T>(), x.rows, of_bias, to, z);
   });
   return py::make_tuple(y, saves ? saved : y);
@@ -170,7 +171,7 @@ py::object differentiate(Call& call) {
   with_computed(dy.dtype, [&](auto number) {
     using T = decltype(number);
     T *to = data_of<T>(dx), *of_bias = data_of<T>(dbias);
-    const py::gil_scoped_release release;
+    const WithoutGil release;
     if (to || of_bias)
       ActivationKernels<T>::backward(activation, dy.at<T>(), dy.rows, saved.at<T>(), saved.rows, to, of_bias);
   });
@@ -209,7 +210,7 @@ template <bool log> py::object softmax_forward(Call& call) {
   with_computed(x.dtype, [&](auto number) {
     using T = decltype(number);
     T* to = data_of<T>(y);
-    const py::gil_scoped_release release;
+    const WithoutGil release;
     SoftmaxKernels<T>::forward(options, x.at<T>(), x.rows, to);
   });
   return y;
@@ -230,7 +231,7 @@ template <bool log> py::object softmax_backward(Call& call) {
   with_computed(dy.dtype, [&](auto number) {
     using T = decltype(number);
     T* to = data_of<T>(dx);
-    const py::gil_scoped_release release;
+    const WithoutGil release;
     SoftmaxKernels<T>::backward(options, dy.at<T>(), dy.rows, y.at<T>(), y.rows, to);
   });
   return dx;
@@ -321,7 +322,7 @@ py::object cross_entropy(Call& call) {
     arrays.dx = data_of<T>(dx);
     double total = 0;
     if (classes != 0) {
-      const py::gil_scoped_release release;
+      const WithoutGil release;
       total = LossKernels<T>::cross_entropy(arrays);
     }
     if (reduction == Reduction::none) return py::make_tuple(losses, dx);
@@ -361,7 +362,7 @@ template <Loss loss> py::object element_loss(Call& call) {
     arrays.dx = data_of<T>(dx);
     double total = 0;
     if (x.size != 0) {
-      const py::gil_scoped_release release;
+      const WithoutGil release;
       total = LossKernels<T>::element_loss(arrays);
     }
     if (reduction == Reduction::none) return py::make_tuple(values, dx);

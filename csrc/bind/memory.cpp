@@ -4,6 +4,7 @@
 /// interpreter ends: so the handler and what it needs are never freed.  Python imports this module in its main
 /// interpreter only, as it does NumPy.
 #include "bind/memory.hpp"
+#include "bind/gil.hpp"
 
 #include <dlfcn.h>
 #include <malloc.h>
@@ -169,11 +170,11 @@ void bind_memory(py::module_& m) {
       "ask_for_huge_pages", [](bool wanted) { BlockCache::get().set_huge_pages(wanted); }, py::arg("wanted"),
       "Whether large blocks ask for huge pages.");
   m.def(
-      "release_blocks", [] { return BlockCache::get().release(); }, py::call_guard<py::gil_scoped_release>(),
+      "release_blocks", [] { return BlockCache::get().release(); }, py::call_guard<WithoutGil>(),
       "Frees all blocks that are kept; how many bytes they had.");
   m.def("set_malloc_thresholds", &set_malloc_thresholds, py::arg("mapped"), py::arg("trimmed"),
         "Sets glibc's thresholds in bytes; False where malloc is another one.");
-  m.def("trim_malloc", &trim_malloc, py::call_guard<py::gil_scoped_release>(),
+  m.def("trim_malloc", &trim_malloc, py::call_guard<WithoutGil>(),
         "Has glibc's malloc give free memory back to the system.");
 }
 

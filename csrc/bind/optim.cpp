@@ -1,4 +1,5 @@
 /// Optimizer steps for Python.
+#include "bind/gil.hpp"
 #include "bind/plan.hpp"
 
 namespace fastopt {
@@ -19,7 +20,7 @@ double square_sum(py::handle object) {
   const Array array(object, {"square_sum", "array"});
   expect_contiguous(array, {"square_sum", "array"});
   const Kernel& kernel = find_rule("sgd")->kernels[array.dtype() == Dtype::float32 ? 0 : 1];
-  const py::gil_scoped_release release;
+  const WithoutGil release;
   return squared_norm(kernel, array.data<void>(), array.size());
 }
 

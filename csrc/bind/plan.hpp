@@ -18,6 +18,7 @@
 #include <vector>
 
 #include "bind/arrays.hpp"
+#include "bind/gil.hpp"
 #include "bind/module.hpp"
 #include "bind/sparse.hpp"
 #include "core/threads/fork.hpp"
@@ -135,7 +136,7 @@ class Turn {
                                ": this thread is inside a call of this optimizer already; a signal handler or an "
                                "array's own code must not call it");
     if (!mutex_.try_lock()) {
-      const py::gil_scoped_release release;
+      const WithoutGil release;
       mutex_.lock();
     }
     owner_ = std::this_thread::get_id();
@@ -261,7 +262,7 @@ class BoundPlan {
     }
     Outcome outcome;
     {
-      std::optional<py::gil_scoped_release> release;
+      std::optional<WithoutGil> release;
       if (!brief) release.emplace();
       const NoFork guard;
       outcome = plan_.take(wish);

@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "bind/call.hpp"
+#include "bind/gil.hpp"
 #include "bind/module.hpp"
 #include "regularize/dropout.hpp"
 
@@ -110,7 +111,7 @@ template <class Kernel> py::object run(DropoutArguments& arguments, const Kernel
     using S = decltype(number);
     const S* x = arguments.x.data<S>();
     S* to = data_of<S>(y);
-    const py::gil_scoped_release release;
+    const WithoutGil release;
     if (arguments.active)
       kernel(DropoutKernels<S>{}, x, to);
     else

@@ -5,6 +5,7 @@
 #include <optional>
 
 #include "bind/call.hpp"
+#include "bind/gil.hpp"
 #include "bind/module.hpp"
 #include "norm/rows/kernels.hpp"
 #include "norm/rows/layer_norm.hpp"
@@ -112,7 +113,7 @@ template <class Norm> py::object forward(Call& call) {
       arrays.residual_rows = residual->rows;
       arrays.sum = data_of<S>(results[1]);
     }
-    const py::gil_scoped_release release;
+    const WithoutGil release;
     RowKernels<Norm>::forward(arrays);
   });
   return py::tuple(py::cast(results));
@@ -163,7 +164,7 @@ template <class Norm> py::object backward(Call& call) {
       arrays.dsum = dsum->at<S>();
       arrays.dsum_rows = dsum->rows;
     }
-    const py::gil_scoped_release release;
+    const WithoutGil release;
     RowKernels<Norm>::backward(arrays);
   });
   if (!weighted) return results[0];

@@ -1,5 +1,6 @@
 /// The checks of gradients of few rows, and their sums.
 #include "bind/sparse.hpp"
+#include "bind/gil.hpp"
 
 #include <cstdint>
 #include <cstring>
@@ -164,7 +165,7 @@ py::tuple coalesce(const std::string& function, py::handle indices, py::handle o
     sums = py::array_t<float>(shape);
   void* const to = sums.mutable_data();
   if (sparse.size() != 0) {
-    const py::gil_scoped_release release;
+    const WithoutGil release;
     values.dtype() == Dtype::float64 ? sum_rows(sparse, static_cast<double*>(to))
                                      : sum_rows(sparse, static_cast<float*>(to));
   }

@@ -9,11 +9,13 @@
 
 #include <algorithm>
 #include <cstdint>
+#include <exception>
 #include <optional>
 #include <string>
 #include <thread>
 #include <vector>
 
+#include "bind/gil.hpp"
 #include "bind/module.hpp"
 #include "core/threads/fork.hpp"
 #include "core/threads/lend.hpp"
@@ -30,12 +32,18 @@ PyObject* hook = nullptr;
 
 void call_hook() {
   if (!Py_IsInitialized()) return;
-  const py::gil_scoped_acquire gil;
+  std::optional<py::gil_scoped_acquire> gil;
+  PyObject* result = nullptr;
   try {
-    py::reinterpret_borrow<py::function>(hook)();
-  } catch (py::error_already_set& error) {
-    error.discard_as_unraisable("fastopt");
+    gil.emplace();
+    result = PyObject_CallNoArgs(hook);
+  } catch (const std::exception&) {
+    throw;
+  } catch (...) {  // see WithoutGil; the destructor of `gil` would take the lock's state from the thread that has it
+    block_forever();
   }
+  if (result == nullptr) py::error_already_set().discard_as_unraisable("fastopt");
+  Py_XDECREF(result);
 }
 
 std::string openmp_path() {
@@ -105,8 +113,8 @@ void bind_threads(py::module_& m) {
   watch_forks();
 
   m.def(
-      "set_num_threads", [](int n) { ThreadCount::set(n, fresh_count()); }, py::arg("n"),
-      py::call_guard<py::gil_scoped_release>(), "How many threads kernels use, in the whole process.");
+      "set_num_threads", [](int n) { ThreadCount::set(n, fresh_count()); }, py::arg("n"), py::call_guard<WithoutGil>(),
+      "How many threads kernels use, in the whole process.");
   m.def(
       "get_num_threads", [] { return stranded ? 1 : ThreadCount::get(); },
       "How many threads kernels called by this thread use.");
@@ -138,15 +146,15 @@ void bind_threads(py::module_& m) {
         if (lent) watch_forks();
         return lent;
       },
-      py::arg("install"), py::arg("slots"), py::call_guard<py::gil_scoped_release>(),
+      py::arg("install"), py::arg("slots"), py::call_guard<WithoutGil>(),
       "Lends the threads to the OpenBLAS whose openblas_set_threads_callback_function is at address `install`.");
   m.def("expect_products", &Lender::expect_products,
         "Tells forks that this thread is going to call for products, whether threads are lent or not.");
-  m.def("reclaim", &Lender::reclaim, py::call_guard<py::gil_scoped_release>(),
+  m.def("reclaim", &Lender::reclaim, py::call_guard<WithoutGil>(),
         "Gives every BLAS its own threads back; how many had ours.");
   m.def(
       "borrowed", [](std::uintptr_t install) { return Lender::borrowed(reinterpret_cast<Lender::Install>(install)); },
-      py::arg("install"), py::call_guard<py::gil_scoped_release>(), "Whether that OpenBLAS has our threads now.");
+      py::arg("install"), py::call_guard<WithoutGil>(), "Whether that OpenBLAS has our threads now.");
 
   m.def(
       "openmp",
@@ -193,7 +201,7 @@ void bind_threads(py::module_& m) {
         std::erase(ids, 0);
         return ids;
       },
-      py::arg("threads"), py::call_guard<py::gil_scoped_release>(),
+      py::arg("threads"), py::call_guard<WithoutGil>(),
       "The system's ids of the threads that a region for `threads` ran on.");
 }
 

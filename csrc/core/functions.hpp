@@ -1,9 +1,9 @@
 /// exp, log, tanh, erf and the logistic function, the same bits on every instruction set.
 ///
 /// Each is arithmetic of one vector at a time, without tables, branches or fused operations.  `reference/_functions.py` is
-/// the same in NumPy, and bench/polynomials.py finds the coefficients.  The largest errors are 1.0 (exp), 2.5 (tanh), 1.5
-/// (erf) and 2.5 (logistic) units in the last place; tests/test_loops.py measures them.  Results that would be subnormal
-/// are zero.
+/// the same in NumPy, and bench/polynomials.py finds the coefficients.  The largest errors are 1.0 (exp), 2.6 (tanh), 1.6
+/// (erf) and 2.5 (logistic) units in the last place; tests/test_functions.py measures them.  Results that would be
+/// subnormal are zero.
 #pragma once
 
 #include <bit>

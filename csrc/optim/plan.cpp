@@ -129,7 +129,7 @@ bool Plan::scale(const StepOptions& wish, std::optional<double>& norm) {
   }
   for (std::size_t t = 0; t < tensors_.size(); ++t) {
     double scale = 1 / wish.grad_scale;
-    if (wish.clip_norm >= 0)
+    if (wish.clip_norm >= 0 && std::isfinite(wish.clip_norm))
       scale *= clip_factor(wish.clip_norm, *norm);
     else if (wish.clip_param_norm >= 0)
       scale *= clip_factor(wish.clip_param_norm, std::sqrt(squares[t]) / size_of_scale);

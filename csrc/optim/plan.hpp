@@ -37,7 +37,7 @@ struct Member {
   double bytes() const { return static_cast<double>(size) * kernel->bytes; }
 };
 
-/// The options of one step; a negative limit means none.
+/// The options of one step; a negative limit means none, and an infinite clip_norm asks for the norm only.
 struct StepOptions {
   double grad_scale = 1, clip_norm = -1, clip_value = -1, clip_param_norm = -1, clip_adaptive = -1;
   bool skip_nonfinite = false, zero_grads = false;

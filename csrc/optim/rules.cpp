@@ -45,7 +45,8 @@ template <template <class> class Rule> Entry entry(const char* name) {
 }  // namespace
 
 const std::vector<Entry>& rules() {
-  static const std::vector<Entry> rules{
+  // Never destroyed: while the process ends, other threads may still be in a step.
+  static const std::vector<Entry>& rules = *new std::vector<Entry>{
       entry<SGD>("sgd"),
       entry<SGDMomentum>("sgd_momentum"),
       entry<SGDVelocity>("sgd_velocity"),

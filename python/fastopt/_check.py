@@ -42,14 +42,20 @@ def number(
     *,
     above: bool = False,
     below: bool = False,
+    infinite: bool = False,
 ) -> float:
-    """A finite real number in [low, high]; ``above`` excludes ``low`` itself, and ``below`` excludes ``high``."""
+    """A finite real number in [low, high]; ``above`` excludes ``low`` itself, and ``below`` excludes ``high``.
+
+    With ``infinite`` it may be infinite too.
+    """
     number = real(function, name, value)
     inside = (number > low if above else number >= low) and (number < high if below else number <= high)
-    if math.isfinite(number) and inside:
+    if inside and (infinite or math.isfinite(number)):
         return number
     least, most = (">" if above else ">="), ("<" if below else "<=")
-    if math.isinf(low) and math.isinf(high):
+    if infinite and math.isinf(high):
+        constraint = f"{least} {low:g}"
+    elif math.isinf(low) and math.isinf(high):
         constraint = "finite"
     elif math.isinf(high):
         constraint = f"finite and {least} {low:g}"

@@ -15,7 +15,7 @@ def exp(x: Array, *, out: Array | None = None) -> Array:
 
         y = eˣ
 
-    The largest error is 1.0 units in the last place.  Results that would be subnormal are +0.
+    The largest error is 1.02 units in the last place in float32 and 1.0 in float64.  Results that would be subnormal are +0.
 
     Args:
         x: Any shape and memory layout, float32 or float64.
@@ -44,11 +44,10 @@ def erf(x: Array, *, out: Array | None = None) -> Array:
 
         y = 2/√π·∫₀ˣ e^(−t²) dt
 
-    The largest error is 1.5 units in the last place.
+    The largest error is 1.42 units in the last place in float32 and 1.6 in float64.
 
     Args:
-        x: Any shape and memory layout, float32 or float64.
-        out: A C-contiguous array for y: x itself, or one that does not overlap it.
+        x, out: As for :func:`exp`: float32 or float64, x in any memory layout, out C-contiguous.
 
     Returns:
         y, like x, C-contiguous.
@@ -73,11 +72,10 @@ def tanh(x: Array, *, out: Array | None = None) -> Array:
 
         y = (eˣ − e⁻ˣ)/(eˣ + e⁻ˣ)
 
-    The largest error is 2.6 units in the last place.
+    The largest error is 2.61 units in the last place in float32 and 2.6 in float64.
 
     Args:
-        x: Any shape and memory layout, float32 or float64.
-        out: A C-contiguous array for y: x itself, or one that does not overlap it.
+        x, out: As for :func:`exp`: float32 or float64, x in any memory layout, out C-contiguous.
 
     Returns:
         y, like x, C-contiguous.
@@ -102,11 +100,10 @@ def sigmoid(x: Array, *, out: Array | None = None) -> Array:
 
         y = 1/(1 + e⁻ˣ)
 
-    The largest error is 2.6 units in the last place.
+    The largest error is 2.49 units in the last place in float32 and 2.5 in float64.
 
     Args:
-        x: Any shape and memory layout, float32 or float64.
-        out: A C-contiguous array for y: x itself, or one that does not overlap it.
+        x, out: As for :func:`exp`: float32 or float64, x in any memory layout, out C-contiguous.
 
     Returns:
         y, like x, C-contiguous.

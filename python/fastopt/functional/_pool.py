@@ -131,12 +131,7 @@ def max_pool2d_backward(
         dy: The gradient with respect to y, shape and dtype of y; any memory layout.
         indices: Those that forward returned, int32; each is checked to be in its window.
         input_size: The shape of x.
-        kernel_size: As in forward.
-        stride: As in forward.
-        padding: As in forward.
-        dilation: As in forward.
-        ceil_mode: As in forward.
-        channel_axis: As in forward.
+        kernel_size, stride, padding, dilation, ceil_mode, channel_axis: As in forward.
         out: An array for dx, that does not overlap an argument.
 
     Returns:
@@ -180,11 +175,7 @@ def avg_pool2d(
     16-bit results are rounded once.
 
     Args:
-        x: As in :func:`max_pool2d`.
-        kernel_size: As in :func:`max_pool2d`.
-        stride: As in :func:`max_pool2d`.
-        padding: As in :func:`max_pool2d`.
-        ceil_mode: As in :func:`max_pool2d`.
+        x, kernel_size, stride, padding, ceil_mode: As in :func:`max_pool2d`.
         count_include_pad: Whether the divisor counts elements of the padding; it never counts what a last window has behind that.
         divisor_override: A divisor for all windows instead of their number of elements, not 0.
         channel_axis: As in :func:`max_pool2d`.
@@ -236,13 +227,7 @@ def avg_pool2d_backward(
     Args:
         dy: The gradient with respect to y, shape and dtype of y; any memory layout.
         input_size: The shape of x.
-        kernel_size: As in forward.
-        stride: As in forward.
-        padding: As in forward.
-        ceil_mode: As in forward.
-        count_include_pad: As in forward.
-        divisor_override: As in forward.
-        channel_axis: As in forward.
+        kernel_size, stride, padding, ceil_mode, count_include_pad, divisor_override, channel_axis: As in forward.
         out: An array for dx, that does not overlap an argument.
 
     Returns:

@@ -58,9 +58,7 @@ def softmax_backward(
     Args:
         dy: The gradient with respect to y, float32 or float64, any memory layout.
         y: The result of forward, shape and dtype of dy, any memory layout.
-        dim: As in forward.
-        scale: As in forward.
-        causal: As in forward.
+        dim, scale, causal: As in forward.
         out: An array for dx, laid out as y in forward: dy or y itself, or one that does not overlap them.
 
     Returns:
@@ -90,11 +88,9 @@ def log_softmax(
         y = scale·x − log Σ e^(scale·x),   Σ over the axis
 
     Args:
-        x: As for :func:`softmax`.
-        dim: The axis.
-        scale: A factor.
+        x, dim, scale: As for :func:`softmax`.
         causal: Whether a query sees only the keys up to its own; y is −∞ behind these.
-        out: An array for y that is C-contiguous once ``dim`` is moved to the end: x itself, or one that does not overlap it.
+        out: As for :func:`softmax`.
 
     Returns:
         y, like x; the axis ``dim`` is innermost in memory.
@@ -122,12 +118,7 @@ def log_softmax_backward(
         dx = scale·(dy − e^y·Σ dy)
 
     Args:
-        dy: The gradient with respect to y, float32 or float64, any memory layout.
-        y: The result of forward, shape and dtype of dy, any memory layout.
-        dim: As in forward.
-        scale: As in forward.
-        causal: As in forward.
-        out: An array for dx, laid out as y in forward: dy or y itself, or one that does not overlap them.
+        dy, y, dim, scale, causal, out: As for :func:`softmax_backward`; y is the result of :func:`log_softmax`.
 
     Returns:
         dx, like dy; the axis ``dim`` is innermost in memory.

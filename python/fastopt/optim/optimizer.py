@@ -203,9 +203,11 @@ class Optimizer(Averaged):
                 dict with the same keys, or for groups a list with one of these for each group, or always one flat list in the
                 order of all parameters.  A gradient has its parameter's shape, in any memory layout, and is only read; its dtype is the
                 parameter's; unless that is float64, it may also be float32, float16 or bfloat16.  A :class:`fastopt.SparseRows`
-                touches few rows only.  ``None`` leaves the parameter and its state alone.  Without ``grads`` it is the mean of the gradients that ``accumulate`` has added.
+                touches few rows only.  ``None`` leaves the parameter and its state alone, or those of a whole group or part of the
+                structure.  Without ``grads`` it is the mean of the gradients that ``accumulate`` has added.
             grad_scale: The factor by which the loss was multiplied, above 0.
             clip_norm: Largest norm of all gradients together: they are multiplied by min(1, clip_norm / (norm + 1e-6)).
+                ``math.inf`` clips nothing, and ``grad_norm`` is there.
             clip_value: Largest absolute value of an element.
             clip_param_norm: Largest norm of each gradient by itself.
             clip_adaptive: Largest norm of each unit of a gradient, relative to that of the unit's weights (or 1e-3, if that is

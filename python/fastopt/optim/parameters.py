@@ -272,7 +272,8 @@ def flattened(function: str, structures: list[Structure], grads: Any) -> list[An
         )
     parts, count = list(grads), sum(len(structure.leaves) for structure in structures)
     of_groups = [isinstance(part, Iterable) and not isinstance(part, np.ndarray | np.generic) for part in parts]
-    if (parts and all(of_groups)) or (any(of_groups) and len(parts) == len(structures)):
+    of_nobody = all(part is None for part in parts)
+    if (parts and all(of_groups)) or ((any(of_groups) or of_nobody) and len(parts) == len(structures)):
         if len(parts) != len(structures):
             raise ValueError(
                 f"{function}: grads has {len(parts)} lists, expected {len(structures)}, one for each group"
@@ -289,7 +290,10 @@ def flattened(function: str, structures: list[Structure], grads: Any) -> list[An
                 )
         return flat
     if len(parts) != count:
-        raise ValueError(f"{function}: grads has {len(parts)} entries, expected {count}, one for each parameter")
+        raise ValueError(
+            f"{function}: grads has {len(parts)} entries, expected {count}, one for each parameter, or {len(structures)}: "
+            "the list or dict of each group, or None"
+        )
     rest: Iterator[Any] = iter(parts)
     return [leaf for one in structures for leaf in one.ordered([next(rest) for _ in one.leaves])]
 

@@ -88,7 +88,10 @@ def step_options(
         )
     if len(chosen) > 1:
         raise ValueError(f"{function}: {' and '.join(chosen)} exclude each other")
-    limits = (-1.0 if value is None else number(function, name, value, 0) for name, value in clips.items())
+    limits = (
+        -1.0 if value is None else number(function, name, value, 0, infinite=name == "clip_norm")
+        for name, value in clips.items()
+    )
     flags = (flag(function, "skip_nonfinite", skip_nonfinite), flag(function, "zero_grads", zero_grads))
     return (scale, *limits, *map(float, flags))
 

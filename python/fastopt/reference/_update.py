@@ -145,7 +145,7 @@ def _scaled(g: Any, p: Any, o: dict[str, Any], norm: Any) -> Any:
     """The gradient divided by grad_scale, clipped, and negated for ``maximize``."""
     T, grad_scale = p.dtype.type, o["grad_scale"]
     scale = 1 / grad_scale
-    if o["clip_norm"] is not None:
+    if o["clip_norm"] is not None and o["clip_norm"] != math.inf:
         scale *= clip_factor(o["clip_norm"], norm)
     elif o["clip_param_norm"] is not None:
         scale *= clip_factor(o["clip_param_norm"], math.sqrt(squared_norm(g)) / abs(grad_scale))

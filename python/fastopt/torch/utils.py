@@ -16,6 +16,7 @@ from __future__ import annotations
 import types
 import warnings
 from collections.abc import Iterable
+from typing import Any
 
 import torch
 from torch.autograd.graph import increment_version
@@ -31,6 +32,7 @@ __all__ = ["clip_grad_norm_", "clip_grad_value_"]
 _clip = kernels.TensorClip(exchange_table(), torch.Tensor, increment_version)
 _DTYPES = (torch.float32, torch.float64, torch.float16, torch.bfloat16)  # in the order of csrc/bind/clip.cpp
 _CPU = torch.device("cpu")
+_NO_NUMBER = (TypeError, ValueError, RuntimeError)  # torch's own function raises the error
 
 
 def _listed(parameters: torch.Tensor | Iterable[torch.Tensor]) -> list[torch.Tensor]:
@@ -79,8 +81,11 @@ def clip_grad_norm_(
     params = _listed(parameters)
     if not params and isinstance(parameters, types.GeneratorType):
         warnings.warn("`parameters` is an empty generator, no gradient clipping will occur.", stacklevel=2)
-    most = float(max_norm)
-    found = _clip.norm(params, most, bool(error_if_nonfinite)) if norm_type == 2.0 and most >= 0 else None
+    try:
+        most, strict = (float(max_norm), bool(error_if_nonfinite)) if norm_type == 2.0 else (-1.0, False)
+    except _NO_NUMBER:
+        most, strict = -1.0, False
+    found = _clip.norm(params, most, strict) if most >= 0 else None
     if found is None:
         return _torchs_norm(params, max_norm, norm_type, error_if_nonfinite, foreach)
     taken[0] += 1
@@ -92,7 +97,8 @@ def clip_grad_value_(
 ) -> None:
     """Clips every element of gradients in place to [−clip_value, clip_value], as :func:`torch.nn.utils.clip_grad_value_` does.
 
-    torch's own function is called where :func:`clip_grad_norm_` would call it.
+    torch's own function is called where :func:`clip_grad_norm_` would call it, and where there is no gradient, which is an
+    error of torch 2.13.
 
     Args:
         parameters: Parameters whose gradients are clipped, or one of them.
@@ -111,8 +117,12 @@ def clip_grad_value_(
     if torch.compiler.is_compiling():
         _torchs_value(parameters, clip_value, foreach)
         return
-    params, limit = _listed(parameters), float(clip_value)
-    if limit >= 0 and _clip.value(params, limit):
+    try:
+        limit = float(clip_value)
+    except _NO_NUMBER:
+        limit = -1.0
+    params: Any = _listed(parameters) if limit > 0 else parameters
+    if limit > 0 and _clip.value(params, limit):
         taken[0] += 1
     else:
         _torchs_value(params, clip_value, foreach)

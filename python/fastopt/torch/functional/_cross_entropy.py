@@ -41,6 +41,8 @@ class _CrossEntropy(torch.autograd.Function):
     def forward(ctx: Any, x: Any, target: Any, weight: Any, options: _Options) -> Any:
         loss, dx = _forward(x, target, weight, options, True)
         ctx.options = options
+        # Hooks may keep what they pack, or hand out the same memory again.
+        ctx.hooked = torch._C._autograd._top_saved_tensors_default_hooks(True) is not None
         ctx.save_for_backward(x, target, weight, dx)
         return loss
 
@@ -53,8 +55,8 @@ class _CrossEntropy(torch.autograd.Function):
                 return torch_cross_entropy(x, target, weight, **ctx.options._asdict())
 
             return *gradients(own, (x,), (True,), dy), None, None, None
-        # Without retain_graph nobody needs the saved gradient again: it becomes the result.
-        kept = torch._C._autograd._get_current_graph_task_keep_graph()
+        # Without retain_graph and hooks nobody needs the saved gradient again: it becomes the result.
+        kept = ctx.hooked or torch._C._autograd._get_current_graph_task_keep_graph()
         if ctx.options.reduction != "none":
             if dy.item() == 1:
                 return dx.clone() if kept else dx, None, None, None

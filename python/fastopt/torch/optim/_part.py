@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from itertools import pairwise
 from operator import is_not, itemgetter
@@ -164,6 +165,8 @@ class Part:
                 arrays[i] = self._other(i, arrays[i])
             self._follow()
             info = self.optimizer.step(arrays, **options)
+        except (TypeError, ValueError) as error:
+            raise type(error)(self._named(error)) from None
         finally:
             self._tensors.release()
         increment_version(stepped)
@@ -197,7 +200,19 @@ class Part:
         try:
             self.optimizer.load_state_dict({"state": saved, "param_groups": groups, "fastopt": dict(extra)})
         except (TypeError, ValueError) as error:
-            raise type(error)(f"{error}; del opt.state[p] begins without the state of a parameter p") from None
+            raise type(error)(
+                f"{self._named(error)}; del opt.state[p] begins without the state of a parameter p, as does "
+                "del state_dict['state'][its number] before it is loaded"
+            ) from None
+
+    def _named(self, error: Exception) -> str:
+        """The text of an error of the optimizer of arrays, with the labels of torch's parameters."""
+
+        def named(found: re.Match[str]) -> str:
+            number, _, name = self._labels[int(found["i"])].removeprefix("params").partition(" ")
+            return f"{found['list']}{number}{found['part'] or ''}{name and ' '}{name}"
+
+        return re.sub(r"\b(?P<list>params|grads)\[(?P<i>\d+)\](?P<part>\.\w+(\[\d+\])?)?", named, str(error))
 
     def _array_of(self, i: int, value: Any) -> Any:
         """An entry of a state as an array, with its axes as those of the parameter's array."""

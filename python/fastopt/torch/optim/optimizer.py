@@ -189,7 +189,7 @@ class Optimizer(torch.optim.Optimizer):
             closure: Computes the loss anew, and its gradients.
             grad_scale: The factor by which the loss was multiplied.
             clip_norm: Largest norm of all gradients together, as :func:`torch.nn.utils.clip_grad_norm_` clips; the gradients
-                themselves stay.
+                themselves stay.  ``math.inf`` clips nothing, and ``opt.info.grad_norm`` is there.
             clip_value: Largest absolute value of an element.
             clip_param_norm: Largest norm of each gradient by itself.
             clip_adaptive: Largest norm of each row of a gradient, relative to that of the weights.
