@@ -259,9 +259,9 @@ def draw(path: Path, node: Node) -> None:
     ranks = [2**i for i in range(11)]
     with picture(path, 3, size=(11, 3.9), sharey=True) as axes:
         for ax, title, cases, one_batch in (
-            (axes[0], "GPT-2 small, one batch of 512", [(GPT2, "-"), (GPT2_HALF, "--")], True),
-            (axes[1], "GPT-2 small, 8 for each rank", [(GPT2, "-"), (GPT2_HALF, "--")], False),
-            (axes[2], "7 B, ZeRO, one batch of 1,024", [(SEVEN, "--")], True),
+            (axes[0], "GPT-2 small, 512 sequences", [(GPT2, "-"), (GPT2_HALF, "--")], True),
+            (axes[1], "GPT-2 small, 8 sequences a rank", [(GPT2, "-"), (GPT2_HALF, "--")], False),
+            (axes[2], "7 B, ZeRO, 1,024 sequences", [(SEVEN, "--")], True),
         ):
             for (name, link), color in zip(LINKS.items(), (ORANGE, BLUE), strict=True):
                 for case, dashes in cases:

@@ -213,9 +213,9 @@ def adding_batch(params: float) -> float:
     return params * (4 + (4 + 4) + (4 + 4 + 4))
 
 
-def sending(elements: float, wire: int) -> float:
-    """A bucket to what is sent; rounded first where the wire has 16 bits."""
-    return elements * ((4 + 4) if wire == 4 else (4 + wire) + (wire + wire))
+def sending(elements: float, wire: int, last: bool) -> float:
+    """A bucket to what is sent: rounded where the wire has 16 bits; the last one is copied beside the header."""
+    return elements * ((0 if wire == 4 else 4 + wire) + (wire + wire) * last)
 
 
 def adding(piece: float, ranks: int, wire: int, whole: bool) -> float:
@@ -311,8 +311,9 @@ def step(
         passes(packing(layers[i].params))
         while sent < len(cut) and cut[sent].layer >= i:
             elements = ranks * cut[sent].piece
-            passes(sending(elements, training.wire))
-            tail = ranks * header(len(layers)) if sent == len(cut) - 1 else 0
+            last = sent == len(cut) - 1
+            passes(sending(elements, training.wire, last))
+            tail = ranks * header(len(layers)) if last else 0
             started.append((cut[sent], use(exchange.scatter_sum(link, ranks, elements * training.wire + tail))))
             sent += 1
         progress(finish=False)

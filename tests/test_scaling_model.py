@@ -131,7 +131,12 @@ def test_the_faster_way_is_taken(each: Each) -> None:
 @pytest.mark.parametrize(("wire", "name"), [(4, None), (2, "bfloat16")])
 def test_bytes_are_those_that_are_counted(ranks: int, shards: bool, wire: int, name: str | None) -> None:
     """Sizes that fill no bucket, several, and whole ones."""
-    for sizes, mib in (([5, 1000, 3], 50.0), ([70_000, 1, 40_000, 300], 0.125), ([32768, 32768], 0.125)):
+    for sizes, mib in (
+        ([5, 1000, 3], 50.0),
+        ([1] * 60, 50.0),
+        ([70_000, 1, 40_000, 300], 0.125),
+        ([32768, 32768], 0.125),
+    ):
 
         def program(comm: Any, sizes: list[int] = sizes, mib: float = mib) -> list[int]:
             params = [np.zeros(size, np.float32) for size in sizes]
@@ -184,8 +189,18 @@ def test_a_step_is_its_parts(each: Each) -> None:
         own = training.params / (ranks if training.shards else 1)
         grad = 4 if training.shards else training.wire
         assert taken.optimizer == pytest.approx(own * (grad + 2 * 4 + 2 * 8) / NODE.memory)
-    plain = m.Training([m.Layer(64_000, 1.0)])  # packed, sent, added: 8, 8 and 12·(ranks − 1)/ranks bytes
-    assert m.step(plain, NODE, free, 4, 1).copies == pytest.approx(64_000 * (8 + 8 + 9) / NODE.copies)
+
+    def copies(**options: Any) -> float:
+        return (
+            float(m.step(m.Training([m.Layer(64_000, 1.0)], **options), NODE, free, 4, 1).copies) * NODE.copies / 64_000
+        )
+
+    # Bytes of an element: packed; rounded; copied beside the header; widened; added, and rounded, a quarter of them on each rank.
+    assert copies() == pytest.approx(8 + 8 + 9)
+    assert copies(wire=2) == pytest.approx(8 + 6 + 4 + 6 + 9 + 6 / 4)
+    assert copies(bucket=128_000) == pytest.approx(8 + 8 / 2 + 9)  # two buckets
+    assert copies(shards=True) == pytest.approx(8 + 8 + 9 + 8 / 4 + 8)  # the piece of the weights, and all of them
+    assert copies(shards=True, wire=2) == pytest.approx(8 + 6 + 4 + 6 + 9 + 8 / 4 + 8)
 
 
 def test_one_bucket_by_hand() -> None:
@@ -232,6 +247,20 @@ def some_step(rng: np.random.Generator, copies: float) -> tuple[Any, Any]:
     return both[0], both[1]
 
 
+def test_what_has_arrived_is_gathered_during_the_backward_pass() -> None:
+    """Of three buckets, of which the first two come early, only the last one's exchange is left."""
+    size = 64_000
+    training = m.Training([m.Layer(size, 1e6), m.Layer(size, 1e6), m.Layer(size, 1e3)], bucket=4 * size)
+    last = m.all_to_all_pairwise(LINK, 2, 4 * size + 2 * m.header(3))
+    back = m.all_gather_doubling(LINK, 2, 4 * size)
+    taken = m.step(training, m.Node(1e9, math.inf, math.inf), LINK, 2, 100)
+    # The second bucket's sum is gathered at the end, when the last gradient is handed in.
+    assert taken.waiting == pytest.approx(last + 2 * back)
+    assert m.step(training, m.Node(1e9, math.inf, math.inf), LINK, 2, 100, overlap=False).waiting == pytest.approx(
+        taken.link
+    )
+
+
 def test_overlap_is_never_worse_than_none() -> None:
     rng = np.random.default_rng(0)
     gained = []
@@ -251,18 +280,20 @@ def test_overlap_is_rarely_worse_where_copies_cost_time() -> None:
     assert -0.1 < min(gained) < 0 and np.mean(np.array(gained) < -1e-9) < 0.02 and max(gained) > 0.2
 
 
-def test_overlap_is_never_worse_for_large_networks(each: Each) -> None:
-    """Those of the predictions."""
+def test_overlap_helps_large_networks(each: Each) -> None:
+    """Those of the predictions: often, and where it does not, the anomaly is below 1 %."""
     large = [
         m.Training(m.gpt2_small()),
         m.Training(m.gpt2_small(), wire=2),
         m.Training(m.llama_7b(), wire=2, weight=2, state=12, shards=True),
     ]
-    links = [m.Link(30e-6, 1 / 1.1e9), m.Link(3e-6, 1 / 11e9)]
+    links, gained = [m.Link(30e-6, 1 / 1.1e9), m.Link(3e-6, 1 / 11e9)], []
     for training, link, ranks in each(large, links, [2, 8, 32, 128, 1024]):
         for tokens in (1024, 65536):
             with_it, without = (m.step(training, m.Node(), link, ranks, tokens, overlap=o) for o in (True, False))
-            assert with_it.total <= without.total * (1 + 1e-9)
+            assert with_it.total <= without.total * 1.01
+            gained.append(1 - with_it.total / without.total)
+    assert max(gained) > 0.05 and np.mean(gained) > 0.01
 
 
 def test_more_of_anything_never_saves_time(each: Each) -> None:
@@ -295,7 +326,9 @@ def test_efficiency(each: Each) -> None:
         for of in (m.weak, m.strong):
             values = [of(training, NODE, LINK, ranks, 1024) for ranks in (1, 4, 16, 64, 256)]
             assert values == sorted(values, reverse=True) and 0 < values[-1] < values[0] <= 1
-    assert m.strong(training, m.Node(1e11, math.inf, math.inf), free, 64, 32) == 0.5  # half of the ranks have no sequence
+    assert (
+        m.strong(training, m.Node(1e11, math.inf, math.inf), free, 64, 32) == 0.5
+    )  # half of the ranks have no sequence
 
 
 def test_limits_and_needs() -> None:
@@ -312,6 +345,18 @@ def test_what_comes_next_costs_what_it_must() -> None:
     assert m.tensor_parallel(training, quick, free, 64, 512, 1024, 4, 768, 12) == pytest.approx(1)
     plain = m.strong(training, NODE, LINK, 64, 512, 1024)
     assert m.tensor_parallel(training, NODE, LINK, 64, 512, 1024, 1, 768, 12) == pytest.approx(plain)
+    for ways in (
+        (m.pipeline, (4, 768)),
+        (m.tensor_parallel, (4, 768, 12)),
+    ):  # messages between ranks of a copy cost time
+        function, shared = ways
+        assert function(training, quick, LINK, 64, 512, 1024, *shared) < function(
+            training, quick, free, 64, 512, 1024, *shared
+        )
+    quiet = m.Training([m.Layer(64, 1e9)])  # almost nothing but products and activations
+    whole, of_products = 8 * 1024 * 6e9 / 1e12, 4 * 12 * m.all_reduce_ring(LINK, 4, 32 * 1024 * 768 * 4)
+    shared_products = m.tensor_parallel(quiet, quick, LINK, 64, 512, 1024, 4, 768, 12)
+    assert shared_products == pytest.approx(whole / (whole + of_products), rel=1e-3)
     assert m.accumulated(training, quick, free, 64, 8, 2, 1024) == pytest.approx(1)
     few, many = (m.accumulated(training, NODE, LINK, 64, 16, micro, 1024) for micro in (8, 1))
     assert many < few < 1
