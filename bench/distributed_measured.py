@@ -41,6 +41,13 @@ def asleep(comm: MPI.Comm) -> None:
         time.sleep(0.002)
 
 
+def busy() -> float:
+    """The seconds that all programs have kept cores busy so far; Linux only."""
+    with open("/proc/stat") as file:
+        user, nice, system, _, _, irq, softirq, steal = map(int, file.readline().split()[1:9])
+    return (user + nice + system + irq + softirq + steal) / os.sysconf("SC_CLK_TCK")
+
+
 def fit(times: dict[int, float]) -> Link:
     """α and β of messages, by least squares of relative errors."""
     n, t = np.array([*times], float), np.array([*times.values()])
@@ -183,6 +190,8 @@ def measure(rounds: int, quantile: float) -> None:
         counts = [1 << i for i in range(world.size.bit_length())]
         comms = [world.Split(0 if world.rank < ranks else MPI.UNDEFINED, world.rank) for ranks in counts]
         every = [Measured(comm) for comm in comms if comm != MPI.COMM_NULL]
+        asleep(world)
+        own_before, all_before, begin = world.allreduce(time.process_time()), busy(), time.perf_counter()
         for _ in range(rounds):
             for ranks in counts:
                 own = next((one for one in every if one.comm.size == ranks), None)
@@ -197,22 +206,24 @@ def measure(rounds: int, quantile: float) -> None:
                         own.messages()
                     own.steps()
         asleep(world)
+        own_time = world.allreduce(time.process_time()) - own_before
+        others = (busy() - all_before - own_time) / ((time.perf_counter() - begin) * (os.cpu_count() or 1))
         if world.rank == 0:
             results = [one.row(quantile) for one in every]
             pair = results[1][1] if len(results) > 1 else Link(0, 0)
-            report(cores, quantile, pair, [row for row, _ in results])
+            report(cores, others, quantile, pair, [row for row, _ in results])
 
 
 def predicted(node: Node, link: Link, ranks: int) -> Step:
     return step(training_of(), node, link, ranks, BATCH / ranks, overlap=False)
 
 
-def report(cores: int, quantile: float, pair: Link, rows: list[Row]) -> None:
+def report(cores: int, others: float, quantile: float, pair: Link, rows: list[Row]) -> None:
     library = MPI.Get_library_version().splitlines()[0].split(",")[0].replace("\t", " ").strip()
     training = training_of()
     print(
         f"{'-'.join(map(str, WIDTHS))}, {training.params:,} parameters, a batch of {BATCH} for all ranks, AdamW, one thread each; "
-        f"{cores} cores, load {os.getloadavg()[0]:.1f}; {library}; quantile {quantile:g} of each time"
+        f"{cores} cores, of which other programs took {max(others, 0) * 100:.0f} %; {library}; quantile {quantile:g} of each time"
     )
     if len(rows) > 1:
         print(f"two ranks: α = {pair.alpha * 1e6:.1f} µs, 1/β = {1e-9 / pair.beta:.2f} GB/s")
