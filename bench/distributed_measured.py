@@ -5,8 +5,8 @@ predictions are those without overlap.  There are two:
 
     alone       speeds of a process whose others sleep, α and β of two ranks; where ranks share a core, what they compute and
                 copy takes that many times as long
-    together    speeds of all processes at once, α and β of exchanges among all of them: these contain what sharing cores and
-                waiting in turns cost, and only the step's composition is left to the model
+    together    speeds of the slowest of all processes at once, α and β of exchanges among all of them: these contain what
+                sharing cores, with each other and with other programs, and waiting in turns cost
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ from fastopt import distributed
 
 Array = NDArray[np.float32]
 
-WIDTHS = (784, 1024, 1024, 10)
-BATCH = 256
+WIDTHS = (256, 512, 512, 10)
+BATCH = 128
 SIZES = [64, 1 << 10, 8 << 10, 64 << 10, 256 << 10, 1 << 20, 4 << 20]
 
 
@@ -82,7 +82,7 @@ class Network:
 
 def training_of() -> Training:
     layers: list[Layer] = mlp(WIDTHS)
-    return Training(layers, bucket=2 << 20)
+    return Training(layers, bucket=1 << 19)
 
 
 class Row(NamedTuple):
@@ -113,21 +113,35 @@ class Measured:
         opt = fo.optim.AdamW(self.network.params, lr=1e-3)
         self.optimizer = distributed.DistributedOptimizer(opt, comm, bucket_mib=training.bucket / MIB)
         self.sent = 0
+        tiny = [np.zeros(64, np.float32) for _ in range(100)]
+        self.tiny = distributed.DistributedOptimizer(fo.optim.SGD(tiny, lr=0.0), MPI.COMM_SELF)
         self.buffers = [np.zeros(SIZES[-1], np.uint8) for _ in range(3)]
 
-    def time(self, key: Any, call: Callable[[], Any], times: int) -> None:
+    def time(self, key: Any, call: Callable[[], Any], times: int, slowest: bool = False) -> None:
+        """Times a call; with ``slowest`` all ranks make it at once, and the time from the first begin to the last end counts."""
         call()
         for _ in range(times):
+            if slowest:
+                self.comm.Barrier()
             begin = time.perf_counter()
             call()
-            self.times.setdefault(key, []).append(time.perf_counter() - begin)
+            end = time.perf_counter()
+            if slowest:  # the clock is the machine's
+                begin, end = self.comm.allreduce(begin, MPI.MIN), self.comm.allreduce(end, MPI.MAX)
+            self.times.setdefault(key, []).append(end - begin)
 
     def speeds(self, how: str) -> None:
         """A process's own passes, steps and copies."""
-        self.time((how, "compute"), lambda: self.network.pass_through(self.x, self.target, lambda i, grad: None), 2)
-        self.time((how, "memory"), lambda: self.plain.step(self.grads), 3)
-        size = len(self.source)
-        self.time((how, "copies"), lambda: np.multiply(self.source, 2.0, out=np.empty(size, np.float32)), 3)
+        size, together = len(self.source), how == "together"
+
+        def passes() -> None:
+            self.network.pass_through(self.x, self.target, lambda i, grad: None)
+
+        self.time((how, "compute"), passes, 3, together)
+        self.time((how, "memory"), lambda: self.plain.step(self.grads), 3, together)
+        self.time((how, "copies"), lambda: np.multiply(self.source, 2.0, out=np.empty(size, np.float32)), 3, together)
+
+        self.time((how, "calls"), lambda: self.tiny.step(self.tiny.params), 3, together)
 
     def messages(self) -> None:
         """There and back between two ranks; and what a bucket takes, an all-to-all and an all-gather of all."""
@@ -169,6 +183,7 @@ class Measured:
                 6 * training.work * self.batch / found[how, "compute"],
                 moved / found[how, "memory"],
                 8 * training.params / found[how, "copies"],
+                found[how, "calls"] / (len(self.tiny.params) + 2),
             )
             for how in ("alone", "together")
         )
@@ -231,11 +246,20 @@ def report(cores: int, others: float, quantile: float, pair: Link, rows: list[Ro
     for row in rows:
         by = max(row.ranks / cores, 1)
         guesses = [
-            predicted(Node(*(speed / by for speed in row.alone)), Link(pair.alpha, pair.beta * by), row.ranks),
+            predicted(
+                Node(*(speed / by for speed in row.alone[:3]), row.alone.calls * by),
+                Link(pair.alpha, pair.beta * by),
+                row.ranks,
+            ),
             predicted(row.together, row.link, row.ranks),
         ]
         of_alone, of_together = (
-            [f"{node.flops / 1e9:.0f}", f"{node.memory / 1e9:.1f}", f"{node.copies / 1e9:.1f}"]
+            [
+                f"{node.flops / 1e9:.0f}",
+                f"{node.memory / 1e9:.1f}",
+                f"{node.copies / 1e9:.1f}",
+                f"{node.calls * 1e6:.0f}",
+            ]
             for node in (row.alone, row.together)
         )
         wire = [f"{row.link.alpha * 1e6:.0f} µs", f"{1e-9 / row.link.beta:.2f} GB/s"] if row.ranks > 1 else ["", ""]
@@ -257,7 +281,23 @@ def report(cores: int, others: float, quantile: float, pair: Link, rows: list[Ro
             + [f"{rows[0].step / row.step:.2f}"]
         )
     print("\nspeeds alone / together; what a rank sends in a step, the model's number, and how many times the least\n")
-    print(table(["ranks", "GFLOP/s", "optimizer, GB/s", "NumPy, GB/s", "α", "1/β", "sent", "model", "× least"], speeds))
+    print(
+        table(
+            [
+                "ranks",
+                "GFLOP/s",
+                "optimizer, GB/s",
+                "NumPy, GB/s",
+                "a call, µs",
+                "α",
+                "1/β",
+                "sent",
+                "model",
+                "× least",
+            ],
+            speeds,
+        )
+    )
     print("\nmilliseconds\n")
     head = ["ranks", "step", "after backward", "model, alone", "model, together", "step ÷ alone", "step ÷ together"]
     print(table([*head, "speed-up"], results))

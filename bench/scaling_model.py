@@ -112,11 +112,15 @@ IN_LEVELS = Exchange(scatter_sum_in_levels, gather_in_levels)
 
 
 class Node(NamedTuple):
-    """One process: the speed of its products, of kernels on all its cores, and of copies and sums, which one thread makes."""
+    """One process: the speed of its products, of kernels on all its cores, and of copies and sums, which one thread makes.
+
+    ``calls`` is Python's time for each gradient that is handed in and each operation that is started.
+    """
 
     flops: float = 2e12
     memory: float = 150e9
     copies: float = 10e9
+    calls: float = 40e-6
 
 
 class Layer(NamedTuple):
@@ -218,6 +222,11 @@ def sending(elements: float, wire: int, last: bool) -> float:
     return elements * ((0 if wire == 4 else 4 + wire) + (wire + wire) * last)
 
 
+def own(piece: float, size: int) -> float:
+    """What a rank sends to itself."""
+    return piece * (size + size)
+
+
 def adding(piece: float, ranks: int, wire: int, whole: bool) -> float:
     """The pieces of all ranks to their sum; widened first, and rounded to be sent, where the wire has 16 bits."""
     sums = (ranks - 1) * piece * (4 + 4 + 4)
@@ -278,9 +287,10 @@ def step(
     added = sent = 0
 
     def passes(moved: float) -> None:
+        """A call, and the bytes that it moves."""
         nonlocal now, copies
-        now += moved / node.copies
-        copies += moved / node.copies
+        now += node.calls + moved / node.copies
+        copies += node.calls + moved / node.copies
 
     def wait(until: float) -> None:
         nonlocal now, waiting
@@ -300,7 +310,7 @@ def step(
             if arrives > now and not finish:
                 break
             wait(arrives)
-            passes(adding(bucket.piece, ranks, training.wire, whole))
+            passes(adding(bucket.piece, ranks, training.wire, whole) + whole * own(bucket.piece, training.wire))
             if whole:
                 use(exchange.gather(link, ranks, ranks * bucket.piece * training.wire))
             added += 1
@@ -312,22 +322,22 @@ def step(
         while sent < len(cut) and cut[sent].layer >= i:
             elements = ranks * cut[sent].piece
             last = sent == len(cut) - 1
-            passes(sending(elements, training.wire, last))
+            passes(sending(elements, training.wire, last) + own(cut[sent].piece, training.wire))
             tail = ranks * header(len(layers)) if last else 0
             started.append((cut[sent], use(exchange.scatter_sum(link, ranks, elements * training.wire + tail))))
             sent += 1
         progress(finish=False)
     progress(finish=True)
     wait(free)
-    own = training.params / ranks if training.shards else training.params
-    optimizer = optimizer_step(training, node, own, 4 if training.shards else training.wire)
+    params = training.params / ranks if training.shards else training.params
+    optimizer = optimizer_step(training, node, params, 4 if training.shards else training.wire)
     now += optimizer
     if training.shards:
         before: tuple[Bucket, float] | None = None
         for one in [*cut, None]:
             arrives = 0.0
             if one is not None:
-                passes(one.piece * 2 * training.weight)
+                passes(one.piece * 2 * training.weight + own(one.piece, training.weight))
                 arrives = use(exchange.gather(link, ranks, ranks * one.piece * training.weight))
             if before is not None:  # unpacked while the next one travels
                 wait(before[1])
