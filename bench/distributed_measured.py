@@ -1,7 +1,7 @@
 """Measurements of MPI and of data-parallel steps on this machine, beside the model: `bench/distributed.py --measure`.
 
 Each process has one thread.  Within one machine there is no link that works by itself, the processors copy messages, so
-predictions are those without overlap.  There are two:
+in predictions the parts of a step follow each other.  There are two:
 
     alone       speeds of a process whose others sleep, α and β of two ranks; where ranks share a core, what they compute and
                 copy takes that many times as long
@@ -22,7 +22,7 @@ import threadpoolctl
 from distributed import mlp, table
 from mpi4py import MPI
 from numpy.typing import NDArray
-from scaling_model import MIB, Layer, Link, Node, Step, Training, bytes_sent, least_bytes, optimizer_step, step
+from scaling_model import MIB, Layer, Link, Node, Training, bytes_sent, least_bytes, optimizer_step, step
 
 import fastopt as fo
 from fastopt import distributed
@@ -229,8 +229,10 @@ def measure(rounds: int, quantile: float) -> None:
             report(cores, others, quantile, pair, [row for row, _ in results])
 
 
-def predicted(node: Node, link: Link, ranks: int) -> Step:
-    return step(training_of(), node, link, ranks, BATCH / ranks, overlap=False)
+def predicted(node: Node, link: Link, ranks: int) -> float:
+    """The time of a step, to which messages add all of theirs."""
+    taken = step(training_of(), node, link, ranks, BATCH / ranks, overlap=False)
+    return taken.compute + taken.copies + taken.link + taken.optimizer
 
 
 def report(cores: int, others: float, quantile: float, pair: Link, rows: list[Row]) -> None:
@@ -276,8 +278,8 @@ def report(cores: int, others: float, quantile: float, pair: Link, rows: list[Ro
         )
         results.append(
             [f"{row.ranks}", *(f"{one * 1e3:.1f}" for one in (row.step, row.rest))]
-            + [f"{guess.total * 1e3:.1f}" for guess in guesses]
-            + [f"{row.step / guess.total:.2f}" for guess in guesses]
+            + [f"{guess * 1e3:.1f}" for guess in guesses]
+            + [f"{row.step / guess:.2f}" for guess in guesses]
             + [f"{rows[0].step / row.step:.2f}"]
         )
     print("\nspeeds alone / together; what a rank sends in a step, the model's number, and how many times the least\n")
