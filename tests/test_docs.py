@@ -72,13 +72,18 @@ FUNCTIONS = {
 CLASSES = {name: thing for name, thing in EVERYTHING.items() if isinstance(thing, type) and thing.__name__ not in BASES}
 
 
+def alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What examples need of mpi4py: communicators of one process."""
+    one = Comm(World(1), 0)
+    monkeypatch.setitem(sys.modules, "mpi4py", SimpleNamespace(MPI=SimpleNamespace(COMM_SELF=one, COMM_WORLD=one)))
+
+
 @pytest.mark.parametrize("name", list(modules()))
 def test_examples_run(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     if name.startswith("fastopt.torch."):
         pytest.importorskip("torch", reason="its examples run on torch")
-    if name.startswith("fastopt.distributed."):  # they need mpi4py's communicators of one process only
-        one = Comm(World(1), 0)
-        monkeypatch.setitem(sys.modules, "mpi4py", SimpleNamespace(MPI=SimpleNamespace(COMM_SELF=one, COMM_WORLD=one)))
+    if name.startswith("fastopt.distributed."):
+        alone(monkeypatch)
     result = doctest.testmod(importlib.import_module(name))
     assert result.failed == 0
 
@@ -150,9 +155,11 @@ def test_reference_says_what_it_is_the_reference_of(each: Each) -> None:
 DOCS = Path(__file__).parents[1] / "docs"
 
 
-@pytest.mark.parametrize("page", ["normalization.md", "loop.md"])
-def test_code_of_pages_runs(page: str) -> None:
+@pytest.mark.parametrize("page", ["normalization.md", "loop.md", "distributed.md"])
+def test_code_of_pages_runs(page: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """All blocks of a page run, one after the other."""
+    alone(monkeypatch)
+    monkeypatch.chdir(tmp_path)
     blocks = re.findall(r"^```python\n(.*?)^```", (DOCS / page).read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
     known: dict[str, Any] = {}
     for block in blocks:

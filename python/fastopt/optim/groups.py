@@ -20,7 +20,7 @@ from .._core import kernels
 from .._rules import AROUND, AROUND_TEXTS, Hyperparameters, Rule
 from ._formats import RESTS, computed, copy_of, rest_of, zeros_like
 from .accumulate import Accumulator
-from .parameters import Array, Group, Part, Record, Structure, forms_of
+from .parameters import Array, Group, Record, Structure, forms_of, structured
 from .plan import AS_PARAMETER, Member, Plan, member_of, state_for, unmoved
 from .state_dict import PLAIN, SCHEDULED, Reader, plain
 
@@ -175,12 +175,7 @@ class Groups:
         if not isinstance(param_group, Mapping) or "params" not in param_group:
             raise TypeError(f"{name}: a group must be a dict with params, got {param_group!r}")
         self._expect_known(param_group)
-        params = param_group["params"]
-        if not isinstance(params, Iterable) or isinstance(params, np.ndarray | str | bytes):
-            raise TypeError(f"{name}: params must be a list or a dict of arrays, got {type_of(params)}")
-        structure = Structure(name, params if isinstance(params, Mapping) else list(params))
-        if isinstance(params, Part):
-            structure.belong_to(params.whole, params.first)
+        structure = structured(name, param_group["params"])
         group: dict[str, Any] = {**self.defaults, **param_group, "params": [*structure.leaves]}
         if structure.names:
             group["param_names"] = structure.names

@@ -15,7 +15,7 @@ from .._core import kernels
 from .._rules import AROUND
 from .accumulate import Accumulator, weight_of
 from .averages import Averaged
-from .parameters import Grads, Group, Params, flattened, forms_of, units
+from .parameters import Grads, Params, flatten, forms_of
 from .plan import begin, step_options
 
 
@@ -280,10 +280,10 @@ class Optimizer(Averaged):
     def _ready(self, grads: Any, options: tuple[float, ...] | None = None, gathered: bool = False) -> list[Any]:
         """The gradients in the order of the parameters; puts a plan for them into use.  Changes nothing if they are wrong."""
         if self._plan.current(self.param_groups) or (self._seen and self._revalued()):
-            return grads if gathered else self._flatten(grads, self._groups, self._grouped)
+            return grads if gathered else flatten(self._name, grads, self._groups, self._grouped)
         new = self._planned()
         grouped = self._grouped or len(new.groups) > 1
-        flat: list[Any] = grads if gathered else self._flatten(grads, new.groups, grouped)
+        flat: list[Any] = grads if gathered else flatten(self._name, grads, new.groups, grouped)
         if new.states is not None:
             new.plan.check(flat, options)
         self._adopt(new)
@@ -305,14 +305,10 @@ class Optimizer(Averaged):
             if flat[i] is not None:
                 begin(self._records[i])
 
-    def _flatten(self, grads: Grads, groups: list[Group], grouped: bool) -> list[Any]:
-        """The gradients in the order of the parameters."""
-        if not grouped and groups:
-            return groups[0].structure.flatten(self._name, grads)
-        structures = units(groups)
-        if len(structures) == 1 and structures[0] is groups[0].structure.whole:
-            return structures[0].flatten(self._name, grads)
-        return flattened(self._name, structures, grads)
+    def flatten(self, grads: Grads) -> list[Any]:
+        """``grads``, in any structure that ``step`` takes, as one list in the order of all parameters; ``None`` where there is none."""
+        with self._turn:
+            return flatten(self._name, grads, self._looked_at()[0], self._grouped or len(self.param_groups) > 1)
 
     def accumulate(self, grads: Grads, weight: float | None = None) -> None:
         """Adds the gradients of a micro-batch; the next ``step()`` without gradients takes the mean of all that were added.

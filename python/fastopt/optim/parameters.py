@@ -212,6 +212,26 @@ class Group(NamedTuple):
     structure: Structure
 
 
+def flatten(function: str, grads: Any, groups: list[Group], grouped: bool) -> list[Any]:
+    """Gradients in the order of the parameters; ``grouped`` if the parameters came in groups."""
+    if not grouped and groups:
+        return groups[0].structure.flatten(function, grads)
+    structures = units(groups)
+    if len(structures) == 1 and structures[0] is groups[0].structure.whole:
+        return structures[0].flatten(function, grads)
+    return flattened(function, structures, grads)
+
+
+def structured(function: str, params: Any) -> Structure:
+    """The structure of one group's parameters."""
+    if not isinstance(params, Iterable) or isinstance(params, np.ndarray | str | bytes):
+        raise TypeError(f"{function}: params must be a list or a dict of arrays, got {type_of(params)}")
+    structure = Structure(function, params if isinstance(params, Mapping) else list(params))
+    if isinstance(params, Part):
+        structure.belong_to(params.whole, params.first)
+    return structure
+
+
 class Part(list[Any]):
     """The parameters of one of the groups into which a structure was split, in which their gradients will be given."""
 
