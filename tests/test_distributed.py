@@ -217,7 +217,7 @@ def test_sparse_rows_are_gathered(exact: bool) -> None:
         dist.step([fo.SparseRows(np.array([1]), np.ones((1, 2)))])
         dist.step([np.ones((4, 2))])
 
-    with pytest.raises(ValueError, match=r"params\[0\] is dense, but was sparse in the first step"):
+    with pytest.raises(ValueError, match=r"params\[0\] is dense, but was sparse on all ranks in the first step"):
         run(2, changed)
 
 

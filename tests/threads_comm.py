@@ -143,8 +143,8 @@ class Comm:
         self._start("Barrier", None, lambda every: None).Wait()
 
 
-def run(size: int, program: Callable[[Comm], Any], delay: int = 0) -> list[Any]:
-    """What ``program(comm)`` returns on each rank; raises the first rank's error."""
+def run(size: int, program: Callable[[Comm], Any], delay: int = 0, abort: bool = False) -> list[Any]:
+    """What ``program(comm)`` returns on each rank; raises the first rank's error, for which the others wait unless ``abort``."""
     world, results, errors = World(size, delay), [None] * size, [None] * size
 
     def work(rank: int) -> None:
@@ -152,7 +152,7 @@ def run(size: int, program: Callable[[Comm], Any], delay: int = 0) -> list[Any]:
             results[rank] = program(Comm(world, rank))
         except BaseException as error:
             errors[rank] = error  # type: ignore[call-overload]
-            if not isinstance(error, ValueError | TypeError):
+            if abort or not isinstance(error, ValueError | TypeError):
                 with world.condition:
                     world.failed = True
                     world.condition.notify_all()

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import ml_dtypes  # noqa: F401  # gives NumPy bfloat16
@@ -14,13 +15,14 @@ from .. import SparseRows
 from .._check import choice, flag, number, type_of, whole
 from ._exchange import BFLOAT16, DENSE, NONE, SPARSE, Channel, Exchange, Header, Vector, fill, weigh
 from ._layout import Layout
-from ._processes import abort_unhandled, bytes_of, checked, expect_same
+from ._processes import abort_unhandled, bytes_of, checked, weight_of
 from ._sparse import gather_rows
-from ._tree import Interval, Partial, in_order, nodes_within, share
+from ._tree import Interval, Partial, nodes_within, share
 
 Array = NDArray[Any]
 
 MIB = 1 << 20
+ABANDONED: list[Exchange] = []  # exchanges that an error has stopped: their arrays stay, as MPI may still write to them
 
 
 class Exchanged:
@@ -33,16 +35,22 @@ class Exchanged:
     _given: dict[int, Any]  # the gradients that were handed in: sparse ones, and the kinds of the others
     _local: Partial | None  # the sums of this rank's micro-batches or chunks
     _present: list[bool]  # which parameters have a gradient in one of them
-    _weight: float
+    _weights: list[float]  # of this rank's leaves
     _weighed: float | None  # the weight that ``ready`` was given
     _exchange: Exchange | None
     _buffers: dict[tuple[int, int], Array]  # buckets that are being filled
     _missing: list[list[int]]  # how many gradients each bucket still needs
+    _broken = False  # whether an exchange was abandoned
+    _flatten: Callable[[Any], list[Any]]  # gradients of any structure in the order of the parameters
 
-    def __init__(
+    def __init__(self, comm: Any) -> None:
+        self._function = name = type(self).__name__
+        self.rank, self.size = checked(name, comm)
+        self.comm = comm
+
+    def _set_up(
         self,
         groups: list[dict[str, Any]],
-        comm: Any,
         facts: list[tuple[str, Any]],
         *,
         chunks: int | None,
@@ -52,49 +60,51 @@ class Exchanged:
         bucket_mib: float,
         broadcast: bool,
         shards: bool,
-    ) -> None:
-        self._function = name = type(self).__name__
-        rank, size = checked(name, comm)
-        self.comm, self.rank, self.size = comm, rank, size
+    ) -> list[tuple[str, Any]]:
+        """Checks the arguments, without a word to other ranks; returns what must be the same on all of them."""
+        name = self._function
         self.chunks = None if chunks is None else whole(name, "chunks", chunks, 1)
-        if self.chunks is not None and self.chunks < size:
-            raise ValueError(f"{name}: chunks must be at least {size}, the number of ranks, got {chunks}")
+        if self.chunks is not None and self.chunks < self.size:
+            raise ValueError(f"{name}: chunks must be at least {self.size}, the number of ranks, got {chunks}")
         if wire not in (None, "bfloat16"):
             raise ValueError(f"{name}: wire must be 'bfloat16' or None, got {wire!r}")
-        feedback = flag(name, "error_feedback", error_feedback)
-        if feedback and wire is None:
+        if wire is not None and self.chunks is not None:
+            raise ValueError(f"{name}: chunks need wire=None: sums that are rounded depend on the number of ranks")
+        self._feedback = flag(name, "error_feedback", error_feedback)
+        if self._feedback and wire is None:
             raise ValueError(f"{name}: error_feedback needs wire='bfloat16', as float32 loses nothing")
         self._sums_only = choice(name, "reduction", reduction, ("mean", "sum")) == "sum"
-        capacity = number(name, "bucket_mib", bucket_mib, 0, above=True) * MIB
+        self._wire, self._capacity = wire, number(name, "bucket_mib", bucket_mib, 0, above=True) * MIB
+        self._broadcasts = flag(name, "broadcast", broadcast)
         self.params: list[Array] = [param for group in groups for param in group["params"]]
         named = [group.get("param_names") for group in groups]
         self.names = None if None in named else [one for names in named for one in names or ()]
-        labels = self.names or [f"params[{i}]" for i in range(len(self.params))]
-        expect_same(
-            name,
-            comm,
-            [
-                *facts,
-                *(
-                    (f"{label}", f"{one.dtype} of shape {one.shape}")
-                    for label, one in zip(labels, self.params, strict=True)
-                ),
-                *((key, value) for key, value in (("chunks", chunks), ("wire", wire), ("error_feedback", feedback))),
-                *((key, value) for key, value in (("reduction", reduction), ("bucket_mib", bucket_mib))),
-            ],
-        )
-        if flag(name, "broadcast", broadcast):
+        self._shards, self._leaves = shards, self.chunks or self.size
+        self._kinds, self._vectors, self._where = None, [], {}
+        self._header = Header(len(self.params), self._leaves, self.size)
+        self._scale: float | None = None
+        options = {"chunks": chunks, "wire": wire, "error_feedback": error_feedback, "reduction": reduction}
+        return [
+            *facts,
+            *((self.label(i), f"{one.dtype} of shape {one.shape}") for i, one in enumerate(self.params)),
+            *({**options, "bucket_mib": bucket_mib, "broadcast": broadcast}.items()),
+        ]
+
+    def _begin(self) -> None:
+        """Prepares the exchange, once all ranks have agreed."""
+        if self._broadcasts:
             for param in self.params:
                 if param.size:
-                    comm.Bcast(bytes_of(param), root=0)
-        abort_unhandled(comm)
-        self._channel = Channel(comm)
-        self._leaves = self.chunks or size
-        self._shards = shards
-        self._wire, self._feedback, self._capacity = wire, feedback, capacity
-        self._kinds, self._vectors, self._where = None, [], {}
-        self._header = Header(len(self.params))
+                    self.comm.Bcast(bytes_of(param), root=0)
+        abort_unhandled(self.comm)
+        self._channel = Channel(self.comm)
         self._forget()
+
+    def close(self) -> None:
+        """Frees the communicator that this object has made for itself; it cannot be used afterwards."""
+        if self._channel.second is not None and callable(getattr(self._channel.second, "Free", None)):
+            self._channel.second.Free()
+            self._channel.second = None
 
     # Statistics
 
@@ -127,25 +137,28 @@ class Exchanged:
             ValueError: A shape, a number or the weight is wrong, or the gradient was handed in before.
         """
         name = self._function
+        self._expect_whole()
         if self.chunks is not None:
             raise ValueError(f"{name}: ready cannot be used with chunks, whose gradients are added first; use add")
         if self._local is not None:
             raise ValueError(f"{name}: ready follows add, whose gradients step() takes; step() first")
         param = whole(name, "param", param, 0, max(len(self.params), 1))
-        self._weigh(weight)
         if param in self._given:
             raise ValueError(f"{name}: the gradient of {self.label(param)} was handed in before; step() comes first")
         self._expect(param, grad)
         kind = NONE if grad is None else SPARSE if isinstance(grad, SparseRows) else DENSE
         if self._kinds is None:
+            self._weigh(weight)
             self._given[param] = grad.copy() if isinstance(grad, np.ndarray) else grad
             return
         self._expect_kind(param, kind)
+        self._weigh(weight)
         self._given[param] = grad if kind == SPARSE else (kind,)
         if param in self._where:
             v, first, last = self._where[param]
+            flat = None if grad is None else np.ascontiguousarray(grad).reshape(-1)
             for b in range(first, last + 1):
-                self._fill(v, b, param, grad)  # type: ignore[arg-type]
+                self._fill(v, b, param, flat)
                 self._missing[v][b] -= 1
         self._send()
         if self._exchange is not None:
@@ -164,9 +177,10 @@ class Exchanged:
             ValueError: A shape, weight or chunk is wrong.
         """
         name = self._function
+        self._expect_whole()
         if self._given:
             raise ValueError(f"{name}: add follows ready, whose gradients step() takes; step() first")
-        flat = in_order(name, grads, self.names, len(self.params))
+        flat = self._flatten(grads)
         for param, grad in enumerate(flat):
             if isinstance(grad, SparseRows):
                 raise TypeError(
@@ -184,24 +198,21 @@ class Exchanged:
                 )
         elif chunk is not None:
             raise ValueError(f"{name}: chunk is given, but the optimizer was made without chunks")
-        its_weight = 1.0 if self._sums_only else number(name, "weight", weight, 0)
+        its_weight = weight_of(name, weight)
+        its_weight = 1.0 if self._sums_only and its_weight else its_weight
         if self._kinds is None:
             self._decide([NONE if grad is None else DENSE for grad in flat])
         for param, grad in enumerate(flat):
             self._expect_kind(param, NONE if grad is None else DENSE)
+        for param, grad in enumerate(flat):
             self._present[param] |= grad is not None and its_weight != 0
+        flat = [None if grad is None else np.ascontiguousarray(grad).reshape(-1) for grad in flat]
         vectors = []
         for vector in self._vectors:
             whole_vector = np.empty(vector.layout.size, vector.dtype)
             for bucket in vector.layout.buckets:
                 part = whole_vector[bucket.first : bucket.first + self.size * bucket.piece]
-                fill(
-                    bucket,
-                    self.size,
-                    part,
-                    lambda param: None if flat[param] is None else flat[param].reshape(-1),
-                    its_weight,
-                )
+                fill(bucket, part, flat, its_weight)
             vectors.append(whole_vector)
         if self.chunks is not None:
             self._local = self._local or Partial(first)
@@ -212,7 +223,10 @@ class Exchanged:
         else:
             for total, one in zip(self._local.nodes[0][1], vectors, strict=True):
                 np.add(total, one, out=total)
-        self._weight += its_weight
+        if self.chunks is None:
+            self._weights = [sum(self._weights) + its_weight]
+        else:
+            self._weights.append(its_weight)
 
     @property
     def my_chunks(self) -> range:
@@ -221,62 +235,77 @@ class Exchanged:
 
     # Sums come out
 
-    def _summed(self, grads: Any, weight: float) -> tuple[list[float], list[Any], float]:
-        """Exchanges everything; the ranks' weights, the sums of sparse gradients by parameter, and the sum of the weights."""
+    def _summed(self, grads: Any, weight: float, grad_scale: float) -> tuple[list[Any], float]:
+        """Exchanges everything; returns for each parameter its sum of sparse gradients, or whether it has another one, and the
+        sum of the weights.
+        """
         name = self._function
-        if grads is not None:
-            if self._given or self._local is not None:
-                raise ValueError(f"{name}: grads are given, but ready or add has been called; step() without grads")
-            flat = in_order(name, grads, self.names, len(self.params))
-            for param, grad in enumerate(flat):
-                self._expect(param, grad)
-            if self.chunks is not None:
-                if self.chunks != self.size:
-                    raise ValueError(f"{name}: grads are given, but with chunks add takes the gradients of each chunk")
-                self.add(
-                    flat if self.names is None else dict(zip(self.names, flat, strict=True)),
-                    weight=weight,
-                    chunk=self.rank,
+        if self._feedback:
+            if self._scale not in (None, grad_scale):
+                raise ValueError(
+                    f"{name}: grad_scale is {grad_scale}, but was {self._scale} before, and error_feedback needs the same in all steps"
                 )
-            else:
-                self._weigh(weight)
-                if self._kinds is None:
-                    self._given = dict(enumerate(flat))
-                else:
-                    for param in reversed(range(len(flat))):
-                        self.ready(param, flat[param], weight=weight)
+            self._scale = grad_scale
+        if grads is not None:
+            self._hand_in(grads, weight)
         if self._local is None:
             missing = [i for i in range(len(self.params)) if i not in self._given]
             if missing:
                 raise ValueError(
-                    f"{name}: the gradient of {self.label(missing[0])} is missing; hand it in with ready, or None"
+                    f"{name}: the gradient of {self.label(missing[0])} is missing; hand it in with ready, or None (a rank without a "
+                    "micro-batch too: add(grads, weight=0))"
                 )
             if self._kinds is None:
                 self._first_step()
+            self._send()
         else:
             if self.chunks is not None and self._local.next != self.my_chunks.stop:
                 raise ValueError(
-                    f"{name}: chunk {self._local.next} is missing; rank {self.rank} has chunks {self.my_chunks}"
+                    f"{name}: chunk {self._local.next} is missing; rank {self.rank} has chunks {self.my_chunks.start} to "
+                    f"{self.my_chunks.stop - 1}"
                 )
             self._send_local()
         exchange = self._exchange
         assert exchange is not None and self._kinds is not None
         weights, kinds = exchange.finish()
+        total = 1.0 if self._sums_only else float(sum(weights))
+        if not any(weights):
+            raise ValueError(f"{name}: the weights of all ranks are 0: there is no batch")
         sparse = {
-            param: gather_rows(self._channel, self._given.get(param), self.params[param], self._weight)
+            param: gather_rows(self._channel, self._given.get(param), self.params[param], self._weights[0])
             for param, kind in enumerate(self._kinds)
             if kind == SPARSE
         }
-        total = 1.0 if self._sums_only else float(sum(weights))
-        present = [sparse.get(param, bool(kind)) for param, kind in enumerate(kinds.tolist())]
-        return weights, present, total
+        return [sparse.get(param, bool(kind)) for param, kind in enumerate(kinds.tolist())], total
+
+    def _hand_in(self, grads: Any, weight: float) -> None:
+        """Takes the gradients of all parameters; nothing is sent before all of them were checked."""
+        name = self._function
+        if self._given or self._local is not None:
+            raise ValueError(f"{name}: grads are given, but ready or add has been called; step() without grads")
+        flat = self._flatten(grads)
+        for param, grad in enumerate(flat):
+            self._expect(param, grad)
+            if self._kinds is not None:
+                self._expect_kind(param, NONE if grad is None else SPARSE if isinstance(grad, SparseRows) else DENSE)
+        if self.chunks is not None:
+            if self.chunks != self.size:
+                raise ValueError(f"{name}: grads are given, but with chunks add takes the gradients of each chunk")
+            self.add(flat, weight=weight, chunk=self.rank)
+            return
+        self._weigh(weight)
+        if self._kinds is None:
+            self._given = dict(enumerate(flat))
+        else:
+            for param in reversed(range(len(flat))):
+                self.ready(param, flat[param], weight=weight)
 
     def _forget(self) -> None:
         """Begins the next step."""
         self._given = {}
         self._local = None
         self._present = [False] * len(self.params)
-        self._weight = 0.0
+        self._weights = []
         self._weighed = None
         self._exchange = None
         self._buffers = {}
@@ -284,12 +313,29 @@ class Exchanged:
         if self._kinds is not None:
             self._exchange = Exchange(self._channel, self._vectors, self._header, self._leaves, not self._shards)
 
+    def _abandon(self) -> None:
+        """After an error: begins anew if nothing was sent; otherwise keeps what MPI may still write to, and refuses to go on."""
+        exchange = self._exchange
+        if exchange is not None:
+            exchange.undo()
+            if exchange.unfinished:
+                ABANDONED.append(exchange)
+                self._broken = True
+        self._forget()
+
+    def _expect_whole(self) -> None:
+        if self._broken:
+            raise RuntimeError(
+                f"{self._function}: an error has stopped an earlier step in the middle of its exchange, so that ranks may differ; "
+                "end the job, and go on from its last checkpoint"
+            )
+
     def _decide(self, kinds: list[int]) -> None:
         """Fixes, on all ranks alike, which gradients are sparse, and lays out the others."""
         every = np.empty((self.size, len(kinds)), np.uint8)
         self.comm.Allgather(np.array(kinds, np.uint8), every)
         for param in range(len(kinds)):
-            seen = set(every[:, param].tolist()) - {NONE}
+            seen = set(every[:, param].tolist()) - {NONE}  # the same on all ranks, and so are the errors
             if len(seen) > 1:
                 raise ValueError(
                     f"{self._function}: the gradient of {self.label(param)} is sparse on some ranks and dense on others"
@@ -314,14 +360,12 @@ class Exchanged:
                     where[segment.param] = v, first, b
             vectors.append(Vector(layout, computed, wire, self._feedback))
         if not any(vector.layout.buckets for vector in vectors):  # the header needs a bucket
-            vectors = [Vector(Layout([-1], [1], self.size, 1), np.float32, np.float32, False)]
-            vectors[0].layout.buckets[0].segments.clear()
+            vectors.append(Vector(Layout([-1], [1], self.size, 1), np.float32, np.float32, False))
+            vectors[-1].layout.buckets[0].segments.clear()
         self._kinds, self._vectors, self._where = kinds, vectors, where
-        given, weighed = self._given, self._weighed
+        kept = self._given, self._weighed, self._weights
         self._forget()
-        self._given, self._weighed = given, weighed
-        if weighed is not None:
-            self._weight = weighed
+        self._given, self._weighed, self._weights = kept
 
     def _first_step(self) -> None:
         given, self._given = self._given, {}
@@ -332,19 +376,18 @@ class Exchanged:
         self._decide(kinds)
         for param in reversed(range(len(self.params))):
             self.ready(param, given[param], weight=self._weighed if self._weighed is not None else 1.0)
-        self._send()
 
     def _fill(self, v: int, b: int, param: int, grad: Array | None) -> None:
         """Copies the part of a gradient that lies in a bucket, times the weight."""
         bucket = self._vectors[v].layout.buckets[b]
         if (v, b) not in self._buffers:
             self._buffers[v, b] = np.zeros(self.size * bucket.piece, self._vectors[v].dtype)
-        if grad is None or self._weight == 0:
+        if grad is None or self._weights[0] == 0:
             return
         for other, begin, end, at in bucket.segments:
             if other == param:
-                part, its = self._buffers[v, b][at : at + end - begin], grad.reshape(-1)[begin:end]
-                weigh(its, self._weight, part)
+                part, its = self._buffers[v, b][at : at + end - begin], grad[begin:end]
+                weigh(its, self._weights[0], part)
 
     def _send(self) -> None:
         """Sends the buckets that are full, in their order; the last one when every gradient is there."""
@@ -352,7 +395,7 @@ class Exchanged:
         assert exchange is not None
         while (at := exchange.next()) is not None:
             v, b = at
-            last = at == (len(self._vectors) - 1, len(self._vectors[-1].layout.buckets) - 1)
+            last = exchange.is_last()
             if self._missing[v][b] or (last and len(self._given) < len(self.params)):
                 return
             buffer = self._buffers.pop(at, None)
@@ -360,9 +403,10 @@ class Exchanged:
                 buffer = np.zeros(self.size * self._vectors[v].layout.buckets[b].piece, self._vectors[v].dtype)
             header = None
             if last:
+                self._weights = self._weights or [1.0]  # there are no parameters
                 every = range(len(self.params))
-                header = self._weight, [self._kind(self._given[i]) if self._weight else NONE for i in every]
-            exchange.start({exchange.own[0]: buffer}, header)
+                header = self._weights, [self._kind(self._given[i]) if self._weights[0] else NONE for i in every]
+            exchange.start({exchange.own[0]: buffer}, self._weights[0], header)
 
     def _send_local(self) -> None:
         exchange, local = self._exchange, self._local
@@ -372,20 +416,21 @@ class Exchanged:
             v, b = at
             bucket = self._vectors[v].layout.buckets[b]
             part = slice(bucket.first, bucket.first + self.size * bucket.piece)
-            last = at == (len(self._vectors) - 1, len(self._vectors[-1].layout.buckets) - 1)
-            header = (self._weight, [DENSE if one else NONE for one in self._present]) if last else None
-            exchange.start({node: vectors[v][part] for node, vectors in nodes.items()}, header)
+            last = exchange.is_last()
+            header = (self._weights, [DENSE if one else NONE for one in self._present]) if last else None
+            exchange.start({node: vectors[v][part] for node, vectors in nodes.items()}, sum(self._weights), header)
             exchange.progress()
 
     # Checks
 
     def _weigh(self, weight: float) -> None:
-        its = 1.0 if self._sums_only else number(self._function, "weight", weight, 0)
+        its = weight_of(self._function, weight)
+        its = 1.0 if self._sums_only and its else its
         if self._weighed is not None and its != self._weighed:
             raise ValueError(
                 f"{self._function}: weight is {weight}, but was {self._weighed} for other gradients of this step"
             )
-        self._weighed = self._weight = its
+        self._weighed, self._weights = its, [its]
 
     def _kind(self, given: Any) -> int:
         if isinstance(given, SparseRows):
@@ -405,10 +450,13 @@ class Exchanged:
                 raise ValueError(
                     f"{name}: the gradient of {self.label(param)} has rows of shape {grad.values.shape[1:]}, expected {its.shape[1:]}"
                 )
-            return
+            grad = grad.values
+            its_shape: tuple[int, ...] = grad.shape
+        else:
+            its_shape = its.shape
         if not isinstance(grad, np.ndarray):
             raise TypeError(f"{name}: the gradient of {self.label(param)} must be a numpy array, got {type_of(grad)}")
-        if grad.shape != its.shape:
+        if grad.shape != its_shape:
             raise ValueError(
                 f"{name}: the gradient of {self.label(param)} has shape {grad.shape}, expected {its.shape}"
             )
@@ -421,11 +469,21 @@ class Exchanged:
     def _expect_kind(self, param: int, kind: int) -> None:
         assert self._kinds is not None
         if kind not in (NONE, self._kinds[param]):
-            was, now = ("sparse", "dense") if kind == DENSE else ("dense", "sparse")
+            was, now = ("sparse", "dense") if kind == DENSE else ("dense (or None)", "sparse")
             raise ValueError(
-                f"{self._function}: the gradient of {self.label(param)} is {now}, but was {was} in the first step, when the "
-                "exchange was laid out"
+                f"{self._function}: the gradient of {self.label(param)} is {now}, but was {was} on all ranks in the first step, when "
+                "the exchange was laid out; give a SparseRows without rows there"
             )
+
+
+def digest_of(state: Mapping[str, Array]) -> str:
+    """A short text that differs where a parameter's state does; empty before its first step."""
+    if not int(state.get("step", 0)):
+        return ""
+    digest = hashlib.sha256()
+    for key in sorted(state):
+        digest.update(key.encode() + bytes_of(np.ascontiguousarray(state[key])).tobytes())
+    return f"{int(state['step'])} steps, digest {digest.hexdigest()[:8]}"
 
 
 def text_of(groups: Iterable[dict[str, Any]]) -> list[tuple[str, str]]:

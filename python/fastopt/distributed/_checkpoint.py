@@ -11,8 +11,10 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import secrets
-from collections.abc import Callable, Mapping, Sequence
+import shutil
+from collections.abc import Mapping, Sequence
 from os import PathLike
 from pathlib import Path
 from typing import Any, Protocol
@@ -21,12 +23,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .. import _files, optim
+from ..optim.state_dict import plain
 from ._layout import ALIGNMENT, Segment
-from ._processes import gather_bytes
+from ._processes import gather_bytes, together
 
 Array = NDArray[Any]
 Slice = Sequence[int]  # parameter, begin, end
 INDEX, FORMAT = "index.json", 1
+PART = re.compile(r"[0-9a-f]{8}-\d{5}-of-\d{5}\.safetensors")
+LEFT_OVER = re.compile(r"\.([0-9a-f]{8}-\d{5}-of-\d{5}\.safetensors.*\.tmp|[0-9a-f]{8}\.json)")
 
 
 class Shards(Protocol):
@@ -51,6 +56,12 @@ def save(sharded: Shards, folder: str | PathLike[str], extra: Mapping[str, Any] 
     token = gather_bytes(comm, secrets.token_hex(4).encode())[0].decode()
     names = [f"{token}-{one:05d}-of-{size:05d}.safetensors" for one in range(size)]
 
+    def look() -> None:
+        if (path / INDEX).exists():
+            _files_of(path, complete=False)  # raises if the index is not one of ours, which would be replaced
+
+    together("save", comm, look)
+
     def write_part() -> None:
         state_dict = sharded.optimizer.state_dict(copy=False)
         arrays = {f"{k}.{key}": array for k, entries in state_dict["state"].items() for key, array in entries.items()}
@@ -63,7 +74,8 @@ def save(sharded: Shards, folder: str | PathLike[str], extra: Mapping[str, Any] 
             "names": sharded.names,
             "of_group": sharded.of_group,
             "groups": [
-                {key: value for key, value in group.items() if key != "params"} for group in state_dict["param_groups"]
+                {key: plain(value) for key, value in group.items() if key != "params"}
+                for group in state_dict["param_groups"]
             ],
             "fastopt": state_dict["fastopt"],
             "extra": dict(extra or {}) if rank == 0 else {},
@@ -83,17 +95,17 @@ def save(sharded: Shards, folder: str | PathLike[str], extra: Mapping[str, Any] 
         os.replace(new, path / INDEX)
 
     try:
-        _together(comm, "save", write_part)
+        together("save", comm, write_part, OSError)
     except BaseException:
         with contextlib.suppress(OSError):
             (path / names[rank]).unlink()
         raise
-    _together(comm, "save", write_index)
-    if rank == 0:
-        for old in path.glob("*-of-*.safetensors"):
-            if old.name not in names:
+    together("save", comm, write_index, OSError)
+    if rank == 0:  # other checkpoints' files, and what is left of a save that was killed
+        for old in path.iterdir():
+            if (PART.fullmatch(old.name) and old.name not in names) or LEFT_OVER.fullmatch(old.name):
                 with contextlib.suppress(OSError):
-                    old.unlink()
+                    shutil.rmtree(old) if old.is_dir() else old.unlink()
 
 
 def load(sharded: Shards, folder: str | PathLike[str]) -> dict[str, Any]:
@@ -101,9 +113,11 @@ def load(sharded: Shards, folder: str | PathLike[str]) -> dict[str, Any]:
     found: list[Any] = []
 
     def read() -> None:
-        found.append(_assembled(folder, [one[:3] for one in sharded.slices]))
-        metadata = found[0][2]
-        theirs = [*zip(metadata["shapes"], metadata["dtypes"], strict=True)]
+        metadata = _first_metadata(folder)
+        place = _places(metadata["names"], sharded.names, len(metadata["shapes"]))
+        found.append(_assembled(folder, [(place[one.param], *one[1:3]) for one in sharded.slices]))
+        found.append(place)
+        theirs = [(metadata["shapes"][at], metadata["dtypes"][at]) for at in place]
         own = [(list(param.shape), param.dtype.name) for param in sharded.params]
         if len(theirs) != len(own):
             raise ValueError(f"load: the checkpoint has {len(theirs)} parameters, expected {len(own)}")
@@ -113,25 +127,21 @@ def load(sharded: Shards, folder: str | PathLike[str]) -> dict[str, Any]:
                     f"load: {sharded.label(i)} is {its[1]} of shape {tuple(its[0])} in the checkpoint, expected {one[1]} of "
                     f"shape {tuple(one[0])}"
                 )
-        if metadata["of_group"] != sharded.of_group:
+        if [metadata["of_group"][at] for at in place] != sharded.of_group:
             raise ValueError("load: the checkpoint has other groups of parameters")
 
-    _together(sharded.comm, "load", read)
+    together("load", sharded.comm, read)
     state, weights, metadata = found[0]
+    place = found[1]
     groups, first = [], 0
     for i, group in enumerate(metadata["groups"]):
         count = sum(sharded.of_group[one.param] == i for one in sharded.slices)
         groups.append({**group, "params": list(range(first, first + count))})
         first += count
-    _together(
-        sharded.comm,
-        "load",
-        lambda: sharded.optimizer.load_state_dict(
-            {"state": state, "param_groups": groups, "fastopt": metadata["fastopt"]}
-        ),
-    )
-    for param, its in zip(sharded.params, weights, strict=True):
-        param[...] = its
+    state_dict = {"state": state, "param_groups": groups, "fastopt": metadata["fastopt"]}
+    together("load", sharded.comm, lambda: sharded.optimizer.load_state_dict(state_dict))
+    for param, at in zip(sharded.params, place, strict=True):
+        param[...] = weights[at]
     return dict(metadata["extra"])
 
 
@@ -179,27 +189,48 @@ def read_checkpoint(folder: str | PathLike[str]) -> tuple[list[Array], dict[str,
     return weights, {"state": state, "param_groups": groups, "fastopt": metadata["fastopt"]}, dict(metadata["extra"])
 
 
-def _files_of(folder: str | PathLike[str]) -> list[Path]:
+def _places(theirs: list[str] | None, own: list[str] | None, count: int) -> list[int]:
+    """For each of the own parameters its number in the checkpoint: by name where both have names."""
+    if theirs is None or own is None or [*theirs] == [*own]:
+        return list(range(count))
+    if sorted(theirs) != sorted(own) or len({*own}) != len(own):
+        missing, unknown = [one for one in own if one not in theirs], [one for one in theirs if one not in own]
+        raise ValueError(f"load: the checkpoint has other parameters; missing: {missing}, unknown: {unknown}")
+    return [theirs.index(one) for one in own]
+
+
+def _files_of(folder: str | PathLike[str], complete: bool = True) -> list[Path]:
+    """The files that the index names; raises if one is not there, or if the index is not one of a checkpoint."""
     path = Path(folder)
     try:
-        index = json.loads((path / INDEX).read_text())
-        names = index["files"]
-        if index["format"] != FORMAT:
-            raise ValueError(
-                f"load: {path} has format {index['format']!r}, expected {FORMAT}; a later version wrote it"
-            )
+        index = json.loads((path / INDEX).read_bytes())
     except FileNotFoundError:
         raise ValueError(f"load: {path} has no whole checkpoint: there is no {INDEX}") from None
-    except (json.JSONDecodeError, KeyError, TypeError):
-        raise ValueError(f"load: {path / INDEX} is damaged") from None
-    for name in names:
+    except ValueError:
+        raise ValueError(f"load: {path / INDEX} is damaged, or not the index of a checkpoint") from None
+    names = index.get("files") if isinstance(index, dict) else None
+    if (
+        not isinstance(names, list)
+        or not names
+        or not all(isinstance(one, str) and PART.fullmatch(one) for one in names)
+    ):
+        raise ValueError(f"load: {path / INDEX} is damaged, or not the index of a checkpoint")
+    if index.get("format") != FORMAT:
+        raise ValueError(
+            f"load: {path} has format {index.get('format')!r}, expected {FORMAT}; a later version wrote it"
+        )
+    for name in names if complete else ():
         if not (path / name).is_file():
             raise ValueError(f"load: {path} lacks {name}, which is a part of the checkpoint")
     return [path / name for name in names]
 
 
 def _first_metadata(folder: str | PathLike[str]) -> dict[str, Any]:
-    return _files.load(_files_of(folder)[0])[1]
+    path = _files_of(folder)[0]
+    metadata = _files.load(path)[1]
+    if not {"names", "shapes", "of_group"} <= metadata.keys():
+        raise ValueError(f"load: {path} is not a part of a checkpoint")
+    return metadata
 
 
 def _assembled(
@@ -212,6 +243,8 @@ def _assembled(
     seen = [0] * len(wanted)
     for path in _files_of(folder):
         arrays, its = _files.load(path)
+        if not {"slices", "shapes", "dtypes", "names", "of_group", "groups", "fastopt", "extra"} <= its.keys():
+            raise ValueError(f"load: {path} is not a part of a checkpoint")
         if not metadata:
             metadata = its
             weights = [np.empty(0)] * len(its["shapes"])
@@ -253,18 +286,3 @@ def _copy_part(to: dict[str, Array], key: str, array: Array, of: tuple[int, int]
     low, high = max(of[0], wanted[0]), min(of[1], wanted[1])
     part = slice((low - of[0]) // per, -(-(high - of[0]) // per))
     to[key][(low - wanted[0]) // per : -(-(high - wanted[0]) // per)] = array[part]
-
-
-def _together(comm: Any, function: str, work: Callable[[], Any]) -> None:
-    """Does something on all ranks; if one of them fails, all raise."""
-    error: Exception | None = None
-    try:
-        work()
-    except Exception as its:
-        error = its
-    told = gather_bytes(comm, b"" if error is None else f"{type(error).__name__}: {error}".encode())
-    if error is not None:
-        raise error
-    for rank, text in enumerate(told):
-        if text:
-            raise OSError(f"{function}: rank {rank} has failed: {text.decode()}")

@@ -11,7 +11,6 @@ the order in which messages arrive nor on the algorithm that MPI chooses.  It ca
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import ml_dtypes
@@ -28,20 +27,25 @@ NONE, DENSE, SPARSE = 0, 1, 2  # the kinds of gradients
 
 
 class Header:
-    """What each rank tells the others beside gradients: its weight, and the kind of each gradient."""
+    """What each rank tells the others beside gradients: the weights of its leaves, and the kind of each gradient."""
 
-    def __init__(self, params: int) -> None:
+    def __init__(self, params: int, leaves: int, ranks: int) -> None:
         self.params = params
-        self.size = -(-(8 + params) // 64) * 64
+        self.counts = [end - begin for begin, end in (share(leaves, rank, ranks) for rank in range(ranks))]
+        self.weights = 8 * max(self.counts)
+        self.size = -(-(self.weights + params) // 64) * 64
 
-    def write(self, to: Array, weight: float, kinds: list[int]) -> None:
-        to[..., :8] = np.array([weight], np.float64).view(np.uint8)
-        to[..., 8 : 8 + self.params] = np.array(kinds, np.uint8)
+    def write(self, to: Array, weights: list[float], kinds: list[int]) -> None:
+        row = np.zeros(self.size, np.uint8)
+        row[: 8 * len(weights)] = np.array(weights, np.float64).view(np.uint8)
+        row[self.weights : self.weights + self.params] = kinds
+        to[...] = row
 
     def read(self, rows: Array) -> tuple[list[float], Array]:
-        """The weight of each rank, and for each parameter the largest kind of all ranks."""
-        weights = np.ascontiguousarray(rows[:, :8]).view(np.float64).reshape(-1).tolist()
-        return weights, rows[:, 8 : 8 + self.params].max(axis=0, initial=0)
+        """The weight of each leaf, and for each parameter the largest kind of all ranks."""
+        every = np.ascontiguousarray(rows[:, : self.weights]).view(np.float64).tolist()
+        weights = [weight for row, count in zip(every, self.counts, strict=True) for weight in row[:count]]
+        return weights, rows[:, self.weights : self.weights + self.params].max(axis=0, initial=0)
 
 
 class Channel:
@@ -78,22 +82,27 @@ class Vector:
         self.layout, self.dtype, self.wire = layout, np.dtype(dtype), np.dtype(wire)
         self.rounded = self.wire != self.dtype
         # What rounding to the wire has lost, to be sent next time: of this rank's gradients, and of its pieces of the sum.
-        self.lost: list[Array | None] = [None] * len(layout.buckets)
-        self.lost_of_sum: list[Array | None] = [None] * len(layout.buckets)
         self.feedback = feedback and self.rounded
+        self.forget_lost()
 
-    def encode(self, numbers: Array, lost: list[Array | None], bucket: int) -> Array:
-        """Numbers as they are sent; with error feedback what was lost before is added first."""
+    def forget_lost(self) -> None:
+        """Begins error feedback anew."""
+        self.lost: list[Array | None] = [None] * len(self.layout.buckets)
+        self.lost_of_sum: list[Array | None] = [None] * len(self.layout.buckets)
+
+    def encode(self, numbers: Array, lost: list[Array | None], bucket: int, weight: float) -> Array:
+        """Numbers as they are sent; with error feedback what was lost before, kept for a weight of 1, is added first."""
         if not self.rounded:
             return numbers
-        if not self.feedback:
+        if not self.feedback or not weight:
             return numbers.astype(self.wire)
-        before = lost[bucket]
-        if before is not None:
-            numbers = numbers + before.reshape(numbers.shape)
-        sent = numbers.astype(self.wire)
-        rest = numbers - sent.astype(self.dtype)
-        lost[bucket] = np.where(np.isfinite(rest), rest, 0)
+        with np.errstate(all="ignore"):
+            before = lost[bucket]
+            if before is not None:
+                numbers = numbers + before.reshape(numbers.shape) * self.dtype.type(weight)
+            sent = numbers.astype(self.wire)
+            rest = (numbers - sent.astype(self.dtype)) / self.dtype.type(weight)
+            lost[bucket] = np.where(np.isfinite(rest), rest, 0)
         return sent
 
 
@@ -118,6 +127,11 @@ class Exchange:
         self._gathers: list[Any] = []
         self._sends: list[Array] = []
         self._headers: Array | None = None
+        self._kept = [(vector, [*vector.lost], [*vector.lost_of_sum]) for vector in vectors]
+        # Sums are gathered later where their weight must be known first, or where both stages share a communicator.
+        self._late: list[tuple[int, int, Array]] | None = None
+        if whole and (channel.second is None or any(vector.feedback for vector in vectors)):
+            self._late = []
         self.pieces: dict[tuple[int, int], Array] = {}  # this rank's piece of each sum
         self.sums: dict[int, Array] = {
             v: np.empty(vector.layout.size, vector.wire) for v, vector in enumerate(vectors) if whole
@@ -132,7 +146,21 @@ class Exchange:
         """The bucket that is sent next, as the numbers of its vector and of itself there."""
         return self._order[self._started] if self._started < len(self._order) else None
 
-    def start(self, nodes: dict[Interval, Array], header: tuple[float, list[int]] | None) -> None:
+    def is_last(self) -> bool:
+        """Whether the next bucket is the last one."""
+        return self._started == len(self._order) - 1
+
+    @property
+    def unfinished(self) -> bool:
+        """Whether something has been sent, and not everything has come back."""
+        return self._headers is None and self._started > 0
+
+    def undo(self) -> None:
+        """Takes back what error feedback has kept of this exchange, whose step is not taken."""
+        for vector, lost, lost_of_sum in self._kept:
+            vector.lost, vector.lost_of_sum = lost, lost_of_sum
+
+    def start(self, nodes: dict[Interval, Array], weight: float, header: tuple[list[float], list[int]] | None) -> None:
         """Sends the next bucket: for each node of this rank the whole bucket; with the last one the header."""
         v, b = self._order[self._started]
         vector, channel = self._vectors[v], self._channel
@@ -141,7 +169,10 @@ class Exchange:
         last = self._started == len(self._order) - 1
         tail = self._header.size if last else 0
         own = self._nodes[channel.rank]
-        parts = [vector.encode(nodes[node].reshape(channel.size, piece), vector.lost, b).view(np.uint8) for node in own]
+        parts = [
+            vector.encode(nodes[node].reshape(channel.size, piece), vector.lost, b, weight).view(np.uint8)
+            for node in own
+        ]
         send = (
             parts[0]
             if len(parts) == 1 and not tail
@@ -158,7 +189,9 @@ class Exchange:
 
     def progress(self, wait: bool = False) -> None:
         """Adds what has arrived, and starts to gather the sums."""
-        arrived = [wait or stage[0].Test() for stage in self._stages[self._added :]]  # all of them: MPI goes on in such calls
+        arrived = [
+            wait or stage[0].Test() for stage in self._stages[self._added :]
+        ]  # all of them: MPI goes on in such calls
         for has_arrived in arrived:
             if not has_arrived:
                 break
@@ -176,7 +209,7 @@ class Exchange:
 
     def _add(self, number: int, received: Array, sizes: list[int], tail: int) -> None:
         v, b = self._order[number]
-        vector, channel = self._vectors[v], self._channel
+        vector = self._vectors[v]
         bucket = vector.layout.buckets[b]
         size = bucket.piece * vector.wire.itemsize
         parts: dict[Interval, Array] = {}
@@ -191,30 +224,41 @@ class Exchange:
             self._headers = np.stack(headers)
         with np.errstate(all="ignore"):
             total = tree_sum(parts, self._leaves, _add_to)
-            if self._whole:
-                whole = self.sums[v][bucket.first : bucket.first + channel.size * bucket.piece]
-                sent = np.ascontiguousarray(vector.encode(total, vector.lost_of_sum, b))
-                request = channel.gather(sent.view(np.uint8), whole.view(np.uint8))
-                self._gathers.append((request, sent, whole))
-            else:
-                self.pieces[v, b] = total
+        if not self._whole:
+            self.pieces[v, b] = total
+        elif self._late is not None:
+            self._late.append((v, b, total))
+        else:
+            self._gather(v, b, total, 1.0)
+
+    def _gather(self, v: int, b: int, total: Array, weight: float) -> None:
+        vector, channel = self._vectors[v], self._channel
+        bucket = vector.layout.buckets[b]
+        whole = self.sums[v][bucket.first : bucket.first + channel.size * bucket.piece]
+        sent = np.ascontiguousarray(vector.encode(total, vector.lost_of_sum, b, weight))
+        request = channel.gather(sent.view(np.uint8), whole.view(np.uint8))
+        self._gathers.append((request, sent, whole))
 
     def finish(self) -> tuple[list[float], Array]:
-        """Waits for everything; returns the ranks' weights and the gradients' kinds."""
+        """Waits for everything; returns the leaves' weights and the gradients' kinds."""
         self.progress(wait=True)
         assert self._headers is not None
-        return self._header.read(self._headers)
+        weights, kinds = self._header.read(self._headers)
+        for late in self._late or ():
+            self._gather(*late, sum(weights))
+        self.progress(wait=True)
+        return weights, kinds
 
 
 def _add_to(a: Array, b: Array) -> Array:
     return np.add(a, b, out=a)
 
 
-def fill(bucket: Bucket, ranks: int, to: Array, of: Callable[[int], Array | None], weight: float) -> None:
+def fill(bucket: Bucket, to: Array, flat: list[Any], weight: float) -> None:
     """Writes a bucket's gradients, times their weight; zeros where there is none."""
     to[...] = 0
     for param, begin, end, at in bucket.segments:
-        grad = of(param)
+        grad = flat[param]
         if grad is None:
             continue
         weigh(grad[begin:end], weight, to[at : at + end - begin])

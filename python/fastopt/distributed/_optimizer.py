@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
+
 from .. import optim
 from .._check import type_of
-from ._base import Exchanged, text_of
+from ._base import Exchanged, digest_of, text_of
+from ._processes import expect_same, together
 
 
 class DistributedOptimizer(Exchanged):
@@ -30,7 +33,8 @@ class DistributedOptimizer(Exchanged):
             least as many as there are ranks.
         wire: ``"bfloat16"`` sends float32 gradients with 16 bits (they are added in float32, and rounded twice);
             ``None`` sends them as they are.
-        error_feedback: With ``wire``, what rounding has lost is added to the next step's gradients.
+        error_feedback: With ``wire``, what rounding has lost is added to the next step's gradients.  Sums are then gathered after
+            the backward pass only.
         reduction: ``"mean"``; or ``"sum"`` without weights, for gradients of one common loss.
         bucket_mib: The size of a bucket in MiB.  Two collective operations are needed for each.
         broadcast: Whether all ranks begin with rank 0's weights.
@@ -38,7 +42,7 @@ class DistributedOptimizer(Exchanged):
     Raises:
         TypeError: An argument has the wrong type, or ``comm`` is no communicator.
         ValueError: An argument is out of range, or the ranks' optimizers differ in parameters or hyperparameters; the error
-            names the first difference, on all ranks.
+            names the first difference, on all ranks.  State counts too: load a checkpoint on all of them.
 
     Example:
         >>> import numpy as np, fastopt as fo
@@ -68,21 +72,27 @@ class DistributedOptimizer(Exchanged):
         bucket_mib: float = 50.0,
         broadcast: bool = True,
     ) -> None:
-        if not isinstance(opt, optim.Optimizer):
-            raise TypeError(f"DistributedOptimizer: opt must be an optimizer of fastopt.optim, got {type_of(opt)}")
-        self.optimizer = opt
-        super().__init__(
-            opt.param_groups,
-            comm,
-            [("the optimizer", type(opt).__name__), *text_of(opt.param_groups)],
-            chunks=chunks,
-            wire=wire,
-            error_feedback=error_feedback,
-            reduction=reduction,
-            bucket_mib=bucket_mib,
-            broadcast=broadcast,
-            shards=False,
-        )
+        super().__init__(comm)
+
+        def checks() -> list[tuple[str, Any]]:
+            if not isinstance(opt, optim.Optimizer):
+                raise TypeError(f"DistributedOptimizer: opt must be an optimizer of fastopt.optim, got {type_of(opt)}")
+            self.optimizer, self._flatten = opt, opt.flatten
+            facts = self._set_up(
+                opt.param_groups,
+                [("the optimizer", type(opt).__name__), *text_of(opt.param_groups)],
+                chunks=chunks,
+                wire=wire,
+                error_feedback=error_feedback,
+                reduction=reduction,
+                bucket_mib=bucket_mib,
+                broadcast=broadcast,
+                shards=False,
+            )
+            return [*facts, *((f"the state of {self.label(i)}", digest_of(one)) for i, one in enumerate(opt.state))]
+
+        expect_same(self._function, comm, together(self._function, comm, checks))
+        self._begin()
 
     def step(
         self,
@@ -118,29 +128,28 @@ class DistributedOptimizer(Exchanged):
             TypeError: A gradient has a wrong type or dtype.
             ValueError: A gradient's shape is wrong, gradients are missing, the weights are all 0, or an option is out of range.
         """
+        self._expect_whole()
         every = [param for group in self.optimizer.param_groups for param in group["params"]]
         if len(every) != len(self.params) or any(a is not b for a, b in zip(every, self.params, strict=True)):
             raise ValueError(
                 f"{self._function}: the optimizer has other parameters than when this was made; make a new DistributedOptimizer"
             )
         try:
-            _, present, total = self._summed(grads, weight)
-            if total == 0:
-                raise ValueError(f"{self._function}: the weights of all ranks are 0: there is no batch")
+            present, total = self._summed(grads, weight, grad_scale)
             exchange = self._exchange
             assert exchange is not None
             means: list[Any] = []
             for param, its in enumerate(present):
-                if its is False or its is None:
-                    means.append(None)
-                elif its is True:
+                like = self.params[param]
+                if its is not True:
+                    means.append(its or None)
+                elif not like.size:
+                    means.append(np.zeros_like(like))
+                else:
                     v = self._where[param][0]
-                    like = self.params[param]
                     at = self._vectors[v].layout.at[param]
                     means.append(exchange.sums[v][at : at + like.size].reshape(like.shape))
-                else:
-                    means.append(its)
-            return self.optimizer.step(
+            info = self.optimizer.step(
                 means,
                 grad_scale=grad_scale * total,
                 clip_norm=clip_norm,
@@ -149,5 +158,10 @@ class DistributedOptimizer(Exchanged):
                 clip_adaptive=clip_adaptive,
                 skip_nonfinite=skip_nonfinite,
             )
-        finally:
-            self._forget()
+            if info.skipped:
+                exchange.undo()
+        except BaseException:
+            self._abandon()
+            raise
+        self._forget()
+        return info

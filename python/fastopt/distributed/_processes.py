@@ -7,18 +7,22 @@ import hashlib
 import json
 import os
 import sys
+import threading
 import traceback
-from collections.abc import Iterator, Sequence
-from typing import Any
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
+from threadpoolctl import threadpool_limits
 
-from .. import set_num_threads
+from .. import get_num_threads, set_num_threads
 from .._check import number, type_of, whole
 
 Array = NDArray[Any]
+Result = TypeVar("Result")
 NEEDED = ("Get_rank", "Get_size", "Allgather", "Allgatherv", "Iallgather", "Ialltoall", "Ialltoallv", "Bcast")
+TOTAL_LIMITS = 2.0**-53, 2.0**53  # of weights, as of those that ``Optimizer.accumulate`` takes
 
 
 def checked(function: str, comm: Any) -> tuple[int, int]:
@@ -64,6 +68,30 @@ def expect_same(function: str, comm: Any, facts: Sequence[tuple[str, Any]]) -> N
                 )
         if len(theirs) != len(every[0]):
             raise ValueError(f"{function}: ranks differ: rank 0 has {len(every[0])} entries, rank {rank} {len(theirs)}")
+
+
+def together(function: str, comm: Any, work: Callable[[], Result], kind: type[Exception] = ValueError) -> Result:
+    """Does something on all ranks; if it fails on one of them, that one raises its error, and the others one of this kind."""
+    error, result = None, None
+    try:
+        result = work()
+    except Exception as its:
+        error = its
+    told = gather_bytes(comm, b"" if error is None else f"{type(error).__name__}: {error}".encode())
+    if error is not None:
+        raise error
+    for rank, text in enumerate(told):
+        if text:
+            raise kind(f"{function}: rank {rank} has failed: {text.decode()}")
+    return result  # type: ignore[return-value]
+
+
+def weight_of(function: str, weight: Any) -> float:
+    """A checked weight: 0, or so far from 0 and infinity that weighted gradients and their sums are finite."""
+    its = number(function, "weight", weight, 0)
+    if its and not TOTAL_LIMITS[0] <= its <= TOTAL_LIMITS[1]:
+        raise ValueError(f"{function}: weight must be 0 or in [2**-53, 2**53], got {weight}")
+    return its
 
 
 def mean(values: Any, weights: Any = 1.0, *, comm: Any) -> float:
@@ -120,7 +148,7 @@ def share_cores(comm: Any, threads: int | None = None) -> int:
         threads: The number of threads of this process, if it is not to be its share.
 
     Returns:
-        The number of threads of this process, for kernels and, where they share a pool, products.
+        The number of threads of this process, for kernels and for the BLAS that is loaded.
 
     Raises:
         TypeError: An argument has the wrong type.
@@ -136,17 +164,14 @@ def share_cores(comm: Any, threads: int | None = None) -> int:
     if threads is not None:
         count = whole("share_cores", "threads", threads, 1)
     elif os.environ.get("OMP_NUM_THREADS", "").strip():
-        return int(number("share_cores", "OMP_NUM_THREADS", os.environ["OMP_NUM_THREADS"].split(",")[0], 1))
+        return get_num_threads()
     else:
-        hosts = gather_bytes(comm, _machine().encode())
-        here = hosts.count(_machine().encode())
-        every = np.empty(comm.Get_size(), np.int64)
-        own = len(os.sched_getaffinity(0))
-        comm.Allgather(np.array([own], np.int64), every)
-        alone = os.cpu_count() or 1
-        # A launcher may have bound each process to cores of its own.
-        count = own if own * here <= alone else max(own // here, 1)
+        own = os.sched_getaffinity(0)  # a launcher may have bound each process to cores of its own
+        told = gather_bytes(comm, json.dumps([_machine(), sorted(own)]).encode())
+        here = [set(cores) for machine, cores in map(json.loads, told) if machine == _machine()]
+        count = max(len(own) // sum(not own.isdisjoint(cores) for cores in here), 1)
     set_num_threads(count)
+    threadpool_limits(count, user_api="blas")
     return count
 
 
@@ -158,7 +183,7 @@ def _machine() -> str:
 
 
 def abort_unhandled(comm: Any) -> None:
-    """From now on, an error that nobody catches ends the whole job, as the other ranks would wait for this one for ever."""
+    """From now on, an error that nobody catches, in any thread, ends the whole job: the others would wait for this rank for ever."""
     if comm.Get_size() == 1 or not callable(getattr(comm, "Abort", None)) or getattr(sys.excepthook, "aborts", False):
         return
     before = sys.excepthook
@@ -172,8 +197,12 @@ def abort_unhandled(comm: Any) -> None:
         finally:
             comm.Abort(1)
 
+    def of_thread(error: threading.ExceptHookArgs) -> None:
+        if error.exc_type is not SystemExit:
+            excepthook(error.exc_type, error.exc_value, error.exc_traceback)
+
     excepthook.aborts = True  # type: ignore[attr-defined]
-    sys.excepthook = excepthook
+    sys.excepthook, threading.excepthook = excepthook, of_thread
 
 
 @contextlib.contextmanager

@@ -19,7 +19,7 @@ class Sampler:
     """The indices of each mini-batch that belong to this process; all processes together have the whole batch.
 
     The order of the examples follows from ``seed`` and the epoch only: the batches are the same on any number of ranks.  Each
-    iteration is an epoch; setting ``epoch`` continues from there.
+    iteration, even one that is broken off, is an epoch: ``epoch`` is the number of the next one, and may be set.
 
     Args:
         count: The number of examples.
@@ -70,6 +70,8 @@ class Sampler:
             raise ValueError("Sampler: replacement draws at random, which shuffle=False excludes")
         self.drop_last = flag("Sampler", "drop_last", drop_last)
         self.chunks = None if chunks is None else whole("Sampler", "chunks", chunks, 1)
+        if self.chunks is not None and self.chunks < self.size:
+            raise ValueError(f"Sampler: chunks must be at least {self.size}, the number of ranks, got {chunks}")
         self.seed = whole("Sampler", "seed", seed)
         self.epoch = 0
 
@@ -80,6 +82,7 @@ class Sampler:
 
     def __iter__(self) -> Iterator[Any]:
         rng = np.random.Generator(np.random.Philox(key=[self.seed, whole("Sampler", "epoch", self.epoch)]))
+        self.epoch += 1
         order = rng.permutation(self.count) if self.shuffle and not self.replacement else np.arange(self.count)
         for i in range(len(self)):
             if self.replacement:
@@ -88,7 +91,6 @@ class Sampler:
             else:
                 batch = order[i * self.batch_size : (i + 1) * self.batch_size]
             yield self._own(batch.astype(np.int64))
-        self.epoch += 1
 
     def _own(self, batch: Indices) -> Any:
         if self.chunks is None:

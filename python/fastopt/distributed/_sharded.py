@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from os import PathLike
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from .. import functional as F
 from .. import optim
 from .._check import flag, number, type_of
+from ..optim.parameters import Group, flatten, structured
 from . import _checkpoint
 from ._base import Exchanged, text_of
 from ._exchange import DENSE
 from ._layout import Segment
-from ._tree import groups_of
+from ._processes import expect_same, together
 
 Array = NDArray[Any]
 
@@ -88,49 +89,53 @@ class ShardedOptimizer(Exchanged):
         broadcast: bool = True,
         **hyperparameters: Any,
     ) -> None:
-        name = "ShardedOptimizer"
-        if not isinstance(rule, type) or not issubclass(rule, optim.Optimizer):
-            raise TypeError(f"{name}: rule must be a class of fastopt.optim, got {type_of(rule)}")
-        if not rule.elementwise:
-            raise TypeError(
-                f"{name}: {rule.__name__} needs whole parameters and cannot be sharded; use DistributedOptimizer"
+        super().__init__(comm)
+        name = self._function
+
+        def checks() -> list[tuple[str, Any]]:
+            if not isinstance(rule, type) or not issubclass(rule, optim.Optimizer):
+                raise TypeError(f"{name}: rule must be a class of fastopt.optim, got {type_of(rule)}")
+            if not rule.elementwise:
+                raise TypeError(
+                    f"{name}: {rule.__name__} needs whole parameters and cannot be sharded; use DistributedOptimizer"
+                )
+            self._groups, self._grouped = groups_of(name, params)
+            self._flatten = self._flat
+            own = [{key: value for key, value in one.group.items() if key != "params"} for one in self._groups]
+            return self._set_up(
+                [_named(one) for one in self._groups],
+                [("the rule", rule.__name__), *text_of([{**hyperparameters, **group} for group in own])],
+                chunks=chunks,
+                wire=wire,
+                error_feedback=error_feedback,
+                reduction=reduction,
+                bucket_mib=bucket_mib,
+                broadcast=broadcast,
+                shards=True,
             )
-        groups, of_groups = groups_of(name, params)
-        own = [{key: value for key, value in group.items() if key != "params"} for group in of_groups]
-        facts = [("the rule", rule.__name__), *text_of([{**hyperparameters, **group} for group in own])]
-        super().__init__(
-            groups,
-            comm,
-            facts,
-            chunks=chunks,
-            wire=wire,
-            error_feedback=error_feedback,
-            reduction=reduction,
-            bucket_mib=bucket_mib,
-            broadcast=broadcast,
-            shards=True,
-        )
+
+        expect_same(name, comm, together(name, comm, checks))
+        self._begin()
         self._decide([DENSE] * len(self.params))
-        self.of_group = [i for i, group in enumerate(groups) for _ in group["params"]]
-        self.slices: list[Segment] = []
-        places: list[tuple[int, int]] = []
-        for v, vector in enumerate(self._vectors):
-            for b, segments in enumerate(vector.layout.shard(self.rank)):
-                for segment in segments:
-                    self.slices.append(segment)
-                    places.append((v, b))
-        order = sorted(
-            range(len(self.slices)), key=lambda k: (self.of_group[self.slices[k].param], *self.slices[k][:2])
-        )
-        self.slices, self._places = [self.slices[k] for k in order], [places[k] for k in order]
-        views: list[list[Array]] = [[] for _ in own]
+        self.of_group = [i for i, one in enumerate(self._groups) for _ in one.structure.leaves]
+        places = [
+            (segment, (v, b))
+            for v, vector in enumerate(self._vectors)
+            for b, segments in enumerate(vector.layout.shard(self.rank))
+            for segment in segments
+        ]
+        places.sort(key=lambda one: (self.of_group[one[0].param], *one[0][:2]))
+        self.slices, self._places = [one[0] for one in places], [one[1] for one in places]
+        views: list[list[Array]] = [[] for _ in self._groups]
         for param, begin, end, _ in self.slices:
             views[self.of_group[param]].append(self.params[param].reshape(-1)[begin:end])
-        self.optimizer = rule(
-            [{**group, "params": some} for group, some in zip(own, views, strict=True)], **hyperparameters
-        )
+        shards = [{**one.group, "params": some} for one, some in zip(self._groups, views, strict=True)]
+        self.optimizer = together(name, comm, lambda: rule(shards, **hyperparameters))
         self._steps = 0
         self._own_seeds()
+
+    def _flat(self, grads: Any) -> list[Any]:
+        return flatten(self._function, grads, self._groups, self._grouped)
 
     def _own_seeds(self) -> None:
         """Gives each rank random numbers of its own, for rounding and noise."""
@@ -175,40 +180,65 @@ class ShardedOptimizer(Exchanged):
             ValueError: A gradient's shape is wrong, gradients are missing, the weights are all 0, or an option is out of range.
         """
         name = self._function
+        self._expect_whole()
         scale = number(name, "grad_scale", grad_scale, 0, above=True)
-        most = None if clip_norm is None else number(name, "clip_norm", clip_norm, 0)
+        most = None if clip_norm is None else number(name, "clip_norm", clip_norm, 0, infinite=True)
         skip = flag(name, "skip_nonfinite", skip_nonfinite)
         if clip_norm is not None and clip_value is not None:
             raise ValueError(f"{name}: clip_norm and clip_value exclude each other")
         try:
-            _, present, total = self._summed(grads, weight)
-            if total == 0:
-                raise ValueError(f"{name}: the weights of all ranks are 0: there is no batch")
-            assert self._exchange is not None
+            present, total = self._summed(grads, weight, scale)
+            exchange = self._exchange
+            assert exchange is not None
             scale *= total
             means: list[Array | None] = [
-                self._exchange.pieces[place][at : at + end - begin] if present[param] else None
+                exchange.pieces[place][at : at + end - begin] if present[param] else None
                 for (param, begin, end, at), place in zip(self.slices, self._places, strict=True)
             ]
             norm = None
             if most is not None or skip:
                 norm = self._norm([one for one in means if one is not None]) / scale
                 if skip and not math.isfinite(norm):
+                    exchange.undo()
+                    self._forget()
                     return optim.StepInfo(self._steps, norm, True)
-                if most is not None:
+                if most is not None and most < math.inf:
                     factor = min(1.0, most / (norm + 1e-6)) if norm == norm else norm
                     if factor > 0 and math.isfinite(scale / factor):
                         scale /= factor
-                    else:
+                    else:  # 0 or NaN, which is a multiple that no grad_scale gives
                         for one in means:
                             if one is not None:
-                                one *= factor
+                                with np.errstate(all="ignore"):
+                                    one *= one.dtype.type(factor)
             info = self.optimizer.step(means, grad_scale=scale, clip_value=clip_value)
-            self._gather()
-            self._steps = info.step
-            return info._replace(grad_norm=norm)
-        finally:
-            self._forget()
+            self.gather()
+        except BaseException:
+            self._abandon()
+            raise
+        self._steps = info.step
+        self._forget()
+        return info._replace(grad_norm=norm)
+
+    def eval(self) -> None:
+        """For rules without a schedule: puts the averaged weights, on all ranks whole, into the parameters."""
+        if self.slices:
+            self.optimizer.eval()  # type: ignore[attr-defined]
+        self.gather()
+
+    def train(self) -> None:
+        """Undoes :meth:`eval`."""
+        if self.slices:
+            self.optimizer.train()  # type: ignore[attr-defined]
+        self.gather()
+
+    @contextlib.contextmanager
+    def using_ema(self) -> Iterator[None]:
+        """In this block the parameters are the moving averages, on all ranks whole; see ``Optimizer.using_ema``."""
+        with self.optimizer.using_ema() if self.slices else contextlib.nullcontext():
+            self.gather()
+            yield
+        self.gather()
 
     def save(self, folder: str | PathLike[str], extra: Mapping[str, Any] | None = None) -> None:
         """Writes weights and state into a folder: every rank its part, at the same time.
@@ -220,11 +250,15 @@ class ShardedOptimizer(Exchanged):
             folder: Where; it is made if there is none.  All ranks must see it.
             extra: Values that JSON has, such as the position in the data; rank 0's are kept.
 
+        What error feedback holds back is dropped, so that this run and one that loads go on alike.
+
         Raises:
             TypeError: ``extra`` contains a value that JSON does not have.
             OSError: A rank could not write.  The error is raised on all ranks, and the old checkpoint stays.
         """
         _checkpoint.save(self, folder, extra)
+        for vector in self._vectors:
+            vector.forget_lost()
 
     def load(self, folder: str | PathLike[str]) -> dict[str, Any]:
         """Continues from a checkpoint of any number of ranks.
@@ -240,15 +274,21 @@ class ShardedOptimizer(Exchanged):
                 changed then.
             OSError: It cannot be read.
         """
+        self._expect_whole()
+        if self._given or self._local is not None:
+            raise ValueError(f"{self._function}: load follows ready or add, whose gradients step() takes; step() first")
         extra = _checkpoint.load(self, folder)
         self._own_seeds()
-        self._steps = int(self.optimizer.state_dict()["fastopt"]["step"])
-        self._forget()
+        self._steps = int(self.optimizer.state_dict(copy=False)["fastopt"]["step"])
+        for vector in self._vectors:
+            vector.forget_lost()
         return extra
 
     def _norm(self, means: list[Array]) -> float:
         """The norm of the gradients of all ranks."""
-        own = np.array([F.clip_grad_norm(means, math.inf) if means else 0.0], np.float64)
+        with np.errstate(all="ignore"):
+            squares = [float(np.vdot(one, one)) for one in (one.astype(np.float64) for one in means)]
+        own = np.array([math.sqrt(sum(squares)) if means else 0.0], np.float64)
         every = np.empty(self.size, np.float64)
         self.comm.Allgather(own, every)
         self._channel.collectives += 1
@@ -257,8 +297,8 @@ class ShardedOptimizer(Exchanged):
             return float(np.sum(every))  # 0, infinite or NaN
         return largest * math.sqrt(float(sum((every / largest) ** 2)))
 
-    def _gather(self) -> None:
-        """Gathers all ranks' shards of the parameters, bucket by bucket."""
+    def gather(self) -> None:
+        """Gathers all ranks' shards of the parameters, bucket by bucket; ``step`` does, and it is needed after a change of shards only."""
         flat = [param.reshape(-1) for param in self.params]
         waiting: Any = None
         for vector in self._vectors:
@@ -277,7 +317,33 @@ class ShardedOptimizer(Exchanged):
             _unpack(flat, *waiting)
 
 
+def _named(one: Group) -> dict[str, Any]:
+    names = {"param_names": one.structure.names} if one.structure.names else {}
+    return {"params": one.structure.leaves, **names}
+
+
 def _unpack(flat: list[Array], request: Any, _: Array, whole: Array, segments: list[Segment]) -> None:
     request.Wait()
     for param, begin, end, at in segments:
         flat[param][begin:end] = whole[at : at + end - begin]
+
+
+def groups_of(function: str, params: Any) -> tuple[list[Group], bool]:
+    """The groups as an optimizer has them, and whether they were given as groups; checks what views of parameters need."""
+    if not isinstance(params, Iterable) or isinstance(params, str | bytes):
+        raise TypeError(f"{function}: params must be a list, a dict or groups of arrays, got {type_of(params)}")
+    one = isinstance(params, Mapping | np.ndarray)
+    given: list[Any] = [params] if one else list(params)
+    grouped = bool(given) and all(isinstance(group, Mapping) and "params" in group for group in given)
+    groups = []
+    for group in given if grouped else [{"params": params if one else given}]:
+        structure = structured(function, group["params"])
+        for label, param in zip(structure.labels(0), structure.leaves, strict=True):
+            if not isinstance(param, np.ndarray):
+                raise TypeError(f"{function}: params{label} must be a numpy array, got {type_of(param)}")
+            if not param.flags.c_contiguous or not param.flags.writeable:
+                raise TypeError(
+                    f"{function}: params{label} must be C-contiguous and writable, as it is updated in place"
+                )
+        groups.append(Group(dict(group), structure))
+    return groups, grouped

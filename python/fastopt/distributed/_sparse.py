@@ -32,7 +32,7 @@ def gather_rows(channel: Channel, mine: Any, param: Array, weight: float) -> Spa
     some = 0 if given is None else len(given.indices)
     of_own = np.zeros((some, *param.shape[1:]), computed)
     if given is not None:
-        np.multiply(given.values, weight, out=of_own, casting="unsafe")
+        np.multiply(given.values, weight, out=of_own, dtype=of_own.dtype, casting="unsafe")
     its_indices = np.zeros(0, np.int64) if given is None else np.ascontiguousarray(given.indices, np.int64)
     channel.bytes_sent += (its_indices.nbytes + of_own.nbytes) * (channel.size - 1)
     channel.comm.Allgatherv(its_indices, [indices, (rows.tolist(), begins.tolist())])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from itertools import pairwise
 from typing import Any
@@ -13,7 +14,7 @@ from .. import functional as F
 from .. import nn
 from .._check import flag, whole
 from .._commit import commit
-from ._processes import checked, gather_bytes
+from ._processes import abort_unhandled, checked, gather_bytes
 
 Array = NDArray[Any]
 
@@ -80,6 +81,7 @@ class SyncBatchNorm(nn.BatchNorm):
     ) -> None:
         name = "SyncBatchNorm"
         checked(name, comm)
+        abort_unhandled(comm)
         super().__init__(
             num_features,
             eps,
@@ -103,6 +105,13 @@ class SyncBatchNorm(nn.BatchNorm):
             raise ValueError(
                 "SyncBatchNorm: update_bn takes the batches of one process; use a BatchNorm with these parameters"
             )
+        self._expect_channels(x, self.num_features)  # before other ranks hear of it
+        if (
+            (self.chunk is not None or self.local_mean)
+            and isinstance(x, np.ndarray)
+            and self.channel_axis % x.ndim == 0
+        ):
+            raise ValueError("SyncBatchNorm: chunk and local_mean need the samples on axis 0, where x has its channels")
         parts = self._pieces(x)
         stats = F.combine_stats(
             self._gathered(
@@ -183,6 +192,17 @@ class SyncBatchNorm(nn.BatchNorm):
             if key in self.params:
                 self.grads[key][...] = gradient
         return dx
+
+    def __getstate__(self) -> dict[str, Any]:
+        """All attributes but the communicator, which no file can keep: set ``layer.comm`` after unpickling."""
+        return {**super().__getstate__(), "comm": None}
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> SyncBatchNorm:
+        """A copy with the same communicator."""
+        new = type(self).__new__(type(self))
+        memo[id(self)] = new
+        vars(new).update(copy.deepcopy(self.__getstate__(), memo), comm=self.comm)
+        return new
 
     def _pieces(self, x: Any) -> list[tuple[int, int]]:
         """Where the parts of this rank's samples begin and end, whose sums are exchanged."""

@@ -1,14 +1,12 @@
-"""Sums in the order of a fixed tree, and gradients in the order of parameters."""
+"""Sums in the order of a fixed tree."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
-
-from .._check import type_of
 
 Array = NDArray[Any]
 Interval = tuple[int, int]
@@ -89,68 +87,3 @@ class Partial:
                 width *= 2
             self.nodes[-1] = (first, width), last
         return dict(self.nodes)
-
-
-def leaves_of(tree: Any, path: str = "") -> Iterator[tuple[str, Any]]:
-    """The leaves of nested dicts and lists with their names, such as "layer.bias"."""
-    if isinstance(tree, Mapping):
-        for key, one in tree.items():
-            yield from leaves_of(one, f"{path}.{key}")
-    elif isinstance(tree, list | tuple):
-        for i, one in enumerate(tree):
-            yield from leaves_of(one, f"{path}.{i}")
-    else:
-        yield path.removeprefix("."), tree
-
-
-def in_order(function: str, grads: Any, names: list[str] | None, count: int) -> list[Any]:
-    """Gradients in the order of the parameters, from any structure that an optimizer's ``step`` takes.
-
-    ``names`` are those of the parameters, where these came in dicts.
-    """
-    if isinstance(grads, np.ndarray | str | bytes) or not isinstance(grads, Iterable):
-        raise TypeError(f"{function}: grads must have the structure of params, got {type_of(grads)}")
-    given = grads if isinstance(grads, Mapping) else list(grads)
-    if names is not None:
-        parts = [given] if isinstance(given, Mapping) else given
-        if all(isinstance(part, Mapping) for part in parts):
-            found = dict(leaf for part in parts for leaf in leaves_of(part))
-            if found.keys() != set(names):
-                missing = [name for name in names if name not in found]
-                unknown = [name for name in found if name not in names]
-                raise ValueError(
-                    f"{function}: grads must have the names of params; missing {missing}, unknown {unknown}"
-                )
-            return [found[name] for name in names]
-    if isinstance(given, Mapping):
-        raise TypeError(f"{function}: grads must be a list like params, got a dict")
-    flat = [leaf for _, leaf in leaves_of(given)]
-    if len(flat) != count:
-        raise ValueError(f"{function}: grads has {len(flat)} entries, expected {count}, one for each parameter")
-    return flat
-
-
-def groups_of(function: str, params: Any) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    """Groups with flat lists of parameters and, where they came in dicts, their names; and the groups as they were given."""
-    if not isinstance(params, Iterable) or isinstance(params, str | bytes):
-        raise TypeError(f"{function}: params must be a list, a dict or groups of arrays, got {type_of(params)}")
-    given = params if isinstance(params, Mapping) else [params] if isinstance(params, np.ndarray) else list(params)
-    grouped = (
-        isinstance(given, list) and bool(given) and all(isinstance(one, Mapping) and "params" in one for one in given)
-    )
-    of_groups: list[dict[str, Any]] = [dict(one) for one in given] if grouped else [{"params": given}]
-    groups = []
-    for group in of_groups:
-        its = group["params"] if isinstance(group["params"], Mapping) else list(group["params"])
-        leaves = list(leaves_of(its))
-        for path, param in leaves:
-            what = f"{function}: parameter {path!r}"
-            if not isinstance(param, np.ndarray):
-                raise TypeError(f"{what} must be a numpy array, got {type_of(param)}")
-            if not param.flags.c_contiguous or not param.flags.writeable:
-                raise TypeError(f"{what} must be C-contiguous and writable, as it is updated in place; give a copy")
-        flat = not isinstance(its, Mapping) and not any(isinstance(one, Mapping | list | tuple) for one in its)
-        groups.append(
-            {"params": [param for _, param in leaves]} | ({} if flat else {"param_names": [path for path, _ in leaves]})
-        )
-    return groups, of_groups

@@ -45,7 +45,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add(
         "--mpi",
         action="store_true",
-        help="train with fastopt on all processes of an MPI job: mpiexec -n 4 fastopt demo --mpi",
+        help="train with fastopt on all processes of an MPI job, without a picture: mpiexec -n 4 fastopt demo --mpi",
     )
     add_common_arguments(digits, picture="demo.png")
 

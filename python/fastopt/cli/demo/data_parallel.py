@@ -102,14 +102,13 @@ def main(args: argparse.Namespace) -> int:
             "mpiexec -n 4 fastopt demo --mpi"
         ) from error
     comm = MPI.COMM_WORLD
+    rank, size = comm.Get_rank(), comm.Get_size()
+    digits = Digits.load()
+    if not 2 * size <= args.batch_size <= len(digits.train.x):  # on all ranks, of which one says so
+        text = f"fastopt demo: --batch-size must be in [{2 * size}, {len(digits.train.x)}], got {args.batch_size}"
+        raise SystemExit(text if rank == 0 else 1)
     with distributed.abort_on_error(comm):
         threads = distributed.share_cores(comm)
-        digits = Digits.load()
-        rank, size = comm.Get_rank(), comm.Get_size()
-        if not 2 * size <= args.batch_size <= len(digits.train.x):
-            raise SystemExit(
-                f"fastopt demo: --batch-size must be in [{2 * size}, {len(digits.train.x)}], got {args.batch_size}"
-            )
         run = Training(comm, digits, args)
         console = Console(quiet=rank != 0)
         columns = (
