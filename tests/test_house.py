@@ -38,7 +38,8 @@ CPP_KNOWS = {
     "norm": {"core"},
     "nn": {"core"},
     "regularize": {"core"},
-    "bind": {"core", "nn", "norm", "optim", "regularize"},
+    "library": {"core", "nn", "norm", "optim", "regularize"},
+    "bind": {"core", "library", "nn", "norm", "optim", "regularize"},
     "cpu.cpp": set(),
 }
 PUBLIC = {"functional", "nn", "optim", "reference", "schedules", *fastopt.__all__}
@@ -80,7 +81,7 @@ REFERENCE = "python/fastopt/reference/rules/"
 USERS = {
     "python/fastopt/optim/accumulate.py": {"sgd"},  # adds gradients with it
     "csrc/bind/optim.cpp": {"sgd"},  # takes sums of squares with it
-    "csrc/core/threads/parallel.hpp": {"adopt"},  # the verb: it adopts a number of threads
+    "csrc/core/threads/team.hpp": {"adopt"},  # the verb: it adopts a number of threads
     "python/fastopt/optim/rules/muon.py": {"sgd"},  # takes its step with it
     "python/fastopt/optim/rules/switch.py": {"adam", "sgd", "sgd_momentum"},  # switches from one to the other
     "python/fastopt/sklearn/_step.py": {"Adam", "SGD"},  # the two that scikit-learn has
@@ -188,21 +189,34 @@ def test_the_lock_of_python_is_released_in_one_way(each: Each) -> None:
         assert "gil_scoped_release" not in path.read_text("utf-8")
 
 
+def included(path: Path) -> set[str]:
+    """All headers of ours that a file includes, directly or indirectly."""
+    found, waiting = set[str](), [path]
+    while waiting:
+        for name in re.findall(r'#include "([^"]+)"', waiting.pop().read_text()):
+            if name not in found:
+                found.add(name)
+                waiting.append(CSRC / name)
+    return found
+
+
 def test_the_bindings_know_no_vectors(each: Each) -> None:
     """They are compiled once, for any processor: their includes must not depend on the instruction set."""
-
-    def included(path: Path, seen: set[Path]) -> set[Path]:
-        for name in re.findall(r'#include "([^"]+)"', path.read_text()):
-            if (header := CSRC / name) not in seen:
-                seen.add(header)
-                included(header, seen)
-        return seen
-
     for path in each(path for path in CPP if part_of(path, CSRC) == "bind"):
-        assert not {name_of(header) for header in included(path, set())} & {
-            "csrc/core/simd.hpp",
-            "csrc/core/codec/half.hpp",
-        }
+        assert not included(path) & {"core/simd.hpp", "core/codec/half.hpp"}
+
+
+def test_there_is_one_team_of_threads(each: Each) -> None:
+    """Threads, forks and kept memory are the extension module's.  A library of kernels that included their headers would
+    have a state of its own, and the bindings have no library's pointers.
+    """
+    state = {f"core/threads/{name}.hpp" for name in ("cores", "fork", "lend", "team")} | {"core/blocks.hpp"}
+    for path in each(path for path in CPP if path.suffix == ".cpp"):
+        if part_of(path, CSRC) == "bind":
+            assert "core/threads/parallel.hpp" not in included(path)
+        else:
+            assert not included(path) & state
+    assert "core/threads/team.hpp" in included(CSRC / "bind" / "threads.cpp")
 
 
 def test_python_knows_only_whom_it_may(each: Each) -> None:

@@ -60,13 +60,19 @@ bool is_bool(py::handle object) { return PyBool_Check(object.ptr()) || Py_TYPE(o
 
 namespace {
 
-/// The entry for Python; self is a capsule with the line of the table.  It bypasses pybind11's dispatch, which costs as
+/// A line of the table, and the kernels that it calls.
+struct Bound {
+  const Function& function;
+  const Kernels& kernels;
+};
+
+/// The entry for Python; self is a capsule with a Bound.  It bypasses pybind11's dispatch, which costs as
 /// much as all checks of a small call.
 PyObject* call_function(PyObject* self, PyObject* const* arguments, Py_ssize_t count) {
-  const auto& function = *static_cast<const Function*>(PyCapsule_GetPointer(self, nullptr));
+  const auto& bound = *static_cast<const Bound*>(PyCapsule_GetPointer(self, nullptr));
   try {
-    Call call(function, {arguments, static_cast<std::size_t>(count)});
-    return function.run(call).release().ptr();
+    Call call(bound.function, bound.kernels, {arguments, static_cast<std::size_t>(count)});
+    return bound.function.run(call).release().ptr();
   } catch (py::error_already_set& error) {
     error.restore();
   } catch (const py::builtin_exception& error) {
@@ -81,13 +87,13 @@ PyObject* call_function(PyObject* self, PyObject* const* arguments, Py_ssize_t c
 
 }  // namespace
 
-void bind_functions(py::module_& m, const std::vector<Function>& table) {
+void bind_functions(py::module_& m, const Kernels& kernels, const std::vector<Function>& table) {
   py::dict signatures = py::hasattr(m, "signatures") ? py::dict(m.attr("signatures")) : py::dict();
   for (const Function& function : table) {
-    // It lives as long as the module, which is never unloaded.
+    // These live as long as the module, which is never unloaded.
     auto* const method = new PyMethodDef{
         function.name, reinterpret_cast<PyCFunction>(reinterpret_cast<void*>(&call_function)), METH_FASTCALL, nullptr};
-    const py::capsule line(static_cast<const void*>(&function));
+    const py::capsule line(static_cast<const void*>(new Bound{function, kernels}));
     m.attr(function.name) = py::reinterpret_steal<py::object>(PyCFunction_New(method, line.ptr()));
     py::tuple names(function.arguments.size());
     for (std::size_t i = 0; i < names.size(); ++i) names[i] = py::str(std::string(function.arguments[i]));
@@ -96,8 +102,8 @@ void bind_functions(py::module_& m, const std::vector<Function>& table) {
   m.attr("signatures") = signatures;
 }
 
-Call::Call(const Function& function, std::span<PyObject* const> arguments)
-    : function_(function.name), arguments_(&function.arguments), given_arguments_(arguments) {
+Call::Call(const Function& function, const Kernels& kernels, std::span<PyObject* const> arguments)
+    : kernels_(kernels), function_(function.name), arguments_(&function.arguments), given_arguments_(arguments) {
   if (arguments.size() != arguments_->size())
     throw py::type_error(std::string(function_) + ": takes " + std::to_string(arguments_->size()) + " arguments, got " +
                          std::to_string(arguments.size()));

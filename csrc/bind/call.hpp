@@ -12,6 +12,7 @@
 
 #include "bind/arrays.hpp"
 #include "core/number.hpp"
+#include "library/functions.hpp"
 
 namespace fastopt {
 
@@ -51,14 +52,20 @@ struct Function {
   py::object (*run)(Call&);
 };
 
-/// Makes the functions of the table functions of the module, and adds their arguments to its `signatures`.  The table
-/// must live for ever.
-void bind_functions(py::module_& m, const std::vector<Function>& table);
+/// Makes the functions of the table functions of the module, which call these kernels, and adds their arguments to its
+/// `signatures`.  Kernels and table must live for ever.
+void bind_functions(py::module_& m, const Kernels& kernels, const std::vector<Function>& table);
 
 /// One call.  Arguments are read and checked one by one; expect_disjoint() is the last check.
 class Call {
  public:
-  Call(const Function& function, std::span<PyObject* const> arguments);
+  Call(const Function& function, const Kernels& kernels, std::span<PyObject* const> arguments);
+
+  /// Calls a kernel.
+  template <auto function, class... Arguments> decltype(auto) run(Arguments&&... arguments) const {
+    return kernels_.run<function>(std::forward<Arguments>(arguments)...);
+  }
+  const Kernels& kernels() const { return kernels_; }
 
   bool has(std::string_view argument) const { return find(argument) < arguments_->size(); }
   py::handle operator[](std::string_view argument) const;
@@ -122,6 +129,7 @@ class Call {
   void expect_fitting(const Array& array, const char* argument, Dtype dtype, const Shape& shape) const;
   std::string why_channels(const Array& array, const Shape& expected) const;
 
+  const Kernels& kernels_;
   const char* function_;
   const std::vector<std::string_view>* arguments_;
   std::span<PyObject* const> given_arguments_;

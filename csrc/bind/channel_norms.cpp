@@ -79,17 +79,20 @@ py::object batch_norm_forward(Call& call, After after) {
                             training ? d : nullptr};
     const WithoutGil release;
     if (!training) {
-      running.report(eps, mean, rstd);
+      call.run<&RunningStatistics<T>::report>(running, eps, mean, rstd);
       if (renorm) {
         std::fill_n(r, channels, 1.0);
         std::fill_n(d, channels, 0.0);
       }
-      return BatchNormKernels<S>::apply(batch, norm, after);
+      return call.run<&BatchNormKernels<S>::apply>(batch, norm, after);
     }
     std::vector<double> m2(channels);
-    BatchNormKernels<S>::training(batch, norm, after, {mean, rstd, m2.data(), eps, r, d, limits, running});
+    call.run<&BatchNormKernels<S>::training>(batch, norm, after,
+                                             BatchStatistics<T>{mean, rstd, m2.data(), eps, r, d, limits, running});
     if (layout.in().values() == 0 && channels != 0) return;  // a batch without values is not counted
-    if (running.given()) running.update(mean, m2.data(), static_cast<double>(layout.in().values()), momentum);
+    if (running.given())
+      call.run<&RunningStatistics<T>::update>(running, mean, m2.data(), static_cast<double>(layout.in().values()),
+                                              momentum);
     if (batches) ++*batches;
   });
   return py::tuple(py::cast(results));
@@ -128,7 +131,7 @@ py::object batch_norm_differentiate(Call& call, After after) {
                             data_of<T>(learned.bias), data_of<double>(r),  data_of<double>(d)};
     T *dweight = data_of<T>(gradients.weight), *dbias = data_of<T>(gradients.bias);
     const WithoutGil release;
-    BatchNormKernels<S>::backward(batch, norm, after, training, dweight, dbias);
+    call.run<&BatchNormKernels<S>::backward>(batch, norm, after, training, dweight, dbias);
   });
   if (dresidual) return py::make_tuple(dx.object, dresidual->object, gradients.weight, gradients.bias);
   return py::make_tuple(dx.object, gradients.weight, gradients.bias);
@@ -158,9 +161,9 @@ py::object batch_norm_stats(Call& call) {
     const WithoutGil release;
     if (around) {
       std::copy_n(middle, layout.in().count, mean_to);
-      BatchNormKernels<S>::squares(batch, middle, m2_to);
+      call.run<&BatchNormKernels<S>::squares>(batch, middle, m2_to);
     } else {
-      BatchNormKernels<S>::moments(batch, mean_to, m2_to);
+      call.run<&BatchNormKernels<S>::moments>(batch, mean_to, m2_to);
     }
   });
   return py::make_tuple(layout.in().values(), mean, m2);
@@ -191,9 +194,9 @@ py::object batch_norm_apply_stats(Call& call) {
     const WithoutGil release;
     const FlushSubnormals environment;
     std::copy_n(found, layout.in().count, mean_to);
-    rstds_of(m2, layout.in().count, count, eps, rstd_to);
-    BatchNormKernels<S>::apply(batch, norm, After::nothing);
-    if (running.given() && count != 0) running.update(mean_to, m2, count, momentum);
+    call.run<&rstds_of>(m2, layout.in().count, count, eps, rstd_to);
+    call.run<&BatchNormKernels<S>::apply>(batch, norm, After::nothing);
+    if (running.given() && count != 0) call.run<&RunningStatistics<T>::update>(running, mean_to, m2, count, momentum);
   });
   return py::make_tuple(y.object, mean, rstd);
 }
@@ -211,7 +214,7 @@ py::object batch_norm_backward_stats(Call& call) {
     double *dy_to = data_of<double>(sum_dy), *dyx_to = data_of<double>(sum_dy_xhat);
     const BatchNorm<Computed<S>> norm{mean.data<double>(), rstd.data<double>()};
     const WithoutGil release;
-    BatchNormKernels<S>::gradient_sums(batch, norm, dy_to, dyx_to);
+    call.run<&BatchNormKernels<S>::gradient_sums>(batch, norm, dy_to, dyx_to);
   });
   return py::make_tuple(sum_dy, sum_dy_xhat);
 }
@@ -235,7 +238,7 @@ py::object batch_norm_backward_apply(Call& call) {
     const BatchNorm<T> norm{mean.data<double>(), rstd.data<double>(), data_of<T>(learned.weight)};
     const double *of_dy = sum_dy.data<double>(), *of_dyx = sum_dy_xhat.data<double>();
     const WithoutGil release;
-    BatchNormKernels<S>::gradient_apply(batch, norm, count, of_dy, of_dyx);
+    call.run<&BatchNormKernels<S>::gradient_apply>(batch, norm, count, of_dy, of_dyx);
   });
   return dx.object;
 }
@@ -281,7 +284,7 @@ py::object group_norm_forward(Call& call) {
     const GroupNorm<T> norm{groups.count, data_of<double>(mean), data_of<double>(rstd), data_of<T>(learned.weight),
                             data_of<T>(learned.bias)};
     const WithoutGil release;
-    GroupNormKernels<S>::normalize(batch, norm, eps, nullptr);
+    call.run<&GroupNormKernels<S>::normalize>(batch, norm, eps, nullptr);
   });
   return py::make_tuple(y.object, mean, rstd);
 }
@@ -313,13 +316,15 @@ py::object instance_norm_forward(Call& call) {
     const WithoutGil release;
     if (!own) {
       for (std::size_t sample = 0; sample < samples; ++sample)
-        running.report(eps, norm.mean + sample * channels, norm.rstd + sample * channels);
-      return GroupNormKernels<S>::apply(batch, norm);
+        call.run<&RunningStatistics<T>::report>(running, eps, norm.mean + sample * channels,
+                                                norm.rstd + sample * channels);
+      return call.run<&GroupNormKernels<S>::apply>(batch, norm);
     }
     std::vector<double> m2(samples * channels);
-    GroupNormKernels<S>::normalize(batch, norm, eps, m2.data());
+    call.run<&GroupNormKernels<S>::normalize>(batch, norm, eps, m2.data());
     if (running.given() && samples * values != 0)
-      running.update_by_sample(norm.mean, m2.data(), samples, static_cast<double>(values), momentum);
+      call.run<&RunningStatistics<T>::update_by_sample>(running, norm.mean, m2.data(), samples,
+                                                        static_cast<double>(values), momentum);
   });
   return py::make_tuple(y.object, mean, rstd);
 }
@@ -346,7 +351,7 @@ py::object group_norm_differentiate(Call& call) {
     const GroupNorm<T> norm{groups.count, mean.data<double>(), rstd.data<double>(), data_of<T>(learned.weight)};
     T *dweight = data_of<T>(gradients.weight), *dbias = data_of<T>(gradients.bias);
     const WithoutGil release;
-    GroupNormKernels<S>::backward(batch, norm, own, dweight, dbias);
+    call.run<&GroupNormKernels<S>::backward>(batch, norm, own, dweight, dbias);
   });
   return py::make_tuple(dx.object, gradients.weight, gradients.bias);
 }
@@ -374,7 +379,7 @@ py::object weight_norm_forward(Call& call) {
     const auto* lengths = g.data<Computed<S>>();
     double* rnorm_to = data_of<double>(rnorm);
     const WithoutGil release;
-    WeightNormKernels<S>::forward(batch, lengths, rnorm_to);
+    call.run<&WeightNormKernels<S>::forward>(batch, lengths, rnorm_to);
   });
   return py::make_tuple(w.object, rnorm);
 }
@@ -398,7 +403,7 @@ py::object weight_norm_differentiate(Call& call) {
     const double* of_v = rnorm.data<double>();
     T* dg_to = data_of<T>(dg);
     const WithoutGil release;
-    WeightNormKernels<S>::backward(batch, lengths, of_v, dg_to);
+    call.run<&WeightNormKernels<S>::backward>(batch, lengths, of_v, dg_to);
   });
   return py::make_tuple(dv.object, dg);
 }
@@ -458,6 +463,6 @@ const std::vector<Function> kChannelNorms{
 
 }  // namespace
 
-void bind_channel_norms(py::module_& m) { bind_functions(m, kChannelNorms); }
+void bind_channel_norms(py::module_& m, const Kernels& kernels) { bind_functions(m, kernels, kChannelNorms); }
 
 }  // namespace fastopt

@@ -20,7 +20,7 @@
 #include "bind/plan.hpp"
 #include "core/cost.hpp"
 #include "core/threads/fork.hpp"
-#include "core/threads/parallel.hpp"
+#include "core/threads/team.hpp"
 
 namespace fastopt {
 
@@ -29,9 +29,9 @@ namespace {
 constexpr double kInfinity = std::numeric_limits<double>::infinity();
 
 /// Calls body() without Python's lock, unless it is brief.
-template <class Body> auto without_lock(const Gradients& gradients, const Body& body) {
+template <class Body> auto without_lock(const Kernels& kernels, const Gradients& gradients, const Body& body) {
   std::optional<WithoutGil> release;
-  if (gradients.nanoseconds() >= kBriefStep || first_region_pending()) release.emplace();
+  if (kernels.run<&Gradients::nanoseconds>(gradients) >= kBriefStep || first_region_pending()) release.emplace();
   const NoFork guard;
   return body();
 }
@@ -55,7 +55,8 @@ class ArrayGradients {
       expect_writeable(grad, name);
       if (grad.size() == 0) continue;
       const Rows* const rows = grad.contiguous() ? nullptr : &rows_.emplace_back(elements_of(grad));
-      all.add(grad.data<void>(), grad.size(), grad.dtype() == Dtype::float64, format_of(grad.dtype()), rows);
+      call.run<&Gradients::add>(all, grad.data<void>(), grad.size(), grad.dtype() == Dtype::float64,
+                                format_of(grad.dtype()), rows);
       spans.add(grad, "grads" + label, true);
     }
     spans.expect_disjoint(function);
@@ -71,19 +72,19 @@ py::object clip_grad_norm(Call& call) {
   const double most = call.number("max_norm", 0, kInfinity, ">= 0");
   const bool strict = call.flag("error_if_nonfinite");
   ArrayGradients grads(call, "clip_grad_norm");
-  const double norm = without_lock(grads.all, [&] { return grads.all.norm(); });
+  const double norm = without_lock(call.kernels(), grads.all, [&] { return call.run<&Gradients::norm>(grads.all); });
   if (strict && !std::isfinite(norm))
     throw py::value_error("clip_grad_norm: the norm of grads is " + std::string(py::str(py::float_(norm))) +
                           ", so they cannot be clipped; leave out this step, or give error_if_nonfinite=False");
   const double factor = clip_factor(most, norm);
-  if (factor != 1) without_lock(grads.all, [&] { grads.all.scale(factor); });
+  if (factor != 1) without_lock(call.kernels(), grads.all, [&] { call.run<&Gradients::scale>(grads.all, factor); });
   return py::float_(norm);
 }
 
 py::object clip_grad_value(Call& call) {
   const double limit = call.number("clip_value", 0, kInfinity, ">= 0");
   ArrayGradients grads(call, "clip_grad_value");
-  without_lock(grads.all, [&] { grads.all.clip(limit); });
+  without_lock(call.kernels(), grads.all, [&] { call.run<&Gradients::clip>(grads.all, limit); });
   return py::none();
 }
 
@@ -132,15 +133,18 @@ bool is_dense(const dlpack::Tensor& tensor, std::int64_t size) {
 class TensorClip {
  public:
   /// plain: torch.Tensor; increment_version: torch's function, called with a list of tensors before they are written.
-  TensorClip(const py::capsule& table, py::type plain, py::function increment_version)
-      : table_(dlpack::table_of(table)), plain_(std::move(plain)), increment_version_(std::move(increment_version)) {}
+  TensorClip(const Kernels& kernels, const py::capsule& table, py::type plain, py::function increment_version)
+      : kernels_(kernels),
+        table_(dlpack::table_of(table)),
+        plain_(std::move(plain)),
+        increment_version_(std::move(increment_version)) {}
 
   /// (norm, dtype), or None if nothing can be done; dtype is the number of the one to which torch promotes those of all
   /// gradients: float32, float64, float16, bfloat16.
   py::object norm(const py::list& params, double most, bool strict) const {
     Found found;
     if (!find(params, found) || found.held.empty()) return py::none();
-    const double norm = without_lock(found.all, [&] { return found.all.norm(); });
+    const double norm = without_lock(kernels_, found.all, [&] { return kernels_.run<&Gradients::norm>(found.all); });
     const std::size_t dtype = promoted(found.dtypes);
     if (strict && !(norm < kTensorDtypes[dtype].infinite))
       throw std::runtime_error(
@@ -149,7 +153,7 @@ class TensorClip {
     const double factor = clip_factor(most, norm);
     if (factor != 1) {
       increment_version_(found.held);
-      without_lock(found.all, [&] { found.all.scale(factor); });
+      without_lock(kernels_, found.all, [&] { kernels_.run<&Gradients::scale>(found.all, factor); });
     }
     return py::make_tuple(norm, dtype);
   }
@@ -158,7 +162,7 @@ class TensorClip {
     Found found;
     if (!find(params, found) || found.held.empty()) return false;
     increment_version_(found.held);
-    without_lock(found.all, [&] { found.all.clip(limit); });
+    without_lock(kernels_, found.all, [&] { kernels_.run<&Gradients::clip>(found.all, limit); });
     return true;
   }
 
@@ -198,7 +202,8 @@ class TensorClip {
     const std::uintptr_t begin = reinterpret_cast<std::uintptr_t>(data), itemsize = tensor.dtype.bits / 8U;
     if (tensor.data == nullptr || begin % itemsize != 0 || !is_dense(tensor, size)) return false;
     const auto count = static_cast<std::size_t>(size);
-    found.all.add(data, count, kTensorDtypes[dtype].wide, kTensorDtypes[dtype].format);
+    kernels_.run<&Gradients::add>(found.all, data, count, kTensorDtypes[dtype].wide, kTensorDtypes[dtype].format,
+                                  nullptr);
     found.extents.push_back({begin, begin + count * itemsize});
     return true;
   }
@@ -215,6 +220,7 @@ class TensorClip {
     return dtypes == 4 ? 2 : dtypes == 8 ? 3 : 0;
   }
 
+  const Kernels& kernels_;
   const dlpack::Table* table_;
   py::type plain_;
   py::function increment_version_;
@@ -222,15 +228,18 @@ class TensorClip {
 
 }  // namespace
 
-void bind_clip(py::module_& m) {
-  bind_functions(m, kClips);
+void bind_clips(py::module_& m) {
   py::class_<TensorClip>(m, "TensorClip", py::module_local(), "Clips the gradients of torch's parameters.")
-      .def(py::init<const py::capsule&, py::type, py::function>(), py::arg("table"), py::arg("plain"),
-           py::arg("increment_version"))
       .def("norm", &TensorClip::norm, py::arg("params"), py::arg("max_norm"), py::arg("error_if_nonfinite"),
            "Clips by the norm and returns it with the number of its dtype, or does nothing and returns None.")
       .def("value", &TensorClip::value, py::arg("params"), py::arg("clip_value"),
            "Clips by value, or does nothing and returns False.");
+}
+
+void bind_clip(py::module_& m, const Kernels& kernels) {
+  bind_functions(m, kernels, kClips);
+  bind_subclass<TensorClip, py::capsule, py::type, py::function>(m, kernels, "TensorClip", py::arg("table"),
+                                                                 py::arg("plain"), py::arg("increment_version"));
 }
 
 }  // namespace fastopt

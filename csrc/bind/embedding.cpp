@@ -39,7 +39,7 @@ struct Indices {
     std::size_t i = 0;
     {
       const WithoutGil release;
-      i = first_outside(data.data(), count, rows);
+      i = call.run<&first_outside>(data.data(), count, rows);
     }
     if (i == count) return;
     std::string position;
@@ -82,7 +82,7 @@ py::object embedding(Call& call) {
     using S = decltype(number);
     S* const to = data_of<S>(y);
     const WithoutGil release;
-    EmbeddingKernels<S>::forward(static_cast<const S*>(data), rows, indices.data.data(), indices.count, to);
+    call.run<&EmbeddingKernels<S>::forward>(static_cast<const S*>(data), rows, indices.data.data(), indices.count, to);
   });
   return y;
 }
@@ -112,8 +112,8 @@ py::object embedding_backward(Call& call) {
     using S = decltype(number);
     S* const to = data_of<S>(dweight);
     const WithoutGil release;
-    EmbeddingKernels<S>::backward(static_cast<const S*>(data), rows, indices.data.data(), indices.count, skipped, to,
-                                  static_cast<std::size_t>(count));
+    call.run<&EmbeddingKernels<S>::backward>(static_cast<const S*>(data), rows, indices.data.data(), indices.count,
+                                             skipped, to, static_cast<std::size_t>(count));
   });
   return dweight;
 }
@@ -125,6 +125,6 @@ const std::vector<Function> kEmbeddings{
 
 }  // namespace
 
-void bind_embedding(py::module_& m) { bind_functions(m, kEmbeddings); }
+void bind_embedding(py::module_& m, const Kernels& kernels) { bind_functions(m, kernels, kEmbeddings); }
 
 }  // namespace fastopt

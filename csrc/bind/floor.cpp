@@ -12,6 +12,8 @@
 #include <string>
 #include <vector>
 
+#include "bind/module.hpp"
+
 namespace py = pybind11;
 
 namespace fastopt {
@@ -36,8 +38,8 @@ void add(std::vector<FloorArray>& to, FloorArray::Way way, const std::string& na
 }
 
 /// The lists hold references to the arrays, so other threads may change the caller's lists meanwhile.
-void move_bytes(const ArrayList& reads, const ArrayList& updates, const ArrayList& writes, bool streaming,
-                std::size_t ahead) {
+void move_bytes(const Kernels& kernels, const ArrayList& reads, const ArrayList& updates, const ArrayList& writes,
+                bool streaming, std::size_t ahead) {
   std::vector<py::ssize_t> sizes;
   for (const ArrayList* some : {&reads, &updates, &writes})
     for (const py::array& array : *some) sizes.push_back(array.nbytes());
@@ -49,14 +51,14 @@ void move_bytes(const ArrayList& reads, const ArrayList& updates, const ArrayLis
   add(arrays, FloorArray::write, "writes", writes, bytes);
   if (bytes == 0) return;
   const WithoutGil release;
-  run_floor(arrays, static_cast<std::size_t>(bytes) / 4, {ahead, streaming});
+  kernels.run<&run_floor>(arrays, static_cast<std::size_t>(bytes) / 4, FloorStyle{ahead, streaming});
 }
 
 }  // namespace
 
-void bind_floor(py::module_& m) {
-  m.def("floor", &move_bytes, py::arg("reads"), py::arg("updates"), py::arg("writes"), py::arg("streaming") = false,
-        py::arg("ahead") = 0,
+void bind_floor(py::module_& m, const Kernels& kernels) {
+  m.def("floor", bound(kernels, move_bytes), py::arg("reads"), py::arg("updates"), py::arg("writes"),
+        py::arg("streaming") = false, py::arg("ahead") = 0,
         "Moves the bytes of a kernel and computes nothing: loads the reads, loads and stores the updates (their values "
         "stay),\n"
         "stores what it has read in the writes: one array, or the exclusive or of two, of the same number of bytes.  "

@@ -16,6 +16,7 @@ namespace {
 
 /// The arrays of one function, after the checks that all functions need.
 struct Arguments {
+  const Kernels& kernels;
   std::string function;
 
   Array array(py::handle object, const char* argument, bool written) const {
@@ -66,12 +67,12 @@ struct Arguments {
   }
 };
 
-py::array unpacked(const Array& like, const StoredArray& kept) {
+py::array unpacked(const Kernels& kernels, const Array& like, const StoredArray& kept) {
   py::array_t<float> result(like.shape());
   float* to = result.mutable_data();
   {
     const WithoutGil release;
-    fastopt::unpack(kept, like.size(), to);
+    kernels.run<&fastopt::unpack>(kept, like.size(), to);
   }
   return result;
 }
@@ -82,45 +83,48 @@ void pack_into(const Arguments& arguments, py::handle values, const Array& numbe
   expect_shape(numbers, from.shape(), {arguments.function, "numbers"});
   const float* data = from.data<float>();
   const WithoutGil release;
-  fastopt::pack(data, from.size(), kept);
+  arguments.kernels.run<&fastopt::pack>(data, from.size(), kept);
 }
 
-py::array unpack_moments(py::handle numbers, const std::string& kind, py::handle scales) {
-  const Arguments arguments{"unpack"};
+py::array unpack_moments(const Kernels& kernels, py::handle numbers, const std::string& kind, py::handle scales) {
+  const Arguments arguments{kernels, "unpack"};
   const Array array = arguments.array(numbers, "numbers", false);
-  return unpacked(array, arguments.kept(array, kind, scales, false));
+  return unpacked(kernels, array, arguments.kept(array, kind, scales, false));
 }
 
-void pack_moments(py::handle values, const std::string& kind, py::handle numbers, py::handle scales) {
-  const Arguments arguments{"pack"};
+void pack_moments(const Kernels& kernels, py::handle values, const std::string& kind, py::handle numbers,
+                  py::handle scales) {
+  const Arguments arguments{kernels, "pack"};
   const Array array = arguments.array(numbers, "numbers", true);
   pack_into(arguments, values, array, arguments.kept(array, kind, scales, true));
 }
 
-py::array unpack_weights(py::handle numbers, py::handle rest) {
-  const Arguments arguments{"unpack_weights"};
+py::array unpack_weights(const Kernels& kernels, py::handle numbers, py::handle rest) {
+  const Arguments arguments{kernels, "unpack_weights"};
   const Array array = arguments.array(numbers, "numbers", false);
-  return unpacked(array, arguments.weights(array, rest, false));
+  return unpacked(kernels, array, arguments.weights(array, rest, false));
 }
 
-void pack_weights(py::handle values, py::handle numbers, py::handle rest) {
-  const Arguments arguments{"pack_weights"};
+void pack_weights(const Kernels& kernels, py::handle values, py::handle numbers, py::handle rest) {
+  const Arguments arguments{kernels, "pack_weights"};
   const Array array = arguments.array(numbers, "numbers", true);
   pack_into(arguments, values, array, arguments.weights(array, rest, true));
 }
 
 }  // namespace
 
-void bind_formats(py::module_& m) {
+void bind_formats(py::module_& m, const Kernels& kernels) {
   m.attr("SHARE") = kScaleBlock;
-  m.def("unpack", &unpack_moments, py::arg("numbers"), py::arg("kind"), py::arg("scales") = py::none(),
+  m.def("unpack", bound(kernels, unpack_moments), py::arg("numbers"), py::arg("kind"), py::arg("scales") = py::none(),
         "The float32 numbers in an array of float16, bfloat16 or 8-bit codes with their scales; kind is 'moment' or "
         "'square'.");
-  m.def("pack", &pack_moments, py::arg("values"), py::arg("kind"), py::arg("numbers"), py::arg("scales") = py::none(),
+  m.def("pack", bound(kernels, pack_moments), py::arg("values"), py::arg("kind"), py::arg("numbers"),
+        py::arg("scales") = py::none(),
         "Fills numbers, and scales where they are 8-bit codes, with float32 values, rounded to the nearest.");
-  m.def("unpack_weights", &unpack_weights, py::arg("numbers"), py::arg("rest") = py::none(),
+  m.def("unpack_weights", bound(kernels, unpack_weights), py::arg("numbers"), py::arg("rest") = py::none(),
         "The float32 weights in 16 bits and their compensations or corrections.");
-  m.def("pack_weights", &pack_weights, py::arg("values"), py::arg("numbers"), py::arg("rest") = py::none(),
+  m.def("pack_weights", bound(kernels, pack_weights), py::arg("values"), py::arg("numbers"),
+        py::arg("rest") = py::none(),
         "Fills numbers of 16 bits, and their compensations or corrections, with float32 values.");
 }
 

@@ -58,7 +58,7 @@ bool BoundPlan::collect(const py::list& grads, const StepOptions& wish, bool hol
       data = py::detail::array_proxy(copies_.emplace_back(copy_of(grad)).ptr())->data;
     else if (in_rows(grad, i))
       rows = &rows_.emplace_back(elements_of(grad));
-    plan_.add(i, data, format_of(grad.dtype()), rows, wish);
+    kernels_.run<&Plan::add>(plan_, i, data, format_of(grad.dtype()), rows, wish);
     if (hold) grads_.emplace_back(grad.object(), wish.zero_grads, checked_[first_[i]].shape());
     if (member.size == 0) continue;
     written_.expect_apart(grad, name("grads", i), hints_[i]);

@@ -144,7 +144,7 @@ class PoolArguments {
     std::ptrdiff_t wrong = -1;
     {
       const WithoutGil release;
-      wrong = first_misplaced(pool, indices, indices_in);
+      wrong = call_.run<&first_misplaced>(pool, indices, indices_in);
     }
     if (wrong < 0) return;
     const std::ptrdiff_t ox = wrong % pool.x.out, oy = wrong / pool.x.out % pool.y.out;
@@ -215,7 +215,8 @@ py::object max_pool2d(Call& call) {
     S* const to = data_of<S>(y.object);
     std::int32_t* const places = indices ? data_of<std::int32_t>(indices->object) : nullptr;
     const WithoutGil release;
-    PoolKernels<S>::max(arguments.pool, static_cast<const S*>(arguments.data), arguments.in, to, places, y.in);
+    call.run<&PoolKernels<S>::max>(arguments.pool, static_cast<const S*>(arguments.data), arguments.in, to, places,
+                                   y.in);
   });
   if (!indices) return y.object;
   return py::make_tuple(y.object, indices->object);
@@ -233,8 +234,8 @@ py::object max_pool2d_backward(Call& call) {
     using S = decltype(number);
     S* const to = data_of<S>(dx.object);
     const WithoutGil release;
-    PoolKernels<S>::max_backward(arguments.pool, static_cast<const S*>(arguments.data), arguments.in, places, in, to,
-                                 dx.in);
+    call.run<&PoolKernels<S>::max_backward>(arguments.pool, static_cast<const S*>(arguments.data), arguments.in, places,
+                                            in, to, dx.in);
   });
   return dx.object;
 }
@@ -247,12 +248,13 @@ py::object avg_pool2d(Call& call) {
   call.expect_disjoint();
   with_storage(arguments.dtype, [&](auto number) {
     using S = decltype(number);
-    using Kernels = PoolKernels<S>;
     S* const to = data_of<S>(result.object);
     const auto* const from = static_cast<const S*>(arguments.data);
     const WithoutGil release;
-    (forward ? Kernels::mean : Kernels::mean_backward)(arguments.pool, arguments.divisors(), from, arguments.in, to,
-                                                       result.in);
+    if (forward)
+      call.run<&PoolKernels<S>::mean>(arguments.pool, arguments.divisors(), from, arguments.in, to, result.in);
+    else
+      call.run<&PoolKernels<S>::mean_backward>(arguments.pool, arguments.divisors(), from, arguments.in, to, result.in);
   });
   return result.object;
 }
@@ -282,17 +284,19 @@ using Axis = std::array<std::ptrdiff_t, 6>;
 /// Windows of a convolution, as conv2d has checked them; images are arrays with the axes samples, channels, rows and
 /// columns, of which only the channels may be missing.
 struct Convolving {
+  const Kernels& kernels;
   Convolution conv;
 
-  Convolving(const Axis& y, const Axis& x, bool columns, std::ptrdiff_t groups)
-      : conv{{y[0], y[1], y[2], y[3], y[4], y[5]}, {x[0], x[1], x[2], x[3], x[4], x[5]}, columns, groups} {}
+  Convolving(const Kernels& of_set, const Axis& y, const Axis& x, bool columns, std::ptrdiff_t groups)
+      : kernels(of_set),
+        conv{{y[0], y[1], y[2], y[3], y[4], y[5]}, {x[0], x[1], x[2], x[3], x[4], x[5]}, columns, groups} {}
 };
 
 constexpr ImageAxes kInOrder{0, 1, 2, 3};
 
 Array array_of(py::handle object, const char* argument) { return {object, {"conv2d", argument}}; }
 
-/// Calls body(kernels of the arrays' type, pointer to each array) without Python's lock.
+/// Calls body(functions of the arrays' type, pointer to each array) without Python's lock.
 template <class Body> void convolve(const Array& first, const Array& second, const Body& body) {
   const auto run = [&](auto number) {
     using T = decltype(number);
@@ -305,55 +309,57 @@ template <class Body> void convolve(const Array& first, const Array& second, con
 
 using Rowed = std::array<std::ptrdiff_t, 2>;
 
-void bind_convolution(py::module_& m) {
+}  // namespace
+
+void bind_convolutions(py::module_& m) {
   m.attr("PRODUCT_BYTES") = kProductBytes;
   m.attr("PRODUCT_PIXELS") = kProductPixels;
   py::class_<Convolving>(m, "Convolution", py::module_local())
-      .def(py::init<const Axis&, const Axis&, bool, std::ptrdiff_t>())
       .def("unfold",
            [](const Convolving& self, const Rowed& piece, py::handle x, py::handle matrix) {
              const Array from = array_of(x, "x"), to = array_of(matrix, "matrix");
              const Images in = images_of(from, kInOrder);
-             convolve(from, to, [&](auto kernels, const auto* a, auto* b) {
-               kernels.unfold(self.conv, {piece[0], piece[1]}, a, in, b);
+             convolve(from, to, [&](auto of, const auto* a, auto* b) {
+               self.kernels.run<&decltype(of)::unfold>(self.conv, Piece{piece[0], piece[1]}, a, in, b);
              });
            })
       .def("fold",
            [](const Convolving& self, const Rowed& piece, py::handle matrix, py::handle dx) {
              const Array from = array_of(matrix, "matrix"), to = array_of(dx, "dx");
              const Images in = images_of(to, kInOrder);
-             convolve(from, to,
-                      [&](auto kernels, auto* a, auto* b) { kernels.fold(self.conv, {piece[0], piece[1]}, a, b, in); });
+             convolve(from, to, [&](auto of, auto* a, auto* b) {
+               self.kernels.run<&decltype(of)::fold>(self.conv, Piece{piece[0], piece[1]}, a, b, in);
+             });
            })
       .def("place",
            [](const Convolving& self, const Rowed& piece, py::handle matrix, py::handle bias, py::handle y) {
              const Array from = array_of(matrix, "matrix"), to = array_of(y, "y");
              const Images in = images_of(to, kInOrder);
              const void* const more = bias.is_none() ? nullptr : array_of(bias, "bias").data<void>();
-             convolve(from, to, [&]<class T>(ConvolutionKernels<T> kernels, const T* a, T* b) {
-               kernels.place(self.conv, {piece[0], piece[1]}, a, static_cast<const T*>(more), b, in);
+             convolve(from, to, [&]<class T>(ConvolutionKernels<T>, const T* a, T* b) {
+               self.kernels.run<&ConvolutionKernels<T>::place>(self.conv, Piece{piece[0], piece[1]}, a,
+                                                               static_cast<const T*>(more), b, in);
              });
            })
       .def("collect",
            [](const Convolving& self, const Rowed& piece, py::handle dy, py::handle matrix) {
              const Array from = array_of(dy, "dy"), to = array_of(matrix, "matrix");
              const Images in = images_of(from, kInOrder);
-             convolve(from, to, [&](auto kernels, const auto* a, auto* b) {
-               kernels.collect(self.conv, {piece[0], piece[1]}, a, in, b);
+             convolve(from, to, [&](auto of, const auto* a, auto* b) {
+               self.kernels.run<&decltype(of)::collect>(self.conv, Piece{piece[0], piece[1]}, a, in, b);
              });
            })
-      .def("add_bias", [](const Convolving&, py::handle y, py::handle bias) {
+      .def("add_bias", [](const Convolving& self, py::handle y, py::handle bias) {
         const Array to = array_of(y, "y"), from = array_of(bias, "bias");
-        convolve(to, from,
-                 [&](auto kernels, auto* a, const auto* b) { kernels.add_bias(a, to.shape(0), to.shape(1), b); });
+        convolve(to, from, [&](auto of, auto* a, const auto* b) {
+          self.kernels.run<&decltype(of)::add_bias>(a, to.shape(0), to.shape(1), b);
+        });
       });
 }
 
-}  // namespace
-
-void bind_images(py::module_& m) {
-  bind_functions(m, kPools);
-  bind_convolution(m);
+void bind_images(py::module_& m, const Kernels& kernels) {
+  bind_functions(m, kernels, kPools);
+  bind_subclass<Convolving, Axis, Axis, bool, std::ptrdiff_t>(m, kernels, "Convolution");
 }
 
 }  // namespace fastopt

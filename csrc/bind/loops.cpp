@@ -107,7 +107,7 @@ template <Elementwise function> py::object elementwise(Call& call) {
     using T = decltype(number);
     T* to = data_of<T>(y);
     const WithoutGil release;
-    ElementwiseKernels<T>::apply(function, x.at<T>(), x.rows, to);
+    call.run<&ElementwiseKernels<T>::apply>(function, x.at<T>(), x.rows, to);
   });
   return y;
 }
@@ -144,7 +144,7 @@ py::object activate(Call& call) {
     const T* of_bias = data_of<T>(bias);
     T *to = data_of<T>(y), *z = data_of<T>(saved);
     const WithoutGil release;
-    ActivationKernels<T>::forward(activation, x.at<T>(), x.rows, of_bias, to, z);
+    call.run<&ActivationKernels<T>::forward>(activation, x.at<T>(), x.rows, of_bias, to, z);
   });
   return py::make_tuple(y, saves ? saved : y);
 }
@@ -173,7 +173,8 @@ py::object differentiate(Call& call) {
     T *to = data_of<T>(dx), *of_bias = data_of<T>(dbias);
     const WithoutGil release;
     if (to || of_bias)
-      ActivationKernels<T>::backward(activation, dy.at<T>(), dy.rows, saved.at<T>(), saved.rows, to, of_bias);
+      call.run<&ActivationKernels<T>::backward>(activation, dy.at<T>(), dy.rows, saved.at<T>(), saved.rows, to,
+                                                of_bias);
   });
   return py::make_tuple(same ? py::reinterpret_borrow<py::object>(call["dy"]) : dx, dbias);
 }
@@ -211,7 +212,7 @@ template <bool log> py::object softmax_forward(Call& call) {
     using T = decltype(number);
     T* to = data_of<T>(y);
     const WithoutGil release;
-    SoftmaxKernels<T>::forward(options, x.at<T>(), x.rows, to);
+    call.run<&SoftmaxKernels<T>::forward>(options, x.at<T>(), x.rows, to);
   });
   return y;
 }
@@ -232,7 +233,7 @@ template <bool log> py::object softmax_backward(Call& call) {
     using T = decltype(number);
     T* to = data_of<T>(dx);
     const WithoutGil release;
-    SoftmaxKernels<T>::backward(options, dy.at<T>(), dy.rows, y.at<T>(), y.rows, to);
+    call.run<&SoftmaxKernels<T>::backward>(options, dy.at<T>(), dy.rows, y.at<T>(), y.rows, to);
   });
   return dx;
 }
@@ -323,7 +324,7 @@ py::object cross_entropy(Call& call) {
     double total = 0;
     if (classes != 0) {
       const WithoutGil release;
-      total = LossKernels<T>::cross_entropy(arrays);
+      total = call.run<&LossKernels<T>::cross_entropy>(arrays);
     }
     if (reduction == Reduction::none) return py::make_tuple(losses, dx);
     return py::make_tuple(total / divisor, dx);
@@ -363,7 +364,7 @@ template <Loss loss> py::object element_loss(Call& call) {
     double total = 0;
     if (x.size != 0) {
       const WithoutGil release;
-      total = LossKernels<T>::element_loss(arrays);
+      total = call.run<&LossKernels<T>::element_loss>(arrays);
     }
     if (reduction == Reduction::none) return py::make_tuple(values, dx);
     return py::make_tuple(total / divisor, dx);
@@ -395,6 +396,6 @@ const std::vector<Function> kLoops{
 
 }  // namespace
 
-void bind_loops(py::module_& m) { bind_functions(m, kLoops); }
+void bind_loops(py::module_& m, const Kernels& kernels) { bind_functions(m, kernels, kLoops); }
 
 }  // namespace fastopt

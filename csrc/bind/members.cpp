@@ -6,7 +6,7 @@ namespace fastopt {
 void BoundPlan::add(std::size_t i, py::handle record) {
   labels_.push_back(py::cast<std::string>(record.attr("label")));
   const auto rule = py::cast<std::string>(record.attr("rule"));
-  const Entry* entry = i != 0 && rule == entries_.back()->name ? entries_.back() : find_rule(rule);
+  const Entry* entry = i != 0 && rule == entries_.back()->name ? entries_.back() : kernels_.run<&find_rule>(rule);
   if (entry == nullptr) throw py::value_error(function_ + ": no rule is called " + rule);
   entries_.push_back(entry);
   first_.push_back(checked_.size());

@@ -16,25 +16,23 @@ py::tuple described(const Entry& entry) {
                         entry.kernels[0].has_rate());
 }
 
-double square_sum(py::handle object) {
+double square_sum(const Kernels& kernels, py::handle object) {
   const Array array(object, {"square_sum", "array"});
   expect_contiguous(array, {"square_sum", "array"});
-  const Kernel& kernel = find_rule("sgd")->kernels[array.dtype() == Dtype::float32 ? 0 : 1];
+  const Kernel& kernel = kernels.run<&find_rule>("sgd")->kernels[array.dtype() == Dtype::float32 ? 0 : 1];
   const WithoutGil release;
-  return squared_norm(kernel, array.data<void>(), array.size());
+  return kernels.run<&squared_norm>(kernel, array.data<void>(), array.size());
 }
 
 }  // namespace
 
-void bind_optim(py::module_& m) {
+void bind_plans(py::module_& m) {
   py::class_<Turn>(m, "Turn", py::module_local(), "The lock of one optimizer; an error where its owner takes it again.")
       .def(py::init<std::string>(), py::arg("name"))
       .def("__enter__", &Turn::enter)
       .def("__exit__", [](Turn& turn, const py::args&) { turn.exit(); });
   py::class_<BoundPlan>(m, "Plan", py::module_local(),
                         "Parameters with their rules and state: checked once, stepped often.")
-      .def(py::init<std::string, py::list, py::object>(), py::arg("function"), py::arg("members"),
-           py::arg("count") = py::none())
       .def("set_options", &BoundPlan::set_options, py::arg("options"),
            "For each group a tuple of floats, in the order that `rules` gives.")
       .def("watch", &BoundPlan::watch, py::arg("groups"), py::arg("names"), py::arg("values"), py::arg("changed"),
@@ -55,7 +53,6 @@ void bind_optim(py::module_& m) {
            "Whether all arrays are still where, and what, they were when they were checked; they may be read-only now.")
       .def("restart", &BoundPlan::restart, "Sets all counts to 0.")
       .def("measured", &BoundPlan::measured, "The sums over all parameters that the rules took in the last step.");
-  m.def("square_sum", &square_sum, py::arg("array"), "The sum of the squares of an array's elements, in double.");
   m.def(
       "expect_disjoint",
       [](const std::string& function, const py::list& params, const std::vector<std::string>& labels) {
@@ -67,8 +64,15 @@ void bind_optim(py::module_& m) {
         spans.expect_disjoint(function);
       },
       py::arg("function"), py::arg("params"), py::arg("labels"), "Raises where two parameters share memory.");
+}
+
+void bind_optim(py::module_& m, const Kernels& kernels) {
+  bind_subclass<BoundPlan, std::string, py::list, py::object>(m, kernels, "Plan", py::arg("function"),
+                                                              py::arg("members"), py::arg("count") = py::none());
+  m.def("square_sum", bound(kernels, square_sum), py::arg("array"),
+        "The sum of the squares of an array's elements, in double.");
   py::dict table;
-  for (const Entry& entry : rules()) table[entry.name] = described(entry);
+  for (const Entry& entry : kernels.run<&rules>()) table[entry.name] = described(entry);
   m.attr("rules") = table;
 }
 

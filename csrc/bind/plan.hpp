@@ -22,7 +22,7 @@
 #include "bind/module.hpp"
 #include "bind/sparse.hpp"
 #include "core/threads/fork.hpp"
-#include "core/threads/parallel.hpp"
+#include "core/threads/team.hpp"
 #include "optim/plan.hpp"
 #include "optim/rules.hpp"
 #include "optim/sparse.hpp"
@@ -172,11 +172,12 @@ class Turn {
   std::thread::id owner_;
   std::uint32_t generation_ = fork_generation();
 };
+
 class BoundPlan {
  public:
   /// members: a list of records (see fastopt.optim.plan.Member).  count: an int64 array without axes, or None.
-  BoundPlan(std::string function, py::list members, py::object count)
-      : function_(std::move(function)), records_(std::move(members)), count_(std::move(count)) {
+  BoundPlan(const Kernels& kernels, std::string function, py::list members, py::object count)
+      : kernels_(kernels), function_(std::move(function)), records_(std::move(members)), count_(std::move(count)) {
     const std::size_t size = records_.size();
     labels_.reserve(size);
     params_.reserve(size);
@@ -256,7 +257,7 @@ class BoundPlan {
     const bool pending = first_region_pending();  // so Python's code may run in between
     const bool brief = then == nullptr && nanoseconds_ < kBriefStep && !wish.zero_grads && !pending;
     if (!collect(grads, wish, !brief) || (then != nullptr && !then->collect(then_grads, {}, !brief))) return py::none();
-    if (pending && (plan_.parallel() || (then != nullptr && then->plan_.parallel()))) {
+    if (pending && (is_parallel() || (then != nullptr && then->is_parallel()))) {
       run_first_region_hook();
       if (!nothing_moved() || (then != nullptr && !then->nothing_moved())) return py::none();
     }
@@ -265,9 +266,9 @@ class BoundPlan {
       std::optional<WithoutGil> release;
       if (!brief) release.emplace();
       const NoFork guard;
-      outcome = plan_.take(wish);
-      if (then != nullptr && !outcome.skipped) then->plan_.take({});
-      if (emptied != nullptr) emptied->plan_.restart();
+      outcome = kernels_.run<&Plan::take>(plan_, wish);
+      if (then != nullptr && !outcome.skipped) then->kernels_.run<&Plan::take>(then->plan_, StepOptions{});
+      if (emptied != nullptr) emptied->restart();
     }
     for (const py::object& grad : emptied_) set_to_zero(grad);
     return py::make_tuple(plan_.count != nullptr ? *plan_.count : 0, outcome.norm, outcome.skipped);
@@ -291,7 +292,7 @@ class BoundPlan {
     return std::all_of(checked_.begin(), checked_.end(), same) && std::all_of(counts_.begin(), counts_.end(), same);
   }
 
-  void restart() { plan_.restart(); }
+  void restart() { kernels_.run<&Plan::restart>(plan_); }
 
   std::array<double, kMostSums> measured() const { return plan_.measured(); }
 
@@ -342,6 +343,8 @@ class BoundPlan {
              return one.is_none() || Py_TYPE(one.ptr()) == array || is_sparse(one);
            });
   }
+
+  bool is_parallel() const { return kernels_.run<&Plan::parallel>(plan_); }
 
   bool is_current(const py::object& groups, bool values_too) const {
     if (changed_.size() != 1 || item(changed_, 0) != Py_False) return false;
@@ -449,8 +452,9 @@ class BoundPlan {
 
   static constexpr std::size_t kAhead = 8;                           // members between a prefetch and the current check
   static constexpr std::int64_t kMostSteps = std::int64_t{1} << 53;  // a double holds them exactly
-  std::string function_;                                             // for errors: "AdamW"
-  py::list records_;                                                 // they hold all arrays
+  const Kernels& kernels_;
+  std::string function_;  // for errors: "AdamW"
+  py::list records_;      // they hold all arrays
   py::object count_;
   std::vector<std::string> labels_;  // each member in errors: "[0]" or "['bias']"
   std::vector<PyObject*> params_;

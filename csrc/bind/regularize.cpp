@@ -115,7 +115,7 @@ template <class Kernel> py::object run(DropoutArguments& arguments, const Kernel
     if (arguments.active)
       kernel(DropoutKernels<S>{}, x, to);
     else
-      DropoutKernels<S>::copy(x, arguments.row, to);
+      arguments.call.run<&DropoutKernels<S>::copy>(x, arguments.row, to);
   });
   return y;
 }
@@ -123,14 +123,14 @@ template <class Kernel> py::object run(DropoutArguments& arguments, const Kernel
 py::object any_dropout(Call& call) {
   DropoutArguments arguments(call, 1, "in [0, 1]");
   return run(arguments, [&](auto of, const auto* from, auto* to) {
-    of.dropout(from, arguments.row, Drops(arguments.p), arguments.draw, to);
+    call.run<&decltype(of)::dropout>(from, arguments.row, Drops(arguments.p), arguments.draw, to);
   });
 }
 
 py::object any_gaussian_dropout(Call& call) {
   DropoutArguments arguments(call, std::nextafter(1.0, 0.0), "in [0, 1)");
   return run(arguments, [&](auto of, const auto* from, auto* to) {
-    of.gaussian_dropout(from, arguments.row, arguments.p, arguments.draw, to);
+    call.run<&decltype(of)::gaussian_dropout>(from, arguments.row, arguments.p, arguments.draw, to);
   });
 }
 
@@ -187,7 +187,7 @@ py::object any_channel_dropout(Call& call) {
   DropoutArguments arguments(call, 1, "in [0, 1]");
   const auto both = sets_of(arguments);
   return run(arguments, [&](auto of, const auto* from, auto* to) {
-    of.channel_dropout(from, both.first, both.second, Drops(arguments.p), arguments.draw, to);
+    call.run<&decltype(of)::channel_dropout>(from, both.first, both.second, Drops(arguments.p), arguments.draw, to);
   });
 }
 
@@ -202,6 +202,6 @@ const std::vector<Function> kRegularizers{
 
 }  // namespace
 
-void bind_regularize(py::module_& m) { bind_functions(m, kRegularizers); }
+void bind_regularize(py::module_& m, const Kernels& kernels) { bind_functions(m, kernels, kRegularizers); }
 
 }  // namespace fastopt

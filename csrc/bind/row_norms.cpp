@@ -114,7 +114,7 @@ template <class Norm> py::object forward(Call& call) {
       arrays.sum = data_of<S>(results[1]);
     }
     const WithoutGil release;
-    RowKernels<Norm>::forward(arrays);
+    call.run<&RowKernels<Norm, S>::forward>(arrays);
   });
   return py::tuple(py::cast(results));
 }
@@ -165,7 +165,7 @@ template <class Norm> py::object backward(Call& call) {
       arrays.dsum_rows = dsum->rows;
     }
     const WithoutGil release;
-    RowKernels<Norm>::backward(arrays);
+    call.run<&RowKernels<Norm, S>::backward>(arrays);
   });
   if (!weighted) return results[0];
   return py::tuple(py::cast(results));
@@ -192,6 +192,6 @@ const std::vector<Function> kRowNorms{
 
 }  // namespace
 
-void bind_row_norms(py::module_& m) { bind_functions(m, kRowNorms); }
+void bind_row_norms(py::module_& m, const Kernels& kernels) { bind_functions(m, kernels, kRowNorms); }
 
 }  // namespace fastopt

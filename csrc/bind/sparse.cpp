@@ -122,7 +122,7 @@ void BoundPlan::collect_rows(const py::object& object, std::size_t i, const Step
     sparse.values = py::detail::array_proxy(copies_.emplace_back(copy_of(values)).ptr())->data;
   else if (in_rows(values, i))
     sparse.layout = &rows_.emplace_back(elements_of(values));
-  plan_.add(i, sparse, wish);
+  kernels_.run<&Plan::add_rows>(plan_, i, sparse, wish);
   shapes_.insert(shapes_.end(), shape.begin(), shape.end());
   grads_.emplace_back(values.object(), wish.zero_grads, shapes_.size() - shape.size());
   if (values.size() == 0 || plan_.members[i].size == 0) return;
@@ -136,7 +136,7 @@ void BoundPlan::collect_rows(const py::object& object, std::size_t i, const Step
 namespace {
 
 /// The indices that occur, in increasing order, and the sums of their values.
-py::tuple coalesce(const std::string& function, py::handle indices, py::handle object) {
+py::tuple coalesce(const Kernels& kernels, const std::string& function, py::handle indices, py::handle object) {
   const Name name{function, "values"};
   Array values(object, name, Accepted::floats, Alignment::any);
   if (values.ndim() == 0) throw py::value_error(name.text() + " must have an axis that counts rows");
@@ -154,7 +154,7 @@ py::tuple coalesce(const std::string& function, py::handle indices, py::handle o
     layout = elements_of(values);
     sparse.layout = &layout;
   }
-  sparse.group();
+  kernels.run<&SparseRows::group>(sparse);
   shape[0] = static_cast<std::ptrdiff_t>(sparse.count());
   py::array_t<std::int64_t> rows(shape[0]);
   for (std::size_t k = 0; k < sparse.count(); ++k) rows.mutable_data()[k] = static_cast<std::int64_t>(sparse.row(k));
@@ -166,16 +166,16 @@ py::tuple coalesce(const std::string& function, py::handle indices, py::handle o
   void* const to = sums.mutable_data();
   if (sparse.size() != 0) {
     const WithoutGil release;
-    values.dtype() == Dtype::float64 ? sum_rows(sparse, static_cast<double*>(to))
-                                     : sum_rows(sparse, static_cast<float*>(to));
+    values.dtype() == Dtype::float64 ? kernels.run<&sum_rows<double>>(sparse, static_cast<double*>(to))
+                                     : kernels.run<&sum_rows<float>>(sparse, static_cast<float*>(to));
   }
   return py::make_tuple(rows, sums);
 }
 
 }  // namespace
 
-void bind_sparse(py::module_& m) {
-  m.def("coalesce", &coalesce, py::arg("function"), py::arg("indices"), py::arg("values"),
+void bind_sparse(py::module_& m, const Kernels& kernels) {
+  m.def("coalesce", bound(kernels, coalesce), py::arg("function"), py::arg("indices"), py::arg("values"),
         "The indices that occur, in increasing order, and the sums of their values.");
 }
 

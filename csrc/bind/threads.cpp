@@ -19,7 +19,7 @@
 #include "bind/module.hpp"
 #include "core/threads/fork.hpp"
 #include "core/threads/lend.hpp"
-#include "core/threads/parallel.hpp"
+#include "core/threads/team.hpp"
 
 namespace py = pybind11;
 

@@ -5,7 +5,6 @@
 #include <cmath>
 
 #include "core/cost.hpp"
-#include "core/threads/fork.hpp"
 #include "core/threads/parallel.hpp"
 #include "optim/apply.hpp"
 #include "optim/clip.hpp"
@@ -23,15 +22,6 @@ double squared_norm(const Kernel& kernel, const void* numbers, std::size_t size)
 
 namespace {
 
-template <class T> void sum(const SparseRows& sparse, T* to) {
-  const double bytes = static_cast<double>(2 * sparse.places.size() * sparse.width * sizeof(T));
-  parallel(threads_for(bytes * kStepPerByte), [&](int thread, int threads) {
-    const Range mine = share(sparse.count(), thread, threads);
-    const std::size_t begin = mine.begin * sparse.width;
-    RowReader<T>(sparse).copy(begin, mine.end * sparse.width - begin, to + begin);
-  });
-}
-
 /// Proximal L1 where the rule has one rate for all elements.
 void set_threshold(const Kernel& kernel, Setting& setting) {
   if (setting.around.proximal != 0 && kernel.rate != nullptr)
@@ -40,8 +30,17 @@ void set_threshold(const Kernel& kernel, Setting& setting) {
 
 }  // namespace
 
-void sum_rows(const SparseRows& sparse, float* to) { sum(sparse, to); }
-void sum_rows(const SparseRows& sparse, double* to) { sum(sparse, to); }
+template <class T> void sum_rows(const SparseRows& sparse, T* to) {
+  const double bytes = static_cast<double>(2 * sparse.places.size() * sparse.width * sizeof(T));
+  parallel(threads_for(bytes * kStepPerByte), [&](int thread, int threads) {
+    const Range mine = share(sparse.count(), thread, threads);
+    const std::size_t begin = mine.begin * sparse.width;
+    RowReader<T>(sparse).copy(begin, mine.end * sparse.width - begin, to + begin);
+  });
+}
+
+template void sum_rows(const SparseRows&, float*);
+template void sum_rows(const SparseRows&, double*);
 
 void Plan::add(std::size_t number, const void* data, Format format, const Rows* rows, const StepOptions& wish) {
   const std::size_t place = which_.size();
@@ -62,7 +61,7 @@ void Plan::add(std::size_t number, const void* data, Format format, const Rows* 
   tensor.row_factor = nullptr;
 }
 
-void Plan::add(std::size_t number, SparseRows& sparse, const StepOptions& wish) {
+void Plan::add_rows(std::size_t number, SparseRows& sparse, const StepOptions& wish) {
   add(number, nullptr, Format::exact, nullptr, wish);
   Tensor& tensor = tensors_[which_.size() - 1];
   tensor.sparse = &sparse;
@@ -71,7 +70,6 @@ void Plan::add(std::size_t number, SparseRows& sparse, const StepOptions& wish) 
 }
 
 Outcome Plan::take(const StepOptions& wish) {
-  const NoFork guard;
   tensors_.resize(which_.size());
   for (SparseRows* const sparse : sparse_) sparse->group();
   Outcome outcome;

@@ -3,7 +3,7 @@
 ///   members (once)  ─┐
 ///   gradients ───────┴→ tensors → norms, scales → skip? → counts, settings → sums that rules ask for → update
 ///
-/// take() takes a step as a whole or not at all, and no fork of the process comes while it writes.
+/// take() takes a step as a whole or not at all.  Its caller sees to it that no fork of the process comes while it writes.
 #pragma once
 
 #include <array>
@@ -53,8 +53,7 @@ struct Outcome {
 
 /// Writes the sums of the rows that occur in a gradient, one after the other, as float32 or float64; the gradient must be
 /// grouped.
-void sum_rows(const SparseRows& sparse, float* to);
-void sum_rows(const SparseRows& sparse, double* to);
+template <class T> void sum_rows(const SparseRows& sparse, T* to);
 
 /// Σx² of an array of `size` numbers of the kernel's dtype, in double.
 double squared_norm(const Kernel& kernel, const void* numbers, std::size_t size);
@@ -75,7 +74,7 @@ class Plan {
   void add(std::size_t number, const void* data, Format format, const Rows* rows, const StepOptions& wish);
 
   /// The same with a gradient of few rows, which take() groups.
-  void add(std::size_t number, SparseRows& sparse, const StepOptions& wish);
+  void add_rows(std::size_t number, SparseRows& sparse, const StepOptions& wish);
 
   /// The members that have a gradient.
   const std::vector<std::size_t>& which() const { return which_; }

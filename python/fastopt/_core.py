@@ -1,4 +1,4 @@
-"""The extension module for this processor, and how it is loaded; the only Python file that names an instruction set."""
+"""The kernels for this processor, and how they are loaded; the only Python file that names an instruction set."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from . import _cpu
 from ._blas import all_blas, controllers
 from ._cores import same_affinity, too_few_cores
 
-_MODULES = {
+_LIBRARIES = {
     "x86-64-v4": "_kernels_v4",
     "x86-64-v3": "_kernels_v3",
     "x86-64-v2": "_kernels_v2",
@@ -27,6 +27,7 @@ _MODULES = {
 SPIN_COUNT = "3000"
 
 _spin_count: str | None = None  # the count that _short_spin has set
+_loaded: dict[str, ModuleType] = {}
 
 
 # The choice
@@ -34,7 +35,7 @@ _spin_count: str | None = None  # the count that _short_spin has set
 
 def available_isas() -> list[str]:
     """The instruction sets that this processor can run and this build has kernels for, best first."""
-    return [isa for isa in _cpu.instruction_sets() if isa in _MODULES and _is_built(_MODULES[isa])]
+    return [isa for isa in _cpu.instruction_sets() if isa in _LIBRARIES and _path(_LIBRARIES[isa])]
 
 
 def isa() -> str:
@@ -43,18 +44,23 @@ def isa() -> str:
 
 
 def load(isa: str) -> ModuleType:
-    """The extension module compiled for ``isa``.
+    """A module with the kernels that were compiled for ``isa``: the bindings, which are the same for all, and a library.
 
     Raises:
         ValueError: ``isa`` is not the name of an instruction set, or this processor does not have it.
+        ImportError: the library belongs to another build than the bindings.
     """
-    if isa not in _MODULES:
+    if isa not in _LIBRARIES:
         raise ValueError(
             f"FASTOPT_ISA: unknown instruction set {isa!r}; this processor has {', '.join(available_isas())}"
         )
     if isa not in available_isas():
         raise ValueError(f"FASTOPT_ISA: this processor does not have {isa}; it has {', '.join(available_isas())}")
-    return importlib.import_module(f".{_MODULES[isa]}", __package__)
+    if isa not in _loaded:
+        library = _LIBRARIES[isa]
+        bindings = importlib.import_module("._bindings", __package__)
+        _loaded[isa] = bindings.load(os.fsencode(_path(library)), f"{__package__}.{library}")
+    return _loaded[isa]
 
 
 def _choose() -> str:
@@ -67,11 +73,13 @@ def _choose() -> str:
     return found[0]
 
 
-def _is_built(module: str) -> bool:
-    return importlib.util.find_spec(f".{module}", __package__) is not None
+def _path(library: str) -> str:
+    """The file of a library, which is named like an extension module; empty if it was not built."""
+    spec = importlib.util.find_spec(f".{library}", __package__)
+    return (spec and spec.origin) or ""
 
 
-# OpenMP, which is loaded with the module
+# OpenMP, which is loaded with the bindings
 
 
 def lends_threads() -> bool:

@@ -1,4 +1,4 @@
-"""The interface of the extension modules ``_kernels_*``: the same sources, compiled for one instruction set each."""
+"""The interface of the modules that ``_bindings.load`` makes: functions and classes that call the kernels in one library."""
 
 from collections.abc import Callable, Sequence
 from typing import Any

@@ -38,7 +38,7 @@
 
 #include "core/threads/cores.hpp"
 #include "core/threads/fork.hpp"
-#include "core/threads/parallel.hpp"
+#include "core/threads/team.hpp"
 
 namespace fastopt {
 

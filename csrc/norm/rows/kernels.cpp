@@ -9,25 +9,22 @@
 
 namespace fastopt {
 
-template <class Norm> void RowKernels<Norm>::forward(const RowNorm<float>& arrays) { row_norm<Norm>(arrays); }
-template <class Norm> void RowKernels<Norm>::forward(const RowNorm<double>& arrays) { row_norm<Norm>(arrays); }
-template <class Norm> void RowKernels<Norm>::forward(const RowNorm<float16>& arrays) { row_norm<Norm>(arrays); }
-template <class Norm> void RowKernels<Norm>::forward(const RowNorm<bfloat16>& arrays) { row_norm<Norm>(arrays); }
-template <class Norm> void RowKernels<Norm>::backward(const RowNormBackward<float>& arrays) {
-  row_norm_backward<Norm>(arrays);
-}
-template <class Norm> void RowKernels<Norm>::backward(const RowNormBackward<double>& arrays) {
-  row_norm_backward<Norm>(arrays);
-}
-template <class Norm> void RowKernels<Norm>::backward(const RowNormBackward<float16>& arrays) {
-  row_norm_backward<Norm>(arrays);
-}
-template <class Norm> void RowKernels<Norm>::backward(const RowNormBackward<bfloat16>& arrays) {
+template <class Norm, class S> void RowKernels<Norm, S>::forward(const RowNorm<S>& arrays) { row_norm<Norm>(arrays); }
+template <class Norm, class S> void RowKernels<Norm, S>::backward(const RowNormBackward<S>& arrays) {
   row_norm_backward<Norm>(arrays);
 }
 
-template struct RowKernels<LayerNorm>;
-template struct RowKernels<RmsNorm>;
-template struct RowKernels<ScaleNorm>;
+template struct RowKernels<LayerNorm, float>;
+template struct RowKernels<LayerNorm, double>;
+template struct RowKernels<LayerNorm, float16>;
+template struct RowKernels<LayerNorm, bfloat16>;
+template struct RowKernels<RmsNorm, float>;
+template struct RowKernels<RmsNorm, double>;
+template struct RowKernels<RmsNorm, float16>;
+template struct RowKernels<RmsNorm, bfloat16>;
+template struct RowKernels<ScaleNorm, float>;
+template struct RowKernels<ScaleNorm, double>;
+template struct RowKernels<ScaleNorm, float16>;
+template struct RowKernels<ScaleNorm, bfloat16>;
 
 }  // namespace fastopt

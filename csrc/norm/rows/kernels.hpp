@@ -5,16 +5,11 @@
 
 namespace fastopt {
 
-/// Forward gives y and the statistics; backward gives dx and the gradients of the weights.
-template <class Norm> struct RowKernels {
-  static void forward(const RowNorm<float>& arrays);
-  static void forward(const RowNorm<double>& arrays);
-  static void forward(const RowNorm<float16>& arrays);
-  static void forward(const RowNorm<bfloat16>& arrays);
-  static void backward(const RowNormBackward<float>& arrays);
-  static void backward(const RowNormBackward<double>& arrays);
-  static void backward(const RowNormBackward<float16>& arrays);
-  static void backward(const RowNormBackward<bfloat16>& arrays);
+/// For numbers that are stored as S.  Forward gives y and the statistics; backward gives dx and the gradients of the
+/// weights.
+template <class Norm, class S> struct RowKernels {
+  static void forward(const RowNorm<S>& arrays);
+  static void backward(const RowNormBackward<S>& arrays);
 };
 
 }  // namespace fastopt

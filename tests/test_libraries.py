@@ -1,0 +1,105 @@
+"""The libraries of kernels and the extension module that loads them."""
+
+from __future__ import annotations
+
+import ctypes
+import importlib
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import fastopt
+from fastopt import _core, _cpu
+
+bindings = importlib.import_module("fastopt._bindings")
+
+TWO_COPIES = """
+import importlib.util, sys
+import numpy as np
+import fastopt as one
+spec = importlib.util.spec_from_file_location("other", sys.argv[1] + "/__init__.py", submodule_search_locations=[sys.argv[1]])
+two = sys.modules["other"] = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(two)
+kernels = one._core.kernels, two._core.kernels
+assert kernels[0].__file__ != kernels[1].__file__
+kernels[0].set_cache_limit(12345)
+assert kernels[1].cache_limit() != 12345
+results = []
+for package in one, two:
+    package.set_num_threads(2)
+    p = np.ones((300, 1000), np.float32)
+    opt = package.optim.AdamW([p], lr=0.1)
+    for step in range(3):
+        opt.step([p - step], clip_norm=1.0)
+    results.append(p)
+assert np.array_equal(*results) and results[0][0, 0] != 1
+"""
+
+# The bindings make a list of 256 MiB, and the kernel, which sorts it, needs another one.
+SHORT_OF_MEMORY = """
+import re, resource, numpy as np
+from pathlib import Path
+from fastopt._core import kernels
+indices = np.tile(np.arange(100, dtype=np.int8)[::-1], 167_773)
+values = np.broadcast_to(np.float32(1), indices.shape)
+used = int(re.search(r"VmSize:\\s+(\\d+)", Path("/proc/self/status").read_text())[1]) << 10
+resource.setrlimit(resource.RLIMIT_AS, (used + (300 << 20), resource.RLIM_INFINITY))
+try:
+    kernels.coalesce("f", indices, values)
+except MemoryError:
+    pass
+else:
+    raise AssertionError("there was enough memory")
+resource.setrlimit(resource.RLIMIT_AS, (resource.RLIM_INFINITY,) * 2)
+assert np.array_equal(kernels.coalesce("f", indices, values)[1], np.full(100, 167_773))
+"""
+
+
+def test_each_instruction_set_is_loaded_once() -> None:
+    for isa in _core.available_isas():
+        kernels = _core.load(isa)
+        assert kernels is _core.load(isa)
+        assert Path(str(kernels.__file__)).parent == Path(fastopt.__file__).parent
+        assert kernels.__name__ in str(kernels.Plan)
+    assert _core.load(fastopt.isa()) is _core.kernels
+
+
+def test_plans_take_steps_with_the_kernels_that_they_were_made_with() -> None:
+    plans = [_core.load(isa).Plan("f", []) for isa in _core.available_isas()]
+    assert len({type(plan) for plan in plans}) == len(plans)
+    with pytest.raises(TypeError, match="No constructor"):
+        bindings.Plan("f", [])
+
+
+def test_a_library_of_another_build_is_an_import_error(tmp_path: Path) -> None:
+    with pytest.raises(ImportError, match="belongs to another build of the package; install fastopt again"):
+        bindings.load(os.fsencode(str(_cpu.__file__)), "other")  # exports no table
+    damaged = tmp_path / "\N{SNOWMAN}.so"
+    damaged.write_bytes(b"no library")
+    for path in (damaged, tmp_path / "missing.so"):
+        with pytest.raises(ImportError, match=f"^fastopt: .*{path.name}"):
+            bindings.load(os.fsencode(path), "other")
+
+
+def test_a_library_gives_its_table_to_its_own_version_only() -> None:
+    exported = ctypes.CDLL(str(_core.kernels.__file__)).fastopt_kernels
+    exported.restype = ctypes.c_void_p
+    exported.argtypes = [ctypes.c_uint64, ctypes.c_void_p]
+    assert exported(1, None) is None
+
+
+def test_two_copies_of_the_package_in_one_process(tmp_path: Path) -> None:
+    package = Path(fastopt.__file__).parent
+    copy = tmp_path / "other"
+    shutil.copytree(package, copy, ignore=shutil.ignore_patterns("__pycache__"))
+    subprocess.run([sys.executable, "-c", TWO_COPIES, str(copy)], check=True)
+
+
+@pytest.mark.skipif("libasan" in os.environ.get("LD_PRELOAD", ""), reason="AddressSanitizer needs all addresses")
+def test_a_kernel_without_memory_is_a_memory_error() -> None:
+    """std::bad_alloc of a library of kernels is caught in the extension module."""
+    subprocess.run([sys.executable, "-c", SHORT_OF_MEMORY], check=True)
