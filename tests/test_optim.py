@@ -288,6 +288,8 @@ def test_structures_mean_the_same(rule: str, each: Each, rng: Generator) -> None
         (all_named_groups, [None, None]),
         (all_named_groups, {"a": None, "b": [None], "c": {"d": None}, "e": None}),
         (all_named_groups, [{"a": None, "b": None}, {"c": None, "e": None}]),
+        (named, [None] * 4),
+        (nested, [None] * 4),
     ],
 )
 def test_none_stands_for_a_whole_part(structure: Callable[[Any], Any], grads: Any, rng: Generator) -> None:
@@ -300,6 +302,17 @@ def test_none_stands_for_a_whole_part(structure: Callable[[Any], Any], grads: An
     assert all(one["step"] == 0 for one in opt.state)
 
 
+@pytest.mark.parametrize("structure", [flat, named, nested, groups, named_groups, all_named_groups])
+def test_a_flat_list_fits_every_structure(structure: Callable[[Any], Any], rng: Generator) -> None:
+    """``flatten`` makes one of gradients in any structure."""
+    params = arrays(rng)
+    opt = optim.SGD(structure(params), lr=1.0)
+    grads = [one.copy() for group in opt.param_groups for one in group["params"]]
+    assert all(a is b for a, b in zip(opt.flatten(grads), grads, strict=True))
+    opt.step(grads)
+    assert all((one == 0).all() for one in params)
+
+
 @pytest.mark.parametrize(
     ("structure", "grads", "error", "message"),
     [
@@ -308,7 +321,7 @@ def test_none_stands_for_a_whole_part(structure: Callable[[Any], Any], grads: An
         (flat, {"p0": None}, TypeError, r"^SGD: grads must be a list like params, got dict$"),
         (flat, None, ValueError, r"^SGD: grads is missing, and accumulate has added none$"),
         (flat, [[None] * 4], ValueError, r"^SGD: grads has 1 entries, expected 4"),
-        (named, [None] * 4, TypeError, r"^SGD: grads must be a dict like params, got list$"),
+        (named, [None] * 3, TypeError, r"^SGD: grads must be a dict like params, got list$"),
         (named, {"p0": None, "x": None}, ValueError, r"missing: 'p1', 'p2', 'p3', unknown: 'x'$"),
         (groups, [[None], [None]], ValueError, r"^SGD: grads has 1 entries, expected 3"),
         (
@@ -324,7 +337,7 @@ def test_none_stands_for_a_whole_part(structure: Callable[[Any], Any], grads: An
             TypeError,
             r"^SGD: grads must be a list with one list for each group, or a flat list, got dict$",
         ),
-        (named_groups, [[None] * 2, [None] * 2], TypeError, r"^SGD: grads must be a dict like params, got list$"),
+        (named_groups, [[None] * 2, [None] * 3], TypeError, r"^SGD: grads must be a dict like params, got list$"),
         (
             named_groups,
             {"p0": None},
