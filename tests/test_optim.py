@@ -337,7 +337,7 @@ def test_a_flat_list_fits_every_structure(structure: Callable[[Any], Any], rng: 
             TypeError,
             r"^SGD: grads must be a list with one list for each group, or a flat list, got dict$",
         ),
-        (named_groups, [[None] * 2, [None] * 3], TypeError, r"^SGD: grads must be a dict like params, got list$"),
+        (named_groups, [[None] * 3, [None] * 2], TypeError, r"^SGD: grads must be a dict like params, got list$"),
         (
             named_groups,
             {"p0": None},
