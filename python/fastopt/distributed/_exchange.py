@@ -83,7 +83,14 @@ class Vector:
         self.rounded = self.wire != self.dtype
         # What rounding to the wire has lost, to be sent next time: of this rank's gradients, and of its pieces of the sum.
         self.feedback = feedback and self.rounded
+        self._room: Array | None = None
         self.forget_lost()
+
+    def room(self) -> Array:
+        """The array for the whole sum; each step has the same one."""
+        if self._room is None:
+            self._room = np.empty(self.layout.size, self.wire)
+        return self._room
 
     def forget_lost(self) -> None:
         """Begins error feedback anew."""
@@ -133,9 +140,7 @@ class Exchange:
         if whole and (channel.second is None or any(vector.feedback for vector in vectors)):
             self._late = []
         self.pieces: dict[tuple[int, int], Array] = {}  # this rank's piece of each sum
-        self.sums: dict[int, Array] = {
-            v: np.empty(vector.layout.size, vector.wire) for v, vector in enumerate(vectors) if whole
-        }
+        self.sums: dict[int, Array] = {v: vector.room() for v, vector in enumerate(vectors) if whole}
 
     @property
     def own(self) -> list[Interval]:
