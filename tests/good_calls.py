@@ -83,7 +83,7 @@ NO_GROUP = (
     {"params": [], "speed": 1},
     {"params": None},
 )
-NO_GRADS = (None, 3, "ab", {}, [], [None] * 3, np.ones((2, 5), np.float32))
+NO_GRADS = (None, 3, "ab", {}, [], [None] * 7, np.ones((2, 5), np.float32))
 NO_STEP = (0, -1, 2**53, 2**63, 2**70, [3], [1, 2, 3], [1, 0], [1, 1.5], [1, None], [1, 2**53], *NO_INTEGER)
 
 # Bad values of hyperparameters, beyond those that are bad for all numbers of their kind.
@@ -106,7 +106,8 @@ BAD: dict[str, Sequence[Any]] = {
     "moments": ("x", 3, ["8bit"], b"8bit", "float32"),
     "moment_rounding": (None, "x", 3, ["nearest"], b"nearest"),
     "grad_scale": (*NOT_POSITIVE, 0.0),
-    "clip_norm": (NAN, INF, -1.0, 10**400, "1", [1.0], np.array([0.1, 0.2])),
+    "clip_exponent": (NAN, INF, -1.0, "1", [1.0]),  # None means no bound
+    "clip_norm": (NAN, -INF, -1.0, -(10**400), "1", [1.0], np.array([0.1, 0.2])),
     **dict.fromkeys(("clip_value", "clip_param_norm", "clip_adaptive"), (NAN, -1.0, "1", 1.0)),  # exclude clip_norm
 }
 

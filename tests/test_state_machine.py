@@ -387,10 +387,13 @@ class Machine(Pair):
         """Replaces an entry; in the twin, writes into it unless it will start as a copy of the parameter in the next
         step.
         """
-        if not all([*map(id, self.params(o))] == [id(one.param) for one in o._records] for o in (self.opt, self.twin)):
+        apart = any(a.keys() != b.keys() for a, b in zip(self.opt.state, self.twin.state, strict=True))
+        if apart or not all(
+            [*map(id, self.params(o))] == [id(one.param) for one in o._records] for o in (self.opt, self.twin)
+        ):
             if self.swapped:
                 return
-            self.checked()  # the state belongs to the parameters at the time of the last check
+            self.checked()  # the state belongs to the parameters, and has its entries, at the time of the last check
         i = number % len(self.opt.state)
         one, other = self.opt.state[i], self.twin.state[i]
         keys = [key for key in one if not (self.swapped and key in ("master_param", *AS_PARAMETER))]  # exchanged
