@@ -130,7 +130,8 @@ class Exchange:
         self._order = [(v, b) for v, vector in enumerate(vectors) for b in range(len(vector.layout.buckets))]
         self._nodes = [nodes_within(*share(leaves, rank, channel.size), leaves) for rank in range(channel.size)]
         self._started = self._added = 0
-        self._stages: list[Any] = []  # (request, array that receives) of each bucket that was started
+        self._finished = False
+        self._stages: list[Any] = []  # (request, array that receives, …) of each bucket that was started
         self._gathers: list[Any] = []
         self._sends: list[Array] = []
         self._headers: Array | None = None
@@ -158,7 +159,7 @@ class Exchange:
     @property
     def unfinished(self) -> bool:
         """Whether something has been sent, and not everything has come back."""
-        return self._headers is None and self._started > 0
+        return self._started > 0 and not self._finished
 
     def undo(self) -> None:
         """Takes back what error feedback has kept of this exchange, whose step is not taken."""
@@ -194,9 +195,8 @@ class Exchange:
 
     def progress(self, wait: bool = False) -> None:
         """Adds what has arrived, and starts to gather the sums."""
-        arrived = [
-            wait or stage[0].Test() for stage in self._stages[self._added :]
-        ]  # all of them: MPI goes on in such calls
+        # All requests are asked, not only the next one: many MPI libraries move messages in such calls only.
+        arrived = [wait or stage[0].Test() for stage in self._stages[self._added :]]
         for has_arrived in arrived:
             if not has_arrived:
                 break
@@ -252,6 +252,7 @@ class Exchange:
         for late in self._late or ():
             self._gather(*late, sum(weights))
         self.progress(wait=True)
+        self._finished = True
         return weights, kinds
 
 
