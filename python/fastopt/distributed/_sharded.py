@@ -36,7 +36,8 @@ class ShardedOptimizer(Exchanged):
     master weights and averages, beside the weights themselves.  Averaged gradients (stage 2) exist in shards only, and buffers of
     the size of a bucket.  A shard is a contiguous part of each bucket, whatever parameters lie there, so that shards are equal.
 
-    The results are those of :class:`DistributedOptimizer`, to the last bit unless the norm is clipped.  Only numbers that are
+    The results are those of :class:`DistributedOptimizer`, to the last bit unless the norm is clipped or ``wire`` rounds: sums are
+    not rounded for the way back here.  Only numbers that are
     drawn at random, for noise and for rounding 8-bit moments and 16-bit weights, are other ones: each rank has its own.  Rules
     that need whole parameters (Adafactor, LAMB, LARS, Muon) cannot be sharded; nor can sparse gradients.
 
