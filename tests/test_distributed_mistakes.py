@@ -117,7 +117,7 @@ MISTAKES: list[tuple[Callable[[Comm], Any], type[Exception], str]] = [
     (
         lambda comm: dist(comm).step(),
         ValueError,
-        r"the gradient of params\[0\] is missing; hand it in with ready, or None",
+        r"the gradient of params\[0\] is missing: step\(grads\), or ready or add before step\(\)",
     ),
     (lambda comm: dist(comm).ready(2, np.ones(3)), ValueError, r"param must be in \[0, 2\*\*1\), got 2"),
     (

@@ -252,8 +252,8 @@ class Exchanged:
             missing = [i for i in range(len(self.params)) if i not in self._given]
             if missing:
                 raise ValueError(
-                    f"{name}: the gradient of {self.label(missing[0])} is missing; hand it in with ready, or None (a rank without a "
-                    "micro-batch too: add(grads, weight=0))"
+                    f"{name}: the gradient of {self.label(missing[0])} is missing: step(grads), or ready or add before step(), on "
+                    "every rank; None where there is no gradient, and weight=0 where there is no batch"
                 )
             if self._kinds is None:
                 self._first_step()

@@ -94,6 +94,11 @@ class DistributedOptimizer(Exchanged):
         expect_same(self._function, comm, together(self._function, comm, checks))
         self._begin()
 
+    @property
+    def param_groups(self) -> list[dict[str, Any]]:
+        """The optimizer's groups, so that schedules take this object too; change them on all ranks alike."""
+        return self.optimizer.param_groups
+
     def step(
         self,
         grads: Any = None,
