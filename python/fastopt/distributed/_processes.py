@@ -8,6 +8,7 @@ import json
 import os
 import sys
 import threading
+import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TypeVar
@@ -182,6 +183,13 @@ def _machine() -> str:
     return os.uname().nodename
 
 
+def _abort(comm: Any, code: int) -> None:
+    """Ends the job, after the launcher has had the time to pass on what was printed."""
+    sys.stderr.flush()
+    time.sleep(0.3)
+    comm.Abort(code)
+
+
 def abort_unhandled(comm: Any) -> None:
     """From now on, an error that nobody catches, in any thread, ends the whole job: the others would wait for this rank for ever."""
     if comm.Get_size() == 1 or not callable(getattr(comm, "Abort", None)) or getattr(sys.excepthook, "aborts", False):
@@ -193,9 +201,8 @@ def abort_unhandled(comm: Any) -> None:
             sys.stdout.flush()
             print(f"rank {comm.Get_rank()} of {comm.Get_size()} has failed, and ends the job:", file=sys.stderr)
             before(*error)
-            sys.stderr.flush()
         finally:
-            comm.Abort(1)
+            _abort(comm, 1)
 
     def of_thread(error: threading.ExceptHookArgs) -> None:
         if error.exc_type is not SystemExit:
@@ -235,6 +242,5 @@ def abort_on_error(comm: Any) -> Iterator[None]:
         sys.stdout.flush()
         print(f"rank {rank} of {size} has failed, and ends the job:", file=sys.stderr)
         traceback.print_exc()
-        sys.stderr.flush()
-        comm.Abort(code if isinstance(code, int) else 1)
+        _abort(comm, code if isinstance(code, int) else 1)
         raise
