@@ -13,9 +13,10 @@ from numpy.typing import NDArray
 
 from .. import SparseRows
 from .._check import choice, flag, number, type_of, whole
+from ..optim.accumulate import weight_of
 from ._exchange import BFLOAT16, DENSE, NONE, SPARSE, Channel, Exchange, Header, Vector, fill, weigh
 from ._layout import Layout
-from ._processes import abort_unhandled, bytes_of, checked, weight_of
+from ._processes import abort_unhandled, bytes_of, checked
 from ._sparse import gather_rows
 from ._tree import Interval, Partial, nodes_within, share
 

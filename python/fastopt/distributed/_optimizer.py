@@ -117,7 +117,7 @@ class DistributedOptimizer(Exchanged):
             grads: As for the optimizer's ``step``; leave them out after ``ready`` or ``add``.  A rank whose gradient is ``None``
                 counts as one with zeros, unless it is ``None`` on all ranks.  :class:`fastopt.SparseRows` are gathered.
             weight: The weight of this rank's batch, such as its number of examples; 0 for an empty one.  With
-                ``reduction="sum"`` it has no effect.
+                ``reduction="sum"`` all weights but 0 count as 1.
             grad_scale: As for the optimizer's ``step``; so are the others.  They see the averaged gradients, so that all ranks
                 clip alike and skip the same steps.
             clip_norm: Largest norm of all gradients together.

@@ -18,12 +18,11 @@ from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
 from .. import get_num_threads, set_num_threads
-from .._check import number, type_of, whole
+from .._check import type_of, whole
 
 Array = NDArray[Any]
 Result = TypeVar("Result")
 NEEDED = ("Get_rank", "Get_size", "Allgather", "Allgatherv", "Iallgather", "Ialltoall", "Ialltoallv", "Bcast")
-TOTAL_LIMITS = 2.0**-53, 2.0**53  # of weights, as of those that ``Optimizer.accumulate`` takes
 
 
 def checked(function: str, comm: Any) -> tuple[int, int]:
@@ -85,14 +84,6 @@ def together(function: str, comm: Any, work: Callable[[], Result], kind: type[Ex
         if text:
             raise kind(f"{function}: rank {rank} has failed: {text.decode()}")
     return result  # type: ignore[return-value]
-
-
-def weight_of(function: str, weight: Any) -> float:
-    """A checked weight: 0, or so far from 0 and infinity that weighted gradients and their sums are finite."""
-    its = number(function, "weight", weight, 0)
-    if its and not TOTAL_LIMITS[0] <= its <= TOTAL_LIMITS[1]:
-        raise ValueError(f"{function}: weight must be 0 or in [2**-53, 2**53], got {weight}")
-    return its
 
 
 def mean(values: Any, weights: Any = 1.0, *, comm: Any) -> float:

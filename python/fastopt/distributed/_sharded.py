@@ -132,8 +132,10 @@ class ShardedOptimizer(Exchanged):
             views[self.of_group[param]].append(self.params[param].reshape(-1)[begin:end])
         shards = [{**one.group, "params": some} for one, some in zip(self._groups, views, strict=True)]
         self.optimizer = together(name, comm, lambda: rule(shards, **hyperparameters))
-        self._steps = 0
         self._own_seeds()
+
+    def _steps(self) -> int:
+        return int(self.optimizer.state_dict(copy=False)["fastopt"]["step"])
 
     def _flat(self, grads: Any) -> list[Any]:
         return flatten(self._function, grads, self._groups, self._grouped)
@@ -202,7 +204,7 @@ class ShardedOptimizer(Exchanged):
                 if skip and not math.isfinite(norm):
                     exchange.undo()
                     self._forget()
-                    return optim.StepInfo(self._steps, norm, True)
+                    return optim.StepInfo(self._steps(), norm, True)
                 if most is not None and most < math.inf:
                     factor = min(1.0, most / (norm + 1e-6)) if norm == norm else norm
                     if factor > 0 and math.isfinite(scale / factor):
@@ -217,7 +219,6 @@ class ShardedOptimizer(Exchanged):
         except BaseException:
             self._abandon()
             raise
-        self._steps = info.step
         self._forget()
         return info._replace(grad_norm=norm)
 
@@ -236,22 +237,23 @@ class ShardedOptimizer(Exchanged):
     @contextlib.contextmanager
     def using_ema(self) -> Iterator[None]:
         """In this block the parameters are the moving averages, on all ranks whole; see ``Optimizer.using_ema``."""
-        with self.optimizer.using_ema() if self.slices else contextlib.nullcontext():
+        try:
+            with self.optimizer.using_ema() if self.slices else contextlib.nullcontext():
+                self.gather()
+                yield
+        finally:
             self.gather()
-            yield
-        self.gather()
 
     def save(self, folder: str | PathLike[str], extra: Mapping[str, Any] | None = None) -> None:
         """Writes weights and state into a folder: every rank its part, at the same time.
 
         A job that is killed meanwhile leaves the checkpoint that was there.  :meth:`load` takes it on any number of ranks, and
-        :func:`read_checkpoint` without processes.
+        :func:`read_checkpoint` without processes.  What error feedback holds back is dropped, so that this run and one that loads
+        go on alike.
 
         Args:
             folder: Where; it is made if there is none.  All ranks must see it.
             extra: Values that JSON has, such as the position in the data; rank 0's are kept.
-
-        What error feedback holds back is dropped, so that this run and one that loads go on alike.
 
         Raises:
             TypeError: ``extra`` contains a value that JSON does not have.
@@ -280,7 +282,6 @@ class ShardedOptimizer(Exchanged):
             raise ValueError(f"{self._function}: load follows ready or add, whose gradients step() takes; step() first")
         extra = _checkpoint.load(self, folder)
         self._own_seeds()
-        self._steps = int(self.optimizer.state_dict(copy=False)["fastopt"]["step"])
         for vector in self._vectors:
             vector.forget_lost()
         return extra
@@ -288,7 +289,7 @@ class ShardedOptimizer(Exchanged):
     def _norm(self, means: list[Array]) -> float:
         """The norm of the gradients of all ranks."""
         with np.errstate(all="ignore"):
-            squares = [float(np.vdot(one, one)) for one in (one.astype(np.float64) for one in means)]
+            squares = [float(np.einsum("i,i", one, one, dtype=np.float64)) for one in means]
         own = np.array([math.sqrt(sum(squares)) if means else 0.0], np.float64)
         every = np.empty(self.size, np.float64)
         self.comm.Allgather(own, every)

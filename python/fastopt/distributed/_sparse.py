@@ -22,9 +22,8 @@ def gather_rows(channel: Channel, mine: Any, param: Array, weight: float) -> Spa
     own = np.array([-1 if given is None else len(given.indices), bool(given is not None and given.exact)], np.int64)
     counts = np.empty((channel.size, 2), np.int64)
     channel.comm.Allgather(own, counts)
-    channel.collectives += 3
+    channel.collectives += 1
     if (counts[:, 0] < 0).all():
-        channel.collectives -= 2
         return None
     rows = np.maximum(counts[:, 0], 0)
     begins = np.concatenate([[0], np.cumsum(rows)[:-1]])
@@ -35,6 +34,7 @@ def gather_rows(channel: Channel, mine: Any, param: Array, weight: float) -> Spa
         np.multiply(given.values, weight, out=of_own, dtype=of_own.dtype, casting="unsafe")
     its_indices = np.zeros(0, np.int64) if given is None else np.ascontiguousarray(given.indices, np.int64)
     channel.bytes_sent += (its_indices.nbytes + of_own.nbytes) * (channel.size - 1)
+    channel.collectives += 2
     channel.comm.Allgatherv(its_indices, [indices, (rows.tolist(), begins.tolist())])
     size = width * of_own.itemsize
     channel.comm.Allgatherv(bytes_of(of_own), [bytes_of(values), ((rows * size).tolist(), (begins * size).tolist())])

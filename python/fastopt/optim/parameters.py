@@ -160,9 +160,9 @@ class Structure:
                 )
             return flat
         if isinstance(grads, list | tuple) and len(grads) == len(self.leaves):
-            if_flat = [grad for grad in grads if not isinstance(grad, Mapping | list | tuple)]
-            if len(if_flat) == len(grads):
-                return self.ordered(if_flat)
+            leaves = [grad for grad in grads if not isinstance(grad, Mapping | list | tuple)]
+            if len(leaves) == len(grads):  # a flat list
+                return self.ordered(leaves)
         flat = [None] * len(self.leaves)
         self._flatten(function, self.template, grads, "", flat)
         return flat
