@@ -117,7 +117,7 @@ def endless(folder: Path) -> None:
     """A run that saves after each step; it goes on from what is there, and prints the weights after step 12."""
     params = weights()
     zero = distributed.ShardedOptimizer(optim.AdamW, params, COMM, chunks=CHUNKS, lr=0.1)
-    begin = zero.load(folder)["next"] if (folder / "index.json").exists() else 0
+    begin = zero.load(folder)["next"] if (folder / "index.safetensors").exists() else 0
     for step in range(begin, 12):
         for chunk in zero.my_chunks:
             zero.add(gradients(step, chunk), chunk=chunk)

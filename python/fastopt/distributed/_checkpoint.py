@@ -2,15 +2,13 @@
 
 A folder has a file of each rank and an index, which is written last and replaces the old one at once:
 
-    index.json                      the names of the files of one checkpoint
+    index.safetensors                     the names of the files of one checkpoint
     3f2a91c0-00000-of-00004.safetensors   rank 0's slices of weights and state; for each slice its parameter and where it begins
 """
 
 from __future__ import annotations
 
 import contextlib
-import json
-import os
 import re
 import secrets
 import shutil
@@ -29,9 +27,9 @@ from ._processes import gather_bytes, together
 
 Array = NDArray[Any]
 Slice = Sequence[int]  # parameter, begin, end
-INDEX, FORMAT = "index.json", 1
+INDEX = "index.safetensors"
 PART = re.compile(r"[0-9a-f]{8}-\d{5}-of-\d{5}\.safetensors")
-LEFT_OVER = re.compile(r"\.([0-9a-f]{8}-\d{5}-of-\d{5}\.safetensors.*\.tmp|[0-9a-f]{8}\.json)")
+LEFT_OVER = re.compile(r"\.[0-9a-f]{8}-\d{5}-of-\d{5}\.safetensors.*\.tmp")
 
 
 class Shards(Protocol):
@@ -86,13 +84,7 @@ def save(sharded: Shards, folder: str | PathLike[str], extra: Mapping[str, Any] 
     def write_index() -> None:
         if rank:
             return
-        text = json.dumps({"format": FORMAT, "files": names})
-        new = path / f".{token}.json"
-        with open(new, "w") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(new, path / INDEX)
+        _files.save(path / INDEX, {}, {"files": names})
 
     try:
         together("save", comm, write_part, OSError)
@@ -203,22 +195,15 @@ def _files_of(folder: str | PathLike[str], complete: bool = True) -> list[Path]:
     """The files that the index names; raises if one is not there, or if the index is not one of a checkpoint."""
     path = Path(folder)
     try:
-        index = json.loads((path / INDEX).read_bytes())
+        names = _files.load(path / INDEX)[1].get("files")
     except FileNotFoundError:
         raise ValueError(f"load: {path} has no whole checkpoint: there is no {INDEX}") from None
-    except ValueError:
-        raise ValueError(f"load: {path / INDEX} is damaged, or not the index of a checkpoint") from None
-    names = index.get("files") if isinstance(index, dict) else None
     if (
         not isinstance(names, list)
         or not names
         or not all(isinstance(one, str) and PART.fullmatch(one) for one in names)
     ):
-        raise ValueError(f"load: {path / INDEX} is damaged, or not the index of a checkpoint")
-    if index.get("format") != FORMAT:
-        raise ValueError(
-            f"load: {path} has format {index.get('format')!r}, expected {FORMAT}; a later version wrote it"
-        )
+        raise ValueError(f"load: {path / INDEX} is not the index of a checkpoint")
     for name in names if complete else ():
         if not (path / name).is_file():
             raise ValueError(f"load: {path} lacks {name}, which is a part of the checkpoint")
