@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
-from collections.abc import Callable, Iterable, Mapping
-from typing import Any
+import contextlib
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
 
 import ml_dtypes  # noqa: F401  # gives NumPy bfloat16
 import numpy as np
@@ -24,6 +23,17 @@ Array = NDArray[Any]
 
 MIB = 1 << 20
 ABANDONED: list[Exchange] = []  # exchanges that an error has stopped: their arrays stay, as MPI may still write to them
+
+
+class Options(NamedTuple):
+    """The options of an exchange that both optimizers have."""
+
+    chunks: int | None
+    wire: str | None
+    error_feedback: bool
+    reduction: str
+    bucket_mib: float
+    broadcast: bool
 
 
 class Exchanged:
@@ -50,20 +60,10 @@ class Exchanged:
         self.comm = comm
 
     def _set_up(
-        self,
-        groups: list[dict[str, Any]],
-        facts: list[tuple[str, Any]],
-        *,
-        chunks: int | None,
-        wire: str | None,
-        error_feedback: bool,
-        reduction: str,
-        bucket_mib: float,
-        broadcast: bool,
-        shards: bool,
+        self, groups: list[dict[str, Any]], facts: list[tuple[str, Any]], options: Options, shards: bool
     ) -> list[tuple[str, Any]]:
         """Checks the arguments, without a word to other ranks; returns what must be the same on all of them."""
-        name = self._function
+        name, (chunks, wire, error_feedback, reduction, bucket_mib, broadcast) = self._function, options
         self.chunks = None if chunks is None else whole(name, "chunks", chunks, 1)
         if self.chunks is not None and self.chunks < self.size:
             raise ValueError(f"{name}: chunks must be at least {self.size}, the number of ranks, got {chunks}")
@@ -84,11 +84,10 @@ class Exchanged:
         self._kinds, self._vectors, self._where = None, [], {}
         self._header = Header(len(self.params), self._leaves, self.size)
         self._scale: float | None = None
-        options = {"chunks": chunks, "wire": wire, "error_feedback": error_feedback, "reduction": reduction}
         return [
             *facts,
             *((self.label(i), f"{one.dtype} of shape {one.shape}") for i, one in enumerate(self.params)),
-            *({**options, "bucket_mib": bucket_mib, "broadcast": broadcast}.items()),
+            *options._asdict().items(),
         ]
 
     def _begin(self) -> None:
@@ -314,15 +313,24 @@ class Exchanged:
         if self._kinds is not None:
             self._exchange = Exchange(self._channel, self._vectors, self._header, self._leaves, not self._shards)
 
-    def _abandon(self) -> None:
-        """After an error: begins anew if nothing was sent; otherwise keeps what MPI may still write to, and refuses to go on."""
-        exchange = self._exchange
-        if exchange is not None:
-            exchange.undo()
-            if exchange.unfinished:
-                ABANDONED.append(exchange)
-                self._broken = True
-        self._forget()
+    @contextlib.contextmanager
+    def _taking(self) -> Iterator[None]:
+        """The block of a step.  After an error that came before anything was sent, the next step begins anew; otherwise what MPI
+        may still write to is kept, and no step is taken any more.
+        """
+        self._expect_whole()
+        try:
+            yield
+        except BaseException:
+            exchange = self._exchange
+            if exchange is not None:
+                exchange.undo()
+                if exchange.unfinished:
+                    ABANDONED.append(exchange)
+                    self._broken = True
+            raise
+        finally:
+            self._forget()
 
     def _expect_whole(self) -> None:
         if self._broken:
@@ -475,23 +483,3 @@ class Exchanged:
                 f"{self._function}: the gradient of {self.label(param)} is {now}, but was {was} on all ranks in the first step, when "
                 "the exchange was laid out; give a SparseRows without rows there"
             )
-
-
-def digest_of(state: Mapping[str, Array]) -> str:
-    """A short text that differs where a parameter's state does; empty before its first step."""
-    if not int(state.get("step", 0)):
-        return ""
-    digest = hashlib.sha256()
-    for key in sorted(state):
-        digest.update(key.encode() + bytes_of(np.ascontiguousarray(state[key])).tobytes())
-    return f"{int(state['step'])} steps, digest {digest.hexdigest()[:8]}"
-
-
-def text_of(groups: Iterable[dict[str, Any]]) -> list[tuple[str, str]]:
-    """The hyperparameters of groups, for comparison."""
-    return [
-        (f"{key} of param_groups[{i}]", json.dumps(value, default=str))
-        for i, group in enumerate(groups)
-        for key, value in group.items()
-        if key not in ("params", "param_names")
-    ]

@@ -8,8 +8,8 @@ import numpy as np
 
 from .. import optim
 from .._check import type_of
-from ._base import Exchanged, digest_of, text_of
-from ._processes import expect_same, together
+from ._base import Exchanged, Options
+from ._processes import digest_of, expect_same, text_of, together
 
 
 class DistributedOptimizer(Exchanged):
@@ -81,12 +81,7 @@ class DistributedOptimizer(Exchanged):
             facts = self._set_up(
                 opt.param_groups,
                 [("the optimizer", type(opt).__name__), *text_of(opt.param_groups)],
-                chunks=chunks,
-                wire=wire,
-                error_feedback=error_feedback,
-                reduction=reduction,
-                bucket_mib=bucket_mib,
-                broadcast=broadcast,
+                Options(chunks, wire, error_feedback, reduction, bucket_mib, broadcast),
                 shards=False,
             )
             return [*facts, *((f"the state of {self.label(i)}", digest_of(one)) for i, one in enumerate(opt.state))]
@@ -133,13 +128,12 @@ class DistributedOptimizer(Exchanged):
             TypeError: A gradient has a wrong type or dtype.
             ValueError: A gradient's shape is wrong, gradients are missing, the weights are all 0, or an option is out of range.
         """
-        self._expect_whole()
         every = [param for group in self.optimizer.param_groups for param in group["params"]]
         if len(every) != len(self.params) or any(a is not b for a, b in zip(every, self.params, strict=True)):
             raise ValueError(
                 f"{self._function}: the optimizer has other parameters than when this was made; make a new DistributedOptimizer"
             )
-        try:
+        with self._taking():
             present, total = self._summed(grads, weight, grad_scale)
             exchange = self._exchange
             assert exchange is not None
@@ -165,8 +159,4 @@ class DistributedOptimizer(Exchanged):
             )
             if info.skipped:
                 exchange.undo()
-        except BaseException:
-            self._abandon()
-            raise
-        self._forget()
         return info

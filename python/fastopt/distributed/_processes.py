@@ -10,7 +10,7 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
 import numpy as np
@@ -48,6 +48,26 @@ def gather_bytes(comm: Any, given: bytes) -> list[bytes]:
     begins = np.concatenate([[0], np.cumsum(sizes)[:-1]])
     comm.Allgatherv(np.frombuffer(given, np.uint8), [all_of_them, (sizes.tolist(), begins.tolist())])
     return [all_of_them[begin : begin + size].tobytes() for begin, size in zip(begins, sizes, strict=True)]
+
+
+def digest_of(state: Mapping[str, Array]) -> str:
+    """A short text that differs where a parameter's state does; empty before its first step."""
+    if not int(state.get("step", 0)):
+        return ""
+    digest = hashlib.sha256()
+    for key in sorted(state):
+        digest.update(key.encode() + bytes_of(np.ascontiguousarray(state[key])).tobytes())
+    return f"{int(state['step'])} steps, digest {digest.hexdigest()[:8]}"
+
+
+def text_of(groups: Iterable[dict[str, Any]]) -> list[tuple[str, str]]:
+    """The hyperparameters of groups, for comparison."""
+    return [
+        (f"{key} of param_groups[{i}]", json.dumps(value, default=str))
+        for i, group in enumerate(groups)
+        for key, value in group.items()
+        if key not in ("params", "param_names")
+    ]
 
 
 def expect_same(function: str, comm: Any, facts: Sequence[tuple[str, Any]]) -> None:

@@ -15,10 +15,10 @@ from .. import optim
 from .._check import flag, number, type_of
 from ..optim.parameters import Group, flatten, structured
 from . import _checkpoint
-from ._base import Exchanged, text_of
+from ._base import Exchanged, Options
 from ._exchange import DENSE
 from ._layout import Segment
-from ._processes import expect_same, together
+from ._processes import expect_same, text_of, together
 
 Array = NDArray[Any]
 
@@ -106,12 +106,7 @@ class ShardedOptimizer(Exchanged):
             return self._set_up(
                 [_named(one) for one in self._groups],
                 [("the rule", rule.__name__), *text_of([{**hyperparameters, **group} for group in own])],
-                chunks=chunks,
-                wire=wire,
-                error_feedback=error_feedback,
-                reduction=reduction,
-                bucket_mib=bucket_mib,
-                broadcast=broadcast,
+                Options(chunks, wire, error_feedback, reduction, bucket_mib, broadcast),
                 shards=True,
             )
 
@@ -119,10 +114,11 @@ class ShardedOptimizer(Exchanged):
         self._begin()
         self._decide([DENSE] * len(self.params))
         self.of_group = [i for i, one in enumerate(self._groups) for _ in one.structure.leaves]
+        self._own = [vector.layout.shard(self.rank) for vector in self._vectors]
         places = [
             (segment, (v, b))
-            for v, vector in enumerate(self._vectors)
-            for b, segments in enumerate(vector.layout.shard(self.rank))
+            for v, buckets in enumerate(self._own)
+            for b, segments in enumerate(buckets)
             for segment in segments
         ]
         places.sort(key=lambda one: (self.of_group[one[0].param], *one[0][:2]))
@@ -183,13 +179,12 @@ class ShardedOptimizer(Exchanged):
             ValueError: A gradient's shape is wrong, gradients are missing, the weights are all 0, or an option is out of range.
         """
         name = self._function
-        self._expect_whole()
         scale = number(name, "grad_scale", grad_scale, 0, above=True)
         most = None if clip_norm is None else number(name, "clip_norm", clip_norm, 0, infinite=True)
         skip = flag(name, "skip_nonfinite", skip_nonfinite)
         if clip_norm is not None and clip_value is not None:
             raise ValueError(f"{name}: clip_norm and clip_value exclude each other")
-        try:
+        with self._taking():
             present, total = self._summed(grads, weight, scale)
             exchange = self._exchange
             assert exchange is not None
@@ -203,7 +198,6 @@ class ShardedOptimizer(Exchanged):
                 norm = self._norm([one for one in means if one is not None]) / scale
                 if skip and not math.isfinite(norm):
                     exchange.undo()
-                    self._forget()
                     return optim.StepInfo(self._steps(), norm, True)
                 if most is not None and most < math.inf:
                     factor = min(1.0, most / (norm + 1e-6)) if norm == norm else norm
@@ -216,10 +210,6 @@ class ShardedOptimizer(Exchanged):
                                     one *= one.dtype.type(factor)
             info = self.optimizer.step(means, grad_scale=scale, clip_value=clip_value)
             self.gather()
-        except BaseException:
-            self._abandon()
-            raise
-        self._forget()
         return info._replace(grad_norm=norm)
 
     def eval(self) -> None:
@@ -303,8 +293,8 @@ class ShardedOptimizer(Exchanged):
         """Gathers all ranks' shards of the parameters, bucket by bucket; ``step`` does, and it is needed after a change of shards only."""
         flat = [param.reshape(-1) for param in self.params]
         waiting: Any = None
-        for vector in self._vectors:
-            for bucket, own in zip(vector.layout.buckets, vector.layout.shard(self.rank), strict=True):
+        for vector, shards in zip(self._vectors, self._own, strict=True):
+            for bucket, own in zip(vector.layout.buckets, shards, strict=True):
                 if not bucket.segments:
                     continue
                 dtype = flat[bucket.segments[0].param].dtype
