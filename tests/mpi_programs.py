@@ -16,6 +16,7 @@ from mpi4py import MPI
 import fastopt as fo
 from fastopt import distributed, nn, optim
 from fastopt import functional as F
+from fastopt.cli import main
 
 COMM = MPI.COMM_WORLD
 RANK, SIZE = COMM.Get_rank(), COMM.Get_size()
@@ -152,6 +153,11 @@ def differs(_: Path) -> None:
         distributed.DistributedOptimizer(optim.SGD([np.ones(3 + (RANK == 1))], lr=0.1), COMM)
     except ValueError as error:
         report(np.frombuffer(str(error).encode(), np.uint8))
+
+
+def demo(_: Path) -> None:
+    """The demo, in a short form."""
+    main(["demo", "--mpi", "--epochs", "2", "--hidden", "16"])
 
 
 def threads(_: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 import time
@@ -105,3 +106,11 @@ def test_each_rank_has_its_share_of_the_cores() -> None:
     for ranks in (1, 2):
         count = int.from_bytes(bytes.fromhex(ran(ranks, "threads").strip()), "little")
         assert count == max((os.cpu_count() or 1) // ranks, 1) or count == get_num_threads()
+
+
+def test_the_demo_trains_with_all_ranks_and_one_of_them_speaks() -> None:
+    for module in ("rich", "sklearn"):
+        pytest.importorskip(module, reason="needs the extra [demo]")
+    text = ran(2, "demo")
+    assert text.count("test accuracy") == 1
+    assert re.search(r"ranks × threads\s+│\s+2 × 1", text)
