@@ -21,8 +21,6 @@ inline constexpr std::size_t kDecoded = 256;       ///< elements that are best d
 inline constexpr std::size_t kFactorRows = 64;     ///< rows whose column sums are taken at once; results depend on it
 inline constexpr std::size_t kTogether = 4;        ///< rows of a normalization that are worked on together
 inline constexpr std::size_t kColumns = 256;       ///< columns at once: enough to follow the rows, few enough for L1
-inline constexpr std::size_t kRowsTogether = 4;    ///< rows of columns: if 4 KiB apart, they share 8 lines of L1
-inline constexpr std::size_t kNarrow = 32;         ///< columns of so short a row that more rows pay
 inline constexpr std::size_t kWideRow = 16 << 10;  ///< bytes of a row so long that kTogether rows leave L1
 inline constexpr std::size_t kWidestRow = 256 << 10;  ///< bytes of a row so long that 2·kTogether rows leave L2
 inline constexpr std::size_t kColumnChunk = 1 << 14;  ///< elements of a chunk of columns; results depend on it
@@ -31,6 +29,10 @@ inline constexpr std::size_t kLookupColumns = 512;  ///< columns of rows of a ta
 /// Bytes of what a convolution's product reads of images and writes: they leave L2 room for weights; results depend on it.
 inline constexpr std::size_t kProductBytes = 1 << 20;
 inline constexpr std::size_t kProductPixels = 256;  ///< of such a product, at least; results depend on it
+
+/// Rows whose columns are mapped together, so that constants of columns are loaded once for them.  They are few, because rows
+/// that lie a multiple of 4 KiB apart share a few lines of L1; short rows do not.
+inline constexpr std::size_t rows_mapped_together(std::size_t columns) { return columns <= 32 ? 64 : 4; }
 
 // Prefetching.
 

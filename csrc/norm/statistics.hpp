@@ -29,7 +29,7 @@ template <class T> bool squares_suspect(double squares, double n, double eps) {
   return std::is_same_v<T, float> && ((squares > 0x1p127) | (squares < n * (0x1p-100 - eps)));
 }
 
-/// The same, but knows that the sum is right if all numbers equal `middle`.  visit(f) calls f for each number.
+/// The same, without the sums that are right because all numbers equal `middle`.  visit(f) calls f for each number.
 template <class T, class Visit>
 bool squares_lost(double squares, double n, double eps, double middle, const Visit& visit) {
   if (!squares_suspect<T>(squares, n, eps)) [[likely]]

@@ -7,8 +7,8 @@
 
 namespace fastopt {
 
-/// Calls body(factor); factor(c) is factor of channel c.  It holds pointers by value, so that loops over channels are
-/// vectorized: the compiler must know that no store changes them.
+/// Calls body with the function that returns the factor of a channel.  That function holds pointers by value: the compiler
+/// must know that no store changes them, to vectorize loops over channels.
 template <class T> template <class Body> void BatchNorm<T>::with_factor(const Body& body) const {
   if (r) return body([norm = *this](std::size_t c) { return norm.factor(c); });
   if (!weight) return body([by = rstd](std::size_t c) { return by[c]; });

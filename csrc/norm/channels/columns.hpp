@@ -215,15 +215,15 @@ template <class S> [[gnu::noinline]] ChannelMoments column_moments(const Channel
 }
 
 /// Elementwise work on columns: to ← formula(row, i, c, V).  The constants of a strip of columns stay in registers for a
-/// few rows.  All of a row's strip is read before it is written: where arrays lie a multiple of 4 KiB apart, processors
-/// take a read right after a write to another array for one of the same place, and wait.
+/// few rows.  A row's strip is read before any of it is written: where the arrays lie a multiple of 4 KiB apart, the
+/// processor mistakes a read that follows a write for one of the address that was written, and waits.
 template <class S, class Formula>
 [[gnu::noinline]] void map_columns(const ChannelBatch<S>& batch, std::size_t passes,
                                    const Constants<Computed<S>>& constants, const Formula& formula) {
   with_streaming<S>(batch.streamed(passes), [&](auto past_caches) {
     for_column_tasks(batch, passes, Order::backwards, [&](const ColumnTask<S>& task) {
       const auto of_sample = constants.rows(task.sample * batch.in.count);
-      const std::size_t together = task.columns <= kNarrow ? 64 : kRowsTogether;
+      const std::size_t together = rows_mapped_together(task.columns);
       for (std::size_t begin = 0; begin < task.rows.size; begin += together) {
         const std::size_t end = std::min(begin + together, task.rows.size);
         for_strips<Computed<S>>(

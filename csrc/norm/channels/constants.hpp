@@ -41,7 +41,7 @@ template <class T> class Constants {
     return {at(high) + set, at(scale) + set, at(shift) + set, at(slope) + set, at(offset) + set};
   }
 
-  /// The rows that y = (x − mean)·factor + bias needs.  Hold them by value too.
+  /// The rows that y = (x − mean)·factor + bias needs.  Hold them by value, for the same reason.
   struct ForwardRows {
     T *high, *scale, *shift;
 
