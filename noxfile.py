@@ -17,21 +17,21 @@ def lint(session: nox.Session) -> None:
 def tests(session: nox.Session) -> None:
     """The tests, on every Python that is installed."""
     session.install(".[test]")
-    session.run("pytest", *session.posargs)
+    session.run("pytest", "-n", "auto", *session.posargs)
 
 
 @nox.session(python=False)
 @nox.parametrize("isa", ["x86-64-v2", "x86-64-v3", "x86-64-v4"])
 def isas(session: nox.Session, isa: str) -> None:
     """The tests of the installed package with one instruction set."""
-    session.run("python", "-m", "pytest", *session.posargs, env={"FASTOPT_ISA": isa})
+    session.run("python", "-m", "pytest", "-n", "auto", *session.posargs, env={"FASTOPT_ISA": isa})
 
 
 @nox.session
 def nightly(session: nox.Session) -> None:
     """The tests, with every case of those that are many and alike, and long random sequences of calls."""
     session.install(".[test]")
-    session.run("pytest", *session.posargs, env={"FASTOPT_NIGHTLY": "1", "FASTOPT_EXAMPLES": "100"})
+    session.run("pytest", "-n", "auto", *session.posargs, env={"FASTOPT_NIGHTLY": "1", "FASTOPT_EXAMPLES": "100"})
 
 
 @nox.session
@@ -40,7 +40,7 @@ def sanitize(session: nox.Session) -> None:
     session.install(
         "pybind11>=3.0", "cmake", "ninja", "ml_dtypes>=0.5", "numpy>=2.0", "safetensors>=0.4.5", "threadpoolctl>=3.5"
     )
-    session.install("pytest>=8", "pytest-benchmark")
+    session.install("pytest>=8", "pytest-benchmark", "pytest-xdist>=3.6")
     session.run(".ci/sanitize", "nightly", *session.posargs, external=True)
 
 

@@ -11,6 +11,10 @@ from zlib import crc32
 import numpy as np
 import pytest
 
+if "PYTEST_XDIST_WORKER" in os.environ:
+    # Processes share the processors: a thread that waits must let the others work.  OpenMP reads it when it is loaded.
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+
 pytest.register_assert_rewrite("tools", "pairs", "mistakes", "layers", "beside_torch")
 
 CASES = pytest.StashKey[list[Any]]()  # the current case of each loop of a test, outermost loop first

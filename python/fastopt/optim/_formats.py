@@ -22,7 +22,7 @@ RESTS = {"master": "master_param", "kahan": "compensation", "correction": "corre
 
 def is_half(dtype: np.dtype[Any]) -> bool:
     """Whether a dtype is float16 or bfloat16."""
-    return dtype == np.float16 or dtype.name == "bfloat16"
+    return dtype.itemsize == 2 and (dtype == np.float16 or dtype.name == "bfloat16")
 
 
 def computed(param: Array) -> np.dtype[Any]:

@@ -73,7 +73,7 @@ def thresholds(stream: tuple[int, int, int], size: int, number: int) -> Rounding
 
 
 def is_half(array: Any) -> bool:
-    return bool(array.dtype == np.float16 or array.dtype.name == "bfloat16")
+    return array.dtype.itemsize == 2 and bool(array.dtype == np.float16 or array.dtype.name == "bfloat16")
 
 
 def from_16_bits(array: Any) -> Any:
