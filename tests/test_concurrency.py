@@ -152,3 +152,28 @@ def test_the_process_ends_while_daemon_threads_are_in_kernels(what: str) -> None
     for _ in range(2):
         done = subprocess.run([sys.executable, "-c", program, what], capture_output=True, text=True, timeout=120)
         assert (done.returncode, done.stdout, done.stderr) == (3, "", "")
+
+
+@pytest.mark.parametrize(
+    "call", ["F.softmax(x)", "F.batch_norm(x, training=True)", "nn.BatchNorm(3)(x)", "F.embedding(x, i)"]
+)
+def test_first_calls_of_a_process_may_come_from_several_threads(call: str) -> None:
+    """What the bindings look up once must not be looked up under a lock: Python may change threads meanwhile."""
+    code = f"""
+import faulthandler, threading
+import numpy as np
+from fastopt import nn
+from fastopt import functional as F
+
+faulthandler.dump_traceback_later(20, exit=True)
+x, i = np.random.rand(40, 3).astype(np.float32), np.arange(5)
+start = threading.Barrier(8)
+def work():
+    start.wait()
+    {call}
+threads = [threading.Thread(target=work) for _ in range(8)]
+for thread in threads: thread.start()
+for thread in threads: thread.join()
+"""
+    for _ in range(3):
+        subprocess.run([sys.executable, "-c", code], check=True, timeout=60)

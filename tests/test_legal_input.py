@@ -200,3 +200,13 @@ def test_a_batch_of_one_is_torchs_error_in_training_only() -> None:
         assert snapshot(layer) == before
         layer.eval()(np.ones(shape, np.float32))
     nn.BatchNorm(3)(np.ones((1, 3, 2), np.float32))
+
+
+def test_counts_and_indices_of_the_other_64_bit_type() -> None:
+    """C's long long, which NumPy has beside long, although both are int64."""
+    layer = nn.BatchNorm(3)
+    layer.buffers["num_batches_tracked"] = np.array(5, np.longlong)
+    layer(np.ones((4, 3), np.float32))
+    assert layer.buffers["num_batches_tracked"] == 6
+    table, rows = np.ones((4, 2), np.float32), np.array([1, 3], np.longlong)
+    assert F.embedding(rows, table).shape == (2, 2)

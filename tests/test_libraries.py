@@ -103,3 +103,16 @@ def test_two_copies_of_the_package_in_one_process(tmp_path: Path) -> None:
 def test_a_kernel_without_memory_is_a_memory_error() -> None:
     """std::bad_alloc of a library of kernels is caught in the extension module."""
     subprocess.run([sys.executable, "-c", SHORT_OF_MEMORY], check=True)
+
+
+def test_a_library_that_is_missing_is_not_the_processor_s_fault(tmp_path: Path) -> None:
+    package = tmp_path / "fastopt"
+    shutil.copytree(Path(fastopt.__file__).parent, package, ignore=shutil.ignore_patterns("_kernels_*", "__pycache__"))
+    for variables, text in (
+        ({}, "fastopt has no library of kernels"),
+        ({"FASTOPT_ISA": _core.isa()}, "this build does not have"),
+    ):
+        environment = {**os.environ, "PYTHONPATH": str(tmp_path)} | variables
+        command = [sys.executable, "-c", "import fastopt"]
+        done = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True, timeout=60)
+        assert text in done.stderr

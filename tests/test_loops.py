@@ -443,3 +443,29 @@ def test_code_of_an_argument_may_change_arrays() -> None:
         x = np.ones((64, 48, 100), np.float32)
         with pytest.raises(ValueError, match="expected it to end with normalized_shape"):
             F.rms_norm(x, Dim(x, 100))  # type: ignore[arg-type]
+
+
+def test_linear_backward_names_what_is_wrong_before_it_writes() -> None:
+    dy, x, weight = np.ones((4, 3)), np.ones((4, 5)), np.ones((3, 5))
+    for wrong in ("tanhh", 3, []):
+        with pytest.raises((TypeError, ValueError), match="linear_backward: activation must be"):
+            F.linear_backward(dy, x, weight, np.ones((4, 3)), wrong)
+    with pytest.raises(TypeError, match="linear_backward: saved must be a numpy array"):
+        F.linear_backward(dy, x, weight, "nonsense")
+    saved = np.full((4, 3), 7.0)
+    with pytest.raises(ValueError, match=r"linear_backward: out\[2\] would be written, but overlaps"):
+        F.linear_backward(dy, x, weight, saved, out=(None, None, saved[0]))
+    assert (saved == 7).all()
+
+
+def test_a_gradient_that_layers_need_is_not_left_out() -> None:
+    x, dy = np.ones((2, 4), np.float32), np.ones((2, 3), np.float32)
+    model = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 3, input_grad=False))
+    model(x)
+    before = {name: grad.copy() for name, grad in model.grads.items()}
+    with pytest.raises(ValueError, match="layer 1 has input_grad=False, but layers before it have parameters"):
+        model.backward(dy)
+    assert all((grad == before[name]).all() for name, grad in model.grads.items())
+    model = nn.Sequential(nn.Dropout(0.0), nn.Linear(4, 3, input_grad=False))
+    model(x)
+    assert model.backward(dy) is None

@@ -376,3 +376,20 @@ def test_a_flag_of_two_is_a_type_error(rng: Generator) -> None:
     x = ordinary(rng, (6, 4), "float32")
     with pytest.raises(TypeError, match=r"^batch_norm: training must be a bool"):
         F.batch_norm(x, None, None, training=np.array([1, 0]))  # type: ignore[arg-type]
+
+
+# Zeros and numbers near them
+
+
+def test_means_that_are_reported_are_zero_where_they_are_subnormal() -> None:
+    for mean in (1e-310, -1e-310, np.finfo(float).tiny, -0.0):
+        results = [one.batch_norm(np.ones((4, 1)), np.array([mean]), np.ones(1))[1] for one in (F, reference)]
+        assert not differing(*results), mean
+
+
+def test_corrections_of_renormalization_have_no_sign_where_they_are_zero() -> None:
+    for channels in (1, 16, 33):
+        x, zero, one = np.full((4, channels), -0.0), np.zeros(channels), np.ones(channels)
+        call = dict(training=True, r_max=3.0, d_max=0.0)
+        d = [of.batch_renorm(x, zero.copy(), one.copy(), **call)[4] for of in (F, reference)]
+        assert not np.signbit(d).any()

@@ -5,6 +5,8 @@
 #include <optional>
 #include <utility>
 
+#include "bind/once.hpp"
+
 namespace fastopt {
 
 namespace {
@@ -30,7 +32,7 @@ std::optional<Dtype> dtype_of_number(int number, Accepted accepted) {
   using api = py::detail::npy_api;
   if (accepted == Accepted::indices) {
     if (number == api::NPY_INT32_) return Dtype::int32;
-    if (number == api::NPY_INT64_) return Dtype::int64;
+    if (number == api::NPY_INT64_ || number == api::NPY_LONGLONG_) return Dtype::int64;
     return {};
   }
   if (number == api::NPY_FLOAT_) return Dtype::float32;
@@ -49,8 +51,9 @@ std::optional<Dtype> dtype_of_number(int number, Accepted accepted) {
 bool is_masked(py::handle object) {
   PyObject* module = PyDict_GetItemString(PyImport_GetModuleDict(), "numpy.ma");
   if (module == nullptr) return false;
-  static const py::handle type = py::object(py::handle(module).attr("MaskedArray")).release();
-  return PyType_IsSubtype(Py_TYPE(object.ptr()), reinterpret_cast<PyTypeObject*>(type.ptr())) != 0;
+  static constinit Once type;
+  const py::handle masked = type.get([&] { return py::object(py::handle(module).attr("MaskedArray")); });
+  return PyType_IsSubtype(Py_TYPE(object.ptr()), reinterpret_cast<PyTypeObject*>(masked.ptr())) != 0;
 }
 
 const char* name_of(Dtype dtype) {
@@ -125,13 +128,14 @@ bool Array::has_shape_of(const Array& other) const {
 }
 
 py::object copy_of(const Array& array, const char* order) {
-  static const py::handle copy = py::object(py::module_::import("numpy").attr("array")).release();
-  return copy(array.object(), py::arg("copy") = true, py::arg("order") = order);
+  static constinit Once copy;
+  return copy.get([] { return py::object(py::module_::import("numpy").attr("array")); })(
+      array.object(), py::arg("copy") = true, py::arg("order") = order);
 }
 
 void set_to_zero(py::handle array) {
-  static const py::handle fill = py::object(py::module_::import("numpy").attr("ndarray").attr("fill")).release();
-  fill(array, 0);
+  static constinit Once fill;
+  fill.get([] { return py::object(py::module_::import("numpy").attr("ndarray").attr("fill")); })(array, 0);
 }
 
 Rows elements_of(const Array& array) {

@@ -5,6 +5,7 @@
 #include <stdexcept>
 
 #include "bind/memory.hpp"
+#include "bind/once.hpp"
 
 namespace fastopt {
 
@@ -12,8 +13,8 @@ namespace {
 
 /// NumPy's type of bools.
 PyTypeObject* numpy_bool() {
-  static const py::handle type = py::object(py::dtype("bool").attr("type")).release();
-  return reinterpret_cast<PyTypeObject*>(type.ptr());
+  static constinit Once type;
+  return reinterpret_cast<PyTypeObject*>(type.get([] { return py::object(py::dtype("bool").attr("type")); }).ptr());
 }
 
 /// An attribute, or something else if there is none.
@@ -349,13 +350,13 @@ py::object fresh(Dtype dtype, const Shape& shape, const Shape& strides) {
     case Dtype::int32:
       return of(py::dtype::of<std::int32_t>());
     case Dtype::float16: {
-      static const auto& float16 = *new py::dtype("float16");
-      return of(float16);
+      static constinit Once float16;
+      return of(py::reinterpret_borrow<py::dtype>(float16.get([] { return py::dtype("float16"); })));
     }
     default: {
-      static const auto& bfloat16 =
-          *new py::dtype(py::dtype::from_args(py::module_::import("ml_dtypes").attr("bfloat16")));
-      return of(bfloat16);
+      static constinit Once bfloat16;
+      return of(py::reinterpret_borrow<py::dtype>(
+          bfloat16.get([] { return py::dtype::from_args(py::module_::import("ml_dtypes").attr("bfloat16")); })));
     }
   }
 }

@@ -10,9 +10,11 @@
 #include <malloc.h>
 #include <pybind11/numpy.h>
 
+#include <atomic>
 #include <cstdint>
 
 #include "bind/module.hpp"
+#include "bind/once.hpp"
 #include "core/blocks.hpp"
 
 namespace fastopt {
@@ -39,18 +41,19 @@ struct NumpyMemory {
   const MemoryHandler* plain;  ///< the same; its blocks are malloc's, those below 1 KiB from lists of its own
 
   static const NumpyMemory& get() {
-    static const NumpyMemory functions = [] {
-      const py::object capsule = py::module_::import("numpy._core.multiarray").attr("_ARRAY_API");
-      void** const table = static_cast<void**>(PyCapsule_GetPointer(capsule.ptr(), nullptr));
-      if (table == nullptr) throw py::error_already_set();
-      // Numbers of entries never change.
-      const auto own = *static_cast<PyObject**>(table[306]);
-      const auto plain = static_cast<const MemoryHandler*>(PyCapsule_GetPointer(own, "mem_handler"));
-      if (plain == nullptr) throw py::error_already_set();
-      return NumpyMemory{reinterpret_cast<PyObject* (*)(PyObject*)>(table[304]),
-                         reinterpret_cast<PyObject* (*)()>(table[305]), own, plain};
-    }();
-    return functions;
+    static constinit std::atomic<const NumpyMemory*> functions = nullptr;  // for the reason that is given in once.hpp
+    if (const NumpyMemory* const known = functions.load(std::memory_order_acquire)) return *known;
+    const py::object capsule = py::module_::import("numpy._core.multiarray").attr("_ARRAY_API");
+    void** const table = static_cast<void**>(PyCapsule_GetPointer(capsule.ptr(), nullptr));
+    if (table == nullptr) throw py::error_already_set();
+    // Numbers of entries never change.
+    const auto own = *static_cast<PyObject**>(table[306]);
+    const auto plain = static_cast<const MemoryHandler*>(PyCapsule_GetPointer(own, "mem_handler"));
+    if (plain == nullptr) throw py::error_already_set();
+    const auto* const found = new NumpyMemory{reinterpret_cast<PyObject* (*)(PyObject*)>(table[304]),
+                                              reinterpret_cast<PyObject* (*)()>(table[305]), own, plain};
+    functions.store(found, std::memory_order_release);
+    return *found;
   }
 };
 
@@ -80,14 +83,14 @@ void handler_free(void*, void* block, std::size_t size) {
 
 /// The handler, as NumPy takes it.
 PyObject* handler() {
-  static PyObject* const capsule = [] {
-    static const MemoryHandler its{
-        "fastopt", 1, {nullptr, handler_malloc, handler_calloc, handler_realloc, handler_free}};
-    PyObject* const made = PyCapsule_New(const_cast<MemoryHandler*>(&its), "mem_handler", nullptr);
+  static MemoryHandler its{"fastopt", 1, {nullptr, handler_malloc, handler_calloc, handler_realloc, handler_free}};
+  static constinit Once capsule;
+  const auto make = [] {
+    PyObject* const made = PyCapsule_New(&its, "mem_handler", nullptr);
     if (made == nullptr) throw py::error_already_set();
-    return made;
-  }();
-  return capsule;
+    return py::reinterpret_steal<py::object>(made);
+  };
+  return capsule.get(make).ptr();
 }
 
 py::object current_handler() {

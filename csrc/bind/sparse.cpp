@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "bind/module.hpp"
+#include "bind/once.hpp"
 #include "bind/plan.hpp"
 
 namespace fastopt {
@@ -36,8 +37,9 @@ void read_as(const char* from, std::ptrdiff_t stride, const Name& name, std::siz
 bool is_sparse(py::handle object) {
   PyObject* module = PyDict_GetItemString(PyImport_GetModuleDict(), "fastopt._sparse");
   if (module == nullptr) return false;  // nobody can have made one
-  static const py::handle type = py::object(py::handle(module).attr("SparseRows")).release();
-  return PyType_IsSubtype(Py_TYPE(object.ptr()), reinterpret_cast<PyTypeObject*>(type.ptr())) != 0;
+  static constinit Once type;
+  const py::handle sparse = type.get([&] { return py::object(py::handle(module).attr("SparseRows")); });
+  return PyType_IsSubtype(Py_TYPE(object.ptr()), reinterpret_cast<PyTypeObject*>(sparse.ptr())) != 0;
 }
 
 void read_indices(py::handle object, const Name& name, std::size_t count, std::size_t rows,

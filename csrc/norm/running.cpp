@@ -1,6 +1,8 @@
 /// Running statistics of channels, for every type.
 #include "norm/running.hpp"
 
+#include <cmath>
+#include <limits>
 #include <vector>
 
 #include "core/threads/environment.hpp"
@@ -50,7 +52,8 @@ template <class T> void RunningStatistics<T>::report(double eps, double* to_mean
   const FlushSubnormals environment;
 #pragma omp simd
   for (std::size_t c = 0; c < channels; ++c) {
-    to_mean[c] = static_cast<double>(mean[c]);
+    const auto its = static_cast<double>(mean[c]);
+    to_mean[c] = std::abs(its) < std::numeric_limits<double>::min() ? std::copysign(0.0, its) : its;  // as in arithmetic
     to_rstd[c] = rstd(c, eps);
   }
 }

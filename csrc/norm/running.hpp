@@ -40,7 +40,7 @@ struct Renorm {
   }
   template <class T> double d(const RunningStatistics<T>& running, std::size_t c, double mean, double eps) const {
     const double distance = (mean - static_cast<double>(running.mean[c])) * running.rstd(c, eps);
-    return std::clamp(distance, 0 - d_max, d_max);  // −d_max would be −0 for d_max = 0
+    return std::clamp(distance, -d_max, d_max) + 0.0;  // 0 has no sign, whatever was clipped to it
   }
 };
 

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
+import glob
 import importlib
 import importlib.util
 import os
 import re
 from collections.abc import Iterator
 from types import ModuleType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from . import _cpu
 from ._blas import all_blas, controllers
@@ -55,7 +57,8 @@ def load(isa: str) -> ModuleType:
             f"FASTOPT_ISA: unknown instruction set {isa!r}; this processor has {', '.join(available_isas())}"
         )
     if isa not in available_isas():
-        raise ValueError(f"FASTOPT_ISA: this processor does not have {isa}; it has {', '.join(available_isas())}")
+        lacking = "build" if isa in _cpu.instruction_sets() else "processor"
+        raise ValueError(f"FASTOPT_ISA: this {lacking} does not have {isa}; it has {', '.join(available_isas())}")
     if isa not in _loaded:
         library = _LIBRARIES[isa]
         bindings = importlib.import_module("._bindings", __package__)
@@ -68,9 +71,14 @@ def _choose() -> str:
     if wanted:
         return wanted
     found = available_isas()
-    if not found:
+    if found:
+        return found[0]
+    if not _cpu.instruction_sets():
         raise ImportError("fastopt needs a processor with at least x86-64-v2 (SSE4.2)")
-    return found[0]
+    raise ImportError(
+        f"fastopt has no library of kernels for this processor ({', '.join(_cpu.instruction_sets())}) in "
+        f"{os.path.dirname(__file__)}; install it again"
+    )
 
 
 def _path(library: str) -> str:
@@ -95,8 +103,41 @@ def spin_count() -> str | None:
     return os.environ.get("GOMP_SPINCOUNT") or _spin_count
 
 
+def _is_torchs(path: str) -> bool:
+    """Whether a file is torch's libgomp under a name with a hash, which other libraries know by its plain name all the same."""
+    return re.search(r"/torch/lib/libgomp-[^/]*$", path) is not None
+
+
+def _load_torchs_runtime() -> None:
+    """Loads the OpenMP runtime that an installed torch will use, if its file has a name with a hash and none is loaded yet.
+
+    torch before 2.13 asks for its runtime by such a name, and so loads it beside any other one.  The name inside the file is the
+    plain one, by which the bindings find it: both then have one pool of threads, in either order of import.
+    """
+    try:
+        spec = importlib.util.find_spec("torch")
+    except (ImportError, ValueError):  # something that is no package has its name
+        return
+    for place in (spec and spec.submodule_search_locations) or ():
+        for path in glob.glob(os.path.join(glob.escape(place), "lib", "libgomp-*.so*")):
+            with contextlib.suppress(OSError):
+                ctypes.CDLL(path)
+
+
 @contextlib.contextmanager
-def _short_spin() -> Iterator[None]:
+def _openmp() -> Iterator[None]:
+    """Prepares what the bindings load in this context: the runtime, if torch has one of its own, and its spin count."""
+    found = controllers()
+    loaded = [controller.filepath for controller in found]
+    is_loaded = any(os.path.basename(path).startswith("libgomp.so") or _is_torchs(path) for path in loaded)
+    with _short_spin(found, is_loaded):
+        if not is_loaded:
+            _load_torchs_runtime()
+        yield
+
+
+@contextlib.contextmanager
+def _short_spin(found: list[Any], is_loaded: bool) -> Iterator[None]:
     """Gives a libgomp that is loaded in this context a short spin count, where its idle workers would hold the cores of a BLAS.
 
     libgomp reads its spin count once, when it is loaded.  It gets the short one where a BLAS will keep its own threads, or may
@@ -104,8 +145,6 @@ def _short_spin() -> Iterator[None]:
     """
     global _spin_count
     chosen = {"GOMP_SPINCOUNT", "OMP_WAIT_POLICY"} & set(os.environ)
-    found = controllers()
-    is_loaded = any(os.path.basename(controller.filepath).startswith("libgomp.so") for controller in found)
     may_keep_threads = any(
         not blas.uses_openmp
         and (not lends_threads() or blas.obstacle() or _few_places() or too_few_cores(blas.num_threads, None))
@@ -133,5 +172,5 @@ if TYPE_CHECKING:
 
     kernels = _kernels
 else:
-    with _short_spin(), same_affinity():
+    with _openmp(), same_affinity():
         kernels = load(_isa)

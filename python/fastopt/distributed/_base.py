@@ -22,7 +22,6 @@ from ._tree import Interval, Partial, nodes_within, share
 Array = NDArray[Any]
 
 MIB = 1 << 20
-ABANDONED: list[Exchange] = []  # exchanges that an error has stopped: their arrays stay, as MPI may still write to them
 
 
 class Options(NamedTuple):
@@ -102,8 +101,10 @@ class Exchanged:
 
     def close(self) -> None:
         """Frees the communicator that this object has made for itself; it cannot be used afterwards."""
+        in_flight = self._broken or (self._exchange is not None and self._exchange.unfinished)
         if self._channel.second is not None and callable(getattr(self._channel.second, "Free", None)):
-            self._channel.second.Free()
+            if not in_flight:  # otherwise MPI may still need it
+                self._channel.second.Free()
             self._channel.second = None
 
     # Statistics
@@ -235,17 +236,11 @@ class Exchanged:
 
     # Sums come out
 
-    def _summed(self, grads: Any, weight: float, grad_scale: float) -> tuple[list[Any], float]:
+    def _summed(self, grads: Any, weight: float) -> tuple[list[Any], float]:
         """Exchanges everything; returns for each parameter its sum of sparse gradients, or whether it has another one, and the
         sum of the weights.
         """
         name = self._function
-        if self._feedback:
-            if self._scale not in (None, grad_scale):
-                raise ValueError(
-                    f"{name}: grad_scale is {grad_scale}, but was {self._scale} before, and error_feedback needs the same in all steps"
-                )
-            self._scale = grad_scale
         if grads is not None:
             self._hand_in(grads, weight)
         if self._local is None:
@@ -311,23 +306,29 @@ class Exchanged:
         self._buffers = {}
         self._missing = [[len(bucket.segments) for bucket in vector.layout.buckets] for vector in self._vectors]
         if self._kinds is not None:
-            self._exchange = Exchange(self._channel, self._vectors, self._header, self._leaves, not self._shards)
+            self._exchange = Exchange(
+                self._channel, self._vectors, self._header, self._leaves, not self._shards, self._sums_only
+            )
 
     @contextlib.contextmanager
-    def _taking(self) -> Iterator[None]:
-        """The block of a step.  After an error that came before anything was sent, the next step begins anew; otherwise what MPI
-        may still write to is kept, and no step is taken any more.
+    def _taking(self, grad_scale: float) -> Iterator[None]:
+        """The block of a step.  After an error that came before anything was sent, the next step begins anew; otherwise no step is
+        taken any more.
         """
         self._expect_whole()
+        if self._feedback and self._scale not in (None, grad_scale):
+            raise ValueError(
+                f"{self._function}: grad_scale is {grad_scale}, but was {self._scale} before, and error_feedback needs the same in all "
+                "steps"
+            )
         try:
             yield
+            self._scale = grad_scale
         except BaseException:
             exchange = self._exchange
             if exchange is not None:
                 exchange.undo()
-                if exchange.unfinished:
-                    ABANDONED.append(exchange)
-                    self._broken = True
+                self._broken = exchange.unfinished
             raise
         finally:
             self._forget()
@@ -420,6 +421,7 @@ class Exchanged:
     def _send_local(self) -> None:
         exchange, local = self._exchange, self._local
         assert exchange is not None and local is not None
+        its_weight = min(sum(self._weights), 1.0) if self._sums_only else sum(self._weights)
         nodes: dict[Interval, list[Array]] = dict(local.nodes) if self.chunks is None else local.close(self._leaves)
         while (at := exchange.next()) is not None:
             v, b = at
@@ -427,7 +429,7 @@ class Exchanged:
             part = slice(bucket.first, bucket.first + self.size * bucket.piece)
             last = exchange.is_last()
             header = (self._weights, [DENSE if one else NONE for one in self._present]) if last else None
-            exchange.start({node: vectors[v][part] for node, vectors in nodes.items()}, sum(self._weights), header)
+            exchange.start({node: vectors[v][part] for node, vectors in nodes.items()}, its_weight, header)
             exchange.progress()
 
     # Checks

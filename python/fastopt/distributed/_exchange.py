@@ -11,6 +11,8 @@ the order in which messages arrive nor on the algorithm that MPI chooses.  It ca
 
 from __future__ import annotations
 
+import atexit
+import ctypes
 from typing import Any
 
 import ml_dtypes
@@ -24,6 +26,17 @@ Array = NDArray[Any]
 BFLOAT16 = np.dtype(ml_dtypes.bfloat16)
 
 NONE, DENSE, SPARSE = 0, 1, 2  # the kinds of gradients
+
+
+# Exchanges that have begun and not ended.  MPI may write to their arrays, so these must live longer than an optimizer that is
+# given up in the middle of a step, and longer than Python.
+IN_FLIGHT: set[Exchange] = set()
+
+
+@atexit.register
+def _outlive_python() -> None:
+    for exchange in IN_FLIGHT:
+        ctypes.pythonapi.Py_IncRef(ctypes.py_object(exchange))
 
 
 class Header:
@@ -122,11 +135,14 @@ class Exchange:
         header: Sent with the last bucket.
         leaves: The leaves of the tree: one for each rank, or for each chunk of the batch.
         whole: Whether all ranks need the whole sum; otherwise each keeps its pieces only.
+        sums_only: Whether the sum is not divided by the weights.
     """
 
-    def __init__(self, channel: Channel, vectors: list[Vector], header: Header, leaves: int, whole: bool) -> None:
+    def __init__(
+        self, channel: Channel, vectors: list[Vector], header: Header, leaves: int, whole: bool, sums_only: bool = False
+    ) -> None:
         self._channel, self._vectors, self._header, self._whole = channel, vectors, header, whole
-        self._leaves = leaves
+        self._leaves, self._sums_only = leaves, sums_only
         self._order = [(v, b) for v, vector in enumerate(vectors) for b in range(len(vector.layout.buckets))]
         self._nodes = [nodes_within(*share(leaves, rank, channel.size), leaves) for rank in range(channel.size)]
         self._started = self._added = 0
@@ -135,7 +151,7 @@ class Exchange:
         self._gathers: list[Any] = []
         self._sends: list[Array] = []
         self._headers: Array | None = None
-        self._kept = [(vector, [*vector.lost], [*vector.lost_of_sum]) for vector in vectors]
+        self._kept: list[Any] = []  # what error feedback held back before this exchange
         # Sums are gathered later where their weight must be known first, or where both stages share a communicator.
         self._late: list[tuple[int, int, Array]] | None = None
         if whole and (channel.second is None or any(vector.feedback for vector in vectors)):
@@ -168,6 +184,9 @@ class Exchange:
 
     def start(self, nodes: dict[Interval, Array], weight: float, header: tuple[list[float], list[int]] | None) -> None:
         """Sends the next bucket: for each node of this rank the whole bucket; with the last one the header."""
+        if not self._started:
+            self._kept = [(vector, [*vector.lost], [*vector.lost_of_sum]) for vector in self._vectors]
+            IN_FLIGHT.add(self)
         v, b = self._order[self._started]
         vector, channel = self._vectors[v], self._channel
         piece = vector.layout.buckets[b].piece
@@ -250,9 +269,10 @@ class Exchange:
         assert self._headers is not None
         weights, kinds = self._header.read(self._headers)
         for late in self._late or ():
-            self._gather(*late, sum(weights))
+            self._gather(*late, 1.0 if self._sums_only else sum(weights))
         self.progress(wait=True)
         self._finished = True
+        IN_FLIGHT.discard(self)
         return weights, kinds
 
 

@@ -8,6 +8,8 @@ import numpy as np
 
 from .. import optim
 from .._check import type_of
+from ..optim.parameters import Ordered
+from ..optim.plan import step_options
 from ._base import Exchanged, Options
 from ._processes import digest_of, expect_same, text_of, together
 
@@ -133,11 +135,14 @@ class DistributedOptimizer(Exchanged):
             raise ValueError(
                 f"{self._function}: the optimizer has other parameters than when this was made; make a new DistributedOptimizer"
             )
-        with self._taking():
-            present, total = self._summed(grads, weight, grad_scale)
+        step_options(
+            self._function, grad_scale, clip_norm, clip_value, clip_param_norm, clip_adaptive, skip_nonfinite, False
+        )
+        with self._taking(grad_scale):
+            present, total = self._summed(grads, weight)
             exchange = self._exchange
             assert exchange is not None
-            means: list[Any] = []
+            means = Ordered()
             for param, its in enumerate(present):
                 like = self.params[param]
                 if its is not True:

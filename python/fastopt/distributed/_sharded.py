@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import math
 from collections.abc import Iterable, Iterator, Mapping
+from itertools import pairwise
 from os import PathLike
 from typing import Any
 
@@ -13,7 +14,7 @@ from numpy.typing import NDArray
 
 from .. import optim
 from .._check import flag, number, type_of
-from ..optim.parameters import Group, flatten, structured
+from ..optim.parameters import Group, Ordered, flatten, structured
 from . import _checkpoint
 from ._base import Exchanged, Options
 from ._exchange import DENSE
@@ -21,6 +22,9 @@ from ._layout import Segment
 from ._processes import expect_same, text_of, together
 
 Array = NDArray[Any]
+
+
+LEAVE = "leave using_ema()"
 
 
 class ShardedOptimizer(Exchanged):
@@ -92,6 +96,7 @@ class ShardedOptimizer(Exchanged):
     ) -> None:
         super().__init__(comm)
         name = self._function
+        self._averaged = ""  # what ends the time in which the parameters hold averages
 
         def checks() -> list[tuple[str, Any]]:
             if not isinstance(rule, type) or not issubclass(rule, optim.Optimizer):
@@ -134,7 +139,7 @@ class ShardedOptimizer(Exchanged):
         return int(self.optimizer.state_dict(copy=False)["fastopt"]["step"])
 
     def _flat(self, grads: Any) -> list[Any]:
-        return flatten(self._function, grads, self._groups, self._grouped)
+        return Ordered(flatten(self._function, grads, self._groups, self._grouped))
 
     def _own_seeds(self) -> None:
         """Gives each rank random numbers of its own, for rounding and noise."""
@@ -184,8 +189,10 @@ class ShardedOptimizer(Exchanged):
         skip = flag(name, "skip_nonfinite", skip_nonfinite)
         if clip_norm is not None and clip_value is not None:
             raise ValueError(f"{name}: clip_norm and clip_value exclude each other")
-        with self._taking():
-            present, total = self._summed(grads, weight, scale)
+        if self._averaged:
+            raise ValueError(f"{name}: the parameters hold averages; {self._averaged} first")
+        with self._taking(scale):
+            present, total = self._summed(grads, weight)
             exchange = self._exchange
             assert exchange is not None
             scale *= total
@@ -213,26 +220,57 @@ class ShardedOptimizer(Exchanged):
         return info._replace(grad_norm=norm)
 
     def eval(self) -> None:
-        """For rules without a schedule: puts the averaged weights, on all ranks whole, into the parameters."""
-        if self.slices:
-            self.optimizer.eval()  # type: ignore[attr-defined]
-        self.gather()
+        """For rules without a schedule: puts the averaged weights, on all ranks whole, into the parameters.
+
+        Raises:
+            ValueError: The rule has no averages of this kind, or the parameters hold averages of another kind.
+        """
+        self._switch("eval")
+        self._averaged = "train()"
 
     def train(self) -> None:
         """Undoes :meth:`eval`."""
-        if self.slices:
-            self.optimizer.train()  # type: ignore[attr-defined]
+        self._switch("train")
+        self._averaged = ""
+
+    def _switch(self, mode: str) -> None:
+        name, of_rule = self._function, getattr(self.optimizer, mode, None)
+        if self._averaged == LEAVE:
+            raise ValueError(f"{name}: {mode}() cannot be used inside using_ema()")
+        if of_rule is None:
+            raise ValueError(
+                f"{name}: {type(self.optimizer).__name__} has no {mode}(), as only rules without a schedule have"
+            )
+        together(name, self.comm, of_rule if self.slices else lambda: None)
         self.gather()
 
     @contextlib.contextmanager
     def using_ema(self) -> Iterator[None]:
-        """In this block the parameters are the moving averages, on all ranks whole; see ``Optimizer.using_ema``."""
-        try:
-            with self.optimizer.using_ema() if self.slices else contextlib.nullcontext():
-                self.gather()
-                yield
-        finally:
+        """In this block the parameters are the moving averages, on all ranks whole; see ``Optimizer.using_ema``.
+
+        All ranks enter it together.  Each keeps a copy of the weights meanwhile, and leaves the block alone, with an error too.
+
+        Raises:
+            ValueError: There are no averages, or the parameters hold averages already.
+        """
+        if self._averaged:
+            raise ValueError(f"{self._function}: the parameters hold averages already; {self._averaged} first")
+        with contextlib.ExitStack() as block:
+            block.callback(self._put_back, [param.copy() for param in self.params])
+
+            def enter() -> None:
+                if self.slices:
+                    block.enter_context(self.optimizer.using_ema())
+
+            together(self._function, self.comm, enter)
+            self._averaged = LEAVE
             self.gather()
+            yield
+
+    def _put_back(self, weights: list[Array]) -> None:
+        for param, its in zip(self.params, weights, strict=True):
+            param[...] = its
+        self._averaged = ""
 
     def save(self, folder: str | PathLike[str], extra: Mapping[str, Any] | None = None) -> None:
         """Writes weights and state into a folder: every rank its part, at the same time.
@@ -249,6 +287,7 @@ class ShardedOptimizer(Exchanged):
             TypeError: ``extra`` contains a value that JSON does not have.
             OSError: A rank could not write.  The error is raised on all ranks, and the old checkpoint stays.
         """
+        self._expect_between_steps("save")
         _checkpoint.save(self, folder, extra)
         for vector in self._vectors:
             vector.forget_lost()
@@ -268,19 +307,22 @@ class ShardedOptimizer(Exchanged):
             OSError: It cannot be read.
         """
         self._expect_whole()
-        if self._given or self._local is not None:
-            raise ValueError(f"{self._function}: load follows ready or add, whose gradients step() takes; step() first")
+        self._expect_between_steps("load")
         extra = _checkpoint.load(self, folder)
         self._own_seeds()
         for vector in self._vectors:
             vector.forget_lost()
         return extra
 
+    def _expect_between_steps(self, what: str) -> None:
+        if self._given or self._local is not None:
+            raise ValueError(
+                f"{self._function}: {what} follows ready or add, whose gradients step() takes; step() first"
+            )
+
     def _norm(self, means: list[Array]) -> float:
         """The norm of the gradients of all ranks."""
-        with np.errstate(all="ignore"):
-            squares = [float(np.einsum("i,i", one, one, dtype=np.float64)) for one in means]
-        own = np.array([math.sqrt(sum(squares)) if means else 0.0], np.float64)
+        own = np.array([math.hypot(*map(_norm_of, means))], np.float64)
         every = np.empty(self.size, np.float64)
         self.comm.Allgather(own, every)
         self._channel.collectives += 1
@@ -307,6 +349,16 @@ class ShardedOptimizer(Exchanged):
                 waiting = request, piece, whole, bucket.segments
         if waiting is not None:
             _unpack(flat, *waiting)
+
+
+def _norm_of(x: Array) -> float:
+    """The norm of a vector, also where squares are beyond float64."""
+    with np.errstate(all="ignore"):
+        square = float(np.einsum("i,i", x, x, dtype=np.float64))
+        if square < math.inf:
+            return math.sqrt(square)
+        largest = float(abs(x).max())
+        return largest * math.sqrt(float(((x / largest) ** 2).sum())) if largest < math.inf else largest
 
 
 def _named(one: Group) -> dict[str, Any]:
@@ -338,4 +390,21 @@ def groups_of(function: str, params: Any) -> tuple[list[Group], bool]:
                     f"{function}: params{label} must be C-contiguous and writable, as it is updated in place"
                 )
         groups.append(Group(dict(group), structure))
+    _expect_disjoint(function, groups)
     return groups, grouped
+
+
+def _expect_disjoint(function: str, groups: list[Group]) -> None:
+    """Raises if parameters overlap; the rule of a rank sees its own slices only."""
+    first = 0
+    extents: list[tuple[int, int, str]] = []
+    for one in groups:
+        labels, first = one.structure.labels(first), first + len(one.structure.leaves)
+        extents += [
+            (param.ctypes.data, param.ctypes.data + param.nbytes, label)
+            for param, label in zip(one.structure.leaves, labels, strict=True)
+            if param.size
+        ]
+    for (_, end, before), (begin, _, label) in pairwise(sorted(extents)):
+        if begin < end:
+            raise ValueError(f"{function}: params{label} would be written, but overlaps params{before}")

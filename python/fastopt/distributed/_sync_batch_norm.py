@@ -197,6 +197,12 @@ class SyncBatchNorm(nn.BatchNorm):
         """All attributes but the communicator, which no file can keep: set ``layer.comm`` after unpickling."""
         return {**super().__getstate__(), "comm": None}
 
+    def __copy__(self) -> SyncBatchNorm:
+        """A copy with the same communicator."""
+        new = type(self).__new__(type(self))
+        vars(new).update(self.__getstate__(), comm=self.comm)
+        return new
+
     def __deepcopy__(self, memo: dict[int, Any]) -> SyncBatchNorm:
         """A copy with the same communicator."""
         new = type(self).__new__(type(self))
@@ -230,7 +236,7 @@ class SyncBatchNorm(nn.BatchNorm):
     def _rows(self, own: list[Array], shape: tuple[int, ...]) -> Any:
         """One row of numbers for each part, from all ranks."""
         if self.chunk is None:
-            every = np.empty((self.comm.Get_size(), *shape))
+            every = np.empty((checked("SyncBatchNorm", self.comm)[1], *shape))
             self.comm.Allgather(np.ascontiguousarray(own[0]), every)
             return every
         given = np.ascontiguousarray(own, np.float64) if own else np.zeros((0, *shape))

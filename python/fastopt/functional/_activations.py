@@ -247,11 +247,12 @@ def linear_backward(
     count, inputs, outputs = _checked(function, x, weight, None)
     dtype, shape = x.dtype.name, (*x.shape[:-1], outputs)
     array_of(function, "dy", dy, shape, [dtype])
-    if activation is None:
-        saved = dy
-    elif saved is None:
-        raise TypeError(f"{function}: saved is None, but {activation!r} needs what forward returned")
-    array_of(function, "saved", saved, shape, [dtype])
+    if activation is not None:
+        choice(function, "activation", activation, get_args(Activation))
+        if saved is None:
+            raise TypeError(f"{function}: saved is None, but {activation!r} needs what forward returned")
+    if saved is not None:
+        array_of(function, "saved", saved, shape, [dtype])
     given = results_of(function, out, 3)
     for i, name, wanted in ((0, "x_grad", x_grad), (2, "bias_grad", bias_grad)):
         if not flag(function, name, wanted) and given[i] is not None:
@@ -261,7 +262,7 @@ def linear_backward(
     dweight = _written(function, "out[1]", dweight, weight.shape, dtype)
     dbias = _written(function, "out[2]", dbias, (outputs,), dtype)
     _apart(function, (dx, dweight, dbias), dy, x, weight, saved)
-    dz, dbias = kernels.activate_backward(dy, saved, activation, bias_grad, (None, dbias))
+    dz, dbias = kernels.activate_backward(dy, dy if saved is None else saved, activation, bias_grad, (None, dbias))
     dweight = np.empty(weight.shape, dtype) if dweight is None else dweight
     rows = dz.reshape(count, outputs)
     if x_grad:

@@ -51,9 +51,22 @@ class Sequential(Layer):
         return x
 
     def backward(self, dy: Array) -> Array:
-        """The gradient with respect to the input; ``dy`` is that of the output.  Fills the layers' ``grads``."""
+        """The gradient with respect to the input; ``dy`` is that of the output.  Fills the layers' ``grads``.
+
+        It is ``None`` if the first layer with parameters has ``input_grad=False``.
+
+        Raises:
+            ValueError: A layer has ``input_grad=False``, but layers before it have parameters.
+        """
+        for i, layer in enumerate(self.layers):
+            if not getattr(layer, "input_grad", True) and any(getattr(one, "params", None) for one in self.layers[:i]):
+                raise ValueError(
+                    f"Sequential: layer {i} has input_grad=False, but layers before it have parameters, which need that gradient"
+                )
         for layer in reversed(self.layers):
             dy = layer.backward(dy)  # type: ignore[attr-defined]
+            if dy is None:
+                break
         return dy
 
     def _named(self, kind: str) -> dict[str, Array]:

@@ -15,7 +15,7 @@ from .._core import kernels
 from .._rules import AROUND
 from .accumulate import Accumulator, weight_of
 from .averages import Averaged
-from .parameters import Grads, Params, flatten, forms_of
+from .parameters import Grads, Ordered, Params, flatten, forms_of
 from .plan import begin, step_options
 
 
@@ -306,9 +306,15 @@ class Optimizer(Averaged):
                 begin(self._records[i])
 
     def flatten(self, grads: Grads) -> list[Any]:
-        """``grads``, in any structure that ``step`` takes, as one list in the order of all parameters; ``None`` where there is none."""
+        """``grads``, in any structure that ``step`` takes, as one list in the order of all parameters; ``None`` where there is none.
+
+        ``step`` takes the list, too.  (With ``no_decay`` a list that you put together yourself is read in the order in which the
+        parameters were given, which is another one.)
+        """
         with self._turn:
-            return flatten(self._name, grads, self._looked_at()[0], self._grouped or len(self.param_groups) > 1)
+            return Ordered(
+                flatten(self._name, grads, self._looked_at()[0], self._grouped or len(self.param_groups) > 1)
+            )
 
     def accumulate(self, grads: Grads, weight: float | None = None) -> None:
         """Adds the gradients of a micro-batch; the next ``step()`` without gradients takes the mean of all that were added.

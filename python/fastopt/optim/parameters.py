@@ -212,8 +212,17 @@ class Group(NamedTuple):
     structure: Structure
 
 
+class Ordered(list[Any]):
+    """Gradients in the order of the parameters, which need not be that of the structure in which others are given."""
+
+
 def flatten(function: str, grads: Any, groups: list[Group], grouped: bool) -> list[Any]:
     """Gradients in the order of the parameters; ``grouped`` if the parameters came in groups."""
+    if isinstance(grads, Ordered):
+        count = sum(len(one.structure.leaves) for one in groups)
+        if len(grads) != count:
+            raise ValueError(f"{function}: grads has {len(grads)} entries, expected {count}, one for each parameter")
+        return list(grads)
     if not grouped and groups:
         return groups[0].structure.flatten(function, grads)
     structures = units(groups)

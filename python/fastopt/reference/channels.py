@@ -340,7 +340,9 @@ def batch_renorm(
     r, d = np.ones(channels.sets), np.zeros(channels.sets)
     if training:
         r = np.minimum(np.maximum(running_rstd / rstd, 1 / np.float64(r_max)), np.float64(r_max))
-        d = np.minimum(np.maximum((mean - running) * running_rstd, -np.float64(d_max)), np.float64(d_max))
+        d = np.minimum(np.maximum((mean - running) * running_rstd, -np.float64(d_max)), np.float64(d_max)) + np.float64(
+            0
+        )
         factor, shift = factor * r, shift + weighted(d, weight)
     return into(out, channels.array(channels.normalized(mean, factor, shift)), mean, rstd, r, d)
 

@@ -1,0 +1,287 @@
+"""Structures and sequences of calls of fastopt.distributed that a second outsider found: each was wrong once."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import gc
+import weakref
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from test_distributed_corners import KINDS, kinds
+from threads_comm import Comm, run
+
+from fastopt import distributed, nn, optim
+from fastopt.distributed import _exchange
+
+LOSSY = {"wire": "bfloat16", "error_feedback": True}
+
+
+# Order of gradients
+
+
+def split(shapes: dict[str, tuple[int, ...]]) -> Any:
+    return optim.no_decay({name: np.zeros(shape) for name, shape in shapes.items()})
+
+
+SHAPES: list[dict[str, tuple[int, ...]]] = [
+    {"b": (2,), "w": (2, 2), "c": (2,), "v": (2, 2)},  # what decays stands behind what does not
+    {"w": (2, 2), "b": (2,), "v": (3, 2), "c": (3,)},
+]
+
+
+def by_step(dist: Any, grads: Any) -> None:
+    dist.step(grads)
+
+
+def by_add(dist: Any, grads: Any) -> None:
+    dist.add(grads)
+    dist.step()
+
+
+def by_ready(dist: Any, grads: Any) -> None:
+    for i, grad in enumerate(dist._flatten(grads)):
+        dist.ready(i, grad)
+    dist.step()
+
+
+@pytest.mark.parametrize("shapes", SHAPES, ids=["unordered", "ordered"])
+@pytest.mark.parametrize(
+    ("way", "chunks"),
+    [(by_step, None), (by_add, None), (by_ready, None), (by_step, 2)],
+    ids=["step", "add", "ready", "chunks"],
+)
+@kinds
+def test_gradients_find_their_parameters_with_no_decay(kind: str, way: Any, chunks: int | None, shapes: Any) -> None:
+    grads = {name: np.full(shape, 1.0 + i) for i, (name, shape) in enumerate(shapes.items())}
+    alone = split(shapes)
+    optim.SGD(alone, lr=1.0).step(grads)
+    expected = [param.copy() for group in alone for param in group["params"]]
+
+    def moved(comm: Comm) -> Any:
+        dist = KINDS[kind](split(shapes), comm, chunks=chunks)
+        for _ in range(2):  # the first step lays out the exchange
+            for param in dist.params:
+                param[...] = 0
+            way(dist, grads)
+        return dist.params
+
+    for params in run(2, moved):
+        assert all((one == other).all() for one, other in zip(params, expected, strict=True))
+
+
+def test_step_takes_what_flatten_returns() -> None:
+    params = split(SHAPES[0])
+    opt = optim.SGD(params, lr=1.0)
+    grads = {name: np.full(shape, 1.0 + i) for i, (name, shape) in enumerate(SHAPES[0].items())}
+    opt.step(opt.flatten(grads))
+    assert [-param.flat[0] for group in params for param in group["params"]] == [2, 4, 1, 3]
+    with pytest.raises(ValueError, match="SGD: grads has 4 entries, expected 1"):
+        optim.SGD([np.zeros(2)], lr=1.0).step(opt.flatten(grads))
+
+
+# Error feedback
+
+
+@pytest.mark.parametrize("after", ["skip", "refuse"])
+def test_what_save_drops_does_not_come_back(tmp_path: Path, after: str) -> None:
+    order = ["go", "go", "save", after, "go", "go"]
+
+    def steps(comm: Comm, begin: int) -> Any:
+        params = [np.zeros(4, np.float32)]
+        zero = distributed.ShardedOptimizer(optim.SGD, params, comm, lr=1.0, **LOSSY)
+        if begin:
+            zero.load(tmp_path)
+        for step, what in [*enumerate(order)][begin:]:
+            if what == "save":
+                zero.save(tmp_path)
+            elif what == "skip":
+                assert zero.step([np.full(4, np.inf, np.float32)], skip_nonfinite=True).skipped
+            elif what == "refuse":
+                with pytest.raises(ValueError, match="has shape"):
+                    zero.step([np.ones(3, np.float32)])
+            else:
+                zero.step([np.random.default_rng([step, comm.Get_rank()]).random(4, np.float32)])
+        return params[0]
+
+    whole = run(2, lambda comm: steps(comm, 0))
+    again = run(2, lambda comm: steps(comm, 3))
+    assert (whole[0] == again[0]).all()
+
+
+def test_save_waits_for_the_end_of_a_step(tmp_path: Path) -> None:
+    def early(comm: Comm) -> None:
+        zero = KINDS["sharded"]([np.zeros(4)], comm)
+        zero.add([np.ones(4)])
+        zero.save(tmp_path)
+
+    with pytest.raises(ValueError, match="save follows ready or add"):
+        run(2, early)
+
+
+@kinds
+@pytest.mark.parametrize("parts", ["ranks", "micro-batches"])
+def test_error_feedback_of_sums_loses_nothing(kind: str, parts: str) -> None:
+    """The number of ranks or micro-batches changes from step to step; what was held back must come at its full size."""
+
+    def distance(comm: Comm) -> float:
+        params, exact, rank = [np.zeros(64, np.float32)], np.zeros(64), comm.Get_rank()
+        dist = KINDS[kind](params, comm, reduction="sum", **LOSSY)
+        for step in range(100):
+            if parts == "ranks":
+                active = range(4) if step % 2 == 0 else [0]
+                grads = {r: np.random.default_rng([step, r]).uniform(0.5, 1.5, 64).astype(np.float32) for r in active}
+                dist.step([grads.get(rank, np.zeros(64, np.float32))], weight=float(rank in grads))
+                exact += sum(grads.values())
+            else:
+                for i in range(8 if step % 2 == 0 else 1):
+                    every = [np.random.default_rng([step, r, i]).random(64, np.float32) for r in range(4)]
+                    dist.add([every[rank]])
+                    exact += sum(every)
+                dist.step()
+        return float(abs(exact + params[0]).max())
+
+    # One rounding of a sum of up to 32, in 8 bits, on the way out and back.  It was 0.1 to 1.5, and grew.
+    assert max(run(4, distance)) < 0.08
+
+
+@pytest.mark.parametrize("scale", [-1, 0.0, np.nan, "x"])
+def test_a_refused_scale_is_forgotten(scale: Any) -> None:
+    def steps(comm: Comm) -> None:
+        dist = KINDS["distributed"]([np.zeros(4, np.float32)], comm, **LOSSY)
+        sent = dist.bytes_sent
+        with pytest.raises((TypeError, ValueError), match="DistributedOptimizer: grad_scale must be"):
+            dist.step([np.ones(4, np.float32)], grad_scale=scale)
+        assert dist.bytes_sent == sent
+        dist.step([np.ones(4, np.float32)])
+
+    run(2, steps)
+
+
+@kinds
+def test_a_step_that_was_refused_sets_no_scale(kind: str) -> None:
+    def steps(comm: Comm) -> None:
+        dist = KINDS[kind]([np.zeros(4, np.float32)], comm, **LOSSY)
+        with pytest.raises(ValueError, match="has shape"):
+            dist.step([np.ones(3, np.float32)], grad_scale=8.0)
+        dist.step([np.ones(4, np.float32)])
+
+    run(2, steps)
+
+
+# Averages
+
+
+def averaged(comm: Comm, size: int = 3, rule: Any = optim.SGD, **options: Any) -> Any:
+    zero = distributed.ShardedOptimizer(rule, [np.zeros(size)], comm, lr=1.0, **options)
+    zero.step([np.ones(size)])
+    return zero
+
+
+def test_a_rank_leaves_using_ema_alone() -> None:
+    """The others may wait for this rank in the block, so that they must hear of its error at once."""
+
+    def evaluate(comm: Comm) -> Any:
+        zero = averaged(comm, ema_decay=0.5)
+        calls: list[int] = []
+        with contextlib.suppress(KeyError), zero.using_ema():
+            calls.append(zero.collectives)
+            assert zero.params[0].tolist() == [-0.5] * 3
+            raise KeyError
+        assert calls == [zero.collectives]
+        assert zero.params[0].tolist() == [-1] * 3
+        zero.step([np.ones(3)])
+        return zero.params[0].tolist()
+
+    assert run(2, evaluate) == [[-2] * 3] * 2
+
+
+def test_mistakes_are_errors_on_ranks_without_a_slice() -> None:
+    def wrong(comm: Comm) -> Any:
+        texts = []
+        zero = averaged(comm, 1)
+        for call in (zero.using_ema().__enter__, zero.eval, zero.train):
+            with pytest.raises(ValueError) as error:  # noqa: PT011
+                call()
+            texts.append(str(error.value))
+        zero = averaged(comm, 1, ema_decay=0.5)
+        with zero.using_ema():
+            for call in (lambda: zero.step([np.ones(1)]), zero.using_ema().__enter__):
+                with pytest.raises(ValueError, match=r"the parameters hold averages.*leave using_ema\(\) first"):
+                    call()
+        zero = averaged(comm, 1, optim.ScheduleFreeSGD)
+        zero.eval()
+        with pytest.raises(ValueError, match=r"the parameters hold averages; train\(\) first"):
+            zero.step([np.ones(1)])
+        zero.train()
+        zero.step([np.ones(1)])
+        return texts
+
+    one, other = run(2, wrong)
+    assert all(text for text in one)
+    assert "there are no averages" in other[0]
+
+
+# Memory
+
+
+@pytest.mark.parametrize("ranks", [1, 2, 3])
+def test_parameters_that_overlap_are_refused(ranks: int) -> None:
+    w = np.zeros(6)
+    for params in ([w, w], [w[:4], w[2:]], [{"params": [w[:3]]}, {"params": [w[3:], w[1:2]]}]):
+
+        def make(comm: Comm, params: Any = params) -> None:
+            KINDS["sharded"](params, comm)
+
+        with pytest.raises(ValueError, match="would be written, but overlaps params"):
+            run(ranks, make)
+    run(ranks, lambda comm: KINDS["sharded"]([w[:4], w[4:], w[6:]], comm))
+
+
+def test_the_arrays_of_an_exchange_outlive_its_optimizer() -> None:
+    """MPI writes to them when messages arrive, whether or not somebody waits."""
+
+    def give_up(comm: Comm) -> Any:
+        dist = KINDS["distributed"]([np.zeros(4000), np.zeros(4000)], comm, bucket_mib=0.01)
+        dist.step([np.ones(4000), np.ones(4000)])
+        assert not any(one._channel is dist._channel for one in _exchange.IN_FLIGHT)
+        dist.ready(1, np.ones(4000))
+        (exchange,) = [one for one in _exchange.IN_FLIGHT if one._channel is dist._channel]
+        its = weakref.ref(exchange)
+        del dist, exchange
+        gc.collect()
+        return its() is not None
+
+    before = {*_exchange.IN_FLIGHT}
+    assert run(2, give_up) == [True, True]
+    _exchange.IN_FLIGHT.intersection_update(before)
+
+
+def test_a_shallow_copy_has_the_communicator() -> None:
+    def copies(comm: Comm) -> None:
+        layer = distributed.SyncBatchNorm(3, comm, dtype=np.float64)
+        x = np.random.default_rng(comm.Get_rank()).standard_normal((5, 3))
+        other = copy.copy(layer)
+        assert (other(x) == layer(x)).all()
+        assert other.params["weight"] is layer.params["weight"]
+        layer.comm = None
+        with pytest.raises(TypeError, match=r"SyncBatchNorm: comm must be a communicator.*got None"):
+            layer(x)
+
+    run(2, copies)
+    assert isinstance(copy.copy(nn.BatchNorm(3)), nn.BatchNorm)
+
+
+def test_finite_gradients_are_not_skipped() -> None:
+    def wide(comm: Comm) -> Any:
+        dist = KINDS["sharded"]([np.zeros(4)], comm)
+        info = dist.step([np.full(4, 1e200)], skip_nonfinite=True)
+        return info.skipped, info.grad_norm, dist.params[0].tolist()
+
+    for skipped, norm, params in run(2, wide):
+        assert not skipped
+        assert norm == pytest.approx(2e200)
+        assert params == [-1e200] * 4
