@@ -53,7 +53,8 @@ template <class T> void RunningStatistics<T>::report(double eps, double* to_mean
 #pragma omp simd
   for (std::size_t c = 0; c < channels; ++c) {
     const auto its = static_cast<double>(mean[c]);
-    to_mean[c] = std::abs(its) < std::numeric_limits<double>::min() ? std::copysign(0.0, its) : its;  // as in arithmetic
+    to_mean[c] =
+        std::abs(its) < std::numeric_limits<double>::min() ? std::copysign(0.0, its) : its;  // as in arithmetic
     to_rstd[c] = rstd(c, eps);
   }
 }
