@@ -306,10 +306,18 @@ class Optimizer(Averaged):
                 begin(self._records[i])
 
     def flatten(self, grads: Grads) -> list[Any]:
-        """``grads``, in any structure that ``step`` takes, as one list in the order of all parameters; ``None`` where there is none.
+        """Gradients as one list, in the order of the parameters in ``param_groups``.
 
-        ``step`` takes the list, too.  (With ``no_decay`` a list that you put together yourself is read in the order in which the
-        parameters were given, which is another one.)
+        Args:
+            grads: As for ``step``.
+
+        Returns:
+            The list, with ``None`` where there is no gradient.  ``step`` takes it.  (A list that you put together yourself is read
+            in the order in which the parameters were given, from which the groups of ``no_decay`` differ.)
+
+        Raises:
+            TypeError: The structure is not that of the parameters.
+            ValueError: Gradients are missing or too many.
         """
         with self._turn:
             return Ordered(
