@@ -51,9 +51,13 @@ class Sequential(Layer):
         return x
 
     def backward(self, dy: Array) -> Array:
-        """The gradient with respect to the input; ``dy`` is that of the output.  Fills the layers' ``grads``.
+        """Fills the layers' ``grads``.
 
-        It is ``None`` if the first layer with parameters has ``input_grad=False``.
+        Args:
+            dy: The gradient of the output.
+
+        Returns:
+            The gradient of the input; ``None`` if the first layer with parameters has ``input_grad=False``.
 
         Raises:
             ValueError: A layer has ``input_grad=False``, but layers before it have parameters.
