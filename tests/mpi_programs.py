@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import sys
@@ -153,6 +154,32 @@ def differs(_: Path) -> None:
         distributed.DistributedOptimizer(optim.SGD([np.ones(3 + (RANK == 1))], lr=0.1), COMM)
     except ValueError as error:
         report(np.frombuffer(str(error).encode(), np.uint8))
+
+
+def gives_up(_: Path) -> None:
+    """All ranks stop in the middle of a backward pass, give the optimizer up, and go on, while messages still arrive."""
+    params = [np.ones(500_000, np.float32) for _ in range(3)]
+    grads = [np.ones_like(param) for param in params]
+    for ending in ("freed", "refused", "closed", "left"):
+        dist = distributed.DistributedOptimizer(optim.SGD(params, lr=0.1), COMM, bucket_mib=1.9)
+        dist.step(grads)
+        for i in (2, 1):
+            dist.ready(i, grads[i])
+        if ending in ("refused", "closed"):
+            try:
+                dist.step()
+            except ValueError as error:
+                assert "is missing" in str(error)
+        if ending == "closed":
+            dist.close()
+        if ending != "left":
+            del dist
+            gc.collect()
+        own = [np.full(500_000, 7, np.float32) for _ in range(9)]
+        for _ in range(20):
+            COMM.Barrier()
+        assert all((array == 7).all() for array in own), ending
+    report(1)
 
 
 def demo(_: Path) -> None:

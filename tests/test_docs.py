@@ -155,7 +155,7 @@ def test_reference_says_what_it_is_the_reference_of(each: Each) -> None:
 DOCS = Path(__file__).parents[1] / "docs"
 
 
-@pytest.mark.parametrize("page", ["normalization.md", "loop.md", "distributed.md"])
+@pytest.mark.parametrize("page", ["../README.md", "normalization.md", "loop.md", "distributed.md"])
 def test_code_of_pages_runs(page: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """All blocks of a page run, one after the other."""
     alone(monkeypatch)
@@ -164,7 +164,25 @@ def test_code_of_pages_runs(page: str, monkeypatch: pytest.MonkeyPatch, tmp_path
     known: dict[str, Any] = {}
     for block in blocks:
         exec(block, known)
-    assert len(blocks) >= 5
+    assert len(blocks) >= (1 if "README" in page else 5)
+
+
+@pytest.mark.parametrize(
+    "page",
+    [*sorted(DOCS.glob("*.md")), *(DOCS.parent / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md"))],
+    ids=lambda page: page.name,
+)
+def test_links_lead_somewhere(page: Path) -> None:
+    text = re.sub(r"^```.*?^```", "", page.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL)
+    for target in re.findall(r"\]\(([^)\s]+)\)", text):
+        if "://" in target:
+            continue
+        path, _, anchor = target.partition("#")
+        to = page.parent / path if path else page
+        assert to.exists(), target
+        if anchor:
+            heads = re.findall(r"^#+ (.*)$", to.read_text(encoding="utf-8"), re.MULTILINE)
+            assert anchor in {re.sub(r"[^\w -]", "", head.lower()).replace(" ", "-") for head in heads}, target
 
 
 def test_every_normalization_is_in_the_table() -> None:

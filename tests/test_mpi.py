@@ -95,6 +95,12 @@ def test_an_error_ends_the_job_with_its_traceback() -> None:
     assert "nothing to do here" in failed(2, "leaves")[1]
 
 
+def test_a_step_that_is_given_up_harms_nobody() -> None:
+    """Its arrays live until MPI has written to them for the last time, which may be while Python ends."""
+    for _ in range(2):
+        ran(2, "gives_up")
+
+
 def test_models_that_differ_are_named_on_all_ranks() -> None:
     text = bytes.fromhex(ran(3, "differs").strip()).decode()
     assert text == (
