@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import os
 import signal
@@ -166,10 +167,8 @@ def gives_up(_: Path) -> None:
         for i in (2, 1):
             dist.ready(i, grads[i])
         if ending in ("refused", "closed"):
-            try:
+            with contextlib.suppress(ValueError):
                 dist.step()
-            except ValueError as error:
-                assert "is missing" in str(error)
         if ending == "closed":
             dist.close()
         if ending != "left":
