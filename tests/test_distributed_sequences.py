@@ -199,7 +199,7 @@ def test_a_rank_leaves_using_ema_alone() -> None:
     assert run(2, evaluate) == [[-2] * 3] * 2
 
 
-def test_mistakes_are_errors_on_ranks_without_a_slice() -> None:
+def test_mistakes_are_errors_on_ranks_without_a_slice(tmp_path: Path) -> None:
     def wrong(comm: Comm) -> Any:
         texts = []
         zero = averaged(comm, 1)
@@ -213,10 +213,14 @@ def test_mistakes_are_errors_on_ranks_without_a_slice() -> None:
                 with pytest.raises(ValueError, match=r"the parameters hold averages.*leave using_ema\(\) first"):
                     call()
         zero = averaged(comm, 1, optim.ScheduleFreeSGD)
+        zero.save(tmp_path)
         zero.eval()
-        with pytest.raises(ValueError, match=r"the parameters hold averages; train\(\) first"):
+        with pytest.raises(ValueError, match=r"the parameters are set for evaluation; call train\(\) first"):
             zero.step([np.ones(1)])
         zero.train()
+        zero.step([np.ones(1)])
+        zero.eval()
+        zero.load(tmp_path)  # which was saved in training
         zero.step([np.ones(1)])
         return texts
 
@@ -273,6 +277,21 @@ def test_a_shallow_copy_has_the_communicator() -> None:
 
     run(2, copies)
     assert isinstance(copy.copy(nn.BatchNorm(3)), nn.BatchNorm)
+
+
+def test_nan_beside_infinity_is_the_norm_in_shards_too() -> None:
+    grads = [np.array([np.inf, 1.0]), np.array([np.nan, 1.0])]
+    params = [np.zeros(2), np.zeros(2)]
+    optim.SGD(params, lr=1.0).step(grads, clip_norm=1.0)
+
+    def clipped(comm: Comm) -> Any:
+        dist = KINDS["sharded"]([np.zeros(2), np.zeros(2)], comm)
+        dist.step(grads, clip_norm=1.0)
+        return dist.params
+
+    for ranks in (1, 2):
+        for found in run(ranks, clipped):
+            np.testing.assert_array_equal(found, params)
 
 
 def test_finite_gradients_are_not_skipped() -> None:

@@ -24,9 +24,6 @@ from ._processes import expect_same, text_of, together
 Array = NDArray[Any]
 
 
-LEAVE = "leave using_ema()"
-
-
 class ShardedOptimizer(Exchanged):
     """Data parallelism with each optimizer's state in one process only: ZeRO, stages 1 and 2.
 
@@ -96,7 +93,7 @@ class ShardedOptimizer(Exchanged):
     ) -> None:
         super().__init__(comm)
         name = self._function
-        self._averaged = ""  # what ends the time in which the parameters hold averages
+        self._swapped = False  # whether the parameters are averages, in using_ema
 
         def checks() -> list[tuple[str, Any]]:
             if not isinstance(rule, type) or not issubclass(rule, optim.Optimizer):
@@ -189,8 +186,8 @@ class ShardedOptimizer(Exchanged):
         skip = flag(name, "skip_nonfinite", skip_nonfinite)
         if clip_norm is not None and clip_value is not None:
             raise ValueError(f"{name}: clip_norm and clip_value exclude each other")
-        if self._averaged:
-            raise ValueError(f"{name}: the parameters hold averages; {self._averaged} first")
+        if self._swapped:
+            raise ValueError(f"{name}: the parameters hold averages; leave using_ema() first")
         with self._taking(scale):
             present, total = self._summed(grads, weight)
             exchange = self._exchange
@@ -226,22 +223,20 @@ class ShardedOptimizer(Exchanged):
             ValueError: The rule has no averages of this kind, or the parameters hold averages of another kind.
         """
         self._switch("eval")
-        self._averaged = "train()"
 
     def train(self) -> None:
         """Undoes :meth:`eval`."""
         self._switch("train")
-        self._averaged = ""
 
     def _switch(self, mode: str) -> None:
         name, of_rule = self._function, getattr(self.optimizer, mode, None)
-        if self._averaged == LEAVE:
+        if self._swapped:
             raise ValueError(f"{name}: {mode}() cannot be used inside using_ema()")
         if of_rule is None:
             raise ValueError(
                 f"{name}: {type(self.optimizer).__name__} has no {mode}(), as only rules without a schedule have"
             )
-        together(name, self.comm, of_rule if self.slices else lambda: None)
+        together(name, self.comm, of_rule)
         self.gather()
 
     @contextlib.contextmanager
@@ -253,8 +248,8 @@ class ShardedOptimizer(Exchanged):
         Raises:
             ValueError: There are no averages, or the parameters hold averages already.
         """
-        if self._averaged:
-            raise ValueError(f"{self._function}: the parameters hold averages already; {self._averaged} first")
+        if self._swapped:
+            raise ValueError(f"{self._function}: the parameters hold averages already; leave using_ema() first")
         with contextlib.ExitStack() as block:
             block.callback(self._put_back, [param.copy() for param in self.params])
 
@@ -263,14 +258,14 @@ class ShardedOptimizer(Exchanged):
                     block.enter_context(self.optimizer.using_ema())
 
             together(self._function, self.comm, enter)
-            self._averaged = LEAVE
+            self._swapped = True
             self.gather()
             yield
 
     def _put_back(self, weights: list[Array]) -> None:
         for param, its in zip(self.params, weights, strict=True):
             param[...] = its
-        self._averaged = ""
+        self._swapped = False
 
     def save(self, folder: str | PathLike[str], extra: Mapping[str, Any] | None = None) -> None:
         """Writes weights and state into a folder: every rank its part, at the same time.
@@ -322,7 +317,9 @@ class ShardedOptimizer(Exchanged):
 
     def _norm(self, means: list[Array]) -> float:
         """The norm of the gradients of all ranks."""
-        own = np.array([math.hypot(*map(_norm_of, means))], np.float64)
+        norms = [_norm_of(one) for one in means]
+        of_all = math.nan if any(norm != norm for norm in norms) else math.hypot(*norms)  # hypot(inf, nan) is inf
+        own = np.array([of_all], np.float64)
         every = np.empty(self.size, np.float64)
         self.comm.Allgather(own, every)
         self._channel.collectives += 1
