@@ -144,6 +144,12 @@ def test_a_subinterpreter_is_told_that_it_cannot() -> None:
             told = interpreters.run_string(one, "import fastopt")
         except Exception as error:
             told = error
-        print("fastopt cannot be imported in a sub-interpreter" in str(told))
+        print(told)
     """
-    assert run(code).split() == ["True"]
+    told = run(code)
+    assert "ImportError" in told
+    # From 3.12 on Python may say it, of the first extension module that is imported.
+    assert (
+        "fastopt cannot be imported in a sub-interpreter" in told
+        or "does not support loading in subinterpreters" in told
+    )
