@@ -68,7 +68,7 @@ PYTHON_KNOWS = {
     "torch": PUBLIC,
     "sklearn": PUBLIC,
     # Its errors speak the package's dialect, its layer commits and its checkpoints are written as the package's own.
-    "distributed": PUBLIC | {"_check", "_commit", "_files"},
+    "distributed": PUBLIC | {"_check", "_commit", "_core", "_files"},
     "cli": PUBLIC | {"distributed", "sklearn", "torch"},
     "__init__": PUBLIC | {"_config", "_core", "_memory", "_run", "_sparse", "_threads", "_version"},
     "__main__": {"cli"},

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import math
 from collections.abc import Iterable, Iterator, Mapping
-from itertools import pairwise
 from os import PathLike
 from typing import Any
 
@@ -14,6 +13,7 @@ from numpy.typing import NDArray
 
 from .. import optim
 from .._check import flag, number, type_of
+from .._core import kernels
 from ..optim.parameters import Group, Ordered, flatten, structured
 from . import _checkpoint
 from ._base import Exchanged, Options
@@ -376,7 +376,8 @@ def groups_of(function: str, params: Any) -> tuple[list[Group], bool]:
     one = isinstance(params, Mapping | np.ndarray)
     given: list[Any] = [params] if one else list(params)
     grouped = bool(given) and all(isinstance(group, Mapping) and "params" in group for group in given)
-    groups = []
+    groups: list[Group] = []
+    labels: list[str] = []
     for group in given if grouped else [{"params": params if one else given}]:
         structure = structured(function, group["params"])
         for label, param in zip(structure.labels(0), structure.leaves, strict=True):
@@ -386,22 +387,8 @@ def groups_of(function: str, params: Any) -> tuple[list[Group], bool]:
                 raise TypeError(
                     f"{function}: params{label} must be C-contiguous and writable, as it is updated in place"
                 )
+        labels += structure.labels(len(labels))
         groups.append(Group(dict(group), structure))
-    _expect_disjoint(function, groups)
+    leaves = [param for one in groups for param in one.structure.leaves]
+    kernels.expect_disjoint(function, leaves, labels)  # the rule of a rank sees its own slices only
     return groups, grouped
-
-
-def _expect_disjoint(function: str, groups: list[Group]) -> None:
-    """Raises if parameters overlap; the rule of a rank sees its own slices only."""
-    first = 0
-    extents: list[tuple[int, int, str]] = []
-    for one in groups:
-        labels, first = one.structure.labels(first), first + len(one.structure.leaves)
-        extents += [
-            (param.ctypes.data, param.ctypes.data + param.nbytes, label)
-            for param, label in zip(one.structure.leaves, labels, strict=True)
-            if param.size
-        ]
-    for (_, end, before), (begin, _, label) in pairwise(sorted(extents)):
-        if begin < end:
-            raise ValueError(f"{function}: params{label} would be written, but overlaps params{before}")
