@@ -23,47 +23,82 @@ pytest.importorskip("rich", reason="the tables are rich's: pip install 'fastopt[
 pytest.importorskip("matplotlib", reason="the pictures are matplotlib's: pip install 'fastopt[demo]'")
 pytest.importorskip("tensorboardX", reason="the records are tensorboardX's: pip install 'fastopt[demo]'")
 
-from fastopt import nn, optim
-from fastopt.cli.demo import digits, idiomatic, network, ravine, regularize, weight_decay
+from rich.console import Console
 
-SMALL = ["--hidden", "16", "16", "--epochs", "3", "--no-picture"]
+from fastopt import nn, optim
+from fastopt.cli.demo import digits, idiomatic, network, race, ravine, regularize, weight_decay
+
+SMALL = ["--hidden", "16", "16", "--epochs", "3", "--batch-size", "32", "--no-picture"]
 
 
 def options(**changes: Any) -> argparse.Namespace:
-    args = argparse.Namespace(hidden=[32, 16], batch_size=32, epochs=3, patience=15, lr=1e-3, weight_decay=0.01, seed=0)
+    args = argparse.Namespace(
+        hidden=[32, 16], batch_size=32, epochs=3, patience=None, lr=1e-3, weight_decay=0.01, seed=0
+    )
     vars(args).update(changes)
     return args
 
 
 def trainings(**changes: Any) -> list[digits.Training]:
     data = digits.Digits.load()
-    return [digits.Training(backend, data, options(**changes)) for backend in (digits.NUMPY, digits.FASTOPT)]
+    return [
+        digits.Training(backend, data, options(**changes)) for backend in (digits.FIRST, digits.NUMPY, digits.FASTOPT)
+    ]
 
 
 # The two sides
 
 
 def test_first_step_agrees() -> None:
-    numpy, fast = trainings()
-    batch = (numpy.digits.train.x[:32], numpy.digits.train.target[:32])
-    assert numpy.step(*batch) == pytest.approx(fast.step(*batch), rel=1e-6)
-    for name in numpy.network.params:
-        grad = numpy.network.grads[name]
-        scale = np.max(np.abs(grad))
-        np.testing.assert_allclose(fast.network.grads[name], grad, rtol=0, atol=1e-5 * scale, err_msg=name)
-    # Adam's first step is lr·sign(g) whatever the size of g, so compare only where g is more than rounding errors.
-    for name, param in numpy.network.params.items():
-        clear = np.abs(numpy.network.grads[name]) > 1e-5
-        np.testing.assert_allclose(fast.network.params[name][clear], param[clear], rtol=1e-5, atol=1e-6, err_msg=name)
+    fast = trainings()[-1]
+    batch = (fast.digits.train.x[:32], fast.digits.train.target[:32])
+    loss = fast.step(*batch)
+    for numpy in trainings()[:-1]:
+        assert numpy.step(*batch) == pytest.approx(loss, rel=1e-6)
+        assert numpy.network.params.keys() == fast.network.params.keys()
+        for name, grad in numpy.network.grads.items():
+            scale = np.max(np.abs(grad))
+            np.testing.assert_allclose(fast.network.grads[name], grad, rtol=0, atol=1e-5 * scale, err_msg=name)
+        # Adam's first step is lr·sign(g) whatever the size of g, so compare only where g is more than rounding errors.
+        for name, param in numpy.network.params.items():
+            clear = np.abs(numpy.network.grads[name]) > 1e-5
+            np.testing.assert_allclose(
+                fast.network.params[name][clear], param[clear], rtol=1e-5, atol=1e-6, err_msg=name
+            )
 
 
 def test_training_agrees() -> None:
-    numpy, fast = trainings()
+    first, numpy, fast = trainings()
     for _ in range(3):
-        numpy.epoch()
-        fast.epoch()
-    assert [e.valid_loss for e in fast.history] == pytest.approx([e.valid_loss for e in numpy.history], rel=1e-2)
-    assert numpy.history[-1].train_loss < 0.8 * numpy.history[0].train_loss
+        for run in (first, numpy, fast):
+            run.epoch()
+    losses = [epoch.valid_loss for epoch in fast.history]
+    assert [epoch.valid_loss for epoch in numpy.history] == pytest.approx(losses, rel=1e-2)
+    assert [epoch.valid_loss for epoch in first.history] == pytest.approx(losses, rel=1e-2)
+    assert numpy.history[-1].train_loss < 0.9 * numpy.history[0].train_loss
+
+
+def test_images_are_shifted_by_a_pixel() -> None:
+    image = np.zeros((1, 8, 8), np.float32)
+    image[0, 3, 4] = 1
+    shifted = digits.Images(image.reshape(1, 64), np.eye(10, dtype=np.float32)[:1]).shifted()
+    places = {tuple(np.argwhere(one.reshape(8, 8))[0].tolist()) for one in shifted[:, 0]}
+    assert places == {(i, j) for i in (2, 3, 4) for j in (3, 4, 5)}
+    np.testing.assert_array_equal(shifted[4], image.reshape(1, 64))
+
+
+def test_bars_of_finished_runs_are_where_they_were(capsys: pytest.CaptureFixture[str]) -> None:
+    runs = trainings(epochs=1)
+    race.race(runs, Console())
+    assert [run.finished for run in runs] == [True] * 3
+    first, _, fast = runs
+    assert first.progress[-1][1] == first.images == 1077 // 32 * 32
+    assert race.position(first, 0.0) == 0
+    for seconds, images in first.progress:
+        assert race.position(first, seconds) == images
+    assert race.position(first, first.progress[5][0] - 1e-9) == first.progress[4][1]
+    assert race.position(fast, 1e9) == fast.images
+    assert "images/s" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("training", [True, False])
@@ -95,11 +130,11 @@ def test_idiomatic_adamw() -> None:
         np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.parametrize("backend", [digits.NUMPY, digits.FASTOPT], ids=lambda backend: backend.name)
+@pytest.mark.parametrize("backend", [digits.FIRST, digits.NUMPY, digits.FASTOPT], ids=lambda backend: backend.name)
 def test_gradients_are_the_loss_s(backend: digits.Backend) -> None:
     """The gradients agree with central differences along one random direction."""
     rng = np.random.default_rng(0)
-    net = digits.build(backend, [12, 8], seed=0)
+    net = backend.network([12, 8], 0)
     x, target = rng.random((16, 64), dtype=np.float32), np.eye(10, dtype=np.float32)[rng.integers(0, 10, 16)]
     _, dlogits = network.cross_entropy(net.forward(x), target)
     net.backward(dlogits)
@@ -115,9 +150,14 @@ def test_gradients_are_the_loss_s(backend: digits.Backend) -> None:
 
 
 def test_norms_and_biases_do_not_decay() -> None:
-    (training, _) = trainings()
-    assert training.decayed == ["fc1.weight", "fc2.weight", "out.weight"]
-    assert training.others == ["norm1.weight", "norm1.bias", "norm2.weight", "norm2.bias", "out.bias"]
+    network = trainings()[-1].network
+    (decayed, others), _ = digits.groups(network)
+    matrices = ["fc1.weight", "fc2.weight", "out.weight"]
+    vectors = ["norm1.weight", "norm1.bias", "norm2.weight", "norm2.bias", "out.bias"]
+    for group, names in ((decayed, matrices), (others, vectors)):
+        assert [id(p) for p in group["params"]] == [id(network.params[name]) for name in names]
+    assert "weight_decay" not in decayed
+    assert others["weight_decay"] == 0
 
 
 def test_split_is_fixed_and_disjoint() -> None:
@@ -149,13 +189,21 @@ def test_digits_table_and_picture(tmp_path: Path, capsys: pytest.CaptureFixture[
     picture = tmp_path / "new" / "demo.png"
     assert main(["demo", *SMALL[:-1], "--output", str(picture)]) == 0
     out = capsys.readouterr().out
-    for text in (*network.PARTS, "whole step", "test accuracy", "speed-up", "NumPy", "fastopt"):
+    for text in (
+        *network.PARTS,
+        "whole step",
+        "test accuracy",
+        "images per second",
+        "as first written",
+        "in place",
+        "fastopt",
+    ):
         assert text in out
     assert picture.read_bytes().startswith(b"\x89PNG")
 
 
 def test_early_stopping() -> None:
-    (training, _) = trainings(patience=1, epochs=50, lr=0.1)
+    training = trainings(patience=1, epochs=50, lr=0.1)[-1]
     while not training.finished:
         training.epoch()
     losses = [epoch.valid_loss for epoch in training.history]

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Callable, Sequence
+from functools import partial
 from statistics import median
 from time import perf_counter
 from typing import Any
@@ -14,24 +16,30 @@ from rich.table import Table
 from fastopt import distributed, optim
 
 from . import digits
-from .network import Array, ReLU, cross_entropy
+from .network import Array, Network, ReLU, cross_entropy
 
 
 class Training(digits.Training):
     """One process's part of the training."""
 
+    network: Network
     optimizer: distributed.DistributedOptimizer
 
     def __init__(self, comm: Any, images: digits.Digits, args: argparse.Namespace) -> None:
-        backend = digits.Backend(
-            "fastopt",
-            lambda features: distributed.SyncBatchNorm(features, comm, local_mean=True),
-            ReLU,
-            lambda groups, **own: distributed.DistributedOptimizer(optim.AdamW(groups, **own), comm),
-        )
-        super().__init__(backend, images, args)
         self.comm = comm
-        self.numbers = {name: i for i, name in enumerate([*self.decayed, *self.others])}
+
+        def build(hidden: Sequence[int], seed: int) -> Network:
+            norm = partial(distributed.SyncBatchNorm, comm=comm, local_mean=True)
+            return digits.build(hidden, seed, norm=norm, relu=ReLU)
+
+        def optimizer(network: Network, **own: Any) -> Callable[[], object]:
+            groups, _ = digits.groups(network)
+            self.optimizer = distributed.DistributedOptimizer(optim.AdamW(groups, **own), comm)
+            return self.optimizer.step
+
+        super().__init__(digits.Backend("fastopt", build, cross_entropy, optimizer), images, args)
+        params = self.network.params
+        self.numbers = {name: i for i, name in enumerate(sorted(params, key=lambda name: -params[name].ndim))}
         self.sampler = distributed.Sampler(len(images.train.x), args.batch_size, comm, drop_last=True, seed=args.seed)
         self.times: list[tuple[float, float]] = []  # of a step, and of its last part, which waits for other ranks
 
@@ -50,8 +58,8 @@ class Training(digits.Training):
         self.times.append((perf_counter() - begin, perf_counter() - middle))
         return loss
 
-    def epoch(self) -> None:
-        """Passes over the training images in whole batches, whose order depends on the seed and the epoch alone."""
+    def epoch(self, advance: object = None) -> None:
+        """Passes over the training images, which are not shifted, in whole batches, whose order depends on the seed and the epoch alone."""
         train, begin = self.digits.train, perf_counter()
         batches = [(self.step(train.x[rows], train.target[rows]), len(rows)) for rows in self.sampler]
         seconds = perf_counter() - begin + (self.history[-1].seconds if self.history else 0.0)
@@ -77,9 +85,8 @@ def main(args: argparse.Namespace) -> int:
     comm = MPI.COMM_WORLD
     rank, size = comm.Get_rank(), comm.Get_size()
     images = digits.Digits.load()
-    if not 2 * size <= args.batch_size <= len(images.train.x):  # on all ranks, of which one says so
-        text = f"fastopt demo: --batch-size must be in [{2 * size}, {len(images.train.x)}], got {args.batch_size}"
-        raise SystemExit(text if rank == 0 else 1)
+    if mistake := digits.settle(args, digits.PARALLEL, images, 2 * size):  # on all ranks, of which one says so
+        raise SystemExit(mistake if rank == 0 else 1)
     with distributed.abort_on_error(comm):
         threads = distributed.share_cores(comm)
         run = Training(comm, images, args)

@@ -1,4 +1,4 @@
-"""``fastopt demo``: one training loop, once with idiomatic NumPy for norm and optimizer, once with fastopt."""
+"""``fastopt demo``: one network, trained with NumPy as people first write it, with NumPy in place, and with fastopt."""
 
 from __future__ import annotations
 
@@ -6,43 +6,101 @@ import argparse
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from pathlib import Path
 from statistics import median
 from time import perf_counter
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
-from rich.table import Table
 from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
 
-from fastopt import nn, optim
+from fastopt import functional, nn, optim
 
-from . import idiomatic
-from .network import PARTS, Array, Bias, Layer, Linear, Network, ReLU, Stopwatch, cross_entropy
-from .picture import BLUE, FAINT, GREY, ORANGE, picture
+from . import first_written, idiomatic
+from .network import PARTS, Array, Bias, Lap, Layer, Linear, Network, ReLU, Stopwatch, cross_entropy, untimed
 
 
-class Optimizer(Protocol):
-    """The part of an optimizer that the loop needs."""
+class Trainable(Protocol):
+    """The part of a network that the loop needs."""
 
-    def step(self, grads: Any) -> object: ...
+    @property
+    def params(self) -> dict[str, Array]: ...
+    @property
+    def grads(self) -> dict[str, Array]: ...
+    def forward(self, x: Array, lap: Lap = untimed) -> Array: ...
+    def backward(self, dy: Array, lap: Lap = untimed) -> object: ...
+    def train(self) -> object: ...
+    def eval(self) -> object: ...
 
 
 @dataclass(frozen=True)
 class Backend:
-    """The parts in which the two trainings differ."""
+    """The parts in which the trainings differ.
+
+    ``optimizer(network, lr=…, weight_decay=…)`` makes a function that takes a step with the network's gradients.
+    """
 
     name: str
-    norm: Callable[[int], Layer]
-    relu: Callable[[], Layer] | None  # None if it is part of the norm
-    optimizer: Callable[..., Optimizer]
+    network: Callable[[Sequence[int], int], Trainable]
+    loss: Callable[[Array, Array], tuple[Any, Any]]  # and its gradient
+    optimizer: Callable[..., Callable[[], object]]
 
 
-NUMPY = Backend("NumPy", idiomatic.BatchNorm, ReLU, idiomatic.AdamW)
-FASTOPT = Backend("fastopt", nn.BatchNormReLU, None, optim.AdamW)
+def build(
+    hidden: Sequence[int],
+    seed: int,
+    *,
+    norm: Callable[[int], Layer] = nn.BatchNormReLU,
+    relu: Callable[[], Layer] | None = None,
+) -> Network:
+    """64 pixels → (Linear, BatchNorm, ReLU) for every hidden width → Linear with bias → 10 logits.
+
+    ``relu`` is ``None`` if it is part of the norm.
+    """
+    rng = np.random.default_rng(seed)
+    layers: list[tuple[str, Layer]] = []
+    for i, (inputs, outputs) in enumerate(pairwise([64, *hidden]), start=1):
+        layers.append((f"fc{i}", Linear(inputs, outputs, rng, input_grad=i > 1)))  # no bias: BatchNorm would undo it
+        layers.append((f"norm{i}", norm(outputs)))
+        if relu:
+            layers.append((f"relu{i}", relu()))
+    return Network([*layers, ("out", Linear(hidden[-1], 10, rng)), ("out", Bias(10))])
+
+
+def groups(network: Trainable) -> tuple[list[dict[str, Any]], list[list[Array]]]:
+    """The parameters in two groups, of which only the matrices decay, and their gradients."""
+    params, grads = network.params, network.grads
+    names = [[name for name in params if params[name].ndim == 2], [name for name in params if params[name].ndim == 1]]
+    decayed, others = ([params[name] for name in group] for group in names)
+    return [{"params": decayed}, {"params": others, "weight_decay": 0.0}], [
+        [grads[name] for name in group] for group in names
+    ]
+
+
+def replacing(network: Any, *, lr: float, weight_decay: float) -> Callable[[], object]:
+    """AdamW as people first write it."""
+    return first_written.AdamW(network, lr=lr, weight_decay=weight_decay).step
+
+
+def in_place(optimizer: Callable[..., Any]) -> Callable[..., Callable[[], object]]:
+    """An optimizer of arrays that stay the same."""
+
+    def make(network: Trainable, *, lr: float, weight_decay: float) -> Callable[[], object]:
+        params, grads = groups(network)
+        step = optimizer(params, lr=lr, weight_decay=weight_decay).step
+        return lambda: step(grads)
+
+    return make
+
+
+def build_in_place(hidden: Sequence[int], seed: int) -> Network:
+    """The network in good NumPy code."""
+    return build(hidden, seed, norm=idiomatic.BatchNorm, relu=ReLU)
+
+
+FIRST = Backend("NumPy as first written", first_written.Network, first_written.cross_entropy, replacing)
+NUMPY = Backend("NumPy in place", build_in_place, cross_entropy, in_place(idiomatic.AdamW))
+FASTOPT = Backend("fastopt", build, functional.cross_entropy, in_place(optim.AdamW))
 
 
 class Images(NamedTuple):
@@ -55,6 +113,11 @@ class Images(NamedTuple):
     def of(cls, pixels: Array, digit: Array) -> Images:
         """Images from scikit-learn's grey values in [0, 16] and digits."""
         return cls((pixels / 16).astype(np.float32), np.eye(10, dtype=np.float32)[digit])
+
+    def shifted(self) -> Array:
+        """The images where they are and shifted by one pixel in eight directions: (9, images, 64)."""
+        padded = np.pad(self.x.reshape(-1, 8, 8), ((0, 0), (1, 1), (1, 1)))
+        return np.stack([padded[:, i : i + 8, j : j + 8].reshape(-1, 64) for i in range(3) for j in range(3)])
 
 
 class Digits(NamedTuple):
@@ -74,7 +137,7 @@ class Digits(NamedTuple):
 
 
 class Epoch(NamedTuple):
-    """The results of one pass over the training images."""
+    """The results after one pass over the training images; ``seconds`` are those of all steps so far."""
 
     train_loss: float
     valid_loss: float
@@ -87,18 +150,12 @@ class Training:
 
     def __init__(self, backend: Backend, digits: Digits, args: argparse.Namespace) -> None:
         self.backend, self.digits, self.args = backend, digits, args
-        self.network = build(backend, args.hidden, args.seed)
-        params, grads = self.network.params, self.network.grads
-        self.decayed = [name for name in params if params[name].ndim == 2]
-        self.others = [name for name in params if params[name].ndim == 1]
-        groups = [
-            {"params": [params[name] for name in self.decayed]},
-            {"params": [params[name] for name in self.others], "weight_decay": 0.0},
-        ]
-        self.grads = [[grads[name] for name in names] for names in (self.decayed, self.others)]
-        self.optimizer = backend.optimizer(groups, lr=args.lr, weight_decay=args.weight_decay)
+        self.network = backend.network(args.hidden, args.seed)
+        self.update = backend.optimizer(self.network, lr=args.lr, weight_decay=args.weight_decay)
+        self.shifted = digits.train.shifted()
         self.watch = Stopwatch()
         self.history: list[Epoch] = []
+        self.progress: list[tuple[float, int]] = [(0.0, 0)]  # seconds of training, and images by then
 
     @property
     def best(self) -> Epoch:
@@ -107,30 +164,51 @@ class Training:
 
     @property
     def finished(self) -> bool:
-        """Whether the validation loss has not improved for ``patience`` epochs, or all epochs are done."""
+        """Whether all epochs are done, or the validation loss has not improved for ``patience`` epochs."""
         done = len(self.history)
         waited = done - 1 - self.history.index(self.best) if done else 0
-        return bool(waited >= self.args.patience or done >= self.args.epochs)
+        return bool((self.args.patience and waited >= self.args.patience) or done >= self.args.epochs)
+
+    @property
+    def images(self) -> int:
+        """The number of images of all epochs."""
+        size = self.args.batch_size
+        return int(len(self.digits.train.x) // size * size * self.args.epochs)
 
     def step(self, x: Array, target: Array) -> float:
         """Takes one step of AdamW on one batch; returns the loss before it."""
         network, lap = self.network, self.watch.lap
         self.watch.step()
         logits = network.forward(x, lap)
-        loss, dlogits = cross_entropy(logits, target)
+        loss, dlogits = self.backend.loss(logits, target)
         lap("everything else")
         network.backward(dlogits, lap)
-        self.optimizer.step(self.grads)
+        self.update()
         lap("optimizer")
-        return loss
+        return float(loss)
 
-    def epoch(self) -> None:
-        """Passes over the training images in whole batches, in an order that depends on seed and epoch alone."""
-        order = np.random.default_rng([self.args.seed, len(self.history)]).permutation(len(self.digits.train.x))
-        x, target, size = self.digits.train.x[order], self.digits.train.target[order], self.args.batch_size
-        start = perf_counter()
-        losses = [self.step(x[i : i + size], target[i : i + size]) for i in range(0, len(x) - size + 1, size)]
-        seconds = perf_counter() - start + (self.history[-1].seconds if self.history else 0.0)
+    def epoch(self, advance: Callable[[float, int], object] = lambda seconds, images: None) -> None:
+        """Passes over the training images in whole batches, each image shifted at random.
+
+        Order and shifts depend on seed and epoch alone.  ``advance(seconds, images)`` is called after every step, outside of
+        the measured time.
+        """
+        rng, train, size = (
+            np.random.default_rng([self.args.seed, len(self.history)]),
+            self.digits.train,
+            self.args.batch_size,
+        )
+        order, shifts = rng.permutation(len(train.x)), rng.integers(9, size=len(train.x))
+        losses = []
+        seconds, images = self.progress[-1]
+        for i in range(0, len(order) - size + 1, size):
+            rows = order[i : i + size]
+            start = perf_counter()
+            losses.append(self.step(self.shifted[shifts[i : i + size], rows], train.target[rows]))
+            seconds += perf_counter() - start
+            images += size
+            self.progress.append((seconds, images))
+            advance(seconds, images)
         self.network.eval()
         valid_loss, _ = self.evaluate(self.digits.valid)
         _, test_accuracy = self.evaluate(self.digits.test)
@@ -141,115 +219,26 @@ class Training:
         """The loss and the accuracy on ``images``."""
         logits = self.network.forward(images.x)
         accuracy = float(np.mean(np.argmax(logits, axis=1) == np.argmax(images.target, axis=1)))
-        return cross_entropy(logits, images.target)[0], accuracy
+        return float(self.backend.loss(logits, images.target)[0]), accuracy
+
+    def step_times(self) -> dict[str, float]:
+        """The median seconds of each part of a step, and of a whole step."""
+        steps = self.watch.steps()
+        parts = {part: median(step[part] for step in steps) for part in PARTS}
+        return parts | {"whole step": median(sum(step.values()) for step in steps)}
 
 
-def build(backend: Backend, hidden: Sequence[int], seed: int) -> Network:
-    """64 pixels → (Linear, BatchNorm, ReLU) for every hidden width → Linear with bias → 10 logits."""
-    rng = np.random.default_rng(seed)
-    layers: list[tuple[str, Layer]] = []
-    for i, (inputs, outputs) in enumerate(pairwise([64, *hidden]), start=1):
-        layers.append((f"fc{i}", Linear(inputs, outputs, rng, input_grad=i > 1)))  # no bias: BatchNorm would undo it
-        layers.append((f"norm{i}", backend.norm(outputs)))
-        if backend.relu:
-            layers.append((f"relu{i}", backend.relu()))
-    return Network([*layers, ("out", Linear(hidden[-1], 10, rng)), ("out", Bias(10))])
+# What is not given: three bars that are a pleasure to watch; a second; and what several processes can share.
+RACE = {"hidden": [1024, 1024], "batch_size": 16, "epochs": 40, "patience": None}
+QUICK = {"hidden": [128, 128], "batch_size": 32, "epochs": 8, "patience": None}
+PARALLEL = {"hidden": [128, 128], "batch_size": 32, "epochs": 100, "patience": 15}
 
 
-def split(*runs: Training) -> list[dict[str, float]]:
-    """For every run, the median seconds of each part of a step and of the whole, over as many steps as all runs have taken."""
-    result = []
-    for steps in zip(*zip(*(run.watch.steps() for run in runs), strict=False), strict=True):
-        whole = median(sum(step.values()) for step in steps)
-        result.append({part: median(step[part] for step in steps) for part in PARTS} | {"whole step": whole})
-    return result
-
-
-def main(args: argparse.Namespace) -> int:
-    """Train both, an epoch each in turn, so that disturbances hit both; print the table, write the picture."""
-    digits = Digits.load()
-    if not 2 <= args.batch_size <= len(digits.train.x):
-        raise SystemExit(f"fastopt demo: --batch-size must be in [2, {len(digits.train.x)}], got {args.batch_size}")
-    console = Console()
-    runs = [Training(backend, digits, args) for backend in (NUMPY, FASTOPT)]
-    columns = TextColumn("{task.description:<7}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[loss]}")
-    with Progress(*columns, console=console, auto_refresh=False) as progress:
-        bars = {run.backend: progress.add_task(run.backend.name, total=args.epochs, loss="epochs") for run in runs}
-        while not all(run.finished for run in runs):
-            for run in runs:
-                if not run.finished:
-                    run.epoch()
-                    loss = f"epochs · validation loss {run.history[-1].valid_loss:.4f}"
-                    progress.update(bars[run.backend], completed=len(run.history), loss=loss)
-            progress.refresh()
-            runs.reverse()
-    numpy, fast = sorted(runs, key=lambda run: run.backend is FASTOPT)
-    times = split(numpy, fast)
-    console.print(table(numpy, fast, *times))
-    console.print(verdict(*times), highlight=False)
-    if args.output is not None:
-        draw(args.output, numpy, fast, *times)
-        console.print(f"Picture: {args.output}", highlight=False)
-    return 0
-
-
-def table(numpy: Training, fast: Training, before: dict[str, float], after: dict[str, float]) -> Table:
-    """The results of NumPy and fastopt in a table."""
-    shape = "-".join(map(str, [64, *numpy.args.hidden, 10]))
-    title = f"{shape} with BatchNorm · AdamW · batches of {numpy.args.batch_size}"
-    result = Table(title=title, title_style="bold", title_justify="left")
-    result.add_column("median of a training step")
-    for heading in ("NumPy", "share", "fastopt", "share", "speed-up"):
-        result.add_column(heading, justify="right")
-    for part in (*PARTS, "whole step"):
-        times = [f"{time[part] * 1e6:,.0f} µs" for time in (before, after)]
-        shares = [f"{time[part] / time['whole step']:.0%}" for time in (before, after)]
-        last = part in (PARTS[-1], "whole step")
-        cells = (cell for pair in zip(times, shares, strict=True) for cell in pair)
-        result.add_row(part, *cells, f"{before[part] / after[part]:.1f}×", end_section=last)
-    runs = {
-        "whole training": [f"{run.history[-1].seconds:.2f} s" for run in (numpy, fast)],
-        "epochs": [str(len(run.history)) for run in (numpy, fast)],
-        "best validation loss": [f"{run.best.valid_loss:.4f}" for run in (numpy, fast)],
-        "test accuracy": [f"{run.best.test_accuracy:.2%}" for run in (numpy, fast)],
-    }
-    for row, (of_numpy, of_fast) in runs.items():
-        result.add_row(row, of_numpy, "", of_fast)
-    return result
-
-
-def verdict(before: dict[str, float], after: dict[str, float]) -> str:
-    """The speed-up and its bound in two sentences."""
-    same = after["matrix products"] + after["everything else"]
-    return (
-        f"The whole step is {before['whole step'] / after['whole step']:.1f}× as fast. Matrix products and everything else "
-        f"are the same NumPy on both sides and {same / after['whole step']:.0%} of fastopt's step: with norm, ReLU and "
-        f"optimizer for nothing it would be {before['whole step'] / same:.1f}×."
-    )
-
-
-def draw(path: Path, numpy: Training, fast: Training, before: dict[str, float], after: dict[str, float]) -> None:
-    """Loss curves against the time of training, and where the time of a step goes."""
-    with picture(path, 2, size=(10, 3.8), width_ratios=[1.1, 1]) as (curves, bars):
-        for run, color in ((numpy, GREY), (fast, ORANGE)):
-            train, valid, _, seconds = zip(*run.history, strict=True)
-            curves.plot(seconds, valid, color=color, label=f"{run.backend.name}, validation")
-            curves.plot(seconds, train, ":", color=color, label=f"{run.backend.name}, training")
-            curves.plot(run.best.seconds, run.best.valid_loss, "o", color=color)
-        curves.set(title="The same learning, sooner", xlabel="seconds of training", ylabel="cross-entropy")
-        curves.set_yscale("log")
-        curves.set_xlim(left=0)
-        curves.legend()
-
-        for row, times in enumerate((before, after)):
-            left = 0.0
-            for part, color in zip(PARTS, (GREY, BLUE, ORANGE, FAINT), strict=True):
-                bars.barh(row, times[part] * 1e6, left=left, height=0.5, color=color, label=part if row == 0 else None)
-                left += times[part] * 1e6
-            bars.annotate(f"{left:,.0f} µs", (left, row), (6, 0), textcoords="offset points", va="center")
-        bars.set(title=f"One step: {before['whole step'] / after['whole step']:.1f}× as fast", xlabel="µs, median")
-        bars.set_yticks([0, 1], ["NumPy", "fastopt"])
-        bars.set_ylim(2.2, -0.5)
-        bars.margins(x=0.15)
-        bars.grid(axis="y", visible=False)
-        bars.legend(ncols=2, loc="lower right")
+def settle(args: argparse.Namespace, defaults: dict[str, Any], digits: Digits, smallest: int = 2) -> str:
+    """Sets the options that are not given; returns the text of an error, or nothing."""
+    for name, value in defaults.items():
+        if getattr(args, name) is None:
+            setattr(args, name, value)
+    if smallest <= args.batch_size <= len(digits.train.x):
+        return ""
+    return f"fastopt demo: --batch-size must be in [{smallest}, {len(digits.train.x)}], got {args.batch_size}"

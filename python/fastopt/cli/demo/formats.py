@@ -69,7 +69,7 @@ class Digits(Task):
         self.epoch = len(self.digits.train.x) // self.size  # steps
 
     def build(self, seed: int) -> Network:
-        return digits.build(digits.FASTOPT, [128, 128], seed)
+        return digits.build([128, 128], seed)
 
     def batches(self, seed: int) -> Iterator[Batch]:
         images = self.digits.train
