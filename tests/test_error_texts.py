@@ -64,8 +64,12 @@ ERRORS: dict[str, list[Wrong]] = {
         Wrong(
             at="params.0", becomes=read_only, type_error=r"params\[0\] is read-only, but would be written; give a copy$"
         ),
-        Wrong(at="params.1", becomes=strided, type_error=r"params\[1\] must be C-contiguous; give numpy"),
-        Wrong(at="params.0", becomes=np.asfortranarray, type_error=r"params\[0\] must be C-contiguous; give numpy"),
+        Wrong(at="params.1", becomes=strided, type_error=r"params\[1\] must be C-contiguous; make a copy with numpy"),
+        Wrong(
+            at="params.0",
+            becomes=np.asfortranarray,
+            type_error=r"params\[0\] must be C-contiguous; make a copy with numpy",
+        ),
         Wrong(
             at="params.1", becomes=other_float, type_error=r"momentum_buffers\[1\] has dtype float32, expected float64$"
         ),
@@ -226,7 +230,7 @@ ERRORS: dict[str, list[Wrong]] = {
         Wrong(
             at="out.0", becomes=unaligned, type_error=r"out\[0\] is not aligned: its elements do not lie at multiples"
         ),
-        Wrong(at="out.0", becomes=strided, type_error=r"out\[0\] must be C-contiguous; give numpy"),
+        Wrong(at="out.0", becomes=strided, type_error=r"out\[0\] must be C-contiguous; make a copy with numpy"),
         Wrong(at="normalized_shape", becomes=5, value_error=r"x has shape \(6, 4\), expected it to end with"),
         Wrong(at="normalized_shape", becomes=4.0, type_error="normalized_shape must be an integer, got 4.0$"),
         Wrong(at="eps", becomes=-1e-5, value_error="eps must be finite and >= 0, got -1e-05$"),
@@ -405,7 +409,7 @@ ERRORS: dict[str, list[Wrong]] = {
         Wrong(at="g", becomes=None, type_error="g must be a numpy array, got None$"),
     ],
     "weight_norm of everything": [
-        Wrong(at="out.0", becomes=strided, type_error=r"out\[0\] must be C-contiguous; give numpy"),
+        Wrong(at="out.0", becomes=strided, type_error=r"out\[0\] must be C-contiguous; make a copy with numpy"),
         Wrong(at="g", becomes=lambda _: 1.0, type_error="g must be a numpy array, got float$"),
         Wrong(at="out.0", becomes=longer, value_error=r"out\[0\] has shape \(12, 4\), expected"),
         Wrong(at="out.1", becomes=other_float, type_error=r"out\[1\] has dtype float32, expected"),
@@ -530,7 +534,7 @@ ERRORS: dict[str, list[Wrong]] = {
         Wrong(
             at="out",
             becomes=lambda out: np.zeros((3, 8), np.float32)[:, ::2],
-            type_error="out must be C-contiguous; give numpy",
+            type_error="out must be C-contiguous; make a copy with numpy",
         ),
     ],
 }

@@ -41,7 +41,7 @@ on_linux = pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="need
 
 
 def run(code: str, *more: str, **environment: str) -> str:
-    env = {name: value for name, value in os.environ.items() if not re.match("(OMP|GOMP|FASTOPT)_", name)}
+    env = {name: value for name, value in os.environ.items() if not re.match("(OMP|GOMP|KMP|FASTOPT)_", name)}
     command = [sys.executable, "-c", LIBRARIES + textwrap.dedent(code), *more]
     done = subprocess.run(command, env=env | environment, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr

@@ -766,7 +766,7 @@ def test_damaged_files(path: Path, each: Each, rng: Generator) -> None:
             fo.load(path, **other.parts)
         assert other.all() == before
     path.unlink()
-    with pytest.raises(FileNotFoundError, match="load: path cannot be read: there is no file"):
+    with pytest.raises(FileNotFoundError, match="load: path cannot be read: there is no such file"):
         fo.load(path, **other.parts)
 
 

@@ -64,7 +64,7 @@ def test_nested_structures_mean_the_same(name: str, rng: Generator) -> None:
         (
             lambda g: {"encoder": g["encoder"]},
             ValueError,
-            r"grads must have the keys of params; missing: 'head', unknown: nothing",
+            r"grads must have the keys of params; missing: 'head'$",
         ),
         (
             lambda g: {**g, "tail": None},

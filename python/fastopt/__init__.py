@@ -11,7 +11,7 @@ from ._threads import get_num_threads, lend_threads, reclaim_threads, set_num_th
 from ._version import __version__
 
 if TYPE_CHECKING:
-    from . import functional, nn, optim, reference, schedules
+    from . import distributed, functional, nn, optim, reference, schedules, sklearn, torch
     from ._config import show_config
     from ._run import load, save
     from ._sparse import SparseRows
@@ -44,7 +44,7 @@ if not TYPE_CHECKING:  # with it, type checkers would accept every name
 
     def __getattr__(name: str) -> Any:
         """The subpackages, ``SparseRows``, ``save``, ``load`` and ``show_config`` are imported when they are first used: ``import fastopt`` costs little."""
-        if name in ("functional", "nn", "optim", "reference", "schedules"):
+        if name in ("distributed", "functional", "nn", "optim", "reference", "schedules", "sklearn", "torch"):
             return importlib.import_module(f".{name}", __name__)
         if name in (places := {"SparseRows": "._sparse", "show_config": "._config", "save": "._run", "load": "._run"}):
             value = globals()[name] = getattr(importlib.import_module(places[name], __name__), name)
@@ -53,4 +53,6 @@ if not TYPE_CHECKING:  # with it, type checkers would accept every name
 
 
 def __dir__() -> list[str]:
-    return sorted({*__all__, *({"sklearn", "torch"} & globals().keys())})  # these are listed once they are imported
+    return sorted(
+        {*__all__, *({"distributed", "sklearn", "torch"} & globals().keys())}
+    )  # these are listed once they are imported

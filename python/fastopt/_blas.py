@@ -4,11 +4,17 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import os
 import re
 import warnings
 from typing import Any, NamedTuple
 
-import threadpoolctl
+_KEY = "KMP_DUPLICATE_LIB_OK"
+_value = os.environ.get(_KEY)
+import threadpoolctl  # noqa: E402
+
+if _value is None:  # threadpoolctl sets it, for the process and its children
+    os.environ.pop(_KEY, None)
 
 # OpenBLAS 0.3.29 and newer find scratch memory for a job in any slot; 0.3.28 has some for its own threads only.
 _OLDEST_OPENBLAS = (0, 3, 29)

@@ -139,8 +139,11 @@ def type_of(value: object) -> str:
 
 def not_an_array(value: object) -> str:
     """The end of an error about an argument that is no array: its type, and how to get an array from a tensor."""
-    shared = ": give its .numpy(), which shares its memory" if callable(getattr(value, "numpy", None)) else ""
-    return type_of(value) + shared
+    if callable(getattr(value, "numpy", None)):
+        return type_of(value) + ": give its .numpy(), which shares its memory"
+    if callable(getattr(value, "backward", None)) and isinstance(getattr(value, "params", None), dict):
+        return type_of(value) + ", a layer: give its .params"
+    return type_of(value)
 
 
 def _scalar(value: Any) -> Any:

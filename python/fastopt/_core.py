@@ -67,14 +67,14 @@ def load(isa: str) -> ModuleType:
 
 
 def _choose() -> str:
+    if not _cpu.instruction_sets():
+        raise ImportError("fastopt needs a processor with at least x86-64-v2 (SSE4.2)")
     wanted = os.environ.get("FASTOPT_ISA", "")
     if wanted:
         return wanted
     found = available_isas()
     if found:
         return found[0]
-    if not _cpu.instruction_sets():
-        raise ImportError("fastopt needs a processor with at least x86-64-v2 (SSE4.2)")
     raise ImportError(
         f"fastopt has no library of kernels for this processor ({', '.join(_cpu.instruction_sets())}) in "
         f"{os.path.dirname(__file__)}; install it again"
@@ -92,7 +92,7 @@ def _path(library: str) -> str:
 
 def lends_threads() -> bool:
     """Whether ``FASTOPT_LEND_THREADS`` leaves lending on."""
-    value = os.environ.get("FASTOPT_LEND_THREADS", "1")
+    value = os.environ.get("FASTOPT_LEND_THREADS", "") or "1"
     if value not in ("0", "1"):
         raise ValueError(f"FASTOPT_LEND_THREADS: must be 0 or 1, got {value!r}")
     return value == "1"

@@ -177,7 +177,7 @@ def _reason(function: str, target: str, error: OSError) -> str:
     if error.errno == errno.ENOENT:
         if not os.path.exists(folder):
             return f"there is no folder {folder!r}"
-        return f"there is no file {target!r}" if function == "load" else said
+        return "there is no such file" if function == "load" else said
     if error.errno == errno.ENOTDIR:
         there = target
         while not os.path.exists(there):

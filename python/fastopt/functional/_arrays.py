@@ -44,7 +44,9 @@ def array_of(
     if shape is not None and array.shape != shape:
         raise ValueError(f"{function}: {name} has shape {array.shape}, expected {shape}{why and ', ' + why}")
     if contiguous and not array.flags.c_contiguous:
-        raise TypeError(f"{function}: {name} must be C-contiguous; give numpy.ascontiguousarray(…)")
+        raise TypeError(
+            f"{function}: {name} must be C-contiguous; make a copy with numpy.ascontiguousarray(…), and use the copy from then on"
+        )
     return array
 
 

@@ -14,9 +14,14 @@ __all__ = ["binary_cross_entropy_with_logits", "cross_entropy", "huber_loss", "m
 Reduction: TypeAlias = Literal["mean", "sum", "none"]
 
 
-def _labels(target: Any) -> Any:
+def _labels(target: Any, x: Any) -> Any:
     """Labels as 64-bit integers; distributions and what is neither as they are, for the kernel to judge."""
     if isinstance(target, np.ndarray) and target.dtype.kind == "f":
+        if isinstance(x, np.ndarray) and target.ndim == x.ndim - 1:
+            raise TypeError(
+                f"cross_entropy: target has dtype {target.dtype} and the shape {target.shape} of labels, which are integers: "
+                "pass target.astype(np.int64)"
+            )
         return target
     if not isinstance(target, np.ndarray | list | tuple | int | np.integer) or isinstance(target, np.ma.MaskedArray):
         array_of("cross_entropy", "target", target, None, ["int64"])
@@ -93,7 +98,9 @@ def cross_entropy(
     References:
         Szegedy, Vanhoucke, Ioffe, Shlens & Wojna 2015, arXiv:1512.00567, section 7 (label smoothing).
     """
-    return kernels.cross_entropy(x, _labels(target), weight, ignore_index, reduction, label_smoothing, dim, grad, out)
+    return kernels.cross_entropy(
+        x, _labels(target, x), weight, ignore_index, reduction, label_smoothing, dim, grad, out
+    )
 
 
 def mse_loss(

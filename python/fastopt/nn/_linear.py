@@ -66,7 +66,9 @@ class _Linear(Layer):
         layer = type(self).__name__
         self._rows("out", out, shape[-1], shape, dtype)
         if not out.flags.c_contiguous:
-            raise TypeError(f"{layer}: out must be C-contiguous; give numpy.ascontiguousarray(…)")
+            raise TypeError(
+                f"{layer}: out must be C-contiguous; make a copy with numpy.ascontiguousarray(…), and use the copy from then on"
+            )
         if not out.flags.writeable:
             raise TypeError(f"{layer}: out is read-only, but would be written; give a copy")
         if any(np.may_share_memory(out, array) for array in (*read, *self.params.values(), *self.grads.values())):

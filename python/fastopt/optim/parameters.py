@@ -284,11 +284,11 @@ def listed(function: str, name: str, values: Any) -> list[Any]:
 
 def differing(expected: Iterable[str], found: Iterable[str]) -> str:
     """The missing and the unknown names, for an error."""
-    missing, unknown = (
-        ", ".join(map(repr, names)) or "nothing"
-        for names in ([n for n in expected if n not in found], [n for n in found if n not in expected])
-    )
-    return f"missing: {missing}, unknown: {unknown}"
+    differences = {
+        "missing": [name for name in expected if name not in found],
+        "unknown": [name for name in found if name not in expected],
+    }
+    return ", ".join(f"{what}: {', '.join(map(repr, names))}" for what, names in differences.items() if names)
 
 
 def flattened(function: str, structures: list[Structure], grads: Any) -> list[Any]:
