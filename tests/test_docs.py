@@ -14,6 +14,7 @@ from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import images
+import pages
 import pytest
 from tables import NORMS, RULES
 from threads_comm import Comm, World
@@ -22,6 +23,7 @@ from tools import Each
 import fastopt
 from fastopt import distributed, functional, nn, optim, reference, schedules
 from fastopt._rules import AROUND
+from fastopt.cli import COMMANDS
 
 
 def modules() -> Iterator[str]:
@@ -152,19 +154,47 @@ def test_reference_says_what_it_is_the_reference_of(each: Each) -> None:
 
 # Pages
 
-DOCS = Path(__file__).parents[1] / "docs"
+DOCS = pages.ROOT / "docs"
+every_page = pytest.mark.parametrize("page", pages.PAGES, ids=lambda page: page.name)
 
 
-@pytest.mark.parametrize("page", ["../README.md", "normalization.md", "loop.md", "distributed.md"])
-def test_code_of_pages_runs(page: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """All blocks of a page run, one after the other."""
+@every_page
+def test_code_of_pages_runs(page: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """All Python of a page runs, hidden blocks too, one after the other in an empty folder."""
     alone(monkeypatch)
+    monkeypatch.setenv("MPLBACKEND", "Agg")
     monkeypatch.chdir(tmp_path)
-    blocks = re.findall(r"^```python\n(.*?)^```", (DOCS / page).read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
-    known: dict[str, Any] = {}
-    for block in blocks:
-        exec(block, known)
-    assert len(blocks) >= (1 if "README" in page else 5)
+    with pages.undone(page):
+        pages.run(page, monkeypatch)
+
+
+@every_page
+def test_no_block_of_pages_escapes(page: Path) -> None:
+    """A block in a language that looks like Python's or the shell's, or a hidden block of another form, would not be tested."""
+    found = pages.blocks(page)
+    assert {block.language for block in found} <= {"run", "python", "sh", "console", "text", "toml", "yaml", "cpp"}
+    text = page.read_text(encoding="utf-8")
+    assert len(re.findall(r"<!--\s*run\b", text)) == sum(block.language == "run" for block in found)
+    assert not any("-->" in block.code for block in found if block.language == "run")
+    assert len(re.findall(r"^\s*```", text, re.MULTILINE)) == 2 * sum(block.language != "run" for block in found)
+
+
+@every_page
+def test_commands_of_pages_are_accepted(page: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Command lines of ``fastopt`` are parsed, and not run."""
+    found = pages.commands(page)
+    for command in {words[0] for _, words in found} & COMMANDS.keys():
+        pytest.importorskip("rich", reason="fastopt bench and demo need it")
+        monkeypatch.setattr(importlib.import_module(f"fastopt.cli.{command}"), "main", lambda _: 0)
+    refused = [f"line {line}: fastopt {' '.join(words)}" for line, words in found if not pages.is_accepted(words)]
+    assert refused == []
+
+
+@every_page
+def test_files_that_pages_name_exist(page: Path) -> None:
+    text = page.read_text(encoding="utf-8")
+    for name in re.findall(r"(?<![\w/.])(?:\.ci|bench|csrc|docs|examples|python|tests)/[\w./-]*\w", text):
+        assert (pages.ROOT / name).exists(), name
 
 
 @pytest.mark.parametrize(
