@@ -148,6 +148,8 @@ def _lent() -> bool:
 
 # Commands
 
+_LAUNCHERS = ("env", "mpiexec", "mpirun", "nice", "python", "python3", "srun", "taskset", "time")
+
 
 def commands(page: Path) -> list[tuple[int, list[str]]]:
     """The command lines of ``fastopt`` in a page, each with its line: those of blocks, and of code in the text."""
@@ -155,16 +157,34 @@ def commands(page: Path) -> list[tuple[int, list[str]]]:
     for block in blocks(page):
         for i, line in enumerate(block.code.replace("\\\n", "  ").splitlines()):
             command = line if block.language == "sh" else line[2:] if line.startswith("$ ") else ""
-            for part in re.split(r"&&|\|\||[;|]", command):
-                words = shlex.split(part, comments=True)
-                if "fastopt" in words and "install" not in words:
-                    found.append((block.line + i + 1, words[words.index("fastopt") + 1 :]))
+            found += [(block.line + i + 1, words) for words in _arguments(command)]
     prose = _BLOCK.sub(lambda match: "\n" * match[0].count("\n"), text)
     for match in re.finditer(r"`(fastopt [^`]+)`", prose):
-        words = [word for word in shlex.split(match[1]) if word != "…"][1:]
-        script = words == ["run"]  # the command by its name
-        found.append((prose.count("\n", 0, match.start()) + 1, [*words, "train.py"] if script else words))
+        words = [word for word in shlex.split(match[1])[1:] if word != "…"]
+        words += ["train.py"] if words == ["run"] else []  # the subcommand by its name
+        found.append((prose.count("\n", 0, match.start()) + 1, words))
     return found
+
+
+def _arguments(line: str) -> Iterator[list[str]]:
+    """What stands behind ``fastopt`` in a line of a shell, for each call of it."""
+    lexer = shlex.shlex(line, posix=True, punctuation_chars=True)
+    lexer.whitespace_split = True
+    try:
+        words = [*lexer, ";"]
+    except ValueError:  # a quotation that goes on in the next line
+        assert not line.startswith("fastopt "), line
+        return
+    command: list[str] = []
+    for word in words:
+        if set(word) <= set("();<>|&"):
+            at = command.index("fastopt") if "fastopt" in command else len(command)
+            launched = [one for one in command[:at] if "=" not in one]
+            if at < len(command) and "pip" not in launched and (not launched or launched[0] in _LAUNCHERS):
+                yield command[at + 1 :]
+            command = []
+        else:
+            command.append(word)
 
 
 def is_accepted(words: list[str]) -> bool:

@@ -21,6 +21,8 @@ from threads_comm import Comm, World
 from tools import Each
 
 import fastopt
+import fastopt.sklearn
+import fastopt.torch
 from fastopt import distributed, functional, nn, optim, reference, schedules
 from fastopt._rules import AROUND
 from fastopt.cli import COMMANDS
@@ -168,6 +170,28 @@ def test_code_of_pages_runs(page: Path, monkeypatch: pytest.MonkeyPatch, tmp_pat
         pages.run(page, monkeypatch)
 
 
+def test_how_pages_are_run(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """A failure has the line of the page, and what the page has changed in the process is undone."""
+    page = tmp_path / "page.md"
+    page.write_text(
+        "# Page\n<!-- run\nimport fastopt as fo\nreuse = fo.reuse_memory()\n-->\n\n- indented\n\n"
+        "  ```python\n  fo.set_num_threads(fo.get_num_threads() + 1)\n  fo.set_cache_limit(0)\n  1 / 0\n  ```\n"
+    )
+    before = in_force()
+    with pytest.raises(ZeroDivisionError) as error, pages.undone(page):
+        pages.run(page, monkeypatch)
+    assert (str(error.traceback[-1].path), error.traceback[-1].lineno + 1) == (str(page), 12)
+    assert in_force() == before
+    page.write_text("```python\n>>> 1 + 1\n2\n>>> 1 + 1\n3\n```\n")
+    with pytest.raises(AssertionError, match=r'File ".*page.md", line 4(.*\n)+Expected:\n    3\nGot:\n    2\n'):
+        pages.run(page, monkeypatch)
+
+
+def in_force() -> tuple[int, Any, bool]:
+    config = fastopt.show_config()
+    return fastopt.get_num_threads(), config["memory"]["cache_limit"], config["memory"]["arrays"]
+
+
 @every_page
 def test_no_block_of_pages_escapes(page: Path) -> None:
     """A block in a language that looks like Python's or the shell's, or a hidden block of another form, would not be tested."""
@@ -213,6 +237,18 @@ def test_links_lead_somewhere(page: Path) -> None:
         if anchor:
             heads = re.findall(r"^#+ (.*)$", to.read_text(encoding="utf-8"), re.MULTILINE)
             assert anchor in {re.sub(r"[^\w -]", "", head.lower()).replace(" ", "-") for head in heads}, target
+
+
+def test_the_page_of_names_has_all_names() -> None:
+    """Optimizers are in ``functional`` in lower case; backward passes are named by their forward pass."""
+    page = (DOCS / "names.md").read_text(encoding="utf-8")
+    words = set(re.findall(r"\w+", page))
+    names = {name for name in functional.__all__ if not name.endswith("_backward")} - RULES.keys()
+    for module in fastopt, optim, nn, schedules, distributed, fastopt.sklearn, fastopt.torch:
+        names |= {*module.__all__}
+    assert names - words == set()
+    for name in re.findall(r"`fo\.(\w+)(?=`|\()", page):
+        assert hasattr(fastopt, name)
 
 
 def test_every_normalization_is_in_the_table() -> None:
