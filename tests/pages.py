@@ -11,6 +11,7 @@ import os
 import re
 import shlex
 import sys
+import textwrap
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
@@ -47,14 +48,15 @@ def blocks(page: Path) -> list[Block]:
     found = []
     for match in _BLOCK.finditer(text):
         kind = "hidden" if match["hidden"] is not None else "code"
-        code = (
-            match[kind].replace(f"\n{match['indent']}", "\n").removeprefix(match["indent"])
-            if match["indent"]
-            else match[kind]
-        )
+        code = textwrap.dedent(match[kind]) if match["indent"] else match[kind]
         language = "run" if kind == "hidden" else match["language"].strip()
         found.append(Block(language, text.count("\n", 0, match.start(kind)), code))
     return found
+
+
+def prose(page: Path) -> str:
+    """The text of a page, with empty lines for its blocks."""
+    return _BLOCK.sub(lambda match: "\n" * match[0].count("\n"), page.read_text(encoding="utf-8"))
 
 
 # Running
@@ -82,15 +84,15 @@ def run(page: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     Raises:
         pytest.skip.Exception: A block needs a package that is not installed; those before it have run.
     """
-    main = ModuleType("__main__")  # as in a script: pickle finds the page's classes there
-    monkeypatch.setitem(sys.modules, "__main__", main)
+    script = ModuleType("__main__")  # as in a script: pickle finds the page's classes there
+    monkeypatch.setitem(sys.modules, "__main__", script)
     for block in blocks(page):
         if block.language not in ("run", "python"):
             continue
         examples = None
         if block.code.startswith(">>> "):
-            where = f"{page.name}, line {block.line + 1}"
-            examples = doctest.DocTestParser().get_doctest(block.code, vars(main), where, str(page), block.line)
+            parser = doctest.DocTestParser()
+            examples = parser.get_doctest(block.code, vars(script), page.name, str(page), block.line)
         for package in sorted(needed("".join(e.source for e in examples.examples) if examples else block.code)):
             if importlib.util.find_spec(package) is None:
                 pytest.skip(f"{page.name} needs {package} from line {block.line + 1} on")
@@ -98,10 +100,10 @@ def run(page: Path, monkeypatch: pytest.MonkeyPatch) -> None:
             report: list[str] = []
             doctest.DocTestRunner(verbose=False).run(examples, out=report.append, clear_globs=False)
             assert not report, "".join(report)
-            vars(main).update(examples.globs)  # the parser has copied them
+            vars(script).update(examples.globs)  # the parser has copied them
         else:
             code = compile("\n" * block.line + block.code, str(page), "exec", dont_inherit=True)
-            exec(code, vars(main))
+            exec(code, vars(script))
 
 
 @contextlib.contextmanager
@@ -153,16 +155,16 @@ _LAUNCHERS = ("env", "mpiexec", "mpirun", "nice", "python", "python3", "srun", "
 
 def commands(page: Path) -> list[tuple[int, list[str]]]:
     """The command lines of ``fastopt`` in a page, each with its line: those of blocks, and of code in the text."""
-    text, found = page.read_text(encoding="utf-8"), []
+    found = []
     for block in blocks(page):
         for i, line in enumerate(block.code.replace("\\\n", "  ").splitlines()):
             command = line if block.language == "sh" else line[2:] if line.startswith("$ ") else ""
             found += [(block.line + i + 1, words) for words in _arguments(command)]
-    prose = _BLOCK.sub(lambda match: "\n" * match[0].count("\n"), text)
-    for match in re.finditer(r"`(fastopt [^`]+)`", prose):
+    text = prose(page)
+    for match in re.finditer(r"`(fastopt [^`]+)`", text):
         words = [word for word in shlex.split(match[1])[1:] if word != "…"]
         words += ["train.py"] if words == ["run"] else []  # the subcommand by its name
-        found.append((prose.count("\n", 0, match.start()) + 1, words))
+        found.append((text.count("\n", 0, match.start()) + 1, words))
     return found
 
 
