@@ -14,14 +14,18 @@ from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import images
+import pages
 import pytest
 from tables import NORMS, RULES
 from threads_comm import Comm, World
 from tools import Each
 
 import fastopt
+import fastopt.sklearn
+import fastopt.torch
 from fastopt import distributed, functional, nn, optim, reference, schedules
 from fastopt._rules import AROUND
+from fastopt.cli import COMMANDS
 
 
 def modules() -> Iterator[str]:
@@ -152,19 +156,70 @@ def test_reference_says_what_it_is_the_reference_of(each: Each) -> None:
 
 # Pages
 
-DOCS = Path(__file__).parents[1] / "docs"
+DOCS = pages.ROOT / "docs"
+every_page = pytest.mark.parametrize("page", pages.PAGES, ids=lambda page: page.name)
 
 
-@pytest.mark.parametrize("page", ["../README.md", "normalization.md", "loop.md", "distributed.md"])
-def test_code_of_pages_runs(page: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """All blocks of a page run, one after the other."""
+@every_page
+def test_code_of_pages_runs(page: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """All Python of a page runs, hidden blocks too, one after the other in an empty folder."""
     alone(monkeypatch)
+    monkeypatch.setenv("MPLBACKEND", "Agg")
     monkeypatch.chdir(tmp_path)
-    blocks = re.findall(r"^```python\n(.*?)^```", (DOCS / page).read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
-    known: dict[str, Any] = {}
-    for block in blocks:
-        exec(block, known)
-    assert len(blocks) >= (1 if "README" in page else 5)
+    with pages.undone(page):
+        pages.run(page, monkeypatch)
+
+
+def test_how_pages_are_run(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """A failure has the line of the page, and what the page has changed in the process is undone."""
+    page = tmp_path / "page.md"
+    page.write_text(
+        "# Page\n<!-- run\nimport fastopt as fo\nreuse = fo.reuse_memory()\n-->\n\n- indented\n\n"
+        "  ```python\n  fo.set_num_threads(fo.get_num_threads() + 1)\n  fo.set_cache_limit(0)\n  1 / 0\n  ```\n"
+    )
+    before = in_force()
+    with pytest.raises(ZeroDivisionError) as error, pages.undone(page):
+        pages.run(page, monkeypatch)
+    assert (str(error.traceback[-1].path), error.traceback[-1].lineno + 1) == (str(page), 12)
+    assert in_force() == before
+    page.write_text("```python\n>>> 1 + 1\n2\n>>> 1 + 1\n3\n```\n")
+    with pytest.raises(AssertionError, match=r'File ".*page.md", line 4(.*\n)+Expected:\n    3\nGot:\n    2\n'):
+        pages.run(page, monkeypatch)
+
+
+def in_force() -> tuple[int, Any, bool]:
+    config = fastopt.show_config()
+    return fastopt.get_num_threads(), config["memory"]["cache_limit"], config["memory"]["arrays"]
+
+
+@every_page
+def test_no_block_of_pages_escapes(page: Path) -> None:
+    """A block of Python or of the shell under another name, or a hidden block of another form, would not be tested."""
+    text, found = page.read_text(encoding="utf-8"), pages.blocks(page)
+    others = {block.language for block in found if not block.language.startswith("{")}  # {toctree} and such
+    assert others <= {"run", "python", "sh", "console", "text", "toml", "yaml", "json", "ini", "diff", "cmake", "cpp"}
+    assert not any("```python" in block.code for block in found)
+    assert not any("-->" in block.code for block in found if block.language == "run")
+    assert len(re.findall(r"<!--\s*run\b", text)) == sum(block.language == "run" for block in found)
+    assert "```" not in pages.prose(page)
+
+
+@every_page
+def test_commands_of_pages_are_accepted(page: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Command lines of ``fastopt`` are parsed, and not run."""
+    found = pages.commands(page)
+    for command in {words[0] for _, words in found} & COMMANDS.keys():
+        pytest.importorskip("rich", reason="fastopt bench and demo need it")
+        monkeypatch.setattr(importlib.import_module(f"fastopt.cli.{command}"), "main", lambda _: 0)
+    refused = [f"line {line}: fastopt {' '.join(words)}" for line, words in found if not pages.is_accepted(words)]
+    assert refused == []
+
+
+@every_page
+def test_files_that_pages_name_exist(page: Path) -> None:
+    text = page.read_text(encoding="utf-8")
+    for name in re.findall(r"(?<![\w/.])(?:bench|csrc|docs|examples|python|tests)/[\w./-]*\w", text):
+        assert (pages.ROOT / name).exists(), name
 
 
 @pytest.mark.parametrize(
@@ -183,6 +238,18 @@ def test_links_lead_somewhere(page: Path) -> None:
         if anchor:
             heads = re.findall(r"^#+ (.*)$", to.read_text(encoding="utf-8"), re.MULTILINE)
             assert anchor in {re.sub(r"[^\w -]", "", head.lower()).replace(" ", "-") for head in heads}, target
+
+
+def test_the_page_of_names_has_all_names() -> None:
+    """Optimizers are in ``functional`` in lower case; backward passes are named by their forward pass."""
+    page = (DOCS / "names.md").read_text(encoding="utf-8")
+    words = set(re.findall(r"\w+", page))
+    names = {name for name in functional.__all__ if not name.endswith("_backward")} - RULES.keys()
+    for module in fastopt, optim, nn, schedules, distributed, fastopt.sklearn, fastopt.torch:
+        names |= {*module.__all__}
+    assert names - words == set()
+    for name in re.findall(r"`fo\.(\w+)(?=`|\()", page):
+        assert hasattr(fastopt, name)
 
 
 def test_every_normalization_is_in_the_table() -> None:

@@ -6,9 +6,7 @@ from __future__ import annotations
 
 import itertools
 import math
-import re
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Any, TypeAlias
 
 import ml_dtypes
@@ -616,15 +614,3 @@ def test_bad_layers(function: str) -> None:
     with pytest.raises(TypeError, match=f"^{function}: x must be a numpy array, got list$"):
         layer([1.0])
     assert layer.step == 0
-
-
-# The page
-
-
-def test_examples_of_the_page_run() -> None:
-    page = (Path(__file__).parents[1] / "docs" / "dropout.md").read_text(encoding="utf-8")
-    known: dict[str, Any] = {}
-    examples = re.findall(r"^```python\n(.*?)^```", page, re.MULTILINE | re.DOTALL)
-    for example in examples:
-        exec(example, known)
-    assert len(examples) == 3

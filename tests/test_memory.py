@@ -5,14 +5,12 @@ from __future__ import annotations
 import ctypes
 import itertools
 import os
-import re
 import signal
 import sys
 import threading
 import tracemalloc
 import warnings
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import ml_dtypes
@@ -379,12 +377,3 @@ def test_forks_in_the_middle() -> None:
         for thread in threads:
             thread.join()
     assert statuses == [0] * 20
-
-
-def test_the_page_runs() -> None:
-    text = (Path(__file__).parents[1] / "docs" / "memory.md").read_text(encoding="utf-8")
-    blocks = re.findall(r"^```python\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
-    assert len(blocks) >= 2
-    known: dict[str, Any] = {}
-    for block in blocks:
-        exec(block, known)

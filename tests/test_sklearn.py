@@ -481,12 +481,3 @@ raise SystemExit(int(outcome))
     done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-1000:]
     assert int(done.stdout.split()[-1]) > 5000
-
-
-def test_the_page_runs() -> None:
-    page = (Path(__file__).parents[1] / "docs" / "sklearn.md").read_text(encoding="utf-8")
-    blocks = re.findall(r"^```python\n(.*?)^```", page, re.MULTILINE | re.DOTALL)
-    known: dict[str, Any] = {}
-    for block in blocks:
-        exec(block, known)
-    assert len(blocks) == 2

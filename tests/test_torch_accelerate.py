@@ -9,7 +9,6 @@ import json
 import logging
 import os
 import pickle
-import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -353,15 +352,6 @@ def test_unpatch_puts_everything_back() -> None:
     with pytest.raises(TypeError, match="patch: without must be a list of names, got 'optim'"):
         ft.patch(without="optim")
     assert not ft.is_patched()
-
-
-def test_the_page_runs() -> None:
-    page = (ROOT / "docs" / "torch.md").read_text()
-    blocks = re.findall(r"^```python\n(.*?)^```", page, re.MULTILINE | re.DOTALL)
-    assert len(blocks) == 3
-    names: dict[str, Any] = {}
-    for block in blocks:
-        exec(block, names)
 
 
 # The command

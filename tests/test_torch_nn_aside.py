@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import subprocess
 import sys
 import warnings
@@ -298,15 +297,6 @@ def test_patched_functions_do_not_call_themselves(monkeypatch: pytest.MonkeyPatc
         x = torch.randn(4, 6, requires_grad=True)
         torch.nn.LayerNorm(6)(torch.nn.functional.dropout(x)).sum().backward()
         torch.nn.CrossEntropyLoss()(torch.nn.BatchNorm1d(6)(x), torch.arange(4)).backward()
-
-
-def test_code_of_the_page_runs() -> None:
-    page = Path(__file__).parents[1] / "docs" / "torch_modules.md"
-    blocks = re.findall(r"^```python\n(.*?)^```", page.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
-    known: dict[str, Any] = {}
-    for block in blocks:
-        exec(block, known)
-    assert len(blocks) == 2
 
 
 def test_the_page_has_the_sizes_in_force() -> None:
