@@ -27,7 +27,7 @@ STEPS, ROWS, FEATURES, MATTER = 2000, 200, 12, 4
 rng = np.random.default_rng(0)
 x = rng.standard_normal((ROWS, FEATURES)) + 0.7 * rng.standard_normal((ROWS, 1))  # what is added to all correlates them
 x = (x - x.mean(axis=0)) / x.std(axis=0)
-score = x[:, :MATTER] @ [3.0, -2.0, 1.5, 1.0]
+score = x[:, :MATTER] @ [3.0, -2.0, 1.5, 0.8]
 value = score + 2 * rng.standard_normal(ROWS)
 label = np.where(score + 2 * rng.standard_normal(ROWS) > 0, 1.0, 0.0)
 
@@ -88,6 +88,8 @@ if PICTURE:
             axes.plot(l1, one, color=f"C{i}" if i < MATTER else "0.75", zorder=MATTER - i)
             if i < MATTER:
                 axes.annotate(f" feature {i}", (l1[-1], one[-1]), color=f"C{i}", va="center")
-        axes.set(xscale="log", xlim=(l1[0], l1[-1] / 4), xlabel="l1", ylabel="weight", title=f"{name} regression")
+        axes.set(
+            xscale="log", xlim=(l1[0], l1[-1] / 4), xlabel="l1, falling", ylabel="weight", title=f"{name} regression"
+        )
         axes.spines[["top", "right"]].set_visible(False)
     figure.savefig(PICTURE)
