@@ -2,8 +2,8 @@
 
 A step of AdamW is often too small for a bfloat16 weight, whose neighbours are 1/256 to 1/128 of it away.  A float32 master
 beside each weight takes every step (Micikevicius et al. 2017, arXiv:1710.03740), `weights="correction"` keeps 8 bits more for
-each weight, and `weights="nearest"` rounds, so that weights stand still once the learning rate is low.  Moments take 8 bits
-each, with an exponent for each 64 of them, as in Dettmers et al. 2021, arXiv:2110.02861.
+each weight, and `weights="nearest"` rounds, so that weights stand still once the learning rate is low.  Moments take 8
+bits each, in blocks that share an exponent (blocks: Dettmers et al. 2021, arXiv:2110.02861).
 
 As on a device, forward and backward see bfloat16 weights, and AdamW gets bfloat16 gradients.  NumPy has no fast product of
 bfloat16, so the network computes in float32 from the stored numbers.
@@ -23,7 +23,7 @@ import fastopt as fo
 from fastopt import functional as F
 from fastopt import nn
 
-STEPS = 300 if "--short" in sys.argv else 3000
+STEPS = 200 if "--short" in sys.argv else 1500
 FORMATS = [
     (np.float32, {}),
     (np.float32, {"moments": "8bit"}),
