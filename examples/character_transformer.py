@@ -2,7 +2,7 @@
 
 Two blocks of causal attention and GELU, each after a LayerNorm and around a shortcut (Vaswani et al. 2017, arXiv:1706.03762;
 LayerNorm first: Xiong et al. 2020, arXiv:2002.04745).  It sees 16 characters: enough to spell, and too few to know what
-"... is better than " began with.  Three layers are written here, the others are fastopt's.
+"... is better than " began with.  The layers that fastopt lacks are written here.
 
     python examples/character_transformer.py [--short]
 
@@ -37,10 +37,10 @@ class Positions(nn.Layer):
         super().__init__({"weight": ((CONTEXT, WIDTH), 0.0)}, dtype)
 
     def __call__(self, x):
-        return x + self.params["weight"][: x.shape[1]]
+        return x + self.params["weight"]
 
     def backward(self, dy):
-        np.sum(dy, axis=0, out=self.grads["weight"][: dy.shape[1]])
+        np.sum(dy, axis=0, out=self.grads["weight"])
         return dy
 
 

@@ -58,9 +58,10 @@ for epoch in range(EPOCHS):
     loss, _ = F.cross_entropy(model.eval()(x_valid), y_valid, grad=False)
     if loss < best["loss"]:
         best = {"loss": loss, "epoch": epoch, "model": model.state_dict()}
-    if epoch % 5 == 0 or epoch == best["epoch"] + PATIENCE:
+    last = epoch == best["epoch"] + PATIENCE
+    if epoch % 5 == 0 or last:
         print(f"epoch {epoch:2}: training loss {np.mean(losses):.4f}, validation loss {loss:.4f}")
-    if epoch == best["epoch"] + PATIENCE:
+    if last:
         break
 
 model.load_state_dict(best["model"])
