@@ -4,8 +4,9 @@ A grammar makes the text: sentences have a topic, and words of one topic stand b
 checked: the neighbours of a word are words of its topic.  With the name of a file, the run may be killed at any time: started
 again, it goes on from the file and ends with the same bits.
 
-    python examples/word2vec.py [word2vec.safetensors]
+    python examples/word2vec.py [--short] [word2vec.safetensors]
 
+It prints the loss of each epoch and the nearest words of four words.
 Mikolov, Sutskever, Chen, Corrado & Dean 2013, arXiv:1310.4546.
 """
 
@@ -16,7 +17,8 @@ import numpy as np
 
 import fastopt as fo
 
-path = Path(sys.argv[1]) if len(sys.argv) > 1 else None
+SHORT = "--short" in sys.argv
+path = next((Path(word) for word in sys.argv[1:] if word != "--short"), None)
 
 TOPICS = {
     "sea": "ship sail harbour wave captain anchor storm deck tide crew",
@@ -25,7 +27,7 @@ TOPICS = {
     "music": "violin drum chord singer melody stage tune rhythm choir piano",
 }
 COMMON = ["the", "a", "of", "and", "in", "with", "some"]
-RARE = 20_000  # other words, each of which is seen hardly ever: rows that most steps do not touch
+RARE = 2_000 if SHORT else 20_000  # other words, each of which is seen hardly ever: rows that most steps do not touch
 
 rng = np.random.default_rng(0)
 topics = [words.split() for words in TOPICS.values()]
@@ -40,7 +42,7 @@ def sentence() -> list[int]:
     return [number[word] for word in rng.permutation(chosen)]
 
 
-text = np.array([sentence() for _ in range(8_000)])
+text = np.array([sentence() for _ in range(2_000 if SHORT else 8_000)])
 pairs = np.concatenate([text[:, [i, j]] for i in range(8) for j in range(8) if i != j and abs(i - j) <= 3])
 frequency = np.bincount(text.ravel(), minlength=len(words)) ** 0.75
 noise = np.cumsum(frequency / frequency.sum())
