@@ -167,7 +167,8 @@ def effective_rate(path: Path) -> None:
             ax.set(title=title, xlabel="step", yticks=ticks)
             ax.set_yticklabels([f"{tick:g}" for tick in ticks])
             ax.minorticks_off()
-        axes[0].legend(fontsize=9)
+        axes[0].set_ylim(2, 15)
+        axes[0].legend(fontsize=9, ncols=2, loc="upper left")
         axes[2].legend(fontsize=9)
 
 
@@ -240,8 +241,8 @@ def schedules(path: Path) -> None:
         ("LambdaLR", lambda o: s.LambdaLR(o, lambda step: 1 / (1 + step / 20))),
         ("ReduceLROnPlateau", lambda o: s.ReduceLROnPlateau(o, factor=0.5, patience=8, threshold=1e-3)),
     ]
-    with matplotlib.rc_context({**STYLE, "axes.titlepad": 5, "axes.titlesize": 9.5}):
-        figure = Figure(figsize=(10.5, 6.6), layout="constrained")
+    with matplotlib.rc_context({**STYLE, "axes.titlepad": 5, "axes.titlesize": 9}):
+        figure = Figure(figsize=(10, 6), layout="constrained")
         axes = figure.subplots(4, 4, sharex=True, sharey=True)
         for ax, (name, make) in zip(axes.flat, shown, strict=True):
             opt = fo.optim.SGD([np.zeros(1)], lr=1.0, momentum=0.9)
@@ -261,41 +262,42 @@ def schedules(path: Path) -> None:
 
 
 def dropout_rate(path: Path) -> None:
-    """Training and test error of a wide network on few digits, for every p of dropout."""
+    """Errors of a network on few digits, a fifth of them with a random label, for every p of dropout."""
     x, labels, test, truth = digits()
-    x, labels = x[:200], labels[:200]
-    rates = np.linspace(0, 0.9, 10)
-    kinds = np.zeros((3, 2, len(rates)))
-    for seed in range(kinds.shape[0]):
+    x, right = x[:400], labels[:400]
+    rng = np.random.default_rng(0)
+    labels = np.where(rng.random(400) < 0.2, rng.integers(0, 10, 400), right)
+    rates = np.arange(0, 1, 0.1)
+    errors = np.zeros((3, 2, len(rates)))
+    for seed in range(len(errors)):
         for i, p in enumerate(rates):
             rng = np.random.default_rng(seed)
             model = nn.Sequential(
-                nn.Linear(64, 256, activation="relu", input_grad=False, seed=rng),
+                nn.Linear(64, 128, activation="relu", input_grad=False, seed=rng),
                 nn.Dropout(float(p), seed=2 * seed),
-                nn.Linear(256, 256, activation="relu", seed=rng),
+                nn.Linear(128, 128, activation="relu", seed=rng),
                 nn.Dropout(float(p), seed=2 * seed + 1),
-                nn.Linear(256, 10, seed=rng),
+                nn.Linear(128, 10, seed=rng),
             )
-            opt = fo.optim.Adam(model.params, lr=1e-3)
-            for rows in batches(rng, len(x), 20, 600):
+            opt = fo.optim.Adam(model.params, lr=2e-3)
+            for rows in batches(rng, len(x), 40, 400):
                 _, dy = F.cross_entropy(model(x[rows]), labels[rows])
                 model.backward(dy)
                 opt.step(model.grads)
-            model.eval()
-            kinds[seed, :, i] = [F.cross_entropy(model(a), b)[0] for a, b in ((x, labels), (test, truth))]
-    with picture(path, 1, size=(7, 3.8)) as ax:
-        for row, (name, color) in enumerate((("training", GREY), ("test", BLUE))):
-            mean, spread = kinds[:, row].mean(axis=0), kinds[:, row].std(axis=0)
+            errors[seed, :, i] = [100 * (1 - accuracy(model, *pair)) for pair in ((x, labels), (test, truth))]
+    with picture(path, 1, size=(7, 3.7)) as ax:
+        for row, (name, color) in enumerate((("training, with the random labels", GREY), ("test", BLUE))):
+            mean, spread = errors[:, row].mean(axis=0), errors[:, row].std(axis=0)
             ax.plot(rates, mean, "o-", color=color, label=name)
             ax.fill_between(rates, mean - spread, mean + spread, color=color, alpha=0.2, lw=0)
-        ax.set(title="200 digits, a network of 64-256-256-10: loss", xlabel="p of dropout", ylim=(0, None))
-        ax.legend()
+        ax.set(title="400 digits, a fifth of them with a random label: error, %", xlabel="p of dropout", ylim=(0, 50))
+        ax.legend(loc="upper center")
 
 
 def early_stopping(path: Path) -> None:
     """Gradient descent after t steps beside L2 with λ = 1/(lr·t): what is kept of each direction, and the test error."""
     rng = np.random.default_rng(0)
-    lr, steps = 0.02, 20_000
+    lr, steps = 0.05, 6_000
     spread = np.geomspace(3, 0.03, 40)
     x = rng.standard_normal((60, 40)) * spread
     truth = rng.standard_normal(40)
@@ -306,7 +308,7 @@ def early_stopping(path: Path) -> None:
         return float(np.mean((test @ (w - truth)) ** 2))
 
     w = np.zeros(40)
-    opt, when = fo.optim.SGD([w], lr=lr), np.unique(np.geomspace(1, steps, 60).astype(int))
+    opt, when = fo.optim.SGD([w], lr=lr), np.unique(np.geomspace(1, steps, 50).astype(int))
     stopped = []
     for step in range(1, steps + 1):
         opt.step([x.T @ (x @ w - y) / 60])
@@ -324,6 +326,8 @@ def early_stopping(path: Path) -> None:
         left.legend(fontsize=9)
         right.loglog(when, stopped, color=BLUE, label="stopped after t steps")
         right.loglog(when, ridge, "--", color=ORANGE, label="L2, λ = 1/(lr·t)")
+        right.set_yticks([3, 5, 10, 20], ["3", "5", "10", "20"])
+        right.minorticks_off()
         right.set(title="Linear regression: excess error on new data", xlabel="t")
         right.legend(fontsize=9)
 
@@ -331,7 +335,7 @@ def early_stopping(path: Path) -> None:
 def batch_size(path: Path) -> None:
     """The training loss after a number of examples, over the learning rate, for several batch sizes."""
     x, labels, _, _ = digits()
-    sizes, epochs = (8, 32, 128), 3
+    sizes, epochs = (8, 32, 128), 2
     colors = dict(zip(sizes, (GREY, BLUE, ORANGE), strict=True))
     with picture(path, 2, size=(10.5, 3.8), sharey=True) as axes:
         for ax, rule, lrs in (
@@ -354,7 +358,7 @@ def batch_size(path: Path) -> None:
                 ax.loglog(lrs, losses, "o-", ms=3, color=colors[size], label=f"batches of {size}")
                 least = int(np.argmin(losses))
                 ax.plot(lrs[least], losses[least], "o", color=colors[size], ms=9)
-            ax.set(title=f"{rule.__name__}: training loss after {epochs} epochs", xlabel="lr", ylim=(2e-3, 5))
+            ax.set(title=f"{rule.__name__}: training loss after {epochs} epochs", xlabel="lr", ylim=(0.08, 5))
         axes[0].legend(fontsize=9)
 
 
@@ -383,6 +387,7 @@ def main() -> None:
     args = parser.parse_args()
     if unknown := set(args.names) - set(PICTURES):
         parser.error(f"no picture {', '.join(sorted(unknown))}; there are {', '.join(PICTURES)}")
+    fo.set_num_threads(1)  # the networks are too small for more
     for name in args.names or PICTURES:
         PICTURES[name](args.output / f"{name}.png")
         print(args.output / f"{name}.png", flush=True)
