@@ -69,7 +69,7 @@ def test_nested_structures_mean_the_same(name: str, rng: Generator) -> None:
         (
             lambda g: {**g, "tail": None},
             ValueError,
-            r"grads must have the keys of params; missing: nothing, unknown: 'tail'",
+            r"grads must have the keys of params; unknown: 'tail'",
         ),
         (
             lambda g: {**g, "encoder": {}},
@@ -203,7 +203,7 @@ def test_no_decay_of_nested_structures_by_a_rule(rng: Generator) -> None:
     zeros["head"][1]["w"] = np.ones((5, 3))
     zeros["encoder"] = {"layers": [{"w": None}, {"w": np.zeros((4, 4))}]}
     assert decayed(layers, opt, zeros) == [False, True, False, True]
-    with pytest.raises(ValueError, match=r"^AdamW: grads must have the keys of params; missing: 'head', unknown"):
+    with pytest.raises(ValueError, match=r"^AdamW: grads must have the keys of params; missing: 'head'$"):
         opt.step({"encoder": zeros["encoder"]})
 
 

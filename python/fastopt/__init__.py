@@ -11,10 +11,7 @@ from ._threads import get_num_threads, lend_threads, reclaim_threads, set_num_th
 from ._version import __version__
 
 if TYPE_CHECKING:
-    from . import distributed as distributed
     from . import functional, nn, optim, reference, schedules
-    from . import sklearn as sklearn
-    from . import torch as torch
     from ._config import show_config
     from ._run import load, save
     from ._sparse import SparseRows
