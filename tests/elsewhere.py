@@ -415,7 +415,7 @@ LAYERS: dict[str, Any] = dict(
     GroupNormalization=lambda groups=32, epsilon=1e-3: (
         lambda x: centred(x.reshape(*x.shape[:-1], groups, -1), (*range(1, x.ndim - 1), -1), epsilon).reshape(x.shape)
     ),
-    UnitNormalization=lambda: lambda x: x / np.sqrt(np.maximum((x * x).sum(-1, keepdims=True), 1e-12)),
+    UnitNormalization=lambda: lambda x: x / np.sqrt(np.maximum((x * x).sum(-1, keepdims=True), 1e-24)),
     ReLU=lambda: lambda x: np.maximum(x, 0),
     Flatten=lambda: lambda x: x.reshape(len(x), -1),
     MaxPooling2D=lambda pool_size: lambda x: blocks(x, pool_size).max((2, 4)),

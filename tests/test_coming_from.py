@@ -261,7 +261,7 @@ def lrs_of(opt: Any, schedule: Any, count: int = 20) -> list[float]:
 
 
 def metric(t: int) -> float:
-    return 1.0 if t > 3 else 2.0 - 0.25 * t
+    return 2.0 - 0.25 * t if t < 4 else 0.993 if t == 8 else 1.0  # once better, by less than the threshold
 
 
 def keras_plateau(factor: float, patience: int, min_delta: float) -> list[float]:
