@@ -329,6 +329,15 @@ def by_value(most: float) -> Callable[[list[Array]], list[Array]]:
     return lambda grads: [np.clip(g, -most, most) for g in grads]
 
 
+def by_unit(most: float, axis: int) -> Callable[..., list[Array]]:
+    def of(a: Array) -> Array:
+        return np.sqrt((a * a).sum(axis, keepdims=True))
+
+    return lambda grads, params: [
+        g * np.minimum(1, most * np.maximum(of(p), 1e-3) / of(g)) for g, p in zip(grads, params, strict=True)
+    ]
+
+
 # Schedules: functions of the number of steps already taken
 
 

@@ -178,18 +178,9 @@ def after(code: str, grads: list[Array], params: list[Array], **names: Any) -> l
     return [before - now for before, now in zip(params, p, strict=True)]
 
 
-def adaptive(most: float, axis: int) -> Callable[..., list[Array]]:
-    def of(a: Array) -> Array:
-        return np.sqrt((a * a).sum(axis, keepdims=True))
-
-    return lambda grads, params: [
-        g * np.minimum(1, most * np.maximum(of(p), 1e-3) / of(g)) for g, p in zip(grads, params, strict=True)
-    ]
-
-
 CLIPS: dict[str, Any] = dict(
     clipnorm=elsewhere.by_each_norm, global_clipnorm=elsewhere.by_global_norm, clipvalue=elsewhere.by_value,
-    clip_by_global_norm=elsewhere.by_global_norm, clip=elsewhere.by_value, adaptive_grad_clip=adaptive,
+    clip_by_global_norm=elsewhere.by_global_norm, clip=elsewhere.by_value, adaptive_grad_clip=elsewhere.by_unit,
 )  # fmt: skip
 
 
@@ -461,6 +452,17 @@ def test_scikit_learns_alpha_is_divided_by_the_batch() -> None:
     optim.SGD(optim.no_decay([*w, b0, b1]), lr=0.1, weight_decay=0.5 / 8).step(grads)
     for mine, its in zip([*w, b0, b1], trained(0.1), strict=True):
         assert_allclose(mine, its, rtol=1e-12)
+
+
+def test_scikit_learns_power_t_is_a_schedule() -> None:
+    theirs = pytest.importorskip("sklearn.neural_network._stochastic_optimizers", reason="compares with scikit-learn")
+    its = theirs.SGDOptimizer([np.ones(2)], learning_rate_init=0.1, lr_schedule="invscaling", power_t=0.5)
+    opt, n, power_t = optim.SGD([np.ones(2)], lr=0.1), 50, 0.5
+    schedule = schedules.LambdaLR(opt, lambda epoch: (epoch * n + 1) ** -power_t)
+    for epoch in range(1, 4):
+        its.iteration_ends(epoch * n)  # examples so far
+        schedule.step()
+        assert_allclose(opt.param_groups[0]["lr"], its.learning_rate, rtol=1e-12)
 
 
 # Whether everything is there
