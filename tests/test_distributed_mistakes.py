@@ -88,7 +88,7 @@ MISTAKES: list[tuple[Callable[[Comm], Any], type[Exception], str]] = [
     (
         lambda comm: distributed.ShardedOptimizer(optim.Adam, [np.ones(3)], comm, lrr=1),
         TypeError,
-        r"unknown hyperparameter 'lrr'; did you mean 'lr'",
+        r"there is no lrr; did you mean lr\?",
     ),
     (lambda comm: dist(comm, chunks=1), ValueError, r"chunks must be at least 2, the number of ranks, got 1"),
     (lambda comm: dist(comm, wire="float16"), ValueError, r"wire must be 'bfloat16' or None, got 'float16'"),

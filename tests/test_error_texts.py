@@ -222,7 +222,9 @@ ERRORS: dict[str, list[Wrong]] = {
         Wrong(at="eps", becomes=-1, value_error="eps must be finite and >= 0, got -1$"),
     ],
     "Adam.add_param_group": [
-        Wrong(at="param_group", becomes={"params": [], "speed": 1}, value_error="unknown hyperparameter 'speed'"),
+        Wrong(
+            at="param_group", becomes={"params": [], "speed": 1}, value_error=r"there is no speed; did you mean seed\?$"
+        ),
     ],
     "layer_norm": [
         Wrong(at="weight", becomes=longer, value_error=r"weight has shape \(8,\), expected \(4,\)$"),

@@ -52,6 +52,7 @@ PYTHON_KNOWS = {
     "_memory": {"_check", "_core"},
     "_config": {"_blas", "_core", "_memory", "_threads", "_version"},
     "_check": set(),
+    "_words": set(),
     "_commit": set(),
     "_files": set(),
     "_plain": set(),
@@ -60,15 +61,15 @@ PYTHON_KNOWS = {
     "_run": {"_check", "_files", "_generators", "_plain", "_targets", "nn", "optim", "schedules"},
     "_rules": {"_check", "_core"},
     "_sparse": {"_check", "_core"},
-    "functional": {"_check", "_core", "_rules", "_sparse", "optim"},  # it makes functions from its classes
-    "nn": {"_check", "_commit", "_core", "functional"},
-    "optim": {"_check", "_commit", "_core", "_files", "_rules"},
+    "functional": {"_check", "_core", "_rules", "_sparse", "optim", "_words"},  # it makes functions from its classes
+    "nn": {"_check", "_commit", "_core", "functional", "_words"},
+    "optim": {"_check", "_commit", "_core", "_files", "_rules", "_words"},
     "reference": set(),
-    "schedules": {"_check"},
+    "schedules": {"_check", "_words"},
     "torch": PUBLIC,
     "sklearn": PUBLIC,
     # Its errors speak the package's dialect, its layer commits and its checkpoints are written as the package's own.
-    "distributed": PUBLIC | {"_check", "_commit", "_core", "_files"},
+    "distributed": PUBLIC | {"_check", "_commit", "_core", "_files", "_words"},
     "cli": PUBLIC | {"distributed", "sklearn", "torch"},
     "__init__": PUBLIC | {"_config", "_core", "_memory", "_run", "_sparse", "_threads", "_version"},
     "__main__": {"cli"},
@@ -84,6 +85,7 @@ USERS = {
     "csrc/core/threads/team.hpp": {"adopt"},  # the verb: it adopts a number of threads
     "python/fastopt/optim/rules/muon.py": {"sgd"},  # takes its step with it
     "python/fastopt/optim/rules/switch.py": {"adam", "sgd", "sgd_momentum"},  # switches from one to the other
+    "python/fastopt/_words.py": {"Adam", "AdamW", "NAdam", "amsgrad"},  # errors that lead to them
     "python/fastopt/sklearn/_step.py": {"Adam", "SGD"},  # the two that scikit-learn has
     "python/fastopt/torch/_differences.py": {
         "SGD",
@@ -110,6 +112,7 @@ EXCEPTIONS = {
     "cli/bench/floors.py": {"_core"},  # the kernel that computes nothing is for benchmarks only
     "torch/_generate.py": {"_rules"},  # the types of the hyperparameters that every rule has
     "torch/optim/_part.py": {"_core"},  # DLPack's C functions
+    "torch/optim/optimizer.py": {"_words"},  # its errors lead from torch's words to ours
     "torch/utils.py": {"_core"},  # the same
 }
 

@@ -292,21 +292,20 @@ def test_state_that_is_replaced_is_taken_over_or_refused() -> None:
         opt.state[0] = {}  # type: ignore[index]
 
 
-@pytest.mark.parametrize(("typo", "meant"), [("learning_rate", "lr"), ("momentun", "momentum"), ("beta1", "")])
+@pytest.mark.parametrize(("typo", "meant"), [("learning_rate", "lr"), ("momentun", "momentum"), ("beta1", "momentum")])
 def test_misspelt_hyperparameters_are_refused(typo: str, meant: str, tmp_path: Path) -> None:
     opt = optim.SGD([np.ones(2)], lr=0.1)
     opt.param_groups[0][typo] = 3
-    message = rf"^SGD: unknown hyperparameter '{typo}'; " + (f"did you mean '{meant}'" if meant else "it has lr")
+    message = rf"^SGD: there is no {typo}; did you mean {meant}\b"
     for call in lambda: opt.step([np.ones(2)]), opt.state_dict, lambda: opt.save(tmp_path / "state"):
         with pytest.raises(ValueError, match=message):
             call()
     del opt.param_groups[0][typo]
     opt.step([np.ones(2)])
-    if meant:
-        with pytest.raises(TypeError, match=rf"^SGD: {typo} is not an attribute of an optimizer; .*\['{meant}'\] = 5$"):
-            setattr(opt, typo, 5)
-        with pytest.raises(TypeError, match=f"^SGD: unknown hyperparameter '{typo}'; did you mean '{meant}'"):
-            optim.SGD([np.ones(2)], **{typo: 5})  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match=rf"^SGD: {typo} is not an attribute of an optimizer; .*\['{meant}'\] = 5$"):
+        setattr(opt, typo, 5)
+    with pytest.raises(TypeError, match=message):
+        optim.SGD([np.ones(2)], **{typo: 5})  # type: ignore[arg-type]
     with pytest.raises(TypeError, match=r"^SGD: lr is not an attribute of an optimizer"):
         opt.lr = 5
 
@@ -453,7 +452,7 @@ def test_every_entry_of_a_group_is_watched() -> None:
     opt.step(grads)
     names = group.pop("param_names")
     group["learning_rate"] = 3.0
-    with pytest.raises(ValueError, match=r"^SGD: unknown hyperparameter 'learning_rate'; did you mean 'lr'"):
+    with pytest.raises(ValueError, match=r"^SGD: there is no learning_rate; did you mean lr \("):
         opt.step(grads)
     del group["learning_rate"]
     for wrong in ["x", "y"], 5:

@@ -692,7 +692,7 @@ MISTAKES: list[tuple[Callable[[], Any], Any, str]] = [
     (lambda: optim.AdamW([parameter(2)], lr=-1.0), ValueError, "AdamW: lr must be finite and >= 0, got -1.0"),
     (lambda: optim.AdamW([parameter(2)], lr=torch.ones(2)), ValueError, "Tensor lr must be 1-element"),
     (lambda: optim.AdamW([parameter(2)], betas=(0.9, 1.5)), ValueError, r"beta2 must be in \[0, 1\)"),
-    (lambda: optim.AdamW([{"params": [parameter(2)], "weigth_decay": 0.1}]), ValueError, "did you mean 'weight_decay'"),
+    (lambda: optim.AdamW([{"params": [parameter(2)], "weigth_decay": 0.1}]), ValueError, "did you mean weight_decay"),
     (
         lambda: optim.AdamW([("w", parameter(2)), ("blk.w", parameter(2, dtype=torch.complex64))]),
         TypeError,

@@ -95,43 +95,6 @@ def choice(function: str, name: str, value: Any, choices: Iterable[str]) -> str:
     return value
 
 
-# Names of hyperparameters in other libraries, with ours.
-_ELSEWHERE = {
-    "learning_rate": "lr",
-    "learning_rate_init": "lr",
-    "step_size": "lr",
-    "alpha": "lr",
-    "beta": "betas",
-    "beta1": "betas",
-    "beta2": "betas",
-    "beta_1": "betas",
-    "beta_2": "betas",
-    "epsilon": "eps",
-    "wd": "weight_decay",
-    "decay": "weight_decay",
-    "l2": "weight_decay",
-    "mu": "momentum",
-    "ema": "ema_decay",
-}
-
-
-def closest(name: str, known: Iterable[str]) -> str:
-    """The known name that the caller probably meant; empty if none is likely."""
-    import difflib  # only errors need it
-
-    known = list(known)
-    if _ELSEWHERE.get(name) in known:
-        return _ELSEWHERE[name]
-    return next(iter(difflib.get_close_matches(name, known, 1, 0.75)), "")
-
-
-def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """The end of an error about an unknown name: a suggestion, if one is likely, and the known names."""
-    known = list(known)
-    meant = closest(name, known)
-    return (f"; did you mean {meant!r}" if meant else "") + f"; it has {', '.join(known)}"
-
-
 def type_of(value: object) -> str:
     """The name of an argument's type for errors."""
     return "None" if value is None else type(value).__name__

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from .. import optim
 from .._check import flag, number, type_of
 from .._core import kernels
+from .._words import spoken_step
 from ..optim.parameters import Group, Ordered, flatten, structured
 from . import _checkpoint
 from ._base import Exchanged, Options
@@ -153,6 +154,7 @@ class ShardedOptimizer(Exchanged):
         """The size of this rank's state in bytes."""
         return sum(array.nbytes for state in self.optimizer.state for array in state.values())
 
+    @spoken_step
     def step(
         self,
         grads: Any = None,

@@ -17,6 +17,7 @@ Subnormal numbers (below 1.2e-38 in float32) count as zero, except those of floa
 
 from __future__ import annotations
 
+from .._words import spoken
 from . import _updates
 from ._activations import activate, activate_backward, linear, linear_backward
 from ._batch import (
@@ -136,6 +137,9 @@ __all__ = [
 ]
 
 __all__ += _updates.__all__
+
+for _name in _updates.__all__:  # not the others, whose calls are shorter
+    globals()[_name] = spoken(globals()[_name])
 
 for _name in __all__:
     globals()[_name].__module__ = __name__  # pickles keep this name, so that files may move

@@ -11,6 +11,7 @@ from numpy.typing import DTypeLike, NDArray
 
 from .._check import flag, type_of, whole
 from .._commit import commit
+from .._words import speak
 
 __all__ = ["Array", "Layer", "axis_of", "generator", "sizes_of"]
 
@@ -75,6 +76,10 @@ class Layer:
 
     In evaluation any number of threads may call one layer.  In training, and for backward, only one thread may use it.
     """
+
+    def __init_subclass__(cls, **keywords: Any) -> None:
+        super().__init_subclass__(**keywords)
+        speak(cls)
 
     def __init__(self, shapes: Shapes | None = None, dtype: DTypeLike = np.float32) -> None:
         dtype = _dtype_of(type(self).__name__, dtype)

@@ -14,10 +14,11 @@ from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 import numpy as np
 
-from .._check import did_you_mean, not_an_array, number, real, type_of
+from .._check import not_an_array, number, real, type_of
 from .._commit import at_once
 from .._core import kernels
 from .._rules import AROUND, AROUND_TEXTS, Hyperparameters, Rule
+from .._words import unknown_hyperparameter
 from ._formats import RESTS, computed, copy_of, rest_of, zeros_like
 from .accumulate import Accumulator
 from .parameters import Array, Group, Record, Structure, forms_of, structured
@@ -184,9 +185,7 @@ class Groups:
     def _expect_known(self, group: Mapping[str, Any]) -> None:
         for key in group:
             if key not in self._hyperparameters and key not in SCHEDULED and key not in ("params", "param_names"):
-                raise ValueError(
-                    f"{self._name}: unknown hyperparameter {key!r}{did_you_mean(str(key), self._hyperparameters)}"
-                )
+                raise ValueError(unknown_hyperparameter(self._name, str(key), self._hyperparameters))
             if key == "initial_lr":
                 number(self._name, key, group[key], 0)
             elif key in SCHEDULED:

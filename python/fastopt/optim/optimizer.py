@@ -9,10 +9,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from .._check import closest, did_you_mean, type_of
+from .._check import type_of
 from .._commit import at_once
 from .._core import kernels
 from .._rules import AROUND
+from .._words import closest, spoken_step, unknown_hyperparameter
 from .accumulate import Accumulator, weight_of
 from .averages import Averaged
 from .parameters import Grads, Ordered, Params, flatten, forms_of
@@ -82,7 +83,7 @@ class Optimizer(Averaged):
         self._name = name = type(self).__name__
         for key in around:
             if key not in AROUND:
-                raise TypeError(f"{name}: unknown hyperparameter {key!r}{did_you_mean(key, (*defaults, *AROUND))}")
+                raise TypeError(unknown_hyperparameter(name, key, (*defaults, *AROUND)))
         self.defaults = {**defaults, **AROUND, **self.around, **around}
         self.param_groups = []
         self._hyperparameters = (*defaults, *AROUND)  # from here on, attributes of these names are errors
@@ -181,6 +182,7 @@ class Optimizer(Averaged):
 
     # The step
 
+    @spoken_step
     def step(
         self,
         grads: Grads | None = None,

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 import numpy as np
 
 from .._check import number, real, type_of, whole
+from .._words import speak
 
 PUBLIC = "fastopt.schedules"  # the module in which users find the classes, and which pickles keep
 
@@ -108,6 +109,10 @@ class Schedule:
     optimizer: Optimizer
     base_lrs: list[float]
     _now: tuple[int, list[float]]  # the epoch and the learning rates that were set in it
+
+    def __init_subclass__(cls, **keywords: Any) -> None:
+        super().__init_subclass__(**keywords)
+        speak(cls)
 
     def _start(self, optimizer: Optimizer, base_lrs: list[float] | None = None, resume: bool = False) -> Draft:
         """Takes an optimizer's groups; returns a draft of the first step, which writes their ``initial_lr``."""

@@ -21,6 +21,7 @@ from torch.optim.optimizer import _global_optimizer_pre_hooks as _before
 from torch.utils.weak import WeakIdKeyDictionary
 
 from ... import optim
+from ..._words import expect_keywords, no_such, speak
 from .._differences import ALWAYS_THERE
 from .._tensors import exchange_table
 from ._part import Part, expect_disjoint, expect_usable, labels, plain
@@ -28,6 +29,7 @@ from ._state import Entries, State, named_back, renamed
 
 # Arguments of torch's optimizers that choose one of their implementations.
 FLAGS = ("foreach", "capturable", "differentiable", "fused")
+FOREIGN = ("learning_rate", "epsilon", "beta_1", "beta_2")  # keys of groups that no caller has for something else
 FORMATS = ("weights", "moments", "moment_rounding")
 
 
@@ -75,6 +77,10 @@ class Optimizer(torch.optim.Optimizer):
     state: Any
     rule: ClassVar[Any]  # fastopt's class
     only_sparse: ClassVar[str] = ""  # the error where a gradient is dense; empty if it may be
+
+    def __init_subclass__(cls, **keywords: Any) -> None:
+        super().__init_subclass__(**keywords)
+        speak(cls)
 
     def __init__(
         self, params: Any, defaults: dict[str, Any], *, in_backward: bool = False, amp_scaling: bool = False
@@ -135,8 +141,8 @@ class Optimizer(torch.optim.Optimizer):
             if len(set(group["params"])) != len(group["params"]):
                 raise ValueError(f"{name}: a group has a parameter twice; it would take two steps at a time")
             for key in group.keys() - {*self._keys, *FLAGS}:  # others are the caller's, as in torch
-                if meant := get_close_matches(str(key), self._keys, 1, 0.85):
-                    raise ValueError(f"{name}: unknown hyperparameter {key!r} in a group; did you mean {meant[0]!r}?")
+                if key in FOREIGN or get_close_matches(str(key), self._keys, 1, 0.85):
+                    raise ValueError(no_such(f"{name}: in a group", str(key), self._keys))
             for label, param in zip(labels(self.param_groups)[-len(group["params"]) :], group["params"], strict=False):
                 expect_usable(name, label, param)
             expect_disjoint(name, [param for one in self.param_groups for param in one["params"]])
@@ -162,7 +168,11 @@ class Optimizer(torch.optim.Optimizer):
                 return _not_compiled(func, self, *args, **kwargs)
             if _before or _after or self._has_hooks() or _profiler_enabled():
                 return recorded(self, *args, **kwargs)
-            out = func(self, *args, **kwargs)
+            try:
+                out = func(self, *args, **kwargs)
+            except TypeError:
+                expect_keywords(self.rule.__name__, func, kwargs)
+                raise
             self._optimizer_step_code()
             return out
 
