@@ -77,6 +77,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     ravine.add_argument("--steps", type=positive, default=200, metavar="N", help="steps of each method (default: 200)")
     add_common_arguments(ravine, picture="ravine.png")
 
+    escape = experiments.add_parser("escape", help="how to leave a saddle and a local minimum, in six ways")
+    escape.description = "Leave a saddle and a local minimum with momentum, noise and restarts, beside plain descent."
+    add = escape.add_argument
+    add("--starts", type=positive, default=200, metavar="N", help="number of random starts (default: 200)")
+    add("--steps", type=positive, default=400, metavar="N", help="steps from every start (default: 400)")
+    add_common_arguments(escape, picture="escape.png")
+
     regularize = experiments.add_parser("regularize", help="L1, L2, elastic net and decoupled decay, side by side")
     regularize.description = "Sparse linear regression: how the weights go to zero as L1, L2 and weight decay grow."
     regularize.add_argument(
