@@ -72,11 +72,15 @@ class Beacons:
 
     @cached_property
     def ridge(self) -> Array:
-        """A start from which gradient descent runs into the saddle: by bisection between the two basins, at the left edge."""
+        """A start at the left edge from which gradient descent runs into the saddle: the bound between the two basins.
+
+        Every round tries 32 heights, until the lowest from which descent arrives is next to one from which it does not.
+        """
         left, _, below, above = WINDOW
-        while below < (middle := (below + above) / 2) < above:
-            end = walk(METHODS[0], self, np.array([[left, middle]]), 400, seed=0).ends
-            below, above = (below, middle) if self.arrived(end)[0] else (middle, above)
+        for _ in range(12):
+            starts = np.stack(np.broadcast_arrays(left, np.linspace(below, above, 32)), axis=1)
+            first = np.argmax(self.arrived(walk(METHODS[0], self, starts, 200, seed=0).ends))
+            below, above = starts[first - 1 : first + 1, 1]
         return np.array([left, below])
 
     def arrived(self, p: Array) -> Array:
@@ -101,7 +105,7 @@ class Method:
 METHODS = [
     Method("gradient descent", "stays in its basin", partial(optim.SGD, lr=0.3)),
     Method("momentum", "rolls over a low ridge", partial(optim.SGD, lr=0.1, momentum=0.95), color="#0072b2"),
-    Method("single samples", "noisy where it fits badly", partial(optim.SGD, lr=0.6), samples=1, color="#e69f00"),
+    Method("single samples", "no noise where all samples fit", partial(optim.SGD, lr=0.6), samples=1, color="#e69f00"),
     Method(
         "constant temperature",
         "leaves, never settles",
@@ -211,21 +215,18 @@ def table(surface: Beacons, results: Sequence[Result], saddle: Stop) -> Table:
     title = f"A place from its distances to {len(surface.beacons)} beacons · {starts} starts · {steps} steps each"
     result = Table(title=title, title_style="bold", title_justify="left")
     result.add_column("method")
-    for heading in (
-        "end at the\nplace",
-        "steps until\nthere",
-        "gradients of\none beacon",
-        "steps until it\nleaves the saddle",
-    ):
-        result.add_column(heading, justify="right")
+    for name in ("steps", "end at\nthe place", "there\nafter", "beacons\nread", "off the\nsaddle after"):
+        result.add_column(name, justify="right")
     for method, walks, from_ridge, _ in results:
         arrived = surface.arrived(walks.ends)
         arrivals = np.argmax(surface.arrived(walks.points[:, arrived]), axis=0)
+        taken = len(walks.points) - method.runs
         result.add_row(
-            method.name if method.runs == 1 else f"{method.name} × {steps // method.runs} steps",
+            method.name,
+            str(taken) if method.runs == 1 else f"{method.runs} × {taken // method.runs}",
             f"{np.mean(arrived):.0%}",
             f"{np.median(arrivals):.0f}" if np.any(arrived) else "–",
-            f"{(len(walks.points) - method.runs) * method.samples:,}",
+            f"{taken * method.samples:,}",
             first(from_ridge < surface.height(saddle.point) - BELOW),
         )
     return result
@@ -250,8 +251,9 @@ def table_of_stops(surface: Beacons, stops: Sequence[tuple[Stop, int]]) -> Table
 def draw(path: Path, surface: Beacons, results: Sequence[Result], stops: Sequence[tuple[Stop, int]]) -> None:
     """Draws one path of every method among all starts, the points where descent stops, and the losses from the ridge."""
     with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(10, 10.4), layout="constrained")
-        upper, lower = figure.subfigures(2, 1, height_ratios=[2, 1.02], hspace=0.02)
+        figure = Figure(figsize=(10, 9.9), layout="constrained")
+        both: Any = figure.subfigures(2, 1, height_ratios=[2, 1.02], hspace=0.02)
+        upper, lower = both
         for ax, (method, walks, _, shown) in zip(upper.subplots(2, 3).ravel(), results, strict=True):
             contours(ax, surface)
             arrived = surface.arrived(walks.ends)
@@ -268,22 +270,23 @@ def draw(path: Path, surface: Beacons, results: Sequence[Result], stops: Sequenc
         heading(upper, title, handles)
         left, right = lower.subplots(1, 2, width_ratios=[1, 1.6])
         contours(left, surface)
-        for stop, _ in stops:
-            mark_stop(left, stop)
+        left.set(xlim=(-1.25, 2.25), ylim=(-1.2, 2.1))
+        for (stop, _), (x, y) in zip(stops, ((-0.35, 1.6), (1.7, -0.8), (-0.6, 0.62)), strict=True):
+            mark_stop(left, stop, x, y)
         left.set_title("Where the gradient is zero:\neigenvalues of the Hessian", fontsize=10, pad=5)
         (saddle, steps) = stops[-1]
-        for method, _, from_ridge, _ in results[:5]:
-            right.plot(from_ridge, color=method.color, linewidth=1.4, label=method.name)
-        right.plot(steps, surface.height(saddle.point), "X", color=INK, markersize=8)
-        right.annotate(
-            f"gradient below {TOLERANCE:g}: a rule\nfor stopping would stop here",
-            (steps, surface.height(saddle.point)),
-            (5, 8),
-            textcoords="offset points",
+        for method, _, from_ridge, _ in results:
+            if method.name != "constant temperature" and method.runs == 1:
+                right.plot(from_ridge, color=method.color, linewidth=1.4, label=method.name)
+        height = surface.height(saddle.point)
+        right.plot(steps, height, "X", color=INK, markersize=8)
+        text, at = f"gradient below {TOLERANCE:g}: a rule\nfor stopping would stop here", (24, 4)
+        right.annotate(text, (steps, height), at, arrowprops={"arrowstyle": "-", "color": INK, "shrinkB": 6})
+        right.set(yscale="log", xlim=(0, 160), ylim=(1e-3, 60), xlabel="step", ylabel="loss")
+        right.set_title(
+            "From the ridge: gradient descent waits at the saddle,\nmomentum and noise leave it", fontsize=10, pad=5
         )
-        right.set(yscale="log", xlim=(0, 160), ylim=(1e-4, 3), xlabel="step", ylabel="loss")
-        right.set_title("From the ridge: descent waits at the saddle,\nmomentum and noise leave it", fontsize=10, pad=5)
-        right.legend(loc="lower left")
+        right.legend(loc="upper right", fontsize=9, bbox_to_anchor=(1, 1.03))
         path.parent.mkdir(parents=True, exist_ok=True)
         figure.savefig(path)
 
@@ -302,17 +305,17 @@ def heading(figure: Any, title: str, handles: Sequence[Any]) -> None:
     )
 
 
-def mark_stop(ax: Any, stop: Stop) -> None:
-    """Writes the eigenvalues beside a point, and draws their directions: arrows lead downhill, lines go uphill."""
+def mark_stop(ax: Any, stop: Stop, x: float, y: float) -> None:
+    """Writes the eigenvalues of a point at (x, y), and draws their directions: arrows lead downhill, lines go uphill."""
     for value, vector in zip(stop.values, stop.vectors.T, strict=True):
-        for end in (stop.point + 0.8 * vector, stop.point - 0.8 * vector):
+        for end in (stop.point + 0.5 * vector, stop.point - 0.5 * vector):
             if value < 0:
                 ax.annotate("", end, stop.point, arrowprops={"arrowstyle": "->", "color": ORANGE, "linewidth": 2})
             else:
                 ax.plot(*zip(stop.point, end, strict=True), color=BLUE, linewidth=2)
     values = ", ".join(f"{value:+.2f}" for value in stop.values)
-    box = {"boxstyle": "round", "facecolor": "white", "edgecolor": "none", "alpha": 0.8, "pad": 0.15}
-    ax.annotate(f"{stop.kind}\n{values}", stop.point, (-14, 0), textcoords="offset points", ha="right", bbox=box)
+    box = {"boxstyle": "round", "facecolor": "white", "edgecolor": GREY, "linewidth": 0.5, "pad": 0.25}
+    ax.text(x, y, f"{stop.kind}\n{values}", ha="center", va="center", bbox=box)
 
 
 def contours(ax: Any, surface: Beacons) -> None:
