@@ -168,10 +168,18 @@ def test_weight_decay(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Non
     argv = ["demo", "weight-decay", "--iterations", "40", "--logdir", str(logdir), "--output", str(picture)]
     assert main(argv) == 0
     out = capsys.readouterr().out
-    assert all(text in out for text in ("weight decay 0.01", "weight decay 0.1", "iteration 40", "mean |weight|"))
+    texts = (
+        "no weight decay",
+        "weight decay 0.01",
+        "weight decay 1 ",
+        "iteration 40",
+        "mean |weight|",
+        "1,000 new points",
+    )
+    assert all(text in out for text in texts)
     assert picture.read_bytes().startswith(b"\x89PNG")
     params = weight_decay.build(np.random.default_rng(0)).params
-    for decay in ("0.01", "0.1"):
+    for decay in ("0", "0.01", "1"):
         tags = Counter(tag for event in events(logdir / f"weight_decay={decay}") for tag in event)
         assert tags.pop("loss") == 4
         kinds = ("weight/", "gradient/", "weight_norm/", "gradient_norm/")
@@ -192,13 +200,27 @@ def events(run: Path) -> Iterator[list[str]]:
 
 def test_larger_decay_pulls_weights_to_zero() -> None:
     x, y = weight_decay.data(np.random.default_rng(0))
-    small, large = (weight_decay.Run(decay, weight_decay.build(np.random.default_rng(1))) for decay in (0.01, 0.1))
-    for run in (small, large):
-        for _ in run.fit(x, y, lr=0.01, iterations=300):
+    runs = [weight_decay.Run(decay, weight_decay.build(np.random.default_rng(1))) for decay in (0.0, 0.01, 1.0)]
+    for run in runs:
+        for _ in run.fit(x, y, lr=0.003, iterations=600):
             pass
-        assert run.losses[-1] < run.losses[0]
-    assert np.mean(np.abs(large.weights)) < np.mean(np.abs(small.weights))
-    assert large.near_zero > small.near_zero
+        assert np.shape(run.norms) == (600, weight_decay.BLOCKS + 1)
+    none, small, large = runs
+    assert none.near_zero < 0.1 < small.near_zero < 0.5 < 0.75 < large.near_zero
+    assert np.mean(np.abs(large.weights)) < 0.1 * np.mean(np.abs(none.weights))
+    assert none.error(x, y) < 1e-3 < small.error(x, y) < 0.01 < 0.1 < large.error(x, y) < large.losses[0]
+    assert none.losses[-1] == pytest.approx(none.error(x, y), rel=0.01)  # at the end, the learning rate is zero
+
+
+def test_losses_do_not_spike() -> None:
+    """No loss is much more than those around it, after the first fall."""
+    x, y = weight_decay.data(np.random.default_rng(0))
+    for decay in (0.0, 0.01, 1.0):
+        run = weight_decay.Run(decay, weight_decay.build(np.random.default_rng([0, 1])))
+        for _ in run.fit(x, y, lr=0.003, iterations=600):
+            pass
+        around = np.median(np.lib.stride_tricks.sliding_window_view(run.losses, 51), axis=1)
+        assert np.max(run.losses[75:-25] / around[50:]) < 10
 
 
 # The ravine

@@ -53,14 +53,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     decay.description = "Fit y = 2·x₁ − x₂² + 1 with Adam and two strengths of coupled weight decay."
     add = decay.add_argument
     add("--iterations", type=positive, default=1000, metavar="N", help="steps of Adam (default: 1000)")
-    add("--lr", type=not_negative, default=0.01, metavar="X", help="learning rate (default: 0.01)")
+    add("--lr", type=not_negative, default=0.003, metavar="X", help="learning rate at the beginning (default: 0.003)")
     add(
         "--decays",
         type=not_negative,
         nargs=2,
-        default=[0.01, 0.1],
+        default=[0.01, 1.0],
         metavar="X",
-        help="the two strengths (default: 0.01 0.1)",
+        help="the two strengths (default: 0.01 1)",
     )
     add(
         "--logdir",
