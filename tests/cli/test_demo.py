@@ -206,7 +206,7 @@ def test_larger_decay_pulls_weights_to_zero() -> None:
             pass
         assert np.shape(run.norms) == (600, weight_decay.BLOCKS + 1)
     none, small, large = runs
-    assert none.near_zero < 0.1 < small.near_zero < 0.5 < 0.75 < large.near_zero
+    assert none.near_zero < 0.1 < small.near_zero < 0.5 < 0.6 < large.near_zero
     assert np.mean(np.abs(large.weights)) < 0.1 * np.mean(np.abs(none.weights))
     assert none.error(x, y) < 1e-3 < small.error(x, y) < 0.01 < 0.1 < large.error(x, y) < large.losses[0]
     assert none.losses[-1] == pytest.approx(none.error(x, y), rel=0.01)  # at the end, the learning rate is zero

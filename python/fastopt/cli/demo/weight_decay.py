@@ -169,7 +169,7 @@ def draw(path: Path, runs: Sequence[Run], new: tuple[Array, Array]) -> None:
             losses.plot(iterations, run.losses, color=color, linewidth=1.2, label=run.name)
         upper[0].set_ylabel("share of the weights")
         norms.set(xlabel="iteration", ylabel="norm of a layer's weights", ylim=(0, None))
-        norms.set_title("Decay pulls every layer to zero …")
+        norms.set_title("Decay shrinks the layers …")
         losses.set(xlabel="iteration", ylabel="mean squared error", yscale="log")
         losses.set_title("… the fit of the 20 points pays for it …")
         line = np.linspace(-3, 3, 121, dtype=np.float32)
