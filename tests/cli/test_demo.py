@@ -396,14 +396,24 @@ def test_regularize(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     [
         (["demo", "--epochs", "0"], "argument --epochs: must be at least 1, got 0"),
         (["demo", "--lr", "nan"], "argument --lr: must be at least 0, got nan"),
-        (["demo", "--hidden", "12.5"], "argument --hidden: invalid positive value: '12.5'"),
+        (["demo", "--hidden", "12.5"], "argument --hidden: must be a whole number, such as 12, got '12.5'"),
         (["demo", "--output", "demo.txt"], "argument --output: must end in .pdf, .png or .svg, got demo.txt"),
         (["demo", "--output", "a.png", "--no-picture"], "argument --no-picture: not allowed with argument --output"),
-        (["demo", "letters"], "argument experiment: invalid choice: 'letters'"),
+        (["demo", "letters"], "there is no experiment 'letters'; there are digits, weight-decay, ravine, escape"),
         (["demo", "weight-decay", "--decays", "0.1"], "argument --decays: expected 2 arguments"),
         (["demo", "ravine", "--steps", "0"], "argument --steps: must be at least 1, got 0"),
         (["demo", "regularize", "--output", "a.gif"], "argument --output: must end in .pdf, .png or .svg, got a.gif"),
-        (["demo", "--fast"], "unrecognized arguments: --fast"),
+        (["demo", "rabine"], "fastopt demo: error: there is no experiment 'rabine'; did you mean ravine?"),
+        (
+            ["demo", "--fast"],
+            "fastopt demo digits: error: unrecognized arguments: --fast; fastopt demo digits --help lists",
+        ),
+        (
+            ["demo", "escape", "--star-t", "3"],
+            "fastopt demo escape: error: unrecognized arguments: --star-t 3; did you mean --starts?",
+        ),
+        (["demo", "ravine", "--seed", "-1"], "argument --seed: must be at least 0, got -1"),
+        (["demo", "--lr", "fast"], "argument --lr: must be a number, such as 0.01, got 'fast'"),
     ],
 )
 def test_bad_options(argv: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
