@@ -208,7 +208,7 @@ def test_larger_decay_pulls_weights_to_zero() -> None:
     none, small, large = runs
     assert none.near_zero < 0.1 < small.near_zero < 0.5 < 0.6 < large.near_zero
     assert np.mean(np.abs(large.weights)) < 0.1 * np.mean(np.abs(none.weights))
-    assert none.error(x, y) < 1e-3 < small.error(x, y) < 0.01 < 0.1 < large.error(x, y) < large.losses[0]
+    assert 10 * none.error(x, y) < small.error(x, y) < 0.01 < 0.1 < large.error(x, y) < large.losses[0]
     assert none.losses[-1] == pytest.approx(none.error(x, y), rel=0.01)  # at the end, the learning rate is zero
 
 
@@ -435,6 +435,7 @@ MISSING = [
     (["demo", "weight-decay"], "tensorboardX", "tensorboardX"),
     (["demo", "weight-decay"], "matplotlib", "matplotlib"),
     (["demo", "ravine"], "matplotlib", "matplotlib"),
+    (["demo", "escape"], "rich", "rich"),
     (["demo", "regularize"], "rich", "rich"),
     (["demo", "formats"], "sklearn", "scikit-learn"),
     (["demo", "formats"], "rich", "rich"),

@@ -40,9 +40,10 @@ def parse(parser: argparse.ArgumentParser, argv: Sequence[str]) -> argparse.Name
     """The parsed arguments; an option that does not exist is an error of the parser that was to have it."""
     args, unknown = parser.parse_known_args(argv)
     if unknown:
-        words = iter(argv)
-        while further := subparsers_of(parser):
-            parser = further[next(word for word in words if word in further)]
+        for word in argv:
+            if (further := subparsers_of(parser).get(word)) is None:
+                break
+            parser = further
         options = [option for action in parser._actions for option in action.option_strings]
         close = [get_close_matches(word, options, 1) for word in unknown if word.startswith("--")]
         hints = " ".join(found[0] for found in close if found)
