@@ -96,8 +96,8 @@ def test_list_measures_nothing(capsys: pytest.CaptureFixture[str]) -> None:
 
 @pytest.mark.usefixtures("needs_rich")
 def test_nothing_matches(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main([*BRIEF, "--only", "no such case"]) == 1
-    assert "no case matches no such case" in capsys.readouterr().out
+    assert main([*BRIEF, "--only", "no such case"]) == 2
+    assert "no case matches no such case; fastopt bench --list prints the names of all" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("module", ["rich", "matplotlib"])

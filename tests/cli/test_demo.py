@@ -216,10 +216,18 @@ def test_weight_decay(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Non
     argv = ["demo", "weight-decay", "--iterations", "40", "--logdir", str(logdir), "--output", str(picture)]
     assert main(argv) == 0
     out = capsys.readouterr().out
-    assert all(text in out for text in ("weight decay 0.01", "weight decay 0.1", "iteration 40", "mean |weight|"))
+    texts = (
+        "no weight decay",
+        "weight decay 0.01",
+        "weight decay 1 ",
+        "iteration 40",
+        "mean |weight|",
+        "1,000 new points",
+    )
+    assert all(text in out for text in texts)
     assert picture.read_bytes().startswith(b"\x89PNG")
     params = weight_decay.build(np.random.default_rng(0)).params
-    for decay in ("0.01", "0.1"):
+    for decay in ("0", "0.01", "1"):
         tags = Counter(tag for event in events(logdir / f"weight_decay={decay}") for tag in event)
         assert tags.pop("loss") == 4
         kinds = ("weight/", "gradient/", "weight_norm/", "gradient_norm/")
@@ -240,13 +248,27 @@ def events(run: Path) -> Iterator[list[str]]:
 
 def test_larger_decay_pulls_weights_to_zero() -> None:
     x, y = weight_decay.data(np.random.default_rng(0))
-    small, large = (weight_decay.Run(decay, weight_decay.build(np.random.default_rng(1))) for decay in (0.01, 0.1))
-    for run in (small, large):
-        for _ in run.fit(x, y, lr=0.01, iterations=300):
+    runs = [weight_decay.Run(decay, weight_decay.build(np.random.default_rng(1))) for decay in (0.0, 0.01, 1.0)]
+    for run in runs:
+        for _ in run.fit(x, y, lr=0.003, iterations=600):
             pass
-        assert run.losses[-1] < run.losses[0]
-    assert np.mean(np.abs(large.weights)) < np.mean(np.abs(small.weights))
-    assert large.near_zero > small.near_zero
+        assert np.shape(run.norms) == (600, weight_decay.BLOCKS + 1)
+    none, small, large = runs
+    assert none.near_zero < 0.1 < small.near_zero < 0.5 < 0.6 < large.near_zero
+    assert np.mean(np.abs(large.weights)) < 0.1 * np.mean(np.abs(none.weights))
+    assert 10 * none.error(x, y) < small.error(x, y) < 0.01 < 0.1 < large.error(x, y) < large.losses[0]
+    assert none.losses[-1] == pytest.approx(none.error(x, y), rel=0.01)  # at the end, the learning rate is zero
+
+
+def test_losses_do_not_spike() -> None:
+    """No loss is much more than those around it, after the first fall."""
+    x, y = weight_decay.data(np.random.default_rng(0))
+    for decay in (0.0, 0.01, 1.0):
+        run = weight_decay.Run(decay, weight_decay.build(np.random.default_rng([0, 1])))
+        for _ in run.fit(x, y, lr=0.003, iterations=600):
+            pass
+        around = np.median(np.lib.stride_tricks.sliding_window_view(run.losses, 51), axis=1)
+        assert np.max(run.losses[75:-25] / around[50:]) < 10
 
 
 # The ravine
@@ -422,14 +444,24 @@ def test_regularize(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     [
         (["demo", "--epochs", "0"], "argument --epochs: must be at least 1, got 0"),
         (["demo", "--lr", "nan"], "argument --lr: must be at least 0, got nan"),
-        (["demo", "--hidden", "12.5"], "argument --hidden: invalid positive value: '12.5'"),
+        (["demo", "--hidden", "12.5"], "argument --hidden: must be a whole number, such as 12, got '12.5'"),
         (["demo", "--output", "demo.txt"], "argument --output: must end in .pdf, .png or .svg, got demo.txt"),
         (["demo", "--output", "a.png", "--no-picture"], "argument --no-picture: not allowed with argument --output"),
-        (["demo", "letters"], "argument experiment: invalid choice: 'letters'"),
+        (["demo", "letters"], "there is no experiment 'letters'; there are digits, weight-decay, ravine, escape"),
         (["demo", "weight-decay", "--decays", "0.1"], "argument --decays: expected 2 arguments"),
         (["demo", "ravine", "--steps", "0"], "argument --steps: must be at least 1, got 0"),
         (["demo", "regularize", "--output", "a.gif"], "argument --output: must end in .pdf, .png or .svg, got a.gif"),
-        (["demo", "--fast"], "unrecognized arguments: --fast"),
+        (["demo", "rabine"], "fastopt demo: error: there is no experiment 'rabine'; did you mean ravine?"),
+        (
+            ["demo", "--fast"],
+            "fastopt demo digits: error: unrecognized arguments: --fast; fastopt demo digits --help lists",
+        ),
+        (
+            ["demo", "escape", "--star-t", "3"],
+            "fastopt demo escape: error: unrecognized arguments: --star-t 3; did you mean --starts?",
+        ),
+        (["demo", "ravine", "--seed", "-1"], "argument --seed: must be at least 0, got -1"),
+        (["demo", "--lr", "fast"], "argument --lr: must be a number, such as 0.01, got 'fast'"),
     ],
 )
 def test_bad_options(argv: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
@@ -451,6 +483,7 @@ MISSING = [
     (["demo", "weight-decay"], "tensorboardX", "tensorboardX"),
     (["demo", "weight-decay"], "matplotlib", "matplotlib"),
     (["demo", "ravine"], "matplotlib", "matplotlib"),
+    (["demo", "escape"], "rich", "rich"),
     (["demo", "regularize"], "rich", "rich"),
     (["demo", "formats"], "sklearn", "scikit-learn"),
     (["demo", "formats"], "rich", "rich"),

@@ -246,7 +246,7 @@ def test_one_seed_has_no_deviation(capsys: pytest.CaptureFixture[str], monkeypat
     [
         (["--seeds", "0"], "argument --seeds: must be at least 1, got 0"),
         (["--steps", "-1"], "argument --steps: must be at least 1, got -1"),
-        (["--epochs", "many"], "argument --epochs: invalid positive value: 'many'"),
+        (["--epochs", "many"], "argument --epochs: must be a whole number, such as 12, got 'many'"),
         (["--output", "formats.jpg"], "argument --output: must end in .pdf, .png or .svg, got formats.jpg"),
     ],
 )

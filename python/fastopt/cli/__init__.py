@@ -1,7 +1,9 @@
+# PYTHON_ARGCOMPLETE_OK
 """The command ``fastopt``.
 
 Every subcommand is a module here with the same two functions: ``add_arguments(parser)`` and ``main(args) -> int``.
-Only the requested one is imported, so that ``fastopt info`` needs no extra.
+A module may have ``prepared(parser, argv) -> argv``, which looks at the arguments before argparse does.  Only the requested
+one is imported, so that ``fastopt info`` needs no extra; all are when the shell asks for completions, and they need none yet.
 """
 
 from __future__ import annotations
@@ -13,8 +15,11 @@ import signal
 import sys
 from collections.abc import Sequence
 from difflib import get_close_matches
+from types import ModuleType
 
 import fastopt
+
+from .parsers import complete, describe, parse
 
 COMMANDS = {
     "info": "what fastopt found on this machine and what is in force",
@@ -22,6 +27,18 @@ COMMANDS = {
     "run": "a script of torch's or scikit-learn's, with fastopt's optimizers and functions",
     "demo": "a network trained twice; what optimizers and penalties do, in pictures",
 }
+
+EXAMPLES = [
+    "fastopt info                    what is in force on this machine",
+    "fastopt run train.py --lr 0.1   a script of torch's with fastopt's parts",
+    "fastopt demo ravine             ten optimizers on their way down, in a picture",
+    "fastopt bench --quick           how fast fastopt is here",
+]
+COMPLETION = """fastopt COMMAND --help says more about a command.
+
+completion of commands and options with the tab key:
+  pip install argcomplete
+  eval "$(register-python-argcomplete fastopt)"   in ~/.bashrc or ~/.zshrc"""
 
 # The modules of the extra [demo], with the names that pip has for them.
 EXTRA = {"matplotlib": "matplotlib", "rich": "rich", "sklearn": "scikit-learn", "tensorboardX": "tensorboardX"}
@@ -44,31 +61,39 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _run(argv: Sequence[str] | None) -> int:
     argv = list(sys.argv[1:] if argv is None else argv)
-    if argv == ["demo"] or (argv[:1] == ["demo"] and argv[1].startswith("-") and argv[1] not in ("-h", "--help")):
-        argv.insert(1, "digits")  # the default experiment
-
-    parser = argparse.ArgumentParser("fastopt", description="Fused optimizer and normalization kernels for NumPy.")
+    parser = argparse.ArgumentParser("fastopt")
+    describe(parser, "Fused optimizer and normalization kernels for NumPy.", EXAMPLES, COMPLETION)
     parser.add_argument("-V", "--version", action="version", version=f"fastopt {fastopt.__version__}")
     subparsers = parser.add_subparsers(dest="command", metavar="command")
     parsers = {name: subparsers.add_parser(name, help=text) for name, text in COMMANDS.items()}
+    if "_ARGCOMPLETE" in os.environ:
+        for name in COMMANDS:
+            _module(name).add_arguments(parsers[name])
+        _module("demo").add_default(parsers["demo"])
+        return complete(parser)
     if not argv:
         parser.print_help(sys.stderr)
         raise SystemExit(2)
     if argv[0] not in COMMANDS:
         if not argv[0].startswith("-"):
             parser.error(f"there is no command {argv[0]!r}; {_hint(argv[0])}")
-        parser.parse_args(argv)  # prints the version, the help or an error, and exits
+        parse(parser, argv)  # prints the version, the help or an error, and exits
     try:
-        command = importlib.import_module(f".{argv[0]}", __name__)
+        command = _module(argv[0])
         command.add_arguments(parsers[argv[0]])
-        argv = command.separated(argv) if hasattr(command, "separated") else argv
-        return int(command.main(parser.parse_args(argv)))
+        if hasattr(command, "prepared"):
+            argv[1:] = command.prepared(parsers[argv[0]], argv[1:])
+        return int(command.main(parse(parser, argv)))
     except ModuleNotFoundError as error:
         missing = (error.name or "").partition(".")[0]
         if missing not in EXTRA:
             raise
         print(f"fastopt {argv[0]}: {EXTRA[missing]} is missing: pip install 'fastopt[demo]'", file=sys.stderr)
         return 1
+
+
+def _module(command: str) -> ModuleType:
+    return importlib.import_module(f".{command}", __name__)
 
 
 def _hint(command: str) -> str:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 def positive(text: str) -> int:
     """A whole number of at least 1."""
-    number = int(text)
+    number = _int(text)
     if number < 1:
         raise argparse.ArgumentTypeError(f"must be at least 1, got {text}")
     return number
@@ -17,7 +17,7 @@ def positive(text: str) -> int:
 
 def whole(text: str) -> int:
     """A whole number of at least 0."""
-    number = int(text)
+    number = _int(text)
     if number < 0:
         raise argparse.ArgumentTypeError(f"must be at least 0, got {text}")
     return number
@@ -25,7 +25,7 @@ def whole(text: str) -> int:
 
 def not_negative(text: str) -> float:
     """A finite number of at least 0."""
-    number = float(text)
+    number = _float(text)
     if not 0 <= number < math.inf:
         raise argparse.ArgumentTypeError(f"must be at least 0, got {text}")
     return number
@@ -33,7 +33,7 @@ def not_negative(text: str) -> float:
 
 def probability(text: str) -> float:
     """A number in [0, 1)."""
-    number = float(text)
+    number = _float(text)
     if not 0 <= number < 1:
         raise argparse.ArgumentTypeError(f"must be in [0, 1), got {text}")
     return number
@@ -41,10 +41,24 @@ def probability(text: str) -> float:
 
 def part(text: str) -> float:
     """A number in [0, 1]."""
-    number = float(text)
+    number = _float(text)
     if not 0 <= number <= 1:
         raise argparse.ArgumentTypeError(f"must be in [0, 1], got {text}")
     return number
+
+
+def _int(text: str) -> int:
+    try:
+        return int(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"must be a whole number, such as 12, got {text!r}") from None
+
+
+def _float(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"must be a number, such as 0.01, got {text!r}") from None
 
 
 def file(text: str) -> Path:

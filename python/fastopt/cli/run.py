@@ -16,11 +16,14 @@ import runpy
 import sys
 import zipfile
 from collections.abc import Callable, Sequence
+from difflib import get_close_matches
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import fastopt
+
+from .parsers import describe, suggestion
 
 SWAPS = (
     "batch_norm",
@@ -35,7 +38,12 @@ SWAPS = (
     "rms_norm",
     "sklearn",
 )
-EPILOG = """Options stand before SCRIPT; what stands behind it is the script's.
+EXAMPLES = [
+    "fastopt run train.py --epochs 3",
+    "fastopt run --without memory -m package.train",
+    "fastopt run --only optim,clip --report counts.json train.py",
+]
+SWAPPED = """Options stand before SCRIPT; what stands behind it is the script's.
 
 what is swapped:
   optim                    torch.optim's classes
@@ -43,27 +51,29 @@ what is swapped:
   batch_norm, cross_entropy, dropout, gelu, group_norm, layer_norm, rms_norm
                            functions of torch.nn.functional, which the modules of torch.nn call
   sklearn                  MLPClassifier and MLPRegressor of scikit-learn
-  memory                   large blocks of memory stay with the process, see fastopt.reuse_memory
-
-examples:
-  fastopt run train.py --epochs 3
-  fastopt run --without memory -m package.train
-  fastopt run --only optim,clip train.py
-"""
+  memory                   large blocks of memory stay with the process, see fastopt.reuse_memory"""
+SCRIPT_STATUS = "A script that ends with an exit status of its own gives it to fastopt run."
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.formatter_class = argparse.RawDescriptionHelpFormatter
-    parser.description = (
+    describe(
+        parser,
         "Runs a script with fastopt in the place of torch's and scikit-learn's own optimizers and functions. What the script saves "
-        "loads without fastopt."
+        "loads without fastopt.",
+        EXAMPLES,
+        SWAPPED,
+        SCRIPT_STATUS,
     )
-    parser.epilog = EPILOG
+    only = parser.add_argument(
+        "--only", type=_names, metavar="NAMES", help="the swaps that are wanted, with commas (default: all)"
+    )
+    without = parser.add_argument(
+        "--without", type=_names, metavar="NAMES", default=[], help="the swaps that are not (default: none)"
+    )
+    only.completer = without.completer = _completed  # type: ignore[attr-defined]
     parser.add_argument(
-        "--only", type=_names, metavar="NAMES", help="the swaps that are wanted, with commas; by default all"
+        "--report", metavar="FILE", help="write how often what was swapped ran to a JSON file (default: no file)"
     )
-    parser.add_argument("--without", type=_names, metavar="NAMES", default=[], help="the swaps that are not")
-    parser.add_argument("--report", metavar="FILE", help="write how often what was swapped ran to a JSON file")
     parser.add_argument("--quiet", action="store_true", help="no line at the end on what was swapped")
     parser.add_argument(
         "-m", dest="module", action="store_true", help="SCRIPT is the name of a module, as for python -m"
@@ -72,10 +82,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("arguments", metavar="...", nargs=argparse.REMAINDER, help="the script's own arguments")
 
 
-def separated(argv: Sequence[str]) -> list[str]:
+def prepared(parser: argparse.ArgumentParser, argv: Sequence[str]) -> list[str]:
     """The arguments with ``--`` behind the script, as argparse takes the first one away, which may be the script's own."""
     with_value = ("--only", "--without", "--report")
-    i = 1
+    i = 0
     while i < len(argv) and argv[i].startswith("-"):
         i += 2 if argv[i] in with_value else 1
     return [*argv[: i + 1], *(["--"] if i < len(argv) else []), *argv[i + 1 :]]
@@ -84,14 +94,21 @@ def separated(argv: Sequence[str]) -> list[str]:
 def _names(text: str) -> list[str]:
     names = [name.strip() for name in text.split(",") if name.strip()]
     if unknown := [name for name in names if name not in SWAPS]:
-        raise argparse.ArgumentTypeError(f"there is no {', '.join(map(repr, unknown))}; there are {', '.join(SWAPS)}")
+        hints = [suggestion(name, SWAPS) for name in unknown]
+        close = [hint for hint in hints if hint.startswith("did you mean")]
+        raise argparse.ArgumentTypeError(f"there is no {', '.join(map(repr, unknown))}; {' '.join(close) or hints[0]}")
     return names
+
+
+def _completed(prefix: str, **_: object) -> list[str]:
+    """Lists of names that begin with ``prefix``: the last name is completed."""
+    before, comma, _last = prefix.rpartition(",")
+    return [before + comma + name for name in SWAPS if name not in before.split(",")]
 
 
 def main(args: argparse.Namespace) -> int:
     if not args.module and not Path(args.script).exists():
-        spaces = "; names of swaps have commas and no spaces between them" if args.script in SWAPS else ""
-        print(f"fastopt run: there is no file {args.script}; a module needs -m{spaces}", file=sys.stderr)
+        print(f"fastopt run: there is no file {args.script}; {_next_step(args.script)}", file=sys.stderr)
         return 2
     if args.report is not None:
         args.report = Path(args.report).resolve()  # the script may change the directory
@@ -123,6 +140,17 @@ def main(args: argparse.Namespace) -> int:
     else:
         runpy.run_path(args.script, run_name="__main__")
     return 0
+
+
+def _next_step(script: str) -> str:
+    """What may have been meant by a file that does not exist."""
+    if script in SWAPS:
+        return "a module needs -m; names of swaps have commas and no spaces between them"
+    folder = Path(script).parent
+    if not folder.is_dir():
+        return f"there is no folder {folder} either"
+    close = get_close_matches(Path(script).name, [path.name for path in folder.iterdir() if path.suffix == ".py"], 1)
+    return f"a module needs -m{f'; did you mean {folder / close[0]}?' if close else ''}"
 
 
 def _patch_torch(wanted: set[str]) -> None:

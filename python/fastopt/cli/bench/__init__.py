@@ -7,11 +7,21 @@ import importlib
 import sys
 
 from ..arguments import file, not_negative, part, positive, whole
+from ..parsers import describe
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options of ``fastopt bench``."""
-    parser.description = __doc__
+    describe(
+        parser,
+        "Measures fastopt against idiomatic NumPy and, if it is installed, torch, kernel by kernel, all in turn in one process. "
+        "The floor of a kernel is the time of one that moves the same bytes and computes nothing.",
+        [
+            "fastopt bench --quick",
+            "fastopt bench --only adamw 'layernorm*512x768' --threads 2",
+            "fastopt bench --full --json results.json --plot results.png",
+        ],
+    )
     add = parser.add_argument
     add("--quick", action="store_true", help="measure a few cases of each kind, in about two minutes")
     add("--full", action="store_true", help="measure ResNet-50 and GPT-2 small too")
@@ -20,17 +30,22 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="PATTERN",
         nargs="+",
         default=[],
-        help="measure only cases whose name contains a PATTERN: adamw, 'layernorm*512x768'",
+        help="measure only cases whose name contains a PATTERN: adamw, 'layernorm*512x768' (default: all)",
     )
     add("--list", action="store_true", help="print the names of the cases and stop")
     add("--threads", metavar="N", type=positive, help="threads for fastopt and torch (default: fastopt's)")
-    add("--dtype", choices=("float32", "float64"), default="float32", help="dtype of all cases but those of 'format'")
+    add(
+        "--dtype",
+        choices=("float32", "float64"),
+        default="float32",
+        help="dtype of all cases but those of 'format' (default: float32)",
+    )
     add(
         "--offset",
         metavar="N",
         type=whole,
         default=0,
-        help="start every array N elements after the beginning of a cache line",
+        help="start every array N elements after the beginning of a cache line (default: 0)",
     )
     add("--compile", action="store_true", help="measure torch.compile where torch has no kernel; needs a C++ compiler")
     add("--seconds", metavar="S", type=not_negative, help="time for each case (default: 4, with --quick 1.2)")
@@ -39,10 +54,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="Q",
         type=part,
         default=0.5,
-        help="quantile of the samples that counts (default: the median; use less on a busy machine)",
+        help="quantile of the samples that counts; use less on a busy machine (default: 0.5, the median)",
     )
-    add("--json", metavar="FILE", type=file, help="write all results to FILE")
-    add("--plot", metavar="FILE", type=file, help="draw the results to FILE")
+    add("--json", metavar="FILE", type=file, help="write all results to FILE (default: no file)")
+    add("--plot", metavar="FILE", type=file, help="draw the results to FILE (default: no file)")
 
 
 def main(args: argparse.Namespace) -> int:
@@ -64,12 +79,15 @@ def main(args: argparse.Namespace) -> int:
     data = Data(args.dtype, args.offset)
     chosen = matching(cases(data, quick=args.quick, full=args.full), args.only)
     console = Console(width=None if sys.stdout.isatty() else 170)
-    if args.list or not chosen:
-        console.print(
-            "\n".join(case.name for case in chosen) or f"no case matches {' '.join(args.only)}",
-            highlight=False,
+    if not chosen:
+        patterns = " ".join(args.only)
+        print(
+            f"fastopt bench: no case matches {patterns}; fastopt bench --list prints the names of all", file=sys.stderr
         )
-        return 0 if chosen else 1
+        return 2
+    if args.list:
+        console.print("\n".join(case.name for case in chosen), highlight=False)
+        return 0
 
     if args.threads:
         fo.set_num_threads(args.threads)

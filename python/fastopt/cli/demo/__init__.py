@@ -4,14 +4,41 @@ from __future__ import annotations
 
 import argparse
 import importlib
+from collections.abc import Sequence
 from pathlib import Path
 
-from ..arguments import folder, image, not_negative, positive, probability
+from ..arguments import folder, image, not_negative, positive, probability, whole
+from ..parsers import describe, subparsers_of, suggestion
+
+# Behind the options of every experiment.
+EXAMPLES = {
+    "digits": [
+        "fastopt demo",
+        "fastopt demo --hidden 256 256 --batch-size 64 --output wide.png",
+        "mpiexec -n 4 fastopt demo --mpi",
+    ],
+    "weight-decay": [
+        "fastopt demo weight-decay",
+        "fastopt demo weight-decay --decays 0.001 0.1 --iterations 3000",
+        "tensorboard --logdir runs",
+    ],
+    "ravine": ["fastopt demo ravine", "fastopt demo ravine --steps 50 --output start.png"],
+    "escape": ["fastopt demo escape", "fastopt demo escape --starts 1000 --seed 1", "fastopt demo escape --no-picture"],
+    "regularize": ["fastopt demo regularize", "fastopt demo regularize --seed 3 --output again.svg"],
+    "formats": ["fastopt demo formats", "fastopt demo formats --epochs 10 --steps 400 --seeds 3"],
+    "dropout": ["fastopt demo dropout", "fastopt demo dropout --p 0.2 --seeds 1 --no-picture"],
+}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the experiments and their options."""
-    parser.description = "Experiments that show fastopt at work; without the name of one, it is the digits."
+    describe(
+        parser,
+        "Experiments that show fastopt at work, each with a table and a picture. Without the name of one, it is the digits. They "
+        "need the extra demo: pip install 'fastopt[demo]'",
+        ["fastopt demo", "fastopt demo ravine --output ravine.png", "fastopt demo escape --seed 1 --no-picture"],
+        "fastopt demo EXPERIMENT --help says more about an experiment.",
+    )
     experiments = parser.add_subparsers(dest="experiment", metavar="experiment", required=True)
 
     digits = experiments.add_parser("digits", help="a network with BatchNorm, trained three times: a race")
@@ -58,18 +85,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add_common_arguments(digits, picture="demo.png")
 
-    decay = experiments.add_parser("weight-decay", help="Adam with two strengths of weight decay, side by side")
-    decay.description = "Fit y = 2·x₁ − x₂² + 1 with Adam and two strengths of coupled weight decay."
+    decay = experiments.add_parser("weight-decay", help="Adam without weight decay and with two strengths of it")
+    decay.description = (
+        "Fit y = 2·x₁ − x₂² + 1 at twenty points with Adam, without weight decay and with two strengths of it: the larger the "
+        "decay, the more weights are near zero, and the worse is the fit. The decay is coupled, as in torch.optim.Adam."
+    )
     add = decay.add_argument
     add("--iterations", type=positive, default=1000, metavar="N", help="steps of Adam (default: 1000)")
-    add("--lr", type=not_negative, default=0.01, metavar="X", help="learning rate (default: 0.01)")
+    add("--lr", type=not_negative, default=0.003, metavar="X", help="learning rate at the beginning (default: 0.003)")
     add(
         "--decays",
         type=not_negative,
         nargs=2,
-        default=[0.01, 0.1],
+        default=[0.01, 1.0],
         metavar="X",
-        help="the two strengths (default: 0.01 0.1)",
+        help="the two strengths (default: 0.01 1)",
     )
     add(
         "--logdir",
@@ -85,6 +115,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     ravine.description = "Go down a ravine, a saddle and Beale's function from one start, in ten ways."
     ravine.add_argument("--steps", type=positive, default=200, metavar="N", help="steps of each method (default: 200)")
     add_common_arguments(ravine, picture="ravine.png")
+
+    escape = experiments.add_parser("escape", help="how to leave a saddle and a local minimum, in six ways")
+    escape.description = (
+        "Leave a saddle and a local minimum with momentum, single samples, noise with a temperature, and restarts, beside plain "
+        "gradient descent. Find a place from its distances to seven beacons: how many random starts end there, and not at its mirror "
+        "image, and what the eigenvalues of the Hessian are where gradient descent stops."
+    )
+    add = escape.add_argument
+    add("--starts", type=positive, default=200, metavar="N", help="number of random starts (default: 200)")
+    add("--steps", type=positive, default=400, metavar="N", help="steps from every start (default: 400)")
+    add_common_arguments(escape, picture="escape.png")
 
     regularize = experiments.add_parser("regularize", help="L1, L2, elastic net and decoupled decay, side by side")
     regularize.description = "Sparse linear regression: how the weights go to zero as L1, L2 and weight decay grow."
@@ -109,10 +150,30 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--seeds", type=positive, default=3, metavar="N", help="number of seeds, from --seed on (default: 3)")
     add_common_arguments(dropout, picture="dropout.png")
 
+    for name, experiment in experiments.choices.items():
+        describe(experiment, experiment.description or "", EXAMPLES[name])
+
+
+def prepared(parser: argparse.ArgumentParser, argv: Sequence[str]) -> list[str]:
+    """The arguments with the name of the default experiment, if they have none."""
+    experiments = subparsers_of(parser)
+    if not argv or (argv[0].startswith("-") and argv[0] not in ("-h", "--help")):
+        return ["digits", *argv]
+    if argv[0] not in experiments and not argv[0].startswith("-"):
+        parser.error(f"there is no experiment {argv[0]!r}; {suggestion(argv[0], experiments)}")
+    return list(argv)
+
+
+def add_default(parser: argparse.ArgumentParser) -> None:
+    """Adds the options of the default experiment to those of the command, for completions."""
+    for action in subparsers_of(parser)["digits"]._actions:
+        if action.dest != "help":
+            parser._add_action(action)
+
 
 def add_common_arguments(parser: argparse.ArgumentParser, *, picture: str) -> None:
     """The options that every experiment has."""
-    parser.add_argument("--seed", type=int, default=0, metavar="N", help="seed of all random numbers (default: 0)")
+    parser.add_argument("--seed", type=whole, default=0, metavar="N", help="seed of all random numbers (default: 0)")
     output = parser.add_mutually_exclusive_group()
     output.add_argument(
         "--output", type=image, default=Path(picture), metavar="FILE", help=f"file of the picture (default: {picture})"
