@@ -43,10 +43,10 @@ class Optimizer(Averaged):
 
     - ``weight_decay``: λ, added to the gradient as λp (L2), or with ``decoupled_weight_decay`` p ← (1 − lr·λ) p before the
       update, or with ``fixed_decay`` too p ← (1 − λ) p.  ``decoupled_weight_decay=None`` is the rule's own way, if it has one.
-    - ``l1``: added to the gradient as l1·sign(p); with ``proximal_l1`` |p| ← max(|p| − r·l1, 0) after the update, which makes
+    - ``l1``: added to the gradient as l1·sign(p); with ``proximal_l1`` ``|p| ← max(|p| − r·l1, 0)`` after the update, which makes
       weights exactly zero.  r is the rate at which the rule takes the element's gradient: with the same g in all steps, this one
       is −r·g.  For SGD it is lr, with momentum lr·(1 + μ + μ² + …), for Adam lr / (√v̂ + ε).  So the optimizer ends at the
-      minimum of loss + l1·|p|, whatever the rule; with ``weight_decay`` (L2) it is the elastic net.  An element whose gradient
+      minimum of loss + ``l1·|p|``, whatever the rule; with ``weight_decay`` (L2) it is the elastic net.  An element whose gradient
       has always been zero becomes zero at once under rules that divide by gradients.  Lion, Rprop and Muon have no such rate,
       which is an error.  ``proximal_l1="lr"``: r = lr with every rule; with momentum or Adam this is another problem than the
       penalty says.
