@@ -45,6 +45,13 @@ def sanitize(session: nox.Session) -> None:
 
 
 @nox.session
+def docs(session: nox.Session) -> None:
+    """The site, in build/site."""
+    session.install(".[demo,sklearn]", "torch==2.13.0", "--group", "docs")
+    session.run("python", "-m", "sphinx", "-W", "-q", "-d", "build/doctrees", "docs", "build/site")
+
+
+@nox.session
 def mpi(session: nox.Session) -> None:
     """The tests with several processes, with OpenMPI and with MPICH."""
     session.install(".[test]")

@@ -35,8 +35,8 @@ html_theme = "furo"
 html_title = "fastopt"
 html_copy_source = False
 html_theme_options = {"top_of_page_buttons": [], "navigation_with_keys": True}
-# Furo's fonts are the system's own.  A picture of a page keeps its width.
-html_static_path: list[str] = []
+html_static_path = ["static"]
+html_css_files = ["site.css"]
 
 
 def links_of_files(app: Any, docname: str, source: list[str]) -> None:

@@ -136,12 +136,14 @@ def state_of(name: str) -> str:
             for _ in range(2):
                 opt.step([np.ones_like(w)])
             arrays = {key: value for key, value in opt.state_dict()["state"][0].items() if getattr(value, "ndim", 0)}
-            kinds = {re.sub("_scales$", "", key) for key in arrays}
+            kinds = {re.sub("_scale$", "", key) for key in arrays}
             total = sum(value.nbytes for value in arrays.values()) / w.size
             what = ", ".join(f"`{kind}`" for kind in sorted(kinds)) or "none"
             label = "moments as computed" if moments is None else f'`moments="{moments}"`'
             rows.append(f"| float32 {' × '.join(map(str, shape))} | {label} | {what} | {total:.2f} |")
-    return "\n".join(["| parameter | format | arrays of state | bytes per number |", "|---|---|---|---|", *dict.fromkeys(rows)])
+    return "\n".join(
+        ["| parameter | format | arrays of state | bytes per number |", "|---|---|---|---|", *dict.fromkeys(rows)]
+    )
 
 
 def write(folder: Path) -> None:

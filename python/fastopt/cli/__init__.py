@@ -37,7 +37,7 @@ EXAMPLES = [
 COMPLETION = """fastopt COMMAND --help says more about a command.
 
 completion of commands and options with the tab key:
-  pip install argcomplete
+  pip install 'fastopt[completion]'
   eval "$(register-python-argcomplete fastopt)"   in ~/.bashrc or ~/.zshrc"""
 
 # The modules of the extra [demo], with the names that pip has for them.

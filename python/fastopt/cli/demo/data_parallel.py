@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Callable, Sequence
 from functools import partial
 from statistics import median
@@ -86,7 +87,9 @@ def main(args: argparse.Namespace) -> int:
     rank, size = comm.Get_rank(), comm.Get_size()
     images = digits.Digits.load()
     if mistake := digits.settle(args, digits.PARALLEL, images, 2 * size):  # on all ranks, of which one says so
-        raise SystemExit(mistake if rank == 0 else 1)
+        if rank == 0:
+            print(mistake, file=sys.stderr)
+        return 2
     with distributed.abort_on_error(comm):
         threads = distributed.share_cores(comm)
         run = Training(comm, images, args)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from bisect import bisect_right
 from collections.abc import Sequence
 from pathlib import Path
@@ -24,7 +25,8 @@ def main(args: argparse.Namespace) -> int:
     """Trains with all three, one after the other; prints the table, writes the picture."""
     digits = Digits.load()
     if mistake := settle(args, QUICK if args.quick else RACE, digits):
-        raise SystemExit(mistake)
+        print(mistake, file=sys.stderr)
+        return 2
     console = Console()
     runs = [Training(backend, digits, args) for backend in (FIRST, NUMPY, FASTOPT)]
     race(runs, console)
