@@ -304,3 +304,58 @@ def test_finite_gradients_are_not_skipped() -> None:
         assert not skipped
         assert norm == pytest.approx(2e200)
         assert params == [-1e200] * 4
+
+
+# Counts that begin again
+
+
+def restarted(params: list[Any], comm: Comm, **options: Any) -> Any:
+    zero = distributed.ShardedOptimizer(optim.SGD, params, comm, lr=1e-3, ema_decay=0.9, l2_init=0.1, **options)
+    return zero, [np.full(param.shape, 0.5, np.float32) for param in params]
+
+
+def test_a_checkpoint_has_what_has_begun_where_the_count_begins_again(tmp_path: Path) -> None:
+    """On any number of ranks, and without processes."""
+
+    def work(comm: Comm) -> Any:
+        params = [np.ones(300, np.float32), np.ones(7, np.float32)]
+        zero, grads = restarted(params, comm)
+        for _ in range(3):
+            zero.step(grads)
+        for group in zero.param_groups:
+            group["momentum"] = 0.9
+        zero.save(tmp_path)
+        zero.step(grads)
+        with zero.using_ema():
+            return [param.copy() for param in params]
+
+    def resumed(comm: Comm) -> Any:
+        params = [np.ones(300, np.float32), np.ones(7, np.float32)]
+        zero, grads = restarted(params, comm)
+        zero.load(tmp_path)
+        zero.step(grads)
+        with zero.using_ema():
+            return [param.copy() for param in params]
+
+    expected = run(3, work)[0]
+    for ranks in 1, 2, 4:
+        for found in run(ranks, resumed):
+            assert all(map(np.array_equal, found, expected))
+    params, state, _ = distributed.read_checkpoint(tmp_path)
+    opt = optim.SGD(params, lr=1e-3)
+    opt.load_state_dict(state)
+    opt.step([np.full(param.shape, 0.5, np.float32) for param in params])
+    assert all(map(np.array_equal, opt.ema_params, expected))
+
+
+def test_states_that_differ_are_seen_where_the_count_has_begun_again() -> None:
+    def work(comm: Comm) -> str:
+        opt = optim.SGD([np.ones(3)], lr=0.1, ema_decay=0.9)
+        opt.step([np.full(3, float(comm.Get_rank()))])
+        opt.param_groups[0]["momentum"] = 0.9
+        opt.state_dict()
+        with pytest.raises(ValueError, match="ranks differ: the state of") as error:
+            distributed.DistributedOptimizer(opt, comm)
+        return str(error.value)
+
+    assert len({*run(2, work)}) == 1

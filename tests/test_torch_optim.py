@@ -408,6 +408,50 @@ def test_nothing_is_kept_alive() -> None:
     assert gone() is None
 
 
+@pytest.mark.parametrize("in_backward", [False, True])
+@pytest.mark.parametrize(
+    ("cls", "changes"),
+    [
+        (optim.SGD, {"momentum": 0.9}),
+        (optim.SGD, {"momentum": 0.9, "velocity": True}),
+        (optim.Adam, {"amsgrad": True}),
+        (optim.RMSprop, {"momentum": 0.5, "centered": True}),
+        (optim.AdamW, {"l2_init": 0.1}),
+    ],
+)
+@pytest.mark.parametrize("options", [{}, {"ema_decay": 0.9}])
+def test_what_is_switched_on_in_mid_run_is_in_the_state(
+    cls: Any, changes: dict[str, Any], options: dict[str, Any], in_backward: bool
+) -> None:
+    """A run that is saved and loaded goes on as it is, whether the changed parameter has taken a step since or not."""
+
+    def step(opt: Any, which: tuple[int, ...]) -> None:
+        opt.zero_grad()
+        for i in which:
+            p = opt.param_groups[0]["params"][i]
+            (p * torch.full_like(p, 0.5 + i)).sum().backward()
+        opt.step()
+
+    def new(params: list[Any]) -> Any:
+        return cls(params, lr=0.1, in_backward=in_backward, **options)
+
+    opt = new([torch.nn.Parameter(torch.ones(3)), torch.nn.Parameter(torch.ones(2))])
+    for _ in range(3):
+        step(opt, (0, 1))
+    opt.param_groups[0].update(changes)
+    for _ in range(2):
+        step(opt, (0,))
+        twins = [torch.nn.Parameter(p.detach().clone()) for p in opt.param_groups[0]["params"]]
+        other = new(twins)
+        other.load_state_dict(copy.deepcopy(opt.state_dict()))
+        for each in opt, other:
+            step(each, (0, 1))
+        for p, q in zip(opt.param_groups[0]["params"], twins, strict=True):
+            assert torch.equal(p, q)
+            assert opt.state[p].keys() == other.state[q].keys()
+            assert all(torch.equal(value, other.state[q][key]) for key, value in opt.state[p].items())
+
+
 def test_any_dense_memory_order() -> None:
     for cls in (optim.AdamW, optim.SGD, optim.Adafactor):
         a = torch.nn.Conv2d(3, 4, 3).double()

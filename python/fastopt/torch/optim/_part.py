@@ -122,7 +122,6 @@ class Part:
                 for group, params in groups
             ]
         )
-        self._hides_step = [self._is_uncounted(p, group) for p, group in zip(self.params, self._owners, strict=True)]
         self._load(extra)
         self._tensors = kernels.Tensors(
             exchange_table(), torch.Tensor, self.params, self._memories, self.arrays, self._orders
@@ -133,17 +132,9 @@ class Part:
         with torch.inference_mode(False):  # so that it tells whether it was changed
             self._steps = torch.zeros(len(self.params), dtype=torch.float64 if wide else torch.float32, device="cpu")
         self._of_steps: Array = self._steps.numpy()
-        for i, one in enumerate(self.optimizer.state):
-            self._counts[i] = int(one["step"])
-            one["step"] = self._counts[i, ...]
-        self._of_steps[...] = self._counts
         self._version = self._steps._version
-        self._unseen = []
-        for i in range(len(self.params)):
-            if self._counts[i] or name in ALWAYS_THERE:
-                self._show(i)
-            else:
-                self._unseen.append(i)
+        self._unseen: list[int] = []
+        self._show_all()
 
     def step(self, options: Mapping[str, Any]) -> optim.StepInfo | None:
         """Takes a step; ``None`` where parameters have changed, so that another part is needed."""
@@ -170,7 +161,9 @@ class Part:
         finally:
             self._tensors.release()
         increment_version(stepped)
-        if not info.skipped:
+        if self.optimizer._plan is not self._plan:
+            self._show_all()
+        elif not info.skipped:
             self._of_steps[...] = self._counts
             if self._unseen:
                 begun = [i for i in self._unseen if self._counts[i]]
@@ -228,6 +221,30 @@ class Part:
             value = value.to(computed)  # the model has another dtype now
         array = array_of(value)
         return array.transpose(self._orders[i]) if value.shape == self._memories[i].shape else array
+
+    def extra(self) -> dict[str, Any]:
+        """What the state has beside the parameters' entries."""
+        found: dict[str, Any] = self.optimizer.state_dict()["fastopt"]
+        if self.optimizer._plan is not self._plan:
+            self._show_all()
+        return found
+
+    def _show_all(self) -> None:
+        """Shows the state in torch's optimizer, anew after a change of hyperparameters has given it other arrays."""
+        self._hides_step = [self._is_uncounted(*both) for both in zip(self.params, self._owners, strict=True)]
+        begun = self.optimizer.state_dict()["fastopt"].get("fresh", {})  # without steps too
+        for i, one in enumerate(self.optimizer.state):
+            self._counts[i] = int(one["step"])
+            one["step"] = self._counts[i, ...]
+        self.optimizer.state_dict()  # follows the change
+        self._plan = self.optimizer._plan
+        self._of_steps[...] = self._counts
+        self._unseen = []
+        for i in range(len(self.params)):
+            if self._counts[i] or self.name in ALWAYS_THERE or str(i) in begun:
+                self._show(i)
+            else:
+                self._unseen.append(i)
 
     def _show(self, i: int) -> None:
         """Shows the state of a parameter in torch's optimizer."""
