@@ -415,6 +415,7 @@ class Groups:
     ) -> tuple[list[Member], list[dict[str, Any]], list[tuple[int, tuple[str, ...]]]]:
         """The members of a plan, the entries of their states, and which entries are fresh; changes nothing."""
         members, states, fresh = [], [], []
+        own, kinds = self._as_param(), self._kinds()
         steps = np.zeros(len(records), np.int64)  # in one array, as each step increments all of them
         for i, (record, label, owner) in enumerate(zip(records, labels, owners, strict=True)):
             rule = self._rule_of(rules[owner], record.param)
@@ -425,7 +426,7 @@ class Groups:
             now = self._entries(record, label) if loaded is None else loaded[i]
             initial = partial(self._initial, group=groups[owner])
             its = None if unbegun is None else unbegun[i]
-            state, begun = state_for(record, now, rule, self.hidden, initial, self._as_param(), steps[i, ...], its)
+            state, begun = state_for(record, now, rule, self.hidden, initial, own, kinds, steps[i, ...], its)
             members.append(member_of(label, rule, owner, record.param, state, self.hidden))
             states.append(state)
             fresh.append(begun)

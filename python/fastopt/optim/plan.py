@@ -103,13 +103,14 @@ def state_for(
     hidden: tuple[str, ...],
     initial: Callable[[str, Array], Array],
     own: tuple[str, ...],
+    kinds: Mapping[str, str],
     step: Array,
     unbegun: set[str] | None = None,
 ) -> tuple[dict[str, Any], tuple[int, tuple[str, ...]]]:
     """The entries of a parameter's state under a rule, from its present entries, and which of them are fresh.
 
     Fresh entries are those that begin as copies of the parameter in its next step.  ``initial`` makes new buffers; the states
-    in ``own`` begin as the parameter; ``step`` is the array for a new count; ``unbegun`` has the names of the entries that are
+    in ``own`` begin as the parameter; ``kinds`` are those with which states were packed; ``step`` is the array for a new count; ``unbegun`` has the names of the entries that are
     fresh in a loaded state.
     """
     param, one = record.param, dict(entries)
@@ -121,7 +122,8 @@ def state_for(
         one["step"] = step
     for name, kind in zip(rule.states, rule.kinds, strict=True):
         if name in names:
-            keep_state(one, name, kind, rule.formats[1], param, partial(initial, name, param))
+            of_codes = kinds.get(name, kind)  # of another variant of the rule it may be, which packs what this one keeps exactly
+            keep_state(one, name, (kind, of_codes), rule.formats[1], param, partial(initial, name, param))
     for name in rule.numbers:
         if name not in one:
             one[name] = np.array(initial(name, param), np.float64)
