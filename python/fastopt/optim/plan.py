@@ -122,7 +122,9 @@ def state_for(
         one["step"] = step
     for name, kind in zip(rule.states, rule.kinds, strict=True):
         if name in names:
-            of_codes = kinds.get(name, kind)  # of another variant of the rule it may be, which packs what this one keeps exactly
+            of_codes = kinds.get(
+                name, kind
+            )  # of another variant of the rule it may be, which packs what this one keeps exactly
             keep_state(one, name, (kind, of_codes), rule.formats[1], param, partial(initial, name, param))
     for name in rule.numbers:
         if name not in one:
