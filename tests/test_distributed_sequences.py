@@ -14,6 +14,7 @@ import pytest
 from test_distributed_corners import KINDS, kinds
 from threads_comm import Comm, run
 
+import fastopt as fo
 from fastopt import distributed, nn, optim
 from fastopt.distributed import _exchange
 
@@ -304,3 +305,201 @@ def test_finite_gradients_are_not_skipped() -> None:
         assert not skipped
         assert norm == pytest.approx(2e200)
         assert params == [-1e200] * 4
+
+
+# Counts that begin again
+
+
+def restarted(params: list[Any], comm: Comm, **options: Any) -> Any:
+    zero = distributed.ShardedOptimizer(optim.SGD, params, comm, lr=1e-3, ema_decay=0.9, l2_init=0.1, **options)
+    return zero, [np.full(param.shape, 0.5, np.float32) for param in params]
+
+
+def test_a_checkpoint_has_what_has_begun_where_the_count_begins_again(tmp_path: Path) -> None:
+    """On any number of ranks, and without processes."""
+
+    def work(comm: Comm) -> Any:
+        params = [np.ones(300, np.float32), np.ones(7, np.float32)]
+        zero, grads = restarted(params, comm)
+        for _ in range(3):
+            zero.step(grads)
+        for group in zero.param_groups:
+            group["momentum"] = 0.9
+        zero.save(tmp_path)
+        zero.step(grads)
+        with zero.using_ema():
+            return [param.copy() for param in params]
+
+    def resumed(comm: Comm) -> Any:
+        params = [np.ones(300, np.float32), np.ones(7, np.float32)]
+        zero, grads = restarted(params, comm)
+        zero.load(tmp_path)
+        zero.step(grads)
+        with zero.using_ema():
+            return [param.copy() for param in params]
+
+    expected = run(3, work)[0]
+    for ranks in 1, 2, 4:
+        for found in run(ranks, resumed):
+            assert all(map(np.array_equal, found, expected))
+    params, state, _ = distributed.read_checkpoint(tmp_path)
+    opt = optim.SGD(params, lr=1e-3)
+    opt.load_state_dict(state)
+    opt.step([np.full(param.shape, 0.5, np.float32) for param in params])
+    assert all(map(np.array_equal, opt.ema_params, expected))
+
+
+def test_states_that_differ_are_seen_where_the_count_has_begun_again() -> None:
+    def work(comm: Comm) -> str:
+        opt = optim.SGD([np.ones(3)], lr=0.1, ema_decay=0.9)
+        opt.step([np.full(3, float(comm.Get_rank()))])
+        opt.param_groups[0]["momentum"] = 0.9
+        opt.state_dict()
+        with pytest.raises(ValueError, match="ranks differ: the state of") as error:
+            distributed.DistributedOptimizer(opt, comm)
+        return str(error.value)
+
+    assert len({*run(2, work)}) == 1
+
+
+# Odd gradients
+
+
+class Sub(np.ndarray):
+    """A subclass of arrays."""
+
+
+G = np.ones((2, 2), np.float32)
+ODD: dict[str, Any] = {
+    "masked": np.ma.masked_array(G, [[0, 1], [0, 0]]),
+    "masked, without a mask": np.ma.masked_array(G),
+    "a subclass": G.view(Sub),
+    "records": np.zeros((2, 2), [("a", "f4")]),
+    "swapped": G.astype(">f4"),
+    "swapped float16": G.astype(">f2"),
+    **{str(dtype): G.astype(dtype) for dtype in ("O", "i8", "?", "c8", "g", "f8", "f2", "U1", "m8[s]", "bfloat16")},
+    "a list": G.tolist(),
+    "a tuple": (1.0, 2.0),
+    "a number": 1.0,
+    "a scalar": np.float32(1),
+    "bytes": memoryview(G),  # type: ignore[arg-type]
+    "text": "g",
+    "one value": np.broadcast_to(np.float32(1), (2, 2)),
+    "backwards": G[::-1, ::-1],
+    "flat": G.ravel(),
+    "one axis more": G[None],
+    "sparse": fo.SparseRows(np.array([0]), G[:1]),
+    "sparse float64": fo.SparseRows(np.array([0]), np.ones((1, 2))),
+    "sparse swapped": fo.SparseRows(np.array([0]), np.ones((1, 2), ">f4")),
+    "sparse, of other rows": fo.SparseRows(np.array([0]), np.ones((1, 3), np.float32)),
+    "sparse, beyond the end": fo.SparseRows(np.array([7]), G[:1]),
+}
+
+
+def alone(params: list[Any], grad: Any, comm: Comm) -> None:
+    optim.SGD(params, lr=1.0).step([grad])
+
+
+def in_step(params: list[Any], grad: Any, comm: Comm) -> None:
+    KINDS["distributed"](params, comm).step([grad])
+
+
+def in_ready(params: list[Any], grad: Any, comm: Comm) -> None:
+    dist = KINDS["distributed"](params, comm)
+    dist.ready(0, grad)
+    dist.step()
+
+
+def in_add(params: list[Any], grad: Any, comm: Comm) -> None:
+    dist = KINDS["distributed"](params, comm)
+    dist.add([grad])
+    dist.step()
+
+
+def in_shards(params: list[Any], grad: Any, comm: Comm) -> None:
+    KINDS["sharded"](params, comm).step([grad])
+
+
+def answer(call: Any, params: list[Any], grad: Any) -> Any:
+    """The weights after a step, or its error."""
+    try:
+        run(1, lambda comm: call(params, grad, comm))
+    except (TypeError, ValueError) as error:
+        return type(error), "masked" in str(error), "filled(...)" in str(error)
+    return [param.tolist() for param in params]
+
+
+@pytest.mark.parametrize("call", [in_step, in_ready, in_add, in_shards])
+@pytest.mark.parametrize("shape", [(2, 2), ()])
+@pytest.mark.parametrize("odd", ODD)
+def test_a_gradient_is_taken_where_the_optimizer_takes_it(odd: str, shape: tuple[int, ...], call: Any) -> None:
+    """And refused with the same class of error where it refuses it."""
+    grad = ODD[odd]
+    expected = answer(alone, [np.ones(shape, np.float32)], grad)
+    found = answer(call, [np.ones(shape, np.float32)], grad)
+    if odd.startswith("sparse") and call in (in_add, in_shards):  # they take none
+        assert found == (TypeError, False, False)
+    else:
+        assert found == expected
+
+
+# Averages of some groups only
+
+
+def in_groups(params: list[Any], comm: Comm, options: list[dict[str, Any]]) -> Any:
+    groups = [{"params": [param], **one} for param, one in zip(params, options, strict=True)]
+    return distributed.ShardedOptimizer(optim.SGD, groups, comm, lr=0.1)
+
+
+@pytest.mark.parametrize("sizes", [(64, 64), (64, 64, 64), (300, 7), (1, 0), (64, 1)])
+@pytest.mark.parametrize("ranks", [1, 2, 3, 4])
+def test_averages_of_some_groups_are_used_on_all_ranks(ranks: int, sizes: tuple[int, ...]) -> None:
+    """As one process would; without any it is an error on every rank, and none waits."""
+    for some in range(len(sizes) + 1):
+        options: list[dict[str, Any]] = [{"ema_decay": 0.9} if i == some else {} for i in range(len(sizes))]
+        ones = [np.ones(size, np.float32) for size in sizes]
+        opt = optim.SGD([{"params": [w.copy()], **one} for w, one in zip(ones, options, strict=True)], lr=0.1)
+        opt.step(ones)
+
+        def work(comm: Comm, options: Any = options, ones: Any = ones) -> Any:
+            params = [w.copy() for w in ones]
+            zero = in_groups(params, comm, options)
+            zero.step(ones)
+            before = [w.copy() for w in params]
+            try:
+                with zero.using_ema():
+                    inside = [w.copy() for w in params]
+            except ValueError as error:
+                inside = str(error)
+            assert all(map(np.array_equal, params, before))
+            zero.step(ones)
+            return inside
+
+        found = run(ranks, work)
+        if some == len(sizes):
+            assert all("SGD: there are no averages; set ema_decay or swa_start" in text for text in found)
+            continue
+        expected = opt.ema_params
+        for one in found:
+            assert all(np.array_equal(a, b[0]) for a, b in zip(one, expected, strict=True))
+
+
+@pytest.mark.parametrize("rule", [optim.ScheduleFreeSGD, optim.ScheduleFreeAdamW])
+@pytest.mark.parametrize("ranks", [1, 3])
+def test_evaluation_where_a_rank_has_no_weights(ranks: int, rule: Any) -> None:
+    opt = rule([np.ones(70)], lr=0.1)
+    opt.step([np.ones(70)])
+    opt.eval()
+
+    def work(comm: Comm) -> Any:
+        zero = distributed.ShardedOptimizer(rule, [w := np.ones(70)], comm, lr=0.1)
+        zero.step([np.ones(70)])
+        before = w.copy()
+        zero.eval()
+        inside = w.copy()
+        zero.train()
+        assert np.allclose(w, before, rtol=1e-12)
+        return inside
+
+    for inside in run(ranks, work):
+        assert np.array_equal(inside, opt.param_groups[0]["params"][0])

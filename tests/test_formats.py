@@ -16,7 +16,20 @@ import ml_dtypes
 import numpy as np
 import pytest
 from numpy.random import Generator
-from tables import FORMATS, HALVES, MOMENTS, RULES, WEIGHTS, Array, Options, extreme, mixed, ordinary, rules_and_formats
+from tables import (
+    FORMATS,
+    HALVES,
+    MOMENTS,
+    RULES,
+    WEIGHTS,
+    Array,
+    Options,
+    extreme,
+    hyperparameters,
+    mixed,
+    ordinary,
+    rules_and_formats,
+)
 from tools import Each, differing, every_isa, everything
 
 import fastopt as fo
@@ -644,6 +657,50 @@ def test_moments_become_those_of_another_format(rule: str, rng: Generator) -> No
             each.step(grads)
         states = [everything(each)["state"] for each in (opt, other)]
         assert states[0] == states[1]
+
+
+@pytest.mark.parametrize("rule", [name for name, rule in RULES.items() if rule.formats.keys() & MOMENTS.keys()])
+def test_moments_are_converted_where_the_rule_changes_too(rule: str, rng: Generator) -> None:
+    """Every variant becomes every other one in the same step as its moments get another format."""
+    own = RULES[rule]
+    kept = [{"moments": None, "moment_rounding": "stochastic"} | one for one in ({}, *MOMENTS.values())]
+    defaults = own.plain | {name: own.own[name] for variant in own.variants for name in variant}
+    ways = [way for one in own.variants for more in kept if own.accepts(way := defaults | one | more)]
+    some = [np.ones(own.fit(130), np.float32)]
+    for before, after in itertools.product(ways, ways):
+        opt = own.make([p.copy() for p in some], before)
+        for scale in 1, 3:
+            opt.step([scale * ordinary(rng, p.shape, "float32") for p in some])
+        old = fo.optim.unpacked(opt.state_dict(copy=True))["state"][0]
+        opt.param_groups[0].update(hyperparameters(after))
+        new = fo.optim.unpacked(opt.state_dict(copy=True))["state"][0]
+        for name in old.keys() & opt._rules[0].states:
+            if opt.state[0][name].dtype == np.float32:
+                assert differing(new[name], old[name]) == 0
+            assert (f"{name}_scale" in opt.state[0]) == (opt.state[0][name].dtype == np.uint8)
+        other = own.make([p.copy() for p in opt.param_groups[0]["params"]], after)
+        other.load_state_dict(opt.state_dict(copy=True))
+        for one in opt, other:
+            one.step([np.full(p.shape, 0.5, np.float32) for p in some])
+        assert everything(other)["state"] == everything(opt)["state"]
+
+
+@pytest.mark.parametrize("dtype", HALVES)
+@pytest.mark.parametrize("rule", RULES)
+def test_all_states_are_taken_in_16_bits(rule: str, dtype: str, rng: Generator) -> None:
+    """Those that are kept exactly too."""
+    opt = RULES[rule].make(RULES[rule].arrays(rng, SHAPES, "float32"), RULES[rule].fullest)
+    for _ in range(2):
+        opt.step(grads_of(opt, rng))
+    state = opt.state_dict(copy=True)
+    kinds = kinds_of(opt)
+    for one in state["state"].values():
+        one.update((name, one[name].astype(dtype)) for name in kinds if name in one)
+    other = RULES[rule].make(copies(opt), RULES[rule].fullest)
+    other.load_state_dict(state)
+    for mine, its in zip(state["state"].values(), other.state, strict=True):
+        for name in kinds.keys() & mine.keys():
+            assert differing(its[name], mine[name].astype(np.float32)) == 0
 
 
 @halves

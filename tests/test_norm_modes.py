@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -361,6 +363,59 @@ def test_channels_may_lie_between_elements() -> None:
     for x in records["x"][:1], records["x"][:1, :, None]:
         for one, other in zip(F.batch_norm_stats(x), F.batch_norm_stats(x.copy()), strict=True):
             assert np.array_equal(one, other)
+
+
+def in_records(x: Array, more: int, order: tuple[int, ...]) -> Array:
+    """x with its axes in this order of memory, in records that are longer by some bytes."""
+    records = np.dtype({"names": ["x"], "formats": [x.dtype], "itemsize": x.itemsize + more, "offsets": [min(more, 1)]})
+    field: Array = np.zeros([x.shape[axis] for axis in order], records)["x"].transpose(np.argsort(order))
+    field[...] = x
+    return field
+
+
+def calls_of(functions: Any, x: Array, dy: Array, axis: int) -> Iterator[Any]:
+    """The results of all norms of channels, of a module with these functions."""
+    channels, dtype, on = x.shape[axis], "f8" if x.dtype == np.float64 else "f4", {"channel_axis": axis}
+    yield functions.batch_norm_stats(x, **on)
+    yield functions.batch_norm_stats(x, np.zeros(channels), **on)
+    mean, rstd = np.linspace(-1, 1, channels), np.linspace(1, 2, channels)
+    around = np.zeros(channels, dtype), np.ones(channels, dtype)
+    for training in [False, True] if x.size > channels else [False]:
+        kept = [one.copy() for one in around]
+        yield functions.batch_norm(x, *kept, training=training, **on)
+        yield functions.batch_norm_relu(x, *kept, training=training, **on)
+        yield functions.batch_norm_add_relu(x, dy, *kept, training=training, **on)
+        yield functions.batch_renorm(x, *kept, training=training, **on)
+        yield functions.batch_norm_backward(dy, x, mean, rstd, training=training, **on)
+        yield functions.batch_norm_relu_backward(dy, x, mean, rstd, training=training, **on)
+        yield functions.batch_norm_add_relu_backward(dy, dy, x, mean, rstd, training=training, **on)
+        yield functions.batch_renorm_backward(dy, x, mean, rstd, rstd, mean, training=training, **on)
+    yield functions.batch_norm_apply(x, (x.size, mean, rstd), **on)
+    yield functions.batch_norm_backward_stats(dy, x, mean, rstd, **on)
+    yield (functions.batch_norm_backward_apply(dy, x, mean, rstd, x.size, mean, rstd, **on),)
+    g = np.ones([n if a == axis else 1 for a, n in enumerate(x.shape)], dtype)
+    yield functions.weight_norm(x, g, axis)
+    yield functions.weight_norm_backward(dy, x, g, rstd, axis)
+    if axis and x.size > len(x) * channels:
+        each = np.tile(mean, (len(x), 1)), np.tile(rstd, (len(x), 1))
+        yield functions.instance_norm(x, **on)
+        yield functions.instance_norm_backward(dy, x, *each, **on)
+        yield functions.group_norm(x, 1, **on)
+        yield functions.group_norm_backward(dy, x, 1, mean=each[0][:, :1], rstd=each[1][:, :1], **on)
+
+
+@pytest.mark.parametrize("more", [1, 2, 7])
+@pytest.mark.parametrize("shape", [(40, 2, 1), (40, 1, 2), (1, 2, 40), (2, 40, 1), (40, 2), (40, 1), (9, 3, 1, 2)])
+def test_norms_of_channels_are_the_reference_for_odd_strides(shape: tuple[int, ...], more: int, rng: Generator) -> None:
+    """Also where an axis of length 1, whose stride says nothing, is the innermost one."""
+    orders = list(itertools.permutations(range(len(shape))))[:: 1 if len(shape) < 4 else 5]
+    ways = itertools.cycle(itertools.product(("float32", "float64", "float16"), (1, -1)))
+    for (axis, order), (dtype, step) in zip(itertools.product(range(len(shape)), orders), ways, strict=False):
+        x, dy = (in_records(ordinary(rng, shape, dtype), more, order)[::step] for _ in range(2))
+        for number, (mine, its) in enumerate(zip(*(calls_of(one, x, dy, axis) for one in (F, reference)), strict=True)):
+            for a, b in zip(mine, its, strict=True):
+                assert (a is None) == (b is None)
+                assert a is None or np.array_equal(a, b, equal_nan=True), (order, axis, dtype, step, number)
 
 
 def test_a_count_of_fewer_values_than_there_are_is_an_error(rng: Generator) -> None:

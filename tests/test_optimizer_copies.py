@@ -16,6 +16,7 @@ from numpy.random import Generator
 from tables import CLASSES, OPTIMIZERS, ordinary
 from tools import bits, copies, everything
 
+import fastopt as fo
 from fastopt import optim, schedules
 
 classes = pytest.mark.parametrize("name", CLASSES)
@@ -56,6 +57,107 @@ def test_what_is_switched_on_before_it_is_saved_can_be_loaded(
     for one in opt, other:
         one.step([np.full((4, 3), 0.5, np.float32)])
     assert everything(other) == everything(opt)
+
+
+# What makes the count begin again, as the rule's states are new.
+RESTARTS: list[tuple[dict[str, Any], dict[str, Any]]] = [
+    ({}, {"momentum": 0.9}),
+    ({}, {"momentum": 0.9, "velocity": True}),
+    ({"momentum": 0.9}, {"velocity": True}),
+    ({"momentum": 0.9, "velocity": True}, {"velocity": False}),
+]
+COMPANIONS: list[dict[str, Any]] = [
+    {"ema_decay": 0.9},
+    {"swa_start": 2},
+    {"l2_init": 0.1},
+    {"weights": "master"},
+    {"weights": "kahan"},
+    {"weights": "correction"},
+    {"weights": "master", "ema_decay": 0.9, "l2_init": 0.1},
+]
+
+
+def by_state_dict(opt: Any, other: Any, path: Path) -> None:
+    other.load_state_dict(opt.state_dict(copy=True))
+
+
+def by_file(opt: Any, other: Any, path: Path) -> None:
+    opt.save(path)
+    other.load(path)
+
+
+def by_run(opt: Any, other: Any, path: Path) -> None:
+    fo.save(path, optimizer=opt)
+    fo.load(path, optimizer=other)
+
+
+@pytest.mark.parametrize("resume", [by_state_dict, by_file, by_run])
+@pytest.mark.parametrize("stepped", [0, 3])
+@pytest.mark.parametrize("companions", COMPANIONS, ids="-".join)
+@pytest.mark.parametrize(("before", "after"), RESTARTS)
+def test_what_has_begun_goes_on_where_the_count_begins_again(
+    before: dict[str, Any],
+    after: dict[str, Any],
+    companions: dict[str, Any],
+    stepped: int,
+    resume: Callable[[Any, Any, Path], None],
+    tmp_path: Path,
+    rng: Generator,
+) -> None:
+    """Also where the weights are changed before the next step: what has not begun begins with them then."""
+    dtype = "bfloat16" if "weights" in companions else "float32"
+    params = [ordinary(rng, (4, 3), dtype)]
+    opt = optim.SGD(params, lr=1e-3, **before, **companions)
+    for _ in range(stepped):
+        opt.step([np.full((4, 3), 0.5, np.float32)])
+    opt.param_groups[0].update(after)
+    twins = copies(params)
+    other = optim.SGD(twins, lr=1e-3, **before, **companions)
+    resume(opt, other, tmp_path / "state")
+    assert everything(other) == everything(opt)
+    for change in 0, 1:
+        for one in opt, other:
+            one.param_groups[0]["params"][0][...] += one.param_groups[0]["params"][0].dtype.type(change)
+            one.step([np.full((4, 3), 0.5, np.float32)])
+        assert everything(other) == everything(opt)
+
+
+@pytest.mark.parametrize("weights", ["master", "kahan", "correction"])
+def test_bits_beyond_16_are_converted_where_the_count_begins_again(weights: str, rng: Generator) -> None:
+    params = [ordinary(rng, 12, "bfloat16")]
+    opt = optim.SGD(params, lr=1e-3, weights="kahan")
+    for _ in range(3):
+        opt.step([np.full(12, 0.5, np.float32)])
+    opt.param_groups[0]["momentum"] = 0.9
+    other = optim.SGD(copies(params), lr=1e-3, weights=weights)
+    other.load_state_dict(opt.state_dict(copy=True))
+    opt.param_groups[0]["weights"] = weights
+    for one in opt, other:
+        one.step([np.full(12, 0.5, np.float32)])
+    assert everything(other)["state"] == everything(opt)["state"]
+
+
+def test_an_average_that_is_put_there_before_the_first_step_is_loaded() -> None:
+    def average_after(load: bool) -> float:
+        opt = optim.SGD([np.zeros(1)], lr=0.0, ema_decay=0.5)
+        opt.state[0]["ema_param"] = np.ones(1)
+        if load:
+            state = opt.state_dict(copy=True)
+            opt = optim.SGD([np.zeros(1)], lr=0.0, ema_decay=0.5)
+            opt.load_state_dict(state)
+        opt.step([np.zeros(1)])
+        return float(opt.state[0]["ema_param"][0])
+
+    assert average_after(load=True) == average_after(load=False) == 0.5
+
+
+@pytest.mark.parametrize("bad", [3, {"0": 3}, {"0": [3]}, "all"])
+def test_what_has_not_begun_is_named(bad: Any) -> None:
+    opt = optim.SGD([np.zeros(1)])
+    state = opt.state_dict(copy=True)
+    state["fastopt"]["fresh"] = bad
+    with pytest.raises(TypeError, match="SGD: fresh in state_dict must have lists of names"):
+        opt.load_state_dict(state)
 
 
 def test_averages_stay_where_a_checkpoint_has_none(rng: Generator) -> None:

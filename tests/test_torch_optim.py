@@ -408,6 +408,50 @@ def test_nothing_is_kept_alive() -> None:
     assert gone() is None
 
 
+@pytest.mark.parametrize("in_backward", [False, True])
+@pytest.mark.parametrize(
+    ("cls", "changes"),
+    [
+        (optim.SGD, {"momentum": 0.9}),
+        (optim.SGD, {"momentum": 0.9, "velocity": True}),
+        (optim.Adam, {"amsgrad": True}),
+        (optim.RMSprop, {"momentum": 0.5, "centered": True}),
+        (optim.AdamW, {"l2_init": 0.1}),
+    ],
+)
+@pytest.mark.parametrize("options", [{}, {"ema_decay": 0.9}])
+def test_what_is_switched_on_in_mid_run_is_in_the_state(
+    cls: Any, changes: dict[str, Any], options: dict[str, Any], in_backward: bool
+) -> None:
+    """A run that is saved and loaded goes on as it is, whether the changed parameter has taken a step since or not."""
+
+    def step(opt: Any, which: tuple[int, ...]) -> None:
+        opt.zero_grad()
+        for i in which:
+            p = opt.param_groups[0]["params"][i]
+            (p * torch.full_like(p, 0.5 + i)).sum().backward()
+        opt.step()
+
+    def new(params: list[Any]) -> Any:
+        return cls(params, lr=0.1, in_backward=in_backward, **options)
+
+    opt = new([torch.nn.Parameter(torch.ones(3)), torch.nn.Parameter(torch.ones(2))])
+    for _ in range(3):
+        step(opt, (0, 1))
+    opt.param_groups[0].update(changes)
+    for _ in range(2):
+        step(opt, (0,))
+        twins = [torch.nn.Parameter(p.detach().clone()) for p in opt.param_groups[0]["params"]]
+        other = new(twins)
+        other.load_state_dict(copy.deepcopy(opt.state_dict()))
+        for each in opt, other:
+            step(each, (0, 1))
+        for p, q in zip(opt.param_groups[0]["params"], twins, strict=True):
+            assert torch.equal(p, q)
+            assert opt.state[p].keys() == other.state[q].keys()
+            assert all(torch.equal(value, other.state[q][key]) for key, value in opt.state[p].items())
+
+
 def test_any_dense_memory_order() -> None:
     for cls in (optim.AdamW, optim.SGD, optim.Adafactor):
         a = torch.nn.Conv2d(3, 4, 3).double()
@@ -435,6 +479,76 @@ def test_any_dense_memory_order() -> None:
             assert torch.equal(
                 opts[0].state[p].get("exp_avg", torch.ones(1)), copied.state[q].get("exp_avg", torch.ones(1))
             )
+
+
+# Layers of two filters, of one, and with one channel or one pixel.
+FILTERS = [(2, 3, 4, 5), (1, 3, 4, 5), (2, 1, 4, 5), (2, 3, 1, 1), (2, 3, 1, 5)]
+
+
+@ours
+@pytest.mark.parametrize("shape", FILTERS)
+def test_every_rule_takes_channels_last_or_says_what_it_needs(cls: Any, shape: tuple[int, ...]) -> None:
+    """With the result of the same weight in the order of its axes, and of torch's rule; clipped by filters too."""
+    if cls.__name__ == "Muon":  # takes matrices only
+        return
+    data = torch.linspace(-1, 1, int(np.prod(shape)), dtype=torch.float64).sin().reshape(shape)
+    last = data.clone().to(memory_format=torch.channels_last)
+    if cls is optim.Adafactor and not last.is_contiguous():
+        with pytest.raises(
+            TypeError, match=r"params\[0\] is not contiguous in the order of its axes.*p\.data = p\.data\.contiguous"
+        ):
+            cls([torch.nn.Parameter(last)])
+        return
+    options: dict[str, Any]
+    for options in {}, {"clip_adaptive": 0.01}, {"clip_norm": 0.1}:
+        rules = [cls, cls, *([getattr(torch.optim, cls.__name__)] if cls in BOTH and not options else [])]
+        params = [torch.nn.Parameter(one.clone()) for one in (data, last, last)[: len(rules)]]
+        for rule, p in zip(rules, params, strict=True):
+            opt = rule([p], lr=LR.get(cls.__name__, 0.01))
+            for step in range(3):
+                p.grad = (p.detach() * (step + 2)).cos()
+                opt.step(**options)
+        for p, most in zip(params[1:], (1e-12, 1e-9), strict=False):
+            assert float((p - params[0]).detach().abs().max()) <= most, options
+
+
+@pytest.mark.parametrize("cls", [optim.SGD, optim.AdamW])
+def test_rows_are_those_of_the_tensor(cls: Any) -> None:
+    """A matrix whose rows are not rows in memory is refused where rows count."""
+    p = torch.nn.Parameter(torch.ones(3, 3).t())
+    p.data = torch.arange(9.0).reshape(3, 3).t()
+    opt = cls([p], lr=0.1)
+    before = p.detach().clone()
+    p.grad = torch.ones(3, 3)
+    with pytest.raises(
+        TypeError, match=r"clip_adaptive takes rows of params\[0\], whose first axis is not the outermost"
+    ):
+        opt.step(clip_adaptive=0.1)
+    p.grad = torch.sparse_coo_tensor(torch.tensor([[1]]), torch.ones(1, 3), (3, 3), check_invariants=True)
+    with pytest.raises(
+        TypeError, match=r"the sparse gradient has rows of params\[0\], whose first axis is not the outermost"
+    ):
+        opt.step()
+    assert torch.equal(p, before)
+    p.data = p.data.contiguous()
+    opt.step()
+    assert (p != before).any(1).tolist() == [False, True, False]
+
+
+def test_rows_of_a_sparse_gradient_have_the_axes_of_the_tensor() -> None:
+    data = torch.arange(24.0).reshape(2, 4, 3).transpose(1, 2)
+    p, q = (
+        torch.nn.Parameter(one.clone(memory_format=form))
+        for one, form in ((data, torch.preserve_format), (data, torch.contiguous_format))
+    )
+    assert not p.is_contiguous()
+    assert q.is_contiguous()
+    for one in p, q:
+        one.grad = torch.sparse_coo_tensor(
+            torch.tensor([[1]]), torch.arange(12.0).reshape(1, 3, 4), one.shape, check_invariants=True
+        )
+        optim.SGD([one], lr=0.1).step()
+    assert torch.equal(p, q)
 
 
 def _step_of(value: Any, grad: Any, **kwargs: Any) -> Any:

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .. import SparseRows
-from .._check import choice, flag, number, type_of, whole
+from .._check import choice, flag, not_an_array, number, whole
 from ..optim.accumulate import weight_of
 from ._exchange import BFLOAT16, DENSE, NONE, SPARSE, Channel, Exchange, Header, Vector, fill, weigh
 from ._layout import Layout
@@ -146,7 +146,7 @@ class Exchanged:
         param = whole(name, "param", param, 0, max(len(self.params), 1))
         if param in self._given:
             raise ValueError(f"{name}: the gradient of {self.label(param)} was handed in before; step() comes first")
-        self._expect(param, grad)
+        grad = self._checked(param, grad)
         kind = NONE if grad is None else SPARSE if isinstance(grad, SparseRows) else DENSE
         if self._kinds is None:
             self._weigh(weight)
@@ -183,11 +183,11 @@ class Exchanged:
             raise ValueError(f"{name}: add follows ready, whose gradients step() takes; step() first")
         flat = self._flatten(grads)
         for param, grad in enumerate(flat):
-            if isinstance(grad, SparseRows):
+            if isinstance(grad, SparseRows) and not self._shards:
                 raise TypeError(
                     f"{name}: the gradient of {self.label(param)} is sparse, which add does not take; use step"
                 )
-            self._expect(param, grad)
+        flat = [self._checked(*both) for both in enumerate(flat)]
         first, end = share(self._leaves, self.rank, self.size)
         if self.chunks is not None:
             expected = first if self._local is None else self._local.next
@@ -279,8 +279,8 @@ class Exchanged:
         if self._given or self._local is not None:
             raise ValueError(f"{name}: grads are given, but ready or add has been called; step() without grads")
         flat = self._flatten(grads)
+        flat[:] = [self._checked(*both) for both in enumerate(flat)]  # in place: add knows its order
         for param, grad in enumerate(flat):
-            self._expect(param, grad)
             if self._kinds is not None:
                 self._expect_kind(param, NONE if grad is None else SPARSE if isinstance(grad, SparseRows) else DENSE)
         if self.chunks is not None:
@@ -351,10 +351,6 @@ class Exchanged:
                     f"{self._function}: the gradient of {self.label(param)} is sparse on some ranks and dense on others"
                 )
             kinds[param] = max(seen, default=DENSE)
-            if kinds[param] == SPARSE and self._shards:
-                raise TypeError(
-                    f"{self._function}: the gradient of {self.label(param)} is sparse, which needs DistributedOptimizer"
-                )
         vectors: list[Vector] = []
         where: dict[int, tuple[int, int, int]] = {}
         dense = [i for i, kind in enumerate(kinds) if kind == DENSE]
@@ -452,30 +448,28 @@ class Exchanged:
         """The name of parameter number ``param`` in errors."""
         return repr(self.names[param]) if self.names else f"params[{param}]"
 
-    def _expect(self, param: int, grad: Any) -> None:
+    def _checked(self, param: int, given: Any) -> Any:
+        """A gradient, if the optimizer by itself would take it; a scalar of NumPy's as an array."""
         name, its = self._function, self.params[param]
-        if grad is None:
-            return
-        if isinstance(grad, SparseRows):
-            if grad.values.shape[1:] != its.shape[1:] or not its.ndim:
-                raise ValueError(
-                    f"{name}: the gradient of {self.label(param)} has rows of shape {grad.values.shape[1:]}, expected {its.shape[1:]}"
-                )
-            grad = grad.values
-            its_shape: tuple[int, ...] = grad.shape
-        else:
-            its_shape = its.shape
+        if given is None:
+            return None
+        given = np.asarray(given) if isinstance(given, np.generic) else given
+        sparse, what = isinstance(given, SparseRows), f"{name}: the gradient of {self.label(param)}"
+        if sparse and self._shards:
+            raise TypeError(f"{what} is sparse, which needs DistributedOptimizer")
+        grad = given.values if sparse else given
         if not isinstance(grad, np.ndarray):
-            raise TypeError(f"{name}: the gradient of {self.label(param)} must be a numpy array, got {type_of(grad)}")
-        if grad.shape != its_shape:
-            raise ValueError(
-                f"{name}: the gradient of {self.label(param)} has shape {grad.shape}, expected {its.shape}"
-            )
+            raise TypeError(f"{what} must be a numpy array, got {not_an_array(grad)}")
+        if isinstance(grad, np.ma.MaskedArray):
+            raise TypeError(f"{what} is a masked array, whose mask would be ignored: pass its .filled(...)")
         allowed = ("float64",) if its.dtype == np.float64 else ("float32", "float16", "bfloat16")
         if grad.dtype.name not in allowed or not grad.dtype.isnative:
-            raise TypeError(
-                f"{name}: the gradient of {self.label(param)} has dtype {grad.dtype}, expected {' or '.join(allowed)}"
-            )
+            raise TypeError(f"{what} has dtype {grad.dtype}, expected {' or '.join(allowed)}")
+        if sparse and (grad.shape[1:] != its.shape[1:] or not its.ndim):
+            raise ValueError(f"{what} has rows of shape {grad.shape[1:]}, expected {its.shape[1:]}")
+        if not sparse and grad.shape != its.shape:
+            raise ValueError(f"{what} has shape {grad.shape}, expected {its.shape}")
+        return given
 
     def _expect_kind(self, param: int, kind: int) -> None:
         assert self._kinds is not None

@@ -223,6 +223,9 @@ def _assembled(
 ) -> tuple[dict[int, dict[str, Array]], list[Array], dict[str, Any]]:
     """The state of the wanted slices, all weights (flat), and rank 0's metadata."""
     state: dict[int, dict[str, Array]] = {k: {} for k in range(len(wanted))}
+    fresh: dict[
+        str, list[str]
+    ] = {}  # the names of a slice's entries that are to begin as the parameter, where a part says it
     weights: list[Array] = []
     metadata: dict[str, Any] = {}
     seen = [0] * len(wanted)
@@ -247,6 +250,8 @@ def _assembled(
                 if other != param or max(low, begin) >= min(high, end):
                     continue
                 seen[i] += min(high, end) - max(low, begin)
+                if (names := its["fastopt"].get("fresh", {}).get(str(k))) is not None:
+                    fresh[str(i)] = names
                 for key, array in entries.items():
                     _copy_part(state[i], key, array, (begin, end), (low, high))
     for i, shape in enumerate(metadata["shapes"]):
@@ -257,6 +262,7 @@ def _assembled(
         raise ValueError(f"load: {folder} lacks a part of parameter {missing[0]}")
     for param, weight in enumerate(weights):
         weights[param] = weight.reshape(metadata["shapes"][param])
+    metadata = {**metadata, "fastopt": {**metadata["fastopt"], "fresh": fresh}}
     return state, weights, metadata
 
 

@@ -87,7 +87,8 @@ class DistributedOptimizer(Exchanged):
                 Options(chunks, wire, error_feedback, reduction, bucket_mib, broadcast),
                 shards=False,
             )
-            return [*facts, *((f"the state of {self.label(i)}", digest_of(one)) for i, one in enumerate(opt.state))]
+            states = [digest_of(record, opt._as_param()) for record in opt._records]
+            return [*facts, *((f"the state of {self.label(i)}", text) for i, text in enumerate(states))]
 
         expect_same(self._function, comm, together(self._function, comm, checks))
         self._begin()

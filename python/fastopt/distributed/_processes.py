@@ -10,7 +10,7 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, TypeVar
 
 import numpy as np
@@ -19,6 +19,8 @@ from threadpoolctl import threadpool_limits
 
 from .. import get_num_threads, set_num_threads
 from .._check import type_of, whole
+from ..optim.parameters import Record
+from ..optim.plan import unbegun
 
 Array = NDArray[Any]
 Result = TypeVar("Result")
@@ -50,9 +52,10 @@ def gather_bytes(comm: Any, given: bytes) -> list[bytes]:
     return [all_of_them[begin : begin + size].tobytes() for begin, size in zip(begins, sizes, strict=True)]
 
 
-def digest_of(state: Mapping[str, Array]) -> str:
-    """A short text that differs where a parameter's state does; empty before its first step."""
-    if not int(state.get("step", 0)):
+def digest_of(record: Record, own: tuple[str, ...]) -> str:
+    """A short text that differs where a parameter's state does; empty if nothing in it has begun."""
+    state = record.state
+    if not int(state.get("step", 0)) and ("step" not in state or unbegun(record, own) is None):
         return ""
     digest = hashlib.sha256()
     for key in sorted(state):

@@ -20,7 +20,7 @@ from . import _checkpoint
 from ._base import Exchanged, Options
 from ._exchange import DENSE
 from ._layout import Segment
-from ._processes import expect_same, text_of, together
+from ._processes import expect_same, gather_bytes, text_of, together
 
 Array = NDArray[Any]
 
@@ -255,14 +255,27 @@ class ShardedOptimizer(Exchanged):
         with contextlib.ExitStack() as block:
             block.callback(self._put_back, [param.copy() for param in self.params])
 
+            own, some = together(self._function, self.comm, self._averaged)
+            if not any(gather_bytes(self.comm, b"1" if own or some else b"")):
+                raise ValueError(f"{type(self.optimizer).__name__}: there are no averages; set ema_decay or swa_start")
+
             def enter() -> None:
-                if self.slices:
+                if own:
                     block.enter_context(self.optimizer.using_ema())
 
             together(self._function, self.comm, enter)
             self._swapped = True
             self.gather()
             yield
+
+    def _averaged(self) -> tuple[bool, bool]:
+        """Whether a slice of this rank has an average, and whether a parameter of any rank has one for certain."""
+        opt = self.optimizer
+        with opt._turn:
+            if not opt._swapped:  # otherwise using_ema raises the error
+                opt._settle()
+            wanted = (rule.average and one.structure.leaves for rule, one in zip(opt._rules, self._groups, strict=True))
+            return opt._has_averages(), any(wanted)
 
     def _put_back(self, weights: list[Array]) -> None:
         for param, its in zip(self.params, weights, strict=True):

@@ -113,25 +113,33 @@ def _dtype(kind: str, moments: str, param: Array) -> np.dtype[Any]:
 def numbers_of(one: Mapping[str, Array], name: str, kind: str) -> Array:
     """A state in the dtype in which it is computed."""
     array = one[name]
-    if array.dtype == np.uint8 or is_half(array.dtype):
+    if is_half(array.dtype):  # of any kind: a loaded state may have what is kept exactly in 16 bits
+        return kernels.unpack(contiguous(array), "moment", None)
+    if array.dtype == np.uint8:
         return kernels.unpack(contiguous(array), kind, one.get(f"{name}_scale"))
     return array
 
 
-def keep_state(one: State, name: str, kind: str, moments: str, param: Array, initial: Callable[[], Array]) -> None:
-    """Converts a state to the format ``moments``; a state that does not exist yet gets its initial values."""
+def keep_state(
+    one: State, name: str, kinds: tuple[str, str], moments: str, param: Array, initial: Callable[[], Array]
+) -> None:
+    """Converts a state to the format ``moments``; a state that does not exist yet gets its initial values.
+
+    ``kinds`` are the kind that it has and the one that it had when it was packed.
+    """
+    kind, before = kinds
     dtype = _dtype(kind, moments, param)
     if name in one and one[name].dtype == dtype:
         return
     if dtype == computed(param):
-        new = numbers_of(one, name, kind) if name in one else initial()
+        new = numbers_of(one, name, before) if name in one else initial()
         one[name] = copy_of(new, param, dtype) if name in one and new.shape == param.shape else new
         one.pop(f"{name}_scale", None)
         return
     # Allocate the arrays that stay before the temporary ones: malloc would keep the holes between arrays of less than 32 MB.
     packed = zeros_like(param, dtype)
     scale = np.zeros(-(-param.size // kernels.SHARE), np.uint8) if dtype == np.uint8 else None
-    array = numbers_of(one, name, kind) if name in one else initial()
+    array = numbers_of(one, name, before) if name in one else initial()
     if array.any():
         kernels.pack(contiguous(array, np.float32), kind, packed, scale)
     one[name] = packed

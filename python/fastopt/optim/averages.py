@@ -81,10 +81,13 @@ class Averaged(Saved):
         else:
             self._expect_swapped_params()
             self._adopt_entries()
-        if not any("ema_param" in record.state for record in self._records):
+        if not self._has_averages():
             raise ValueError(f"{self._name}: there are no averages; set ema_decay or swa_start")
         self._simple[0] = None
         exchange(self._name, self._records, self._labels, self._swapped)
+
+    def _has_averages(self) -> bool:
+        return any("ema_param" in record.state for record in self._records)
 
     def _swap_back(self) -> None:
         with self._turn:

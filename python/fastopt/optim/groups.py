@@ -138,6 +138,11 @@ class Groups:
         return buffer
 
     @classmethod
+    def _as_param(cls) -> tuple[str, ...]:
+        """The names of the states that begin as the parameter."""
+        return tuple(key for key, begins in cls.begins.items() if begins == "param")
+
+    @classmethod
     def _shape_of(cls, name: str, param: Array) -> tuple[int, ...]:
         """The shape of the buffer for the state ``name``."""
         return param.shape
@@ -325,11 +330,12 @@ class Groups:
         rules: list[Rule],
         values: list[Any],
         loaded: list[dict[str, Any]] | None = None,
+        unbegun: list[set[str]] | None = None,
     ) -> Planned:
-        """A new plan, from the states ``loaded`` or from the present ones."""
+        """A new plan, from the states ``loaded``, in which the entries ``unbegun`` are fresh, or from the present ones."""
         owners = [index for index, one in enumerate(groups) for _ in one.group["params"]]
         of_groups = [one.group for one in groups]
-        members, states, fresh = self._members(records, labels, owners, rules, of_groups, loaded)
+        members, states, fresh = self._members(records, labels, owners, rules, of_groups, loaded, unbegun)
         plan = self._make_plan(self._name, members, self._count)
         return Planned(plan, groups, labels, records, rules, values, states, fresh)
 
@@ -404,9 +410,11 @@ class Groups:
         rules: list[Rule],
         groups: list[dict[str, Any]],
         loaded: list[dict[str, Any]] | None = None,
+        unbegun: list[set[str]] | None = None,
     ) -> tuple[list[Member], list[dict[str, Any]], list[tuple[int, tuple[str, ...]]]]:
         """The members of a plan, the entries of their states, and which entries are fresh; changes nothing."""
         members, states, fresh = [], [], []
+        own, kinds = self._as_param(), self._kinds()
         steps = np.zeros(len(records), np.int64)  # in one array, as each step increments all of them
         for i, (record, label, owner) in enumerate(zip(records, labels, owners, strict=True)):
             rule = self._rule_of(rules[owner], record.param)
@@ -416,8 +424,8 @@ class Groups:
                 )
             now = self._entries(record, label) if loaded is None else loaded[i]
             initial = partial(self._initial, group=groups[owner])
-            own = tuple(key for key, begins in self.begins.items() if begins == "param")
-            state, begun = state_for(record, now, rule, self.hidden, initial, own, steps[i, ...], loaded is not None)
+            its = None if unbegun is None else unbegun[i]
+            state, begun = state_for(record, now, rule, self.hidden, initial, own, kinds, steps[i, ...], its)
             members.append(member_of(label, rule, owner, record.param, state, self.hidden))
             states.append(state)
             fresh.append(begun)

@@ -103,14 +103,15 @@ def state_for(
     hidden: tuple[str, ...],
     initial: Callable[[str, Array], Array],
     own: tuple[str, ...],
+    kinds: Mapping[str, str],
     step: Array,
-    loaded: bool = False,
+    unbegun: set[str] | None = None,
 ) -> tuple[dict[str, Any], tuple[int, tuple[str, ...]]]:
     """The entries of a parameter's state under a rule, from its present entries, and which of them are fresh.
 
     Fresh entries are those that begin as copies of the parameter in its next step.  ``initial`` makes new buffers; the states
-    in ``own`` begin as the parameter; ``step`` is the array for a new count.  In a ``loaded`` state without steps all are
-    fresh.
+    in ``own`` begin as the parameter; ``kinds`` are those with which states were packed; ``step`` is the array for a new count; ``unbegun`` has the names of the entries that are
+    fresh in a loaded state.
     """
     param, one = record.param, dict(entries)
     names = [name for name in rule.states if name not in hidden]
@@ -121,7 +122,10 @@ def state_for(
         one["step"] = step
     for name, kind in zip(rule.states, rule.kinds, strict=True):
         if name in names:
-            keep_state(one, name, kind, rule.formats[1], param, partial(initial, name, param))
+            of_codes = kinds.get(
+                name, kind
+            )  # of another variant of the rule it may be, which packs what this one keeps exactly
+            keep_state(one, name, (kind, of_codes), rule.formats[1], param, partial(initial, name, param))
     for name in rule.numbers:
         if name not in one:
             one[name] = np.array(initial(name, param), np.float64)
@@ -133,11 +137,25 @@ def state_for(
     made = {*one} - {*entries}
     if {*RESTS.values()} & {*entries}:  # a master that was converted from another residual array is not fresh
         made.discard("master_param")
-    if loaded and before == 0:
-        made = {*one}
+    if unbegun is not None:
+        made |= unbegun
     elif at == before:
         made |= {key for key in fresh if key in entries and one.get(key) is entries[key] is record.seen.get(key)}
-    return one, (count, tuple(key for key in ("master_param", *own, *AS_PARAMETER) if key in made))
+    return one, (count, tuple(key for key in ("master_param", *own, *AS_PARAMETER) if key in made and key in one))
+
+
+def unbegun(record: Record, own: tuple[str, ...]) -> list[str] | None:
+    """The names of a parameter's fresh entries; ``None`` where its count says it: all without steps, none with steps.
+
+    The count says nothing after it began again, as it does with a new rule's state.
+    """
+    one = record.state
+    fresh = [*record.fresh[1]] if record.is_fresh() else []
+    if one["step"] != 0:
+        return fresh or None
+    rests = (one[key] for key in RESTS.values() if key in one and key != "master_param")
+    begun = {"master_param", *own, *AS_PARAMETER} & {*one} - {*fresh} or any(rest.any() for rest in rests)
+    return fresh if begun else None
 
 
 def begin(record: Record) -> None:

@@ -16,7 +16,7 @@ from .._core import kernels
 from .copies import pickled, revived
 from .groups import Groups
 from .parameters import Array
-from .plan import begin
+from .plan import begin, unbegun
 from .state_dict import Loaded, expect_complete, plain, read_back, written
 
 
@@ -56,7 +56,9 @@ class Saved(Groups):
                 raise ValueError(
                     f"{self._name}: step of params{label} in opt.state must be in [0, 2**53), got {record.state['step']}"
                 )
-        own = {"class": self._name, "step": int(self._count), **self._extra()}
+        every = {str(i): unbegun(record, self._as_param()) for i, record in enumerate(self._records)}
+        known = {number: names for number, names in every.items() if names is not None}
+        own = {"class": self._name, "step": int(self._count), **self._extra(), **({"fresh": known} if known else {})}
         return written(self.param_groups, self._records, own, copy)
 
     def load_state_dict(self, state_dict: Mapping[str, Any], *, by_position: bool = False) -> None:
@@ -108,7 +110,7 @@ class Saved(Groups):
         rules = [draft._rule_for(group) for group in found.groups]
         values = [self._values(group) for group in found.groups]
         expect_complete(self._name, self._labels, self._variants(), draft._needed(rules), found.states)
-        new = draft._plan_of(self._groups, self._labels, self._records, rules, values, found.states)
+        new = draft._plan_of(self._groups, self._labels, self._records, rules, values, found.states, found.unbegun)
         own = vars(self)
         attributes = {
             key: value

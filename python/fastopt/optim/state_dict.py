@@ -28,6 +28,7 @@ class Loaded(NamedTuple):
 
     groups: list[dict[str, Any]]  # with the optimizer's own params
     states: list[dict[str, Any]]  # new arrays, in the order of the optimizer's parameters
+    unbegun: list[set[str]]  # the names of their entries that are still to begin as the parameter
     numbers: list[Any]  # of these parameters in the state dict
     extra: dict[str, Any]
     steps: int | None
@@ -127,7 +128,8 @@ class Reader:
             self._state(record.param, saved.get(number, {}), label)
             for record, number, label in zip(self._records, ids, self._labels, strict=True)
         ]
-        return Loaded(merged, states, ids, dict(extra), count)
+        fresh = [self._unbegun(one, number, extra) for one, number in zip(states, ids, strict=True)]
+        return Loaded(merged, states, fresh, ids, dict(extra), count)
 
     def _in_order(self, groups: Any) -> Any:
         """The groups, sorted into the optimizer's order if the names of their parameters show another one."""
@@ -193,6 +195,16 @@ class Reader:
         if loaded and "step" not in loaded:  # torch's SGD does not count its steps
             loaded["step"] = np.array(1, np.int64)
         return loaded
+
+    def _unbegun(self, state: dict[str, Any], number: int | str, extra: Mapping[str, Any]) -> set[str]:
+        """The names of the entries that are to begin as the parameter; in a state that does not say it all if there was no step."""
+        every = extra.get("fresh", {})
+        names = every.get(str(number)) if isinstance(every, Mapping) else every
+        if names is None:
+            return set() if state.get("step", 0) else {*state, "master_param"}
+        if not isinstance(names, list | tuple) or not all(isinstance(one, str) for one in names):
+            raise TypeError(f"{self._name}: fresh in state_dict must have lists of names, got {every!r:.100}")
+        return {*names}
 
     def adopted(self, param: Array, key: str, value: Any, label: str) -> Array:
         """A checked entry that was put into a state from outside; a copy only if it cannot be used as it is."""

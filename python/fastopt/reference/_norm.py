@@ -18,6 +18,11 @@ def numbers(x: Any) -> Any:
     return flushed(read(x))
 
 
+def readable(x: Any) -> Any:
+    """The array whose memory kernels read: a copy, with the axes in the same order, where elements are not aligned."""
+    return x if x.flags.aligned else np.array(x, order="K")
+
+
 def stored(x: Any, like: Any) -> Any:
     """Numbers in the dtype of an array, rounded to the nearest if it has 16 bits."""
     with np.errstate(all="ignore"):

@@ -20,6 +20,7 @@ from ._norm import (
     into,
     moments,
     numbers,
+    readable,
     rstd_of,
     shifted_moments,
     split,
@@ -37,6 +38,7 @@ class Channels:
     """
 
     def __init__(self, x: Any, channel_axis: int, by_sample: bool = False) -> None:
+        x = readable(x)
         self.axis = axis = channel_axis % x.ndim
         before, after = [*range(by_sample, axis)], [*range(axis + 1, x.ndim)]
         of_set = [0, axis] if by_sample else [axis]

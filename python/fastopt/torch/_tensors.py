@@ -45,11 +45,12 @@ def tensor_of(array: Array) -> Any:
 
 
 def order_of(tensor: Any) -> list[int] | None:
-    """The order of the axes in which the tensor is contiguous, ``None`` if there is none."""
+    """The order of the axes in which the tensor is contiguous, ``None`` if there is none; an axis of length 1 keeps the first place."""
     order = list(range(tensor.ndim))
     if not tensor.is_contiguous():
         strides, sizes = tensor.stride(), tensor.shape
-        order.sort(key=lambda axis: (-strides[axis] if sizes[axis] > 1 else 0, axis))
+        outermost = {0} if tensor.ndim and sizes[0] == 1 else set()
+        order.sort(key=lambda axis: (axis not in outermost, -strides[axis] if sizes[axis] > 1 else 0, axis))
         if not tensor.permute(order).is_contiguous():
             return None
     return order

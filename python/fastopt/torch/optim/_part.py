@@ -21,6 +21,10 @@ from ._state import State
 
 # Hyperparameters with which results depend on the count of steps under every rule.
 _COUNTED = ("noise", "temperature", "ema_decay", "swa_start", "moments", "l2_init")
+_TURNED = (
+    "{}: {} rows of {}, whose first axis is not the outermost one in memory; make it contiguous before the optimizer is made: "
+    "p.data = p.data.contiguous()"
+)
 _DTYPES = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
 
 
@@ -58,7 +62,12 @@ def labels(groups: list[dict[str, Any]]) -> list[str]:
 def _ordered(name: str, label: str, param: torch.Tensor) -> list[int]:
     """The order of the axes in which a parameter is contiguous; raises TypeError if there is none."""
     order = order_of(param)
-    if order is None or (order != list(range(param.ndim)) and name in OF_MATRICES):
+    if order is not None and order != list(range(param.ndim)) and name in OF_MATRICES:
+        raise TypeError(
+            f"{name}: {label} is not contiguous in the order of its axes, as channels_last is not, and {name} looks at rows and "
+            "columns; make it so before the optimizer is made: p.data = p.data.contiguous()"
+        )
+    if order is None:
         raise TypeError(
             f"{name}: {label} is not contiguous, and would be updated in place; make it so before the "
             "optimizer is made: p.data = p.data.contiguous()"
@@ -113,6 +122,7 @@ class Part:
         self._memories = [memory_of(param) for param in self.params]
         self._sharded = [i for i, param in enumerate(self.params) if is_sharded(param)]
         self._orders = [_ordered(name, label, one) for label, one in zip(labels, self._memories, strict=True)]
+        self._turned = [i for i, order in enumerate(self._orders) if order[:1] not in ([], [0])]
         self.arrays = [array_of(one).transpose(order) for one, order in zip(self._memories, self._orders, strict=True)]
         self._values, self._seen = itemgetter(*keys), [(None,) * len(keys) for _ in groups]
         arrays = iter(self.arrays)
@@ -122,7 +132,6 @@ class Part:
                 for group, params in groups
             ]
         )
-        self._hides_step = [self._is_uncounted(p, group) for p, group in zip(self.params, self._owners, strict=True)]
         self._load(extra)
         self._tensors = kernels.Tensors(
             exchange_table(), torch.Tensor, self.params, self._memories, self.arrays, self._orders
@@ -133,17 +142,9 @@ class Part:
         with torch.inference_mode(False):  # so that it tells whether it was changed
             self._steps = torch.zeros(len(self.params), dtype=torch.float64 if wide else torch.float32, device="cpu")
         self._of_steps: Array = self._steps.numpy()
-        for i, one in enumerate(self.optimizer.state):
-            self._counts[i] = int(one["step"])
-            one["step"] = self._counts[i, ...]
-        self._of_steps[...] = self._counts
         self._version = self._steps._version
-        self._unseen = []
-        for i in range(len(self.params)):
-            if self._counts[i] or name in ALWAYS_THERE:
-                self._show(i)
-            else:
-                self._unseen.append(i)
+        self._unseen: list[int] = []
+        self._show_all()
 
     def step(self, options: Mapping[str, Any]) -> optim.StepInfo | None:
         """Takes a step; ``None`` where parameters have changed, so that another part is needed."""
@@ -157,6 +158,8 @@ class Part:
         found = self._tensors.gradients(self.watched)
         if found is None or self._steps._version != self._version:
             return None
+        if self._turned and options.get("clip_adaptive") is not None:
+            raise TypeError(_TURNED.format(self.name, "clip_adaptive takes", self._labels[self._turned[0]]))
         arrays, stepped, others = found
         try:
             if self._only_sparse and len(others) != len(stepped):
@@ -170,7 +173,9 @@ class Part:
         finally:
             self._tensors.release()
         increment_version(stepped)
-        if not info.skipped:
+        if self.optimizer._plan is not self._plan:
+            self._show_all()
+        elif not info.skipped:
             self._of_steps[...] = self._counts
             if self._unseen:
                 begun = [i for i in self._unseen if self._counts[i]]
@@ -229,6 +234,30 @@ class Part:
         array = array_of(value)
         return array.transpose(self._orders[i]) if value.shape == self._memories[i].shape else array
 
+    def extra(self) -> dict[str, Any]:
+        """What the state has beside the parameters' entries."""
+        found: dict[str, Any] = self.optimizer.state_dict()["fastopt"]
+        if self.optimizer._plan is not self._plan:
+            self._show_all()
+        return found
+
+    def _show_all(self) -> None:
+        """Shows the state in torch's optimizer, anew after a change of hyperparameters has given it other arrays."""
+        self._hides_step = [self._is_uncounted(*both) for both in zip(self.params, self._owners, strict=True)]
+        begun = self.optimizer.state_dict()["fastopt"].get("fresh", {})  # without steps too
+        for i, one in enumerate(self.optimizer.state):
+            self._counts[i] = int(one["step"])
+            one["step"] = self._counts[i, ...]
+        self.optimizer.state_dict()  # follows the change
+        self._plan = self.optimizer._plan
+        self._of_steps[...] = self._counts
+        self._unseen = []
+        for i in range(len(self.params)):
+            if self._counts[i] or self.name in ALWAYS_THERE or str(i) in begun:
+                self._show(i)
+            else:
+                self._unseen.append(i)
+
     def _show(self, i: int) -> None:
         """Shows the state of a parameter in torch's optimizer."""
         param, order = self.params[i], self._orders[i]
@@ -257,7 +286,9 @@ class Part:
                     f"{self.name}: the gradient of {self._labels[i]} is sparse along {grad.sparse_dim()} axes, expected only the "
                     "first one; to_dense() it"
                 )
-            values = array_of(grad._values())
+            if i in self._turned:
+                raise TypeError(_TURNED.format(self.name, "the sparse gradient has", self._labels[i]))
+            values = array_of(grad._values()).transpose(self._orders[i])
             momentum = self._owners[i].get("momentum", True)  # without it, SGD moves no other rows
             exact = self.name not in LAZY and bool(momentum)
             return SparseRows(array_of(grad._indices())[0], values, exact=exact)

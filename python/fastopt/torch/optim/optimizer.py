@@ -11,6 +11,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from difflib import get_close_matches
+from itertools import accumulate
 from typing import Any, ClassVar, NamedTuple
 
 import torch
@@ -64,7 +65,7 @@ class Optimizer(torch.optim.Optimizer):
     A group has fastopt's further hyperparameters too, see :class:`fastopt.optim.Optimizer`.
 
     Parameters are updated in place.  They are on the CPU, in float32, float64, float16 or bfloat16, and contiguous in some
-    order of their axes, such as ``channels_last``.  ``foreach``, ``capturable`` and ``fused`` have no effect.
+    order of their axes, such as ``channels_last`` (for Adafactor and Muon, in the order of their axes).  ``foreach``, ``capturable`` and ``fused`` have no effect.
 
     ``in_backward=True`` steps each parameter as soon as ``backward`` has its gradient, while it is in cache, and sets the gradient
     to ``None``: the gradients of a model never exist all at once.  ``step`` does nothing then but call its closure.  A parameter is
@@ -135,6 +136,7 @@ class Optimizer(torch.optim.Optimizer):
         """
         with warnings.catch_warnings():  # of duplicate parameters; they are an error here
             warnings.simplefilter("ignore")
+            self._keep_extra()
             _Base.add_param_group(self, param_group)
         name, group = self.rule.__name__, self.param_groups[-1]
         try:
@@ -274,20 +276,19 @@ class Optimizer(torch.optim.Optimizer):
                 group.setdefault(key, self.defaults[key])
         every = labels(self.param_groups)
         if self._in_backward:
-            of_params = iter(every)
+            pairs = [(group, param) for group in self.param_groups for param in group["params"]]
             parts = [
                 Part(
                     name,
                     self.rule,
                     [(group, [param])],
-                    [next(of_params)],
+                    [every[i]],
                     [{"params": [param]}],
                     state,
                     keys,
-                    self._extra,
+                    self._extra_of(i),
                 )
-                for group in self.param_groups
-                for param in group["params"]
+                for i, (group, param) in enumerate(pairs)
             ]
         else:
             groups = [(group, list(group["params"])) for group in self.param_groups]
@@ -373,7 +374,20 @@ class Optimizer(torch.optim.Optimizer):
     def _keep_extra(self) -> None:
         """Notes what the state has beside the parameters' entries."""
         if self._parts:
-            self._extra = dict(self._parts[0].optimizer.state_dict()["fastopt"])
+            extras = [part.extra() for part in self._parts]
+            firsts = accumulate((len(part.params) for part in self._parts[:-1]), initial=0)
+            fresh = {
+                str(first + int(i)): names
+                for first, extra in zip(firsts, extras, strict=True)
+                for i, names in extra.get("fresh", {}).items()
+            }
+            self._extra = {**extras[0], "fresh": fresh} if fresh else extras[0]
+
+    def _extra_of(self, number: int) -> dict[str, Any]:
+        """What the state of one parameter alone has beside its entries."""
+        fresh = self._extra.get("fresh", {}).get(str(number))
+        rest = {key: value for key, value in self._extra.items() if key != "fresh"}
+        return rest if fresh is None else {**rest, "fresh": {"0": fresh}}
 
     def state_dict(self) -> dict[str, Any]:
         """The state, in torch's form: torch's optimizer of this name loads it, without fastopt too.
