@@ -62,7 +62,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--epochs",
         type=positive,
         metavar="N",
-        help="largest number of epochs (default: 40; with --quick 8, with --mpi 100)",
+        help="largest number of epochs (default: 20; with --quick 8, with --mpi 100)",
     )
     add(
         "--patience",

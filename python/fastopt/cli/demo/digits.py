@@ -229,7 +229,7 @@ class Training:
 
 
 # What is not given: three bars that are a pleasure to watch; a second; and what several processes can share.
-RACE = {"hidden": [1024, 1024], "batch_size": 16, "epochs": 40, "patience": None}
+RACE = {"hidden": [1024, 1024], "batch_size": 16, "epochs": 20, "patience": None}
 QUICK = {"hidden": [128, 128], "batch_size": 32, "epochs": 8, "patience": None}
 PARALLEL = {"hidden": [128, 128], "batch_size": 32, "epochs": 100, "patience": 15}
 
