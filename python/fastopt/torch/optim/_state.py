@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -71,3 +71,30 @@ def _telling(name: str, base: Callable[..., Any]) -> Callable[..., Any]:
 for _name in _CHANGING:
     setattr(Entries, _name, _telling(_name, getattr(dict, _name)))
     setattr(State, _name, _telling(_name, getattr(defaultdict, _name)))
+
+
+class _Held:
+    """A tensor that torch does not convert while it loads a state."""
+
+    __slots__ = ("tensor",)
+
+    def __init__(self, tensor: torch.Tensor) -> None:
+        self.tensor = tensor
+
+
+def hold(optimizer: torch.optim.Optimizer, state_dict: dict[str, Any]) -> dict[str, Any]:
+    """A state dict whose tensors torch leaves as they are."""
+    state = {
+        key: {k: _Held(v) if isinstance(v, torch.Tensor) else v for k, v in named_back(one).items()}
+        if isinstance(one, dict)
+        else one
+        for key, one in state_dict["state"].items()
+    }
+    return {**state_dict, "state": state}
+
+
+def let_go(entries: Any) -> Any:
+    """Undoes :func:`hold` for one parameter's entries."""
+    if not isinstance(entries, Mapping):
+        return entries
+    return {key: value.tensor if isinstance(value, _Held) else value for key, value in entries.items()}

@@ -26,7 +26,7 @@ from ..._words import expect_keywords, no_such, speak
 from .._differences import ALWAYS_THERE
 from .._tensors import exchange_table
 from ._part import Part, expect_disjoint, expect_usable, labels, plain
-from ._state import Entries, State, named_back, renamed
+from ._state import Entries, State, hold, let_go, renamed
 
 # Arguments of torch's optimizers that choose one of their implementations.
 FLAGS = ("foreach", "capturable", "differentiable", "fused")
@@ -416,7 +416,7 @@ class Optimizer(torch.optim.Optimizer):
             raise ValueError(f"{name}: state_dict is that of {extra['class']}")
         with self._lock:
             before = {key: vars(self)[key] for key in ("state", "param_groups", "_extra", "_parts", "_part_of")}
-            handle = self.register_load_state_dict_pre_hook(_hold)
+            handle = self.register_load_state_dict_pre_hook(hold)
             try:
                 _Base.load_state_dict(self, dict(state_dict))
                 for group, own in zip(self.param_groups, before["param_groups"], strict=True):
@@ -442,7 +442,7 @@ class Optimizer(torch.optim.Optimizer):
             self.__dict__.update(
                 _in_backward=False, _amp_scaling=False, _extra={}
             )  # torch's own pickles do not have them
-        held = defaultdict(dict, {key: _let_go(value) for key, value in state["state"].items()})
+        held = defaultdict(dict, {key: let_go(value) for key, value in state["state"].items()})
         _Base.__setstate__(self, {**state, "state": held})
         for group in self.param_groups:
             for key, value in self.defaults.items():
@@ -473,31 +473,6 @@ class WithModes(Optimizer):
     def train(self) -> None:
         """Puts the weights back in the parameters' place."""
         self._for_all("train")
-
-
-class _Held:
-    """A tensor that torch does not convert while it loads a state."""
-
-    __slots__ = ("tensor",)
-
-    def __init__(self, tensor: torch.Tensor) -> None:
-        self.tensor = tensor
-
-
-def _hold(optimizer: torch.optim.Optimizer, state_dict: dict[str, Any]) -> dict[str, Any]:
-    state = {
-        key: {k: _Held(v) if isinstance(v, torch.Tensor) else v for k, v in named_back(one).items()}
-        if isinstance(one, dict)
-        else one
-        for key, one in state_dict["state"].items()
-    }
-    return {**state_dict, "state": state}
-
-
-def _let_go(entries: Any) -> Any:
-    if not isinstance(entries, Mapping):
-        return entries
-    return {key: value.tensor if isinstance(value, _Held) else value for key, value in entries.items()}
 
 
 def own(arguments: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
