@@ -213,7 +213,9 @@ void expect_shape(const Array& array, const std::vector<std::ptrdiff_t>& shape, 
 
 void expect_contiguous(const Array& array, const Name& name) {
   if (!array.contiguous())
-    throw py::type_error(name.text() + " must be C-contiguous; make a copy with numpy.ascontiguousarray(…), and use the copy from then on");
+    throw py::type_error(
+        name.text() +
+        " must be C-contiguous; make a copy with numpy.ascontiguousarray(…), and use the copy from then on");
 }
 
 void expect_writeable(const Array& array, const Name& name) {
