@@ -9,6 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
 
@@ -97,17 +98,13 @@ def best(rule: Rule, surface: Surface, choice: list[float], steps: int) -> tuple
     return lr, points
 
 
-def draw(name: str, file: Path, steps: int = 200) -> list[float]:
-    """Draws a rule's path on three surfaces; returns its learning rates."""
-    import matplotlib
-
-    used = []
+def draw(name: str, file: Path, steps: int = 200) -> None:
+    """Draws a rule's path on three surfaces."""
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(10, 3.4), layout="constrained")
         surfaces: list[Surface] = [Ravine(np.random.default_rng(0)), Saddle(np.random.default_rng(0)), Beale()]
         for axes, surface in zip(figure.subplots(1, 3), surfaces, strict=True):
             lr, points = best(constructor(name), surface, rates(name), steps)
-            used.append(lr)
             left, right, bottom, top = surface.window
             grid = np.stack(np.meshgrid(np.linspace(left, right, 200), np.linspace(bottom, top, 200)), axis=-1)
             heights = np.log10(surface.height(grid) + 1e-3)
@@ -120,7 +117,6 @@ def draw(name: str, file: Path, steps: int = 200) -> list[float]:
             axes.spines[:].set_color(GREY)
             axes.grid(visible=False)
         figure.savefig(file, dpi=90)
-    return used
 
 
 def state_of(name: str) -> str:
@@ -147,25 +143,24 @@ def state_of(name: str) -> str:
 
 
 def write(folder: Path) -> None:
-    """Writes the pages of all rules and their index; files that would be the same stay untouched."""
+    """Writes the pages of all rules and their index.  Files that would be the same, and pictures that are there, stay untouched:
+    remove a picture to draw it anew.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     names = [name for name in optim.__all__ if inspect.isclass(getattr(optim, name)) and name in ADVICE]
     for name in names:
         picture = ""
         if name != "Muon":  # which takes matrices only
-            image, note = folder / f"{name}.png", folder / f"{name}.txt"
-            made = f"{fo.__version__} {CHANGED.get(name)}"
-            if not image.exists() or not note.exists() or note.read_text() != made:
+            image = folder / f"{name}.png"
+            if not image.exists():
                 draw(name, image)
-                note.write_text(made)
             changed = ", ".join(f"`{key}={value!r}`" for key, value in CHANGED.get(name, {}).items())
             picture = (
                 f"## Its path\n\n![The path of {name} in a ravine, at a saddle and on Beale's function]({name}.png)\n\n"
                 "200 steps from ● with gradients of all samples, at the learning rate of a coarse grid that ends lowest; ★ is a minimum"
                 f"{'; with ' + changed if changed else ''}. `fastopt demo ravine` draws ten methods together.\n"
             )
-        function = re.sub(r"(?<=[a-z])(?=[A-Z])", "_", name).lower()
-        function = next((f for f in fo.functional.__all__ if f.replace("_", "") == function.replace("_", "")), "")
+        function = next((one for one in fo.functional.__all__ if one.replace("_", "") == name.lower()), "")
         text = f"""# {name}
 
 {ADVICE[name]}

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import importlib.util
 from pathlib import Path
 from types import ModuleType
 
 import pytest
+from tools import program
 
 DOCS = Path(__file__).parents[1] / "docs"
 pytest.importorskip("matplotlib", reason="the pictures need it")
@@ -15,11 +15,7 @@ pytest.importorskip("sklearn", reason="its digits are the data")
 
 @pytest.fixture(scope="module")
 def figures() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("figures", DOCS / "figures.py")
-    assert spec and spec.loader
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return program(DOCS / "figures.py")
 
 
 @pytest.mark.parametrize("name", ["momentum", "schedules"])

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import importlib.util
 import inspect
 from pathlib import Path
 from types import ModuleType
 
 import numpy as np
 import pytest
+from tools import program
 
 from fastopt import optim
 
@@ -20,11 +20,7 @@ pytestmark = pytest.mark.skipif(not (DOCS / "rules.py").exists(), reason="needs 
 
 @pytest.fixture(scope="module")
 def rules() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("rules", DOCS / "rules.py")
-    assert spec and spec.loader
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return program(DOCS / "rules.py")
 
 
 def test_every_rule_has_a_page(rules: ModuleType) -> None:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import importlib.util
 import os
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import count
+from pathlib import Path
 from types import ModuleType
 from typing import Any, TypeAlias
 
@@ -17,12 +19,30 @@ from numpy.typing import NDArray
 from tables import Place
 
 from fastopt import _core, optim
+from fastopt.cli import main
 
 Array = NDArray[Any]
 Each: TypeAlias = Callable[..., Iterator[Any]]  # the fixture of conftest.py
 
 
 NIGHTLY = bool(os.environ.get("FASTOPT_NIGHTLY"))  # run all cases of the tests that have many similar ones
+
+
+def program(path: Path) -> ModuleType:
+    """The module that a program outside of the package is."""
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    assert spec and spec.loader
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def refusal(argv: Sequence[str], capsys: pytest.CaptureFixture[str]) -> str:
+    """What the command line prints to stderr about mistaken arguments."""
+    with pytest.raises(SystemExit) as exit_:
+        main(argv)
+    assert exit_.value.code == 2
+    return capsys.readouterr().err
 
 
 def differing(a: Array, b: Array) -> int:

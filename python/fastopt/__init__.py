@@ -39,12 +39,14 @@ __all__ = [
     "threads",
 ]
 
+_FRONTS = {"distributed", "sklearn", "torch"}  # imported when they are first used, and listed once they are imported
+
 
 if not TYPE_CHECKING:  # with it, type checkers would accept every name
 
     def __getattr__(name: str) -> Any:
         """The subpackages, ``SparseRows``, ``save``, ``load`` and ``show_config`` are imported when they are first used: ``import fastopt`` costs little."""
-        if name in ("distributed", "functional", "nn", "optim", "reference", "schedules", "sklearn", "torch"):
+        if name in ("functional", "nn", "optim", "reference", "schedules", *_FRONTS):
             return importlib.import_module(f".{name}", __name__)
         if name in (places := {"SparseRows": "._sparse", "show_config": "._config", "save": "._run", "load": "._run"}):
             value = globals()[name] = getattr(importlib.import_module(places[name], __name__), name)
@@ -53,6 +55,4 @@ if not TYPE_CHECKING:  # with it, type checkers would accept every name
 
 
 def __dir__() -> list[str]:
-    return sorted(
-        {*__all__, *({"distributed", "sklearn", "torch"} & globals().keys())}
-    )  # these are listed once they are imported
+    return sorted({*__all__, *(_FRONTS & globals().keys())})

@@ -9,12 +9,12 @@ import re
 import warnings
 from typing import Any, NamedTuple
 
-_KEY = "KMP_DUPLICATE_LIB_OK"
-_value = os.environ.get(_KEY)
+# threadpoolctl sets this variable, for the process and its children; the environment stays as it was.
+_was_set = "KMP_DUPLICATE_LIB_OK" in os.environ
 import threadpoolctl  # noqa: E402
 
-if _value is None:  # threadpoolctl sets it, for the process and its children
-    os.environ.pop(_KEY, None)
+if not _was_set:
+    os.environ.pop("KMP_DUPLICATE_LIB_OK", None)
 
 # OpenBLAS 0.3.29 and newer find scratch memory for a job in any slot; 0.3.28 has some for its own threads only.
 _OLDEST_OPENBLAS = (0, 3, 29)

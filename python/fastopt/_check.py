@@ -109,6 +109,13 @@ def not_an_array(value: object) -> str:
     return type_of(value)
 
 
+def not_contiguous(what: str) -> TypeError:
+    """The error about an array that is written and is not C-contiguous; the bindings say the same."""
+    return TypeError(
+        f"{what} must be C-contiguous; make a copy with numpy.ascontiguousarray(…), and use the copy from then on"
+    )
+
+
 def _scalar(value: Any) -> Any:
     """The number in a NumPy scalar or in an array or tensor without axes; raises TypeError for a bool, a masked array or several values."""
     if getattr(value, "ndim", 0) or isinstance(value, np.ma.MaskedArray):

@@ -164,6 +164,17 @@ def unknown_hyperparameter(function: str, word: str, known: Iterable[str]) -> st
     return no_such(function, word, names) or f"{function}: unknown hyperparameter {word!r}; it has {', '.join(names)}"
 
 
+def unknown_option(name: str, step: Callable[..., Any], unknown: Iterable[str]) -> TypeError:
+    """The error about options that a step does not have."""
+    import inspect
+
+    word = next(iter(unknown))
+    options = [key for key, one in inspect.signature(step).parameters.items() if one.kind is one.KEYWORD_ONLY]
+    return TypeError(
+        no_such(name, word, options) or f"{name}: step has no option {word!r}; it has {', '.join(options)}"
+    )
+
+
 def expect_keywords(name: str, function: Callable[..., Any], given: Iterable[str]) -> None:
     """After a TypeError: raises a better one if a keyword is unknown to the function and a known one was probably meant."""
     import inspect
@@ -179,7 +190,8 @@ def expect_keywords(name: str, function: Callable[..., Any], given: Iterable[str
 def spoken(function: _Function) -> _Function:
     """The function or method, which leads from an unknown keyword to what it is called here.
 
-    Where Python raises no TypeError it does nothing.  The signature stays.
+    The signature stays.  A call costs a fraction of a microsecond more, which the optimizers' step does not have to spare: it
+    takes ``**unknown``.
     """
     of_object = "." in function.__qualname__ and "<locals>" not in function.__qualname__
 
@@ -192,22 +204,6 @@ def spoken(function: _Function) -> _Function:
             raise
 
     return cast(_Function, call)
-
-
-def spoken_step(function: _Function) -> _Function:
-    """As :func:`spoken`, for a step: without options it costs one call more, and builds no tuple or dict for the arguments."""
-
-    @wraps(function)
-    def step(self: Any, grads: Any = None, **options: Any) -> Any:
-        if not options:
-            return function(self, grads)
-        try:
-            return function(self, grads, **options)
-        except TypeError:
-            expect_keywords(type(self).__name__, function, options)
-            raise
-
-    return cast(_Function, step)
 
 
 def speak(cls: Any) -> None:

@@ -223,9 +223,8 @@ def _assembled(
 ) -> tuple[dict[int, dict[str, Array]], list[Array], dict[str, Any]]:
     """The state of the wanted slices, all weights (flat), and rank 0's metadata."""
     state: dict[int, dict[str, Array]] = {k: {} for k in range(len(wanted))}
-    fresh: dict[
-        str, list[str]
-    ] = {}  # the names of a slice's entries that are to begin as the parameter, where a part says it
+    # For slices whose parts say it: the names of the entries that begin as copies of the parameter in the next step.
+    fresh: dict[str, list[str]] = {}
     weights: list[Array] = []
     metadata: dict[str, Any] = {}
     seen = [0] * len(wanted)

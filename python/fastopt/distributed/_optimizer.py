@@ -8,7 +8,7 @@ import numpy as np
 
 from .. import optim
 from .._check import type_of
-from .._words import spoken_step
+from .._words import spoken
 from ..optim.parameters import Ordered
 from ..optim.plan import step_options
 from ._base import Exchanged, Options
@@ -98,7 +98,7 @@ class DistributedOptimizer(Exchanged):
         """The optimizer's groups, so that schedules take this object too; change them on all ranks alike."""
         return self.optimizer.param_groups
 
-    @spoken_step
+    @spoken
     def step(
         self,
         grads: Any = None,

@@ -55,7 +55,7 @@ def gather_bytes(comm: Any, given: bytes) -> list[bytes]:
 def digest_of(record: Record, own: tuple[str, ...]) -> str:
     """A short text that differs where a parameter's state does; empty if nothing in it has begun."""
     state = record.state
-    if not int(state.get("step", 0)) and ("step" not in state or unbegun(record, own) is None):
+    if "step" not in state or (state["step"] == 0 and unbegun(record, own) is None):
         return ""
     digest = hashlib.sha256()
     for key in sorted(state):

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from .. import optim
 from .._check import flag, number, type_of
 from .._core import kernels
-from .._words import spoken_step
+from .._words import spoken
 from ..optim.parameters import Group, Ordered, flatten, structured
 from . import _checkpoint
 from ._base import Exchanged, Options
@@ -154,7 +154,7 @@ class ShardedOptimizer(Exchanged):
         """The size of this rank's state in bytes."""
         return sum(array.nbytes for state in self.optimizer.state for array in state.values())
 
-    @spoken_step
+    @spoken
     def step(
         self,
         grads: Any = None,
@@ -257,7 +257,7 @@ class ShardedOptimizer(Exchanged):
 
             own, some = together(self._function, self.comm, self._averaged)
             if not any(gather_bytes(self.comm, b"1" if own or some else b"")):
-                raise ValueError(f"{type(self.optimizer).__name__}: there are no averages; set ema_decay or swa_start")
+                raise self.optimizer._no_averages()
 
             def enter() -> None:
                 if own:
@@ -269,7 +269,7 @@ class ShardedOptimizer(Exchanged):
             yield
 
     def _averaged(self) -> tuple[bool, bool]:
-        """Whether a slice of this rank has an average, and whether a parameter of any rank has one for certain."""
+        """Whether a slice of this rank has an average; whether some parameter has one by its group's hyperparameters, on any rank."""
         opt = self.optimizer
         with opt._turn:
             if not opt._swapped:  # otherwise using_ema raises the error

@@ -9,7 +9,7 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from .._check import not_an_array, whole
+from .._check import not_an_array, not_contiguous, whole
 
 __all__ = ["Array", "Statistics", "array_of", "has_columns", "memory_order", "results_of", "two_of"]
 
@@ -44,9 +44,7 @@ def array_of(
     if shape is not None and array.shape != shape:
         raise ValueError(f"{function}: {name} has shape {array.shape}, expected {shape}{why and ', ' + why}")
     if contiguous and not array.flags.c_contiguous:
-        raise TypeError(
-            f"{function}: {name} must be C-contiguous; make a copy with numpy.ascontiguousarray(…), and use the copy from then on"
-        )
+        raise not_contiguous(f"{function}: {name}")
     return array
 
 

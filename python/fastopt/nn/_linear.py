@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import DTypeLike
 
 from .. import functional as F
-from .._check import choice, flag, number, whole
+from .._check import choice, flag, not_contiguous, number, whole
 from ..functional._activations import Activation
 from ..functional._arrays import array_of
 from ._layer import Array, Fixed, Layer, Shapes, Unset, generator
@@ -66,9 +66,7 @@ class _Linear(Layer):
         layer = type(self).__name__
         self._rows("out", out, shape[-1], shape, dtype)
         if not out.flags.c_contiguous:
-            raise TypeError(
-                f"{layer}: out must be C-contiguous; make a copy with numpy.ascontiguousarray(…), and use the copy from then on"
-            )
+            raise not_contiguous(f"{layer}: out")
         if not out.flags.writeable:
             raise TypeError(f"{layer}: out is read-only, but would be written; give a copy")
         if any(np.may_share_memory(out, array) for array in (*read, *self.params.values(), *self.grads.values())):

@@ -82,12 +82,15 @@ class Averaged(Saved):
             self._expect_swapped_params()
             self._adopt_entries()
         if not self._has_averages():
-            raise ValueError(f"{self._name}: there are no averages; set ema_decay or swa_start")
+            raise self._no_averages()
         self._simple[0] = None
         exchange(self._name, self._records, self._labels, self._swapped)
 
     def _has_averages(self) -> bool:
         return any("ema_param" in record.state for record in self._records)
+
+    def _no_averages(self) -> ValueError:
+        return ValueError(f"{self._name}: there are no averages; set ema_decay or swa_start")
 
     def _swap_back(self) -> None:
         with self._turn:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from functools import partial
 from operator import itemgetter
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, NoReturn
 
 import numpy as np
 
@@ -13,7 +13,7 @@ from .._check import type_of
 from .._commit import at_once
 from .._core import kernels
 from .._rules import AROUND
-from .._words import closest, spoken_step, unknown_hyperparameter
+from .._words import closest, unknown_hyperparameter, unknown_option
 from .accumulate import Accumulator, weight_of
 from .averages import Averaged
 from .parameters import Grads, Ordered, Params, flatten, forms_of
@@ -182,7 +182,6 @@ class Optimizer(Averaged):
 
     # The step
 
-    @spoken_step
     def step(
         self,
         grads: Grads | None = None,
@@ -194,6 +193,7 @@ class Optimizer(Averaged):
         clip_adaptive: float | None = None,
         skip_nonfinite: bool = False,
         zero_grads: bool = False,
+        **unknown: NoReturn,
     ) -> StepInfo:
         """Takes one step: updates the parameters and their state in place, in one pass over memory.
 
@@ -216,6 +216,7 @@ class Optimizer(Averaged):
                 larger): a row of a matrix, a filter (the first axis counts units), or a whole vector.
             skip_nonfinite: Take no step, and count none, where a gradient has an infinity or NaN.
             zero_grads: Set the gradients to zero afterwards, also when the step was skipped.
+            unknown: There are no other options; the error says which one was probably meant.
 
         Returns:
             The outcome of the step.
@@ -229,6 +230,8 @@ class Optimizer(Averaged):
         References:
             Clipping: Pascanu, Mikolov & Bengio 2013, arXiv:1211.5063; Brock et al. 2021, arXiv:2102.06171, eq. 3.
         """
+        if unknown:
+            raise unknown_option(self._name, self.step, unknown)
         plain = type(grad_scale) is float and grad_scale == 1.0 and skip_nonfinite is zero_grads is False
         if plain and clip_norm is clip_value is clip_param_norm is clip_adaptive is None:
             options = None

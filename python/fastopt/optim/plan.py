@@ -110,8 +110,8 @@ def state_for(
     """The entries of a parameter's state under a rule, from its present entries, and which of them are fresh.
 
     Fresh entries are those that begin as copies of the parameter in its next step.  ``initial`` makes new buffers; the states
-    in ``own`` begin as the parameter; ``kinds`` are those with which states were packed; ``step`` is the array for a new count; ``unbegun`` has the names of the entries that are
-    fresh in a loaded state.
+    in ``own`` begin as the parameter; ``kinds`` are those with which states were packed; ``step`` is the array for a new count;
+    ``unbegun`` has the names of the entries that are fresh in a loaded state.
     """
     param, one = record.param, dict(entries)
     names = [name for name in rule.states if name not in hidden]
@@ -122,10 +122,10 @@ def state_for(
         one["step"] = step
     for name, kind in zip(rule.states, rule.kinds, strict=True):
         if name in names:
-            of_codes = kinds.get(
+            packed = kinds.get(
                 name, kind
-            )  # of another variant of the rule it may be, which packs what this one keeps exactly
-            keep_state(one, name, (kind, of_codes), rule.formats[1], param, partial(initial, name, param))
+            )  # the kind under another variant of the rule, which may pack what this one keeps exactly
+            keep_state(one, name, (kind, packed), rule.formats[1], param, partial(initial, name, param))
     for name in rule.numbers:
         if name not in one:
             one[name] = np.array(initial(name, param), np.float64)
@@ -145,9 +145,9 @@ def state_for(
 
 
 def unbegun(record: Record, own: tuple[str, ...]) -> list[str] | None:
-    """The names of a parameter's fresh entries; ``None`` where its count says it: all without steps, none with steps.
+    """The names of a parameter's fresh entries, or ``None`` where its count of steps tells: at 0 all are fresh, later none.
 
-    The count says nothing after it began again, as it does with a new rule's state.
+    The count does not tell after it has begun again, which a new state of the rule (momentum that is switched on) causes.
     """
     one = record.state
     fresh = [*record.fresh[1]] if record.is_fresh() else []

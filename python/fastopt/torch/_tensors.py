@@ -45,7 +45,7 @@ def tensor_of(array: Array) -> Any:
 
 
 def order_of(tensor: Any) -> list[int] | None:
-    """The order of the axes in which the tensor is contiguous, ``None`` if there is none; an axis of length 1 keeps the first place."""
+    """The order of the axes in which the tensor is contiguous, ``None`` if there is none.  A first axis of length 1 stays the first."""
     order = list(range(tensor.ndim))
     if not tensor.is_contiguous():
         strides, sizes = tensor.stride(), tensor.shape

@@ -26,7 +26,7 @@ from rich.table import Table
 
 from fastopt import optim
 
-from .picture import BLUE, GREY, INK, ORANGE, STYLE
+from .picture import BLUE, GREY, INK, ORANGE, STYLE, heading
 
 Array = NDArray[Any]
 
@@ -237,8 +237,8 @@ def table_of_stops(surface: Beacons, stops: Sequence[tuple[Stop, int]]) -> Table
     title = f"Where gradient descent stops: the gradient's norm is below {TOLERANCE:g}"
     result = Table(title=title, title_style="bold", title_justify="left")
     result.add_column("point")
-    for heading in ("after", "loss", "eigenvalues of the Hessian"):
-        result.add_column(heading, justify="right")
+    for column in ("after", "loss", "eigenvalues of the Hessian"):
+        result.add_column(column, justify="right")
     result.add_column("so it is a")
     for stop, steps in stops:
         x, y = stop.point
@@ -267,7 +267,7 @@ def draw(path: Path, surface: Beacons, results: Sequence[Result], stops: Sequenc
             ax.set_title(f"{method.name.capitalize()}: {np.mean(arrived):.0%}\n{method.verdict}", fontsize=10, pad=5)
         title = "The share of starts that end at the place (white star) and not at its mirror image"
         handles = [good, bad, line, begin, *ax.get_legend_handles_labels()[0][:2]]
-        heading(upper, title, handles)
+        heading(upper, title, handles, ncols=6, columnspacing=1.2, handletextpad=0.5)
         left, right = lower.subplots(1, 2, width_ratios=[1, 1.6])
         contours(left, surface)
         left.set(xlim=(-1.25, 2.25), ylim=(-1.2, 2.1))
@@ -289,20 +289,6 @@ def draw(path: Path, surface: Beacons, results: Sequence[Result], stops: Sequenc
         right.legend(loc="upper right", fontsize=9, bbox_to_anchor=(1, 1.03))
         path.parent.mkdir(parents=True, exist_ok=True)
         figure.savefig(path)
-
-
-def heading(figure: Any, title: str, handles: Sequence[Any]) -> None:
-    """A bold title with the legend below it."""
-    figure.legend(
-        handles=handles,
-        title=title,
-        title_fontproperties={"weight": "bold"},
-        alignment="left",
-        loc="outside upper left",
-        ncols=6,
-        columnspacing=1.2,
-        handletextpad=0.5,
-    )
 
 
 def mark_stop(ax: Any, stop: Stop, x: float, y: float) -> None:

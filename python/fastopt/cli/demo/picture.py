@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -42,3 +42,15 @@ def picture(path: Path, columns: int, *, size: tuple[float, float], **grid: Any)
         yield figure.subplots(1, columns, **grid)
         path.parent.mkdir(parents=True, exist_ok=True)
         figure.savefig(path)
+
+
+def heading(figure: Any, title: str, handles: Sequence[Any], **layout: Any) -> None:
+    """A bold title over a figure, with the legend below it."""
+    figure.legend(
+        handles=handles,
+        title=title,
+        title_fontproperties={"weight": "bold"},
+        alignment="left",
+        loc="outside upper left",
+        **layout,
+    )

@@ -48,30 +48,26 @@ def race(runs: Sequence[Training], console: Console) -> None:
     )
     with Progress(*columns, console=console, auto_refresh=False) as progress:
         bars = [progress.add_task(run.backend.name, total=run.images, text="") for run in runs]
+
+        def show(i: int, seconds: float, images: int, end: str) -> None:
+            for bar, before in zip(bars, runs[:i], strict=False):
+                progress.update(bar, completed=position(before, seconds))
+            progress.update(bars[i], completed=images, text=f"{images / seconds:7,.0f} images/s  {end}")
+            progress.refresh()
+
         for i, run in enumerate(runs):
             drawn = 0.0
 
             def advance(seconds: float, images: int, i: int = i, run: Training = run) -> None:
                 nonlocal drawn
-                if perf_counter() - drawn < INTERVAL:
-                    return
-                for bar, before in zip(bars, runs[:i], strict=False):
-                    progress.update(bar, completed=position(before, seconds))
-                rate = images / seconds
-                text = f"{rate:7,.0f} images/s  {(run.images - images) / rate:3.0f} s left"
-                progress.update(bars[i], completed=images, text=text)
-                progress.refresh()
-                drawn = perf_counter()
+                if perf_counter() - drawn >= INTERVAL:
+                    show(i, seconds, images, f"{(run.images - images) * seconds / images:3.0f} s left")
+                    drawn = perf_counter()
 
             while not run.finished:
                 run.epoch(advance)
             seconds, images = run.progress[-1]
-            for bar, before in zip(bars, runs[:i], strict=False):
-                progress.update(bar, completed=position(before, seconds))
-            progress.update(
-                bars[i], completed=images, text=f"{images / seconds:7,.0f} images/s  {seconds:.1f} s in all"
-            )
-            progress.refresh()
+            show(i, seconds, images, f"{seconds:.1f} s in all")
 
 
 def position(run: Training, seconds: float) -> int:

@@ -23,7 +23,7 @@ from rich.table import Table
 from fastopt import optim
 
 from .network import Array
-from .picture import GREY, INK, STYLE
+from .picture import GREY, INK, STYLE, heading
 
 NEAR = 0.01  # distance from its minimum below which a loss has arrived
 FLOOR = 1e-6  # the smallest loss in the picture
@@ -257,15 +257,8 @@ def draw(path: Path, surfaces: Sequence[Surface], walks: Walks) -> None:
                 under.set(yscale="log", xlim=(0, len(one.heights) - 1), ylim=(FLOOR, 60), xlabel="step")
             curves[0].set_ylabel("excess loss")
             marks = maps[0].get_legend_handles_labels()[0] if MEASURE in family else []
-            row.legend(
-                handles=[*curves[0].get_legend_handles_labels()[0], *marks],
-                title=title,
-                title_fontproperties={"weight": "bold"},
-                alignment="left",
-                loc="outside upper left",
-                ncols=8,
-                columnspacing=1.5,
-            )
+            handles = [*curves[0].get_legend_handles_labels()[0], *marks]
+            heading(row, title, handles, ncols=8, columnspacing=1.5)
         path.parent.mkdir(parents=True, exist_ok=True)
         figure.savefig(path)
 

@@ -65,7 +65,8 @@ class Optimizer(torch.optim.Optimizer):
     A group has fastopt's further hyperparameters too, see :class:`fastopt.optim.Optimizer`.
 
     Parameters are updated in place.  They are on the CPU, in float32, float64, float16 or bfloat16, and contiguous in some
-    order of their axes, such as ``channels_last`` (for Adafactor and Muon, in the order of their axes).  ``foreach``, ``capturable`` and ``fused`` have no effect.
+    order of their axes, such as ``channels_last``; Adafactor and Muon, which look at rows and columns, want the usual order.
+    ``foreach``, ``capturable`` and ``fused`` have no effect.
 
     ``in_backward=True`` steps each parameter as soon as ``backward`` has its gradient, while it is in cache, and sets the gradient
     to ``None``: the gradients of a model never exist all at once.  ``step`` does nothing then but call its closure.  A parameter is
