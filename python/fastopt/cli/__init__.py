@@ -25,7 +25,7 @@ COMMANDS = {
     "info": "what fastopt found on this machine and what is in force",
     "bench": "fastopt against NumPy and torch, kernel by kernel",
     "run": "a script of torch's or scikit-learn's, with fastopt's optimizers and functions",
-    "demo": "a network trained twice; what optimizers and penalties do, in pictures",
+    "demo": "a network trained three times, a race; what optimizers and penalties do, in pictures",
 }
 
 EXAMPLES = [

@@ -1,4 +1,4 @@
-"""``fastopt demo``: trains on the digits with NumPy and with fastopt, and draws the effects of optimizers, penalties and dropout."""
+"""``fastopt demo``: a race of three trainings on the digits, and pictures of what optimizers, penalties and dropout do."""
 
 from __future__ import annotations
 
