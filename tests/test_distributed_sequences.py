@@ -182,6 +182,27 @@ def averaged(comm: Comm, size: int = 3, rule: Any = optim.SGD, **options: Any) -
     return zero
 
 
+def test_parameters_that_become_read_only_are_put_back() -> None:
+    def rank(comm: Comm) -> None:
+        w = [np.ones(4), np.ones(3)]
+        zero = distributed.ShardedOptimizer(optim.SGD, w, comm, lr=0.1, ema_decay=0.5)
+        zero.step([np.ones_like(p) for p in w])
+        with zero.using_ema():
+            w[0].flags.writeable = False  # so that an evaluation cannot change it
+            for call in (zero.add, zero.step):
+                with pytest.raises(ValueError, match="the parameters hold averages; leave using_ema"):
+                    call([np.ones_like(p) for p in w])
+        np.testing.assert_array_equal(w[0], 0.9)
+        with pytest.raises((TypeError, RuntimeError), match=r"read-only|has failed"), zero.using_ema():
+            pass
+        w[0].flags.writeable = True
+        np.testing.assert_array_equal(w[1], 0.9)
+        zero.step([np.ones_like(p) for p in w])
+
+    for size in (1, 3):
+        run(size, rank)
+
+
 def test_a_rank_leaves_using_ema_alone() -> None:
     """The others may wait for this rank in the block, so that they must hear of its error at once."""
 

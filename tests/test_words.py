@@ -111,6 +111,21 @@ def test_other_errors_and_users_classes_stay_pythons() -> None:
     assert Mine(0.25).p == 0.25
 
 
+def test_subclasses_of_users() -> None:
+    class Mine(optim.SGD):
+        def __init__(self, params: Any, rate: float) -> None:
+            super().__init__(params, lr=rate)
+
+        def step(self, grads: Any = None, *, closure: Any = None, **options: Any) -> Any:  # type: ignore[override]
+            return super().step(grads, **options)
+
+    assert [*inspect.signature(Mine).parameters] == ["params", "rate"]
+    with pytest.raises(TypeError, match=r"^Mine: there is no max_norm; did you mean clip_norm\?$"):
+        Mine([P.copy()], 0.1).step([P], max_norm=1.0)
+    with pytest.raises(TypeError, match=r"^SGD: step has no option 'quickness'; it has grad_scale, clip_norm"):
+        OPT.step([P], quickness=1)  # type: ignore[arg-type]
+
+
 def test_signatures_stay() -> None:
     assert str(inspect.signature(nn.Dropout)) == "(p: 'float' = 0.5, seed: 'int | None' = None) -> 'None'"
     assert [*inspect.signature(OPT.step).parameters][:3] == ["grads", "grad_scale", "clip_norm"]

@@ -68,6 +68,11 @@ WORDS: dict[str, tuple[Meant, ...]] = {
     **_words(
         "foreach fused capturable differentiable", Meant(note="leave it out: each step is one fused pass", having="lr")
     ),
+    **_words("eta_minus eta_plus", Meant("etas", "etas=(eta_minus, eta_plus)")),
+    **_words("b3 beta_3", Meant("betas", "betas=(beta1, beta2, beta3)")),
+    **_words("warmup", Meant("warmup_steps"), Meant("ema_warmup")),
+    **_words("nesterovs_momentum", Meant("nesterov", "scikit-learn's nesterovs_momentum")),
+    **_words("reg penalty", Meant("weight_decay")),
     **_words("power_t", Meant(note="it is a schedule: fo.schedules.LambdaLR", having="lr")),
     **_words("n_iter_no_change", Meant("patience"), Meant(note="fo.schedules.ReduceLROnPlateau has patience", having="lr")),
     # The step
@@ -105,8 +110,13 @@ WORDS: dict[str, tuple[Meant, ...]] = {
     **_words("inplace", Meant(note="call the layer with out=x", having="p")),
     # Schedules
     **_words(
-        "initial_learning_rate init_value lr warmup_target",
+        "initial_learning_rate init_value warmup_target",
         Meant(note="a schedule begins with the optimizer's lr; set it there", having="optimizer"),
+    ),
+    **_words(
+        "lr",
+        Meant(note="a schedule begins with the optimizer's lr; set it there", having="optimizer"),
+        Meant(note="set it in opt.param_groups, or use a schedule", having="clip_norm"),
     ),
     **_words("first_decay_steps", Meant("T_0")),
     **_words("t_mul T_mul", Meant("T_mult")),

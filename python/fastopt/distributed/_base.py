@@ -38,6 +38,7 @@ class Options(NamedTuple):
 class Exchanged:
     """Parameters whose gradients are added over processes: the base of both optimizers."""
 
+    _swapped = False  # whether the parameters hold averages, in ``using_ema`` of shards
     _kinds: list[int] | None  # of the gradients, from the first step on
     _vectors: list[Vector]
     _where: dict[int, tuple[int, int, int]]  # of each dense parameter: its vector, first bucket and last
@@ -138,7 +139,7 @@ class Exchanged:
             ValueError: A shape, a number or the weight is wrong, or the gradient was handed in before.
         """
         name = self._function
-        self._expect_whole()
+        self._expect_ready()
         if self.chunks is not None:
             raise ValueError(f"{name}: ready cannot be used with chunks, whose gradients are added first; use add")
         if self._local is not None:
@@ -178,7 +179,7 @@ class Exchanged:
             ValueError: A shape, weight or chunk is wrong.
         """
         name = self._function
-        self._expect_whole()
+        self._expect_ready()
         if self._given:
             raise ValueError(f"{name}: add follows ready, whose gradients step() takes; step() first")
         flat = self._flatten(grads)
@@ -315,7 +316,7 @@ class Exchanged:
         """The block of a step.  After an error that came before anything was sent, the next step begins anew; otherwise no step is
         taken any more.
         """
-        self._expect_whole()
+        self._expect_ready()
         if self._feedback and self._scale not in (None, grad_scale):
             raise ValueError(
                 f"{self._function}: grad_scale is {grad_scale}, but was {self._scale} before, and error_feedback needs the same in all "
@@ -333,12 +334,14 @@ class Exchanged:
         finally:
             self._forget()
 
-    def _expect_whole(self) -> None:
+    def _expect_ready(self) -> None:
         if self._broken:
             raise RuntimeError(
                 f"{self._function}: an error has stopped an earlier step in the middle of its exchange, so that ranks may differ; "
                 "end the job, and go on from its last checkpoint"
             )
+        if self._swapped:
+            raise ValueError(f"{self._function}: the parameters hold averages; leave using_ema() first")
 
     def _decide(self, kinds: list[int]) -> None:
         """Fixes, on all ranks alike, which gradients are sparse, and lays out the others."""

@@ -94,7 +94,6 @@ class ShardedOptimizer(Exchanged):
     ) -> None:
         super().__init__(comm)
         name = self._function
-        self._swapped = False  # whether the parameters are averages, in using_ema
 
         def checks() -> list[tuple[str, Any]]:
             if not isinstance(rule, type) or not issubclass(rule, optim.Optimizer):
@@ -188,8 +187,6 @@ class ShardedOptimizer(Exchanged):
         skip = flag(name, "skip_nonfinite", skip_nonfinite)
         if clip_norm is not None and clip_value is not None:
             raise ValueError(f"{name}: clip_norm and clip_value exclude each other")
-        if self._swapped:
-            raise ValueError(f"{name}: the parameters hold averages; leave using_ema() first")
         with self._taking(scale):
             present, total = self._summed(grads, weight)
             exchange = self._exchange
@@ -253,8 +250,8 @@ class ShardedOptimizer(Exchanged):
         if self._swapped:
             raise ValueError(f"{self._function}: the parameters hold averages already; leave using_ema() first")
         with contextlib.ExitStack() as block:
-            block.callback(self._put_back, [param.copy() for param in self.params])
-
+            # Views stay writable if a parameter is made read-only meanwhile.
+            block.callback(self._put_back, [(param.view(), param.copy()) for param in self.params])
             own, some = together(self._function, self.comm, self._averaged)
             if not any(gather_bytes(self.comm, b"1" if own or some else b"")):
                 raise self.optimizer._no_averages()
@@ -271,15 +268,19 @@ class ShardedOptimizer(Exchanged):
     def _averaged(self) -> tuple[bool, bool]:
         """Whether a slice of this rank has an average; whether some parameter has one by its group's hyperparameters, on any rank."""
         opt = self.optimizer
+        for i, param in enumerate(self.params):
+            if not param.flags.writeable:
+                raise TypeError(f"{self._function}: {self.label(i)} is read-only, but would be written")
         with opt._turn:
             if not opt._swapped:  # otherwise using_ema raises the error
                 opt._settle()
             wanted = (rule.average and one.structure.leaves for rule, one in zip(opt._rules, self._groups, strict=True))
             return opt._has_averages(), any(wanted)
 
-    def _put_back(self, weights: list[Array]) -> None:
-        for param, its in zip(self.params, weights, strict=True):
-            param[...] = its
+    def _put_back(self, weights: list[tuple[Array, Array]]) -> None:
+        if self._swapped:
+            for param, its in weights:
+                param[...] = its
         self._swapped = False
 
     def save(self, folder: str | PathLike[str], extra: Mapping[str, Any] | None = None) -> None:
@@ -316,7 +317,7 @@ class ShardedOptimizer(Exchanged):
                 changed then.
             OSError: It cannot be read.
         """
-        self._expect_whole()
+        self._expect_ready()
         self._expect_between_steps("load")
         extra = _checkpoint.load(self, folder)
         self._own_seeds()

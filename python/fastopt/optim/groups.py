@@ -96,16 +96,19 @@ class Groups:
         super().__init_subclass__()
         cls.around = MappingProxyType({**cls.around, **around})
         own = [one for one in inspect.signature(cls.__init__).parameters.values() if one.name != "self"]
-        if own and own[-1].name == "around":
+        takes_around = bool(own) and own[-1].name == "around"
+        if takes_around:
             more = [
                 inspect.Parameter(key, inspect.Parameter.KEYWORD_ONLY, default=value)
                 for key, value in {**AROUND, **cls.around}.items()
             ]
-            cls.__signature__ = inspect.Signature(own[:-1] + more)  # type: ignore[attr-defined]
+            own = own[:-1] + more
             lines = "\n".join(f"        {key}: {text}" for key, text in AROUND_TEXTS.items())
             cls.__doc__ = cls.__doc__ and re.sub(
                 r"^        around: .*$", lambda _: lines, cls.__doc__, flags=re.MULTILINE
             )
+        if takes_around or "__init__" in vars(cls):  # otherwise that of the class above stays
+            cls.__signature__ = inspect.Signature(own)  # type: ignore[attr-defined]
 
     @classmethod
     def _rule(cls, h: Hyperparameters) -> Rule:

@@ -231,7 +231,7 @@ class Optimizer(Averaged):
             Clipping: Pascanu, Mikolov & Bengio 2013, arXiv:1211.5063; Brock et al. 2021, arXiv:2102.06171, eq. 3.
         """
         if unknown:
-            raise unknown_option(self._name, self.step, unknown)
+            raise unknown_option(self._name, Optimizer.step, unknown)
         plain = type(grad_scale) is float and grad_scale == 1.0 and skip_nonfinite is zero_grads is False
         if plain and clip_norm is clip_value is clip_param_norm is clip_adaptive is None:
             options = None

@@ -17,7 +17,7 @@ from ..._core import kernels
 from .._differences import ALWAYS_THERE, LAZY, OF_MATRICES, OF_WHOLE, WITHOUT_STEP
 from .._tensors import Array, array_of, exchange_table, order_of, tensor_of
 from ._shards import OF_WHOLE_GRADIENTS, is_sharded, memory_of, sharded_as
-from ._state import State
+from ._state import NO_NOTE, Note, State
 
 # Hyperparameters with which results depend on the count of steps under every rule.
 _COUNTED = ("noise", "temperature", "ema_decay", "swa_start", "moments", "l2_init")
@@ -109,6 +109,7 @@ class Part:
         state: State,
         keys: tuple[str, ...],
         extra: Mapping[str, Any],
+        notes: Mapping[torch.Tensor, Note],
         only_sparse: str = "",
     ) -> None:
         self._only_sparse = only_sparse
@@ -132,7 +133,7 @@ class Part:
                 for group, params in groups
             ]
         )
-        self._load(extra)
+        self._load(extra, notes)
         self._tensors = kernels.Tensors(
             exchange_table(), torch.Tensor, self.params, self._memories, self.arrays, self._orders
         )
@@ -158,10 +159,10 @@ class Part:
         found = self._tensors.gradients(self.watched)
         if found is None or self._steps._version != self._version:
             return None
-        if self._turned and options.get("clip_adaptive") is not None:
-            raise TypeError(_TURNED.format(self.name, "clip_adaptive takes", self._labels[self._turned[0]]))
         arrays, stepped, others = found
         try:
+            if self._turned and options.get("clip_adaptive") is not None:
+                raise TypeError(_TURNED.format(self.name, "clip_adaptive takes", self._labels[self._turned[0]]))
             if self._only_sparse and len(others) != len(stepped):
                 raise RuntimeError(self._only_sparse)
             for i in others:
@@ -189,13 +190,20 @@ class Part:
         half = param.dtype in (torch.float16, torch.bfloat16)
         return self.name in WITHOUT_STEP and not half and all(group.get(key) in (None, 0) for key in _COUNTED)
 
-    def _load(self, extra: Mapping[str, Any]) -> None:
-        """Takes over the state that the parameters have."""
-        saved = {
-            i: {key: self._array_of(i, value) for key, value in self._state[param].items() if value is not None}
-            for i, param in enumerate(self.params)
-            if self._state.get(param)
-        }
+    def _load(self, extra: Mapping[str, Any], notes: Mapping[torch.Tensor, Note]) -> None:
+        """Takes over the state that the parameters have, and what is noted beside it."""
+        saved, fresh = {}, {}
+        for i, param in enumerate(self.params):
+            note = notes.get(param, NO_NOTE) if param in self._state else NO_NOTE
+            entries = self._state.get(param, {})
+            one = {key: self._array_of(i, value) for key, value in entries.items() if value is not None}
+            if note.step is not None:
+                one.setdefault("step", note.step)
+            if one:
+                saved[i] = one
+            if note.fresh is not None:
+                fresh[str(i)] = note.fresh
+        extra = {**extra, "fresh": fresh} if fresh else extra
         if not saved and not extra:
             return
         numbers = iter(range(len(self.params)))
@@ -234,12 +242,29 @@ class Part:
         array = array_of(value)
         return array.transpose(self._orders[i]) if value.shape == self._memories[i].shape else array
 
-    def extra(self) -> dict[str, Any]:
-        """What the state has beside the parameters' entries."""
+    def extra(self) -> tuple[dict[str, Any], dict[torch.Tensor, Note]]:
+        """What the state has beside the parameters' entries: for the optimizer, and for each parameter."""
         found: dict[str, Any] = self.optimizer.state_dict()["fastopt"]
         if self.optimizer._plan is not self._plan:
             self._show_all()
-        return found
+        fresh = found.pop("fresh", {})
+        notes = {}
+        for i, param in enumerate(self.params):
+            step = int(self._counts[i]) if self._hides_step[i] and self._counts[i] else None
+            if step is not None or str(i) in fresh:
+                notes[param] = Note(step, fresh.get(str(i)))
+        return found, notes
+
+    def apply(self, method: str) -> None:
+        """Calls a method of the optimizer that changes the parameters."""
+        getattr(self.optimizer, method)()
+        torch.autograd.graph.increment_version(self.params)
+
+    def settle(self) -> None:
+        """Follows the hyperparameters that torch's groups have by now, unless the parameters hold averages."""
+        if not self.optimizer._swapped:
+            self._follow()
+            self.extra()
 
     def _show_all(self) -> None:
         """Shows the state in torch's optimizer, anew after a change of hyperparameters has given it other arrays."""

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, NamedTuple
 
 import torch
 
@@ -71,6 +71,36 @@ def _telling(name: str, base: Callable[..., Any]) -> Callable[..., Any]:
 for _name in _CHANGING:
     setattr(Entries, _name, _telling(_name, getattr(dict, _name)))
     setattr(State, _name, _telling(_name, getattr(defaultdict, _name)))
+
+
+class Note(NamedTuple):
+    """What fastopt knows of a parameter's state and torch's form of it does not say."""
+
+    step: int | None = None  # the count of steps, where torch has none for this rule
+    fresh: list[str] | None = (
+        None  # the entries that begin as the parameter in its next step, where the count does not tell
+    )
+
+
+NO_NOTE = Note()
+
+
+def numbered(notes: Mapping[torch.Tensor, Note], params: Iterable[torch.Tensor]) -> dict[str, Any]:
+    """The notes as entries of a state dict, by the numbers of the parameters."""
+    found = {str(i): notes[param] for i, param in enumerate(params) if param in notes}
+    steps = {number: note.step for number, note in found.items() if note.step is not None}
+    fresh = {number: note.fresh for number, note in found.items() if note.fresh is not None}
+    return {**({"steps": steps} if steps else {}), **({"fresh": fresh} if fresh else {})}
+
+
+def noted(extra: dict[str, Any], params: Mapping[Any, torch.Tensor]) -> dict[torch.Tensor, Note]:
+    """Takes the notes out of the entries of a state dict; ``params`` are by their numbers there."""
+    steps, fresh = extra.pop("steps", {}), extra.pop("fresh", {})
+    for name, one in (("steps", steps), ("fresh", fresh)):
+        if not isinstance(one, Mapping):
+            raise TypeError(f"load_state_dict: {name} of 'fastopt' must be a dict, got {type(one).__name__}")
+    both = {param: Note(steps.get(str(number)), fresh.get(str(number))) for number, param in params.items()}
+    return {param: note for param, note in both.items() if note != NO_NOTE}
 
 
 class _Held:

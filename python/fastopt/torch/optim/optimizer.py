@@ -11,7 +11,6 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from difflib import get_close_matches
-from itertools import accumulate
 from typing import Any, ClassVar, NamedTuple
 
 import torch
@@ -22,11 +21,11 @@ from torch.optim.optimizer import _global_optimizer_pre_hooks as _before
 from torch.utils.weak import WeakIdKeyDictionary
 
 from ... import optim
-from ..._words import expect_keywords, no_such, speak
+from ..._words import expect_keywords, speak, unknown_hyperparameter
 from .._differences import ALWAYS_THERE
 from .._tensors import exchange_table
 from ._part import Part, expect_disjoint, expect_usable, labels, plain
-from ._state import Entries, State, hold, let_go, renamed
+from ._state import Entries, Note, State, hold, let_go, noted, numbered, renamed
 
 # Arguments of torch's optimizers that choose one of their implementations.
 FLAGS = ("foreach", "capturable", "differentiable", "fused")
@@ -113,6 +112,7 @@ class Optimizer(torch.optim.Optimizer):
         self._part_of: dict[torch.Tensor, Part] = {}
         _every.add(self)
         self._info: optim.StepInfo | None = None
+        self._notes: dict[torch.Tensor, Note] = {}
 
     @property
     def _keys(self) -> tuple[str, ...]:
@@ -145,7 +145,7 @@ class Optimizer(torch.optim.Optimizer):
                 raise ValueError(f"{name}: a group has a parameter twice; it would take two steps at a time")
             for key in group.keys() - {*self._keys, *FLAGS}:  # others are the caller's, as in torch
                 if key in FOREIGN or get_close_matches(str(key), self._keys, 1, 0.85):
-                    raise ValueError(no_such(f"{name}: in a group", str(key), self._keys))
+                    raise ValueError(unknown_hyperparameter(f"{name}: in a group", str(key), self._keys))
             for label, param in zip(labels(self.param_groups)[-len(group["params"]) :], group["params"], strict=False):
                 expect_usable(name, label, param)
             expect_disjoint(name, [param for one in self.param_groups for param in one["params"]])
@@ -276,26 +276,18 @@ class Optimizer(torch.optim.Optimizer):
             for key in keys:
                 group.setdefault(key, self.defaults[key])
         every = labels(self.param_groups)
-        if self._in_backward:
+        if self._in_backward:  # a part for each parameter
             pairs = [(group, param) for group in self.param_groups for param in group["params"]]
-            parts = [
-                Part(
-                    name,
-                    self.rule,
-                    [(group, [param])],
-                    [every[i]],
-                    [{"params": [param]}],
-                    state,
-                    keys,
-                    self._extra_of(i),
-                )
-                for i, (group, param) in enumerate(pairs)
+            split: list[Any] = [
+                ([(group, [param])], [label], [{"params": [param]}])
+                for label, (group, param) in zip(every, pairs, strict=True)
             ]
         else:
-            groups = [(group, list(group["params"])) for group in self.param_groups]
-            parts = [
-                Part(name, self.rule, groups, every, self.param_groups, state, keys, self._extra, self.only_sparse)
-            ]
+            split = [([(group, list(group["params"])) for group in self.param_groups], every, self.param_groups)]
+        parts = [
+            Part(name, self.rule, groups, own, watched, state, keys, self._extra, self._notes, self.only_sparse)
+            for groups, own, watched in split
+        ]
         self._part_of = {param: part for part in parts for param in part.params} if self._in_backward else {}
         self._changed[0] = False
         return parts
@@ -366,29 +358,26 @@ class Optimizer(torch.optim.Optimizer):
 
     def _for_all(self, method: str) -> None:
         with self._lock:
-            for part in self._ready():
-                getattr(part.optimizer, method)()
-                torch.autograd.graph.increment_version(part.params)
+            parts = self._ready()
+            for part in parts:
+                part.settle()
+            if method == "swap_ema":  # those without averages stay; if none has one, the first one says so
+                parts = [part for part in parts if part.optimizer._has_averages()] or parts
+            for part in parts:
+                part.apply(method)
 
     # State
+
+    @property
+    def _params(self) -> list[torch.Tensor]:
+        return [param for group in self.param_groups for param in group["params"]]
 
     def _keep_extra(self) -> None:
         """Notes what the state has beside the parameters' entries."""
         if self._parts:
             extras = [part.extra() for part in self._parts]
-            firsts = accumulate((len(part.params) for part in self._parts[:-1]), initial=0)
-            fresh = {
-                str(first + int(i)): names
-                for first, extra in zip(firsts, extras, strict=True)
-                for i, names in extra.get("fresh", {}).items()
-            }
-            self._extra = {**extras[0], "fresh": fresh} if fresh else extras[0]
-
-    def _extra_of(self, number: int) -> dict[str, Any]:
-        """What the state of one parameter alone has beside its entries."""
-        fresh = self._extra.get("fresh", {}).get(str(number))
-        rest = {key: value for key, value in self._extra.items() if key != "fresh"}
-        return rest if fresh is None else {**rest, "fresh": {"0": fresh}}
+            self._extra = extras[0][0]
+            self._notes = {param: note for _, notes in extras for param, note in notes.items()}
 
     def state_dict(self) -> dict[str, Any]:
         """The state, in torch's form: torch's optimizer of this name loads it, without fastopt too.
@@ -399,7 +388,8 @@ class Optimizer(torch.optim.Optimizer):
             self._keep_extra()
             found = _Base.state_dict(self)
         state = {key: renamed(one) if isinstance(one, Entries) else one for key, one in found["state"].items()}
-        return {**found, "state": state, "fastopt": {"class": self.rule.__name__, **self._extra}}
+        extra = {"class": self.rule.__name__, **self._extra, **numbered(self._notes, self._params)}
+        return {**found, "state": state, "fastopt": extra}
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
         """Loads a state of this optimizer or of torch's of this name; its tensors are copied.
@@ -416,13 +406,17 @@ class Optimizer(torch.optim.Optimizer):
         if extra.get("class", name) != name:
             raise ValueError(f"{name}: state_dict is that of {extra['class']}")
         with self._lock:
-            before = {key: vars(self)[key] for key in ("state", "param_groups", "_extra", "_parts", "_part_of")}
+            before = {
+                key: vars(self)[key] for key in ("state", "param_groups", "_extra", "_notes", "_parts", "_part_of")
+            }
             handle = self.register_load_state_dict_pre_hook(hold)
             try:
                 _Base.load_state_dict(self, dict(state_dict))
                 for group, own in zip(self.param_groups, before["param_groups"], strict=True):
                     group.update((key, own[key]) for key in FORMATS if key in own)
+                numbers = [number for group in state_dict["param_groups"] for number in group["params"]]
                 self._extra = dict(extra)
+                self._notes = noted(self._extra, dict(zip(numbers, self._params, strict=True)))
                 self._parts = self._made()
             except BaseException:
                 self.__dict__.update(before)
@@ -433,7 +427,8 @@ class Optimizer(torch.optim.Optimizer):
     def __getstate__(self) -> dict[str, Any]:
         with self._lock:
             self._keep_extra()
-        own = {"_in_backward": self._in_backward, "_amp_scaling": self._amp_scaling, "_extra": self._extra}
+        extra = {**self._extra, **numbered(self._notes, self._params)}
+        own = {"_in_backward": self._in_backward, "_amp_scaling": self._amp_scaling, "_extra": extra}
         return {**_Base.__getstate__(self), **own}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -448,6 +443,9 @@ class Optimizer(torch.optim.Optimizer):
         for group in self.param_groups:
             for key, value in self.defaults.items():
                 group.setdefault(key, value)
+        if not loading:
+            self._extra = dict(self._extra)
+            self._notes = noted(self._extra, dict(enumerate(self._params)))
         self._parts = []
         self._own_state()
         if not loading and self._amp_scaling:
