@@ -34,7 +34,7 @@ inline int threads_for(double nanoseconds) {
              : static_cast<int>(std::min(nanoseconds / kPerThread, static_cast<double>(team.size())));
 }
 
-/// Runs body(thread, threads) on `threads` threads at once (or fewer, where the system gives fewer), with subnormal
+/// Runs body(thread, threads) on `threads` threads at once (or fewer, where OpenMP gives fewer), with subnormal
 /// numbers as zeros.  No fork interrupts it.
 inline void parallel(int threads, Work body) { team.parallel(threads, body); }
 

@@ -268,7 +268,7 @@ class Contention {
   return {done - begin, now() - done};
 }
 
-/// Runs body(thread, threads) on `threads` threads at once (or fewer, where the system gives fewer).  No fork
+/// Runs body(thread, threads) on `threads` threads at once (or fewer, where OpenMP gives fewer).  No fork
 /// interrupts it.
 inline void run_parallel(int threads, Work body) {
   if (threads > 1) threads = std::min(threads, CoreBudget::threads(threads));
