@@ -182,7 +182,6 @@ def write(folder: Path) -> None:
 
 ```{{eval-rst}}
 .. autofunction:: fastopt.functional.{function}
-   :no-index:
 ```
 """
         put(folder / f"{name}.md", text)

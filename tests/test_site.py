@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import re
 from pathlib import Path
 from types import ModuleType
 
@@ -10,7 +11,8 @@ import numpy as np
 import pytest
 from tools import program
 
-from fastopt import optim
+from fastopt import functional, optim
+from fastopt.functional import _updates
 
 DOCS = Path(__file__).parents[1] / "docs"
 pytest.importorskip("matplotlib", reason="the pictures need it")
@@ -66,3 +68,10 @@ def test_paths_end_low(rules: ModuleType) -> None:
 )
 def test_links_outside_become_names(rules: ModuleType, text: str, expected: str) -> None:
     assert rules.without_links_outside(text, DOCS / "page.md") == expected
+
+
+def test_every_function_is_on_a_page() -> None:
+    pages = [path.read_text(encoding="utf-8") for path in (DOCS / "reference").glob("functional*.md")]
+    listed = re.findall(r"^\.\. auto(?:function|class):: fastopt\.functional\.(\w+)$", "\n".join(pages), re.MULTILINE)
+    assert len(listed) == len(set(listed))
+    assert set(listed) == set(functional.__all__) - set(_updates.__all__)  # the steps are on the pages of their rules
