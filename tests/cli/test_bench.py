@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import sys
 from collections.abc import Callable
 from functools import partial
@@ -61,6 +62,22 @@ def test_json(tmp_path: Path) -> None:
     assert {"fastopt", "numpy", "floor"} <= set(result["columns"])
     assert result["columns"]["fastopt"]["ratio"] == 1
     assert all(column["seconds"] > 0 for column in result["columns"].values())
+
+
+@pytest.mark.usefixtures("needs_rich")
+def test_markdown(tmp_path: Path) -> None:
+    file = tmp_path / "bench.md"
+    arguments = [*BRIEF, "--only", "adamw 2^1[04]", "layernorm*64x64", "alternating*", "--markdown", str(file)]
+    assert main(arguments) == 0
+    text = file.read_text(encoding="utf-8")
+    assert f"`fastopt {shlex.join(arguments)}`" in text
+    assert f"isa {fo.isa()}" in text
+    assert "## AdamW\n\n|  | fastopt | GB/s | floor | reached |" in text
+    assert "[/]" not in text
+    tables = [block.splitlines() for block in text.split("\n\n") if block.startswith("|")]
+    assert len(tables) >= 3
+    for rows in tables:  # all rows of a table have as many cells
+        assert len({row.count("|") for row in rows}) == 1
 
 
 @pytest.mark.usefixtures("needs_rich")

@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import importlib
 import os
+import shlex
 import signal
 import sys
 from collections.abc import Sequence
@@ -66,6 +67,7 @@ def _run(argv: Sequence[str] | None) -> int:
     parser.add_argument("-V", "--version", action="version", version=f"fastopt {fastopt.__version__}")
     subparsers = parser.add_subparsers(dest="command", metavar="command")
     parsers = {name: subparsers.add_parser(name, help=text) for name, text in COMMANDS.items()}
+    parser.set_defaults(command_line=shlex.join(["fastopt", *argv]))
     if "_ARGCOMPLETE" in os.environ:
         for name in COMMANDS:
             _module(name).add_arguments(parsers[name])

@@ -57,6 +57,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="quantile of the samples that counts; use less on a busy machine (default: 0.5, the median)",
     )
     add("--json", metavar="FILE", type=file, help="write all results to FILE (default: no file)")
+    add("--markdown", metavar="FILE", type=file, help="write a page with all tables to FILE (default: no file)")
     add("--plot", metavar="FILE", type=file, help="draw the results to FILE (default: no file)")
 
 
@@ -110,10 +111,12 @@ def main(args: argparse.Namespace) -> int:
         except KeyboardInterrupt:
             console.print(f"stopped after {len(results)} of {len(chosen)} cases")
 
-    console.print(", ".join(f"{name} {value}" for name, value in where.items() if value is not None), highlight=False)
+    console.print(report.described(where), highlight=False)
     report.print_tables(console, results)
     if args.json:
         report.write_json(args.json, results, where)
+    if args.markdown and results:
+        report.write_markdown(args.markdown, results, where, args.command_line)
     if args.plot:
         report.write_plot(args.plot, results, where)
     return 0

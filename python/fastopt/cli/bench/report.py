@@ -1,9 +1,10 @@
-"""Reports the results as tables, as JSON, and as a picture."""
+"""Reports the results as tables, as a page in Markdown, as JSON, and as a picture."""
 
 from __future__ import annotations
 
 import json
 import platform
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from importlib.metadata import PackageNotFoundError, version
@@ -33,6 +34,11 @@ COLORS = {
 }
 FLOORS = ("floor", "moved")
 LIBRARIES = ("numpy", "torch", "onednn")
+
+LEGEND = """Times are in µs, medians of runs that take turns in one process. *floor* is the time of a kernel that moves the same bytes
+and computes nothing; *moved* is that of one which, as a normalization must, reads all of its input before it writes. *reached* is either
+one divided by fastopt's time. *×* is another library's time divided by fastopt's: below 1, fastopt loses. *bytes ×* is what another way
+moves divided by what fastopt moves, and *gained* the part of the time that these bytes promise."""
 
 DISTURBED = 200  # interruptions a second; a quiet machine has some 60
 
@@ -72,25 +78,18 @@ def _percent(ratio: float | None) -> str:
     return "" if ratio is None else f"{ratio:.0%}"
 
 
-def _table(*headings: str) -> Table:
-    table = Table(box=box.SIMPLE_HEAD, padding=(0, 0, 0, 1))
-    for heading in headings:
-        table.add_column(heading, justify="right" if heading else "left", no_wrap=True)
-    return table
-
-
-def _race_table(results: Sequence[Result]) -> Table:
+def _race_rows(results: Sequence[Result]) -> list[list[str]]:
+    """A table of races: the headings, then a row for each result."""
     found = {candidate for result in results for candidate in result.columns}
     others = [candidate for candidate in COLORS if candidate in found - {"fastopt", *FLOORS}]
     moving_others = {other for other in others if any(result.ratio_of_bytes(other) for result in results)}
     floors = [name for name in FLOORS if name == "floor" or name in found]
-    table = _table("", "fastopt", "GB/s", *(heading for name in floors for heading in (name, "reached")))
+    headings = ["", "fastopt", "GB/s", *(heading for name in floors for heading in (name, "reached"))]
     for other in others:
-        more = ["bytes ×"] * (other in moving_others) + ["gained"] * (other == "separate")
-        for heading in (other, "×", *more):
-            table.add_column(heading, justify="right", no_wrap=True)
+        headings += [other, "×", *["bytes ×"] * (other in moving_others), *["gained"] * (other == "separate")]
+    rows = [headings]
     for result in results:
-        cells = [_microseconds(result.seconds("fastopt")), f"{_gigabytes(result, 'fastopt'):.1f}"]
+        cells = [result.label, _microseconds(result.seconds("fastopt")), f"{_gigabytes(result, 'fastopt'):.1f}"]
         for name in floors:
             cells += [_microseconds(result.seconds(name)), _percent(result.ratio(name))]
         for other in others:
@@ -99,8 +98,8 @@ def _race_table(results: Sequence[Result]) -> Table:
                 cells.append(_times(result.ratio_of_bytes(other)))
             if other == "separate":
                 cells.append(_percent(gained(result)))
-        table.add_row(result.label, *cells)
-    return table
+        rows.append(cells)
+    return rows
 
 
 def gained(result: Result) -> float | None:
@@ -109,14 +108,27 @@ def gained(result: Result) -> float | None:
     return (1 - 1 / time) / (1 - 1 / moved) if time and moved else None
 
 
-def _loop_table(results: Sequence[Result]) -> Table:
-    table = _table("", "", *next(iter(results[0].columns.values())))
+def _loop_rows(results: Sequence[Result]) -> list[list[str]]:
+    rows = [["", "", *next(iter(results[0].columns.values()))]]
     for result in results:
         label = result.label
         for candidate, columns in result.columns.items():
             cells = [f"{value:.2f}" if "÷" in name else _microseconds(value) for name, value in columns.items()]
-            table.add_row(label, candidate, *cells)
+            rows.append([label, candidate, *cells])
             label = ""
+    return rows
+
+
+def _rows(results: Sequence[Result]) -> list[list[str]]:
+    return (_race_rows if results[0].is_race else _loop_rows)(results)
+
+
+def _table(headings: Sequence[str], *rows: Sequence[str]) -> Table:
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 0, 0, 1))
+    for heading in headings:
+        table.add_column(heading, justify="right" if heading else "left", no_wrap=True)
+    for row in rows:
+        table.add_row(*row)
     return table
 
 
@@ -132,18 +144,49 @@ def against_the_best(results: Iterable[Result]) -> list[float]:
     return [ratio for ratio in best if ratio]
 
 
+def _summary(results: Sequence[Result]) -> list[tuple[str, str]]:
+    """What the tables say as a whole, and where fastopt loses: a heading and a text each."""
+    said = []
+    if len(ratios := against_the_best(results)) > 1:
+        mean = _times(geometric_mean(ratios))
+        said.append((f"{len(ratios)} normalizations, geometric mean against the fastest peer:", mean))
+    for candidate in LIBRARIES:
+        if cases := behind(results, candidate):
+            said.append((f"{candidate} was faster in:", ", ".join(cases)))
+    if doubtful := [result.name for result in results if result.interruptions > DISTURBED]:
+        said.append(("other processes disturbed:", ", ".join(doubtful)))
+    return said
+
+
+def described(where: dict[str, Any]) -> str:
+    """The machine and the settings in one line."""
+    return ", ".join(f"{name} {value}" for name, value in where.items() if value is not None)
+
+
 def print_tables(console: Console, results: Sequence[Result]) -> None:
     for group, members in by_group(results).items():
         console.print(f"[bold]{TITLES.get(group, group)}[/] (µs)", highlight=False)
-        console.print(_race_table(members) if members[0].is_race else _loop_table(members))
-    if len(ratios := against_the_best(results)) > 1:
-        mean = _times(geometric_mean(ratios))
-        console.print(f"{len(ratios)} normalizations, geometric mean against the fastest peer: {mean}", highlight=False)
-    for candidate in LIBRARIES:
-        if cases := behind(results, candidate):
-            console.print(f"[bold]{candidate} was faster in:[/] {', '.join(cases)}", highlight=False)
-    if doubtful := [result.name for result in results if result.interruptions > DISTURBED]:
-        console.print(f"[bold]other processes disturbed:[/] {', '.join(doubtful)}", highlight=False)
+        console.print(_table(*_rows(members)))
+    for heading, text in _summary(results):
+        console.print(f"[bold]{heading}[/] {text}", highlight=False)
+
+
+# Markdown -------------------------------------------------------------------------------------------------------------
+
+
+def _markdown_table(headings: Sequence[str], *rows: Sequence[str]) -> str:
+    lines = [headings, ["---:" if heading else "---" for heading in headings], *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def write_markdown(path: Path, results: Sequence[Result], where: dict[str, Any], command: str) -> None:
+    """Writes a page: the machine, the command, what was lost, and all tables.  Columns are explained once, at the top."""
+    parts = ["# Benchmarks", f"Made by `{command}` on: {described(where)}.", LEGEND]
+    parts += [f"**{heading}** {text}" for heading, text in _summary(results)]
+    for group, members in by_group(results).items():
+        parts += [f"## {TITLES.get(group, group)}", _markdown_table(*_rows(members))]
+    text = "\n\n".join(parts) + "\n"
+    path.write_text(re.sub(r"\[(?:red|green|/)\]", "", text), encoding="utf-8")
 
 
 # JSON -----------------------------------------------------------------------------------------------------------------
