@@ -85,7 +85,16 @@ USERS = {
     "csrc/core/threads/team.hpp": {"adopt"},  # the verb: it adopts a number of threads
     "python/fastopt/optim/rules/muon.py": {"sgd"},  # takes its step with it
     "python/fastopt/optim/rules/switch.py": {"adam", "sgd", "sgd_momentum"},  # switches from one to the other
-    "python/fastopt/_words.py": {"Adam", "AdamW", "NAdam", "amsgrad"},  # errors that lead to them
+    "python/fastopt/_words.py": {
+        "SGD",
+        "LARS",
+        "Muon",
+        "Adam",
+        "AdamW",
+        "NAdam",
+        "RAdam",
+        "amsgrad",
+    },  # errors that lead to them
     "python/fastopt/sklearn/_step.py": {"Adam", "SGD"},  # the two that scikit-learn has
     "python/fastopt/torch/_differences.py": {
         "SGD",
@@ -113,6 +122,10 @@ EXCEPTIONS = {
     "torch/_generate.py": {"_rules"},  # the types of the hyperparameters that every rule has
     "torch/optim/_part.py": {"_core"},  # DLPack's C functions
     "torch/optim/optimizer.py": {"_words"},  # its errors lead from torch's words to ours
+    "torch/nn/__init__.py": {"_words"},  # the same
+    "torch/nn/_modules.py": {"_words"},  # the same
+    "torch/nn/_replacement.py": {"_words"},  # the same
+    "torch/optim/__init__.py": {"_words"},  # the same
     "torch/utils.py": {"_core"},  # the same
 }
 

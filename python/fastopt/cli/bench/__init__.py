@@ -6,7 +6,7 @@ import argparse
 import importlib
 import sys
 
-from ..arguments import file, not_negative, part, positive, whole
+from ..arguments import drawing, file, not_negative, part, positive, whole
 from ..parsers import describe
 
 
@@ -57,7 +57,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="quantile of the samples that counts; use less on a busy machine (default: 0.5, the median)",
     )
     add("--json", metavar="FILE", type=file, help="write all results to FILE (default: no file)")
-    add("--plot", metavar="FILE", type=file, help="draw the results to FILE (default: no file)")
+    add("--plot", metavar="FILE", type=drawing, help="draw the results to FILE (default: no file)")
 
 
 def main(args: argparse.Namespace) -> int:
