@@ -119,9 +119,11 @@ LAYERS = {"GELU", "Linear", "ReLU", "Sequential", "SiLU", "Sigmoid", "Tanh"}
 LINEAR = {"CosineLinear": "CosineNorm", "WeightNormLinear": "WeightNorm"}
 EXCEPTIONS = {
     "cli/bench/floors.py": {"_core"},  # the kernel that computes nothing is for benchmarks only
+    "sklearn/_switch.py": {"_words"},  # its errors say how it is called
     "torch/_generate.py": {"_rules"},  # the types of the hyperparameters that every rule has
     "torch/optim/_part.py": {"_core"},  # DLPack's C functions
     "torch/optim/optimizer.py": {"_words"},  # its errors lead from torch's words to ours
+    "torch/_accelerate.py": {"_words"},  # the same
     "torch/nn/__init__.py": {"_words"},  # the same
     "torch/nn/_modules.py": {"_words"},  # the same
     "torch/nn/_replacement.py": {"_words"},  # the same

@@ -343,13 +343,14 @@ def expect_keywords(name: str, function: Callable[..., Any], given: Iterable[str
             raise TypeError(text) from None
 
 
-def retell(error: TypeError, name: str, function: Callable[..., Any]) -> None:
+def retell(error: TypeError, name: str, function: Callable[..., Any], usage: str = "") -> None:
     """Python's own error about the arguments of a call names what the caller knows, and lists what there is for an unknown keyword.
 
     Args:
         error: Any TypeError of the call.
         name: The name of the class or function that was called.
         function: The function that was called, which may belong to an internal class.
+        usage: How the function is called, for the end of the text.
     """
     import inspect
 
@@ -363,7 +364,7 @@ def retell(error: TypeError, name: str, function: Callable[..., Any]) -> None:
         names = [*inspect.signature(function).parameters][is_method:]
         if len(names) <= 20:  # more would hide the error
             text += f"; it has {', '.join(names) or 'no arguments'}"
-    error.args = (text,)
+    error.args = (f"{text}; {usage}" if usage else text,)
 
 
 def _our_class(cls: type) -> str:
@@ -371,7 +372,12 @@ def _our_class(cls: type) -> str:
     return next((one.__name__ for one in cls.__mro__ if one.__module__.partition(".")[0] == "fastopt"), cls.__name__)
 
 
-def spoken(function: _Function) -> _Function:
+def used(usage: str) -> Callable[[_Function], _Function]:
+    """The function, whose errors about its arguments say how it is called; a keyword does not mean there what it means elsewhere."""
+    return lambda function: spoken(function, usage)
+
+
+def spoken(function: _Function, usage: str = "") -> _Function:
     """The function or method, which leads from an unknown keyword to what it is called here.
 
     The signature stays.  A call costs a fraction of a microsecond more, which the optimizers' step does not have to spare: it
@@ -386,8 +392,9 @@ def spoken(function: _Function) -> _Function:
         except TypeError as error:
             if args or not of_object:
                 name = _our_class(type(args[0])) if of_object else function.__name__
-                expect_keywords(name, function, keywords)
-                retell(error, name, function)
+                if not usage:
+                    expect_keywords(name, function, keywords)
+                retell(error, name, function, usage)
             raise
 
     return cast(_Function, call)
