@@ -85,7 +85,16 @@ USERS = {
     "csrc/core/threads/team.hpp": {"adopt"},  # the verb: it adopts a number of threads
     "python/fastopt/optim/rules/muon.py": {"sgd"},  # takes its step with it
     "python/fastopt/optim/rules/switch.py": {"adam", "sgd", "sgd_momentum"},  # switches from one to the other
-    "python/fastopt/_words.py": {"Adam", "AdamW", "NAdam", "amsgrad"},  # errors that lead to them
+    "python/fastopt/_words.py": {
+        "SGD",
+        "LARS",
+        "Muon",
+        "Adam",
+        "AdamW",
+        "NAdam",
+        "RAdam",
+        "amsgrad",
+    },  # errors that lead to them
     "python/fastopt/sklearn/_step.py": {"Adam", "SGD"},  # the two that scikit-learn has
     "python/fastopt/torch/_differences.py": {
         "SGD",
@@ -110,9 +119,15 @@ LAYERS = {"GELU", "Linear", "ReLU", "Sequential", "SiLU", "Sigmoid", "Tanh"}
 LINEAR = {"CosineLinear": "CosineNorm", "WeightNormLinear": "WeightNorm"}
 EXCEPTIONS = {
     "cli/bench/floors.py": {"_core"},  # the kernel that computes nothing is for benchmarks only
+    "sklearn/_switch.py": {"_words"},  # its errors say how it is called
     "torch/_generate.py": {"_rules"},  # the types of the hyperparameters that every rule has
     "torch/optim/_part.py": {"_core"},  # DLPack's C functions
     "torch/optim/optimizer.py": {"_words"},  # its errors lead from torch's words to ours
+    "torch/_accelerate.py": {"_words"},  # the same
+    "torch/nn/__init__.py": {"_words"},  # the same
+    "torch/nn/_modules.py": {"_words"},  # the same
+    "torch/nn/_replacement.py": {"_words"},  # the same
+    "torch/optim/__init__.py": {"_words"},  # the same
     "torch/utils.py": {"_core"},  # the same
 }
 

@@ -8,6 +8,7 @@ import os
 import shutil
 import subprocess
 import sys
+from importlib.machinery import EXTENSION_SUFFIXES
 from pathlib import Path
 
 import pytest
@@ -42,6 +43,7 @@ assert np.array_equal(*results) and results[0][0, 0] != 1
 # The bindings make a list of 256 MiB, and the kernel, which sorts it, needs another one.
 SHORT_OF_MEMORY = """
 import re, resource, numpy as np
+from importlib.machinery import EXTENSION_SUFFIXES
 from pathlib import Path
 from fastopt._core import kernels
 indices = np.tile(np.arange(100, dtype=np.int8)[::-1], 167_773)
@@ -103,6 +105,35 @@ def test_two_copies_of_the_package_in_one_process(tmp_path: Path) -> None:
 def test_a_kernel_without_memory_is_a_memory_error() -> None:
     """std::bad_alloc of a library of kernels is caught in the extension module."""
     subprocess.run([sys.executable, "-c", SHORT_OF_MEMORY], check=True)
+
+
+def test_from_a_zip_file_the_import_says_why_it_fails(tmp_path: Path) -> None:
+    package = tmp_path / "here" / "fastopt"
+    shutil.copytree(Path(fastopt.__file__).parent, package, ignore=shutil.ignore_patterns("*.so", "__pycache__"))
+    archive = shutil.make_archive(str(tmp_path / "packed"), "zip", package.parent, "fastopt")
+    for place, text in (
+        (archive, f"Python loads none from a zip file, as {archive}/fastopt is in one"),
+        (str(package.parent), f"there is no _cpu{EXTENSION_SUFFIXES[0]} in {package}"),
+    ):
+        command = [sys.executable, "-c", "import fastopt"]
+        environment = {**os.environ, "PYTHONPATH": place}
+        done = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True, timeout=60)
+        assert done.stderr.splitlines()[-1].startswith(f"ImportError: fastopt has compiled modules: {text}; ")
+
+
+@pytest.mark.parametrize("name", ["ü".encode(), b"\xfc"], ids=["utf-8", "latin-1"])
+def test_paths_that_threadpoolctl_cannot_read(name: bytes, tmp_path: Path) -> None:
+    """With the ASCII locale, or a name that is not UTF-8, no BLAS is found, and all else works."""
+    folder = tmp_path / os.fsdecode(name)
+    shutil.copytree(Path(fastopt.__file__).parent, folder / "fastopt", ignore=shutil.ignore_patterns("__pycache__"))
+    ascii = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0", "PYTHONPATH": str(folder)}
+    code = (
+        "import numpy as np, fastopt as fo; config = fo.show_config(); str(config); fo.set_num_threads(1); fo.lend_threads()\n"
+        "fo.optim.Adam([np.ones(3)]).step([np.ones(3)]); print(len(config['blas']), ascii(fo.__file__))"
+    )
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, env={**os.environ, **ascii}, capture_output=True, text=True, timeout=60, check=True)
+    assert done.stdout.startswith("0 ") and "udc" in done.stdout
 
 
 def test_a_library_that_is_missing_is_not_the_processor_s_fault(tmp_path: Path) -> None:

@@ -383,6 +383,22 @@ def test_another_version_is_left_alone(version: str, monkeypatch: pytest.MonkeyP
     assert [one.filename for one in caught] == [__file__]
 
 
+def test_accelerate_takes_no_model() -> None:
+    for given in (MLPClassifier(), MLPClassifier, MLPRegressor().fit):
+        with pytest.raises(
+            TypeError,
+            match=r"1 was given; it takes no model, as it reaches every MLPClassifier and .*model\.fit\(X, y\)",
+        ):
+            accelerate(given)  # type: ignore[call-arg]
+        with pytest.raises(
+            TypeError, match=r"; it takes no model, as it ends what accelerate\(\) did for all of them$"
+        ):
+            restore(given)  # type: ignore[call-arg]
+    with pytest.raises(TypeError, match="unexpected keyword argument 'model'; it has no arguments; it takes no model"):
+        accelerate(model=MLPClassifier())  # type: ignore[call-arg]
+    assert not is_accelerated()
+
+
 def test_without_scikit_learn(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "sklearn", None)
     with pytest.raises(

@@ -9,6 +9,7 @@ import json
 import logging
 import os
 import pickle
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -18,6 +19,7 @@ from typing import Any
 import pytest
 
 torch = pytest.importorskip("torch", reason="needs torch")
+import fastopt as fo  # noqa: E402
 import fastopt.torch as ft  # noqa: E402
 
 ROOT = Path(__file__).parents[1]
@@ -155,6 +157,46 @@ def test_mistakes_change_nothing() -> None:
         with pytest.raises(TypeError, match=r"model must be a torch\.nn\.Module, got list"):
             call([model])
     assert ft.accelerate(model, ft.optim.AdamW(model.parameters())).defaults["lr"] == 1e-3
+
+
+def test_mistakes_say_what_to_give() -> None:
+    model = network()
+    opt = torch.optim.AdamW(model.parameters())
+    schedule = torch.optim.lr_scheduler.StepLR(opt, 1)
+    wrong: list[tuple[tuple[Any, ...], str]] = [
+        ((), "missing 1 required positional argument: 'model'; write accelerate(model), or optimizer = accelerate(model, optimizer)"),
+        ((model, opt, True), "3 were given; write accelerate(model), or"),
+        ((None,), "model must be a torch.nn.Module, got None"),
+        ((torch.nn.Linear,), "got the class Linear; give an object, Linear(...)"),
+        ((list(model.parameters()),), "got list; give the model itself, not what is in it"),
+        ((model.parameters(),), "got generator; give the model itself, not what is in it"),
+        ((model.state_dict(),), "got OrderedDict; give the model itself, not what is in it"),
+        ((opt, model), "got AdamW; the order is accelerate(model, optimizer)"),
+        ((fo.nn.ReLU(),), "got ReLU, which is a layer for NumPy arrays and uses fastopt already"),
+        ((model, torch.optim.AdamW), "got the class AdamW; give an object, AdamW(model.parameters(), ...)"),
+        ((model, ft.optim.AdamW), "got the class AdamW; give an object, AdamW(model.parameters(), ...)"),
+        ((model, model.parameters()), "got generator; give one optimizer, not parameters or a list"),
+        ((model, [opt]), "got list; give one optimizer, not parameters or a list"),
+        ((model, schedule), "got StepLR; give its optimizer, and then set schedule.optimizer to the one that comes back"),
+        ((model, fo.optim.AdamW([])), "got AdamW; fastopt.optim's are for NumPy arrays: take the one of fastopt.torch.optim"),
+        ((model, "adam"), "got str; call accelerate(model), and keep using your optimizer"),
+    ]  # fmt: skip
+    for arguments, text in wrong:
+        with pytest.raises(TypeError, match=re.escape(text)):
+            ft.accelerate(*arguments)
+    with pytest.raises(TypeError, match="accelerate: fuse must be a bool, got AdamW"):
+        ft.accelerate(model, fuse=opt)
+    with pytest.raises(TypeError, match="unexpected keyword argument 'opt'; it has model, optimizer, fuse; write"):
+        ft.accelerate(model, opt=opt)  # type: ignore[call-arg]
+    assert ft.swapped(model) == {}
+
+
+def test_estimators_are_not_torchs() -> None:
+    network = pytest.importorskip("sklearn.neural_network", reason="needs scikit-learn").MLPClassifier()
+    with pytest.raises(
+        TypeError, match=r"got MLPClassifier; fastopt\.sklearn\.accelerate\(\) is for scikit-learn's models$"
+    ):
+        ft.accelerate(network)
 
 
 @pytest.fixture

@@ -49,11 +49,14 @@ class Blas(NamedTuple):
 
 
 def controllers() -> list[Any]:
-    """threadpoolctl's controllers of all BLAS and OpenMP libraries in this process."""
+    """threadpoolctl's controllers of all BLAS and OpenMP libraries in this process; none where it cannot read a library's path."""
     with warnings.catch_warnings():
         # threadpoolctl warns of some combinations of OpenMP runtimes; they are only listed here.
         warnings.simplefilter("ignore")
-        return list(threadpoolctl.ThreadpoolController().lib_controllers)
+        try:
+            return list(threadpoolctl.ThreadpoolController().lib_controllers)
+        except UnicodeError:  # a path that the locale's encoding cannot write, or that is not UTF-8
+            return []
 
 
 def all_blas(among: list[Any] | None = None) -> list[Blas]:

@@ -6,6 +6,7 @@ import contextlib
 import ctypes
 import glob
 import importlib
+import importlib.machinery
 import importlib.util
 import os
 import re
@@ -13,7 +14,18 @@ from collections.abc import Iterator
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
-from . import _cpu
+try:
+    from . import _cpu
+except ImportError as error:
+    if error.name != __package__:  # it is there, and does not load
+        raise
+    where, suffix = os.path.dirname(__file__), importlib.machinery.EXTENSION_SUFFIXES[0]
+    reason = (
+        f"there is no _cpu{suffix} in {where}; install it with this Python"
+        if os.path.isdir(where)
+        else f"Python loads none from a zip file, as {where} is in one; install it with pip, or unpack the file"
+    )
+    raise ImportError(f"fastopt has compiled modules: {reason}", name=__package__) from None
 from ._blas import all_blas, controllers
 from ._cores import same_affinity, too_few_cores
 

@@ -234,6 +234,35 @@ def test_weight_decay(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Non
         assert tags == {kind + name: 4 for kind in kinds for name in params}
 
 
+@pytest.mark.parametrize(
+    "argv",
+    [
+        ["digits", "--quick", *SMALL[:-1]],
+        ["weight-decay", "--iterations", "2"],
+        ["ravine", "--steps", "2"],
+        ["escape", "--steps", "16", "--starts", "4"],
+        ["regularize", "--steps", "10"],
+        ["dropout", "--epochs", "1", "--seeds", "1"],
+    ],
+    ids=lambda argv: argv[0],
+)
+def test_without_a_picture_nothing_is_written(
+    argv: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(["demo", *argv, "--no-picture"]) == 0
+    assert os.listdir(tmp_path) == []
+    out = capsys.readouterr().out
+    assert "Picture" not in out and "tensorboard" not in out
+
+
+def test_logs_without_a_picture(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    argv = ["demo", "weight-decay", "--iterations", "10", "--logdir", str(tmp_path / "logs"), "--no-picture"]
+    assert main(argv) == 0
+    assert os.listdir(tmp_path) == ["logs"] and len(os.listdir(tmp_path / "logs")) == 3
+    assert "tensorboard --logdir" in capsys.readouterr().out
+
+
 def events(run: Path) -> Iterator[list[str]]:
     """The tags of every event that was recorded: length, checksum, event, checksum, again and again."""
     from tensorboardX.proto.event_pb2 import Event

@@ -112,7 +112,7 @@ def test_helps_notice_what_is_missing(capsys: pytest.CaptureFixture[str]) -> Non
         (["run", "--only", "optm", "train.py"], "argument --only: there is no 'optm'; did you mean optim?"),
         (["run", "--only", "xyz", "train.py"], "argument --only: there is no 'xyz'; there are batch_norm, clip"),
         (["run", "--without", "optim,memroy", "train.py"], "there is no 'memroy'; did you mean memory?"),
-        (["run"], "the following arguments are required: SCRIPT"),
+        (["run", "--only"], "argument --only: expected one argument"),
         (["bench", "--quik"], "fastopt bench: error: unrecognized arguments: --quik; did you mean --quick?"),
         (["info", "--fast"], "unrecognized arguments: --fast; fastopt info --help lists all arguments"),
         (["bench", "--threads", "two"], "argument --threads: must be a whole number, such as 12, got 'two'"),
@@ -138,6 +138,74 @@ def test_missing_scripts(
     monkeypatch.chdir(tmp_path)
     assert main(["run", script]) == 2
     assert text in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("argv", "text"),
+    [
+        ([], "a script is missing: fastopt run train.py --epochs 3"),
+        (["--quiet"], "a script is missing: fastopt run train.py --epochs 3"),
+        (["--report", "train.py"], "a script is missing: fastopt run train.py --epochs 3"),
+        ([""], "a script is missing: fastopt run train.py --epochs 3"),
+        (["-m"], "the name of a module is missing: fastopt run -m package.train"),
+        (["-m", "train.py"], "train.py is a file, and -m takes the name of a module: fastopt run train.py"),
+        (["folder"], "folder is a folder without a file __main__.py; give a file of it"),
+        (["--report", "folder", "train.py"], "the report must be a file, got the directory HERE/folder"),
+        (["--report", "gone/x.json", "train.py"], "there is no directory HERE/gone for the report"),
+    ],
+)
+def test_run_says_in_one_line_what_is_wrong(argv: list[str], text: str, tmp_path: Path) -> None:
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "train.py").touch()
+    done = run(["run", *argv], tmp_path)
+    assert (done.returncode, done.stderr) == (2, f"fastopt run: {text}\n".replace("HERE", str(tmp_path.resolve())))
+
+
+@pytest.mark.parametrize("source", [b"print(", b"x = 1\0", b"\xff = 1"])
+def test_run_shows_a_syntax_error_as_python_does(source: bytes, tmp_path: Path) -> None:
+    (tmp_path / "train.py").write_bytes(source)
+    done = run(["run", "train.py"], tmp_path)
+    assert done.returncode == 1 and "Error: " in done.stderr
+    assert "Traceback" not in done.stderr and "fastopt" not in done.stderr
+
+
+def test_run_needs_a_file_that_can_be_read(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    def refused(path: str) -> None:
+        raise PermissionError(13, "Permission denied", path)
+
+    monkeypatch.setattr("io.open_code", refused)
+    assert main(["run", __file__]) == 2
+    assert capsys.readouterr().err == f"fastopt run: {__file__} cannot be read: Permission denied\n"
+
+
+def run(argv: list[str], folder: Path) -> subprocess.CompletedProcess[str]:
+    """The command in a process of its own."""
+    command = [sys.executable, "-m", "fastopt", *argv]
+    return subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+
+
+@pytest.mark.parametrize("command", [["bench"], *(["demo", experiment] for experiment in EXPERIMENTS)], ids=" ".join)
+def test_files_that_cannot_be_written_are_refused_before_the_work(
+    command: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").touch()
+    (tmp_path / "picture.png").mkdir()
+    option = "--plot" if command == ["bench"] else "--output"
+    inside = refusal([*command, option, str(tmp_path / "file" / "x.png")], capsys)
+    assert "is a file, and no folder" in inside or "there is no folder" in inside
+    assert "must be a file, got the folder" in refusal([*command, option, str(tmp_path / "picture.png")], capsys)
+    assert "must end in .pdf, .png or .svg" in refusal([*command, option, str(tmp_path / "x.txt")], capsys)
+    monkeypatch.setattr("os.access", lambda path, mode: False)
+    assert f"{tmp_path} cannot be written" in refusal([*command, option, str(tmp_path / "x.png")], capsys)
+
+
+def test_a_failure_to_write_is_one_line(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    def full(args: argparse.Namespace) -> int:
+        raise OSError(28, "No space left on device", "x.png")
+
+    monkeypatch.setattr("fastopt.cli.info.main", full)
+    assert main(["info"]) == 1
+    assert capsys.readouterr().err == "fastopt info: x.png cannot be written: No space left on device\n"
 
 
 # Completions

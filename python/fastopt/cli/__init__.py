@@ -92,6 +92,11 @@ def _run(argv: Sequence[str] | None) -> int:
             raise
         print(f"fastopt {argv[0]}: {EXTRA[missing]} is missing: pip install 'fastopt[demo]'", file=sys.stderr)
         return 1
+    except OSError as error:
+        if argv[0] == "run" or error.filename is None:  # a script's errors are its own
+            raise
+        print(f"fastopt {argv[0]}: {error.filename}: {error.strerror}", file=sys.stderr)
+        return 1
 
 
 def _module(command: str) -> ModuleType:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import math
+import os
 from pathlib import Path
 
 
@@ -68,7 +69,7 @@ def file(text: str) -> Path:
         raise argparse.ArgumentTypeError(f"there is no folder {path.parent}")
     if not path.name or path.is_dir():
         raise argparse.ArgumentTypeError(f"must be a file, got the folder {text!r}")
-    return path
+    return _writable(path)
 
 
 def image(text: str) -> Path:
@@ -76,7 +77,14 @@ def image(text: str) -> Path:
     path = Path(text)
     if path.suffix not in (".pdf", ".png", ".svg"):
         raise argparse.ArgumentTypeError(f"must end in .pdf, .png or .svg, got {text}")
-    return path
+    if path.is_dir():
+        raise argparse.ArgumentTypeError(f"must be a file, got the folder {text!r}")
+    return _writable(path)
+
+
+def drawing(text: str) -> Path:
+    """The path of a picture in an existing folder."""
+    return image(str(file(text)))
 
 
 def folder(text: str) -> Path:
@@ -84,4 +92,14 @@ def folder(text: str) -> Path:
     path = Path(text)
     if path.exists() and not path.is_dir():
         raise argparse.ArgumentTypeError(f"must be a folder, got the file {text}")
+    return _writable(path)
+
+
+def _writable(path: Path) -> Path:
+    """The path, if it can be written or made."""
+    there = next(one for one in (path, *path.absolute().parents) if one.exists())
+    if there != path and not there.is_dir():
+        raise argparse.ArgumentTypeError(f"{there} is a file, and no folder")
+    if not os.access(there, os.W_OK):
+        raise argparse.ArgumentTypeError(f"{there} cannot be written")
     return path

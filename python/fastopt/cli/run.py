@@ -14,6 +14,7 @@ import json
 import os
 import runpy
 import sys
+import traceback
 import zipfile
 from collections.abc import Callable, Sequence
 from difflib import get_close_matches
@@ -52,6 +53,7 @@ what is swapped:
                            functions of torch.nn.functional, which the modules of torch.nn call
   sklearn                  MLPClassifier and MLPRegressor of scikit-learn
   memory                   large blocks of memory stay with the process, see fastopt.reuse_memory"""
+MISSING = "a script is missing: fastopt run train.py --epochs 3"
 SCRIPT_STATUS = "A script that ends with an exit status of its own gives it to fastopt run."
 
 
@@ -88,6 +90,9 @@ def prepared(parser: argparse.ArgumentParser, argv: Sequence[str]) -> list[str]:
     i = 0
     while i < len(argv) and argv[i].startswith("-"):
         i += 2 if argv[i] in with_value else 1
+    if i >= len(argv) and not {"-h", "--help"} & {*argv} and (not argv or argv[-1] not in with_value):
+        missing = "the name of a module is missing: fastopt run -m package.train" if "-m" in argv else MISSING
+        parser.exit(2, f"fastopt run: {missing}\n")
     return [*argv[: i + 1], *(["--"] if i < len(argv) else []), *argv[i + 1 :]]
 
 
@@ -107,14 +112,28 @@ def _completed(prefix: str, **_: object) -> list[str]:
 
 
 def main(args: argparse.Namespace) -> int:
-    if not args.module and not Path(args.script).exists():
-        print(f"fastopt run: there is no file {args.script}; {_next_step(args.script)}", file=sys.stderr)
+    if mistake := _mistake(args.script, args.module):
+        print(f"fastopt run: {mistake}", file=sys.stderr)
         return 2
     if args.report is not None:
         args.report = Path(args.report).resolve()  # the script may change the directory
         if not args.report.parent.is_dir():
             print(f"fastopt run: there is no directory {args.report.parent} for the report", file=sys.stderr)
             return 2
+        if args.report.is_dir():
+            print(f"fastopt run: the report must be a file, got the directory {args.report}", file=sys.stderr)
+            return 2
+    code = None
+    if not args.module and Path(args.script).is_file() and not zipfile.is_zipfile(args.script):
+        try:
+            with io.open_code(str(Path(args.script).resolve())) as file:
+                code = compile(file.read(), args.script, "exec")
+        except OSError as error:
+            print(f"fastopt run: {args.script} cannot be read: {error.strerror}", file=sys.stderr)
+            return 2
+        except (SyntaxError, ValueError) as error:  # as Python shows them; a zero byte is a ValueError in old versions
+            print(*traceback.format_exception_only(error), sep="", end="", file=sys.stderr)
+            return 1
     wanted = {*(SWAPS if args.only is None else args.only)} - {*args.without}
     process = os.getpid()
     atexit.register(lambda: _report(args, wanted) if os.getpid() == process else None)  # not in forked children
@@ -131,15 +150,29 @@ def main(args: argparse.Namespace) -> int:
     if args.module:
         sys.path.insert(0, os.getcwd())
         runpy._run_module_as_main(args.script, alter_argv=True)  # type: ignore[attr-defined]
-    elif Path(args.script).is_file() and not zipfile.is_zipfile(args.script):
+    elif code is not None:
         sys.path.insert(0, str(Path(args.script).resolve().parent))
         vars(script).update(__file__=args.script, __builtins__=builtins, __cached__=None)
-        with io.open_code(str(Path(args.script).resolve())) as file:
-            code = compile(file.read(), args.script, "exec")
         exec(code, vars(script))
     else:
         runpy.run_path(args.script, run_name="__main__")
     return 0
+
+
+def _mistake(script: str, module: bool) -> str:
+    """What is wrong with the script's name; empty if nothing is."""
+    if not script:
+        return MISSING
+    if module:
+        if script.endswith(".py") and Path(script).is_file():
+            return f"{script} is a file, and -m takes the name of a module: fastopt run {script}"
+        return ""
+    path = Path(script)
+    if not path.exists():
+        return f"there is no file {script}; {_next_step(script)}"
+    if path.is_dir() and not (path / "__main__.py").exists():
+        return f"{script} is a folder without a file __main__.py; give a file of it"
+    return ""
 
 
 def _next_step(script: str) -> str:
@@ -177,7 +210,10 @@ def _report(args: argparse.Namespace, wanted: set[str]) -> None:
         nothing = "nothing that is swapped was imported" if wanted else "no swap was chosen"
         print(f"fastopt run: {'; '.join(parts) or nothing}", file=sys.stderr)
     if args.report:
-        args.report.write_text(json.dumps(torch.counts.as_dict() if swapped else {}, indent=2) + "\n")
+        try:
+            args.report.write_text(json.dumps(torch.counts.as_dict() if swapped else {}, indent=2) + "\n")
+        except OSError as error:
+            print(f"fastopt run: the report cannot be written: {error}", file=sys.stderr)
 
 
 def _after(name: str, then: Callable[[], None]) -> None:

@@ -186,7 +186,8 @@ def share_cores(comm: Any, threads: int | None = None) -> int:
         here = [set(cores) for machine, cores in map(json.loads, told) if machine == _machine()]
         count = max(len(own) // sum(not own.isdisjoint(cores) for cores in here), 1)
     set_num_threads(count)
-    threadpool_limits(count, user_api="blas")
+    with contextlib.suppress(UnicodeError):  # it cannot read the path of some library here
+        threadpool_limits(count, user_api="blas")
     return count
 
 

@@ -138,7 +138,16 @@ __all__ = [
 
 __all__ += _updates.__all__
 
-for _name in _updates.__all__:  # not the others, whose calls are shorter
+_ONCE_A_STEP = (
+    "binary_cross_entropy_with_logits",
+    "clip_grad_norm",
+    "clip_grad_value",
+    "cross_entropy",
+    "huber_loss",
+    "mse_loss",
+)
+
+for _name in (*_updates.__all__, *_ONCE_A_STEP):  # not the others, whose calls are shorter
     globals()[_name] = spoken(globals()[_name])
 
 for _name in __all__:

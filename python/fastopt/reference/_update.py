@@ -326,7 +326,10 @@ def rule(
                 o[name][i][...] = new_state[name]
 
         def update(*args: Any, **kwargs: Any) -> tuple[float | None, bool]:
-            bound = signature.bind(*args, **kwargs)
+            try:
+                bound = signature.bind(*args, **kwargs)
+            except TypeError as error:
+                raise TypeError(f"{public.__name__}() {error}") from None
             bound.apply_defaults()
             o = bound.arguments
             given = {i: g for i, g in enumerate(o["grads"]) if g is not None}

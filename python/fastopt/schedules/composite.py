@@ -45,6 +45,7 @@ class Composite(LRScheduler):
         return epochs
 
     def state_dict(self) -> dict[str, Any]:
+        """Everything that changes, in numbers, strings, lists and dicts, which JSON has; the schedules' too."""
         return {**super().state_dict(), "schedulers": [schedule.state_dict() for schedule in self.schedulers]}
 
     def _load(self, draft: Draft, state: Any) -> None:

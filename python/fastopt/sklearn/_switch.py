@@ -7,10 +7,16 @@ from importlib import import_module
 from threading import Lock
 from typing import Any
 
+from .._words import used
 from ._fit import fit_stochastic, rows_of
 
 # The versions of scikit-learn in which the private parts that are used here are known.
 OLDEST, NEWEST = (1, 6), (1, 9)
+
+_USAGE = (
+    "it takes no model, as it reaches every MLPClassifier and MLPRegressor of this process: write with accelerate(): model.fit(X, y), "
+    "or accelerate() once and restore() afterwards; for torch there is fastopt.torch.accelerate(model)"
+)
 
 
 class Accelerated:
@@ -29,6 +35,7 @@ class Accelerated:
         _switch.leave(self._blocks.pop())
 
 
+@used(_USAGE)
 def accelerate() -> Accelerated:
     """Makes scikit-learn's ``MLPClassifier`` and ``MLPRegressor`` train with fastopt, in this process.
 
@@ -55,6 +62,7 @@ def accelerate() -> Accelerated:
     return Accelerated()
 
 
+@used("it takes no model, as it ends what accelerate() did for all of them")
 def restore() -> None:
     """Makes scikit-learn's estimators its own again, whatever calls and blocks have accelerated them.
 
@@ -130,7 +138,7 @@ class _Switch:
                 f"accelerate: fastopt knows scikit-learn {oldest} to {newest}, and this is {sklearn.__version__}; "
                 "its estimators train as they always do",
                 RuntimeWarning,
-                stacklevel=5,
+                stacklevel=6,
             )
             return
         theirs: Any = import_module("sklearn.neural_network._multilayer_perceptron")

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
+from collections.abc import Iterator
 from itertools import pairwise
 from typing import Any
 
 import torch
 
+from .._words import used
 from . import nn, optim
 
 _LOG = logging.getLogger("fastopt")
@@ -27,6 +29,7 @@ class _Passed(torch.nn.ReLU):
         return input
 
 
+@used("write accelerate(model), or optimizer = accelerate(model, optimizer)")
 def accelerate(model: torch.nn.Module, optimizer: torch.optim.Optimizer | None = None, *, fuse: bool = False) -> Any:
     """Makes a model's modules use fastopt's kernels, and returns an optimizer that does.
 
@@ -61,6 +64,8 @@ def accelerate(model: torch.nn.Module, optimizer: torch.optim.Optimizer | None =
         >>> fastopt.torch.restore(model)
     """
     _expect_module("accelerate", model)
+    if not isinstance(fuse, bool):
+        raise TypeError(f"accelerate: fuse must be a bool, got {_told(fuse)}")
     new = None if optimizer is None else _of_ours(optimizer)
     classes, found = _modules(), {}
     for name, module in model.named_modules():
@@ -134,8 +139,42 @@ def _pairs(model: torch.nn.Module) -> list[tuple[str, Any, Any]]:
 
 def _expect_module(function: str, model: Any) -> None:
     if not isinstance(model, torch.nn.Module):
-        order = "; the order is accelerate(model, optimizer)" if isinstance(model, torch.optim.Optimizer) else ""
-        raise TypeError(f"{function}: model must be a torch.nn.Module, got {type(model).__name__}{order}")
+        raise TypeError(f"{function}: model must be a torch.nn.Module, got {_told(model)}{_instead_of_model(model)}")
+
+
+def _told(value: Any) -> str:
+    """A wrong argument in an error."""
+    return (
+        f"the class {value.__name__}" if isinstance(value, type) else "None" if value is None else type(value).__name__
+    )
+
+
+def _instead_of_model(value: Any) -> str:
+    """The end of the error about an argument that is no model: what to give."""
+    if isinstance(value, type):
+        return f"; give an object, {value.__name__}(...)"
+    if isinstance(value, torch.optim.Optimizer):
+        return "; the order is accelerate(model, optimizer)"
+    if isinstance(value, list | tuple | dict | Iterator):
+        return "; give the model itself, not what is in it"
+    if type(value).__module__ == "fastopt.nn":
+        return ", which is a layer for NumPy arrays and uses fastopt already"
+    if hasattr(value, "fit") and hasattr(value, "get_params"):
+        return "; fastopt.sklearn.accelerate() is for scikit-learn's models"
+    return ""
+
+
+def _instead_of_optimizer(value: Any) -> str:
+    """The end of the error about an argument that is no optimizer of torch's: what to give."""
+    if isinstance(value, type):
+        return f"give an object, {value.__name__}(model.parameters(), ...)"
+    if isinstance(value, list | tuple | Iterator):
+        return "give one optimizer, not parameters or a list: call accelerate(model), and make each of fastopt.torch.optim's"
+    if isinstance(getattr(value, "optimizer", None), torch.optim.Optimizer):
+        return "give its optimizer, and then set schedule.optimizer to the one that comes back"
+    if type(value).__module__ == "fastopt.optim":
+        return "fastopt.optim's are for NumPy arrays: take the one of fastopt.torch.optim"
+    return "call accelerate(model), and keep using your optimizer"
 
 
 def _of_ours(optimizer: Any) -> Any:
@@ -146,8 +185,8 @@ def _of_ours(optimizer: Any) -> Any:
     ours = getattr(optim, name, None)
     if ours is None or type(optimizer) is not getattr(torch.optim, name, None):
         raise TypeError(
-            f"accelerate: optimizer must be exactly one of torch.optim's that fastopt.torch.optim has, got {type(optimizer).__name__}; "
-            "call accelerate(model), and keep using your optimizer"
+            f"accelerate: optimizer must be exactly one of torch.optim's that fastopt.torch.optim has, got {_told(optimizer)}; "
+            f"{_instead_of_optimizer(optimizer)}"
         )
     new = ours([{**group} for group in optimizer.param_groups])
     new.load_state_dict(optimizer.state_dict())

@@ -6,7 +6,7 @@ import argparse
 import importlib
 import sys
 
-from ..arguments import file, not_negative, part, positive, whole
+from ..arguments import drawing, file, not_negative, part, positive, whole
 from ..parsers import describe
 
 
@@ -58,7 +58,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add("--json", metavar="FILE", type=file, help="write all results to FILE (default: no file)")
     add("--markdown", metavar="FILE", type=file, help="write a page with all tables to FILE (default: no file)")
-    add("--plot", metavar="FILE", type=file, help="draw the results to FILE (default: no file)")
+    add("--plot", metavar="FILE", type=drawing, help="draw the results to FILE (default: no file)")
 
 
 def main(args: argparse.Namespace) -> int:

@@ -104,9 +104,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add(
         "--logdir",
         type=folder,
-        default=Path("runs"),
         metavar="DIR",
-        help="folder of the logs for TensorBoard (default: runs)",
+        help="folder of the logs for TensorBoard (default: runs; with --no-picture no logs)",
     )
     add("--log-every", type=positive, default=10, metavar="N", help="iterations between records (default: 10)")
     add_common_arguments(decay, picture="weight_decay.png")

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -112,7 +113,11 @@ class Run:
 
 
 def main(args: argparse.Namespace) -> int:
-    """Fit all, write the logs for TensorBoard, print the errors and the sizes of the weights, draw both."""
+    """Fit all, write the logs for TensorBoard, print the errors and the sizes of the weights, draw both.
+
+    With ``--no-picture`` there are logs only where ``--logdir`` asks for them.
+    """
+    logdir = args.logdir or (None if args.output is None else Path("runs"))
     x, y = data(np.random.default_rng(args.seed))
     runs = [Run(decay, build(np.random.default_rng([args.seed, 1]))) for decay in (0.0, *args.decays)]
     console = Console()
@@ -120,18 +125,29 @@ def main(args: argparse.Namespace) -> int:
     with Progress(*columns, console=console) as progress:
         for run in runs:
             bar = progress.add_task(f"{run.name:<18}", total=args.iterations)
-            with SummaryWriter(str(args.logdir / f"weight_decay={run.decay:g}"), purge_step=0) as writer:
+            with writer_of(logdir, run) as writer:
                 for iteration in run.fit(x, y, lr=args.lr, iterations=args.iterations):
-                    if iteration % args.log_every == 0:
+                    if writer is not None and iteration % args.log_every == 0:
                         run.log(writer, iteration)
                     progress.update(bar, completed=iteration)
     new = data(np.random.default_rng([args.seed, 2]), TEST)
     console.print(table(runs, *new))
-    console.print(f"tensorboard --logdir {args.logdir}", highlight=False)
+    if logdir is not None:
+        console.print(f"tensorboard --logdir {logdir}", highlight=False)
     if args.output is not None:
         draw(args.output, runs, new)
         console.print(f"Picture: {args.output}", highlight=False)
     return 0
+
+
+def writer_of(logdir: Path | None, run: Run) -> AbstractContextManager[SummaryWriter | None]:
+    """A writer of the run's logs; none without a folder."""
+    if logdir is None:
+        return nullcontext()
+    writer: AbstractContextManager[SummaryWriter] = SummaryWriter(
+        str(logdir / f"weight_decay={run.decay:g}"), purge_step=0
+    )
+    return writer
 
 
 def table(runs: Sequence[Run], x: Array, y: Array) -> Table:

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from torch.compiler import is_compiling
 
+from ..._words import speak
 from .. import functional as F
 from ._replacement import Replacement, made_from
 
@@ -174,6 +175,9 @@ class BatchNormReLU(torch.nn.modules.batchnorm._BatchNorm):
 
     def forward(self, input: Tensor) -> Tensor:
         return torch.relu(super().forward(input)) if is_compiling() else _normalized(self, F.batch_norm_relu, input)
+
+
+speak(BatchNormReLU, inherited=True)
 
 
 class Dropout(Replacement, torch.nn.Dropout):

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any, ClassVar
 
+from ..._words import speak
+
 __all__ = ["Replacement", "made_from"]
 
 
@@ -17,6 +19,10 @@ class Replacement:
     """
 
     replaces: ClassVar[Any]
+
+    def __init_subclass__(cls, **keywords: Any) -> None:
+        super().__init_subclass__(**keywords)
+        speak(cls, inherited=True)
 
     @classmethod
     def from_torch(cls, module: Any) -> Any:
