@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from itertools import pairwise
 from operator import is_not, itemgetter
 from typing import Any
@@ -25,6 +26,8 @@ _TURNED = (
     "{}: {} rows of {}, whose first axis is not the outermost one in memory; make it contiguous before the optimizer is made: "
     "p.data = p.data.contiguous()"
 )
+_SEEDS, _APART = 1 << 53, 0x9E3779B97F4A7
+_UNSEEN = object()  # no value of a hyperparameter, not even None
 _DTYPES = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
 
 
@@ -111,10 +114,11 @@ class Part:
         extra: Mapping[str, Any],
         notes: Mapping[torch.Tensor, Note],
         only_sparse: str = "",
+        first: int = 0,
     ) -> None:
-        self._only_sparse = only_sparse
+        self._only_sparse, self._first = only_sparse, first
         self.name, self.watched, self._keys = name, watched, keys
-        self._groups, self._state = [group for group, _ in groups], state
+        self.groups, self._state = [group for group, _ in groups], state
         self.params = [param for _, params in groups for param in params]
         self._owners = [group for group, params in groups for _ in params]
         self._labels = labels
@@ -125,11 +129,12 @@ class Part:
         self._orders = [_ordered(name, label, one) for label, one in zip(labels, self._memories, strict=True)]
         self._turned = [i for i, order in enumerate(self._orders) if order[:1] not in ([], [0])]
         self.arrays = [array_of(one).transpose(order) for one, order in zip(self._memories, self._orders, strict=True)]
-        self._values, self._seen = itemgetter(*keys), [(None,) * len(keys) for _ in groups]
+        self._values, self._seen = itemgetter(*keys), self._unseen_values()
+        self._taken: list[tuple[dict[str, Any], str, Any]] = []
         arrays = iter(self.arrays)
         self.optimizer: optim.Optimizer = rule(
             [
-                {"params": [next(arrays) for _ in params], **{key: plain(name, key, group[key]) for key in keys}}
+                {"params": [next(arrays) for _ in params], **{key: self._own(key, group[key]) for key in keys}}
                 for group, params in groups
             ]
         )
@@ -169,10 +174,16 @@ class Part:
                 arrays[i] = self._other(i, arrays[i])
             self._follow()
             info = self.optimizer.step(arrays, **options)
-        except (TypeError, ValueError) as error:
-            raise type(error)(self._named(error)) from None
+        except BaseException as error:
+            self._unfollow()
+            if isinstance(error, TypeError | ValueError):
+                raise type(error)(self._named(error)) from None
+            raise
         finally:
             self._tensors.release()
+        self._taken.clear()
+        if others and options.get("zero_grads"):
+            self._zero(others)
         increment_version(stepped)
         if self.optimizer._plan is not self._plan:
             self._show_all()
@@ -255,16 +266,65 @@ class Part:
                 notes[param] = Note(step, fresh.get(str(i)))
         return found, notes
 
+    @property
+    def swapped(self) -> bool:
+        """Whether the parameters hold their averages."""
+        return bool(self.optimizer._swapped)
+
+    def expect_unswapped(self) -> None:
+        self.optimizer._expect_unswapped()
+
+    def is_current(self) -> bool:
+        """Whether the groups have these parameters, where they were in memory."""
+        if any(memory_of(self.params[i]) is not self._memories[i] for i in self._sharded):
+            return False
+        found = self._tensors.gradients(self.watched)
+        self._tensors.release()
+        return found is not None and self._steps._version == self._version
+
+    def expect_returnable(self) -> None:
+        """Raises ValueError if a parameter that holds its average cannot take its weights back."""
+        for i, (memory, array) in self._averaged():
+            if memory.dtype is not array.dtype or memory.shape != array.shape:
+                raise ValueError(
+                    f"{self.name}: {self._labels[i]} has another shape or dtype than when it was swapped for its average; "
+                    "undo that first"
+                )
+
+    def _averaged(self) -> Iterator[tuple[int, tuple[torch.Tensor, torch.Tensor]]]:
+        """The numbers of parameters with averages, their memory by now, and that of their arrays."""
+        for i, one in enumerate(self.optimizer.state):
+            if "ema_param" in one:
+                order = self._orders[i]
+                inverse = sorted(range(len(order)), key=order.__getitem__)
+                yield i, (memory_of(self.params[i]).detach(), tensor_of(self.arrays[i]).permute(inverse))
+
     def apply(self, method: str) -> None:
         """Calls a method of the optimizer that changes the parameters."""
+        back = self.swapped
         getattr(self.optimizer, method)()
+        if back:  # into the memory that they have by now
+            for _, (memory, array) in self._averaged():
+                if memory.data_ptr() != array.data_ptr():
+                    memory.copy_(array)
         torch.autograd.graph.increment_version(self.params)
 
     def settle(self) -> None:
         """Follows the hyperparameters that torch's groups have by now, unless the parameters hold averages."""
-        if not self.optimizer._swapped:
-            self._follow()
-            self.extra()
+        if not self.swapped:
+            try:
+                self._follow()
+                self.extra()
+            except BaseException:
+                self._unfollow()
+                raise
+            self._taken.clear()
+
+    def settle_if_possible(self) -> None:
+        """Follows the hyperparameters, unless they are refused, which the next step says, or the counts are changed from outside."""
+        if self._steps._version == self._version:
+            with suppress(TypeError, ValueError):
+                self.settle()
 
     def _show_all(self) -> None:
         """Shows the state in torch's optimizer, anew after a change of hyperparameters has given it other arrays."""
@@ -336,9 +396,37 @@ class Part:
         """The dtypes that a parameter's gradient may have."""
         return (torch.float64,) if param.dtype is torch.float64 else (torch.float32, torch.float16, torch.bfloat16)
 
+    def _zero(self, numbers: list[int]) -> None:
+        """Sets gradients to zero that the optimizer may have had a copy of."""
+        for i in numbers:
+            grad = self.params[i].grad
+            if grad is not None and grad.layout is torch.strided:
+                memory_of(grad.detach()).zero_()
+
+    def _own(self, key: str, value: Any) -> Any:
+        """A hyperparameter for the optimizer of arrays.
+
+        It numbers its parameters from 0, and what is drawn at random depends on seed and number: where there are several parts,
+        their seeds differ.
+        """
+        value = plain(self.name, key, value)
+        if key == "seed" and self._first and type(value) is int and 0 <= value < _SEEDS:
+            return (value + self._first * _APART) % _SEEDS
+        return value
+
+    def _unseen_values(self) -> list[tuple[Any, ...]]:
+        return [(_UNSEEN,) * len(self._keys) for _ in self.groups]
+
+    def _unfollow(self) -> None:
+        """Gives the optimizer its hyperparameters back after new ones were refused."""
+        for own, key, value in reversed(self._taken):
+            own[key] = value
+        self._taken.clear()
+        self._seen = self._unseen_values()
+
     def _follow(self) -> None:
         """Gives the optimizer the hyperparameters that torch's groups have by now."""
-        for number, (group, own) in enumerate(zip(self._groups, self.optimizer.param_groups, strict=True)):
+        for number, (group, own) in enumerate(zip(self.groups, self.optimizer.param_groups, strict=True)):
             try:
                 values = self._values(group)
             except KeyError as error:
@@ -346,10 +434,11 @@ class Part:
             seen = self._seen[number]
             if any(map(is_not, values, seen)):
                 for key, value, old in zip(self._keys, values, seen, strict=True):
-                    if value is not old and _differs(own[key], new := plain(self.name, key, value)):
+                    if value is not old and _differs(own[key], new := self._own(key, value)):
+                        self._taken.append((own, key, own[key]))
                         own[key] = new
                 # What may change in place is looked at again.
-                self._seen[number] = tuple(None if _is_mutable(value) else value for value in values)
+                self._seen[number] = tuple(_UNSEEN if _is_mutable(value) else value for value in values)
 
 
 def _is_mutable(value: Any) -> bool:

@@ -11,19 +11,20 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from difflib import get_close_matches
-from typing import Any, ClassVar, NamedTuple
+from operator import is_not
+from typing import Any, ClassVar
 
 import torch
 from torch._C._autograd import _profiler_enabled
 from torch._compile import _disable_dynamo
 from torch.optim.optimizer import _global_optimizer_post_hooks as _after
 from torch.optim.optimizer import _global_optimizer_pre_hooks as _before
-from torch.utils.weak import WeakIdKeyDictionary
 
 from ... import optim
 from ..._words import expect_keywords, speak, unknown_hyperparameter
 from .._differences import ALWAYS_THERE
 from .._tensors import exchange_table
+from . import _backward
 from ._part import Part, expect_disjoint, expect_usable, labels, plain
 from ._state import Entries, Note, State, hold, let_go, noted, numbered, renamed
 
@@ -33,14 +34,6 @@ FOREIGN = ("learning_rate", "epsilon", "beta_1", "beta_2")  # keys of groups tha
 FORMATS = ("weights", "moments", "moment_rounding")
 
 
-class _Hook(NamedTuple):
-    """A hook of a parameter in backward: whose it is, and what removes it."""
-
-    of: Callable[[], Any]
-    handle: Any
-
-
-_hooks: Any = WeakIdKeyDictionary()  # of parameters
 _every: weakref.WeakSet[Any] = weakref.WeakSet()
 
 
@@ -110,6 +103,7 @@ class Optimizer(torch.optim.Optimizer):
         self._lock, self._changed = threading.RLock(), [False]
         self._parts: list[Part] = []
         self._part_of: dict[torch.Tensor, Part] = {}
+        self._place_of: dict[torch.Tensor, _backward.Place] = {}
         _every.add(self)
         self._info: optim.StepInfo | None = None
         self._notes: dict[torch.Tensor, Note] = {}
@@ -156,7 +150,7 @@ class Optimizer(torch.optim.Optimizer):
         self._parts = []
         if self._in_backward:
             for param in group["params"]:
-                self._hook(param)
+                _backward.hook(self, param)
 
     # The step
 
@@ -285,10 +279,15 @@ class Optimizer(torch.optim.Optimizer):
         else:
             split = [([(group, list(group["params"])) for group in self.param_groups], every, self.param_groups)]
         parts = [
-            Part(name, self.rule, groups, own, watched, state, keys, self._extra, self._notes, self.only_sparse)
-            for groups, own, watched in split
+            Part(name, self.rule, groups, own, watched, state, keys, self._extra, self._notes, self.only_sparse, first)
+            for first, (groups, own, watched) in enumerate(split)
         ]
         self._part_of = {param: part for part in parts for param in part.params} if self._in_backward else {}
+        self._place_of = {
+            param: (group, i)
+            for group, one in enumerate(self.param_groups if self._in_backward else [])
+            for i, param in enumerate(one["params"])
+        }
         self._changed[0] = False
         return parts
 
@@ -296,44 +295,36 @@ class Optimizer(torch.optim.Optimizer):
         """The parts, as the present parameters and state need them."""
         if self._changed[0] or not self._parts or self.state is not self._parts[0]._state:
             self._remake()
+        elif not self._in_backward:
+            (part,), groups = self._parts, self.param_groups
+            if part.watched is not groups or any(map(is_not, groups, part.groups)):
+                self._remake()
         return self._parts
 
     # In backward
 
-    def _hook(self, param: torch.Tensor) -> None:
-        """Has the parameter stepped in backward from now on, by this optimizer and no other one."""
-        before = _hooks.get(param)
-        if not param.requires_grad or (before is not None and before.of() is self):
-            return
-        if before is not None:
-            before.handle.remove()
-        of = weakref.ref(self)  # the parameter does not keep its optimizer alive
-
-        def step(param: torch.Tensor) -> None:
-            optimizer = of()
-            if optimizer is not None:
-                optimizer._step_now(param)
-
-        _hooks[param] = _Hook(of, param.register_post_accumulate_grad_hook(step))
+    def _is_in_place(self, param: torch.Tensor) -> bool:
+        """Whether a parameter is still where it was in the groups."""
+        part = self._part_of.get(param)
+        return part is not None and _backward.is_at(self._place_of[param], param, self.param_groups, part.groups[0])
 
     def _hook_all(self) -> None:
         """The same for parameters that need gradients only by now; those that have one are stepped."""
         for group in self.param_groups:
             for param in group["params"]:
-                before = _hooks.get(param)
-                if param.requires_grad and (before is None or before.of() is None):
-                    self._hook(param)
+                if param.requires_grad and not _backward.is_hooked(param):
+                    _backward.hook(self, param)
                     if param.grad is not None:
                         self._step_now(param)
 
     def _step_now(self, param: torch.Tensor) -> None:
         """Steps one parameter whose gradient is complete."""
         with self._lock:
-            if len(self._part_of) != sum(len(group["params"]) for group in self.param_groups):
-                self._changed[0] = True
             self._ready()
-            if param not in self._part_of:  # it was taken out of its group
-                return
+            if not self._is_in_place(param):
+                if not any(param is one for one in self._params):  # it was taken out of its group
+                    return
+                self._remake()
             info = self._part_of[param].step({})
             if info is None:
                 self._remake()
@@ -358,7 +349,19 @@ class Optimizer(torch.optim.Optimizer):
 
     def _for_all(self, method: str) -> None:
         with self._lock:
-            parts = self._ready()
+            if any(part.swapped for part in self._parts):  # whatever has changed: first the weights come back
+                parts = self._parts
+                for part in parts:
+                    if part.swapped:
+                        part.expect_returnable()
+            else:
+                parts = self._ready()
+                placed = all(self._is_in_place(param) for param in self._params) if self._in_backward else True
+                if not (
+                    placed and len(self._part_of) in (0, len(self._params)) and all(part.is_current() for part in parts)
+                ):
+                    self._remake()
+                    parts = self._parts
             for part in parts:
                 part.settle()
             if method == "swap_ema":  # those without averages stay; if none has one, the first one says so
@@ -375,6 +378,9 @@ class Optimizer(torch.optim.Optimizer):
     def _keep_extra(self) -> None:
         """Notes what the state has beside the parameters' entries."""
         if self._parts:
+            if not self._changed[0] and self.state is self._parts[0]._state:
+                for part in self._parts:
+                    part.settle_if_possible()
             extras = [part.extra() for part in self._parts]
             self._extra = extras[0][0]
             self._notes = {param: note for _, notes in extras for param, note in notes.items()}
@@ -394,26 +400,33 @@ class Optimizer(torch.optim.Optimizer):
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
         """Loads a state of this optimizer or of torch's of this name; its tensors are copied.
 
-        ``weights``, ``moments`` and ``moment_rounding`` stay as they are, and a state in other formats is converted.
+        ``weights``, ``moments`` and ``moment_rounding`` stay as they are, and a state in other formats is converted.  Hyperparameters
+        that the state does not have stay too, as torch's does not have fastopt's.
 
         Raises:
             TypeError: An entry of the state has a wrong type or dtype.
-            ValueError: Groups, parameters or shapes differ, an entry or hyperparameter is unknown or out of range, or the state is that of
-                another optimizer.  Nothing has been changed then.
+            ValueError: Groups, parameters or shapes differ, an entry or hyperparameter is unknown or out of range, the state is that of
+                another optimizer, or the parameters are swapped for their averages.  Nothing has been changed then.
         """
         extra = state_dict.get("fastopt", {}) if isinstance(state_dict, Mapping) else {}
         name = self.rule.__name__
         if extra.get("class", name) != name:
             raise ValueError(f"{name}: state_dict is that of {extra['class']}")
         with self._lock:
+            for part in self._parts:
+                part.expect_unswapped()
             before = {
-                key: vars(self)[key] for key in ("state", "param_groups", "_extra", "_notes", "_parts", "_part_of")
+                key: vars(self)[key]
+                for key in ("state", "param_groups", "_extra", "_notes", "_parts", "_part_of", "_place_of")
             }
             handle = self.register_load_state_dict_pre_hook(hold)
             try:
                 _Base.load_state_dict(self, dict(state_dict))
-                for group, own in zip(self.param_groups, before["param_groups"], strict=True):
-                    group.update((key, own[key]) for key in FORMATS if key in own)
+                every = zip(self.param_groups, before["param_groups"], state_dict["param_groups"], strict=True)
+                for group, own, saved in every:
+                    group.update(
+                        (key, own[key]) for key in self._keys if key in own and (key in FORMATS or key not in saved)
+                    )
                 numbers = [number for group in state_dict["param_groups"] for number in group["params"]]
                 self._extra = dict(extra)
                 self._notes = noted(self._extra, dict(zip(numbers, self._params, strict=True)))
@@ -453,7 +466,7 @@ class Optimizer(torch.optim.Optimizer):
         if not loading and self._in_backward:
             for group in self.param_groups:
                 for param in group["params"]:
-                    self._hook(param)
+                    _backward.hook(self, param)
 
 
 @_disable_dynamo
