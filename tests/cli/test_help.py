@@ -205,7 +205,7 @@ def test_a_failure_to_write_is_one_line(monkeypatch: pytest.MonkeyPatch, capsys:
 
     monkeypatch.setattr("fastopt.cli.info.main", full)
     assert main(["info"]) == 1
-    assert capsys.readouterr().err == "fastopt info: x.png cannot be written: No space left on device\n"
+    assert capsys.readouterr().err == "fastopt info: x.png: No space left on device\n"
 
 
 # Completions
