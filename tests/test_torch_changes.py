@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import pickle
 from collections.abc import Callable
 from typing import Any
 
@@ -252,3 +253,17 @@ def test_weights_come_back_after_a_change_of_the_state() -> None:
     with opt.using_ema():
         opt.state[a]["ema_param"] = opt.state[a]["ema_param"]
     assert values(a) == [0.8]
+
+
+def test_loading_adds_no_hyperparameter() -> None:
+    for name in optim.__all__:
+        cls = getattr(optim, name)
+        if not isinstance(cls, type) or name == "Optimizer":
+            continue
+        opt = cls([torch.nn.Parameter(torch.ones(2, 2))], lr=0.1)
+        before = set(opt.param_groups[0])
+        defaults = set(opt.defaults)
+        opt.load_state_dict(opt.state_dict())
+        for one in (opt, copy.deepcopy(opt), pickle.loads(pickle.dumps(opt))):
+            assert set(one.param_groups[0]) == before, name
+            assert set(one.defaults) == defaults, name

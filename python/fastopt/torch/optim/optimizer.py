@@ -452,7 +452,10 @@ class Optimizer(torch.optim.Optimizer):
                 _in_backward=False, _amp_scaling=False, _extra={}
             )  # torch's own pickles do not have them
         held = defaultdict(dict, {key: let_go(value) for key, value in state["state"].items()})
+        differentiable = "differentiable" in state.get("defaults", vars(self).get("defaults", ()))
         _Base.__setstate__(self, {**state, "state": held})
+        if not differentiable:  # SparseAdam has no such argument, and torch adds one
+            self.defaults.pop("differentiable", None)
         for group in self.param_groups:
             for key, value in self.defaults.items():
                 group.setdefault(key, value)
