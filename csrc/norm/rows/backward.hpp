@@ -2,6 +2,8 @@
 ///
 ///   four rows     read x and dy → Σ g, Σ g x̂ of each row
 ///                 → dx of all four; dw and db of a column add up over them
+///                 (wide rows go one by one, as four would leave the cache; so do those that are written past the caches:
+///                 cache lines of four rows that are written in turn leave the processor in pieces)
 ///   16 rows       → sums in the compute type
 ///   a chunk       → sums in double
 ///   all chunks    → dw, db, in order
@@ -39,55 +41,42 @@ template <bool Centred, class S> struct BackwardRow {
 };
 
 /// Computes dx of a few rows and adds their terms to dw and db.  The rows go together, so that dw and db are loaded and
-/// stored once for all of them.  Past the caches, each row's dx is written in whole cache lines before that of the next
-/// row: lines of several rows that are written in turn leave the processor in pieces (Zen 3, rows of 4 KiB: 4 times as
-/// long).
+/// stored once for all of them.
 template <class Norm, bool Added, bool Streamed, std::size_t Few, class S, class T>
 [[gnu::noinline]] void write_gradients(const std::array<BackwardRow<Norm::centred, S>, Few>& rows, std::size_t width,
                                        const T* weight, T* dweight, T* dbias) {
   constexpr bool kWeighted = Norm::weights == Weights::columns;
-  const auto strip = [=]<class V, std::size_t AtOnce>(std::size_t first, V,
-                                                      std::integral_constant<std::size_t, AtOnce>) {
-    std::array<V, AtOnce> w = {}, dw = {}, db = {};
-    if constexpr (kWeighted)
-      unroll<AtOnce>([&](auto u) {
-        const std::size_t i = first + u * fastopt::width<V>;
-        w[u] = load<V>(weight + i);
-        dw[u] = load<V>(dweight + i);
-        if constexpr (Norm::centred) db[u] = load<V>(dbias + i);
-      });
+  each<T>(width, [=](std::size_t i, auto number) {
+    using V = decltype(number);
+    V w = {}, dw = {}, db = {};
+    if constexpr (kWeighted) {
+      w = load<V>(weight + i);
+      dw = load<V>(dweight + i);
+      if constexpr (Norm::centred) db = load<V>(dbias + i);
+    }
     unroll<Few>([&](auto r) {
       const auto& row = rows[r];
-      unroll<AtOnce>([&](auto u) {
-        const std::size_t i = first + u * fastopt::width<V>;
-        if constexpr (Streamed) {
-          prefetch_along<V>(row.next_x, i);
-          prefetch_along<V>(row.next_dy, i);
-        }
-        const V xhat = row.constants.xhat(load<V>(row.x + i)), dy = load<V>(row.dy + i);
-        const V g = kWeighted ? dy * w[u] : dy;
-        V dx = g;
-        if constexpr (Norm::centred) dx = dx - row.mean_g;
-        dx = (dx - xhat * row.mean_gx) * row.scale;
-        if constexpr (Added) dx = dx + load<V>(row.dsum + i);
-        put<Streamed>(row.dx + i, dx);
-        if constexpr (kWeighted) {
-          dw[u] += dy * xhat;
-          if constexpr (Norm::centred) db[u] += dy;
-        }
-      });
+      if constexpr (Streamed) {
+        prefetch_along<V>(row.next_x, i);
+        prefetch_along<V>(row.next_dy, i);
+      }
+      const V xhat = row.constants.xhat(load<V>(row.x + i)), dy = load<V>(row.dy + i);
+      const V g = kWeighted ? dy * w : dy;
+      V dx = g;
+      if constexpr (Norm::centred) dx = dx - row.mean_g;
+      dx = (dx - xhat * row.mean_gx) * row.scale;
+      if constexpr (Added) dx = dx + load<V>(row.dsum + i);
+      put<Streamed>(row.dx + i, dx);
+      if constexpr (kWeighted) {
+        dw += dy * xhat;
+        if constexpr (Norm::centred) db += dy;
+      }
     });
-    if constexpr (kWeighted)
-      unroll<AtOnce>([&](auto u) {
-        const std::size_t i = first + u * fastopt::width<V>;
-        store(dweight + i, dw[u]);
-        if constexpr (Norm::centred) store(dbias + i, db[u]);
-      });
-  };
-  if constexpr (Streamed)
-    for_strips<T>(rows[0].dx, width, strip);
-  else
-    each<T>(width, [=](std::size_t i, auto number) { strip(i, number, std::integral_constant<std::size_t, 1>{}); });
+    if constexpr (kWeighted) {
+      store(dweight + i, dw);
+      if constexpr (Norm::centred) store(dbias + i, db);
+    }
+  });
 }
 
 /// The backward pass of some chunks of rows, by one thread.
@@ -98,7 +87,7 @@ template <class Norm, bool Added, bool Streamed, class S> class RowNormGradient 
   RowNormGradient(const RowNormBackward<S>& arrays, const T* weight, std::size_t sums)
       : a_(arrays),
         width_(arrays.rows.width),
-        together_(width_ * sizeof(T) <= kWideRow ? kTogether : 1),
+        together_(!Streamed && width_ * sizeof(T) <= kWideRow ? kTogether : 1),
         contiguous_(arrays.rows.contiguous() && arrays.dy_rows.contiguous() && arrays.dsum_rows.contiguous()),
         weight_(weight),
         sums_(sums),
@@ -114,8 +103,9 @@ template <class Norm, bool Added, bool Streamed, class S> class RowNormGradient 
       std::fill_n(block_.data(), sums_, T{});
       const std::size_t last = std::min(first + kBlock, end);
       std::size_t row = first;
-      if (together_ == kTogether)  // wide rows go one by one: together they would leave the cache
-        for (; row + kTogether <= last; row += kTogether) few_rows<kTogether>(row);
+      if constexpr (!Streamed)
+        if (together_ == kTogether)
+          for (; row + kTogether <= last; row += kTogether) few_rows<kTogether>(row);
       for (; row < last; ++row) few_rows<1>(row);
 #pragma omp simd
       for (std::size_t i = 0; i < sums_; ++i) total[i] += static_cast<double>(block_.data()[i]);
