@@ -67,7 +67,7 @@ def test_json(tmp_path: Path) -> None:
 @pytest.mark.usefixtures("needs_rich")
 def test_markdown(tmp_path: Path) -> None:
     file = tmp_path / "bench.md"
-    arguments = [*BRIEF, "--only", "adamw 2^1[04]", "layernorm*64x64", "alternating*", "--markdown", str(file)]
+    arguments = [*BRIEF, "--only", "adamw 2^1[04]", "layernorm*64x64", "alternating AdamW*", "--markdown", str(file)]
     assert main(arguments) == 0
     text = file.read_text(encoding="utf-8")
     assert f"`fastopt {shlex.join(arguments)}`" in text
