@@ -52,7 +52,8 @@ PYTHON_KNOWS = {
     "_memory": {"_check", "_core"},
     "_config": {"_blas", "_core", "_memory", "_threads", "_version"},
     "_check": set(),
-    "_words": set(),
+    "_foreign": set(),
+    "_words": {"_foreign"},
     "_commit": set(),
     "_files": set(),
     "_plain": set(),
@@ -85,7 +86,7 @@ USERS = {
     "csrc/core/threads/team.hpp": {"adopt"},  # the verb: it adopts a number of threads
     "python/fastopt/optim/rules/muon.py": {"sgd"},  # takes its step with it
     "python/fastopt/optim/rules/switch.py": {"adam", "sgd", "sgd_momentum"},  # switches from one to the other
-    "python/fastopt/_words.py": {
+    "python/fastopt/_foreign.py": {
         "SGD",
         "LARS",
         "Muon",

@@ -146,7 +146,7 @@ def test_averages_that_were_just_switched_on() -> None:
 
 def test_foreign_words_in_groups_of_any_rule() -> None:
     opt = optim.SGD([torch.nn.Parameter(torch.ones(2))])
-    with pytest.raises(ValueError, match="SGD: in a group: there is no epsilon; this optimizer divides by no root"):
+    with pytest.raises(ValueError, match="SGD: in a group: there is no epsilon; this rule does not divide by a root"):
         opt.add_param_group({"params": [torch.nn.Parameter(torch.ones(2))], "epsilon": 0.1})
 
 

@@ -14,7 +14,7 @@ import pytest
 from numpy.typing import NDArray
 from tools import Each
 
-from fastopt import _words, nn, optim, schedules
+from fastopt import _foreign, _words, nn, optim, schedules
 from fastopt import functional as F
 
 P: NDArray[Any] = np.ones((4, 3))
@@ -93,7 +93,7 @@ def known(call: Callable[..., Any]) -> set[str]:
 
 
 def test_every_word_has_a_function_in_which_it_helps(each: Each) -> None:
-    for word in each(_words.WORDS):
+    for word in each(_foreign.WORDS):
         helped = [
             name for name, call in CALLS.items() if word not in (has := known(call)) and _words.meant_by(word, has)
         ]
@@ -104,7 +104,7 @@ def test_every_word_has_a_function_in_which_it_helps(each: Each) -> None:
 
 def test_every_meaning_is_reached(each: Each) -> None:
     """No meaning stands behind one that comes before it in every function."""
-    for word, meanings in each(_words.WORDS.items()):
+    for word, meanings in each(_foreign.WORDS.items()):
         found = {_words.meant_by(word, has) for call in CALLS.values() if word not in (has := known(call))}
         assert [one for one in meanings if one not in found and (one.name or one.note)] == []
 

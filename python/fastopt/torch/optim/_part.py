@@ -295,9 +295,12 @@ class Part:
         """The numbers of parameters with averages, their memory by now, and that of their arrays."""
         for i, one in enumerate(self.optimizer.state):
             if "ema_param" in one:
-                order = self._orders[i]
-                inverse = sorted(range(len(order)), key=order.__getitem__)
-                yield i, (memory_of(self.params[i]).detach(), tensor_of(self.arrays[i]).permute(inverse))
+                yield i, (memory_of(self.params[i]).detach(), self._tensor(i, self.arrays[i]))
+
+    def _tensor(self, i: int, array: Array) -> torch.Tensor:
+        """An array that is laid out as a parameter's, as a tensor with the parameter's order of axes."""
+        order = self._orders[i]
+        return tensor_of(array).permute(sorted(range(len(order)), key=order.__getitem__))
 
     def apply(self, method: str) -> None:
         """Calls a method of the optimizer that changes the parameters."""
@@ -345,18 +348,17 @@ class Part:
 
     def _show(self, i: int) -> None:
         """Shows the state of a parameter in torch's optimizer."""
-        param, order = self.params[i], self._orders[i]
-        inverse = sorted(range(len(order)), key=order.__getitem__)
-        entries = {}
+        param, entries = self.params[i], {}
         for key, array in self.optimizer.state[i].items():
             if key == "step":
                 if not self._hides_step[i]:
                     entries[key] = self._steps[i]
                 continue
-            tensor = tensor_of(array)
             if array.shape == self.arrays[i].shape:
-                tensor = tensor.permute(inverse)
+                tensor = self._tensor(i, array)
                 tensor = sharded_as(param, tensor) if i in self._sharded else tensor
+            else:
+                tensor = tensor_of(array)
             entries[key] = tensor
         self._state.put(param, entries)
 

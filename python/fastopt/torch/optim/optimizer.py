@@ -309,7 +309,7 @@ class Optimizer(torch.optim.Optimizer):
         return part is not None and _backward.is_at(self._place_of[param], param, self.param_groups, part.groups[0])
 
     def _hook_all(self) -> None:
-        """The same for parameters that need gradients only by now; those that have one are stepped."""
+        """Hooks the parameters that need gradients only by now, and steps those that have one."""
         for group in self.param_groups:
             for param in group["params"]:
                 if param.requires_grad and not _backward.is_hooked(param):
