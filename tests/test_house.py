@@ -125,10 +125,8 @@ EXCEPTIONS = {
     "torch/optim/_part.py": {"_core"},  # DLPack's C functions
     "torch/optim/optimizer.py": {"_words"},  # its errors lead from torch's words to ours
     "torch/_accelerate.py": {"_words"},  # the same
-    "torch/nn/__init__.py": {"_words"},  # the same
     "torch/nn/_modules.py": {"_words"},  # the same
     "torch/nn/_replacement.py": {"_words"},  # the same
-    "torch/optim/__init__.py": {"_words"},  # the same
     "torch/utils.py": {"_core"},  # the same
 }
 

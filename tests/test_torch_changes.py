@@ -255,6 +255,23 @@ def test_weights_come_back_after_a_change_of_the_state() -> None:
     assert values(a) == [0.8]
 
 
+@pytest.mark.parametrize(
+    ("state_dict", "error", "text"),
+    [
+        ([], TypeError, "SGD: state_dict must be a dict, got list"),
+        ({}, ValueError, "SGD: state_dict has no 'state', which"),
+        (
+            {"state": {}, "param_groups": [], "fastopt": 3},
+            TypeError,
+            r"SGD: state_dict\['fastopt'\] must be a dict, got int",
+        ),
+    ],
+)
+def test_what_is_no_state_dict(state_dict: Any, error: type[Exception], text: str) -> None:
+    with pytest.raises(error, match=text):
+        optim.SGD(params(1), lr=0.1).load_state_dict(state_dict)
+
+
 def test_loading_adds_no_hyperparameter() -> None:
     for name in optim.__all__:
         cls = getattr(optim, name)

@@ -22,16 +22,16 @@ def _words(words: str, *meanings: Meant) -> dict[str, tuple[Meant, ...]]:
 
 def _in_step(name: str) -> Meant:
     """An option of the step, which people look for in the constructor."""
-    return Meant(note=f"it is an option of the step: opt.step(grads, {name}=...)", having="lr")
+    return Meant(note=f"it is an option of the step: opt.step(..., {name}=...)", having="lr")
 
 
 def _of_step(name: str, note: str = "") -> tuple[Meant, Meant]:
     return Meant(name, note), _in_step(name)
 
 
-def _in_array(key: str, kind: str = "params") -> Meant:
+def _in_array(key: str) -> Meant:
     """An initializer."""
-    return Meant(note=f"write into the array once the layer is made: layer.{kind}[{key!r}][...] = ...")
+    return Meant(note=f"write into the layer's {key} once the layer is made")
 
 
 _OF_LR = Meant(note="a schedule begins with the optimizer's lr; set it there", having="optimizer")
@@ -79,9 +79,9 @@ WORDS: dict[str, tuple[Meant, ...]] = {
         Meant("momentum", "", "lr"),
         _NO_MOMENTUM,
         Meant("delta", "huber_loss with delta=beta is beta·smooth_l1_loss"),
-        Meant(note="it is layer.params['bias']", having="eps"),
+        Meant(note="it is the layer's bias", having="eps"),
     ),
-    **_words("gamma", Meant(note="it is layer.params['weight']", having="eps")),
+    **_words("gamma", Meant(note="it is the layer's weight", having="eps")),
     **_words(
         "epsilon",
         Meant("eps", "Keras's epsilon with eps_hat=True", "eps_hat"),
@@ -105,7 +105,7 @@ WORDS: dict[str, tuple[Meant, ...]] = {
     **_words("amsgrad", Meant(note="Adam and AdamW have it", having="lr")),
     **_words("rectify", Meant(note="RAdam is rectified Adam", having="betas")),
     **_words("bias_correction correct_bias", Meant(note="leave it out: Adam and AdamW always correct the bias", having="amsgrad")),
-    **_words("adam_w_mode adamw_mode decouple", Meant("decoupled_weight_decay", "fo.AdamW is Adam with it", "amsgrad"), Meant("decoupled_weight_decay")),
+    **_words("adam_w_mode adamw_mode decouple", Meant("decoupled_weight_decay", "AdamW is Adam with it", "amsgrad"), Meant("decoupled_weight_decay")),
     **_words("no_prox", Meant("decoupled_weight_decay", "True is the authors' no_prox")),
     **_words(
         "decay",
@@ -124,7 +124,7 @@ WORDS: dict[str, tuple[Meant, ...]] = {
         Meant(note="leave it out: each step is one fused pass", having="lr"),
         Meant(note="leave it out: it is one pass over all gradients", having="grads"),
     ),
-    **_words("device", Meant(note="leave it out: NumPy arrays are on the CPU")),
+    **_words("device", Meant(note="leave it out: everything is on the CPU")),
     **_words(
         "dtype",
         Meant(note="leave it out: parameters have their dtypes; moments and weights choose how the state is kept", having="lr"),
@@ -152,7 +152,7 @@ WORDS: dict[str, tuple[Meant, ...]] = {
     **_words("backend_steps", Meant("ns_steps")),
     **_words("ns_coeffs", Meant("ns_coefficients", "optax's ns_coeffs")),
     **_words("consistent_rms", Meant("adjust_lr_fn", "'match_rms_adamw' has consistent_rms=0.2")),
-    **_words("adam_b1 adam_b2 adam_learning_rate", Meant(note="Muon is for matrices; give other parameters to fo.AdamW", having="ns_steps")),
+    **_words("adam_b1 adam_b2 adam_learning_rate", Meant(note="Muon is for matrices; give other parameters to AdamW", having="ns_steps")),
     **_words("nesterovs_momentum", Meant("nesterov", "scikit-learn's nesterovs_momentum")),
     **_words("reg penalty", Meant("weight_decay")),
     **_words("power_t", Meant(note="it is a schedule: fo.schedules.LambdaLR", having="lr")),
@@ -164,11 +164,11 @@ WORDS: dict[str, tuple[Meant, ...]] = {
     **_words("clipnorm", *_of_step("clip_param_norm", "Keras's clipnorm, for each gradient by itself")),
     **_words("global_clipnorm", *_of_step("clip_norm", "Keras's global_clipnorm")),
     **_words("max_grad_norm clip_grad_norm clip_grad", Meant("max_norm"), *_of_step("clip_norm")),
-    **_words("max_norm", *_of_step("clip_norm"), Meant(note="scale the rows of layer.params['weight'] yourself", having="num_embeddings")),
+    **_words("max_norm", *_of_step("clip_norm"), Meant(note="scale the rows of the layer's weight yourself", having="num_embeddings")),
     **_words("clipvalue", *_of_step("clip_value", "Keras's clipvalue")),
     **_words("apply_if_finite", *_of_step("skip_nonfinite")),
     **_words("loss_scale inv_scale loss_scale_factor", *_of_step("grad_scale")),
-    **_words("gradient_accumulation_steps every_k_schedule", Meant(note="call opt.accumulate(grads), then opt.step()", having="lr")),
+    **_words("gradient_accumulation_steps every_k_schedule", Meant(note="add up gradients before the step: opt.accumulate(grads) for NumPy, several backward() in torch", having="lr")),
     **_words("closure", Meant(note="compute the gradients before the step", having="clip_norm"), Meant(note="compute the gradients before the step", having="lr")),
     # Layers
     **_words("rate dropout_rate drop_prob dropout", Meant("p", "Keras's rate")),
@@ -176,7 +176,7 @@ WORDS: dict[str, tuple[Meant, ...]] = {
     **_words("noise_shape broadcast_dims", Meant(note="ChannelDropout drops whole channels; there are no other shapes", having="p")),
     **_words("rng rngs key random_state", _STOCHASTIC),
     **_words("training deterministic use_running_average", _MODES),
-    **_words("trainable", Meant(note="give the optimizer only those layer.params that learn")),
+    **_words("trainable", Meant(note="give the optimizer only the parameters that learn")),
     **_words("param_dtype", Meant("dtype", "Flax's param_dtype")),
     **_words("center create_offset", Meant("bias", "Keras's center"), Meant("affine", "Keras's center and scale together"), _NO_BIAS),
     **_words("scale use_scale create_scale", Meant("elementwise_affine", "Keras's scale"), Meant("affine", "Keras's center and scale together")),
@@ -184,7 +184,7 @@ WORDS: dict[str, tuple[Meant, ...]] = {
     **_words("elementwise_affine", Meant("affine")),
     **_words("bias", Meant("affine", "weight and bias together"), _NO_BIAS),
     **_words("use_bias", Meant("bias"), Meant("affine", "weight and bias together"), _NO_BIAS),
-    **_words("axis reduction_axes feature_axes", Meant("channel_axis"), Meant("normalized_shape", "the sizes of the last axes"), Meant("dim")),
+    **_words("axis reduction_axes feature_axes", Meant("channel_axis"), Meant("normalized_shape", "the sizes of the last axes"), Meant("dim", "the size of the last axis")),
     **_words("data_format channels_last", Meant("channel_axis", "-1 for channels_last, 1 for channels_first")),
     **_words("groups", Meant("num_groups")),
     **_words("group_size", Meant("num_groups", "num_groups = num_channels // group_size")),
@@ -210,12 +210,12 @@ WORDS: dict[str, tuple[Meant, ...]] = {
     **_words("mask_zero", Meant("padding_idx", "0 is Keras's mask_zero")),
     **_words("kernel_initializer kernel_init gamma_initializer scale_init embeddings_initializer embedding_init", _in_array("weight")),
     **_words("bias_initializer bias_init beta_initializer", _in_array("bias")),
-    **_words("moving_mean_initializer", _in_array("running_mean", "buffers")),
-    **_words("moving_variance_initializer", _in_array("running_var", "buffers")),
+    **_words("moving_mean_initializer", _in_array("running_mean")),
+    **_words("moving_variance_initializer", _in_array("running_var")),
     **_words("kernel_regularizer", Meant("weight_decay"), Meant(note="it is the optimizer's weight_decay")),
     **_words("bias_regularizer beta_regularizer gamma_regularizer embeddings_regularizer", Meant(note="it is the optimizer's weight_decay, for a group of its own")),
-    **_words("kernel_constraint bias_constraint beta_constraint gamma_constraint embeddings_constraint", Meant(note="change layer.params after the step")),
-    **_words("synchronized axis_name process_group", Meant(note="fo.distributed.SyncBatchNorm has a batch that processes share", having="num_features")),
+    **_words("kernel_constraint bias_constraint beta_constraint gamma_constraint embeddings_constraint", Meant(note="change the parameters after the step")),
+    **_words("synchronized axis_name process_group", Meant("comm"), Meant(note="fo.distributed.SyncBatchNorm has a batch that processes share", having="num_features")),
     **_words("renorm", Meant(note="BatchRenorm is a layer of its own", having="track_running_stats")),
     **_words("inplace", Meant(note="call the layer with out=x")),
     # Schedules

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from functools import wraps
-from types import FunctionType
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 if TYPE_CHECKING:
@@ -136,28 +135,3 @@ def speak(cls: Any, inherited: bool = False) -> None:
     """
     if (inherited or "__init__" in vars(cls)) and cls.__module__.partition(".")[0] == "fastopt":
         cls.__init__ = spoken(cls.__init__)
-
-
-def rename_methods(publics: Iterable[Any]) -> None:
-    """Methods of internal base classes get the name that Python's errors about their arguments should tell: that of the public class.
-
-    Where several public classes inherit one, it is the method's name alone.
-
-    Args:
-        publics: What a package lists; functions among it are passed over.
-    """
-    classes = {one for one in publics if isinstance(one, type)}
-    heirs: dict[type, set[str]] = {}  # of internal classes
-    for cls in classes:
-        heir = cls
-        for base in cls.__mro__:
-            if base in classes or base.__module__.count(".") < 2:
-                heir = base
-            elif base.__module__.startswith("fastopt."):
-                heirs.setdefault(base, set()).add(heir.__name__)
-    for base, names in heirs.items():
-        of = f"{next(iter(names))}." if len(names) == 1 else ""
-        for name, value in vars(base).items():
-            method = getattr(value, "__wrapped__", value)
-            if isinstance(method, FunctionType) and (name == "__call__" or name[0] != "_"):
-                method.__qualname__ = f"{of}{method.__name__}"

@@ -74,10 +74,38 @@ def test_markdown(tmp_path: Path) -> None:
     assert f"isa {fo.isa()}" in text
     assert "## AdamW\n\n|  | fastopt | GB/s | floor | reached |" in text
     assert "[/]" not in text
+    assert "µs, medians of the runs" in text
     tables = [block.splitlines() for block in text.split("\n\n") if block.startswith("|")]
     assert len(tables) >= 3
     for rows in tables:  # all rows of a table have as many cells
         assert len({row.count("|") for row in rows}) == 1
+
+
+@pytest.mark.usefixtures("needs_rich")
+def test_an_interrupted_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What was measured is written, and the exit status says that it is not all; without a result nothing is written."""
+    files = [tmp_path / "a.json", tmp_path / "a.md"]
+    arguments = [*BRIEF, "--only", "adamw 2^1[04]", "--json", str(files[0]), "--markdown", str(files[1])]
+    measure, count = Race.measure, [0]
+
+    def interrupted(*args: Any) -> Any:
+        count[0] += 1
+        if count[0] > left:
+            raise KeyboardInterrupt
+        return measure(*args)
+
+    monkeypatch.setattr(Race, "measure", interrupted)
+    for left in (0, 1):
+        count[0] = 0
+        assert main(arguments) == 130
+        assert [file.exists() for file in files] == [left == 1] * 2
+    assert len(json.loads(files[0].read_text())["results"]) == 1
+
+
+def test_files_of_a_benchmark_are_different_ones(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("rich")
+    assert main([*BRIEF, "--json", str(tmp_path / "a"), "--markdown", str(tmp_path / "a")]) == 2
+    assert "need a file each" in capsys.readouterr().err
 
 
 @pytest.mark.usefixtures("needs_rich")

@@ -5,7 +5,6 @@ step with the mean of all gradients.  :class:`ShardedOptimizer` keeps a part of 
 ``pip install "fastopt[mpi]"`` brings mpi4py; a communicator is anything with its buffer interface.
 """
 
-from .._words import rename_methods
 from ._checkpoint import read_checkpoint
 from ._optimizer import DistributedOptimizer
 from ._processes import abort_on_error, mean, share_cores
@@ -23,5 +22,3 @@ __all__ = [
     "read_checkpoint",
     "share_cores",
 ]
-
-rename_methods(map(globals().get, __all__))

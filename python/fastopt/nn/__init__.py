@@ -1,6 +1,5 @@
 """Layers for hand-written loops: ``y = layer(x)``, then ``dx = layer.backward(dy)``."""
 
-from .._words import rename_methods
 from ._activations import GELU, ReLU, Sigmoid, SiLU, Tanh
 from ._batch import BatchNorm, BatchNormAddReLU, BatchNormReLU, BatchRenorm, update_bn
 from ._channels import GroupNorm, InstanceNorm
@@ -47,8 +46,6 @@ __all__ = [
 
 for _name in __all__:
     globals()[_name].__module__ = __name__  # pickles keep this name, so that files may move
-
-rename_methods(map(globals().get, __all__))
 
 
 def __dir__() -> list[str]:

@@ -1,6 +1,5 @@
 """Optimizers: one class per rule.  Names, defaults and argument order are torch's where torch has the rule."""
 
-from .._words import rename_methods
 from ._no_decay import no_decay
 from ._unpacked import unpacked
 from .optimizer import Optimizer, StepInfo
@@ -55,8 +54,6 @@ __all__ = [
 
 for _name in __all__:  # pickles and documentation show the public path
     globals()[_name].__module__ = __name__
-
-rename_methods(map(globals().get, __all__))
 
 
 def __dir__() -> list[str]:

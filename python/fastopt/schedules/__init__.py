@@ -37,7 +37,6 @@ Differences from torch:
 - Arguments with which torch divides by zero, or contradicts its documentation, are errors.
 """
 
-from .._words import rename_methods
 from .base import LRScheduler
 from .composite import ChainedScheduler, SequentialLR
 from .cosine import CosineAnnealingLR, CosineAnnealingWarmRestarts, WarmupCosineLR, WarmupStableDecayLR
@@ -71,8 +70,6 @@ __all__ = [
 
 for _name in __all__:
     globals()[_name].__module__ = __name__  # pickles keep this name, so that files may move
-
-rename_methods(map(globals().get, __all__))
 
 
 def __dir__() -> list[str]:

@@ -9,6 +9,8 @@ import sys
 from ..arguments import drawing, file, not_negative, part, positive, whole
 from ..parsers import describe
 
+INTERRUPTED = 130  # as of a process that SIGINT ended
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options of ``fastopt bench``."""
@@ -74,6 +76,10 @@ def main(args: argparse.Namespace) -> int:
     from .data import Data
     from .measure import Effort
 
+    files = [file for file in (args.json, args.markdown, args.plot) if file]
+    if len({file.resolve() for file in files}) < len(files):
+        print("fastopt bench: --json, --markdown and --plot need a file each", file=sys.stderr)
+        return 2
     if args.plot:
         importlib.import_module("matplotlib")  # fail now rather than after minutes
 
@@ -97,7 +103,8 @@ def main(args: argparse.Namespace) -> int:
         peer.set_num_threads(threads)
 
     norm_peers.SETTINGS.compile = args.compile
-    effort = Effort(args.seconds or (1.2 if args.quick else 4.0), 3 if args.quick else 5, args.quantile)
+    seconds = (1.2 if args.quick else 4.0) if args.seconds is None else args.seconds
+    effort = Effort(seconds, 3 if args.quick else 5, args.quantile)
     where = report.machine(threads=threads, dtype=args.dtype, offset=args.offset, isa=fo.isa(), quantile=args.quantile)
     results: list[Result] = []
     columns = (TextColumn("{task.description}"), MofNCompleteColumn(), TimeElapsedColumn())
@@ -110,13 +117,15 @@ def main(args: argparse.Namespace) -> int:
                 progress.advance(task)
         except KeyboardInterrupt:
             console.print(f"stopped after {len(results)} of {len(chosen)} cases")
+    if not results:
+        return INTERRUPTED
 
-    console.print(report.described(where), highlight=False)
-    report.print_tables(console, results)
     if args.json:
         report.write_json(args.json, results, where)
-    if args.markdown and results:
+    if args.markdown:
         report.write_markdown(args.markdown, results, where, args.command_line)
     if args.plot:
         report.write_plot(args.plot, results, where)
-    return 0
+    console.print(report.described(where), highlight=False)
+    report.print_tables(console, results)
+    return 0 if len(results) == len(chosen) else INTERRUPTED

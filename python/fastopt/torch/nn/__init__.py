@@ -17,8 +17,6 @@ Each is a subclass of torch's class of the same name: ``isinstance`` holds, argu
 When a module calls torch's own function, and what differs, is in ``docs/torch_modules.md``.  Needs torch 2.10 or newer; tested with 2.13.
 """
 
-from ..._words import rename_methods
-
 try:
     from ._modules import (
         GELU,
@@ -52,8 +50,6 @@ __all__ = [
 
 for _name in __all__:
     globals()[_name].__module__ = __name__
-
-rename_methods(map(globals().get, __all__))
 
 
 def __dir__() -> list[str]:

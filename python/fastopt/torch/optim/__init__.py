@@ -14,7 +14,6 @@
         opt.step(clip_norm=1.0)  # clipping is part of the step's one pass over memory
 """
 
-from ..._words import rename_methods
 from . import _classes
 from ._classes import *  # noqa: F403
 from ._sparse_adam import SparseAdam
@@ -24,8 +23,6 @@ __all__ = ["Optimizer", "SparseAdam", *_classes.__all__]
 
 for _name in __all__:  # pickles and documentation show the public path
     globals()[_name].__module__ = __name__
-
-rename_methods(map(globals().get, __all__))
 
 
 def __dir__() -> list[str]:

@@ -103,6 +103,19 @@ def noted(extra: dict[str, Any], params: Mapping[Any, torch.Tensor]) -> dict[tor
     return {param: note for param, note in both.items() if note != NO_NOTE}
 
 
+def extra_of(name: str, state_dict: Any) -> Mapping[str, Any]:
+    """The entries of a state dict that only fastopt needs; raises TypeError or ValueError if it is no state dict."""
+    if not isinstance(state_dict, Mapping):
+        raise TypeError(f"{name}: state_dict must be a dict, got {type(state_dict).__name__}")
+    for key in ("state", "param_groups"):
+        if key not in state_dict:
+            raise ValueError(f"{name}: state_dict has no {key!r}, which optimizer.state_dict() has")
+    extra = state_dict.get("fastopt", {})
+    if not isinstance(extra, Mapping):
+        raise TypeError(f"{name}: state_dict['fastopt'] must be a dict, got {type(extra).__name__}")
+    return extra
+
+
 class _Held:
     """A tensor that torch does not convert while it loads a state."""
 

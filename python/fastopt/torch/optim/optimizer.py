@@ -26,7 +26,7 @@ from .._differences import ALWAYS_THERE
 from .._tensors import exchange_table
 from . import _backward
 from ._part import Part, expect_disjoint, expect_usable, labels, plain
-from ._state import Entries, Note, State, hold, let_go, noted, numbered, renamed
+from ._state import Entries, Note, State, extra_of, hold, let_go, noted, numbered, renamed
 
 # Arguments of torch's optimizers that choose one of their implementations.
 FLAGS = ("foreach", "capturable", "differentiable", "fused")
@@ -163,9 +163,9 @@ class Optimizer(torch.optim.Optimizer):
         def step(self: Optimizer, *args: Any, **kwargs: Any) -> Any:
             if torch.compiler.is_compiling():
                 return _not_compiled(func, self, *args, **kwargs)
-            if _before or _after or self._has_hooks() or _profiler_enabled():
-                return recorded(self, *args, **kwargs)
             try:
+                if _before or _after or self._has_hooks() or _profiler_enabled():
+                    return recorded(self, *args, **kwargs)
                 out = func(self, *args, **kwargs)
             except TypeError:
                 expect_keywords(self.rule.__name__, func, kwargs)
@@ -408,8 +408,8 @@ class Optimizer(torch.optim.Optimizer):
             ValueError: Groups, parameters or shapes differ, an entry or hyperparameter is unknown or out of range, the state is that of
                 another optimizer, or the parameters are swapped for their averages.  Nothing has been changed then.
         """
-        extra = state_dict.get("fastopt", {}) if isinstance(state_dict, Mapping) else {}
         name = self.rule.__name__
+        extra = extra_of(name, state_dict)
         if extra.get("class", name) != name:
             raise ValueError(f"{name}: state_dict is that of {extra['class']}")
         with self._lock:
