@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import io
 import os
 import shlex
 import signal
@@ -56,8 +57,17 @@ def main(argv: Sequence[str] | None = None) -> int:
         finally:
             print(end="", flush=True)  # here, as Python would print an error of its own at exit
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is still buffered goes nowhere
+        _discard_output()
         return 128 + signal.SIGPIPE
+    except OSError as error:  # a full disk, say
+        _discard_output()
+        print(f"fastopt: the output cannot be written: {error.strerror or error}", file=sys.stderr)
+        return 1
+
+
+def _discard_output() -> None:
+    """What is still buffered goes nowhere, or Python would try to write it again."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _run(argv: Sequence[str] | None) -> int:
@@ -80,6 +90,8 @@ def _run(argv: Sequence[str] | None) -> int:
         if not argv[0].startswith("-"):
             parser.error(f"there is no command {argv[0]!r}; {_hint(argv[0])}")
         parse(parser, argv)  # prints the version, the help or an error, and exits
+    if argv[0] != "run" and isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")  # a terminal without × gets a question mark
     try:
         command = _module(argv[0])
         command.add_arguments(parsers[argv[0]])
@@ -93,7 +105,7 @@ def _run(argv: Sequence[str] | None) -> int:
         print(f"fastopt {argv[0]}: {EXTRA[missing]} is missing: pip install 'fastopt[demo]'", file=sys.stderr)
         return 1
     except OSError as error:
-        if argv[0] == "run" or error.filename is None:  # a script's errors are its own
+        if error.filename is None:
             raise
         print(f"fastopt {argv[0]}: {error.filename}: {error.strerror}", file=sys.stderr)
         return 1

@@ -19,7 +19,7 @@ import zipfile
 from collections.abc import Callable, Sequence
 from difflib import get_close_matches
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, TracebackType
 from typing import Any
 
 import fastopt
@@ -124,10 +124,11 @@ def main(args: argparse.Namespace) -> int:
             print(f"fastopt run: the report must be a file, got the directory {args.report}", file=sys.stderr)
             return 2
     code = None
-    if not args.module and Path(args.script).is_file() and not zipfile.is_zipfile(args.script):
+    path = str(Path(args.script).absolute())  # as Python names it
+    if not args.module and Path(path).is_file() and not zipfile.is_zipfile(path):
         try:
-            with io.open_code(str(Path(args.script).resolve())) as file:
-                code = compile(file.read(), args.script, "exec")
+            with io.open_code(path) as file:
+                code = compile(file.read(), path, "exec")
         except OSError as error:
             print(f"fastopt run: {args.script} cannot be read: {error.strerror}", file=sys.stderr)
             return 2
@@ -147,16 +148,28 @@ def main(args: argparse.Namespace) -> int:
     script = sys.modules["__main__"] = ModuleType(
         "__main__"
     )  # it stays until the process ends, as that of a script does
-    if args.module:
-        sys.path.insert(0, os.getcwd())
-        runpy._run_module_as_main(args.script, alter_argv=True)  # type: ignore[attr-defined]
-    elif code is not None:
-        sys.path.insert(0, str(Path(args.script).resolve().parent))
-        vars(script).update(__file__=args.script, __builtins__=builtins, __cached__=None)
-        exec(code, vars(script))
-    else:
-        runpy.run_path(args.script, run_name="__main__")
+    try:
+        if args.module:
+            sys.path.insert(0, os.getcwd())
+            runpy._run_module_as_main(args.script, alter_argv=True)  # type: ignore[attr-defined]
+        elif code is not None:
+            sys.path.insert(0, str(Path(args.script).resolve().parent))
+            vars(script).update(__file__=path, __builtins__=builtins, __cached__=None)
+            exec(code, vars(script))
+        else:
+            runpy.run_path(args.script, run_name="__main__")
+    except Exception as error:  # as Python shows it, without the frames of this function and of runpy
+        error.__traceback__ = _of_script(error.__traceback__)
+        sys.excepthook(type(error), error, error.__traceback__)
+        return 1
     return 0
+
+
+def _of_script(frames: TracebackType | None) -> TracebackType | None:
+    """The frames of a traceback behind those that run the script."""
+    while frames is not None and frames.tb_frame.f_code.co_filename in (__file__, runpy.__file__, "<frozen runpy>"):
+        frames = frames.tb_next
+    return frames
 
 
 def _mistake(script: str, module: bool) -> str:

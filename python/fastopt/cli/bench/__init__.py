@@ -84,12 +84,13 @@ def main(args: argparse.Namespace) -> int:
         importlib.import_module("matplotlib")  # fail now rather than after minutes
 
     data = Data(args.dtype, args.offset)
-    chosen = matching(cases(data, quick=args.quick, full=args.full), args.only)
+    known = [*cases(data, quick=args.quick, full=args.full)]
+    chosen = matching(known, args.only)
     console = Console(width=None if sys.stdout.isatty() else 170)
-    if not chosen:
-        patterns = " ".join(args.only)
+    if unmatched := [pattern for pattern in args.only if not matching(known, [pattern])]:
         print(
-            f"fastopt bench: no case matches {patterns}; fastopt bench --list prints the names of all", file=sys.stderr
+            f"fastopt bench: no case matches {', '.join(unmatched)}; fastopt bench --list prints the names of all",
+            file=sys.stderr,
         )
         return 2
     if args.list:

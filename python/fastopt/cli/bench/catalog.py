@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from fnmatch import fnmatch
 from functools import partial
 
@@ -39,7 +39,7 @@ def cases(data: Data, *, quick: bool = False, full: bool = False) -> Iterator[Ca
     yield alternating(norms.batch_norm((8, 64, 56, 56), "NCHW", data), data)
 
 
-def matching(cases: Iterator[Case], patterns: list[str]) -> list[Case]:
+def matching(cases: Iterable[Case], patterns: list[str]) -> list[Case]:
     """The cases whose name contains one of the patterns, or all; ``*`` and ``?`` are wildcards, and x finds × too."""
 
     def plain(text: str) -> str:

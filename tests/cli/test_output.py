@@ -1,0 +1,79 @@
+"""What the command line prints where something goes wrong: in a script, on a full disk, in a narrow encoding."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+SCRIPT = "def f():\n    raise ValueError('mine')\n\n\nf()\n"
+
+
+def run(*argv: str, cwd: Path, **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "fastopt", *argv],
+        cwd=cwd,
+        env={**os.environ, **environment},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+@pytest.mark.parametrize("as_", ["file", "module", "folder"])
+def test_a_script_s_error_is_shown_as_python_shows_it(as_: str, tmp_path: Path) -> None:
+    (tmp_path / "package").mkdir()
+    (tmp_path / "broken.py").write_text(SCRIPT)
+    (tmp_path / "package" / "__main__.py").write_text(SCRIPT)
+    argv = {"file": ["broken.py"], "module": ["-m", "broken"], "folder": ["package"]}[as_]
+    done = run("run", "--quiet", *argv, cwd=tmp_path)
+    alone = subprocess.run(
+        [sys.executable, *argv], cwd=tmp_path, capture_output=True, text=True, check=False
+    ).stderr.splitlines()
+    alone = [line for line in alone if "frozen runpy" not in line]
+    assert done.returncode == 1
+    assert done.stderr.splitlines() == alone
+
+
+def test_a_script_s_hook_and_status(tmp_path: Path) -> None:
+    (tmp_path / "hook.py").write_text(
+        "import sys\nsys.excepthook = lambda kind, error, frames: print('hook', kind.__name__, error)\nraise OSError('mine')\n"
+    )
+    done = run("run", "--quiet", "hook.py", cwd=tmp_path)
+    assert (done.returncode, done.stdout, done.stderr) == (1, "hook OSError mine\n", "")
+    (tmp_path / "ends.py").write_text("raise SystemExit(7)\n")
+    assert run("run", "--quiet", "ends.py", cwd=tmp_path).returncode == 7
+    (tmp_path / "lacks.py").write_text("import matplotlib.nothing_like_this\n")
+    assert "Traceback" in run("run", "--quiet", "lacks.py", cwd=tmp_path).stderr  # not a hint at an extra of fastopt
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no /dev/full")
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+def test_a_full_disk(unbuffered: str) -> None:
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "fastopt", "info"],
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            env={**os.environ, "PYTHONUNBUFFERED": unbuffered},
+            check=False,
+        )
+    assert (done.returncode, done.stderr) == (1, "fastopt: the output cannot be written: No space left on device\n")
+
+
+def test_an_encoding_without_our_signs(tmp_path: Path) -> None:
+    pytest.importorskip("rich")
+    done = run("bench", "--list", "--only", "layernorm", cwd=tmp_path, PYTHONIOENCODING="ascii:strict", PYTHONUTF8="0")
+    assert done.returncode == 0, done.stderr
+    assert "512?768" in done.stdout
+
+
+def test_each_pattern_must_match(tmp_path: Path) -> None:
+    pytest.importorskip("rich")
+    done = run("bench", "--list", "--only", "adamw", "layrnorm", "btchnorm", cwd=tmp_path)
+    assert done.returncode == 2
+    assert done.stderr == (
+        "fastopt bench: no case matches layrnorm, btchnorm; fastopt bench --list prints the names of all\n"
+    )
