@@ -47,7 +47,7 @@ def test_is_the_reference(dtype: str, each: Each, rng: Generator) -> None:
             arrays = x, dy, weight, bias
             expected = run(reference, case, arrays, axis)
             for _ in every_isa():
-                for threads in (1, 2, 5):
+                for threads in each((1, 2, 5), by_day=1):
                     with fo.threads(threads):
                         results = run(F, case, arrays, axis)
                     assert [differing(a, b) for a, b in zip(results, expected, strict=True)] == [0] * len(expected)

@@ -26,6 +26,7 @@ ORDERS = [
     for n in range(len(PEERS) + 1)
     for some in itertools.combinations(PEERS, n)
     for order in itertools.permutations(("fastopt", *some))
+    if n < 2 or order[1] == "torch" or os.environ.get("FASTOPT_NIGHTLY")
 ]
 
 LIBRARIES = '''

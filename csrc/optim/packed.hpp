@@ -1,7 +1,7 @@
 /// The loop for rules whose moments are often packed: the codecs of a block are compiled into it.
 ///
-/// It takes whole blocks whose moments are packed and rounded at random, if only scale, l2, l1 and decay surround the
-/// rule.  Everything else goes through Decoded, with the same bits.
+/// It takes whole blocks whose moments are bfloat16, or of 8 bits and rounded at random, if only scale, l2, l1 and decay
+/// surround the rule.  Everything else goes through Decoded, with the same bits.
 #pragma once
 
 #include <algorithm>
@@ -90,8 +90,12 @@ template <class Rule, Packing packing, bool Halves> class InlineCodecs {
     const auto from_block = [&](const Random& random) { return Random{random.table + (at - begin_), random.offset}; };
     unroll<S>([&](auto s) {
       using How = std::conditional_t<s % 2 == 0, High, Low>;
-      if constexpr (Rule::state[s].kind != State::exact)
-        Layout<s>::encode(storage_.state[s], at, kScaleBlock, moments_[s], How(from_block(of_state_[s])));
+      if constexpr (Rule::state[s].kind != State::exact) {
+        if (packing == Packing::blocks || storage_.random_state)
+          Layout<s>::encode(storage_.state[s], at, kScaleBlock, moments_[s], How(from_block(of_state_[s])));
+        else
+          Layout<s>::encode(storage_.state[s], at, kScaleBlock, moments_[s], Nearest({}));
+      }
     });
     if constexpr (Halves) {
       const StoredArray& param = storage_.param;
@@ -145,12 +149,12 @@ void update_packed(const Tensor& tensor, const Block& all, const Thresholds& thr
 /// The kernel's loop for these packed moments; null where the kernel has none, or where more is to be done than the
 /// loop does.
 inline auto packed_loop(const Tensor& tensor, bool halves) -> decltype(Kernel::update_packed)::value_type::value_type {
-  if (tensor.storage == nullptr || !tensor.storage->random_state || tensor.gathers() || tensor.shaped() ||
-      tensor.setting->around.finishes())
+  if (tensor.storage == nullptr || tensor.gathers() || tensor.shaped() || tensor.setting->around.finishes())
     return nullptr;
   for (const StoredArray& state : tensor.storage->state)
     if (state.format != Format::exact) {
       const Packing packing = state.format == Format::bfloat16 ? Packing::bfloat16 : Packing::blocks;
+      if (packing == Packing::blocks && !tensor.storage->random_state) return nullptr;
       return tensor.kernel->update_packed[static_cast<std::size_t>(packing)][halves];
     }
   return nullptr;

@@ -59,8 +59,9 @@ struct Kernel {
   /// Does everything that a step does to a block but zero its gradient.  If tensor.surrounded(), the block has at
   /// most kPiece elements.
   void (*update)(const Tensor& tensor, const Block& block, bool far);
-  /// The rule alone for whole blocks of one segment, with moments that are packed and rounded at random.  Indices: the
-  /// packing, and whether the parameter and its gradient are bfloat16 too.  Null for rules that are not often_packed.
+  /// The rule alone for whole blocks of one segment, with packed moments; those of 8 bits are rounded at random.
+  /// Indices: the packing, and whether the parameter and its gradient are bfloat16 too.  Null for rules that are not
+  /// often_packed.
   std::array<std::array<void (*)(const Tensor&, const Block&, const Thresholds&), 2>, 2> update_packed;
   /// The rate of a rule that has one for all elements, and proximal L1 for a rule that has one for each.  Both are null
   /// where a rule has no rate.

@@ -36,7 +36,7 @@ template <class Norm, bool Added, bool Streamed, class S> class RowNormForward {
   explicit RowNormForward(const RowNorm<S>& arrays)
       : a_(arrays),
         width_(arrays.rows.width),
-        together_(width_ * sizeof(T) <= kWidestRow ? kTogether : 1),
+        together_(kBeside && width_ * sizeof(T) <= kWidestRow ? kTogether : 1),
         contiguous_(arrays.rows.contiguous() && (!Added || arrays.residual_rows.contiguous())),
         keeps_((kStores || (!contiguous_ && !Added)) && width_ * sizeof(T) <= kWidestRow),
         kept_(keeps_ ? 2 * together_ * width_ : 0),
@@ -58,10 +58,12 @@ template <class Norm, bool Added, bool Streamed, class S> class RowNormForward {
             continue;
           }
           const auto write = writing(ready[r], written + r, first, n);
-          if (r < reads)
+          if (r < reads && kBeside) {
             read(next[r], sums[r], first, n, write);
-          else
-            each<T>(n, [&](std::size_t i, auto number) { write(i, number); });
+            continue;
+          }
+          if (r < reads) read(next[r], sums[r], first, n, [](std::size_t, auto) {});
+          each<T>(n, [&](std::size_t i, auto number) { write(i, number); });
         }
       });
       for (std::size_t r = 0; r < reads; ++r) finish(next[r], sums[r], known + r);
@@ -76,6 +78,10 @@ template <class Norm, bool Added, bool Streamed, class S> class RowNormForward {
   /// Whether reading stores the numbers in the scratch buffer.  Otherwise x or the sum has them as they are computed,
   /// or they are copied.
   static constexpr bool kStores = is_16bit<S> || (Added && Streamed);
+
+  /// Whether a part is read and another one written in one loop, of several rows in turn.  Where both the sum and y are
+  /// stored past the caches, half a line of each in turn would leave the processor by itself.
+  static constexpr bool kBeside = !(Added && Streamed);
 
   /// A row between reading and writing.
   struct Row {

@@ -27,18 +27,25 @@ RULES: dict[str, dict[str, Any]] = {
 
 
 def optimizer(rule: str, size: int, data: Data) -> Race:
-    """A step with one tensor, by the function and by the optimizer object."""
-    states = 1 if rule == "SGD" else 2
+    """A step with one tensor, by the optimizer object and by the function."""
+    names = ["momentum_buffer"] if rule == "SGD" else ["exp_avg", "exp_avg_sq"]
+    states = len(names)
 
     def calls() -> Calls:
         params, grads = [data.normal(size, scale=0.02)], [data.normal(size, scale=1e-3)]
-        state = [[data.normal(size, scale=1e-3)] for _ in range(states)]
+        opt = getattr(fo.optim, rule)(params, **RULES[rule])
+        opt.step(grads)
+        state = [
+            [opt.state[0][name]] for name in names
+        ]  # of all candidates, so that the caches hold it for none or for all
+        for (array,) in state:
+            array[...] = data.normal(size, scale=1e-3)
         if states == 2:
             state[1][0] *= state[1][0]
         function, name = getattr(F, rule.lower()), rule.lower()
         found: dict[str, Call] = {
+            "fastopt/object": partial(opt.step, grads),
             "fastopt/function": partial(function, params, grads, *state, step=HYPER.step, **RULES[rule]),
-            "fastopt/object": partial(getattr(fo.optim, rule)(params, **RULES[rule]).step, grads),
             "numpy": getattr(peers, f"numpy_{name}")(params, grads, *state),
         }
         if peers.torch():
