@@ -35,9 +35,8 @@ def optimizer(rule: str, size: int, data: Data) -> Race:
         params, grads = [data.normal(size, scale=0.02)], [data.normal(size, scale=1e-3)]
         opt = getattr(fo.optim, rule)(params, **RULES[rule])
         opt.step(grads)
-        state = [
-            [opt.state[0][name]] for name in names
-        ]  # of all candidates, so that the caches hold it for none or for all
+        # The state of all candidates, so that the caches hold it for none of them or for all.
+        state = [[opt.state[0][name]] for name in names]
         for (array,) in state:
             array[...] = data.normal(size, scale=1e-3)
         if states == 2:
