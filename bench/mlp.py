@@ -1,9 +1,11 @@
 """A network of three times 512 with BatchNorm and ReLU at a batch of 128: NumPy as people first write it, in place, and fastopt.
 
-    python bench/mlp.py [--steps 150]
+    python bench/mlp.py [--steps 150] [--block 10]
 
-Steps of all variants alternate in one process; the figures are medians in microseconds.  ``products`` is a step's eleven matrix
-products alone, which bound what a loop can gain.  The code in place is that of ``fastopt demo``, as it was at 3547ff7.
+Blocks of steps of all variants alternate in one process, so that a variant finds in the caches what a training would leave there;
+with --block 1 each step finds what the other variants leave.  The figures are medians in microseconds, without the first step of
+a block if it has more.  ``products`` is a step's eleven matrix products alone, which bound what a loop can gain.  The code in
+place is that of ``fastopt demo``, as it was at 3547ff7.
 """
 
 from __future__ import annotations
@@ -135,6 +137,7 @@ class Products:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--steps", type=int, default=150)
+    parser.add_argument("--block", type=int, default=10, help="steps of one variant in a row")
     args = parser.parse_args()
     rng = np.random.default_rng(0)
     runs = {
@@ -148,11 +151,13 @@ def main() -> None:
     x = x.astype(np.float32)
     times: dict[str, list[float]] = {name: [] for name in runs}
     losses: dict[str, float] = {}
-    for _ in range(args.steps):
+    for _ in range(args.steps // args.block):
         for name, run in runs.items():
-            begin = time.perf_counter()
-            losses[name] = run.step(x, labels)
-            times[name].append(time.perf_counter() - begin)
+            for k in range(args.block):
+                begin = time.perf_counter()
+                losses[name] = run.step(x, labels)
+                if k or args.block == 1:
+                    times[name].append(time.perf_counter() - begin)
     medians = {name: 1e6 * statistics.median(some) for name, some in times.items()}
     print(f"{fo.get_num_threads()} threads:", ", ".join(f"{name} {us:,.0f} µs" for name, us in medians.items()))
     first, place, fast, products = (medians[name] for name in runs)
