@@ -9,9 +9,11 @@
 #include <dlfcn.h>
 #include <malloc.h>
 #include <pybind11/numpy.h>
+#include <pybind11/stl.h>
 
 #include <atomic>
 #include <cstdint>
+#include <vector>
 
 #include "bind/module.hpp"
 #include "bind/once.hpp"
@@ -148,6 +150,16 @@ FromCache::~FromCache() {
 }
 
 void bind_memory(py::module_& m) {
+  m.def(
+      "empty",
+      [](const std::vector<py::ssize_t>& shape, const py::dtype& dtype) {
+        auto bytes = static_cast<std::size_t>(dtype.itemsize());
+        for (const py::ssize_t count : shape) bytes *= static_cast<std::size_t>(count);
+        const FromCache memory(bytes);
+        return py::array(dtype, shape);
+      },
+      py::arg("shape"), py::arg("dtype"),
+      "A new array with anything in it; a large one has its memory from the cache.");
   m.def(
       "cache_arrays",
       [](bool cached) {

@@ -8,9 +8,16 @@ from __future__ import annotations
 import math
 import operator
 from collections.abc import Iterable
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
+
+
+@lru_cache(maxsize=64)
+def name_of(dtype: np.dtype[Any]) -> str:
+    """The dtype's name, which NumPy puts together in Python each time: 2 to 5 µs."""
+    return str(dtype.name)
 
 
 def real(function: str, name: str, value: Any) -> float:

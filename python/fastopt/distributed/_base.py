@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .. import SparseRows
-from .._check import choice, flag, not_an_array, number, whole
+from .._check import choice, flag, name_of, not_an_array, number, whole
 from ..optim.accumulate import weight_of
 from ._exchange import BFLOAT16, DENSE, NONE, SPARSE, Channel, Exchange, Header, Vector, fill, weigh
 from ._layout import Layout
@@ -466,7 +466,7 @@ class Exchanged:
         if isinstance(grad, np.ma.MaskedArray):
             raise TypeError(f"{what} is a masked array, whose mask would be ignored: pass its .filled(...)")
         allowed = ("float64",) if its.dtype == np.float64 else ("float32", "float16", "bfloat16")
-        if grad.dtype.name not in allowed or not grad.dtype.isnative:
+        if name_of(grad.dtype) not in allowed or not grad.dtype.isnative:
             raise TypeError(f"{what} has dtype {grad.dtype}, expected {' or '.join(allowed)}")
         if sparse and (grad.shape[1:] != its.shape[1:] or not its.ndim):
             raise ValueError(f"{what} has rows of shape {grad.shape[1:]}, expected {its.shape[1:]}")

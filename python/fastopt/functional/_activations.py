@@ -7,7 +7,7 @@ from typing import Literal, TypeAlias, get_args
 
 import numpy as np
 
-from .._check import choice, flag
+from .._check import choice, flag, name_of
 from .._core import kernels
 from ._arrays import Array, array_of, results_of
 
@@ -105,11 +105,12 @@ def activate_backward(
 
 def _apart(function: str, out: tuple[Array | None, ...], *read: Array | None) -> None:
     """Raises if a result shares memory with an input or with another result."""
-    given = [(i, array) for i, array in enumerate(out) if array is not None]
-    others = [array for array in read if array is not None]
-    for k, (i, array) in enumerate(given):
-        if any(np.may_share_memory(array, other) for other in (*others, *(other for _, other in given[:k]))):
-            raise ValueError(f"{function}: out[{i}] would be written, but overlaps another array")
+    for i, array in enumerate(out):
+        if array is None:
+            continue
+        for other in (*read, *out[:i]):
+            if other is not None and np.may_share_memory(array, other):
+                raise ValueError(f"{function}: out[{i}] would be written, but overlaps another array")
 
 
 def _written(function: str, name: str, array: Array | None, shape: tuple[int, ...], dtype: str) -> Array | None:
@@ -125,7 +126,7 @@ def _written(function: str, name: str, array: Array | None, shape: tuple[int, ..
 def _checked(function: str, x: Array, weight: Array, bias: Array | None) -> tuple[int, int, int]:
     """The number of rows of x, and of inputs and outputs."""
     array_of(function, "x", x, None, _COMPUTED)
-    dtype = x.dtype.name
+    dtype = name_of(x.dtype)
 
     def way_out() -> str:
         return f", as x has: pass weight.astype(np.{dtype})"
@@ -192,10 +193,10 @@ def linear(
     y, saved = results_of("linear", out, 2)
     if saved is not None and not saves:
         raise ValueError("linear: out[1] is given, but backward needs y only")
-    y = _written("linear", "out[0]", y, shape, x.dtype.name)
-    saved = _written("linear", "out[1]", saved, shape, x.dtype.name)
+    y = _written("linear", "out[0]", y, shape, name_of(x.dtype))
+    saved = _written("linear", "out[1]", saved, shape, name_of(x.dtype))
     _apart("linear", (y, saved), x, weight, bias)
-    y = np.empty(shape, x.dtype) if y is None else y
+    y = kernels.empty(shape, x.dtype) if y is None else y
     np.matmul(x.reshape(count, inputs), weight.T, out=y.reshape(count, outputs))
     if activation is None and bias is None:
         return y, y
@@ -245,7 +246,7 @@ def linear_backward(
     """
     function = "linear_backward"
     count, inputs, outputs = _checked(function, x, weight, None)
-    dtype, shape = x.dtype.name, (*x.shape[:-1], outputs)
+    dtype, shape = name_of(x.dtype), (*x.shape[:-1], outputs)
     array_of(function, "dy", dy, shape, [dtype])
     if activation is not None:
         choice(function, "activation", activation, get_args(Activation))
@@ -263,10 +264,10 @@ def linear_backward(
     dbias = _written(function, "out[2]", dbias, (outputs,), dtype)
     _apart(function, (dx, dweight, dbias), dy, x, weight, saved)
     dz, dbias = kernels.activate_backward(dy, dy if saved is None else saved, activation, bias_grad, (None, dbias))
-    dweight = np.empty(weight.shape, dtype) if dweight is None else dweight
+    dweight = kernels.empty(weight.shape, x.dtype) if dweight is None else dweight
     rows = dz.reshape(count, outputs)
     if x_grad:
-        dx = np.empty(x.shape, dtype) if dx is None else dx
+        dx = kernels.empty(x.shape, x.dtype) if dx is None else dx
         np.matmul(rows, weight, out=dx.reshape(count, inputs))
     np.matmul(rows.T, x.reshape(count, inputs), out=dweight)
     return dx, dweight, dbias

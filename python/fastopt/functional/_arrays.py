@@ -9,7 +9,7 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from .._check import not_an_array, not_contiguous, whole
+from .._check import name_of, not_an_array, not_contiguous, whole
 
 __all__ = ["Array", "Statistics", "array_of", "has_columns", "memory_order", "results_of", "two_of"]
 
@@ -34,11 +34,14 @@ def array_of(
 
     ``way_out`` returns the advice at the end of an error about the dtype, and ``why`` is the end of one about the shape.
     """
-    if not isinstance(array, np.ndarray):
-        raise TypeError(f"{function}: {name} must be a numpy array, got {not_an_array(array)}")
-    if isinstance(array, np.ma.MaskedArray):
-        raise TypeError(f"{function}: {name} is a masked array, whose mask would be ignored: pass {name}.filled(...)")
-    if array.dtype.name not in dtypes or not array.dtype.isnative:
+    if type(array) is not np.ndarray:
+        if not isinstance(array, np.ndarray):
+            raise TypeError(f"{function}: {name} must be a numpy array, got {not_an_array(array)}")
+        if isinstance(array, np.ma.MaskedArray):
+            raise TypeError(
+                f"{function}: {name} is a masked array, whose mask would be ignored: pass {name}.filled(...)"
+            )
+    if name_of(array.dtype) not in dtypes or not array.dtype.isnative:
         expected = " or ".join(filter(None, (", ".join(dtypes[:-1]), dtypes[-1])))
         raise TypeError(f"{function}: {name} has dtype {array.dtype}, expected {expected}{way_out()}")
     if shape is not None and array.shape != shape:

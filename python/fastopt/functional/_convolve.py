@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from .._check import whole
+from .._check import name_of, whole
 from .._core import kernels
 from ._arrays import Array, array_of, has_columns, two_of
 
@@ -127,7 +127,8 @@ class Convolving:
 
     def in_order(self, images: Array) -> Array:
         """A view with the axes samples, channels, rows and columns."""
-        return np.moveaxis(images, self.axis, 1)
+        view: Array = images.transpose(0, self.axis, *(axis for axis in (1, 2, 3) if axis != self.axis))
+        return view
 
     def shape(self, channels: int, size: tuple[int, int]) -> tuple[int, ...]:
         """The shape of an array of images with the channels on their axis."""
@@ -142,14 +143,14 @@ class Convolving:
             name,
             array,
             shape,
-            (self.dtype.name,),
+            (name_of(self.dtype),),
             way_out=lambda: f", as x has: pass {name}.astype(x.dtype)",
         )
 
     def images(self, name: str, out: Any, shape: tuple[int, ...]) -> Array:
         """A result that is images, in columns or planes as x."""
         if out is not None:
-            array_of(self.function, name, out, shape, (self.dtype.name,))
+            array_of(self.function, name, out, shape, (name_of(self.dtype),))
             order = np.moveaxis(out, self.axis, -1) if self.columns else out
             if not order.flags.c_contiguous:
                 where = "its channels" if self.columns else "its axes in order"
@@ -159,15 +160,15 @@ class Convolving:
                 )
             return self._writeable(name, out)
         if not self.columns:
-            return np.empty(shape, self.dtype)
+            return kernels.empty(shape, self.dtype)
         last = [n for axis, n in enumerate(shape) if axis != self.axis]
-        return np.moveaxis(np.empty((*last, shape[self.axis]), self.dtype), -1, self.axis)
+        return np.moveaxis(kernels.empty((*last, shape[self.axis]), self.dtype), -1, self.axis)
 
     def parameter(self, name: str, out: Any, shape: tuple[int, ...]) -> Array:
         """A result that has the shape of a parameter."""
         if out is None:
-            return np.empty(shape, self.dtype)
-        return self._writeable(name, array_of(self.function, name, out, shape, (self.dtype.name,), contiguous=True))
+            return kernels.empty(shape, self.dtype)
+        return self._writeable(name, array_of(self.function, name, out, shape, (name_of(self.dtype),), contiguous=True))
 
     def _writeable(self, name: str, out: Array) -> Array:
         if not out.flags.writeable:

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import DTypeLike
 
 from .. import functional as F
-from .._check import choice, flag, not_contiguous, number, whole
+from .._check import choice, flag, name_of, not_contiguous, number, whole
 from ..functional._activations import Activation
 from ..functional._arrays import array_of
 from ._layer import Array, Fixed, Layer, Shapes, Unset, generator
@@ -46,14 +46,16 @@ class _Linear(Layer):
 
     def _rows(self, name: str, x: Any, width: int, shape: tuple[int, ...] | None = None, dtype: Any = None) -> Array:
         """A checked array as rows in the dtype of the computation; ``shape`` is required, or any shape that ends with the width."""
-        layer, computed = type(self).__name__, self._dtype.name
+        layer, computed = type(self).__name__, name_of(self._dtype)
 
         def way_out() -> str:
             text = "" if name == "out" else f": pass {name}.astype({'x.dtype' if dtype else f'np.{computed}'})"
             other = not dtype and x.dtype in (np.float32, np.float64)
             return text + (f", or make the layer with dtype=np.{x.dtype}" if other else "")
 
-        legal = [dtype.name] if dtype else [computed, "float16", "bfloat16"] if computed == "float32" else [computed]
+        legal = (
+            [name_of(dtype)] if dtype else [computed, "float16", "bfloat16"] if computed == "float32" else [computed]
+        )
         array_of(layer, name, x, shape, legal, way_out=way_out)
         if x.shape[-1:] != (width,):
             raise ValueError(f"{layer}: {name} has shape {x.shape}, expected it to end with {width}")
@@ -74,7 +76,7 @@ class _Linear(Layer):
 
     def _check_own(self, written: bool = False) -> None:
         """Raises if a parameter has another shape or dtype than at first; checks gradients too if they will be ``written``."""
-        layer, dtypes = type(self).__name__, [self._dtype.name]
+        layer, dtypes = type(self).__name__, [name_of(self._dtype)]
         for name, shape in self._shapes.items():
             array_of(layer, name, self.params.get(name), shape, dtypes)
             if written:
@@ -147,7 +149,7 @@ class Linear(_Linear):
     def __call__(self, x: Array, *, out: Array | None = None) -> Array:
         """The layer's output for ``x``, in ``out`` if that is given."""
         self._check_own()
-        array_of("Linear", "x", x, None, [self._dtype.name], way_out=self._way_out(x))
+        array_of("Linear", "x", x, None, [name_of(self._dtype)], way_out=self._way_out(x))
         y, saved = F.linear(
             x, self.params["weight"], self.params.get("bias"), self.activation, out=None if out is None else (out, None)
         )
