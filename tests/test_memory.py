@@ -82,6 +82,25 @@ def test_large_results_come_from_the_cache(each: Each) -> None:
             del one, found
 
 
+@pytest.mark.parametrize("activation", [None, "relu"])
+def test_so_do_results_of_products(activation: Any) -> None:
+    x, weight, bias = numbers(512, 300), numbers(400, 300), numbers(400)
+    y, saved = F.linear(x, weight, bias, activation)
+    results = [y, *F.linear_backward(y, x, weight, saved, activation)[:2]]
+    for images in (
+        numbers(2, 16, 64, 64),
+        numbers(2, 64, 64, 16).transpose(0, 3, 1, 2),
+    ):  # channels in planes, and innermost
+        filters = numbers(16, 16, 3, 3)
+        z = F.conv2d(images, filters, padding=1)
+        results += [z, F.conv2d_backward(z, images, filters, padding=1)[0]]
+    for one in results:
+        assert get_handler_name(one if one.base is None else one.base) == "fastopt"
+    before = {address(one) for one in results}
+    del one, results, y, saved, z
+    assert address(F.linear(x, weight, bias, activation)[0]) in before
+
+
 def test_small_and_empty_results_do_not() -> None:
     for shape in (0, 16), (3, 0), (1, 16), (100, 16):
         y = F.layer_norm(np.ones(shape, np.float32), shape[-1])[0]
