@@ -126,14 +126,25 @@ def test_paths_that_threadpoolctl_cannot_read(name: bytes, tmp_path: Path) -> No
     """With the ASCII locale, or a name that is not UTF-8, no BLAS is found, and all else works."""
     folder = tmp_path / os.fsdecode(name)
     shutil.copytree(Path(fastopt.__file__).parent, folder / "fastopt", ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copy(fastopt.show_config()["openmp"]["path"], folder / "libgomp.so.1")  # which a wheel has in its own folder
     ascii = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0", "PYTHONPATH": str(folder)}
+    ascii["LD_LIBRARY_PATH"] = str(folder)
     code = (
         "import numpy as np, fastopt as fo; config = fo.show_config(); str(config); fo.set_num_threads(1); fo.lend_threads()\n"
-        "fo.optim.Adam([np.ones(3)]).step([np.ones(3)]); print(len(config['blas']), ascii(fo.__file__))"
+        "fo.optim.Adam([np.ones(3)]).step([np.ones(3)]); print(len(config['blas']), ascii(fo.__file__), ascii(config['openmp']['path']))"
     )
     command = [sys.executable, "-c", code]
     done = subprocess.run(command, env={**os.environ, **ascii}, capture_output=True, text=True, timeout=60, check=True)
-    assert done.stdout.startswith("0 ") and "udc" in done.stdout
+    blas, package, runtime = done.stdout.split()
+    assert blas == "0" and "udc" in package and "udc" in runtime
+
+
+@pytest.mark.parametrize("name", ["ü".encode(), b"\xfc"], ids=["utf-8", "latin-1"])
+def test_errors_name_paths_of_every_encoding(name: bytes, tmp_path: Path) -> None:
+    path = tmp_path / os.fsdecode(name)
+    code = "import os, sys; from fastopt import _bindings; _bindings.load(os.fsencode(sys.argv[1]), 'none')"
+    done = subprocess.run([sys.executable, "-c", code, path], capture_output=True, check=False, timeout=60)
+    assert b"ImportError: fastopt: " in done.stderr and b"cannot open shared object file" in done.stderr
 
 
 def test_a_library_that_is_missing_is_not_the_processor_s_fault(tmp_path: Path) -> None:

@@ -12,15 +12,20 @@ namespace {
 
 namespace py = pybind11;
 
+/// Raises an ImportError with the name of a file in its text.
+[[noreturn]] void fail(const std::string& text) {
+  PyErr_SetObject(PyExc_ImportError, file_name(text).ptr());
+  throw py::error_already_set();
+}
+
 /// The kernels in a library, which is never unloaded.
 const Kernels& kernels_in(const std::string& path) {
   void* const library = dlopen(path.c_str(), RTLD_NOW | RTLD_LOCAL);
-  if (library == nullptr) throw py::import_error(std::string("fastopt: ") + dlerror());
+  if (library == nullptr) fail(std::string("fastopt: ") + dlerror());
   const auto exported = reinterpret_cast<ExportedFunction>(dlsym(library, kExportedName));
   const Team team{&run_parallel, &ThreadCount::get};
   const Kernels* const kernels = exported == nullptr ? nullptr : exported(Kernels::version(), team);
-  if (kernels == nullptr)
-    throw py::import_error("fastopt: " + path + " belongs to another build of the package; install fastopt again");
+  if (kernels == nullptr) fail("fastopt: " + path + " belongs to another build of the package; install fastopt again");
   return *kernels;
 }
 
@@ -32,8 +37,7 @@ py::module_ load(const py::module_& shared, const std::string& path, const char*
   for (const auto& [key, value] : py::dict(shared.attr("__dict__")))
     if (const auto name_of = key.cast<std::string>(); !name_of.starts_with('_') && name_of != "load")
       m.attr(key) = value;
-  m.attr("__file__") = py::reinterpret_steal<py::object>(
-      PyUnicode_DecodeFSDefaultAndSize(path.data(), static_cast<Py_ssize_t>(path.size())));
+  m.attr("__file__") = file_name(path);
   bind_optim(m, kernels);
   bind_clip(m, kernels);
   bind_row_norms(m, kernels);

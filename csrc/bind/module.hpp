@@ -3,6 +3,7 @@
 
 #include <pybind11/pybind11.h>
 
+#include <string_view>
 #include <utility>
 
 #include "library/functions.hpp"
@@ -30,6 +31,14 @@ void bind_images(pybind11::module_& m, const Kernels& kernels);
 void bind_floor(pybind11::module_& m, const Kernels& kernels);
 void bind_formats(pybind11::module_& m, const Kernels& kernels);
 void bind_sparse(pybind11::module_& m, const Kernels& kernels);
+
+/// The name of a file, or a text with one in it, decoded as Python decodes such names: they need not be UTF-8.
+inline pybind11::object file_name(std::string_view text) {
+  auto name = pybind11::reinterpret_steal<pybind11::object>(
+      PyUnicode_DecodeFSDefaultAndSize(text.data(), static_cast<Py_ssize_t>(text.size())));
+  if (!name) throw pybind11::error_already_set();
+  return name;
+}
 
 /// A function without its first argument, the kernels.
 template <class Result, class... Arguments>

@@ -160,7 +160,7 @@ void bind_threads(py::module_& m) {
       "openmp",
       [] {
         py::dict found;
-        found["path"] = openmp_path();
+        found["path"] = file_name(openmp_path());
         found["version"] = _OPENMP;
         found["num_threads"] = stranded ? 1 : ThreadCount::get();
         found["thread_limit"] = omp_get_thread_limit();
