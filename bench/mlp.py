@@ -151,7 +151,7 @@ def main() -> None:
     x = x.astype(np.float32)
     times: dict[str, list[float]] = {name: [] for name in runs}
     losses: dict[str, float] = {}
-    for _ in range(args.steps // args.block):
+    for _ in range(-(-args.steps // args.block)):
         for name, run in runs.items():
             for k in range(args.block):
                 begin = time.perf_counter()

@@ -87,11 +87,9 @@ def test_so_do_results_of_products(activation: Any) -> None:
     x, weight, bias = numbers(512, 300), numbers(400, 300), numbers(400)
     y, saved = F.linear(x, weight, bias, activation)
     results = [y, *F.linear_backward(y, x, weight, saved, activation)[:2]]
-    for images in (
-        numbers(2, 16, 64, 64),
-        numbers(2, 64, 64, 16).transpose(0, 3, 1, 2),
-    ):  # channels in planes, and innermost
-        filters = numbers(16, 16, 3, 3)
+    filters = numbers(16, 16, 3, 3)
+    planes, innermost = numbers(2, 16, 64, 64), numbers(2, 64, 64, 16).transpose(0, 3, 1, 2)  # channels
+    for images in planes, innermost:
         z = F.conv2d(images, filters, padding=1)
         results += [z, F.conv2d_backward(z, images, filters, padding=1)[0]]
     for one in results:

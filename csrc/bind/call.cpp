@@ -336,12 +336,7 @@ Shape strides_in(const Shape& order, const Shape& shape, Dtype dtype) {
 }
 
 py::object fresh(Dtype dtype, const Shape& shape, const Shape& strides) {
-  std::size_t bytes = itemsize_of(dtype);
-  for (const std::ptrdiff_t count : shape) bytes *= static_cast<std::size_t>(count);
-  const FromCache memory(bytes);
-  const auto of = [&](const py::dtype& descr) -> py::object {
-    return strides.empty() ? py::array(descr, shape) : py::array(descr, shape, strides);
-  };
+  const auto of = [&](const py::dtype& descr) -> py::object { return fresh_array(descr, shape, strides); };
   switch (dtype) {
     case Dtype::float32:
       return of(py::dtype::of<float>());

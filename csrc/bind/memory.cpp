@@ -135,29 +135,40 @@ void trim_malloc() {
 #endif
 }
 
+/// While one of these lives, NumPy takes the memory of new arrays from the cache, if arrays of so many bytes may be kept
+/// there and nobody has given NumPy another handler.  Needs the global lock.
+class FromCache {
+ public:
+  explicit FromCache(std::size_t bytes) {
+    if (!BlockCache::get().keeps(bytes)) return;
+    if (current_handler().ptr() == NumpyMemory::get().default_handler) before_ = set_handler(handler());
+  }
+  ~FromCache() {
+    if (!before_) return;
+    PyObject* const ours = NumpyMemory::get().set_handler(before_.ptr());
+    if (ours == nullptr) PyErr_WriteUnraisable(nullptr);
+    Py_XDECREF(ours);
+  }
+  FromCache(const FromCache&) = delete;
+  FromCache& operator=(const FromCache&) = delete;
+
+ private:
+  py::object before_;  ///< the handler that there was, if it has been replaced
+};
+
 }  // namespace
 
-FromCache::FromCache(std::size_t bytes) {
-  if (!BlockCache::get().keeps(bytes)) return;
-  if (current_handler().ptr() == NumpyMemory::get().default_handler) before_ = set_handler(handler());
-}
-
-FromCache::~FromCache() {
-  if (!before_) return;
-  PyObject* const ours = NumpyMemory::get().set_handler(before_.ptr());
-  if (ours == nullptr) PyErr_WriteUnraisable(nullptr);
-  Py_XDECREF(ours);
+py::array fresh_array(const py::dtype& dtype, const std::vector<py::ssize_t>& shape,
+                      const std::vector<py::ssize_t>& strides) {
+  auto bytes = static_cast<std::size_t>(dtype.itemsize());
+  for (const py::ssize_t count : shape) bytes *= static_cast<std::size_t>(count);
+  const FromCache memory(bytes);
+  return strides.empty() ? py::array(dtype, shape) : py::array(dtype, shape, strides);
 }
 
 void bind_memory(py::module_& m) {
   m.def(
-      "empty",
-      [](const std::vector<py::ssize_t>& shape, const py::dtype& dtype) {
-        auto bytes = static_cast<std::size_t>(dtype.itemsize());
-        for (const py::ssize_t count : shape) bytes *= static_cast<std::size_t>(count);
-        const FromCache memory(bytes);
-        return py::array(dtype, shape);
-      },
+      "empty", [](const std::vector<py::ssize_t>& shape, const py::dtype& dtype) { return fresh_array(dtype, shape); },
       py::arg("shape"), py::arg("dtype"),
       "A new array with anything in it; a large one has its memory from the cache.");
   m.def(

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from fastopt.cli import info, main
+
 SCRIPT = "def f():\n    raise ValueError('mine')\n\n\nf()\n"
 
 
@@ -60,7 +62,16 @@ def test_a_full_disk(unbuffered: str) -> None:
             env={**os.environ, "PYTHONUNBUFFERED": unbuffered},
             check=False,
         )
-    assert (done.returncode, done.stderr) == (1, "fastopt: the output cannot be written: No space left on device\n")
+    assert (done.returncode, done.stderr) == (1, "fastopt: No space left on device\n")
+
+
+def test_other_errors_of_the_system_leave_the_output_alone(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(info, "main", lambda args: os.close(-1))
+    assert main(["info"]) == 1
+    print("still there")
+    assert capsys.readouterr() == ("still there\n", "fastopt: Bad file descriptor\n")
 
 
 def test_an_encoding_without_our_signs(tmp_path: Path) -> None:

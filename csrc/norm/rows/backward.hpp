@@ -237,8 +237,9 @@ template <class Norm, class S> void row_norm_backward(const RowNormBackward<S>& 
 #pragma omp simd
       for (std::size_t i = 0; i < total.size(); ++i) total[i] += of_chunk[i];
     }
-    const auto write = [&](T* to, std::size_t first) {  // the sums from number `first` on, those that are this thread's
-      for (std::size_t i = std::max(mine.begin, first), end = std::min(mine.end, first + width); to && i < end; ++i)
+    const auto write = [&](T* to, std::size_t first) {  // this thread's part of the `width` sums from number `first` on
+      if (to == nullptr) return;
+      for (std::size_t i = std::max(mine.begin, first), end = std::min(mine.end, first + width); i < end; ++i)
         to[i - first] = static_cast<T>(total[i - mine.begin]);
     };
     write(a.dweight, 0);

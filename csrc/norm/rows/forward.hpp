@@ -4,7 +4,8 @@
 ///   rows k−4 to k−1   kept part → x̂ → times weight, plus bias → y            │
 ///   then              sums → mean, rstd → constants of rows k to k+3        k ← k + 4
 ///
-/// So memory is read and written all the time, and a part of weight and bias stays in cache for all of the rows.  Parts
+/// So memory is read and written all the time, and a part of weight and bias stays in cache for all of the rows.  Where
+/// sums and y are both stored past the caches, there is one row at a time, and reading and writing take turns.  Parts
 /// are kept in a scratch buffer where memory has the numbers in another form or they have left the cache: with 16-bit
 /// types, with rows that are not contiguous, and with sums that are stored past the caches.  Rows that are too wide to
 /// keep are read again instead.
@@ -58,11 +59,14 @@ template <class Norm, bool Added, bool Streamed, class S> class RowNormForward {
             continue;
           }
           const auto write = writing(ready[r], written + r, first, n);
-          if (r < reads && kBeside) {
-            read(next[r], sums[r], first, n, write);
-            continue;
+          if constexpr (kBeside) {
+            if (r < reads) {
+              read(next[r], sums[r], first, n, write);
+              continue;
+            }
+          } else if (r < reads) {
+            read(next[r], sums[r], first, n, [](std::size_t, auto) {});
           }
-          if (r < reads) read(next[r], sums[r], first, n, [](std::size_t, auto) {});
           each<T>(n, [&](std::size_t i, auto number) { write(i, number); });
         }
       });

@@ -49,7 +49,8 @@ EXTRA = {"matplotlib": "matplotlib", "rich": "rich", "sklearn": "scikit-learn", 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line ``argv`` (by default the process's own) and return its exit status.
 
-    Where nobody reads the output to its end, as in ``fastopt info | head -1``, it is that of a process that SIGPIPE ended.
+    Where nobody reads the output to its end, as in ``fastopt info | head -1``, it is that of a process that SIGPIPE ended.  Another
+    error of the system, such as a full disk, is told in one line.
     """
     try:
         try:
@@ -59,15 +60,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:
         _discard_output()
         return 128 + signal.SIGPIPE
-    except OSError as error:  # a full disk, say
+    except OSError as error:
         _discard_output()
-        print(f"fastopt: the output cannot be written: {error.strerror or error}", file=sys.stderr)
+        print(f"fastopt: {error.strerror or error}", file=sys.stderr)
         return 1
 
 
 def _discard_output() -> None:
-    """What is still buffered goes nowhere, or Python would try to write it again."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    """Sends output that is still buffered and cannot be written to nowhere, as Python would try to write it at exit."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _run(argv: Sequence[str] | None) -> int:
