@@ -1,6 +1,8 @@
 """What the command line prints where something goes wrong: in a script, on a full disk, in a narrow encoding."""
 
 import os
+import shlex
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -8,8 +10,6 @@ from pathlib import Path
 import pytest
 
 from fastopt.cli import info, main
-
-SCRIPT = "def f():\n    raise ValueError('mine')\n\n\nf()\n"
 
 
 def run(*argv: str, cwd: Path, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -23,19 +23,40 @@ def run(*argv: str, cwd: Path, **environment: str) -> subprocess.CompletedProces
     )
 
 
-@pytest.mark.parametrize("as_", ["file", "module", "folder"])
-def test_a_script_s_error_is_shown_as_python_shows_it(as_: str, tmp_path: Path) -> None:
+ERRORS = {
+    "ValueError": "raise ValueError('mine')",
+    "frozen": "import dataclasses\n\n\n@dataclasses.dataclass(frozen=True)\nclass E(Exception):\n    a: int\n\n\nraise E(1)",
+    "no Exception": "raise GeneratorExit('mine')",
+    "interrupt": "raise KeyboardInterrupt",
+}
+
+
+@pytest.mark.parametrize("error", ERRORS)
+@pytest.mark.parametrize("as_", ["file", "module", "folder", "zip"])
+def test_a_script_s_error_is_shown_as_python_shows_it(as_: str, error: str, tmp_path: Path) -> None:
     (tmp_path / "package").mkdir()
-    (tmp_path / "broken.py").write_text(SCRIPT)
-    (tmp_path / "package" / "__main__.py").write_text(SCRIPT)
-    argv = {"file": ["broken.py"], "module": ["-m", "broken"], "folder": ["package"]}[as_]
+    (tmp_path / "broken.py").write_text(f"{ERRORS[error]}\n")
+    (tmp_path / "package" / "__main__.py").write_text(f"{ERRORS[error]}\n")
+    shutil.make_archive(str(tmp_path / "packed"), "zip", tmp_path / "package")
+    argv = {"file": ["broken.py"], "module": ["-m", "broken"], "folder": ["package"], "zip": ["packed.zip"]}[as_]
     done = run("run", "--quiet", *argv, cwd=tmp_path)
-    alone = subprocess.run(
-        [sys.executable, *argv], cwd=tmp_path, capture_output=True, text=True, check=False
-    ).stderr.splitlines()
-    alone = [line for line in alone if "frozen runpy" not in line]
-    assert done.returncode == 1
-    assert done.stderr.splitlines() == alone
+    alone = subprocess.run([sys.executable, *argv], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == alone.returncode
+    assert done.stderr.splitlines() == [line for line in alone.stderr.splitlines() if "frozen runpy" not in line]
+
+
+@pytest.mark.parametrize("as_", ["folder", "zip"])
+def test_a_package_is_found_from_everywhere(as_: str, tmp_path: Path) -> None:
+    package = tmp_path / "package"
+    package.mkdir()
+    (package / "helper.py").write_text("")
+    (package / "__main__.py").write_text(
+        "import os, sys\nprint(sys.path[0], __file__, sys.argv)\nos.chdir('/')\nimport helper\n"
+    )
+    shutil.make_archive(str(tmp_path / "packed"), "zip", package)
+    name = {"folder": "package", "zip": "packed.zip"}[as_]
+    alone = subprocess.run([sys.executable, name, "a"], cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert run("run", "--quiet", name, "a", cwd=tmp_path).stdout == alone.stdout
 
 
 def test_a_script_s_hook_and_status(tmp_path: Path) -> None:
@@ -72,6 +93,13 @@ def test_other_errors_of_the_system_leave_the_output_alone(
     assert main(["info"]) == 1
     print("still there")
     assert capsys.readouterr() == ("still there\n", "fastopt: Bad file descriptor\n")
+
+
+def test_a_closed_output(tmp_path: Path) -> None:
+    pytest.importorskip("rich")
+    command = f"{shlex.quote(sys.executable)} -m fastopt bench --list --only adamw >&-"
+    done = subprocess.run(["sh", "-c", command], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 def test_an_encoding_without_our_signs(tmp_path: Path) -> None:

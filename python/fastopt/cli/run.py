@@ -156,12 +156,19 @@ def main(args: argparse.Namespace) -> int:
             sys.path.insert(0, str(Path(args.script).resolve().parent))
             vars(script).update(__file__=path, __builtins__=builtins, __cached__=None)
             exec(code, vars(script))
-        else:
-            runpy.run_path(args.script, run_name="__main__")
-    except Exception as error:  # as Python shows it, without the frames of this function and of runpy
-        error.__traceback__ = _of_script(error.__traceback__)
-        sys.excepthook(type(error), error, error.__traceback__)
-        return 1
+        else:  # a folder or a zip file
+            sys.path.insert(0, path)
+            runpy._run_module_as_main("__main__", alter_argv=False)  # type: ignore[attr-defined]
+    except SystemExit:
+        raise
+    except BaseException as error:  # it is shown as Python shows it, without the frames of this function and around it
+        frames = _of_script(error.__traceback__)
+        hook = sys.excepthook
+        if isinstance(error, Exception):
+            hook(type(error), error.with_traceback(frames), frames)
+            return 1
+        sys.excepthook = lambda kind, error, _: hook(kind, error.with_traceback(frames), frames)
+        raise  # Python shows it, and ends the process as such an error does
     return 0
 
 

@@ -86,7 +86,7 @@ def main(args: argparse.Namespace) -> int:
     data = Data(args.dtype, args.offset)
     known = [*cases(data, quick=args.quick, full=args.full)]
     chosen = matching(known, args.only)
-    console = Console(width=None if sys.stdout.isatty() else 170)
+    console = Console(width=None if sys.stdout and sys.stdout.isatty() else 170)
     if unmatched := [pattern for pattern in args.only if not matching(known, [pattern])]:
         print(
             f"fastopt bench: no case matches {', '.join(unmatched)}; fastopt bench --list prints the names of all",
