@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import abc
 import copy
+import gc
 import io
 import json
 import logging
@@ -12,6 +13,7 @@ import pickle
 import re
 import subprocess
 import sys
+import weakref
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -377,6 +379,22 @@ def test_torchscript_and_compile_see_torchs_own() -> None:
     layers = torch.nn.Sequential(torch.nn.LayerNorm(4), torch.nn.GELU(), torch.nn.Dropout(0.1)).eval()
     assert torch.allclose(torch.jit.script(layers)(x), function(x), atol=1e-6)
     assert torch.allclose(torch.jit.script(scripted)(x), scripted(x), atol=1e-6)
+
+
+def test_operators_that_torchscript_was_told_of_stay_those_of_one_function() -> None:
+    from torch.jit._builtins import _get_builtin_table
+
+    ft.patch(only=["gelu"])
+    known = weakref.ref(torch.nn.functional.gelu)
+    size = len(_get_builtin_table())
+    for _ in range(3):
+        ft.unpatch()
+        gc.collect()
+        assert known() is not None  # TorchScript took the next object at its address for gelu
+        ft.patch(only=["gelu"])
+        assert torch.nn.functional.gelu is known()
+    assert len(_get_builtin_table()) == size
+    ft.unpatch()
 
 
 def test_unpatch_puts_everything_back() -> None:

@@ -131,6 +131,8 @@ def _put(module: Any, name: str, value: Any) -> None:
     _undo.append(lambda: setattr(module, name, before))
 
 
+# torch.jit knows functions by their id for good, so one that it was told of must never be freed: another object would inherit it.
+@functools.cache
 def _swapped_function(name: str, ours: Callable[..., Any], original: Callable[..., Any]) -> Callable[..., Any]:
     taken = _choice.taken
 
