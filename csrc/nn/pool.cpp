@@ -360,6 +360,37 @@ void gather(const Pool& pool, const std::vector<Computed<S>>& divisors, const S*
   });
 }
 
+/// dx = 0, and then dy[o] is added where its largest element was, in the order of o: in planes, each on one thread.
+template <class S>
+void scatter(const Pool& pool, const S* dy, const Images& dy_in, const std::int32_t* indices, const Images& indices_in,
+             S* dx, const Images& in, int most_threads) {
+  using T = Computed<S>;
+  const bool direct = std::is_same_v<S, T> && in.row == pool.x.in;
+  parallel(most_threads, [&](int thread, int threads) {
+    const Range mine = share(size(in.samples * in.channels), thread, threads);
+    std::vector<T> room(direct ? 0 : size(pool.plane()));
+    for (auto plane = static_cast<std::ptrdiff_t>(mine.begin); plane < static_cast<std::ptrdiff_t>(mine.end); ++plane) {
+      const std::ptrdiff_t n = plane / in.channels, c = plane % in.channels;
+      S* const to = dx + in.offset(n, c, 0, 0);
+      T* sums = room.data();
+      if constexpr (std::is_same_v<S, T>)
+        if (direct) sums = to;
+      std::fill_n(sums, pool.plane(), T{});
+      for (std::ptrdiff_t oy = 0; oy < pool.y.out; ++oy) {
+        const S* const row = dy + dy_in.offset(n, c, oy, 0);
+        const std::int32_t* const places = indices + indices_in.offset(n, c, oy, 0);
+        for (std::ptrdiff_t ox = 0; ox < pool.x.out; ++ox) sums[places[ox]] += load<T>(row + ox * dy_in.column);
+      }
+      if (direct) continue;
+      for (std::ptrdiff_t y = 0; y < pool.y.in; ++y, sums += pool.x.in)
+        each<T>(size(pool.x.in), [&](std::size_t i, auto number) {
+          using V = decltype(number);
+          store(to + y * in.row + i, load<V>(sums + i));
+        });
+    }
+  });
+}
+
 }  // namespace
 
 template <class S>
@@ -426,7 +457,12 @@ void PoolKernels<S>::mean(const Pool& pool, const Divisors& divisors, const S* x
 template <class S>
 void PoolKernels<S>::max_backward(const Pool& pool, const S* dy, const Images& dy_in, const std::int32_t* indices,
                                   const Images& indices_in, S* dx, const Images& in) {
-  gather<true>(pool, {}, dy, dy_in, indices, indices_in, dx, in);
+  constexpr std::ptrdiff_t kPlanesPerThread = 8;  // with fewer of them threads would wait for each other
+  const int threads = threads_for(cost(pool, in));
+  if (!pool.columns && in.samples * in.channels >= kPlanesPerThread * threads)
+    scatter(pool, dy, dy_in, indices, indices_in, dx, in, threads);
+  else
+    gather<true>(pool, {}, dy, dy_in, indices, indices_in, dx, in);
 }
 
 template <class S>
