@@ -83,6 +83,10 @@ CASES = [
     Case("BatchNormReLU channels last", with_relu, IMAGES, format=NHWC),
     Case("BatchNormReLU bfloat16", with_relu, IMAGES, dtype=torch.bfloat16),
     Case("BatchNormReLU eval", with_relu, IMAGES, evaluated=True),
+    Case("MaxPool2d", alike("MaxPool2d", lambda shape: (2,)), IMAGES),
+    Case("MaxPool2d channels last", alike("MaxPool2d", lambda shape: (2,)), IMAGES, format=NHWC),
+    Case("MaxPool2d 3, 2, 1", alike("MaxPool2d", lambda shape: (3, 2, 1)), IMAGES),
+    Case("MaxPool2d bfloat16", alike("MaxPool2d", lambda shape: (2,)), IMAGES, dtype=torch.bfloat16),
     Case("Dropout", alike("Dropout", p=0.1), ROWS),
     Case("Dropout bfloat16", alike("Dropout", p=0.1), ROWS, dtype=torch.bfloat16),
     Case("GELU", alike("GELU"), ROWS),
@@ -98,7 +102,11 @@ def calls(case: Case, shape: tuple[int, ...], training: bool, chosen: bool) -> d
     """The call of each module that is timed."""
     x = torch.randn(shape).to(case.dtype)
     x = x.contiguous(memory_format=case.format) if len(shape) == 4 else x
-    dy = torch.randn_like(x)
+    dy = (
+        torch.randn_like(case.make(shape)[1].to(case.dtype)(x))
+        if case.name.startswith("MaxPool")
+        else torch.randn_like(x)
+    )
     targets = {"": (), "labels": (torch.randint(shape[1], shape[:1]),), "distributions": (dy.softmax(1),)}
     more = targets[case.target]
 

@@ -1,14 +1,17 @@
 """Whole training steps in torch, and what each part of fastopt contributes: python bench/torch_steps.py [NAME ...]
 
-Each variant is a process of its own, because memory that stays with a process stays for all that follows; processes take turns, and
-the table has the medians of their medians, in milliseconds, and the first variant's divided by each.  The models are those of
+Each variant is a process of its own, because memory that stays with a process stays for all that follows.  They take turns of half a
+second; the table has the medians over the rounds, in milliseconds, and of the ratios within a round: of torch's default optimizer to
+each, and of torch's fused one.  The models are those of
 ``examples/torch_*.py``, and an MLP of three times 512 with BatchNorm and dropout, at a batch of 64.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
+import random
 import runpy
 import statistics
 import subprocess
@@ -100,41 +103,62 @@ def step_of(name: str, variant: str) -> Callable[[], Any]:
 
 
 def child(name: str, variant: str, seconds: float) -> None:
+    """Takes steps for so many seconds whenever it is told to, and prints the median of their times."""
     step = step_of(name, variant)
-    times = []
     for _ in range(3):
         step()
-    end = time.perf_counter() + seconds
-    while time.perf_counter() < end or len(times) < 5:
-        begin = time.perf_counter()
-        step()
-        times.append(time.perf_counter() - begin)
-    print(1e3 * statistics.median(times))
+    print("ready", flush=True)
+    for _ in sys.stdin:
+        times = list[float]()
+        end = time.perf_counter() + seconds
+        while not times or time.perf_counter() < end:
+            begin = time.perf_counter()
+            step()
+            times.append(time.perf_counter() - begin)
+        print(1e3 * statistics.median(times), flush=True)
+
+
+def measured(name: str, variants: list[str], rounds: int, seconds: float) -> dict[str, list[float]]:
+    """The times of each variant, by round."""
+    environment = {key: value for key, value in os.environ.items() if not key.startswith("OPENBLAS_")}
+    with contextlib.ExitStack() as stack:
+        children = {}
+        for variant in variants:
+            command = [sys.executable, __file__, name, "--variant", variant, "--seconds", str(seconds)]
+            one = subprocess.Popen(command, text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment)
+            children[variant] = stack.enter_context(one)
+            assert one.stdout is not None and one.stdout.readline() == "ready\n", f"{name}, {variant}: it failed"
+        found: dict[str, list[float]] = {variant: [] for variant in variants}
+        for _ in range(rounds):
+            for variant in random.sample(variants, len(variants)):
+                one = children[variant]
+                assert one.stdin is not None and one.stdout is not None
+                one.stdin.write("\n")
+                one.stdin.flush()
+                found[variant].append(float(one.stdout.readline()))
+    return found
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("names", nargs="*", default=[*NAMES], metavar="NAME", help=", ".join(NAMES))
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--seconds", type=float, default=4)
+    parser.add_argument("--rounds", type=int, default=15)
+    parser.add_argument("--seconds", type=float, default=0.5, help="of a variant in a round")
     parser.add_argument("--variant", help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.variant:
         child(args.names[0], args.variant, args.seconds)
         return
-    environment = {key: value for key, value in os.environ.items() if not key.startswith("OPENBLAS_")}
     for name in args.names:
         variants = [one for one in VARIANTS if name != "ppo" or one not in ("modules", "fuse")]
-        found: dict[str, list[float]] = {variant: [] for variant in variants}
-        for _ in range(args.rounds):
-            for variant in variants:
-                command = [sys.executable, __file__, name, "--variant", variant, "--seconds", str(args.seconds)]
-                done = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
-                found[variant].append(float(done.stdout))
-        medians = {variant: statistics.median(times) for variant, times in found.items()}
+        found = measured(name, variants, args.rounds, args.seconds)
+
+        def ratio(base: str, variant: str, found: dict[str, list[float]] = found) -> float:
+            return statistics.median(a / b for a, b in zip(found[base], found[variant], strict=True))
+
         cells = (
-            f"{variant} {ms:.1f} ({medians['default'] / ms:.2f}, {medians['fused'] / ms:.2f})"
-            for variant, ms in medians.items()
+            f"{variant} {statistics.median(found[variant]):.1f} ({ratio('default', variant):.2f}, {ratio('fused', variant):.2f})"
+            for variant in variants
         )
         print(f"{name:7} ms (default ÷, fused ÷): " + "  ".join(cells), flush=True)
 

@@ -128,18 +128,19 @@ def test_resident_memory_is_bounded() -> None:
 
 
 @pytest.mark.skipif(SANITIZED, reason="AddressSanitizer's malloc")
-def test_malloc_keeps_large_blocks() -> None:
-    """Three blocks of 24 MiB are page faults once, and the system gets their memory when that ends."""
-    code = """
+@pytest.mark.parametrize("mib", [24, 40])
+def test_malloc_keeps_large_blocks(mib: int) -> None:
+    """Three blocks are page faults once, and the system gets their memory when that ends."""
+    code = f"SIZE = {mib} << 20" + """
 import resource, re, fastopt as fo
 from pathlib import Path
 def resident(): return int(re.search(r"VmRSS:\\s+(\\d+)", Path("/proc/self/status").read_text())[1]) << 10
 def faults():
-    blocks = [b"x" * (24 << 20) for _ in range(3)]
+    blocks = [b"x" * SIZE for _ in range(3)]
     blocks.clear()
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
     for _ in range(5):
-        blocks = [b"x" * (24 << 20) for _ in range(3)]
+        blocks = [b"x" * SIZE for _ in range(3)]
         blocks.clear()
     return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
 print(faults())
@@ -147,9 +148,12 @@ with fo.reuse_memory(arrays=False) as reuse:
     print(reuse.malloc, faults())
     kept = resident()
 print(kept - resident() >> 20)
+SIZE = 40 << 20
+print(faults())
 """
-    before, malloc, after, given_back = run(code).split()
+    before, malloc, after, given_back, mapped = run(code).split()
     if malloc == "False":
         pytest.skip("malloc is not glibc's")
     assert int(after) * 20 < int(before)
     assert int(given_back) >= 60
+    assert int(mapped) > 20 * int(after)  # blocks of this size come from the system again

@@ -381,6 +381,27 @@ def test_torchscript_and_compile_see_torchs_own() -> None:
     assert torch.allclose(torch.jit.script(scripted)(x), scripted(x), atol=1e-6)
 
 
+@pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")
+@pytest.mark.usefixtures("patched")
+def test_max_pooling_is_swapped() -> None:
+    """torch has two functions behind its name."""
+    nn, x, before = torch.nn, torch.randn(64, 4, 32, 32), ft.counts.as_dict()["taken"].get("max_pool2d", 0)
+    model = nn.Sequential(nn.MaxPool2d(2), nn.MaxPool2d(3, 2, 1, return_indices=True))
+    y, indices = model(x)
+    own = torch.nn.functional.max_pool2d
+    assert ft.counts.taken["max_pool2d"] == before + 1
+    scripted = torch.jit.script(model)
+    compiled = torch.compile(
+        lambda x: own(x, 2) + own(x, kernel_size=2, return_indices=True)[0], fullgraph=True, backend="eager"
+    )
+    twice = 2 * model[0](x)
+    assert torch.equal(compiled(x), twice)
+    ft.unpatch()
+    for one in scripted, model:
+        assert all(torch.equal(a, b) for a, b in zip(one(x), (y, indices), strict=True))
+    assert torch.nn.functional.max_pool2d is not own
+
+
 def test_operators_that_torchscript_was_told_of_stay_those_of_one_function() -> None:
     from torch.jit._builtins import _get_builtin_table
 

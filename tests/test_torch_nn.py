@@ -26,7 +26,7 @@ from fastopt.torch.functional._dropout import _Dropout
 
 TF = torch.nn.functional
 TOLERANCE = {torch.float64: 1e-12, torch.float32: 1e-5, torch.bfloat16: 2e-2, torch.float16: 3e-3}
-OURS = {"_NormalizeBackward", "_DropoutBackward", "_GELUBackward", "_CrossEntropyBackward"}
+OURS = {"_NormalizeBackward", "_DropoutBackward", "_GELUBackward", "_MaxPool2dBackward", "_CrossEntropyBackward"}
 
 Shape = tuple[int, ...]
 
@@ -78,6 +78,8 @@ NORMS: list[tuple[str, tuple[Any, ...], dict[str, Any], Shape]] = [
 OTHERS: list[tuple[str, tuple[Any, ...], dict[str, Any], Shape]] = [
     ("GELU", (), {}, (3, 4, 5)),
     ("GELU", (), {"approximate": "tanh"}, (3, 4, 5)),
+    ("MaxPool2d", (2,), {}, (3, 6, 4, 5)),
+    ("MaxPool2d", ((3, 2),), {"stride": [2, 1], "padding": (1,), "dilation": (1, 2), "ceil_mode": True}, (2, 3, 6, 7)),
 ]
 LAYOUTS: dict[str, Callable[[Any], Any]] = {
     "contiguous": lambda x: x.contiguous(),
@@ -504,7 +506,10 @@ def test_they_are_subclasses_with_the_same_arguments(each: Each) -> None:
     assert issubclass(nn.BatchNormReLU, torch.nn.modules.batchnorm._BatchNorm)
     assert inspect.signature(nn.BatchNormReLU) == inspect.signature(torch.nn.BatchNorm2d)
     for name in each(set(F.__all__) - {"batch_norm_relu", "gelu"}):
-        ours, theirs = (inspect.signature(getattr(module, name)).parameters.values() for module in (F, TF))
+        own = (
+            name + "_with_indices" if name == "max_pool2d" else name
+        )  # which of torch's two functions is called depends on it
+        ours, theirs = (inspect.signature(one).parameters.values() for one in (getattr(F, name), getattr(TF, own)))
         assert [(p.name, p.default, p.kind) for p in ours] == [(p.name, p.default, p.kind) for p in theirs]
 
 

@@ -44,6 +44,10 @@ CALLS: dict[str, tuple[Callable[..., Any], Callable[..., Any]]] = {
         lambda x: TF.batch_norm(x, None, None, training=True),
     ),
     "gelu": (lambda x: F.gelu(x, "tanh"), lambda x: TF.gelu(x, approximate="tanh")),
+    "max_pool2d": (
+        lambda x: F.max_pool2d(x.reshape(-1, 1, 2, 3), 2),
+        lambda x: TF.max_pool2d(x.reshape(-1, 1, 2, 3), 2),
+    ),
     "cross_entropy": (
         lambda x: F.cross_entropy(x, torch.arange(len(x)) % 6),
         lambda x: TF.cross_entropy(x, torch.arange(len(x)) % 6),
@@ -238,6 +242,18 @@ def test_errors_are_torchs(each: Each) -> None:
         lambda f, n: n.GroupNorm(4, 6),
         lambda f, n: n.Dropout(2.0),
         lambda f, n: f.gelu(x, approximate="other"),
+        lambda f, n: f.max_pool2d(x, 2),
+        lambda f, n: f.max_pool2d(images, 0),
+        lambda f, n: f.max_pool2d(images, 9),
+        lambda f, n: f.max_pool2d(images, (2, 2, 2)),
+        lambda f, n: f.max_pool2d(images, 2, stride=0),
+        lambda f, n: f.max_pool2d(images, 2, padding=2),
+        lambda f, n: f.max_pool2d(images, 2, dilation=0),
+        lambda f, n: f.max_pool2d(images, 2.0),
+        lambda f, n: f.max_pool2d(images, "2"),
+        lambda f, n: f.max_pool2d(images.numpy(), 2),
+        lambda f, n: f.max_pool2d(images, ()),
+        lambda f, n: n.MaxPool2d(2, padding=2)(images),
         lambda f, n: f.cross_entropy(x, labels),
         lambda f, n: f.cross_entropy(x, labels[:2]),
         lambda f, n: f.cross_entropy(x, labels.int()),
@@ -265,6 +281,11 @@ def test_what_the_kernels_do_not_take_is_torchs(each: Each) -> None:
         lambda f: f.cross_entropy(x, torch.arange(4), reduce=False),
         lambda f: f.cross_entropy(x, torch.arange(4), size_average=False),
         lambda f: f.cross_entropy(x.bfloat16(), x.softmax(1)),
+        lambda f: f.max_pool2d(x[None], 2),
+        lambda f: f.max_pool2d(x[:0].reshape(0, 1, 2, 3), 2),
+        lambda f: f.max_pool2d(x.reshape(4, 1, 2, 3), 2, return_indices=True)[1],
+        lambda f: f.max_pool2d(x.reshape(4, 1, 2, 3), [2], [], [0]),
+        lambda f: f.max_pool2d(x.reshape(4, 1, 2, 3).char(), 2),
     ]
     for call in each(alike):
         with warnings.catch_warnings():
@@ -314,6 +335,8 @@ def test_the_page_has_the_sizes_in_force() -> None:
         "`BatchNormReLU`": "BATCH_NORM_RELU",
         "… channels innermost in memory": "BATCH_NORM_RELU_COLUMNS",
         "… after ReLU, `eval()`": "BATCH_NORM_RELU_EVAL",
+        "`MaxPool2d`": "MAX_POOL",
+        "… of channels last": "MAX_POOL_COLUMNS",
         "`LayerNorm`": "LAYER_NORM",
         "`GroupNorm`": "GROUP_NORM",
     }

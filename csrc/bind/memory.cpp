@@ -119,11 +119,15 @@ bool malloc_is_glibc() {
 #endif
 }
 
-/// Sets from what size on malloc takes blocks from the system, and how much free memory at the end of its heap it keeps.
-bool set_malloc_thresholds([[maybe_unused]] int mapped, [[maybe_unused]] int trimmed) {
+/// Sets whether malloc takes the largest blocks from the system one by one, and how much free memory at the end of its heap
+/// it keeps.
+bool set_malloc([[maybe_unused]] bool maps, [[maybe_unused]] int kept) {
   if (!malloc_is_glibc()) return false;
 #if defined(__GLIBC__)
-  return mallopt(M_MMAP_THRESHOLD, mapped) != 0 && mallopt(M_TRIM_THRESHOLD, trimmed) != 0;
+  constexpr int largest = 32 << 20;
+  if (mallopt(M_MMAP_THRESHOLD, largest) == 0 || mallopt(M_TRIM_THRESHOLD, kept) == 0) return false;
+  BlockCache::get().set_malloc_maps(maps);
+  return true;
 #else
   return false;
 #endif
@@ -198,8 +202,10 @@ void bind_memory(py::module_& m) {
   m.def(
       "release_blocks", [] { return BlockCache::get().release(); }, py::call_guard<WithoutGil>(),
       "Frees all blocks that are kept; how many bytes they had.");
-  m.def("set_malloc_thresholds", &set_malloc_thresholds, py::arg("mapped"), py::arg("trimmed"),
-        "Sets glibc's thresholds in bytes; False where malloc is another one.");
+  m.def(
+      "set_malloc", &set_malloc, py::arg("maps"), py::arg("kept"),
+      "Sets whether glibc's malloc maps the largest blocks one by one, and how many free bytes at the end of its heap "
+      "it keeps; False where malloc is another one.");
   m.def("trim_malloc", &trim_malloc, py::call_guard<WithoutGil>(),
         "Has glibc's malloc give free memory back to the system.");
 }

@@ -52,8 +52,9 @@ class BlockCache {
   void* take_zeros(std::size_t size) {
     const std::size_t rounded = keeps(size) ? round_up(size) : size;
     if (void* const block = keeps(size) ? find(rounded) : nullptr) return std::memset(block, 0, size);
-    void* block = std::calloc(rounded, 1);  // the system's pages are zeros already
-    if (block == nullptr && release() > 0) block = std::calloc(rounded, 1);
+    const auto zeros = [&] { return mapped(rounded, [&] { return std::calloc(rounded, 1); }); };
+    void* block = zeros();  // the system's pages are zeros already
+    if (block == nullptr && release() > 0) block = zeros();
     advise(block, rounded);
     return block;
   }
@@ -84,6 +85,18 @@ class BlockCache {
 
   /// Frees all blocks that are kept.  Returns how many bytes they had.
   std::size_t release() { return shrink(0); }
+
+  /// Whether glibc's malloc takes blocks of 32 MiB and more, the largest threshold that it accepts, from the system one by
+  /// one.  Otherwise they are in its heap, where small blocks keep the free ones around them apart; those that are taken
+  /// here come from the system all the same, so that it gets their memory back.
+  void set_malloc_maps([[maybe_unused]] bool maps) {
+#if defined(__GLIBC__)
+    const NoFork guard;
+    const std::lock_guard lock(malloc_);
+    mallopt(M_MMAP_MAX, maps ? usual_maps : 0);
+    malloc_maps_.store(maps, std::memory_order_relaxed);
+#endif
+  }
 
   /// How many bytes may be kept.
   std::size_t limit() const { return limit_.load(std::memory_order_relaxed); }
@@ -149,11 +162,29 @@ class BlockCache {
     return freed;
   }
 
+  /// Calls take() for a block of so many bytes.
+  template <class Take> void* mapped([[maybe_unused]] std::size_t size, const Take& take) {
+#if defined(__GLIBC__)
+    constexpr std::size_t least = 32 << 20;
+    if (size >= least && !malloc_maps_.load(std::memory_order_relaxed)) {
+      const NoFork guard;
+      const std::lock_guard lock(malloc_);
+      if (malloc_maps_.load(std::memory_order_relaxed)) return take();
+      mallopt(M_MMAP_MAX, usual_maps);
+      void* const block = take();
+      mallopt(M_MMAP_MAX, 0);
+      return block;
+    }
+#endif
+    return take();
+  }
+
   void* allocate(std::size_t size) {
     constexpr std::size_t line = 64;
     const std::size_t whole = (size + line - 1) / line * line;
-    void* block = std::aligned_alloc(line, whole);
-    if (block == nullptr && release() > 0) block = std::aligned_alloc(line, whole);
+    const auto lines = [&] { return mapped(whole, [&] { return std::aligned_alloc(line, whole); }); };
+    void* block = lines();
+    if (block == nullptr && release() > 0) block = lines();
     advise(block, size);
     return block;
   }
@@ -173,10 +204,12 @@ class BlockCache {
   static constexpr std::size_t usual_limit = 256 << 20;
 #endif
 
-  std::mutex mutex_;
+  static constexpr int usual_maps = 65536;  // glibc's
+
+  std::mutex mutex_, malloc_;
   std::vector<Block> blocks_;  // the oldest first; never longer than what is reserved
   std::atomic<std::size_t> bytes_{0}, limit_{usual_limit};
-  std::atomic<bool> huge_pages_{true};
+  std::atomic<bool> huge_pages_{true}, malloc_maps_{true};
 };
 
 }  // namespace fastopt

@@ -11,9 +11,8 @@ from ._check import flag, whole
 from ._core import kernels as _kernels
 
 _MIB = 1 << 20
-# glibc accepts no larger threshold for blocks that it takes from the system one by one.
-_LARGEST = 32 * _MIB
-_KEPT = 1024 * _MIB  # free memory at the end of its heap that malloc keeps
+# Free memory at the end of its heap that malloc keeps: with a reuse, and after the last one.
+_KEPT, _USUAL = 1024 * _MIB, 32 * _MIB
 
 _active: set[MemoryReuse] = set()
 
@@ -28,7 +27,7 @@ class MemoryReuse:
     """
 
     def __init__(self, arrays: bool) -> None:
-        self.malloc = bool(_kernels.set_malloc_thresholds(_LARGEST, _KEPT))
+        self.malloc = bool(_kernels.set_malloc(maps=False, kept=_KEPT))
         wanted = arrays and _kernels.cache_limit() > 0
         self._replaced = wanted and _kernels.cache_arrays(True)
         self.arrays = wanted and _kernels.are_arrays_cached()
@@ -48,7 +47,7 @@ class MemoryReuse:
         if self._replaced:
             _kernels.cache_arrays(False)
         if not _active:
-            _kernels.set_malloc_thresholds(_LARGEST, _LARGEST)
+            _kernels.set_malloc(maps=True, kept=_USUAL)
             release_memory()
 
     def __enter__(self) -> MemoryReuse:
@@ -69,12 +68,13 @@ def reuse_memory(*, arrays: bool = True) -> MemoryReuse:
     Otherwise a large block goes back to the system when it is freed, and the next one is page faults again: in NumPy's
     temporaries, torch's tensors, whatever takes memory from malloc.  Two things are set:
 
-    - glibc's malloc keeps blocks below 32 MiB, in the whole process, and up to 1 GiB of free memory at the end of its heap.
+    - glibc's malloc keeps all blocks in its heap, in the whole process, and up to 1 GiB of free memory at the end of it.
       Where malloc is another one (musl, macOS, jemalloc), nothing is set.
     - With ``arrays`` NumPy takes arrays of 128 KiB and more from fastopt's cache of freed blocks, whose limit is the only one
       (:func:`set_cache_limit`).  This holds for the thread or asyncio task that calls it (a NumPy handler is a context variable).
 
-    The cost: resident memory stays near the most that the process ever had.  ``docs/memory.md`` says where this helps.
+    The cost: resident memory stays near the most that the process ever had, and grows beyond it where sizes change all the time, until
+    :func:`release_memory` is called.  ``docs/memory.md`` says where this helps.
 
     Args:
         arrays: Whether NumPy's arrays come from the cache too.

@@ -34,6 +34,7 @@ SWAPS = (
     "gelu",
     "group_norm",
     "layer_norm",
+    "max_pool2d",
     "memory",
     "optim",
     "rms_norm",
@@ -49,7 +50,7 @@ SWAPPED = """Options stand before SCRIPT; what stands behind it is the script's.
 what is swapped:
   optim                    torch.optim's classes
   clip                     torch.nn.utils.clip_grad_norm_, clip_grad_value_
-  batch_norm, cross_entropy, dropout, gelu, group_norm, layer_norm, rms_norm
+  batch_norm, cross_entropy, dropout, gelu, group_norm, layer_norm, max_pool2d, rms_norm
                            functions of torch.nn.functional, which the modules of torch.nn call
   sklearn                  MLPClassifier and MLPRegressor of scikit-learn
   memory                   large blocks of memory stay with the process, see fastopt.reuse_memory"""

@@ -1,7 +1,7 @@
 """fastopt for programs with torch.
 
 - :mod:`fastopt.torch.optim`: torch's optimizers, with steps of fastopt's.
-- :mod:`fastopt.torch.nn` and :mod:`fastopt.torch.functional`: normalization, dropout, GELU and cross entropy.
+- :mod:`fastopt.torch.nn` and :mod:`fastopt.torch.functional`: normalization, dropout, GELU, max pooling and cross entropy.
 - :func:`accelerate` makes an existing model and its optimizer use them, and :func:`restore` undoes it.
 - :func:`patch` puts them in torch's place for a whole process; ``fastopt run script.py`` does so for an unmodified script.
 - :func:`to_torch` converts states of :mod:`fastopt.optim`, which works on NumPy arrays, and whose ``load_state_dict`` reads torch's.

@@ -13,12 +13,13 @@ from typing import Any
 
 import torch
 import torch.nn.functional
+from torch._jit_internal import boolean_dispatched
 from torch.jit._builtins import _find_builtin, _register_builtin
 
 from . import functional, optim, utils
 from .functional import _choice
 
-FUNCTIONS = ("batch_norm", "cross_entropy", "dropout", "gelu", "group_norm", "layer_norm", "rms_norm")
+FUNCTIONS = ("batch_norm", "cross_entropy", "dropout", "gelu", "group_norm", "layer_norm", "max_pool2d", "rms_norm")
 CLIPPING = ("clip_grad_norm_", "clip_grad_value_")
 SWAPS = ("clip", "optim", *FUNCTIONS)
 OLDEST, NEWEST = (2, 10), (2, 13)  # torch's versions whose functions and classes these are
@@ -59,8 +60,8 @@ def patch(only: Iterable[str] | None = None, without: Iterable[str] = ()) -> Non
 
     Args:
         only: The swaps that are wanted: ``"optim"``, ``"clip"`` (``torch.nn.utils.clip_grad_norm_`` and ``clip_grad_value_``) and the
-            names of functions: ``"batch_norm"``, ``"cross_entropy"``, ``"dropout"``, ``"gelu"``, ``"group_norm"``, ``"layer_norm"``
-            and ``"rms_norm"``; by default all.
+            names of functions: ``"batch_norm"``, ``"cross_entropy"``, ``"dropout"``, ``"gelu"``, ``"group_norm"``, ``"layer_norm"``,
+            ``"max_pool2d"`` and ``"rms_norm"``; by default all.
         without: Those that are not.
 
     Raises:
@@ -153,6 +154,8 @@ def _swapped_function(name: str, ours: Callable[..., Any], original: Callable[..
     function.__prepare_scriptable__ = lambda: original  # type: ignore[attr-defined]
     if operator := _find_builtin(original):
         _register_builtin(function, operator)
+    if original in boolean_dispatched:
+        boolean_dispatched[function] = boolean_dispatched[original]
     return function
 
 

@@ -1,4 +1,4 @@
-"""torch's functions of normalization, dropout, GELU and cross entropy, by fastopt's kernels.
+"""torch's functions of normalization, dropout, GELU, max pooling and cross entropy, by fastopt's kernels.
 
 They have torch's names, arguments, results and errors.  Each of them calls torch's own function where that is faster, which a
 measured number of elements decides, and where a kernel cannot see what happens: on another device, for other dtypes, in
@@ -20,6 +20,7 @@ try:
     from ._cross_entropy import cross_entropy
     from ._dropout import dropout
     from ._gelu import gelu
+    from ._max_pool import max_pool2d
     from ._norms import batch_norm, batch_norm_relu, group_norm, layer_norm, rms_norm
 except ModuleNotFoundError as error:
     if error.name != "torch":
@@ -34,6 +35,7 @@ __all__ = [
     "gelu",
     "group_norm",
     "layer_norm",
+    "max_pool2d",
     "rms_norm",
 ]
 

@@ -64,6 +64,11 @@ CROSS_ENTROPY_SMOOTHED = Least(1, 1 << 17, 1 << 18, NEVER)
 # 256×100 1.07/0.7, 256×1000 1.6/1.2.
 CROSS_ENTROPY_OF_DISTRIBUTIONS = Least(1 << 16, 1 << 18, 1 << 18, NEVER)
 
+# Windows 2×2.  8×16×8×8 0.5/1.0, 16×32×16×16 2.0/5, 32×64×32×32 3.5/7; 3×3 at every second place: 16×32×16×16 1.5/2.2.
+MAX_POOL = Least(1 << 16, 1 << 14, 1 << 16, 1 << 14)
+# Channels innermost in memory.  32×64×16×16 0.9/1.2, 32×64×32×32 1.1/1.2, 16×128×56×56 1.35/1.2; 3×3: 32×64×32×32 0.94/1.1.
+MAX_POOL_COLUMNS = Least(1 << 22, 1 << 21, 1 << 22, 1 << 21)
+
 _HALVES = frozenset({torch.bfloat16, torch.float16})
 _ORDINARY = frozenset({Tensor, Parameter})
 taken = [0]  # how many calls kernels have taken

@@ -17,7 +17,7 @@ from torch.nn.functional import rms_norm as torch_rms_norm
 from . import _choice
 from ._choice import takes
 from ._normalize import BatchNorm, GroupNorm, LayerNorm, RMSNorm, normalize
-from ._tensors import HALVES, STORED
+from ._tensors import HALVES, STORED, with_channels
 
 __all__ = ["batch_norm", "batch_norm_relu", "group_norm", "layer_norm", "rms_norm"]
 
@@ -34,15 +34,6 @@ def _fit(input: Any, *parameters: Any) -> bool:
 def _is_shape(normalized_shape: Any) -> bool:
     """Whether torch takes it: the kernels take one integer, too."""
     return isinstance(normalized_shape, tuple | list)
-
-
-def _with_channels(input: Any) -> Any:
-    """The input in a memory format that the kernels keep as torch does: channels last stays even with gaps between channels."""
-    if input.dim() in (4, 5) and input.stride(1) != 1 and not input.is_contiguous():
-        strides = input.stride()
-        if input.size(1) > 1 and strides[1] < strides[-1] and strides[1] < strides[0]:
-            return input.contiguous(memory_format=torch.channels_last if input.dim() == 4 else torch.channels_last_3d)
-    return input
 
 
 def layer_norm(
@@ -156,7 +147,7 @@ def group_norm(
     """
     if takes(_choice.GROUP_NORM, input, weight, bias) and _fit(input, weight, bias) and input.numel() != num_groups:
         try:
-            return normalize(GroupNorm(num_groups, eps), _with_channels(input), weight, bias)
+            return normalize(GroupNorm(num_groups, eps), with_channels(input), weight, bias)
         except (TypeError, ValueError):
             pass
     return torch_group_norm(input, num_groups, weight, bias, eps)
@@ -188,7 +179,7 @@ def _batch_norm(
         return None
     norm = BatchNorm(running, training, momentum, eps, relu)
     try:
-        return normalize(norm, _with_channels(input), weight, bias)
+        return normalize(norm, with_channels(input), weight, bias)
     except (TypeError, ValueError):
         return None
 

@@ -9,7 +9,18 @@ import torch
 
 from .._tensors import Array, array_of, tensor_of
 
-__all__ = ["HALVES", "STORED", "Array", "array_of", "computed", "gradients", "inverse", "memory_order", "tensor_of"]
+__all__ = [
+    "HALVES",
+    "STORED",
+    "Array",
+    "array_of",
+    "computed",
+    "gradients",
+    "inverse",
+    "memory_order",
+    "tensor_of",
+    "with_channels",
+]
 
 STORED = frozenset({torch.float32, torch.float64, torch.bfloat16, torch.float16})
 HALVES = frozenset({torch.bfloat16, torch.float16})
@@ -29,6 +40,15 @@ def memory_order(tensor: Any) -> tuple[int, ...]:
     if any(stride == 0 and count > 1 for stride, count in zip(strides, tensor.shape, strict=True)):
         return axes
     return tuple(sorted(axes, key=lambda axis: -strides[axis]))
+
+
+def with_channels(input: Any) -> Any:
+    """The input in a memory format that the kernels keep as torch does: channels last stays even with gaps between channels."""
+    if input.dim() in (4, 5) and input.stride(1) != 1 and not input.is_contiguous():
+        strides = input.stride()
+        if input.size(1) > 1 and strides[1] < strides[-1] and strides[1] < strides[0]:
+            return input.contiguous(memory_format=torch.channels_last if input.dim() == 4 else torch.channels_last_3d)
+    return input
 
 
 def inverse(axes: Sequence[int]) -> tuple[int, ...]:

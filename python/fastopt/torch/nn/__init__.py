@@ -1,4 +1,4 @@
-"""torch's modules of normalization, dropout, GELU and cross entropy, by fastopt's kernels.
+"""torch's modules of normalization, dropout, GELU, max pooling and cross entropy, by fastopt's kernels.
 
 Each is a subclass of torch's class of the same name: ``isinstance`` holds, arguments and the names in ``state_dict`` are the same, and
 ``from_torch(module)`` makes one of a module that exists, with its parameters, buffers and hooks.
@@ -28,6 +28,7 @@ try:
         Dropout,
         GroupNorm,
         LayerNorm,
+        MaxPool2d,
         RMSNorm,
     )
 except ModuleNotFoundError as error:
@@ -45,6 +46,7 @@ __all__ = [
     "Dropout",
     "GroupNorm",
     "LayerNorm",
+    "MaxPool2d",
     "RMSNorm",
 ]
 

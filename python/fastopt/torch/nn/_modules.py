@@ -22,6 +22,7 @@ __all__ = [
     "Dropout",
     "GroupNorm",
     "LayerNorm",
+    "MaxPool2d",
     "RMSNorm",
 ]
 
@@ -210,6 +211,30 @@ class GELU(Replacement, torch.nn.GELU):
 
     def forward(self, input: Tensor) -> Tensor:
         return F.gelu(input, approximate=self.approximate)
+
+
+class MaxPool2d(Replacement, torch.nn.MaxPool2d):
+    """``torch.nn.MaxPool2d`` by :func:`fastopt.torch.functional.max_pool2d`; the arguments are torch's.
+
+    Example:
+        >>> import torch
+        >>> from fastopt.torch import nn
+        >>> nn.MaxPool2d(2)(torch.arange(16.0).view(1, 1, 4, 4)).ravel()
+        tensor([ 5.,  7., 13., 15.])
+    """
+
+    replaces: ClassVar[Any] = torch.nn.MaxPool2d
+
+    def forward(self, input: Tensor) -> Any:
+        return F.max_pool2d(
+            input,
+            self.kernel_size,
+            self.stride,
+            self.padding,
+            self.dilation,
+            ceil_mode=self.ceil_mode,
+            return_indices=self.return_indices,
+        )
 
 
 class CrossEntropyLoss(Replacement, torch.nn.CrossEntropyLoss):

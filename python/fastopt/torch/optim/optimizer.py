@@ -245,6 +245,19 @@ class Optimizer(torch.optim.Optimizer):
             self._info = self._take(options)
         return loss
 
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        """Sets the gradients to ``None``, see :meth:`torch.optim.Optimizer.zero_grad`.
+
+        Args:
+            set_to_none: Whether to do so, and not to set them to zero; ``step(zero_grads=True)`` does that in its pass over them.
+        """
+        if not set_to_none or _profiler_enabled() or torch.compiler.is_compiling():
+            _Base.zero_grad(self, set_to_none)  # records itself by name, and cannot be compiled
+            return
+        for group in self.param_groups:
+            for param in group["params"]:
+                param.grad = None
+
     @property
     def info(self) -> optim.StepInfo | None:
         """The outcome of the last step, see :class:`fastopt.optim.StepInfo`."""
