@@ -131,7 +131,9 @@ def test_resident_memory_is_bounded() -> None:
 @pytest.mark.parametrize("mib", [24, 40])
 def test_malloc_keeps_large_blocks(mib: int) -> None:
     """Three blocks are page faults once, and the system gets their memory when that ends."""
-    code = f"SIZE = {mib} << 20" + """
+    code = (
+        f"SIZE = {mib} << 20"
+        + """
 import resource, re, fastopt as fo
 from pathlib import Path
 def resident(): return int(re.search(r"VmRSS:\\s+(\\d+)", Path("/proc/self/status").read_text())[1]) << 10
@@ -151,6 +153,7 @@ print(kept - resident() >> 20)
 SIZE = 40 << 20
 print(faults())
 """
+    )
     before, malloc, after, given_back, mapped = run(code).split()
     if malloc == "False":
         pytest.skip("malloc is not glibc's")
