@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import pytest
 from images import CONVOLUTIONS, Convolution, layouts
+from mistakes import unaligned
 from numpy.random import Generator
 from tables import DTYPES, HALVES, Array, mixed, ordinary
 from tools import Each, differing, every_isa
@@ -306,3 +308,23 @@ def test_layer_says_what_it_is() -> None:
 def test_bad_layers(change: dict[str, Any], error: type[Exception], text: str) -> None:
     with pytest.raises(error, match=re.escape(f"Conv2d: {text}")):
         nn.Conv2d(**{"in_channels": 4, "out_channels": 6, "kernel_size": 3, **change})
+
+
+def test_arrays_that_are_not_aligned_are_named(rng: Generator) -> None:
+    x, weight, bias = (rng.standard_normal(shape) for shape in ((2, 3, 6, 6), (4, 3, 3, 3), (4,)))
+    dy = np.ones_like(F.conv2d(x, weight, bias))
+    calls: list[tuple[Callable[..., Any], dict[str, Array], list[Array]]] = [
+        (F.conv2d, {"x": x, "weight": weight, "bias": bias}, [dy]),
+        (F.conv2d_backward, {"dy": dy, "x": x, "weight": weight}, [x, weight, bias]),
+    ]
+    for call, arguments, results in calls:
+        for name, array in arguments.items():
+            with pytest.raises(TypeError, match=rf"^{call.__name__}: {name} is not aligned: its elements do not lie"):
+                call(**arguments | {name: unaligned(array)})
+        for i, array in enumerate(results):
+            out: Any = unaligned(array)
+            if len(results) > 1:
+                out = tuple(out if k == i else None for k in range(len(results)))
+            label = f"out[{i}]" if len(results) > 1 else "out"
+            with pytest.raises(TypeError, match=rf"^{call.__name__}: {re.escape(label)} is not aligned"):
+                call(**arguments, out=out)

@@ -9,6 +9,7 @@ from typing import Any, get_args
 
 import numpy as np
 import pytest
+from mistakes import unaligned
 from numpy.random import Generator
 from tools import Each
 
@@ -469,3 +470,15 @@ def test_a_gradient_that_layers_need_is_not_left_out() -> None:
     model = nn.Sequential(nn.Dropout(0.0), nn.Linear(4, 3, input_grad=False))
     model(x)
     assert model.backward(dy) is None
+
+
+def test_results_that_are_not_aligned_are_named(rng: Generator) -> None:
+    x, weight, bias, dy = (rng.standard_normal(shape) for shape in ((4, 3), (5, 3), (5,), (4, 5)))
+    with pytest.raises(TypeError, match=r"^linear: out\[0\] is not aligned: its elements do not lie at multiples"):
+        F.linear(x, weight, bias, out=(unaligned(dy), None))
+    for i, array in enumerate((x, weight, bias)):
+        out: Any = tuple(unaligned(array) if k == i else None for k in range(3))
+        with pytest.raises(TypeError, match=rf"^linear_backward: out\[{i}\] is not aligned"):
+            F.linear_backward(dy, x, weight, out=out)
+    apart = [unaligned(one) for one in (x, weight, bias)]
+    assert same(F.linear(*apart), F.linear(x, weight, bias))  # where they are only read, it does not matter

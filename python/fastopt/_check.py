@@ -123,6 +123,13 @@ def not_contiguous(what: str) -> TypeError:
     )
 
 
+def not_aligned(what: str) -> TypeError:
+    """The error about an array that a kernel cannot read or write; the bindings say the same."""
+    return TypeError(
+        f"{what} is not aligned: its elements do not lie at multiples of their size; give numpy.require(array, requirements='CA')"
+    )
+
+
 def _scalar(value: Any) -> Any:
     """The number in a NumPy scalar or in an array or tensor without axes; raises TypeError for a bool, a masked array or several values."""
     if getattr(value, "ndim", 0) or isinstance(value, np.ma.MaskedArray):

@@ -9,7 +9,7 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from .._check import name_of, not_an_array, not_contiguous, whole
+from .._check import name_of, not_aligned, not_an_array, not_contiguous, whole
 
 __all__ = ["Array", "Statistics", "array_of", "has_columns", "memory_order", "results_of", "two_of"]
 
@@ -27,6 +27,7 @@ def array_of(
     dtypes: Sequence[str] = FLOATS,
     *,
     contiguous: bool = False,
+    aligned: bool = False,
     way_out: Callable[[], str] = str,
     why: str = "",
 ) -> Array:
@@ -48,6 +49,8 @@ def array_of(
         raise ValueError(f"{function}: {name} has shape {array.shape}, expected {shape}{why and ', ' + why}")
     if contiguous and not array.flags.c_contiguous:
         raise not_contiguous(f"{function}: {name}")
+    if (contiguous or aligned) and not array.flags.aligned:
+        raise not_aligned(f"{function}: {name}")
     return array
 
 

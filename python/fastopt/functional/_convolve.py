@@ -53,7 +53,7 @@ class Convolving:
     ) -> None:
         self.function = function
         axis = whole(function, "channel_axis", axis, -(1 << 53))
-        array_of(function, "x", x, dtypes=DTYPES, way_out=lambda: _way_out("x", x))
+        array_of(function, "x", x, dtypes=DTYPES, aligned=True, way_out=lambda: _way_out("x", x))
         if x.ndim != 4:
             raise ValueError(
                 f"{function}: x has shape {x.shape}, expected 4 axes: samples, channels and two of images; of one image give "
@@ -144,13 +144,14 @@ class Convolving:
             array,
             shape,
             (name_of(self.dtype),),
+            aligned=True,
             way_out=lambda: f", as x has: pass {name}.astype(x.dtype)",
         )
 
     def images(self, name: str, out: Any, shape: tuple[int, ...]) -> Array:
         """A result that is images, in columns or planes as x."""
         if out is not None:
-            array_of(self.function, name, out, shape, (name_of(self.dtype),))
+            array_of(self.function, name, out, shape, (name_of(self.dtype),), aligned=True)
             order = np.moveaxis(out, self.axis, -1) if self.columns else out
             if not order.flags.c_contiguous:
                 where = "its channels" if self.columns else "its axes in order"
