@@ -8,6 +8,7 @@ import os
 import signal
 import sys
 import threading
+import time
 import tracemalloc
 import warnings
 from collections.abc import Callable, Iterator
@@ -299,6 +300,30 @@ def test_undoing_restores_once() -> None:
         reuse.undo()
         assert get_handler_name(np.ones(MIB)) == "fastopt"
     assert not fo.show_config()["memory"]["arrays"] and not fo.show_config()["memory"]["malloc"]
+
+
+def test_one_reuse_begins_while_another_one_ends() -> None:
+    """malloc keeps large blocks as long as one of them lasts."""
+    state, calls = {"maps": True}, []
+
+    def set_malloc(maps: bool, kept: int) -> bool:
+        calls.append(maps)
+        time.sleep(0.002)  # so that the other thread goes on
+        state["maps"] = maps
+        return True
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(KERNELS, "set_malloc", set_malloc)
+        for pause in (0, 0.001, 0.002, 0.003):
+            first = fo.reuse_memory(arrays=False)
+            thread = threading.Thread(target=first.undo)
+            thread.start()
+            time.sleep(pause)
+            with fo.reuse_memory(arrays=False):
+                thread.join()
+                assert not state["maps"]
+            assert state["maps"]
+    assert calls
 
 
 def test_a_cache_that_is_off_serves_no_arrays() -> None:

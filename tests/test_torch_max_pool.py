@@ -8,6 +8,7 @@ import weakref
 from collections.abc import Iterator
 from typing import Any
 
+import numpy as np
 import pytest
 from beside_torch import one_thread, torch  # noqa: F401  # one_thread is for all tests here
 from tools import Each
@@ -113,6 +114,48 @@ def test_gradients_of_other_layouts(each: Each) -> None:
     for name in each(["channels last", "transposed", "sliced", "expanded", "offset"]):
         both(torch.randn(shape), 2, dy_of=lambda y, name=name: layouts(torch.randn(y.shape))[name])
         both(torch.randn(shape).contiguous(memory_format=torch.channels_last), 2, dy_of=lambda y: torch.randn(y.shape))
+
+
+def test_gradients_have_the_inputs_memory_format(each: Each) -> None:
+    """torch's follows the input, whatever dy is."""
+    some = {**layouts(torch.randn(2, 3, 8, 8)), "expanded channels": torch.randn(2, 1, 8, 8).expand(2, 3, 8, 8)}
+    for name, other in each(some, [*layouts(torch.randn(2, 3, 4, 4)).values()]):
+        for again in (False, True):
+            own, theirs = some[name].detach().requires_grad_(), some[name].detach().requires_grad_()
+            y, y_ = F.max_pool2d(own, 2), TF.max_pool2d(theirs, 2)
+            assert y.stride() == y_.stride()
+            (dx,), (dx_,) = (torch.autograd.grad(*both, other, create_graph=again) for both in ((y, own), (y_, theirs)))
+            assert torch.equal(dx, dx_)
+            assert dx.stride() == dx_.stride(), name
+    x = torch.randn(2, 3, 8, 8).contiguous(memory_format=torch.channels_last).requires_grad_()
+    (dx,) = torch.autograd.grad(F.max_pool2d(x, 8).sum(), x)  # a result of one pixel, which lies as either
+    assert dx.stride() == x.stride()
+
+
+@pytest.mark.filterwarnings("ignore:The PyTorch API of nested")
+def test_only_ordinary_tensors_are_asked_for_their_layout() -> None:
+    class Alone(torch.Tensor):
+        @classmethod
+        def __torch_function__(cls, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            return "pooled" if function is TF.max_pool2d else NotImplemented
+
+    assert F.max_pool2d(torch.randn(2, 3, 8, 8).as_subclass(Alone), 2) == "pooled"
+    nested = torch.nested.nested_tensor([torch.randn(3, 8, 8), torch.randn(3, 6, 6)])
+    for call in F.max_pool2d, TF.max_pool2d:
+        with pytest.raises(NotImplementedError, match="max_pool2d"):
+            call(nested, 2)
+
+
+@pytest.mark.parametrize(
+    "options", [(np.array(2),), (2, np.array(2)), (2, None, np.array(0)), (2, None, 0, 1, np.True_)]
+)
+def test_what_torch_refuses_is_refused(options: Any) -> None:
+    errors = []
+    for call in F.max_pool2d, TF.max_pool2d:
+        with pytest.raises((RuntimeError, TypeError)) as found:
+            call(torch.randn(2, 3, 8, 8), *options)
+        errors.append((type(found.value), str(found.value)))
+    assert errors[0] == errors[1]
 
 
 def test_gradients_of_gradients_and_batches_of_them() -> None:

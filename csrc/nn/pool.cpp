@@ -366,6 +366,7 @@ void scatter(const Pool& pool, const S* dy, const Images& dy_in, const std::int3
              S* dx, const Images& in, int most_threads) {
   using T = Computed<S>;
   const bool direct = std::is_same_v<S, T> && in.row == pool.x.in;
+  const auto last = static_cast<std::uint32_t>(pool.plane() - 1);
   parallel(most_threads, [&](int thread, int threads) {
     const Range mine = share(size(in.samples * in.channels), thread, threads);
     std::vector<T> room(direct ? 0 : size(pool.plane()));
@@ -379,7 +380,11 @@ void scatter(const Pool& pool, const S* dy, const Images& dy_in, const std::int3
       for (std::ptrdiff_t oy = 0; oy < pool.y.out; ++oy) {
         const S* const row = dy + dy_in.offset(n, c, oy, 0);
         const std::int32_t* const places = indices + indices_in.offset(n, c, oy, 0);
-        for (std::ptrdiff_t ox = 0; ox < pool.x.out; ++ox) sums[places[ox]] += load<T>(row + ox * dy_in.column);
+        for (std::ptrdiff_t ox = 0; ox < pool.x.out; ++ox) {
+          // They have been checked; the limit keeps what another thread has written there since inside of the plane.
+          const std::uint32_t place = std::min(static_cast<std::uint32_t>(places[ox]), last);
+          sums[place] += load<T>(row + ox * dy_in.column);
+        }
       }
       if (direct) continue;
       for (std::ptrdiff_t y = 0; y < pool.y.in; ++y, sums += pool.x.in)

@@ -4,8 +4,8 @@
 ///   backward: dx[i] = Σ dy[o]             over the windows whose largest element is i     in the order of o, from 0
 ///             dx[i] = Σ dy[o]/divisor[o]  over the windows that contain i
 /// in two dimensions.  Sums are float32 or double.  indices[o] is the place of the largest element in its plane, row·W +
-/// column: the first one of several, the last one of NaNs.  Backward gathers: each element of dx is written once, by
-/// one thread.
+/// column: the first one of several, the last one of NaNs.  Each element of dx is written by one thread: backward
+/// gathers, or goes plane by plane and adds where the indices say.
 ///
 /// Images lie in memory as planes, or as columns, where the channels of one place are a row.  Vectors run along rows of
 /// planes, of which every stride-th element lies together in scratch memory, or along channels.

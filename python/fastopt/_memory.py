@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 from types import TracebackType
 
 from numpy._core import multiarray
@@ -15,6 +16,16 @@ _MIB = 1 << 20
 _KEPT, _USUAL = 1024 * _MIB, 32 * _MIB
 
 _active: set[MemoryReuse] = set()
+_lock = threading.Lock()  # for it and what it stands for
+
+
+def _unlock() -> None:
+    """In a forked child: a thread that held the lock does not exist here."""
+    global _lock
+    _lock = threading.Lock()
+
+
+os.register_at_fork(after_in_child=_unlock)
 
 
 class MemoryReuse:
@@ -27,27 +38,31 @@ class MemoryReuse:
     """
 
     def __init__(self, arrays: bool) -> None:
-        self.malloc = bool(_kernels.set_malloc(maps=False, kept=_KEPT))
+        with _lock:
+            self.malloc = bool(_kernels.set_malloc(maps=False, kept=_KEPT))
+            _active.add(self)
         wanted = arrays and _kernels.cache_limit() > 0
         self._replaced = wanted and _kernels.cache_arrays(True)
         self.arrays = wanted and _kernels.are_arrays_cached()
-        _active.add(self)
 
     def undo(self) -> None:
         """Ends the reuse, as the end of the context does: once, and in the thread or task that began it.
 
-        Free memory goes back to the system when the last one ends.  glibc's thresholds are then 32 MiB for the rest of the
+        Free memory goes back to the system when the last one ends, but for what lies at the end of the heaps that glibc has for further
+        threads, up to 64 MiB each.  glibc's thresholds are then 32 MiB for the rest of the
         process: they would otherwise have moved between 128 KiB and that by themselves, which cannot be switched on again.
         Arrays keep the handler that they were made with.
         """
-        try:
+        with _lock:
+            if self not in _active:
+                return
             _active.remove(self)
-        except KeyError:
-            return
+            last = not _active
+            if last:
+                _kernels.set_malloc(maps=True, kept=_USUAL)
         if self._replaced:
             _kernels.cache_arrays(False)
-        if not _active:
-            _kernels.set_malloc(maps=True, kept=_USUAL)
+        if last:
             release_memory()
 
     def __enter__(self) -> MemoryReuse:
@@ -96,7 +111,7 @@ def reuse_memory(*, arrays: bool = True) -> MemoryReuse:
 
 
 def release_memory() -> int:
-    """Gives memory that is free back to the system: fastopt's cache, and what glibc's malloc keeps.
+    """Gives memory that is free back to the system: fastopt's cache, and what glibc's malloc keeps, but at the end of further threads' heaps.
 
     Returns:
         How many bytes the cache had.

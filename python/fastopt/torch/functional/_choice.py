@@ -14,7 +14,7 @@ from torch.compiler import is_compiling
 from torch.nn import Parameter
 from torch.utils._device import DeviceContext
 
-__all__ = ["Least", "forced", "is_readable", "takes"]
+__all__ = ["Least", "forced", "is_known", "is_readable", "takes"]
 
 
 NEVER = math.inf
@@ -103,6 +103,11 @@ def takes(least: Least, input: Any, *others: Any) -> bool:
             return False
     taken[0] += 1
     return True
+
+
+def is_known(input: Any) -> bool:
+    """Whether an input may be asked for its strides: subclasses would see that, and nested tensors have none."""
+    return type(input) in _ORDINARY and torch._C._dispatch_keys(input).has(torch._C.DispatchKey.CPU)
 
 
 def is_readable(dy: Any) -> bool:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.compiler import is_compiling
 
 from ... import functional as F
 from . import _choice
-from ._choice import is_readable, takes
+from ._choice import is_known, is_readable, takes
 from ._tensors import STORED, array_of, tensor_of, with_channels
 
 __all__ = ["max_pool2d"]
@@ -25,6 +26,8 @@ class _MaxPool2d(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Any, *options: Any) -> Any:
         ctx.shape, ctx.options = x.shape, options
+        last = x.stride(1) == 1 and x.size(1) > 1 and not x.is_contiguous()
+        ctx.format = torch.channels_last if last else torch.contiguous_format
         y, indices = F.max_pool2d(array_of(x), *options, return_indices=True)
         ctx.save_for_backward(torch.from_numpy(indices))
         return tensor_of(y)
@@ -32,17 +35,23 @@ class _MaxPool2d(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, dy: Any) -> Any:
         (indices,), shape = ctx.saved_tensors, ctx.shape
-        if torch.is_grad_enabled() or not is_readable(dy):
+        if not is_readable(dy) or torch.is_grad_enabled():
             zeros = dy.new_zeros(*shape[:2], shape[2:].numel())  # batched if dy is
             rows = (one.reshape(*shape[:2], -1) for one in (indices.long(), dy))
             dx = zeros.scatter_add(2, *rows).reshape(shape)
+            if not is_readable(dy):
+                return dx, *[None] * len(ctx.options)
         else:
-            dx = tensor_of(F.max_pool2d_backward(array_of(dy), indices.numpy(), tuple(shape), *ctx.options))
+            own = array_of(dy.contiguous(memory_format=ctx.format))
+            dx = tensor_of(F.max_pool2d_backward(own, indices.numpy(), tuple(shape), *ctx.options))
+        dx = dx.contiguous(memory_format=ctx.format)  # torch's is as the input, too
         return dx, *[None] * len(ctx.options)
 
 
 def _pair(value: Any) -> Any:
-    """One integer or two, of which torch takes lists too."""
+    """One integer or two, of which torch takes lists too, but no arrays."""
+    if isinstance(value, np.ndarray):
+        raise TypeError
     return (value[0] if len(value) == 1 else tuple(value)) if isinstance(value, list | tuple) and value else value
 
 
@@ -67,8 +76,9 @@ def max_pool2d(
 
         y[n, c, i, j] = max over u, v of input[n, c, i·stride − padding + u·dilation, j·stride − padding + v·dilation]
 
-    Results and gradients are torch's, bit for bit, but sums in gradients of 16 bits are rounded once, and torch rounds each of their
-    terms.  For backward the places of the largest elements are kept, as int32, and the input is not, which torch keeps.
+    Results and gradients are torch's, bit for bit, but for sums in gradients of 16 bits, which are rounded once, where torch rounds each
+    of their terms, and for subnormal numbers of float32 and bfloat16, which count as zero in all kernels.  For backward the places of the
+    largest elements are kept, as int32, and the input is not, which torch keeps: it may be changed.
 
     Args:
         input: Shape ``(N, C, H, W)``, any memory format; without ``N`` torch's own function is called.
@@ -91,12 +101,12 @@ def max_pool2d(
         >>> F.max_pool2d(torch.arange(16.0).view(1, 1, 4, 4), 2).ravel()
         tensor([ 5.,  7., 13., 15.])
     """
-    if not is_compiling() and not return_indices and isinstance(input, Tensor) and input.dim() == 4:
+    if not is_compiling() and not return_indices and is_known(input) and input.dim() == 4:
         least = _choice.MAX_POOL_COLUMNS if input.stride(1) == 1 else _choice.MAX_POOL
-        if takes(least, input) and input.dtype in STORED:
-            own_stride = None if isinstance(stride, list | tuple) and not stride else _pair(stride)
-            options = _pair(kernel_size), own_stride, _pair(padding), _pair(dilation), ceil_mode
+        if takes(least, input) and input.dtype in STORED and isinstance(ceil_mode, bool):
+            own_stride = None if isinstance(stride, list | tuple) and not stride else stride
             try:
+                options = _pair(kernel_size), _pair(own_stride), _pair(padding), _pair(dilation), ceil_mode
                 return _max_pool(with_channels(input), options)
             except (TypeError, ValueError):
                 pass  # torch's own function says in its own words what is wrong

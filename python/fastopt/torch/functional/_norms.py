@@ -15,7 +15,7 @@ from torch.nn.functional import relu as torch_relu
 from torch.nn.functional import rms_norm as torch_rms_norm
 
 from . import _choice
-from ._choice import takes
+from ._choice import is_known, takes
 from ._normalize import BatchNorm, GroupNorm, LayerNorm, RMSNorm, normalize
 from ._tensors import HALVES, STORED, with_channels
 
@@ -168,7 +168,7 @@ def _batch_norm(
 ) -> Any:
     """The result of the kernel, or ``None``."""
     training, momentum, eps = options
-    if is_compiling() or not isinstance(input, Tensor) or input.dim() < 2:
+    if is_compiling() or not is_known(input) or input.dim() < 2:
         return None
     least = leasts[0 if training and input.dim() > 2 and input.stride(1) != 1 else 1 if training else 2]
     if not takes(least, input, *running, weight, bias) or not _fit(input, *running, weight, bias) or eps <= 0:

@@ -46,7 +46,7 @@ def with_channels(input: Any) -> Any:
     """The input in a memory format that the kernels keep as torch does: channels last stays even with gaps between channels."""
     if input.dim() in (4, 5) and input.stride(1) != 1 and not input.is_contiguous():
         strides = input.stride()
-        if input.size(1) > 1 and strides[1] < strides[-1] and strides[1] < strides[0]:
+        if input.size(1) > 1 and 0 < strides[1] < strides[-1] and strides[1] < strides[0]:
             return input.contiguous(memory_format=torch.channels_last if input.dim() == 4 else torch.channels_last_3d)
     return input
 
