@@ -233,57 +233,59 @@ template <class S> const S* contiguous(const S* row, std::ptrdiff_t step, std::s
   return room.data();
 }
 
-/// dx[i] = Σ over the windows that contain i: of dy where i is their largest element, or of dy/divisor.
+/// dx[i] = Σ over the windows that contain i: of dy where i is their largest element, or of dy/divisor; in columns.
 template <bool Max, class S>
-void gather(const Pool& pool, const std::vector<Computed<S>>& divisors, const S* dy, const Images& dy_in,
-            const std::int32_t* indices, const Images& indices_in, S* dx, const Images& in) {
+void gather_columns(const Pool& pool, const std::vector<Computed<S>>& divisors, const S* dy, const Images& dy_in,
+                    const std::int32_t* indices, const Images& indices_in, S* dx, const Images& in) {
   using T = Computed<S>;
   const WindowsOf tall(pool.y), wide(pool.x);
   const auto divided = [&](auto value, std::ptrdiff_t oy, std::ptrdiff_t ox) {
     return value / (decltype(value){} + divisors[size(oy * pool.x.out + ox)]);
   };
-  if (pool.columns) {
-    struct Of {
-      const S* dy;
-      const std::int32_t* places;
-      std::ptrdiff_t oy, ox;
-    };
-    parallel(threads_for(cost(pool, in)), [&](int thread, int threads) {
-      const Range mine = share(size(in.samples * pool.plane()), thread, threads);
-      const std::size_t channels = size(in.channels);
-      std::vector<Of> windows;
-      std::vector<std::vector<S>> rooms(size(pool.y.size * pool.x.size));
-      for (auto i = static_cast<std::ptrdiff_t>(mine.begin); i < static_cast<std::ptrdiff_t>(mine.end); ++i) {
-        const std::ptrdiff_t n = i / pool.plane(), place = i % pool.plane(), y = place / pool.x.in,
-                             x = place % pool.x.in;
-        windows.clear();
-        for (const auto* v = tall.begin(y); v != tall.end(y); ++v)
-          for (const auto* h = wide.begin(x); h != wide.end(x); ++h)
-            windows.push_back({contiguous(dy + dy_in.offset(n, 0, v->window, h->window), dy_in.channel, channels,
-                                          rooms[windows.size()]),
-                               Max ? indices + indices_in.offset(n, 0, v->window, h->window) : nullptr, v->window,
-                               h->window});
-        S* const to = dx + in.offset(n, 0, y, x);
-        each<T>(channels, [&](std::size_t c, auto number) {
-          using V = decltype(number);
-          V sum{};
-          for (const Of& one : windows) {
-            const V value = load<V>(one.dy + c);
-            if constexpr (Max)
-              sum += load_places<V>(one.places + c) == Places<V>{} + static_cast<Place<T>>(place) ? value : V{};
-            else
-              sum += divided(value, one.oy, one.ox);
-          }
-          store(to + c, sum);
-        });
-      }
-    });
-    return;
-  }
+  struct Of {
+    const S* dy;
+    const std::int32_t* places;
+    std::ptrdiff_t oy, ox;
+  };
+  parallel(threads_for(cost(pool, in)), [&](int thread, int threads) {
+    const Range mine = share(size(in.samples * pool.plane()), thread, threads);
+    const std::size_t channels = size(in.channels);
+    std::vector<Of> windows;
+    std::vector<std::vector<S>> rooms(size(pool.y.size * pool.x.size));
+    for (auto i = static_cast<std::ptrdiff_t>(mine.begin); i < static_cast<std::ptrdiff_t>(mine.end); ++i) {
+      const std::ptrdiff_t n = i / pool.plane(), place = i % pool.plane(), y = place / pool.x.in, x = place % pool.x.in;
+      windows.clear();
+      for (const auto* v = tall.begin(y); v != tall.end(y); ++v)
+        for (const auto* h = wide.begin(x); h != wide.end(x); ++h)
+          windows.push_back({contiguous(dy + dy_in.offset(n, 0, v->window, h->window), dy_in.channel, channels,
+                                        rooms[windows.size()]),
+                             Max ? indices + indices_in.offset(n, 0, v->window, h->window) : nullptr, v->window,
+                             h->window});
+      S* const to = dx + in.offset(n, 0, y, x);
+      each<T>(channels, [&](std::size_t c, auto number) {
+        using V = decltype(number);
+        V sum{};
+        for (const Of& one : windows) {
+          const V value = load<V>(one.dy + c);
+          if constexpr (Max)
+            sum += load_places<V>(one.places + c) == Places<V>{} + static_cast<Place<T>>(place) ? value : V{};
+          else
+            sum += divided(value, one.oy, one.ox);
+        }
+        store(to + c, sum);
+      });
+    }
+  });
+}
 
+/// The same of dy/divisor, in planes.
+template <class S>
+void gather_means(const Pool& pool, const std::vector<Computed<S>>& divisors, const S* dy, const Images& dy_in, S* dx,
+                  const Images& in) {
+  using T = Computed<S>;
+  const WindowsOf tall(pool.y);
   // Along a row of dx, element q of phase f is at q·stride + f − padding.
   const std::ptrdiff_t stride = pool.x.stride, length = (pool.x.in + pool.x.padding + stride - 1) / stride + 1;
-  const auto steps = along_row<Place<T>>(pool, [&](std::ptrdiff_t ox) { return ox * stride; });
   parallel(threads_for(cost(pool, in)), [&](int thread, int threads) {
     const Range mine = share(size(in.samples * in.channels * pool.y.in), thread, threads);
     std::vector<T> phases(size(stride * length)), quotients(size(pool.x.out));
@@ -293,7 +295,6 @@ void gather(const Pool& pool, const std::vector<Computed<S>>& divisors, const S*
     std::ptrdiff_t plane = static_cast<std::ptrdiff_t>(mine.begin) / pool.y.in, n = 0, c = 0;
     struct Row {
       const S* dy;
-      const std::int32_t* places;
       const T* divisors;
     };
     std::vector<Row> rows;
@@ -304,26 +305,12 @@ void gather(const Pool& pool, const std::vector<Computed<S>>& divisors, const S*
       if (paired) {
         rows.clear();
         for (const auto* v = tall.begin(y); v != tall.end(y); ++v)
-          rows.push_back({dy + dy_in.offset(n, c, v->window, 0),
-                          Max ? indices + indices_in.offset(n, c, v->window, 0) : nullptr,
-                          Max ? nullptr : divisors.data() + v->window * pool.x.out});
-        const auto first = static_cast<Place<T>>(y * pool.x.in);
+          rows.push_back({dy + dy_in.offset(n, c, v->window, 0), divisors.data() + v->window * pool.x.out});
         each<T>(size(pool.x.out), [&](std::size_t o, auto number) {
           using V = decltype(number);
-          V even{}, odd{};
-          for (const Row& row : rows) {
-            V value = load<V>(row.dy + o);
-            if constexpr (Max) {
-              const auto place = load_places<V>(row.places + o), here = load<Places<V>>(steps.data() + o) + first;
-              even += place == here ? value : V{};
-              odd += place == here + 1 ? value : V{};
-            } else {
-              value /= load<V>(row.divisors + o);
-              even += value;
-              odd += value;
-            }
-          }
-          store_in_turn(to_row + 2 * o, even, odd);
+          V sum{};
+          for (const Row& row : rows) sum += load<V>(row.dy + o) / load<V>(row.divisors + o);
+          store_in_turn(to_row + 2 * o, sum, sum);
         });
         std::fill(to_row + 2 * pool.x.out, to_row + pool.x.in, S{});
         continue;
@@ -331,27 +318,17 @@ void gather(const Pool& pool, const std::vector<Computed<S>>& divisors, const S*
       std::ranges::fill(phases, T{});
       for (const auto* v = tall.begin(y); v != tall.end(y); ++v) {
         const S* const row = contiguous(dy + dy_in.offset(n, c, v->window, 0), dy_in.column, size(pool.x.out), room);
-        const std::int32_t* const places = Max ? indices + indices_in.offset(n, c, v->window, 0) : nullptr;
-        if constexpr (!Max)
-          each<T>(size(pool.x.out), [&](std::size_t k, auto number) {
-            using V = decltype(number);
-            store(quotients.data() + k, load<V>(row + k) / load<V>(divisors.data() + size(v->window * pool.x.out) + k));
-          });
+        each<T>(size(pool.x.out), [&](std::size_t k, auto number) {
+          using V = decltype(number);
+          store(quotients.data() + k, load<V>(row + k) / load<V>(divisors.data() + size(v->window * pool.x.out) + k));
+        });
         for (std::ptrdiff_t kx = pool.x.size; kx-- > 0;) {
-          const std::ptrdiff_t at = kx * pool.x.dilation, place = y * pool.x.in + at - pool.x.padding;
+          const std::ptrdiff_t at = kx * pool.x.dilation;
           const auto [begin, end] = pool.x.windows(kx);
           T* const to = phases.data() + at % stride * length + at / stride;
           each<T>(size(end - begin), [&, first = size(begin)](std::size_t k, auto number) {
             using V = decltype(number);
-            const std::size_t o = first + k;
-            V value;
-            if constexpr (Max) {
-              const auto here = load<Places<V>>(steps.data() + o) + static_cast<Place<T>>(place);
-              value = load_places<V>(places + o) == here ? load<V>(row + o) : V{};
-            } else {
-              value = load<V>(quotients.data() + o);
-            }
-            store(to + o, load<V>(to + o) + value);
+            store(to + first + k, load<V>(to + first + k) + load<V>(quotients.data() + first + k));
           });
         }
       }
@@ -363,11 +340,11 @@ void gather(const Pool& pool, const std::vector<Computed<S>>& divisors, const S*
 /// dx = 0, and then dy[o] is added where its largest element was, in the order of o: in planes, each on one thread.
 template <class S>
 void scatter(const Pool& pool, const S* dy, const Images& dy_in, const std::int32_t* indices, const Images& indices_in,
-             S* dx, const Images& in, int most_threads) {
+             S* dx, const Images& in) {
   using T = Computed<S>;
   const bool direct = std::is_same_v<S, T> && in.row == pool.x.in;
   const auto last = static_cast<std::uint32_t>(pool.plane() - 1);
-  parallel(most_threads, [&](int thread, int threads) {
+  parallel(threads_for(cost(pool, in)), [&](int thread, int threads) {
     const Range mine = share(size(in.samples * in.channels), thread, threads);
     std::vector<T> room(direct ? 0 : size(pool.plane()));
     for (auto plane = static_cast<std::ptrdiff_t>(mine.begin); plane < static_cast<std::ptrdiff_t>(mine.end); ++plane) {
@@ -462,18 +439,20 @@ void PoolKernels<S>::mean(const Pool& pool, const Divisors& divisors, const S* x
 template <class S>
 void PoolKernels<S>::max_backward(const Pool& pool, const S* dy, const Images& dy_in, const std::int32_t* indices,
                                   const Images& indices_in, S* dx, const Images& in) {
-  constexpr std::ptrdiff_t kPlanesPerThread = 8;  // with fewer of them threads would wait for each other
-  const int threads = threads_for(cost(pool, in));
-  if (!pool.columns && in.samples * in.channels >= kPlanesPerThread * threads)
-    scatter(pool, dy, dy_in, indices, indices_in, dx, in, threads);
+  if (pool.columns)
+    gather_columns<true>(pool, {}, dy, dy_in, indices, indices_in, dx, in);
   else
-    gather<true>(pool, {}, dy, dy_in, indices, indices_in, dx, in);
+    scatter(pool, dy, dy_in, indices, indices_in, dx, in);
 }
 
 template <class S>
 void PoolKernels<S>::mean_backward(const Pool& pool, const Divisors& divisors, const S* dy, const Images& dy_in, S* dx,
                                    const Images& in) {
-  gather<false>(pool, divisors_of<Computed<S>>(pool, divisors), dy, dy_in, nullptr, {}, dx, in);
+  const auto by = divisors_of<Computed<S>>(pool, divisors);
+  if (pool.columns)
+    gather_columns<false>(pool, by, dy, dy_in, nullptr, {}, dx, in);
+  else
+    gather_means(pool, by, dy, dy_in, dx, in);
 }
 
 template struct PoolKernels<float>;
