@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import functools
-import os
-import threading
 import warnings
-import weakref
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -25,6 +22,7 @@ from ..._words import expect_keywords, speak, unknown_hyperparameter
 from .._differences import ALWAYS_THERE
 from .._tensors import exchange_table
 from . import _backward
+from ._locks import lock_of
 from ._part import Part, expect_disjoint, expect_usable, labels, plain
 from ._state import Entries, Note, State, extra_of, hold, let_go, noted, numbered, renamed
 
@@ -33,17 +31,6 @@ FLAGS = ("foreach", "capturable", "differentiable", "fused")
 FOREIGN = ("learning_rate", "epsilon", "beta_1", "beta_2")  # keys of groups that no caller has for something else
 FORMATS = ("weights", "moments", "moment_rounding")
 
-
-_every: weakref.WeakSet[Any] = weakref.WeakSet()
-
-
-def _unlock() -> None:
-    """In a forked child: a thread that held a lock does not exist here."""
-    for optimizer in _every:
-        optimizer._lock = threading.RLock()
-
-
-os.register_at_fork(after_in_child=_unlock)
 
 # Called by its name, not by super(): a class may have one of torch's optimizers as a further base.
 _Base = torch.optim.Optimizer
@@ -100,11 +87,10 @@ class Optimizer(torch.optim.Optimizer):
             self._parts += self._made()
 
     def _set_up(self) -> None:
-        self._lock, self._changed = threading.RLock(), [False]
+        self._lock, self._changed = lock_of(self), [False]
         self._parts: list[Part] = []
         self._part_of: dict[torch.Tensor, Part] = {}
         self._place_of: dict[torch.Tensor, _backward.Place] = {}
-        _every.add(self)
         self._info: optim.StepInfo | None = None
         self._notes: dict[torch.Tensor, Note] = {}
 
