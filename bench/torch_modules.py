@@ -102,12 +102,11 @@ def calls(case: Case, shape: tuple[int, ...], training: bool, chosen: bool) -> d
     """The call of each module that is timed."""
     x = torch.randn(shape).to(case.dtype)
     x = x.contiguous(memory_format=case.format) if len(shape) == 4 else x
-    dy = (
-        torch.randn_like(case.make(shape)[1].to(case.dtype)(x))
-        if case.name.startswith("MaxPool")
-        else torch.randn_like(x)
-    )
-    targets = {"": (), "labels": (torch.randint(shape[1], shape[:1]),), "distributions": (dy.softmax(1),)}
+    targets = {
+        "": (),
+        "labels": (torch.randint(shape[1], shape[:1]),),
+        "distributions": (torch.randn_like(x).softmax(1),),
+    }
     more = targets[case.target]
 
     def call(module: Any, how: Callable[[], Any]) -> Call:
@@ -127,6 +126,8 @@ def calls(case: Case, shape: tuple[int, ...], training: bool, chosen: bool) -> d
         return run
 
     ours, theirs = case.make(shape)
+    with torch.no_grad():
+        dy = torch.randn_like(theirs.to(case.dtype)(x, *more))
     return {
         "ours": call(ours, contextlib.nullcontext if chosen else lambda: _choice.forced(True)),
         "torch": call(theirs, contextlib.nullcontext),

@@ -2,8 +2,8 @@
 
 Each variant is a process of its own, because memory that stays with a process stays for all that follows.  They take turns of half a
 second; the table has the medians over the rounds, in milliseconds, and of the ratios within a round: of torch's default optimizer to
-each, and of torch's fused one.  The models are those of
-``examples/torch_*.py``, and an MLP of three times 512 with BatchNorm and dropout, at a batch of 64.
+each, and of torch's fused one.  The models are those of ``examples/torch_*.py``, and an MLP of three times 512 with BatchNorm and
+dropout, at a batch of 64.
 """
 
 from __future__ import annotations

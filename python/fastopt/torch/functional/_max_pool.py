@@ -34,18 +34,17 @@ class _MaxPool2d(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, dy: Any) -> Any:
-        (indices,), shape = ctx.saved_tensors, ctx.shape
-        if not is_readable(dy) or torch.is_grad_enabled():
-            zeros = dy.new_zeros(*shape[:2], shape[2:].numel())  # batched if dy is
+        (indices,), shape, nothing = ctx.saved_tensors, ctx.shape, [None] * len(ctx.options)
+        readable = is_readable(dy)
+        if readable and not torch.is_grad_enabled():
+            array = array_of(dy.contiguous(memory_format=ctx.format))
+            dx = tensor_of(F.max_pool2d_backward(array, indices.numpy(), tuple(shape), *ctx.options))
+        else:  # by torch's operations, which can be differentiated again, and batched
+            zeros = dy.new_zeros(*shape[:2], shape[2:].numel())
             rows = (one.reshape(*shape[:2], -1) for one in (indices.long(), dy))
             dx = zeros.scatter_add(2, *rows).reshape(shape)
-            if not is_readable(dy):
-                return dx, *[None] * len(ctx.options)
-        else:
-            own = array_of(dy.contiguous(memory_format=ctx.format))
-            dx = tensor_of(F.max_pool2d_backward(own, indices.numpy(), tuple(shape), *ctx.options))
-        dx = dx.contiguous(memory_format=ctx.format)  # torch's is as the input, too
-        return dx, *[None] * len(ctx.options)
+        # A gradient of torch's lies in memory as the input; a batch of them as it happens.
+        return dx.contiguous(memory_format=ctx.format) if readable else dx, *nothing
 
 
 def _pair(value: Any) -> Any:
