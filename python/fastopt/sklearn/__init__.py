@@ -21,8 +21,9 @@ are computed in buffers that are allocated once, and the optimizer's step, with 
 What a fit computes agrees with scikit-learn's to rounding, and its attributes are the same, those of the optimizer too.
 
 A fit goes on as it began: ``accelerate`` and ``restore`` have an effect on those that begin later.  They may be called by any thread.
-A subclass with a method of its own in the place of one that is replaced is left alone, and so are ``solver="lbfgs"``,
-parameters that fastopt does not take, and ``update_params`` of an optimizer outside a fit.
+Left alone are ``solver="lbfgs"``, parameters that fastopt does not take, ``update_params`` of an optimizer outside a fit, and
+all that is not scikit-learn's own: a method of a subclass, of an instance or patched into a class, an activation, a loss, an optimizer.
+What a callback changes in the estimator or in its optimizer counts from the next batch, as always.
 
 Importing this module does not import scikit-learn; ``accelerate`` does.
 """

@@ -2,38 +2,145 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
+from functools import wraps
+from importlib import import_module
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ._step import Step, step_of
+from ._step import AdamStep, SGDStep, Step, is_from, step_of
 
 Array = NDArray[Any]
 
+_LARGEST = 3e38  # of the factor of the L2 penalty, which is a number of float32, too
 
-def fit_stochastic(theirs: Any) -> Callable[..., Any]:
+
+# The methods of an estimator and of an optimizer whose work a fit takes over.
+_OF_ESTIMATORS = ("_backprop", "_forward_pass", "_compute_loss_grad")
+_OF_OPTIMIZERS = ("update_params", "_get_updates")
+
+
+class Fits(threading.local):
+    """The fits that this thread is in, by the ids of their estimators and of their optimizers."""
+
+    def __init__(self) -> None:
+        self.of: dict[int, Fit] = {}
+
+
+class Theirs:
+    """The parts of scikit-learn that a fit needs, as they were when it was accelerated."""
+
+    def __init__(self) -> None:
+        self.perceptron: Any = import_module("sklearn.neural_network._multilayer_perceptron")
+        self.functions: Any = import_module("sklearn.neural_network._base")
+        self.optimizers: Any = import_module("sklearn.neural_network._stochastic_optimizers")
+        self.base, self.optimizer = self.perceptron.BaseMultilayerPerceptron, self.optimizers.BaseOptimizer
+        self.loop, self.rows = _theirs(self.base._fit_stochastic), _theirs(self.perceptron._safe_indexing)
+        self.backprop, self.update_params = _theirs(self.base._backprop), _theirs(self.optimizer.update_params)
+        self.kinds: dict[type, type[Step]] = {
+            self.optimizers.AdamOptimizer: AdamStep,
+            self.optimizers.SGDOptimizer: SGDStep,
+        }
+        self.fits = Fits()
+
+    def knows_estimator(self, estimator: Any, backprop: Any) -> bool:
+        """Whether the gradient of this estimator is scikit-learn's; ``backprop`` is what has taken the place of its method."""
+        kind, own = type(estimator), vars(estimator)
+        return (
+            kind._backprop is backprop
+            and is_from(self.backprop, self.perceptron)
+            and all(is_from(getattr(kind, name), self.perceptron) for name in _OF_ESTIMATORS[1:])
+            and not any(name in own for name in _OF_ESTIMATORS)
+        )
+
+    def knows_optimizer(self, optimizer: Any, update_params: Any) -> bool:
+        """The same for an optimizer's update."""
+        kind, own = type(optimizer), vars(optimizer)
+        return (
+            kind in self.kinds
+            and kind.update_params is update_params
+            and is_from(self.update_params, self.optimizers)
+            and is_from(kind._get_updates, self.optimizers)
+            and not any(name in own for name in _OF_OPTIMIZERS)
+        )
+
+    def knows_functions(self, hidden: str, last: str, loss: str) -> bool:
+        """Whether an estimator's activations and its loss are scikit-learn's."""
+        tables = self.perceptron
+        functions = [tables.ACTIVATIONS.get(hidden), tables.DERIVATIVES.get(hidden), tables.ACTIVATIONS.get(last)]
+        return all(is_from(one, self.functions) for one in [*functions, self.loss_of(loss, last)])
+
+    def loss_of(self, loss: str, last: str) -> Any:
+        return self.perceptron.LOSS_FUNCTIONS.get(
+            "binary_log_loss" if (loss, last) == ("log_loss", "logistic") else loss
+        )
+
+
+def _theirs(function: Any) -> Any:
+    """A function of scikit-learn's, where ours may be: that of an earlier acceleration, which somebody has put back."""
+    while getattr(function, "__globals__", None) is globals():
+        function = function.__wrapped__
+    return function
+
+
+def fit_stochastic(theirs: Theirs, is_on: Callable[[], bool], running: Callable[[], Any]) -> Callable[..., Any]:
     """scikit-learn's loop over epochs and batches, in which this estimator's work for a batch is a :class:`Fit`'s."""
-    base = theirs.BaseMultilayerPerceptron
-    loop = base._fit_stochastic
-    ours = {name: getattr(base, name) for name in ("_backprop", "_forward_pass", "_compute_loss_grad")}
 
+    @wraps(theirs.loop)
     def fit(estimator: Any, X: Any, y: Array, *others: Any) -> Any:
-        if any(getattr(type(estimator), name) is not method for name, method in ours.items()):
-            return loop(estimator, X, y, *others)  # a subclass with another gradient
-        one = Fit(theirs, estimator)
-        try:
-            return loop(estimator, X, y, *others)
-        finally:
-            one.end()
+        if not is_on():
+            return theirs.loop(estimator, X, y, *others)
+        with running() as (backprop, update_params):
+            if not theirs.knows_estimator(estimator, backprop):
+                return theirs.loop(estimator, X, y, *others)
+            of, key = theirs.fits.of, id(estimator)
+            outer, one = of.get(key), Fit(theirs, estimator, update_params)
+            try:
+                of[key] = one
+                return theirs.loop(estimator, X, y, *others)
+            finally:
+                for each in (key, id(one.optimizer)):
+                    of.pop(each, None)
+                if outer is not None:  # a fit of the same estimator, which has called this one
+                    of.update({key: outer, id(outer.optimizer): outer})
 
     return fit
+
+
+def backprop(theirs: Theirs) -> Callable[..., Any]:
+    """The gradient of an estimator: that of its fit, where it is in one."""
+
+    @wraps(theirs.backprop)
+    def backprop(estimator: Any, *arguments: Any) -> Any:
+        one = theirs.fits.of.get(id(estimator))
+        if one is None:
+            return theirs.backprop(estimator, *arguments)
+        return one.backprop(*arguments)
+
+    return backprop
+
+
+def update_params(theirs: Theirs) -> Callable[..., Any]:
+    """The update of an optimizer: that of its estimator's fit, where it is in one."""
+
+    @wraps(theirs.update_params)
+    def update_params(optimizer: Any, params: list[Array], grads: list[Array]) -> None:
+        one = theirs.fits.of.get(id(optimizer))
+        if one is None:
+            theirs.update_params(optimizer, params, grads)
+        else:
+            one.update_params(params, grads)
+
+    return update_params
 
 
 def rows_of(original: Callable[..., Any]) -> Callable[..., Any]:
     """The rows of a batch.  The checks of scikit-learn's function take longer than a small network's products."""
 
+    @wraps(original)
     def rows(X: Any, indices: Any, **options: Any) -> Any:
         if type(X) is np.ndarray and type(indices) is np.ndarray and indices.dtype == np.intp and not options:
             return X.take(indices, axis=0)
@@ -43,41 +150,50 @@ def rows_of(original: Callable[..., Any]) -> Callable[..., Any]:
 
 
 class Fit:
-    """The work of one fit of one estimator: it takes the place of its ``_backprop``, and of its optimizer's ``update_params``.
+    """The work of one fit of one estimator: what its ``_backprop`` and its optimizer's ``update_params`` do."""
 
-    Both are attributes of the two objects while the fit lasts; nothing stays in them when it has ended.
-    """
-
-    def __init__(self, theirs: Any, estimator: Any) -> None:
-        self.theirs, self.estimator = theirs, estimator
+    def __init__(self, theirs: Theirs, estimator: Any, update_params: Callable[..., Any]) -> None:
+        self.theirs, self.estimator, self.updates = theirs, estimator, update_params
         self.optimizer: Any = None  # scikit-learn's, once it is there: with the first batch
-        self.step: Step
+        self.step: Step | None = None  # None if this fit is left to scikit-learn
+        self.decay = 0.0  # of the L2 penalty that a gradient lacks
+        self.functions: Any = None  # the names of activations and loss that are known
+        self.shapes: list[tuple[int, ...]] = []
         self.buffers: dict[int, tuple[list[Array], list[Array], list[Array]]] = {}
-        estimator._backprop = self.first
 
-    def end(self) -> None:
-        """Takes this away from the two objects, and brings the optimizer's attributes up to date."""
-        vars(self.estimator).pop("_backprop", None)
-        if self.optimizer is not None:
-            vars(self.optimizer).pop("update_params", None)
-            self.step.publish(self.optimizer)
-
-    def first(self, X: Any, y: Array, *others: Any) -> Any:
-        """``_backprop`` of the first batch: leaves the fit to scikit-learn if fastopt does not take the parameters."""
-        estimator = self.estimator
-        del estimator._backprop
-        params = estimator.coefs_ + estimator.intercepts_
-        if all(param.dtype == X.dtype for param in params):
-            step = step_of(self.theirs, estimator._optimizer, params)
-            if step is not None:
-                self.optimizer, self.step = estimator._optimizer, step
-                self.optimizer.update_params = self.update_params
-                estimator._backprop = self.backprop
-        return estimator._backprop(X, y, *others)
+    def begin(self, X: Any, coef_grads: list[Array], intercept_grads: list[Array]) -> None:
+        """Finds the step for the first batch, if fastopt takes the parameters."""
+        estimator, theirs = self.estimator, self.theirs
+        self.optimizer = optimizer = estimator._optimizer
+        coefs, intercepts = estimator.coefs_, estimator.intercepts_
+        params = [*coefs, *intercepts]
+        if (
+            theirs.knows_optimizer(optimizer, self.updates)
+            and len(coef_grads) == len(intercept_grads) == len(coefs) == estimator.n_layers_ - 1
+            and all(param.dtype == X.dtype for param in params)
+        ):
+            self.step = step_of(theirs.kinds, optimizer, params)
+        if self.step is not None:
+            theirs.fits.of[id(optimizer)] = self
+            for grads, those in ((coef_grads, coefs), (intercept_grads, intercepts)):
+                for i, param in enumerate(those):
+                    if grads[i].shape != param.shape or grads[i].dtype != param.dtype:
+                        grads[i] = np.empty_like(param)
 
     def update_params(self, params: list[Array], grads: list[Array]) -> None:
         """Takes the optimizer's step, with the L2 penalty that ``backprop`` has left to it."""
-        self.step.take(self.optimizer, grads, self.decay)
+        step, optimizer = self.step, self.optimizer
+        assert step is not None
+        if not step.fits(optimizer, params):  # somebody has changed something, such as a callback
+            found = step_of(self.theirs.kinds, optimizer, params)
+            if found is None:
+                if self.decay:
+                    for grad, param in zip(grads[: step.half], params, strict=False):
+                        grad += self.decay * param
+                self.theirs.update_params(optimizer, params, grads)
+                return
+            self.step = step = found
+        step.take(optimizer, grads, self.decay)
 
     def backprop(self, X: Any, y: Array, *others: Any) -> tuple[Any, list[Array], list[Array]]:
         """The loss of a batch, and its gradients without the L2 penalty, which are written to the arrays of the last two arguments.
@@ -87,14 +203,21 @@ class Fit:
         *weights, _, _, coef_grads, intercept_grads = others
         sample_weight = weights[0] if weights else None
         estimator = self.estimator
+        if self.optimizer is None:
+            self.begin(X, coef_grads, intercept_grads)
+        total = len(y) if sample_weight is None else sample_weight.sum()
+        if self.step is None or not self.takes(total):
+            self.decay = 0.0
+            own: tuple[Any, list[Array], list[Array]] = self.theirs.backprop(estimator, X, y, *others)
+            return own
         coefs, last = estimator.coefs_, len(coef_grads) - 1
         outputs, deltas, masks = self.buffers_for(len(y))
 
         self.forward(X, outputs)
         if sample_weight is None:
-            total, loss = len(y), self.loss(y, outputs[last])
+            loss = self.loss(y, outputs[last])
         else:
-            total, loss = sample_weight.sum(), self.weighted_loss(y, outputs[last], sample_weight)
+            loss = self.weighted_loss(y, outputs[last], sample_weight)
         self.decay = float(estimator.alpha / total)
         if estimator.alpha:
             loss += 0.5 * self.decay * sum(np.vdot(coef, coef) for coef in coefs)
@@ -115,6 +238,20 @@ class Fit:
                 delta = below
         return loss, coef_grads, intercept_grads
 
+    def takes(self, total: Any) -> bool:
+        """Whether a batch is one of those for which all this is right; ``total`` is the sum of its weights."""
+        estimator = self.estimator
+        functions = estimator.activation, estimator.out_activation_, estimator.loss
+        if functions != self.functions:
+            if not self.theirs.knows_functions(*functions):
+                return False
+            self.functions = functions
+        shapes = [coef.shape for coef in estimator.coefs_]
+        if shapes != self.shapes:
+            self.shapes, self.buffers = shapes, {}
+        alpha = estimator.alpha
+        return bool(total > 0 and 0 <= alpha < total * _LARGEST)
+
     def buffers_for(self, rows: int) -> tuple[list[Array], list[Array], list[Array]]:
         """The outputs of all layers, the gradients at the results of all products but the last, and masks, for ``rows`` samples."""
         found = self.buffers.get(rows)
@@ -129,7 +266,8 @@ class Fit:
     def forward(self, X: Any, outputs: list[Array]) -> None:
         """Writes the outputs of all layers."""
         estimator, last = self.estimator, len(outputs) - 1
-        hidden = self.theirs.ACTIVATIONS[estimator.activation]
+        activations = self.theirs.perceptron.ACTIVATIONS
+        hidden = activations[estimator.activation]
         for i, (coef, intercept, z) in enumerate(zip(estimator.coefs_, estimator.intercepts_, outputs, strict=True)):
             _product(outputs[i - 1] if i else X, coef, z)
             np.add(z, intercept, out=z)
@@ -138,7 +276,7 @@ class Fit:
         if estimator.out_activation_ == "softmax":
             _softmax(outputs[last])
         else:
-            self.theirs.ACTIVATIONS[estimator.out_activation_](outputs[last])
+            activations[estimator.out_activation_](outputs[last])
 
     def loss(self, y: Array, output: Array) -> Any:
         """The mean loss of the samples."""
@@ -153,10 +291,7 @@ class Fit:
     def weighted_loss(self, y: Array, output: Array, *sample_weight: Array) -> Any:
         """The mean loss, by scikit-learn's own function."""
         estimator = self.estimator
-        name = estimator.loss
-        if name == "log_loss" and estimator.out_activation_ == "logistic":
-            name = "binary_log_loss"
-        return self.theirs.LOSS_FUNCTIONS[name](y, output, *sample_weight)
+        return self.theirs.loss_of(estimator.loss, estimator.out_activation_)(y, output, *sample_weight)
 
 
 # A batch's arithmetic, in place

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from operator import is_
 from typing import Any, ClassVar
 from weakref import WeakKeyDictionary
@@ -22,19 +22,24 @@ class Step:
     The coefficients, which have the L2 penalty, and the intercepts have an optimizer each: groups of one would take longer.
     """
 
-    constants: ClassVar[tuple[str, ...]]  # attributes of scikit-learn's optimizer that no step changes
+    rate: ClassVar[str]  # the attribute of scikit-learn's optimizer that is the learning rate
+    constants: ClassVar[tuple[str, ...]]  # and those that no step changes
     keys: ClassVar[Mapping[str, str]]  # its lists of a state, and fastopt's names of their arrays
 
     def __init__(self, optimizer: Any, params: list[Array]) -> None:
         self.params, self.half = params, len(params) // 2
         self.seen = self.seen_in(optimizer)
+        self.lr = getattr(optimizer, self.rate)
         self.coefs = self.make(optimizer, params[: self.half])
         self.intercepts = self.make(optimizer, params[self.half :])
+        self.lists = dict[str, list[Array]]()
         for theirs, ours in self.keys.items():
             arrays = [state[ours] for state in self.states]
             for array, before in zip(arrays, getattr(optimizer, theirs), strict=True):
                 array[...] = before
-            setattr(optimizer, theirs, arrays)
+            self.lists[theirs] = arrays
+        for theirs, arrays in self.lists.items():
+            setattr(optimizer, theirs, [*arrays])
 
     @property
     def states(self) -> list[dict[str, Any]]:
@@ -50,11 +55,22 @@ class Step:
         raise NotImplementedError
 
     def fits(self, optimizer: Any, params: list[Array]) -> bool:
-        """Whether these are the parameters and the state that it works on."""
-        lists = ([state[ours] for state in self.states] for ours in self.keys.values())
-        theirs = (getattr(optimizer, name) for name in self.keys)
-        same = _same(params, self.params) and all(map(_same, lists, theirs))
-        return same and self.seen == self.seen_in(optimizer)
+        """Whether these are the parameters, the state and the hyperparameters that it works on."""
+        lists = self.lists.items()
+        return (
+            _same(params, self.params)
+            and all(_same(getattr(optimizer, name), arrays) for name, arrays in lists)
+            and self.seen == self.seen_in(optimizer)
+            and (getattr(optimizer, self.rate) == self.lr or self.follow(getattr(optimizer, self.rate)))
+        )
+
+    def follow(self, rate: Any) -> bool:
+        """Takes over a learning rate, if fastopt takes it."""
+        lr = float(rate)
+        if not 0 <= lr < math.inf:
+            return False
+        self.lr = self.coefs.param_groups[0]["lr"] = self.intercepts.param_groups[0]["lr"] = lr
+        return True
 
     def take(self, optimizer: Any, grads: list[Array], decay: float) -> None:
         """Takes a step from gradients that lack decay·coefs."""
@@ -64,57 +80,51 @@ class Step:
         self.coefs.step(grads[: self.half])
         self.intercepts.step(grads[self.half :])
 
-    def publish(self, optimizer: Any) -> None:
-        """Sets what a step changes in scikit-learn's optimizer beside the arrays, which are its own."""
-
 
 class AdamStep(Step):
-    constants = ("learning_rate_init", "beta_1", "beta_2", "epsilon")
+    rate = "learning_rate_init"
+    constants = ("beta_1", "beta_2", "epsilon")
     keys: ClassVar = {"ms": "exp_avg", "vs": "exp_avg_sq"}
+
+    def __init__(self, optimizer: Any, params: list[Array]) -> None:
+        self.t = int(optimizer.t)
+        super().__init__(optimizer, params)
 
     def make(self, optimizer: Any, params: list[Array]) -> optim.Optimizer:
         betas = float(optimizer.beta_1), float(optimizer.beta_2)
-        lr, eps = float(optimizer.learning_rate_init), float(optimizer.epsilon)
-        own = optim.Adam(params, lr=lr, betas=betas, eps=eps, eps_hat=True)
+        own = optim.Adam(params, lr=float(self.lr), betas=betas, eps=float(optimizer.epsilon), eps_hat=True)
         for state in own.state:
-            state["step"][...] = optimizer.t
+            state["step"][...] = self.t
         return own
 
     def fits(self, optimizer: Any, params: list[Array]) -> bool:
-        return super().fits(optimizer, params) and all(state["step"] == optimizer.t for state in self.states)
+        return bool(optimizer.t == self.t) and super().fits(optimizer, params)
 
-    def publish(self, optimizer: Any) -> None:
-        optimizer.t = t = int(self.states[0]["step"])
-        if t:
-            root = np.sqrt(1 - optimizer.beta_2**t)
-            optimizer.learning_rate = optimizer.learning_rate_init * root / (1 - optimizer.beta_1**t)
+    def take(self, optimizer: Any, grads: list[Array], decay: float) -> None:
+        super().take(optimizer, grads, decay)
+        optimizer.t = self.t = t = self.t + 1
+        root = np.sqrt(1 - optimizer.beta_2**t)
+        optimizer.learning_rate = optimizer.learning_rate_init * root / (1 - optimizer.beta_1**t)
 
 
 class SGDStep(Step):
+    rate = "learning_rate"
     constants = ("momentum", "nesterov")
     keys: ClassVar = {"velocities": "velocity_buffer"}
 
     def make(self, optimizer: Any, params: list[Array]) -> optim.Optimizer:
         # Without momentum scikit-learn's velocity is −lr·g.  Kernels take the smallest positive number for 0.
-        momentum = float(optimizer.momentum) or math.ulp(0.0)
-        lr, nesterov = float(optimizer.learning_rate), bool(optimizer.nesterov)
-        return optim.SGD(params, lr=lr, momentum=momentum, nesterov=nesterov, velocity=True)
-
-    def take(self, optimizer: Any, grads: list[Array], decay: float) -> None:
-        for own in (self.coefs, self.intercepts):
-            if own.param_groups[0]["lr"] != optimizer.learning_rate:
-                own.param_groups[0]["lr"] = float(optimizer.learning_rate)
-        super().take(optimizer, grads, decay)
+        momentum, nesterov = float(optimizer.momentum) or math.ulp(0.0), bool(optimizer.nesterov)
+        return optim.SGD(params, lr=float(self.lr), momentum=momentum, nesterov=nesterov, velocity=True)
 
 
 _steps: WeakKeyDictionary[Any, Step] = WeakKeyDictionary()  # partial_fit goes on with the same one
 
 
-def step_of(theirs: Any, optimizer: Any, params: list[Array]) -> Step | None:
+def step_of(kinds: Mapping[type, type[Step]], optimizer: Any, params: list[Array]) -> Step | None:
     """The step of an optimizer; None if fastopt takes no such parameters, state or hyperparameters."""
     step = _steps.get(optimizer)
     if step is None or not step.fits(optimizer, params):
-        kinds: dict[type, type[Step]] = {theirs.AdamOptimizer: AdamStep, theirs.SGDOptimizer: SGDStep}
         kind = kinds.get(type(optimizer))
         if kind is None:
             return None
@@ -123,6 +133,11 @@ def step_of(theirs: Any, optimizer: Any, params: list[Array]) -> Step | None:
         except (TypeError, ValueError):
             return None
     return step
+
+
+def is_from(function: Callable[..., Any] | None, module: Any) -> bool:
+    """Whether a function was defined in a module, and is not somebody else's in its place."""
+    return getattr(function, "__globals__", None) is vars(module)
 
 
 def _same(some: list[Array], others: list[Array]) -> bool:

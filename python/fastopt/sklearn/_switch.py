@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import warnings
-from importlib import import_module
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from threading import Lock
 from typing import Any
 
 from .._words import used
-from ._fit import fit_stochastic, rows_of
+from ._fit import Theirs, backprop, fit_stochastic, rows_of, update_params
 
 # The versions of scikit-learn in which the private parts that are used here are known.
 OLDEST, NEWEST = (1, 6), (1, 9)
@@ -82,14 +83,18 @@ def is_accelerated() -> bool:
 
 
 class _Switch:
-    """Counts the calls and blocks that want acceleration, and replaces two names of scikit-learn's while there are any."""
+    """Counts the calls and blocks that want acceleration, and replaces names of scikit-learn's while there are any.
+
+    The two methods whose work a fit takes over stay replaced until the last fit has ended.
+    """
 
     def __init__(self) -> None:
         self.is_on = False
         self._lock = Lock()
-        self._calls = self._blocks = 0
+        self._calls = self._blocks = self._fits = 0
         self._era = 0  # number of calls of off(): what was counted before one of them counts no more
-        self._originals: list[tuple[Any, str, Any]] = []  # owner, name, value
+        self._theirs: Theirs
+        self._names, self._methods = _Replacement(), _Replacement()
 
     def call(self) -> int:
         """Counts a call; returns the era."""
@@ -141,18 +146,63 @@ class _Switch:
                 stacklevel=6,
             )
             return
-        theirs: Any = import_module("sklearn.neural_network._multilayer_perceptron")
-        base, rows = theirs.BaseMultilayerPerceptron, theirs._safe_indexing
-        self._originals = [(base, "_fit_stochastic", base._fit_stochastic), (theirs, "_safe_indexing", rows)]
-        base._fit_stochastic = fit_stochastic(theirs)
-        theirs._safe_indexing = rows_of(rows)
+        if not self._fits:
+            self._theirs = Theirs()
+        theirs = self._theirs
+        self._put_methods()
+        loop = fit_stochastic(theirs, lambda: self.is_on, self._running)
+        self._names.put(theirs.base, "_fit_stochastic", theirs.loop, loop)
+        self._names.put(theirs.perceptron, "_safe_indexing", theirs.rows, rows_of(theirs.rows))
         self.is_on = True
 
+    def _put_methods(self) -> None:
+        theirs = self._theirs
+        if not self._methods.are_there:
+            self._methods.put(theirs.base, "_backprop", theirs.backprop, backprop(theirs))
+            self._methods.put(theirs.optimizer, "update_params", theirs.update_params, update_params(theirs))
+
     def _take_off(self) -> None:
-        for owner, name, value in self._originals:
-            setattr(owner, name, value)
-        self._originals = []
+        self._names.take_back()
         self.is_on = False
+        if not self._fits:
+            self._methods.take_back()
+
+    @contextmanager
+    def _running(self) -> Iterator[list[Callable[..., Any]]]:
+        """Counts a fit; gives what takes the place of the two methods."""
+        with self._lock:
+            self._fits += 1
+            self._put_methods()
+        try:
+            yield self._methods.values
+        finally:
+            with self._lock:
+                self._fits -= 1
+                if not self._fits + self.is_on:
+                    self._methods.take_back()
+
+
+class _Replacement:
+    """What has been put in the place of attributes; somebody else's that came there since is left alone."""
+
+    def __init__(self) -> None:
+        self._places: list[tuple[Any, str, Any]] = []  # owner, name, value before
+        self.values: list[Callable[..., Any]] = []
+
+    @property
+    def are_there(self) -> bool:
+        return bool(self.values)
+
+    def put(self, owner: Any, name: str, before: Any, value: Callable[..., Any]) -> None:
+        self._places.append((owner, name, before))
+        self.values.append(value)
+        setattr(owner, name, value)
+
+    def take_back(self) -> None:
+        for (owner, name, before), value in zip(self._places, self.values, strict=True):
+            if vars(owner)[name] is value:
+                setattr(owner, name, before)
+        self._places, self.values = [], []
 
 
 _switch = _Switch()
