@@ -284,3 +284,85 @@ def test_loading_adds_no_hyperparameter() -> None:
         for one in (opt, copy.deepcopy(opt), pickle.loads(pickle.dumps(opt))):
             assert set(one.param_groups[0]) == before, name
             assert set(one.defaults) == defaults, name
+
+
+# Memory of the state that somebody moves, as torch.multiprocessing does
+
+
+@pytest.mark.parametrize("shared", ["step", "exp_avg", "step exp_avg exp_avg_sq"])
+def test_a_state_in_shared_memory(shared: str) -> None:
+    one, two = params(1, 3), params(1, 3)
+    ours, theirs = optim.Adam(one), torch.optim.Adam(two)
+    for i in range(300):
+        step(ours, *one)
+        step(theirs, *two)
+        if i == 0:
+            for name in shared.split():
+                ours.state[one[0]][name].share_memory_()
+    torch.testing.assert_close(ours.state_dict()["state"], theirs.state_dict()["state"])
+    torch.testing.assert_close(one[0], two[0])
+    torch.testing.assert_close(pickle.loads(pickle.dumps(ours)).state_dict()["state"], theirs.state_dict()["state"])
+
+
+def test_a_state_that_went_to_another_process() -> None:
+    (param,) = every = params(1, 100)
+    opt = optim.Adam(every)
+    step(opt, param)
+    torch.multiprocessing.SimpleQueue().put(opt.state_dict())
+    for _ in range(99):
+        step(opt, param)
+    state = opt.state_dict()["state"][0]
+    assert float(state["step"]) == 100 and float(state["exp_avg"][0]) > 0.99
+
+
+# Parameters of one number, and states of torch's in other layouts
+
+
+@pytest.mark.parametrize("name", ["NAdam", "ASGD", "AdamW", "ScheduleFreeAdamW", "SGD"])
+@pytest.mark.parametrize(("before", "after"), [(torch.float32, torch.float64), (torch.float64, torch.float32)])
+def test_one_number_of_another_dtype(name: str, before: Any, after: Any) -> None:
+    def made(param: Any) -> Any:
+        return getattr(optim, name)([param], lr=0.1, **({"momentum": 0.9} if name == "SGD" else {}))
+
+    first = torch.nn.Parameter(torch.tensor(1.0, dtype=before))
+    opt = made(first)
+    step_of_one(opt, first)
+    second = torch.nn.Parameter(first.detach().to(after))
+    loaded = made(second)
+    loaded.load_state_dict(opt.state_dict())
+    opt.zero_grad()
+    first.data = first.data.to(after)
+    step_of_one(opt, first)
+    step_of_one(loaded, second)
+    assert first.dtype is after and first == second != 1
+
+
+def step_of_one(opt: Any, param: Any) -> None:
+    param.grad = torch.ones_like(param)
+    opt.step()
+    param.grad = None
+
+
+def test_a_sparse_momentum_of_torchs() -> None:
+    def grad() -> Any:
+        return torch.sparse_coo_tensor([[1, 4]], torch.ones(2, 3), (7, 3), check_invariants=True)
+
+    theirs = torch.nn.Parameter(torch.ones(7, 3))
+    own = torch.optim.SGD([theirs], lr=0.1, momentum=0.9)
+    for _ in range(2):
+        theirs.grad = grad()
+        own.step()
+    assert own.state[theirs]["momentum_buffer"].is_sparse
+    ours = torch.nn.Parameter(theirs.detach().clone())
+    opt = optim.SGD([ours], lr=0.1, momentum=0.9)
+    opt.load_state_dict(own.state_dict())
+    for _ in range(2):
+        theirs.grad, ours.grad = grad(), grad()
+        own.step()
+        opt.step()
+    torch.testing.assert_close(ours, theirs)
+
+
+def test_parameters_without_a_shape() -> None:
+    with pytest.raises(TypeError, match=r"Adam: params\[0\] has no shape yet: run one batch"):
+        optim.Adam(torch.nn.LazyLinear(3).parameters())

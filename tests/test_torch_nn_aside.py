@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import copy
+import pickle
 import subprocess
 import sys
 import warnings
+import weakref
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -13,6 +16,7 @@ import pytest
 from beside_torch import one_thread, torch  # noqa: F401  # one_thread is for all tests here
 from tools import Each
 
+import fastopt.torch
 from fastopt.torch import functional as F
 from fastopt.torch import nn
 from fastopt.torch.functional import _choice
@@ -365,3 +369,57 @@ def test_torch_is_imported_when_it_is_needed() -> None:
         "fastopt.torch.nn needs torch",
         "fastopt.torch.functional needs torch",
     ]
+
+
+def test_symbolic_traces_keep_modules() -> None:
+    plain = torch.nn.Sequential(
+        torch.nn.Conv2d(1, 2, 3), torch.nn.BatchNorm2d(2), torch.nn.ReLU(), torch.nn.MaxPool2d(2), torch.nn.Flatten(),
+        torch.nn.LayerNorm(8), torch.nn.Dropout(0.5),
+    )  # fmt: skip
+    x = torch.randn(3, 1, 6, 6)
+    for fuse in (False, True):
+        network = copy.deepcopy(plain)
+        fastopt.torch.accelerate(network, fuse=fuse)
+        traced = torch.fx.symbolic_trace(network)
+        called = [node.target for node in traced.graph.nodes if node.op == "call_module"]
+        assert called == [
+            name for name in "0123456" if not (fuse and name == "2")
+        ]  # a ReLU that passes on what it gets
+        assert torch.equal(traced.eval()(x), network.eval()(x))
+    assert repr(nn.Dropout) == "<class 'fastopt.torch.nn.Dropout'>"
+    assert type(pickle.loads(pickle.dumps(nn.Dropout()))) is nn.Dropout
+
+
+@pytest.mark.parametrize("argument", ["input", "target", "weight"])
+def test_cross_entropy_of_what_is_changed_since(argument: str) -> None:
+    """torch's own gradient needs only what it has computed; a gradient of the gradient needs the input."""
+    x = torch.randn(5, 4, requires_grad=True)
+
+    def loss_of(function: Any) -> tuple[Any, dict[str, Any]]:
+        given = {"input": x * 1, "target": torch.arange(5) % 4, "weight": torch.rand(4, generator=torch.Generator())}
+        return function(**given), given
+
+    for create_graph in (False, True):
+        loss, given = loss_of(F.cross_entropy)
+        (expected,) = torch.autograd.grad(loss_of(TF.cross_entropy)[0], x)
+        with torch.no_grad():
+            given[argument].zero_()
+        if create_graph:
+            with pytest.raises(RuntimeError, match="cross_entropy: input, target or weight was changed in place"):
+                torch.autograd.grad(loss, x, create_graph=True)
+        else:
+            torch.testing.assert_close(torch.autograd.grad(loss, x)[0], expected)
+
+
+def test_cross_entropy_lets_go_of_its_input() -> None:
+    x = torch.randn(5, 4, requires_grad=True)
+    logits = x * 1
+    gone = weakref.ref(logits)
+    loss = F.cross_entropy(logits, torch.arange(5) % 4)
+    del logits
+    loss.backward(retain_graph=True)
+    assert gone() is not None
+    loss.backward()
+    assert gone() is None
+    with pytest.raises(RuntimeError, match="a second time"):
+        loss.backward()

@@ -45,6 +45,30 @@ def test_a_script_s_error_is_shown_as_python_shows_it(as_: str, error: str, tmp_
     assert done.stderr.splitlines() == [line for line in alone.stderr.splitlines() if "frozen runpy" not in line]
 
 
+def test_a_script_has_only_its_own_future_imports(tmp_path: Path) -> None:
+    (tmp_path / "own.py").write_text("def f(x: int): ...\nprint(f.__annotations__['x']('3') + 1)\n")
+    assert run("run", "--quiet", "own.py", cwd=tmp_path).stdout == "4\n"
+
+
+@pytest.mark.parametrize("argv", [["/dev/stdin", "a"], ["-", "a"], ["/dev/stdin"], ["-"]])
+def test_a_script_from_a_pipe(argv: list[str], tmp_path: Path) -> None:
+    """It runs as Python runs it."""
+    if argv[0] != "-" and not Path(argv[0]).exists():
+        pytest.skip(f"there is no {argv[0]}")
+    (tmp_path / "there.py").write_text("")
+    script = "import sys, there\nprint(sys.argv, __name__, globals().get('__file__'))\n"
+    if argv[0] != "-":
+        script = script.replace(", there", "")  # Python looks for it beside the pipe
+
+    def output(*command: str) -> str:
+        done = subprocess.run(
+            [sys.executable, *command, *argv], input=script, cwd=tmp_path, capture_output=True, text=True, check=True
+        )
+        return done.stdout
+
+    assert output("-m", "fastopt", "run", "--quiet") == output()
+
+
 @pytest.mark.parametrize("as_", ["folder", "zip"])
 def test_a_package_is_found_from_everywhere(as_: str, tmp_path: Path) -> None:
     package = tmp_path / "package"

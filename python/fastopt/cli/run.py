@@ -17,6 +17,7 @@ import sys
 import traceback
 import zipfile
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from difflib import get_close_matches
 from pathlib import Path
 from types import ModuleType, TracebackType
@@ -54,6 +55,7 @@ what is swapped:
                            functions of torch.nn.functional, which the modules of torch.nn call
   sklearn                  MLPClassifier and MLPRegressor of scikit-learn
   memory                   large blocks of memory stay with the process, see fastopt.reuse_memory"""
+STDIN = "-"  # as a script's name
 MISSING = "a script is missing: fastopt run train.py --epochs 3"
 SCRIPT_STATUS = "A script that ends with an exit status of its own gives it to fastopt run."
 
@@ -81,7 +83,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "-m", dest="module", action="store_true", help="SCRIPT is the name of a module, as for python -m"
     )
-    parser.add_argument("script", metavar="SCRIPT", help="a Python file, or with -m a module")
+    parser.add_argument("script", metavar="SCRIPT", help="a Python file, - for standard input, or with -m a module")
     parser.add_argument("arguments", metavar="...", nargs=argparse.REMAINDER, help="the script's own arguments")
 
 
@@ -89,7 +91,7 @@ def prepared(parser: argparse.ArgumentParser, argv: Sequence[str]) -> list[str]:
     """The arguments with ``--`` behind the script, as argparse takes the first one away, which may be the script's own."""
     with_value = ("--only", "--without", "--report")
     i = 0
-    while i < len(argv) and argv[i].startswith("-"):
+    while i < len(argv) and argv[i].startswith("-") and argv[i] != STDIN:
         i += 2 if argv[i] in with_value else 1
     if i >= len(argv) and not {"-h", "--help"} & {*argv} and (not argv or argv[-1] not in with_value):
         missing = "the name of a module is missing: fastopt run -m package.train" if "-m" in argv else MISSING
@@ -125,11 +127,12 @@ def main(args: argparse.Namespace) -> int:
             print(f"fastopt run: the report must be a file, got the directory {args.report}", file=sys.stderr)
             return 2
     code = None
-    path = str(Path(args.script).absolute())  # as Python names it
-    if not args.module and Path(path).is_file() and not zipfile.is_zipfile(path):
+    from_stdin = args.script == STDIN and not args.module
+    path = "<stdin>" if from_stdin else str(Path(args.script).absolute())  # as Python names it
+    if from_stdin or _is_source(args):
         try:
-            with io.open_code(path) as file:
-                code = compile(file.read(), path, "exec")
+            with nullcontext(sys.stdin.buffer) if from_stdin else io.open_code(path) as file:
+                code = compile(file.read(), path, "exec", dont_inherit=True)
         except OSError as error:
             print(f"fastopt run: {args.script} cannot be read: {error.strerror}", file=sys.stderr)
             return 2
@@ -154,7 +157,7 @@ def main(args: argparse.Namespace) -> int:
             sys.path.insert(0, os.getcwd())
             runpy._run_module_as_main(args.script, alter_argv=True)  # type: ignore[attr-defined]
         elif code is not None:
-            sys.path.insert(0, str(Path(args.script).resolve().parent))
+            sys.path.insert(0, "" if from_stdin else str(Path(args.script).resolve().parent))
             vars(script).update(__file__=path, __builtins__=builtins, __cached__=None)
             exec(code, vars(script))
         else:  # a folder or a zip file
@@ -173,6 +176,12 @@ def main(args: argparse.Namespace) -> int:
     return 0
 
 
+def _is_source(args: argparse.Namespace) -> bool:
+    """Whether the script is a file, or a pipe, with Python's source in it, and no module, folder or zip file."""
+    path = Path(args.script)
+    return not (args.module or path.is_dir() or (path.is_file() and zipfile.is_zipfile(path)))
+
+
 def _of_script(frames: TracebackType | None) -> TracebackType | None:
     """The frames of a traceback behind those that run the script."""
     while frames is not None and frames.tb_frame.f_code.co_filename in (__file__, runpy.__file__, "<frozen runpy>"):
@@ -189,7 +198,7 @@ def _mistake(script: str, module: bool) -> str:
             return f"{script} is a file, and -m takes the name of a module: fastopt run {script}"
         return ""
     path = Path(script)
-    if not path.exists():
+    if script != STDIN and not path.exists():
         return f"there is no file {script}; {_next_step(script)}"
     if path.is_dir() and not (path / "__main__.py").exists():
         return f"{script} is a folder without a file __main__.py; give a file of it"

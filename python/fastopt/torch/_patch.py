@@ -7,7 +7,7 @@ import inspect
 import sys
 import types
 from abc import ABCMeta
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
@@ -56,7 +56,7 @@ def patch(only: Iterable[str] | None = None, without: Iterable[str] = ()) -> Non
     too, is that of :mod:`fastopt.torch.functional`.  What was imported by name before, ``from torch.optim import AdamW``, stays torch's;
     so call it first, or let ``fastopt run`` do so.  ``isinstance`` holds, states and pickles load without fastopt, classes that derive
     from torch's optimizers derive from torch's own, and an optimizer that fastopt cannot be, for parameters on another device, for
-    example, is torch's own.
+    example, is torch's own; it becomes that in the middle of a run, too, where a schedule makes its learning rate negative, for example.
 
     Args:
         only: The swaps that are wanted: ``"optim"``, ``"clip"`` (``torch.nn.utils.clip_grad_norm_`` and ``clip_grad_value_``) and the
@@ -177,7 +177,21 @@ class _Swapped(ABCMeta):
         return issubclass(subclass, cls.original)
 
 
-_METHODS = ("add_param_group", "load_state_dict", "state_dict", "step", "__getstate__", "__setstate__")
+_METHODS = ("add_param_group", "load_state_dict", "state_dict", "__getstate__", "__setstate__")
+_MAKING = "_is_being_made"  # an attribute of optimizers that a constructor has not finished
+
+
+def _become(self: Any, original: Any) -> None:
+    """Makes an optimizer of ours torch's own, with the state that it has."""
+    state = defaultdict[Any, Any](dict)
+    for param, entries in self.state.items():
+        if not entries:
+            continue
+        state[param] = {key: one.clone() if isinstance(one, torch.Tensor) else one for key, one in entries.items()}
+    self.__class__ = original
+    vars(self)["state"] = state
+    self._patch_step_function()  # as its constructor does
+    counts.left[original.__name__] += 1
 
 
 def _swapped_class(ours: Any, original: Any) -> Any:
@@ -195,7 +209,9 @@ def _swapped_class(ours: Any, original: Any) -> Any:
                 group["params"] = list(group["params"])
         before = [dict(group) for group in groups]
         try:
+            vars(self)[_MAKING] = True
             ours.__init__(self, params, *args, **kwargs)
+            del vars(self)[_MAKING]
         except (ImportError, TypeError, ValueError):
             for group, entries in zip(groups, before, strict=True):
                 group.clear()
@@ -205,17 +221,46 @@ def _swapped_class(ours: Any, original: Any) -> Any:
             original.__init__(self, params, *args, **kwargs)  # raises where the arguments are wrong
             counts.left[name] += 1
 
+    # torch wraps this class's step in hooks itself, so those that are called here must have none.
+    own_step, torch_step = inspect.unwrap(ours.step), original.step
+    if getattr(torch_step, "hooked", False):
+        torch_step = torch_step.__wrapped__
+
+    @functools.wraps(own_step)
+    def step(self: Any, closure: Any = None, **options: Any) -> Any:
+        if type(self) is not swapped:
+            return original.step(self, closure, **options)
+        counts.steps[name] += 1
+        if options:  # they are fastopt's
+            return own_step(self, closure, **options)
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        try:
+            own_step(self)
+        except (TypeError, ValueError):  # nothing has been changed
+            _become(self, original)
+            counts.steps[name] -= 1
+            torch_step(self)
+        return loss
+
     def method_of(key: str) -> Callable[..., Any]:
-        # torch wraps this class's step in hooks itself, so the one that is called here must have none.
-        own, theirs = inspect.unwrap(getattr(ours, key)), getattr(original, key)
+        own, theirs = getattr(ours, key), getattr(original, key)
 
         @functools.wraps(own)
         def method(self: Any, *args: Any, **kwargs: Any) -> Any:
             if type(self) is not swapped:
                 return theirs(self, *args, **kwargs)
-            if key == "step":
-                counts.steps[name] += 1
-            return own(self, *args, **kwargs)
+            if _MAKING in vars(self):
+                return own(self, *args, **kwargs)
+            try:
+                return own(self, *args, **kwargs)
+            except (TypeError, ValueError):
+                if key not in ("add_param_group", "load_state_dict"):
+                    raise
+                _become(self, original)
+                return theirs(self, *args, **kwargs)
 
         del method.__wrapped__
         return method
@@ -224,9 +269,16 @@ def _swapped_class(ours: Any, original: Any) -> Any:
         # A pickle names torch's class, which is this one or, after unpatch(), torch's own.
         return object.__new__, (getattr(sys.modules[original.__module__], name),), self.__getstate__()
 
+    def share_memory(self: Any) -> None:  # Adagrad's: processes update one state, which ours cannot
+        if type(self) is swapped:
+            _become(self, original)
+        original.share_memory(self)
+
     names = {
         "__init__": __init__,
+        "step": step,
         **{key: method_of(key) for key in _METHODS},
+        **({"share_memory": share_memory} if hasattr(original, "share_memory") else {}),
         "__reduce_ex__": __reduce_ex__,
         "__module__": original.__module__,
         "__qualname__": original.__qualname__,

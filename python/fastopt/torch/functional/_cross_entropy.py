@@ -43,20 +43,32 @@ class _CrossEntropy(torch.autograd.Function):
         ctx.options = options
         # Hooks may keep what they pack, or hand out the same memory again.
         ctx.hooked = torch._C._autograd._top_saved_tensors_default_hooks(True) is not None
-        ctx.save_for_backward(x, target, weight, dx)
+        # The inputs may change, as torch's own backward does not need them either.
+        ctx.inputs = x, target, weight
+        ctx.versions = [one._version for one in ctx.inputs if one is not None]
+        ctx.save_for_backward(dx)
         return loss
 
     @staticmethod
     def backward(ctx: Any, dy: Any) -> Any:
-        x, target, weight, dx = ctx.saved_tensors
+        (dx,), inputs = ctx.saved_tensors, ctx.inputs
+        keeps_graph = torch._C._autograd._get_current_graph_task_keep_graph()
+        if not keeps_graph:
+            ctx.inputs = None
+        x, target, weight = inputs
         if torch.is_grad_enabled() or not is_readable(dy):
+            if ctx.versions != [one._version for one in inputs if one is not None]:
+                raise RuntimeError(
+                    "cross_entropy: input, target or weight was changed in place after forward, and a gradient of the gradient, or "
+                    "one of a batch of gradients, needs them: change a clone"
+                )
 
             def own(x: Any) -> Any:
                 return torch_cross_entropy(x, target, weight, **ctx.options._asdict())
 
             return *gradients(own, (x,), (True,), dy), None, None, None
         # Without retain_graph and hooks nobody needs the saved gradient again: it becomes the result.
-        kept = ctx.hooked or torch._C._autograd._get_current_graph_task_keep_graph()
+        kept = ctx.hooked or keeps_graph
         if ctx.options.reduction != "none":
             if dy.item() == 1:
                 return dx.clone() if kept else dx, None, None, None

@@ -6,10 +6,41 @@ from typing import Any, ClassVar
 
 from ..._words import speak
 
-__all__ = ["Replacement", "made_from"]
+__all__ = ["Kind", "Replacement", "made_from"]
 
 
-class Replacement:
+_HERE = __name__.rpartition(".")[0]
+
+
+class Kind(type):
+    """The type of the modules: they are defined here, but their objects say ``torch.nn``.
+
+    ``torch.fx`` asks an object's ``__module__`` whether to keep a module whole, as ``eval()`` of what it traces needs; all others
+    (pickles, documentation) ask the class.
+    """
+
+    _module: str
+
+    def __new__(cls, name: str, bases: tuple[type, ...], names: dict[str, Any], **keywords: Any) -> Any:
+        module = names["__module__"]
+        is_ours = module.startswith(_HERE)
+        made = super().__new__(cls, name, bases, {**names, "__module__": "torch.nn"} if is_ours else names, **keywords)
+        made._module = module
+        return made
+
+    @property
+    def __module__(cls) -> str:
+        return cls._module
+
+    @__module__.setter
+    def __module__(cls, name: str) -> None:
+        cls._module = name
+
+    def __repr__(cls) -> str:
+        return f"<class '{cls.__module__}.{cls.__qualname__}'>"
+
+
+class Replacement(metaclass=Kind):
     """A subclass of a class of torch's that computes the same in another way.
 
     It has no attributes of its own, so an instance of either class becomes one of the other by taking over what it has.

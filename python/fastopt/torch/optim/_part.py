@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch.autograd.graph import increment_version
+from torch.nn.parameter import is_lazy
 
 from ... import SparseRows, optim
 from ..._core import kernels
@@ -37,6 +38,10 @@ def expect_usable(name: str, label: str, param: torch.Tensor) -> None:
         if name in OF_WHOLE:
             raise TypeError(f"{name}: {label} is distributed, and {name} looks at all of a parameter at once")
         param = memory_of(param)
+    if is_lazy(param):
+        raise TypeError(
+            f"{name}: {label} has no shape yet: run one batch through the model before the optimizer is made, or use torch.optim"
+        )
     if not _is_plain(param):
         raise TypeError(
             f"{name}: {label} is a {type(param).__name__}, and fastopt needs its memory; use torch.optim for it"
@@ -148,8 +153,11 @@ class Part:
         with torch.inference_mode(False):  # so that it tells whether it was changed
             self._steps = torch.zeros(len(self.params), dtype=torch.float64 if wide else torch.float32, device="cpu")
         self._of_steps: Array = self._steps.numpy()
-        self._version = self._steps._version
+        self._version, self._where = self._steps._version, self._steps.data_ptr()
         self._unseen: list[int] = []
+        self._shown: dict[
+            int, list[tuple[torch.Tensor, int]]
+        ] = {}  # the memory of the state's tensors, and where it began
         self._show_all()
 
     def step(self, options: Mapping[str, Any]) -> optim.StepInfo | None:
@@ -162,7 +170,7 @@ class Part:
                 "torch.nn.utils.clip_grad_norm_, and step without options"
             )
         found = self._tensors.gradients(self.watched)
-        if found is None or self._steps._version != self._version:
+        if found is None or not self._has_own_counts():
             return None
         arrays, stepped, others = found
         try:
@@ -207,7 +215,7 @@ class Part:
         for i, param in enumerate(self.params):
             note = notes.get(param, NO_NOTE) if param in self._state else NO_NOTE
             entries = self._state.get(param, {})
-            one = {key: self._array_of(i, value) for key, value in entries.items() if value is not None}
+            one = {key: self._array_of(i, key, value) for key, value in entries.items() if value is not None}
             if note.step is not None:
                 one.setdefault("step", note.step)
             if one:
@@ -238,17 +246,21 @@ class Part:
 
         return re.sub(r"\b(?P<list>params|grads)\[(?P<i>\d+)\](?P<part>\.\w+(\[\d+\])?)?", named, str(error))
 
-    def _array_of(self, i: int, value: Any) -> Any:
+    def _array_of(self, i: int, key: str, value: Any) -> Any:
         """An entry of a state as an array, with its axes as those of the parameter's array."""
         if not isinstance(value, torch.Tensor):
             return value
         value = memory_of(value)
+        if value.layout is torch.sparse_coo:  # the momentum of torch's SGD, where gradients are sparse
+            value = value.to_dense()
         if value.device.type != "cpu" or value.layout is not torch.strided:
             raise TypeError(
                 f"{self.name}: the state of {self._labels[i]} must be dense and on the CPU, got {value.layout} on {value.device}"
             )
         computed = torch.float64 if self.params[i].dtype is torch.float64 else torch.float32
-        if value.ndim and value.dtype in (torch.float32, torch.float64) and value.dtype is not computed:
+        own = self.optimizer.state[i].get(key)  # of one number for a parameter, such as a count, the dtype is another
+        of_elements = value.ndim > 0 or (own is not None and tensor_of(own).dtype is computed)
+        if of_elements and value.dtype in (torch.float32, torch.float64) and value.dtype is not computed:
             value = value.to(computed)  # the model has another dtype now
         array = array_of(value)
         return array.transpose(self._orders[i]) if value.shape == self._memories[i].shape else array
@@ -256,7 +268,7 @@ class Part:
     def extra(self) -> tuple[dict[str, Any], dict[torch.Tensor, Note]]:
         """What the state has beside the parameters' entries: for the optimizer, and for each parameter."""
         found: dict[str, Any] = self.optimizer.state_dict()["fastopt"]
-        if self.optimizer._plan is not self._plan:
+        if self.optimizer._plan is not self._plan or (self._has_own_counts() and not self._is_shown()):
             self._show_all()
         fresh = found.pop("fresh", {})
         notes = {}
@@ -280,7 +292,7 @@ class Part:
             return False
         found = self._tensors.gradients(self.watched)
         self._tensors.release()
-        return found is not None and self._steps._version == self._version
+        return found is not None and self._has_own_counts()
 
     def expect_returnable(self) -> None:
         """Raises ValueError if a parameter that holds its average cannot take its weights back."""
@@ -325,9 +337,13 @@ class Part:
 
     def settle_if_possible(self) -> None:
         """Follows the hyperparameters, unless they are refused, which the next step says, or the counts are changed from outside."""
-        if self._steps._version == self._version:
+        if self._has_own_counts():
             with suppress(TypeError, ValueError):
                 self.settle()
+
+    def _has_own_counts(self) -> bool:
+        """Whether the counts are as they were left here: nobody has written them or moved their memory, as ``share_memory_`` does."""
+        return bool(self._steps._version == self._version and self._steps.data_ptr() == self._where)
 
     def _show_all(self) -> None:
         """Shows the state in torch's optimizer, anew after a change of hyperparameters has given it other arrays."""
@@ -338,6 +354,8 @@ class Part:
             one["step"] = self._counts[i, ...]
         self.optimizer.state_dict()  # follows the change
         self._plan = self.optimizer._plan
+        if self._steps.data_ptr() != self._where:
+            self._of_steps, self._where = self._steps.numpy(), self._steps.data_ptr()
         self._of_steps[...] = self._counts
         self._unseen = []
         for i in range(len(self.params)):
@@ -346,9 +364,13 @@ class Part:
             else:
                 self._unseen.append(i)
 
+    def _is_shown(self) -> bool:
+        """Whether the tensors of the state are in the memory where they were shown: ``share_memory_`` gives them a copy of it."""
+        return all(memory.data_ptr() == at for memories in self._shown.values() for memory, at in memories)
+
     def _show(self, i: int) -> None:
         """Shows the state of a parameter in torch's optimizer."""
-        param, entries = self.params[i], {}
+        param, entries, shown = self.params[i], {}, list[tuple[torch.Tensor, int]]()
         for key, array in self.optimizer.state[i].items():
             if key == "step":
                 if not self._hides_step[i]:
@@ -360,6 +382,9 @@ class Part:
             else:
                 tensor = tensor_of(array)
             entries[key] = tensor
+            memory = memory_of(tensor)
+            shown.append((memory, memory.data_ptr()))
+        self._shown[i] = shown
         self._state.put(param, entries)
 
     def _other(self, i: int, grad: Any) -> Any:
