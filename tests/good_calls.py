@@ -347,7 +347,7 @@ def clip(name: str) -> Invocation:
     arguments: dict[str, Any] = {"grads": arrays(), limit: 0.5}
     bad: dict[str, Sequence[Any]] = {
         limit: (NAN, -INF, -1.0, -(10**400), *NO_NUMBER),
-        "grads": (None, 3, "ab", {}, [3]),
+        "grads": (None, 3, "ab", {"a": 3}, [3]),
     }
     if name == "clip_grad_norm":
         arguments["error_if_nonfinite"], bad["error_if_nonfinite"] = False, NO_FLAG

@@ -196,7 +196,7 @@ def test_errors_name_the_gradient(function: str) -> None:
     for bad, error, text in cases:
         with pytest.raises(error, match=rf"^{function}: {text}"):
             getattr(F, function)([good, bad], 0.1)
-    with pytest.raises(TypeError, match=rf"^{function}: grads must be a list of arrays, got ndarray"):
+    with pytest.raises(TypeError, match=rf"^{function}: grads must be a list or dict of arrays, got ndarray"):
         getattr(F, function)(good, 0.1)
     assert (good == 1).all()
 

@@ -369,7 +369,7 @@ MISTAKES: list[tuple[Callable[[], Any], type[Exception], str]] = [
     (lambda: F.exp(X, out=READ_ONLY), TypeError, r"exp: out is read-only"),
     (lambda: F.exp(X, out=X[:, ::-1]), TypeError, r"exp: out must be C-contiguous"),
     (lambda: F.exp(X[:2], out=X[1:3]), ValueError, r"exp: out would be written, but overlaps x"),
-    (lambda: F.activate(X, "gleu"), ValueError, r"activate: activation must be 'relu', .* or 'sigmoid', got 'gleu'"),  # type: ignore[arg-type]
+    (lambda: F.activate(X, "gleu"), ValueError, r"activate: activation must be 'relu', .* 'sigmoid' or None, got 'gleu'"),  # type: ignore[arg-type]
     (lambda: F.activate(X, 1), TypeError, r"activate: activation must be .*, got 1"),  # type: ignore[arg-type]
     (lambda: F.activate(X, "relu", np.ones(5, np.float32)), ValueError, r"activate: bias has shape \(5,\), expected \(6,\)"),
     (lambda: F.activate(X, "relu", np.ones(6)), TypeError, r"activate: bias has dtype float64, expected float32"),
@@ -391,7 +391,7 @@ MISTAKES: list[tuple[Callable[[], Any], type[Exception], str]] = [
     ),
     (lambda: F.softmax(X, 2), ValueError, r"softmax: dim must name an axis of x, which has 2, got 2"),
     (lambda: F.softmax(X.T, causal=True), ValueError, r"softmax: x has shape \(6, 4\), expected \(…, queries, keys\)"),
-    (lambda: F.softmax(X, scale=np.nan), ValueError, r"softmax: scale must be finite, got nan"),
+    (lambda: F.softmax(X, scale=np.nan), ValueError, r"softmax: scale must be finite in float32, got nan"),
     (lambda: F.softmax(X, 0, out=np.empty_like(X)), TypeError, r"softmax: out must be C-contiguous with the axis dim moved to the end"),
     (lambda: F.cross_entropy(X, np.array([0, 1, 2, 6])), ValueError, r"cross_entropy: target must be in \[0, 6\) .*, got 6 at 3"),
     (lambda: F.cross_entropy(X, np.array([0, 1, 2])), ValueError, r"cross_entropy: target has shape \(3,\), expected \(4,\)"),
@@ -404,7 +404,7 @@ MISTAKES: list[tuple[Callable[[], Any], type[Exception], str]] = [
     (lambda: F.cross_entropy(X.copy(), X, out=X), ValueError, r"cross_entropy: out would be written, but overlaps target"),
     (lambda: F.mse_loss(X, X[:3]), ValueError, r"mse_loss: target has shape \(3, 6\), expected \(4, 6\)"),
     (lambda: F.mse_loss(X, X, weight=np.ones(5, np.float32)), ValueError, r"mse_loss: weight has shape \(5,\), expected one that broadcasts to \(4, 6\)"),
-    (lambda: F.huber_loss(X, X, delta=0), ValueError, r"huber_loss: delta must be finite and > 0, got 0"),
+    (lambda: F.huber_loss(X, X, delta=0), ValueError, r"huber_loss: delta must be finite and > 0 in float32, got 0"),
     (lambda: nn.Linear(2, 3, activation="typo"), ValueError, r"Linear: activation must be"),  # type: ignore[arg-type]
     (lambda: nn.Linear(6, 3)(np.ones((2, 6))), TypeError, r"Linear: x has dtype float64, expected float32: pass x.astype"),
     (lambda: nn.Sequential(3), TypeError, r"Sequential: layers\[0\] must be a layer, got int"),

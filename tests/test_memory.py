@@ -326,6 +326,44 @@ def test_one_reuse_begins_while_another_one_ends() -> None:
     assert calls
 
 
+def test_uses_end_in_any_order() -> None:
+    first, second = fo.reuse_memory(), fo.reuse_memory()
+    first.undo()
+    assert second.arrays and is_served()
+    third = fo.reuse_memory()
+    second.undo()
+    assert is_served()
+    third.undo()
+    assert not is_served()
+
+
+def test_a_use_ends_in_its_thread() -> None:
+    reuse, errors = fo.reuse_memory(), list[BaseException]()
+
+    def undo() -> None:
+        try:
+            reuse.undo()
+        except RuntimeError as error:
+            errors.append(error)
+
+    thread = threading.Thread(target=undo)
+    thread.start()
+    thread.join()
+    assert "another thread or task" in str(errors)
+    assert is_served() and fo.show_config()["memory"]["malloc"] == reuse.malloc
+    reuse.undo()
+    assert not is_served()
+    other = fo.reuse_memory(arrays=False)
+    thread = threading.Thread(target=other.undo)  # malloc is the whole process's
+    thread.start()
+    thread.join()
+    assert not fo.show_config()["memory"]["malloc"]
+
+
+def is_served() -> bool:
+    return bool(fo.show_config()["memory"]["arrays"])
+
+
 def test_a_cache_that_is_off_serves_no_arrays() -> None:
     fo.set_cache_limit(0)
     with fo.reuse_memory() as reuse:

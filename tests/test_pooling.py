@@ -209,6 +209,39 @@ def test_a_divisor_is_not_0() -> None:
         F.avg_pool2d(X, 2, count_include_pad=None)  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize("axis", [1, 3])
+@pytest.mark.parametrize("size", [(1, 4), (2, 1), (1, 1)])
+def test_images_smaller_than_a_window(size: tuple[int, int], axis: int, rng: Generator) -> None:
+    """With ceil_mode the last window may reach beyond the image, and it may be the first one, too."""
+    shape = (2, 3, *size) if axis == 1 else (2, *size, 3)
+    x = rng.standard_normal(shape)
+    for kernel, stride in ((2, 2), (3, 2), (3, 5), (4, 3)):
+        options: dict[str, Any] = dict(stride=stride, ceil_mode=True, channel_axis=axis)
+        for name in ("max_pool2d", "avg_pool2d"):
+
+            def outcome(module: Any, name: str = name, kernel: int = kernel, options: dict[str, Any] = options) -> Any:
+                try:
+                    return getattr(module, name)(x, kernel, **options)
+                except ValueError:
+                    return None
+
+            room = [n - kernel + stride - 1 for n in size]
+            y = outcome(F)
+            assert (y is None) == (min(room) < 0)
+            if y is None:
+                continue
+            assert differing(y, outcome(reference)) == 0
+            dy = rng.standard_normal(y.shape)
+            if name == "avg_pool2d":
+                arguments: tuple[Any, ...] = dy, x.shape, kernel
+            else:
+                arguments = dy, F.max_pool2d(x, kernel, return_indices=True, **options)[1], x.shape, kernel
+            back = f"{name}_backward"
+            assert (
+                differing(getattr(F, back)(*arguments, **options), getattr(reference, back)(*arguments, **options)) == 0
+            )
+
+
 # Layers
 
 

@@ -24,6 +24,7 @@ from tables import CLASSES, MOMENTS, OPTIMIZERS, SCHEDULE_FREE, Array, Options, 
 from tools import Each, bits, everything
 
 import fastopt as fo
+from fastopt import _files
 
 classes = pytest.mark.parametrize("name", CLASSES)
 AROUND: Options = {"noise": 0.1, "seed": 5, "ema_decay": 0.9, "l2_init": 0.01}
@@ -837,6 +838,51 @@ def test_what_cannot_be_saved(path: Path) -> None:
     with pytest.raises(ValueError, match=r"^save: optimizer: AdamW: the parameters are swapped for their averages"):
         fo.save(path, **run.parts)
     assert not path.exists()
+
+
+def nested_in_itself() -> list[Any]:
+    value: list[Any] = []
+    value.append(value)
+    return value
+
+
+@pytest.mark.parametrize(
+    ("extra", "text"),
+    [
+        ({"n": 10**5000}, r"extra\['n'\] must be an integer of at most 14000 bits"),
+        ({"x": np.ma.masked_array([1.0], [True])}, r"extra\['x'\] is a masked array, whose mask would be lost"),
+        ([np.timedelta64(5, "ns")], r"extra\[0\] must be a number, string, .* got timedelta64"),
+        (nested_in_itself(), r"extra is nested more than 100 deep, or holds itself"),
+        ({"\ud800": 1}, r"a key of extra must be text that UTF-8 can hold, got '\\ud800'"),
+        (["\ud800"], r"extra\[0\] must be text that UTF-8 can hold"),
+    ],
+    ids=range(6),
+)
+def test_values_that_a_file_cannot_hold(extra: Any, text: str, path: Path) -> None:
+    with pytest.raises((TypeError, ValueError), match=f"^save: {text}"):
+        fo.save(path, extra=extra)
+    with pytest.raises(ValueError, match=r"^save: a name of an array must be text that UTF-8 can hold"):
+        fo.save(path, params={"\ud800": np.zeros(2)})
+    assert not path.exists()
+    deep: Any = [1.5]
+    for _ in range(90):
+        deep = [deep]
+    fo.save(path, extra={"deep": deep, "n": 10**4000})
+    assert fo.load(path) == {"deep": deep, "n": 10**4000}
+
+
+def test_metadata_of_no_run(path: Path) -> None:
+    """A file with the right checksum that fastopt did not write."""
+    run = Whole(1)
+    fo.save(path, **run.parts)
+    arrays, metadata = _files.load(path)
+    before = run.all()
+    for part in ("params", "layers", "optimizer", "schedule", "rng"):
+        for wrong in (1, [1], {}, {"": 1}, *([] if part == "params" else [{key: {} for key in metadata[part]}])):
+            _files.save(path, arrays, {**metadata, part: wrong})
+            with pytest.raises((TypeError, ValueError), match=r"^load: "):
+                fo.load(path, **run.parts)
+            assert run.all() == before
 
 
 def test_accumulated_gradients_are_dropped_by_a_load(path: Path) -> None:

@@ -250,8 +250,8 @@ def test_it_is_immutable_and_can_be_copied() -> None:
     [
         ([0], np.ones((1, 2)), TypeError, "indices must be a numpy array, got list"),
         (np.array([0]), [[1.0]], TypeError, "values must be a numpy array, got list"),
-        (np.array([0.0]), np.ones((1, 2)), TypeError, "indices has dtype <f8, expected integers"),
-        (np.array([True]), np.ones((1, 2)), TypeError, "indices has dtype |b1, expected integers"),
+        (np.array([0.0]), np.ones((1, 2)), TypeError, "indices has dtype float64, expected integers"),
+        (np.array([True]), np.ones((1, 2)), TypeError, "indices has dtype bool, expected integers"),
         (np.array([0], ">i4"), np.ones((1, 2)), TypeError, "machine's own byte order"),
         (np.array([0]), np.ones((1, 2), int), TypeError, "values has dtype int64, expected float32"),
         (np.array([[0]]), np.ones((1, 2)), ValueError, "expected one axis; give indices.ravel()"),

@@ -46,6 +46,14 @@ std::optional<Dtype> dtype_of_number(int number, Accepted accepted) {
   return {};
 }
 
+/// How to get an array of what is none.
+std::string way_out_of(py::handle object) {
+  if (!py::hasattr(object, "numpy")) return "";
+  if (!py::getattr(object, "requires_grad", py::none()).is(py::bool_(true)))
+    return ": give its .numpy(), which shares its memory";
+  return ": give its .detach().numpy(), which shares its memory; for a model of torch there is fastopt.torch";
+}
+
 }  // namespace
 
 bool is_masked(py::handle object) {
@@ -69,8 +77,7 @@ std::size_t itemsize_of(Dtype dtype) {
 Array::Array(py::handle object, const Name& name, Accepted accepted, Alignment alignment)
     : proxy_(py::detail::array_proxy(object.ptr())) {
   if (!py::detail::npy_api::get().PyArray_Check_(object.ptr()))
-    throw py::type_error(name.text() + " must be a numpy array, got " + text_of_type(object) +
-                         (py::hasattr(object, "numpy") ? ": give its .numpy(), which shares its memory" : ""));
+    throw py::type_error(name.text() + " must be a numpy array, got " + text_of_type(object) + way_out_of(object));
   if (Py_TYPE(object.ptr()) != py::detail::npy_api::get().PyArray_Type_ && is_masked(object))
     throw py::type_error(name.text() + " is a masked array, whose mask would be ignored: pass " +
                          std::string(name.argument) + std::string(name.item) + ".filled(...)");
@@ -89,6 +96,16 @@ Array::Array(py::handle object, const Name& name, Accepted accepted, Alignment a
     throw py::type_error(name.text() +
                          " is not aligned: its elements do not lie at multiples of their size; give "
                          "numpy.require(array, requirements='CA')");
+}
+
+void expect_no_integers(py::handle object, const Name& name, const char* expected) {
+  if (!py::detail::npy_api::get().PyArray_Check_(object.ptr())) return;
+  const auto* array = py::detail::array_proxy(object.ptr());
+  const int number = py::detail::array_descriptor_proxy(array->descr)->type_num;
+  if (number >= 0 && number <= py::detail::npy_api::NPY_ULONGLONG_)
+    throw py::type_error(name.text() + " has dtype " + std::string(py::str(object.attr("dtype"))) + ", expected " +
+                         expected + ": pass " + std::string(name.argument) + std::string(name.item) +
+                         ".astype(np.float32)");
 }
 
 std::size_t Array::size() const {

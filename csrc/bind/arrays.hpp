@@ -70,6 +70,8 @@ class Array {
   Dtype dtype_;
 };
 
+/// Raises TypeError, with the way out, if `object` is an array of integers or bools.
+void expect_no_integers(py::handle object, const Name& name, const char* expected);
 /// Raises TypeError if the dtype is another one.
 void expect_dtype(const Array& array, Dtype dtype, const Name& name);
 /// Raises ValueError if the shape is another one.

@@ -135,6 +135,7 @@ Array Call::read(const char* argument) {
 }
 
 Array Call::aligned(const char* argument) {
+  expect_no_integers((*this)[argument], name(argument), "float32, float64, float16 or bfloat16");
   const Array array((*this)[argument], name(argument), Accepted::floats, Alignment::any);
   if (array.aligned()) {
     spans_.add(array, argument, false);

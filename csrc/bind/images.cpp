@@ -83,8 +83,8 @@ class PoolArguments {
     x_shape = given ? *given : x.shape();
     const auto windows = [&](std::size_t i) {
       Windows axis{x_shape[static_cast<std::size_t>(axes_[i + 2])], 0, size[i], stride[i], padding[i], dilation[i]};
-      const std::ptrdiff_t room = axis.in + 2 * axis.padding - axis.reach();
-      axis.out = room < 0 ? 0 : (room + (ceil_mode ? axis.stride - 1 : 0)) / axis.stride + 1;
+      const std::ptrdiff_t room = axis.in + 2 * axis.padding - axis.reach() + (ceil_mode ? axis.stride - 1 : 0);
+      axis.out = room < 0 ? 0 : room / axis.stride + 1;
       if (ceil_mode && axis.out > 0 && (axis.out - 1) * axis.stride >= axis.in + axis.padding) --axis.out;
       for (std::ptrdiff_t o = 0; o < axis.out; ++o)
         if (const auto [begin, end] = axis.elements(o); begin == end) axis.out = 0;

@@ -26,6 +26,7 @@ constexpr double kMost = std::numeric_limits<double>::max();
 
 /// An array that is only read, of float32 or float64.
 Array computed(Call& call, const char* argument) {
+  expect_no_integers(call[argument], call.name(argument), "float32 or float64");
   const Array array = call.read(argument);
   if (is_half(array.dtype()))
     throw py::type_error(call.text(argument) + " has dtype " + name_of(array.dtype()) +
@@ -35,14 +36,17 @@ Array computed(Call& call, const char* argument) {
 
 /// A named choice.
 template <class Choice>
-Choice choice(const Call& call, const char* argument, std::initializer_list<std::pair<const char*, Choice>> choices) {
+Choice choice(const Call& call, const char* argument, std::initializer_list<std::pair<const char*, Choice>> choices,
+              bool or_none = false) {
   const py::handle object = call[argument];
   std::string names;
   for (const auto& [name, value] : choices) {
     if (py::isinstance<py::str>(object) && object.equal(py::str(name))) return value;
-    names += (names.empty() ? "'" : name == (choices.end() - 1)->first ? " or '" : ", '") + std::string(name) + "'";
+    const bool last = name == (choices.end() - 1)->first && !or_none;
+    names += (names.empty() ? "'" : last ? " or '" : ", '") + std::string(name) + "'";
   }
-  const std::string text = call.text(argument) + " must be " + names + ", got " + std::string(py::repr(object));
+  const std::string text = call.text(argument) + " must be " + names + (or_none ? " or None" : "") + ", got " +
+                           std::string(py::repr(object));
   if (!py::isinstance<py::str>(object)) throw py::type_error(text);
   throw py::value_error(text);
 }
@@ -123,7 +127,8 @@ Activation activation_of(const Call& call) {
                              {"gelu_tanh", gelu_tanh},
                              {"silu", silu},
                              {"tanh", Activation::tanh},
-                             {"sigmoid", sigmoid}});
+                             {"sigmoid", sigmoid}},
+                            true);
 }
 
 /// x, activation, bias -> y, saved.
@@ -182,8 +187,10 @@ py::object differentiate(Call& call) {
 // ---- Softmax --------------------------------------------------------------------------------------------------------
 
 /// The options but for the queries of a causal one, whose number depends on the shape.
-SoftmaxOptions softmax_options(const Call& call, bool log) {
-  return {call.number("scale", -kMost, kMost, "finite"), 0, log};
+SoftmaxOptions softmax_options(const Call& call, bool log, Dtype dtype) {
+  const bool single = dtype == Dtype::float32;
+  const double most = single ? std::numeric_limits<float>::max() : kMost;
+  return {call.number("scale", -most, most, single ? "finite in float32" : "finite"), 0, log};
 }
 
 /// How many queries there are, for a causal softmax.
@@ -199,8 +206,8 @@ std::size_t queries_of(const Call& call, const Along& along, const Shape& shape,
 /// x, dim, scale, causal -> y.
 template <bool log> py::object softmax_forward(Call& call) {
   const std::ptrdiff_t dim = call.integer("dim");
-  SoftmaxOptions options = softmax_options(call, log);
   const Array array = computed(call, "x");
+  SoftmaxOptions options = softmax_options(call, log, array.dtype());
   const Along along(call, array, "x", dim);
   const Input x = along.rows(array);
   options.queries = queries_of(call, along, x.shape, "x");
@@ -220,8 +227,8 @@ template <bool log> py::object softmax_forward(Call& call) {
 /// dy, y, dim, scale, causal -> dx.
 template <bool log> py::object softmax_backward(Call& call) {
   const std::ptrdiff_t dim = call.integer("dim");
-  SoftmaxOptions options = softmax_options(call, log);
   const Array array = computed(call, "dy");
+  SoftmaxOptions options = softmax_options(call, log, array.dtype());
   const Along along(call, array, "dy", dim);
   const Input dy = along.rows(array), y = along.rows(call.read("y", dy.dtype, dy.shape));
   options.queries = queries_of(call, along, dy.shape, "dy");
@@ -266,12 +273,23 @@ struct Labels {
   }
 };
 
+/// A number as kernels read it: subnormal ones count as 0.
+template <class T> double normal(T x) { return std::abs(x) < std::numeric_limits<T>::min() ? 0 : x; }
+
 /// dx, if the gradient is wanted.
 template <class Make> py::object gradient_of(Call& call, const Make& make) {
   call.results(1);
   if (call.flag("grad")) return make();
   if (!call["out"].is_none()) throw py::value_error(call.text("out") + " is given, but grad is False");
   return py::none();
+}
+
+/// Raises ValueError if dx shares memory with an argument but x itself.
+void expect_only_x(Call& call, const py::object& dx) {
+  for (const char* const other : {"target", "weight", "pos_weight"})
+    if (!dx.is_none() && call.has(other) && dx.is(call[other]))
+      throw py::value_error(call.text("out") + " would be written, but overlaps " + other);
+  call.expect_disjoint(true);
 }
 
 /// x, target, weight, ignore_index, reduction, label_smoothing, dim, grad -> loss, dx.
@@ -295,10 +313,7 @@ py::object cross_entropy(Call& call) {
   const auto weight = call.optional("weight", x.dtype, {classes});
   const std::size_t count = x.rows.count();
   const py::object dx = gradient_of(call, [&] { return along.result(call, 0, x.dtype, x.shape); });
-  for (const char* const other : {"target", "weight"})  // which are read again after dx has been written
-    if (!dx.is_none() && dx.is(call[other]))
-      throw py::value_error(call.text("out") + " would be written, but overlaps " + other);
-  call.expect_disjoint(true);
+  expect_only_x(call, dx);
   const py::object losses = fresh(Dtype::float64, along.without(x.shape));
   return with_computed(x.dtype, [&](auto number) -> py::object {
     using T = decltype(number);
@@ -308,8 +323,7 @@ py::object cross_entropy(Call& call) {
       arrays.labels = labels->labels.data();
       divisor = 0;
       for (std::size_t i = 0; i < count; ++i)
-        if (arrays.labels[i] != ignored)
-          divisor += weight ? static_cast<double>(weight->data<T>()[arrays.labels[i]]) : 1;
+        if (arrays.labels[i] != ignored) divisor += weight ? normal(weight->data<T>()[arrays.labels[i]]) : 1;
     } else {
       arrays.targets = distributions->at<T>();
       arrays.target_rows = distributions->rows;
@@ -325,6 +339,9 @@ py::object cross_entropy(Call& call) {
     if (classes != 0) {
       const WithoutGil release;
       total = call.run<&LossKernels<T>::cross_entropy>(arrays);
+    } else {
+      std::fill_n(arrays.losses, count, 0.0);
+      if (reduction == Reduction::mean) divisor = 0;
     }
     if (reduction == Reduction::none) return py::make_tuple(losses, dx);
     return py::make_tuple(total / divisor, dx);
@@ -333,17 +350,21 @@ py::object cross_entropy(Call& call) {
 
 /// x, target, weight [, pos_weight] [, delta], reduction, grad -> loss, dx.
 template <Loss loss> py::object element_loss(Call& call) {
-  const double delta =
-      call.has("delta") ? call.number("delta", std::numeric_limits<double>::min(), kMost, "finite and > 0") : 1;
   const Reduction reduction = reduction_of(call);
-  const Input x = one_row(computed(call, "x")), target = one_row(call.read("target", x.dtype, x.shape));
+  const Input x = one_row(computed(call, "x"));
+  const bool single = x.dtype == Dtype::float32;
+  const double least = single ? std::numeric_limits<float>::min() : std::numeric_limits<double>::min();
+  const double delta = call.has("delta")
+                           ? call.number("delta", least, kMost, single ? "finite and > 0 in float32" : "finite and > 0")
+                           : 1;
+  const Input target = one_row(call.read("target", x.dtype, x.shape));
   const auto optional = [&](const char* argument) -> std::optional<Input> {
     if (!call.has(argument) || call[argument].is_none()) return std::nullopt;
     return one_row(call.read(argument, x.dtype, x.shape));
   };
   const auto weight = optional("weight"), positive = optional("pos_weight");
   const py::object dx = gradient_of(call, [&] { return call.contiguous_result(0, x.dtype, x.shape); });
-  call.expect_disjoint(true);
+  expect_only_x(call, dx);
   const py::object values = reduction == Reduction::none ? fresh(x.dtype, x.shape) : py::none();
   return with_computed(x.dtype, [&](auto number) -> py::object {
     using T = decltype(number);

@@ -110,6 +110,10 @@ def type_of(value: object) -> str:
 def not_an_array(value: object) -> str:
     """The end of an error about an argument that is no array: its type, and how to get an array from a tensor."""
     if callable(getattr(value, "numpy", None)):
+        if getattr(value, "requires_grad", False) is True:
+            return type_of(value) + (
+                ": give its .detach().numpy(), which shares its memory; for a model of torch there is fastopt.torch"
+            )
         return type_of(value) + ": give its .numpy(), which shares its memory"
     if callable(getattr(value, "backward", None)) and isinstance(getattr(value, "params", None), dict):
         return type_of(value) + ", a layer: give its .params"

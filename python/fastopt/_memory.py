@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
+from contextvars import ContextVar
 from types import TracebackType
 
 from numpy._core import multiarray
@@ -17,6 +18,8 @@ _KEPT, _USUAL = 1024 * _MIB, 32 * _MIB
 
 _active: set[MemoryReuse] = set()
 _lock = threading.Lock()  # for it and what it stands for
+# Those for which NumPy's arrays come from the cache in this thread or task, as NumPy's handler is a context variable too.
+_of_arrays: ContextVar[frozenset[MemoryReuse]] = ContextVar("_of_arrays", default=frozenset())
 
 
 def _unlock() -> None:
@@ -41,9 +44,12 @@ class MemoryReuse:
         with _lock:
             self.malloc = bool(_kernels.set_malloc(maps=False, kept=_KEPT))
             _active.add(self)
-        wanted = arrays and _kernels.cache_limit() > 0
-        self._replaced = wanted and _kernels.cache_arrays(True)
-        self.arrays = wanted and _kernels.are_arrays_cached()
+        self.arrays = arrays and _kernels.cache_limit() > 0
+        if self.arrays:
+            _kernels.cache_arrays(True)
+            self.arrays = _kernels.are_arrays_cached()
+        if self.arrays:
+            _of_arrays.set(_of_arrays.get() | {self})
 
     def undo(self) -> None:
         """Ends the reuse, as the end of the context does: once, and in the thread or task that began it.
@@ -52,16 +58,27 @@ class MemoryReuse:
         threads, up to 64 MiB each.  glibc's thresholds are then 32 MiB for the rest of the
         process: they would otherwise have moved between 128 KiB and that by themselves, which cannot be switched on again.
         Arrays keep the handler that they were made with.
+
+        Raises:
+            RuntimeError: It began in another thread or task, and NumPy's arrays are part of it.  Nothing has been undone then.
         """
         with _lock:
             if self not in _active:
                 return
+            others = _of_arrays.get() - {self}
+            if self.arrays and others == _of_arrays.get():
+                raise RuntimeError(
+                    "MemoryReuse: undo was called in another thread or task than reuse_memory, whose NumPy arrays it cannot change; "
+                    "call it there, or use a with block"
+                )
             _active.remove(self)
             last = not _active
             if last:
                 _kernels.set_malloc(maps=True, kept=_USUAL)
-        if self._replaced:
-            _kernels.cache_arrays(False)
+        if self.arrays:
+            _of_arrays.set(others)
+            if not others:
+                _kernels.cache_arrays(False)
         if last:
             release_memory()
 

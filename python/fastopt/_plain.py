@@ -21,23 +21,45 @@ def apart(function: str, label: str, value: Any) -> tuple[Any, list[tuple[list[s
 
     Raises:
         TypeError: Something else is in it.
+        ValueError: It is nested too deep, or a string or an integer is none that a file of JSON can hold.
     """
     arrays: list[tuple[list[str | int], NDArray[Any]]] = []
     return _apart(function, label, value, [], arrays), arrays
 
 
+_DEEPEST = 100  # lists and dicts in one another
+_MOST_BITS = 14_000  # of an integer; Python reads and writes about 4,300 decimal digits
+
+
+def expect_text(function: str, what: str, value: str) -> None:
+    """Raises ValueError if a string cannot be written in UTF-8, as half of a surrogate pair cannot."""
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        raise ValueError(f"{function}: {what} must be text that UTF-8 can hold, got {value!a}") from None
+
+
 def _apart(function: str, label: str, value: Any, path: list[str | int], arrays: list[Any]) -> Any:
+    if len(path) > _DEEPEST:
+        raise ValueError(f"{function}: {label.partition('[')[0]} is nested more than {_DEEPEST} deep, or holds itself")
+    if isinstance(value, np.ma.MaskedArray):
+        raise TypeError(f"{function}: {label} is a masked array, whose mask would be lost; give its filled()")
     if isinstance(value, np.ndarray):
         arrays.append((path, value))
         return None
-    if isinstance(value, np.bool_ | np.integer | np.floating):
+    if isinstance(value, np.bool_ | np.integer | np.floating) and not isinstance(value, np.timedelta64):
         value = value.item()
+    if isinstance(value, str):
+        expect_text(function, label, value)
+    if isinstance(value, int) and value.bit_length() > _MOST_BITS:
+        raise ValueError(f"{function}: {label} must be an integer of at most {_MOST_BITS} bits; give it as a string")
     if value is None or isinstance(value, str | bool | int | float):
         return value
     if isinstance(value, Mapping):
         for key in value:
             if not isinstance(key, str):
                 raise TypeError(f"{function}: {label} must have strings as keys, got {key!r}")
+            expect_text(function, f"a key of {label}", key)
         return {key: _apart(function, f"{label}[{key!r}]", one, [*path, key], arrays) for key, one in value.items()}
     if isinstance(value, list | tuple):
         return [_apart(function, f"{label}[{i}]", one, [*path, i], arrays) for i, one in enumerate(value)]

@@ -212,7 +212,7 @@ def load(
     def value_of(name: str, saved: Mapping[str, Any]) -> Any:
         return together(saved["value"], ((place, arrays[_joined(name, place)]) for place in saved["arrays"]))
 
-    with run.locked():
+    with run.locked(), _well_formed(file):
         calls: list[Iterable[Any]] = []
         forth: list[Callable[[], Any]] = []
         back: list[Callable[[], Any]] = []
@@ -455,6 +455,18 @@ def _held(locks: list[Any]) -> Iterator[None]:
             yield
     else:
         yield
+
+
+@contextmanager
+def _well_formed(file: str) -> Iterator[None]:
+    """A file's metadata that have other keys or kinds of values than those of a run are a ValueError."""
+    try:
+        yield
+    except (AttributeError, IndexError, KeyError, OverflowError, TypeError) as error:
+        if str(error).startswith("load: "):
+            raise
+        text = f"load: path {file} is not the file of a run: its metadata are wrong ({type(error).__name__}: {error})"
+        raise ValueError(text) from None
 
 
 @contextmanager

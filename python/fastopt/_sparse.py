@@ -73,12 +73,14 @@ class SparseRows:
                     f"SparseRows: {name} is a masked array, whose mask would be ignored: pass {name}.filled(...)"
                 )
         if indices.dtype.kind not in "iu" or not indices.dtype.isnative:
-            raise TypeError(
-                f"SparseRows: indices has dtype {indices.dtype.str}, expected integers in the machine's own byte order"
-            )
-        if values.dtype.kind != "f" and values.dtype.name != "bfloat16":
+            way = "; the order of arguments is indices, values" if values.dtype.kind in "iu" else ""
+            way = "; numpy.flatnonzero(indices) are the places of True" if indices.dtype == bool else way
+            way = ", in the machine's own byte order" if not indices.dtype.isnative else way
+            raise TypeError(f"SparseRows: indices has dtype {indices.dtype}, expected integers{way}")
+        if values.dtype.name not in ("float32", "float64", "float16", "bfloat16") or not values.dtype.isnative:
             raise TypeError(
                 f"SparseRows: values has dtype {values.dtype}, expected float32, float64, float16 or bfloat16"
+                + ("" if values.dtype.isnative else " in the machine's own byte order")
             )
         if indices.ndim != 1:
             raise ValueError(f"SparseRows: indices has shape {indices.shape}, expected one axis; give indices.ravel()")

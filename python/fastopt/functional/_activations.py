@@ -197,7 +197,8 @@ def linear(
     saved = _written("linear", "out[1]", saved, shape, name_of(x.dtype))
     _apart("linear", (y, saved), x, weight, bias)
     y = kernels.empty(shape, x.dtype) if y is None else y
-    np.matmul(x.reshape(count, inputs), weight.T, out=y.reshape(count, outputs))
+    with np.errstate(all="ignore"):
+        np.matmul(x.reshape(count, inputs), weight.T, out=y.reshape(count, outputs))
     if activation is None and bias is None:
         return y, y
     return kernels.activate(y, activation, bias, (y, saved))
@@ -247,7 +248,7 @@ def linear_backward(
     function = "linear_backward"
     count, inputs, outputs = _checked(function, x, weight, None)
     dtype, shape = name_of(x.dtype), (*x.shape[:-1], outputs)
-    array_of(function, "dy", dy, shape, [dtype])
+    array_of(function, "dy", dy, shape, [dtype], way_out=lambda: f", as x has: pass dy.astype(np.{dtype})")
     if activation is not None:
         choice(function, "activation", activation, get_args(Activation))
         if saved is None:
@@ -266,8 +267,9 @@ def linear_backward(
     dz, dbias = kernels.activate_backward(dy, dy if saved is None else saved, activation, bias_grad, (None, dbias))
     dweight = kernels.empty(weight.shape, x.dtype) if dweight is None else dweight
     rows = dz.reshape(count, outputs)
-    if x_grad:
-        dx = kernels.empty(x.shape, x.dtype) if dx is None else dx
-        np.matmul(rows, weight, out=dx.reshape(count, inputs))
-    np.matmul(rows.T, x.reshape(count, inputs), out=dweight)
+    with np.errstate(all="ignore"):
+        if x_grad:
+            dx = kernels.empty(x.shape, x.dtype) if dx is None else dx
+            np.matmul(rows, weight, out=dx.reshape(count, inputs))
+        np.matmul(rows.T, x.reshape(count, inputs), out=dweight)
     return dx, dweight, dbias

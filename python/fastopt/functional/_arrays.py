@@ -33,6 +33,7 @@ def array_of(
 ) -> Array:
     """The argument, if it is an array with this shape and one of these dtypes; raises an error otherwise.
 
+    It is returned as a plain array, as operations of subclasses may mean something else (``np.matrix``).
     ``way_out`` returns the advice at the end of an error about the dtype, and ``why`` is the end of one about the shape.
     """
     if type(array) is not np.ndarray:
@@ -51,7 +52,7 @@ def array_of(
         raise not_contiguous(f"{function}: {name}")
     if (contiguous or aligned) and not array.flags.aligned:
         raise not_aligned(f"{function}: {name}")
-    return array
+    return array if type(array) is np.ndarray else array.view(np.ndarray)
 
 
 def results_of(function: str, out: Any, count: int) -> tuple[Any, ...]:

@@ -3,24 +3,35 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 
+from .._check import not_an_array
 from .._core import kernels
-from ._arrays import Array
+from .._sparse import SparseRows
+
+Grads: TypeAlias = Iterable[Any] | Mapping[str, Any]
 
 __all__ = ["clip_grad_norm", "clip_grad_value"]
 
 
 def _listed(function: str, grads: Any) -> list[Any]:
-    """A new list of the gradients."""
-    if not isinstance(grads, Iterable) or isinstance(grads, Mapping | np.ndarray | str | bytes):
-        raise TypeError(f"{function}: grads must be a list of arrays, got {type(grads).__name__}")
-    return list(grads)
+    """A new list of the gradients, also of those in dicts and lists in one another."""
+    if not isinstance(grads, Iterable) or isinstance(grads, np.ndarray | str | bytes):
+        raise TypeError(f"{function}: grads must be a list or dict of arrays, got {not_an_array(grads)}")
+    found: list[Any] = []
+    for one in grads.values() if isinstance(grads, Mapping) else grads:
+        if isinstance(one, SparseRows):
+            raise TypeError(
+                f"{function}: grads[{len(found)}] must be a numpy array, got SparseRows; a step clips them: opt.step(grads, "
+                f"{function.replace('clip_grad', 'clip')}=...)"
+            )
+        found += _listed(function, one) if isinstance(one, Mapping | list | tuple) else [one]
+    return found
 
 
-def clip_grad_norm(grads: Iterable[Array | None], max_norm: float, *, error_if_nonfinite: bool = False) -> float:
+def clip_grad_norm(grads: Grads, max_norm: float, *, error_if_nonfinite: bool = False) -> float:
     """Clips gradients in place by the norm of all of them together, and returns it.
 
     .. code-block:: text
@@ -32,8 +43,8 @@ def clip_grad_norm(grads: Iterable[Array | None], max_norm: float, *, error_if_n
     scaled gradients have the same bits.  Gradients whose norm is small enough are read once and not written.
 
     Args:
-        grads: Arrays that are written, float32, float64, float16 or bfloat16 in any mixture, each contiguous in some order of its
-            axes; ``None`` for parameters without a gradient.
+        grads: A list or dict, nested or not, of arrays that are written: float32, float64, float16 or bfloat16 in any mixture, each
+            contiguous in some order of its axes; ``None`` for parameters without a gradient.
         max_norm: The largest norm, at least 0; ``math.inf`` to find the norm only.
         error_if_nonfinite: Whether a norm that is infinite or NaN is an error.  Otherwise gradients are multiplied by 0 or by
             NaN, as torch does.
@@ -61,15 +72,15 @@ def clip_grad_norm(grads: Iterable[Array | None], max_norm: float, *, error_if_n
     return norm
 
 
-def clip_grad_value(grads: Iterable[Array | None], clip_value: float) -> None:
+def clip_grad_value(grads: Grads, clip_value: float) -> None:
     """Clips every element of gradients in place: g ← min(max(g, −clip_value), clip_value).
 
     NaN stays NaN.  ``opt.step(grads, clip_value=clip_value)`` does it in the pass of its step and leaves the gradients as they
     are.
 
     Args:
-        grads: Arrays that are written, float32, float64, float16 or bfloat16 in any mixture, each contiguous in some order of its
-            axes; ``None`` for parameters without a gradient.
+        grads: A list or dict, nested or not, of arrays that are written: float32, float64, float16 or bfloat16 in any mixture, each
+            contiguous in some order of its axes; ``None`` for parameters without a gradient.
         clip_value: The largest absolute value, at least 0.
 
     Raises:

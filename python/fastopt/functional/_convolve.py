@@ -118,6 +118,10 @@ class Convolving:
                     f"{function}: weight reaches over {reach} elements, expected at most {n + some}, the size of the image "
                     "with its padding"
                 )
+        if math.prod(out) >= 1 << 40 or math.prod(out) * self.samples * self.filters >= 1 << 48:
+            raise ValueError(
+                f"{function}: padding makes results of shape {(self.samples, self.filters, *out)}, which no memory has room for"
+            )
         self.out = out[0], out[1]
         axes = [*zip(in_, out, self.size, strides, before, dilation, strict=True)]
         self.plain = self.size == strides == (1, 1) and not any(both) and self.groups == 1

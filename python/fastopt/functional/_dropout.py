@@ -36,7 +36,7 @@ def dropout(
     The dropped elements depend on seed, step and the element's position alone, not on x, the number of threads or the
     instruction set.  So no mask needs to be kept, and a resumed run continues as it would have.  Elements are counted in the
     order of memory: in C order of the axes sorted by the sizes of their strides, for a slice or a flipped array too; in plain C
-    order where elements share memory, as in a broadcast array.  ``order`` chooses another order.
+    order of a broadcast array, which has a stride of 0.  ``order`` chooses another order.
 
     Dropped elements are +0, even where x is NaN or infinite.  The probability is p up to an error of 2⁻³³.
 

@@ -25,10 +25,26 @@ def _labels(target: Any, x: Any) -> Any:
         return target
     if not isinstance(target, np.ndarray | list | tuple | int | np.integer) or isinstance(target, np.ma.MaskedArray):
         array_of("cross_entropy", "target", target, None, ["int64"])
-    labels = np.asarray(target)
-    if labels.dtype.kind not in "iu" or labels.dtype == np.uint64:
+    try:
+        labels = np.asarray(target)
+    except ValueError:
+        raise ValueError("cross_entropy: target has lists of several lengths, expected an array of labels") from None
+    if not labels.size and not isinstance(target, np.ndarray):  # NumPy makes [] one of float64
+        labels = labels.astype(np.int64)
+    if labels.dtype == np.uint64 or (labels.dtype.kind in "fO" and not isinstance(target, np.ndarray)):
+        numbers = np.asarray(target, object).ravel().tolist()
+        if all(type(one) is int for one in numbers):
+            if large := [one for one in numbers if not -(1 << 63) <= one < 1 << 63]:
+                raise ValueError(f"cross_entropy: target must have labels below the number of classes, got {large[0]}")
+            labels = labels.astype(np.int64)
+    if labels.dtype.kind not in "iu":
         raise TypeError(
             f"cross_entropy: target has dtype {labels.dtype}, expected integers for labels, or the dtype of x for distributions"
+        )
+    if isinstance(x, np.ndarray) and labels.ndim == x.ndim and labels.shape == x.shape and x.ndim > 1:
+        raise TypeError(
+            f"cross_entropy: target has the shape of x and dtype {labels.dtype}, expected {x.dtype} for distributions: pass "
+            "target.astype(x.dtype)"
         )
     return np.ascontiguousarray(labels, np.int64).reshape(labels.shape)
 

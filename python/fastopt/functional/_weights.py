@@ -172,7 +172,7 @@ def fold_batch_norm(
         Jacob et al. 2018, arXiv:1712.05877, eq. 14, and the same for the bias.
     """
     function = "fold_batch_norm"
-    array_of(function, "weight", weight)
+    weight = array_of(function, "weight", weight)
     axis = whole(function, "output_axis", output_axis, -(1 << 53))
     if not -weight.ndim <= axis < weight.ndim:
         raise ValueError(f"{function}: output_axis must name an axis of weight, which has {weight.ndim}, got {axis}")

@@ -59,6 +59,8 @@ class Embedding(Layer):
         self.padding_idx: int | None = None
         if padding_idx is not None:
             rows = self.num_embeddings
+            if not rows:
+                raise ValueError(f"Embedding: padding_idx must be None without rows, got {padding_idx}")
             self.padding_idx = whole("Embedding", "padding_idx", padding_idx, -rows, rows) % rows
         super().__init__({"weight": ((self.num_embeddings, self.embedding_dim), 0.0)}, dtype)
         weight = self.params["weight"]

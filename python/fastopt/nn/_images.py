@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import DTypeLike
 
 from .. import functional as F
-from .._check import flag, whole
+from .._check import flag, name_of, whole
 from ..functional._arrays import array_of, two_of
 from ._layer import Array, Fixed, Layer, Shapes, Unset, axis_of, generator, gradients_of
 
@@ -116,6 +116,10 @@ class Conv2d(Layer):
 
     def __call__(self, x: Array, *, out: Array | None = None) -> Array:
         """The convolution of ``x``, in ``out`` if that is given."""
+        own = name_of(self.params["weight"].dtype)
+        array_of(
+            "Conv2d", "x", x, None, [own], way_out=lambda: f": pass x.astype(np.{own})" + _other_layer(x.dtype.name)
+        )
         options = self._options()
         y = F.conv2d(x, self.params["weight"], self.params.get("bias"), out=out, **options)
         self._kept = x, options
@@ -133,6 +137,11 @@ class Conv2d(Layer):
             bias_grad="bias" in self.params,
             out=(out, *gradients_of(self)),
         )[0]
+
+
+def _other_layer(dtype: str) -> str:
+    """The end of an error about an input of another dtype than the layer's."""
+    return f", or make the layer with dtype=np.{dtype}" if dtype in ("float32", "float64") else ""
 
 
 class _Pool2d(Layer):
@@ -283,7 +292,7 @@ class Flatten(Layer):
 
     def __call__(self, x: Array) -> Array:
         """``x`` with one axis for those from ``start_dim`` to ``end_dim``."""
-        array_of("Flatten", "x", x)
+        x = array_of("Flatten", "x", x)
         begin, end = (axis + x.ndim if axis < 0 else axis for axis in (self.start_dim, self.end_dim))
         if not 0 <= begin <= end < x.ndim:
             raise ValueError(
@@ -297,6 +306,5 @@ class Flatten(Layer):
     def backward(self, dy: Array) -> Array:
         """``dy`` with the shape of the last input."""
         shape, flat = self._last()
-        array_of("Flatten", "dy", dy, flat)
-        dx: Array = dy.reshape(shape)
+        dx: Array = array_of("Flatten", "dy", dy, flat).reshape(shape)
         return dx

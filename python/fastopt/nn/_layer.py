@@ -55,8 +55,12 @@ class Unset(Fixed):
             return self
         if self.name in vars(layer):  # in a subclass
             return vars(layer)[self.name]
+        where = next((kind for kind in ("params", "buffers") if self.name in vars(layer).get(kind, ())), None)
         raise AttributeError(
-            f"{type(layer).__name__!r} object has no attribute {self.name!r}", name=self.name, obj=layer
+            f"{type(layer).__name__!r} object has no attribute {self.name!r}"
+            + ("" if where is None else f"; the array is layer.{where}[{self.name!r}]"),
+            name=self.name,
+            obj=layer,
         )
 
     def _is_first(self, layer: Layer) -> bool:
@@ -67,12 +71,15 @@ class Layer:
     """The base class of layers.
 
     ``params`` and ``grads`` are dicts with the same keys; they are empty without learnable parameters.  A backward pass
-    overwrites the arrays of ``grads``, which stay the same objects: hand them to an optimizer as they are.
+    overwrites the arrays of ``grads``, which stay the same objects: hand them to an optimizer as they are.  Write new numbers into
+    an array of ``params``, ``layer.params["weight"][...] = ...``: another one in its place would be none that the optimizer has.
 
     Parameters are float32 or float64, and inputs have the same dtype; with inputs in float16 or bfloat16, parameters are
     float32.
 
-    A layer keeps its last input for backward, not a copy: do not change it before.  Pickles and copies do not contain it.
+    A backward pass is that of the last forward pass, of which a layer keeps its input or, like ReLU, Tanh, Sigmoid and a Linear with
+    an activation, its output; not a copy: do not change these arrays before, nor give them to another call as ``out``.  Pickles and
+    copies do not contain them.
 
     In evaluation any number of threads may call one layer.  In training, and for backward, only one thread may use it.
     """
@@ -251,6 +258,12 @@ def generator(layer: str, seed: Any) -> np.random.Generator:
     except (TypeError, ValueError) as error:
         text = f"{layer}: seed must be an integer >= 0, a NumPy generator or None, got {seed!r}"
         raise type(error)(text) from None
+
+
+def own_copy(value: Any) -> Any:
+    """A copy of an array or tensor, which may be a layer's own memory; anything else as it is."""
+    copy = getattr(value, "copy" if isinstance(value, np.ndarray) else "clone", None)
+    return value if copy is None else copy()
 
 
 def _converted(layer: str, key: str, value: Any, own: Array) -> Array:

@@ -179,6 +179,11 @@ class Linear(_Linear):
         return text
 
 
+def _silent() -> Any:
+    """Infinities and NaN come from the data: no warning, which may be an error, for them."""
+    return np.errstate(all="ignore")
+
+
 class CosineLinear(_Linear):
     """A linear layer of cosines, see :func:`fastopt.functional.cosine_norm`.
 
@@ -231,7 +236,9 @@ class CosineLinear(_Linear):
         directions, rnorm = F.cosine_norm(rows, self.eps)
         weights, weight_rnorm = F.cosine_norm(self.params["weight"], self.eps)
         self._kept = x, rows, directions, rnorm, weights, weight_rnorm
-        return self._stored((directions @ weights.T).reshape(*x.shape[:-1], self.out_features), x, out)
+        with _silent():
+            products = directions @ weights.T
+        return self._stored(products.reshape(*x.shape[:-1], self.out_features), x, out)
 
     def backward(self, dy: Array, *, out: Array | None = None) -> Array:
         """The gradient with respect to the last input, in ``out`` if that is given; ``dy`` is that of the output.  Fills ``grads``."""
@@ -239,8 +246,10 @@ class CosineLinear(_Linear):
         self._check_own(written=True)
         g = self._rows("dy", dy, self.out_features, (*x.shape[:-1], self.out_features), x.dtype)
         self._check_out(out, x.shape, x.dtype, x, dy)
-        F.cosine_norm_backward(g.T @ directions, self.params["weight"], weight_rnorm, out=self.grads["weight"])
-        return self._stored(F.cosine_norm_backward(g @ weights, rows, rnorm).reshape(x.shape), x, out)
+        with _silent():
+            of_weights, of_directions = g.T @ directions, g @ weights
+        F.cosine_norm_backward(of_weights, self.params["weight"], weight_rnorm, out=self.grads["weight"])
+        return self._stored(F.cosine_norm_backward(of_directions, rows, rnorm).reshape(x.shape), x, out)
 
 
 class WeightNormLinear(_Linear):
@@ -296,9 +305,10 @@ class WeightNormLinear(_Linear):
         rows = self._rows("x", x, self.in_features)
         self._check_out(out, (*x.shape[:-1], self.out_features), x.dtype, x)
         weights, rnorm = F.weight_norm(self.params["weight_v"], self.params["weight_g"])
-        products = rows @ weights.T
-        if "bias" in self.params:
-            products += self.params["bias"]
+        with _silent():
+            products = rows @ weights.T
+            if "bias" in self.params:
+                products += self.params["bias"]
         self._kept = x, rows, weights, rnorm
         return self._stored(products.reshape(*x.shape[:-1], self.out_features), x, out)
 
@@ -309,7 +319,9 @@ class WeightNormLinear(_Linear):
         g = self._rows("dy", dy, self.out_features, (*x.shape[:-1], self.out_features), x.dtype)
         self._check_out(out, x.shape, x.dtype, x, dy)
         v, length = self.params["weight_v"], self.params["weight_g"]
-        F.weight_norm_backward(g.T @ rows, v, length, rnorm, out=(self.grads["weight_v"], self.grads["weight_g"]))
-        if "bias" in self.grads:
-            np.sum(g, 0, out=self.grads["bias"])
-        return self._stored((g @ weights).reshape(x.shape), x, out)
+        with _silent():
+            of_weights, dx = g.T @ rows, g @ weights
+            F.weight_norm_backward(of_weights, v, length, rnorm, out=(self.grads["weight_v"], self.grads["weight_g"]))
+            if "bias" in self.grads:
+                np.sum(g, 0, out=self.grads["bias"])
+        return self._stored(dx.reshape(x.shape), x, out)

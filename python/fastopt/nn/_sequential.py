@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from .._check import flag, type_of
-from ._layer import Array, Layer
+from ._layer import Array, Layer, own_copy
 
 __all__ = ["Sequential"]
 
@@ -15,7 +15,8 @@ class Sequential(Layer):
     """Layers one after the other: ``y = model(x)``, then ``dx = model.backward(dy)``.
 
     Args:
-        layers: Layers, your own subclasses of :class:`Layer` and other models of this class too.
+        layers: Layers, your own subclasses of :class:`Layer` and other models of this class too; each one in one place only, as it
+            keeps what its backward pass needs of one forward pass.
 
     ``params`` and ``grads`` are dicts of the layers' own arrays under torch's names, "0.weight" for the weight of the first
     layer: hand them to an optimizer as they are.
@@ -42,10 +43,32 @@ class Sequential(Layer):
                 raise TypeError(f"Sequential: layers[{i}] must be a layer, got {type_of(layer)}")
         self.training = True
         self._kept = ()
+        self._trained = True  # whether the last forward pass was one in training
         self.layers = list(layers)
+        self._expect_once()
+
+    def _expect_once(self) -> None:
+        """Raises ValueError if a layer is in two places."""
+        places = dict[int, str]()
+        for place, layer in self._leaves():
+            first = places.setdefault(id(layer), place)
+            if first != place:
+                raise ValueError(
+                    f"Sequential: {place} is {first} again, {layer!r}, which keeps what its backward pass needs of one forward pass "
+                    "only; make a new layer for each place"
+                )
+
+    def _leaves(self) -> Iterator[tuple[str, Layer]]:
+        """The layers, those of models in this one too, with their places."""
+        for i, layer in enumerate(self.layers):
+            if isinstance(layer, Sequential):
+                yield from ((f"layers[{i}].{place}", one) for place, one in layer._leaves())
+            else:
+                yield f"layers[{i}]", layer
 
     def __call__(self, x: Array) -> Array:
         """The output of the last layer for ``x``."""
+        self._trained = self.training
         for layer in self.layers:
             x = layer(x)  # type: ignore[operator]
         return x
@@ -60,8 +83,15 @@ class Sequential(Layer):
             The gradient of the input; ``None`` if the first layer with parameters has ``input_grad=False``.
 
         Raises:
-            ValueError: A layer has ``input_grad=False``, but layers before it have parameters.
+            RuntimeError: The last forward pass was one in evaluation, and the model is in training again.
+            ValueError: A layer has ``input_grad=False``, but layers before it have parameters, or a layer is in two places.
         """
+        if self.training and not self._trained:
+            raise RuntimeError(
+                "Sequential: the last forward pass was in evaluation, as a validation between loss and backward is; call backward before "
+                "it, or model(x) again"
+            )
+        self._expect_once()
         for i, layer in enumerate(self.layers):
             if not getattr(layer, "input_grad", True) and any(getattr(one, "params", None) for one in self.layers[:i]):
                 raise ValueError(
@@ -126,13 +156,14 @@ class Sequential(Layer):
         if not isinstance(state_dict, Mapping):
             raise TypeError(f"Sequential: state_dict must be a dict, got {type(state_dict).__name__}")
         parts: list[dict[str, Any]] = [{} for _ in self.layers]
+        numbers = {str(i) for i in range(len(parts))}
         for key in state_dict:
             number, _, name = str(key).partition(".")
-            if not (number.isdecimal() and int(number) < len(parts) and name):
+            if not (number in numbers and name):
                 raise ValueError(
                     f"Sequential: state_dict has the key {key!r}, expected a layer from 0 to {len(parts) - 1} and a name"
                 )
-            parts[int(number)][name] = state_dict[key]
+            parts[int(number)][name] = own_copy(state_dict[key])
         before = [layer.state_dict() for layer in self.layers]
         loaded = 0
         try:

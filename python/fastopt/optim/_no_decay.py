@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from .._check import type_of
+from .._check import not_an_array, type_of
 from .parameters import Array, Params, Part, Structure
 
 
@@ -27,6 +27,9 @@ def no_decay(params: Params, rule: Callable[[str, Array], bool] | None = None) -
     Returns:
         Groups; the one without decay has ``weight_decay=0.0`` and ``l1=0.0``.
 
+    Raises:
+        TypeError: A parameter is no array, or the rule returns no bool.
+
     Example:
         >>> import numpy as np, fastopt as fo
         >>> w = {"weight": np.ones((2, 2)), "bias": np.ones(2)}
@@ -36,19 +39,20 @@ def no_decay(params: Params, rule: Callable[[str, Array], bool] | None = None) -
         (array([0.95, 0.95]), array([1., 1.]))
     """
     if not isinstance(params, Iterable) or isinstance(params, np.ndarray | str | bytes):
-        raise TypeError(f"no_decay: params must be a list or dict of arrays, got {type_of(params)}")
+        raise TypeError(f"no_decay: params must be a list or dict of arrays, got {not_an_array(params)}")
     if rule is not None and not callable(rule):
         raise TypeError(f"no_decay: rule must be a function of a name and an array, got {rule!r}")
     structure = Structure("no_decay", params if isinstance(params, Mapping) else list(params))
     names = structure.names or [str(i) for i in range(len(structure.leaves))]
+    labels = structure.labels(0)
     kinds: tuple[list[int], list[int]] = [], []  # the numbers of the parameters with decay, and of those without
     for number, (name, param) in enumerate(zip(names, structure.leaves, strict=True)):
-        without = np.ndim(param) < 2 if rule is None else rule(name, param)
-        try:
-            without = bool(without)
-        except ValueError:
-            raise TypeError(f"no_decay: rule must return a bool, got {type_of(without)} for {name}") from None
-        kinds[without].append(number)
+        if not isinstance(param, np.ndarray):
+            raise TypeError(f"no_decay: params{labels[number]} must be a numpy array, got {not_an_array(param)}")
+        without = param.ndim < 2 if rule is None else rule(name, param)
+        if not isinstance(without, bool | np.bool_):
+            raise TypeError(f"no_decay: rule must return a bool, got {type_of(without)} for {name}")
+        kinds[int(without)].append(number)
     whole = structure.reordered([*kinds[0], *kinds[1]])
     groups: list[dict[str, Any]] = []
     if kinds[0]:

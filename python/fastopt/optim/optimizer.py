@@ -9,7 +9,7 @@ from typing import Any, NamedTuple, NoReturn
 
 import numpy as np
 
-from .._check import type_of
+from .._check import not_an_array
 from .._commit import at_once
 from .._core import kernels
 from .._rules import AROUND
@@ -101,7 +101,7 @@ class Optimizer(Averaged):
         self._plan = self._make_plan(name, [], self._count)
 
         if not isinstance(params, Iterable) or isinstance(params, str | bytes):
-            raise TypeError(f"{name}: params must be a list, a dict or groups of arrays, got {type_of(params)}")
+            raise TypeError(f"{name}: params must be a list, a dict or groups of arrays, got {not_an_array(params)}")
         one = isinstance(params, Mapping | np.ndarray)
         groups: list[Any] = [params] if one else list(params)
         self._grouped = bool(groups) and all(isinstance(group, Mapping) and "params" in group for group in groups)

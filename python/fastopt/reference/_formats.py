@@ -30,7 +30,7 @@ def bits_of(x: Any) -> Any:
 
 
 def float_of(bits: Any) -> Any:
-    return bits.astype(np.uint32).view(np.float32)
+    return np.asarray(bits).astype(np.uint32).view(np.float32)
 
 
 # Rounding
@@ -80,7 +80,7 @@ def from_16_bits(array: Any) -> Any:
     """16-bit numbers converted to float32."""
     if array.dtype == np.float16:
         return array.astype(np.float32)
-    return float_of(array.view(np.uint16).astype(np.int64) << 16)
+    return float_of(np.asarray(array).view(np.uint16).astype(np.int64) << 16)
 
 
 def to_16_bits(x: Any, like: Any, rounding: Rounding) -> Any:

@@ -162,13 +162,18 @@ def _shaped(g: Any, p: Any, initial: Any, around: SimpleNamespace, noise: Callab
     T = p.dtype.type
     if around.noise:
         g = g + T(around.noise) * noise().astype(p.dtype)
-    if around.l2:
+    if _counts(around.l2, T):
         g = g + T(around.l2) * p
     if around.l2_init:
         g = g + T(around.l2_init) * (p - initial)
-    if around.l1:
+    if _counts(around.l1, T):
         g = g + T(around.l1) * np.sign(p)
     return g
+
+
+def _counts(factor: float, T: Any) -> bool:
+    """Whether a factor is not 0 in this dtype, where subnormal numbers are."""
+    return bool(abs(T(factor)) >= np.finfo(T).tiny)
 
 
 def _normals(stream: tuple[int, int, int], shape: tuple[int, ...], rows: Any) -> Any:

@@ -41,7 +41,9 @@ def cross_entropy(
     if by_label:
         kept = target.ravel() != ignore_index
         labels = np.where(kept, target.ravel(), 0)
-    w = flushed(np.ones(classes, x.dtype) if weight is None else weight)
+    if not classes:
+        return _of_no_classes(reduction, shape), _back(flushed(rows), x, axis, out) if grad else None
+    w = flushed(np.ones(classes, x.dtype) if weight is None else weight) * of(1)  # subnormal ones are 0
     each, rest = double(label_smoothing) / double(classes or 1), double(1) - double(label_smoothing)
     index = np.arange(len(rows)), labels
 
@@ -92,6 +94,13 @@ def cross_entropy(
         dx[index] = np.asarray(flushed(dx[index]) - flushed(np.asarray(own.to(x.dtype))) * own_factor)
         dx[~kept] = 0
     return value, _back(dx, x, axis, out)
+
+
+def _of_no_classes(reduction: str, shape: tuple[int, ...]) -> Any:
+    """The loss without classes, where all labels are ignored ones: 0, and NaN for the mean of nothing."""
+    if reduction == "none":
+        return np.zeros(shape)
+    return 0.0 if reduction == "sum" else np.nan
 
 
 def _of_elements(

@@ -29,7 +29,8 @@ def _averaged(
     if t == 1:
         z, weight_sum, lr_max = y, 0.0, 0.0
     lr_max = max(lr, lr_max)
-    weight = float(t) ** r * lr_max**weight_lr_power
+    with np.errstate(all="ignore"):  # Python's own power raises OverflowError
+        weight = float(np.float64(t) ** r * np.float64(lr_max) ** weight_lr_power)
     weight_sum += weight
     c = weight / weight_sum if weight_sum else 0.0
     return y + T(c) * (z - y) + T(lr * (beta * (1 - c) - 1)) * u, z - T(lr) * u, weight_sum, lr_max
