@@ -507,11 +507,12 @@ def test_a_module_runs_and_sklearn_is_accelerated(tmp_path: Path) -> None:
     pytest.importorskip("sklearn")
     (tmp_path / "program.py").write_text(
         "from sklearn.neural_network import MLPClassifier\nimport fastopt.sklearn\nprint(fastopt.sklearn.is_accelerated(), __name__)\n"
+        "import numpy\nMLPClassifier((3,), max_iter=1).partial_fit(numpy.eye(4), [0, 1, 0, 1], classes=[0, 1])\n"
     )
     command = [sys.executable, "-m", "fastopt", "run", "-m", "program"]
     done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, check=True)
     assert done.stdout == "True __main__\n"
-    assert done.stderr == "fastopt run: scikit-learn's networks\n"
+    assert done.stderr == "fastopt run: 1 fit of scikit-learn's networks\n"
 
 
 @pytest.mark.parametrize(

@@ -236,7 +236,9 @@ def _report(args: argparse.Namespace, wanted: set[str]) -> None:
     swapped = torch is not None and torch.is_patched()
     if not args.quiet:
         parts = [torch.counts.line()] if swapped else []
-        parts += ["scikit-learn's networks"] if "sklearn" in wanted and "sklearn.neural_network" in sys.modules else []
+        if "sklearn" in wanted and "sklearn.neural_network" in sys.modules:
+            fits = sys.modules["fastopt.sklearn"]._switch._switch.fits
+            parts.append(f"{fits:,} fit{'' if fits == 1 else 's'} of scikit-learn's networks")
         nothing = "nothing that is swapped was imported" if wanted else "no swap was chosen"
         print(f"fastopt run: {'; '.join(parts) or nothing}", file=sys.stderr)
     if args.report:

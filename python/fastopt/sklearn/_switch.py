@@ -92,6 +92,7 @@ class _Switch:
         self.is_on = False
         self._lock = Lock()
         self._calls = self._blocks = self._fits = 0
+        self.fits = 0  # how many have begun
         self._era = 0  # number of calls of off(): what was counted before one of them counts no more
         self._theirs: Theirs
         self._names, self._methods = _Replacement(), _Replacement()
@@ -171,6 +172,7 @@ class _Switch:
     def _running(self) -> Iterator[list[Callable[..., Any]]]:
         """Counts a fit; gives what takes the place of the two methods."""
         with self._lock:
+            self.fits += 1
             self._fits += 1
             self._put_methods()
         try:
