@@ -411,7 +411,6 @@ ODD: dict[str, Any] = {
     "one axis more": G[None],
     "sparse": fo.SparseRows(np.array([0]), G[:1]),
     "sparse float64": fo.SparseRows(np.array([0]), np.ones((1, 2))),
-    "sparse swapped": fo.SparseRows(np.array([0]), np.ones((1, 2), ">f4")),
     "sparse, of other rows": fo.SparseRows(np.array([0]), np.ones((1, 3), np.float32)),
     "sparse, beyond the end": fo.SparseRows(np.array([7]), G[:1]),
 }

@@ -528,7 +528,11 @@ BAD: list[tuple[Mapping[str, Any], type[Exception], str]] = [
     ({"step": 2**32}, ValueError, "step must be in [0, 2**32), got 4294967296"),
     ({"step": "1"}, TypeError, "step must be an integer, got '1'"),
     ({"x": [[1.0]]}, TypeError, "{x} must be a numpy array, got list"),
-    ({"x": np.ones((4, 4), int)}, TypeError, "{x} has dtype int64, expected float32, float64, float16 or bfloat16"),
+    (
+        {"x": np.ones((4, 4), int)},
+        TypeError,
+        "{x} has dtype int64, expected float32, float64, float16 or bfloat16: pass {x}.astype(np.float32)",
+    ),
     ({"x": np.ones((4, 4), ">f8")}, TypeError, "{x} has swapped byte order (dtype >f8), expected the machine's own"),
     ({"out": [1.0]}, TypeError, "out must be a numpy array, got list"),
     ({"out": (np.ones((4, 4)),)}, TypeError, "out must be a numpy array, got tuple"),

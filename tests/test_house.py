@@ -55,7 +55,7 @@ PYTHON_KNOWS = {
     "_foreign": set(),
     "_words": {"_foreign"},
     "_commit": set(),
-    "_files": {"_plain"},
+    "_files": set(),
     "_plain": set(),
     "_targets": set(),
     "_generators": {"_check", "_commit", "_plain"},

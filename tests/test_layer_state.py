@@ -348,5 +348,7 @@ def test_subclasses_may_have_attributes_of_these_names() -> None:
     mine = Mine()
     assert mine.weight is mine.params["weight"] and mine.bias is True
     assert not hasattr(nn.LayerNorm(3), "bias")
-    with pytest.raises(AttributeError, match=r"^'LayerNorm' object has no attribute 'weight'$"):
+    with pytest.raises(
+        AttributeError, match=r"^'LayerNorm' object has no attribute 'weight'; the array is layer.params\['weight'\]$"
+    ):
         _ = nn.LayerNorm(3).weight  # type: ignore[attr-defined]

@@ -160,7 +160,13 @@ def test_dictionaries_of_gradients_are_clipped(rng: Generator) -> None:
 def test_labels_of_any_integers() -> None:
     x = np.zeros((2, 3))
     expected = F.cross_entropy(x, np.array([0, 2]))[0]
-    for labels in (np.array([0, 2], np.uint64), [0, 2], (np.uint8(0), np.int16(2)), np.array([0, 2], np.int8)):
+    for labels in (
+        np.array([0, 2], np.uint64),
+        [0, 2],
+        [np.int64(0), np.uint64(2)],
+        (np.uint8(0), np.int16(2)),
+        np.array([0, 2], np.int8),
+    ):
         assert F.cross_entropy(x, labels)[0] == expected
     loss, dx = F.cross_entropy(np.zeros((0, 3)), [])
     assert np.isnan(loss) and dx is not None and dx.shape == (0, 3)

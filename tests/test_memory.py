@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import ctypes
 import itertools
 import os
@@ -351,6 +352,12 @@ def test_a_use_ends_in_its_thread() -> None:
     thread.join()
     assert "another thread or task" in str(errors)
     assert is_served() and fo.show_config()["memory"]["malloc"] == reuse.malloc
+
+    async def in_a_task() -> None:
+        undo()
+
+    asyncio.run(in_a_task())  # which has a copy of this context
+    assert len(errors) == 2 and is_served()
     reuse.undo()
     assert not is_served()
     other = fo.reuse_memory(arrays=False)

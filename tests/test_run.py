@@ -861,7 +861,7 @@ def nested_in_itself() -> list[Any]:
 def test_values_that_a_file_cannot_hold(extra: Any, text: str, path: Path) -> None:
     with pytest.raises((TypeError, ValueError), match=f"^save: {text}"):
         fo.save(path, extra=extra)
-    with pytest.raises(ValueError, match=r"^save: a name of an array must be text that UTF-8 can hold"):
+    with pytest.raises(ValueError, match=r"^save: names of arrays must be text that UTF-8 can hold"):
         fo.save(path, params={"\ud800": np.zeros(2)})
     assert not path.exists()
     deep: Any = [1.5]

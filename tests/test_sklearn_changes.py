@@ -113,6 +113,25 @@ def other_activation(model: Any) -> None:
     model.activation = "tanh"
 
 
+def other_optimizer(model: Any) -> None:
+    if model.n_iter_ == 2:
+        model._optimizer = _multilayer_perceptron.AdamOptimizer(model.coefs_ + model.intercepts_, 0.01)
+
+
+def own_updates(model: Any) -> None:
+    if model.n_iter_ == 4:
+        model._optimizer._get_updates = lambda grads: [0.001 * grad for grad in grads]
+
+
+def own_update_params(model: Any) -> None:
+    def update(params: list[Array], grads: list[Array]) -> None:
+        for param, grad in zip(params, grads, strict=True):
+            param -= 0.01 * np.clip(grad, -0.01, 0.01)
+
+    if model.n_iter_ == 4:
+        model._optimizer.update_params = update
+
+
 def other_weights(model: Any) -> None:
     model.coefs_[0] = model.coefs_[0] * 0.5  # the loop goes on with those it has, and gradients are those of these
 
@@ -129,15 +148,19 @@ def other_weights(model: Any) -> None:
         more_decay,
         negative_decay,
         other_activation,
+        other_optimizer,
+        own_updates,
+        own_update_params,
         other_weights,
     ],
 )
 def test_callbacks_change_what_they_change_in_scikit_learn(
     change: Callable[[Any], None], steps: int, data: tuple[Array, Array], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    ours, theirs, count = taken(monkeypatch, lambda: with_callback(change, learning_rate_init=0.01).fit(*data))
+    train = lambda: with_callback(change, learning_rate_init=0.01, alpha=0.1).fit(*data)  # noqa: E731
+    ours, theirs, count = taken(monkeypatch, train)
     assert_alike(ours, theirs)
-    assert count == (3 if change is negative_rate else steps)
+    assert count == {negative_rate: 3, own_updates: 12, own_update_params: 12}.get(change, steps)
     assert ours._optimizer.t == theirs._optimizer.t
     assert type(ours._optimizer.learning_rate) is type(theirs._optimizer.learning_rate)
 
@@ -372,12 +395,20 @@ def test_an_interrupt_while_a_fit_begins(data: tuple[Array, Array]) -> None:
     pickle.dumps(model)
 
 
-def test_a_fit_in_a_fit_of_the_same_estimator(data: tuple[Array, Array], monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("method", ["fit", "partial_fit"])
+@pytest.mark.parametrize("switched", [False, True])
+@pytest.mark.parametrize("solver", ["adam", "sgd"])
+def test_a_fit_in_a_fit_of_the_same_estimator(
+    solver: str, switched: bool, method: str, data: tuple[Array, Array], monkeypatch: pytest.MonkeyPatch
+) -> None:
     def again(model: Any) -> None:
         if model.n_iter_ == 2 and not hasattr(model, "inner"):
             model.inner = True
-            model.partial_fit(*data)
+            if switched:
+                restore()
+            getattr(model, method)(data[0][:40], data[1][:40])
 
-    ours, theirs, count = taken(monkeypatch, lambda: with_callback(again).fit(*data))
+    train = lambda: with_callback(again, alpha=1.0, solver=solver).fit(*data)  # noqa: E731
+    ours, theirs, count = taken(monkeypatch, train)
     assert_alike(ours, theirs)
-    assert count == 21
+    assert count >= 18

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import abc
 import copy
 import pickle
 import subprocess
 import sys
+import types
 import warnings
 import weakref
 from collections.abc import Callable, Iterator
@@ -423,3 +425,44 @@ def test_cross_entropy_lets_go_of_its_input() -> None:
     assert gone() is None
     with pytest.raises(RuntimeError, match="a second time"):
         loss.backward()
+
+
+def test_cross_entropy_under_checkpoints() -> None:
+    """Hooks on saved tensors, such as a checkpoint's, see the input, so that it does not live from forward to backward."""
+    gone: list[Any] = []
+
+    def loss_of(x: Any) -> Any:
+        logits = x * 1
+        gone.append(weakref.ref(logits))
+        return F.cross_entropy(logits, torch.arange(5) % 4)
+
+    x = torch.randn(5, 4, requires_grad=True)
+    loss = torch.utils.checkpoint.checkpoint(loss_of, x, use_reentrant=False)
+    assert gone[0]() is None
+    (grad,) = torch.autograd.grad(loss, x)
+    torch.testing.assert_close(grad, torch.autograd.grad(TF.cross_entropy(x, torch.arange(5) % 4), x)[0])
+
+
+class Mixin(abc.ABC):  # noqa: B024
+    pass
+
+
+def test_modules_are_subclassed_as_torchs_are() -> None:
+    class WithMixin(nn.LayerNorm, Mixin):
+        pass
+
+    made = [type("Made", (nn.LayerNorm,), {})(4), types.new_class("New", (nn.LayerNorm,))(4), WithMixin(4)]
+    for module in made:
+        assert not module.__module__.startswith("torch")  # a user's own class is traced
+        assert torch.equal(module(torch.ones(2, 4)), torch.zeros(2, 4))
+    normed = torch.nn.utils.parametrizations.weight_norm(nn.LayerNorm((4, 4)), "weight")
+    assert normed(torch.ones(2, 4, 4)).shape == (2, 4, 4)
+    for module in (nn.LayerNorm(4), copy.deepcopy(nn.LayerNorm(4)), pickle.loads(pickle.dumps(nn.LayerNorm(4)))):
+        assert module.__module__ == "torch.nn" and type(module).__module__ == "fastopt.torch.nn"
+        theirs = module.to_torch()
+        assert "__module__" not in vars(theirs) and vars(nn.LayerNorm.from_torch(theirs))["__module__"] == "torch.nn"
+    network = torch.nn.Sequential(torch.nn.LayerNorm(4))
+    before = set(vars(network[0]))
+    fastopt.torch.accelerate(network)
+    fastopt.torch.restore(network)
+    assert set(vars(network[0])) == before

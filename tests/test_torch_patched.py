@@ -150,6 +150,56 @@ def test_wrong_arguments_are_torchs_errors() -> None:
         optimizer("AdamW", parameters()).step(clip_norm=-1.0)
 
 
+def test_mistakes_leave_it_as_it_is() -> None:
+    """What torch refuses, too, changes nothing: the optimizer stays fastopt's, and steps."""
+    fastopt.torch.patch(only=["optim"])
+    params = parameters()
+    opt = optimizer("AdamW", params)
+
+    def step() -> None:
+        for param in params:
+            param.grad = torch.ones_like(param)
+        opt.step()
+
+    step()
+    with pytest.raises(ValueError, match="parameters appear in more than one parameter group"):
+        opt.add_param_group({"params": [params[0]]})
+    with pytest.raises(ValueError, match="different number of parameter groups"):
+        opt.load_state_dict({"state": {}, "param_groups": []})
+    opt.param_groups[0]["lr"] = "x"
+    with pytest.raises(TypeError):
+        step()
+    opt.param_groups[0]["lr"] = 0.1
+    step()
+    assert type(opt) is torch.optim.AdamW and len(opt.param_groups) == 1
+    assert float(opt.state[params[0]]["step"]) == 2
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("rule", ["SGD with momentum", "Adam", "AdamW", "NAdam", "Adamax", "RAdam", "ASGD", "Adagrad"])
+def test_states_of_16_bits_have_torchs_dtypes(rule: str, dtype: Any) -> None:
+    def trained() -> Any:
+        torch.manual_seed(0)
+        params = [torch.nn.Parameter(torch.ones(5, dtype=dtype))]
+        opt = optimizer(rule, params)
+        for i in range(4):
+            if i == 2:
+                opt.param_groups[0]["lr"] = -0.01
+            params[0].grad = torch.full((5,), 0.5, dtype=dtype)
+            opt.step()
+        return opt
+
+    theirs = trained()
+    fastopt.torch.patch(only=["optim"])
+    ours = trained()
+    assert type(ours) is type(theirs)
+    for mine, other in zip(ours.state_dict()["state"].values(), theirs.state_dict()["state"].values(), strict=True):
+        assert {key: value.dtype for key, value in mine.items() if value.ndim} == {
+            key: value.dtype for key, value in other.items() if value.ndim
+        }
+    torch.testing.assert_close(ours.param_groups[0]["params"], theirs.param_groups[0]["params"], rtol=0.03, atol=0.03)
+
+
 def test_a_state_that_processes_share() -> None:
     fastopt.torch.patch(only=["optim"])
     params = parameters()

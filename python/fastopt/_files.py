@@ -26,8 +26,6 @@ import safetensors
 from numpy.typing import NDArray
 from safetensors.numpy import save_file
 
-from ._plain import expect_text
-
 Array: TypeAlias = NDArray[Any]
 Path: TypeAlias = str | bytes | os.PathLike[str] | os.PathLike[bytes]
 
@@ -203,7 +201,10 @@ def _name(name: Any) -> str:
         raise TypeError(f"save: names of arrays must be strings, got {name!r}")
     if name == "__metadata__":
         raise ValueError("save: arrays has the name '__metadata__', which safetensors uses itself")
-    expect_text("save", "a name of an array", name)
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        raise ValueError(f"save: names of arrays must be text that UTF-8 can hold, got {name!a}") from None
     return name
 
 

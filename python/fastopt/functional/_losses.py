@@ -33,10 +33,10 @@ def _labels(target: Any, x: Any) -> Any:
         labels = labels.astype(np.int64)
     if labels.dtype == np.uint64 or (labels.dtype.kind in "fO" and not isinstance(target, np.ndarray)):
         numbers = np.asarray(target, object).ravel().tolist()
-        if all(type(one) is int for one in numbers):
+        if all(isinstance(one, int | np.integer) and not isinstance(one, bool) for one in numbers):
             if large := [one for one in numbers if not -(1 << 63) <= one < 1 << 63]:
                 raise ValueError(f"cross_entropy: target must have labels below the number of classes, got {large[0]}")
-            labels = labels.astype(np.int64)
+            labels = np.array([*map(int, numbers)], np.int64).reshape(labels.shape)
     if labels.dtype.kind not in "iu":
         raise TypeError(
             f"cross_entropy: target has dtype {labels.dtype}, expected integers for labels, or the dtype of x for distributions"

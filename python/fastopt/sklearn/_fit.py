@@ -29,6 +29,18 @@ class Fits(threading.local):
     def __init__(self) -> None:
         self.of: dict[int, Fit] = {}
 
+    def begin(self, fit: Fit) -> None:
+        self.of[id(fit.estimator)] = fit
+        if fit.step is not None:
+            self.of[id(fit.optimizer)] = fit
+
+    def end(self, estimator: Any) -> Fit | None:
+        """Ends an estimator's fit, and returns it, if there is one."""
+        fit = self.of.pop(id(estimator), None)
+        if fit is not None:
+            self.of.pop(id(fit.optimizer), None)
+        return fit
+
 
 class Theirs:
     """The parts of scikit-learn that a fit needs, as they were when it was accelerated."""
@@ -91,21 +103,21 @@ def fit_stochastic(theirs: Theirs, is_on: Callable[[], bool], running: Callable[
 
     @wraps(theirs.loop)
     def fit(estimator: Any, X: Any, y: Array, *others: Any) -> Any:
-        if not is_on():
-            return theirs.loop(estimator, X, y, *others)
-        with running() as (backprop, update_params):
-            if not theirs.knows_estimator(estimator, backprop):
+        outer = theirs.fits.end(estimator)  # a fit of the same estimator, which has called this one
+        try:
+            if not is_on():
                 return theirs.loop(estimator, X, y, *others)
-            of, key = theirs.fits.of, id(estimator)
-            outer, one = of.get(key), Fit(theirs, estimator, update_params)
-            try:
-                of[key] = one
-                return theirs.loop(estimator, X, y, *others)
-            finally:
-                for each in (key, id(one.optimizer)):
-                    of.pop(each, None)
-                if outer is not None:  # a fit of the same estimator, which has called this one
-                    of.update({key: outer, id(outer.optimizer): outer})
+            with running() as (backprop, update_params):
+                if not theirs.knows_estimator(estimator, backprop):
+                    return theirs.loop(estimator, X, y, *others)
+                try:
+                    theirs.fits.begin(Fit(theirs, estimator, update_params))
+                    return theirs.loop(estimator, X, y, *others)
+                finally:
+                    theirs.fits.end(estimator)
+        finally:
+            if outer is not None:
+                theirs.fits.begin(outer)
 
     return fit
 
@@ -174,7 +186,7 @@ class Fit:
         ):
             self.step = step_of(theirs.kinds, optimizer, params)
         if self.step is not None:
-            theirs.fits.of[id(optimizer)] = self
+            theirs.fits.begin(self)
             for grads, those in ((coef_grads, coefs), (intercept_grads, intercepts)):
                 for i, param in enumerate(those):
                     if grads[i].shape != param.shape or grads[i].dtype != param.dtype:
@@ -184,8 +196,12 @@ class Fit:
         """Takes the optimizer's step, with the L2 penalty that ``backprop`` has left to it."""
         step, optimizer = self.step, self.optimizer
         assert step is not None
+        if any(name in vars(optimizer) for name in _OF_OPTIMIZERS):
+            self.theirs.update_params(optimizer, params, grads)  # with gradients that lack nothing, see takes()
+            return
         if not step.fits(optimizer, params):  # somebody has changed something, such as a callback
-            found = step_of(self.theirs.kinds, optimizer, params)
+            known = self.theirs.knows_optimizer(optimizer, self.updates)
+            found = step_of(self.theirs.kinds, optimizer, params) if known else None
             if found is None:
                 if self.decay:
                     for grad, param in zip(grads[: step.half], params, strict=False):
@@ -203,7 +219,8 @@ class Fit:
         *weights, _, _, coef_grads, intercept_grads = others
         sample_weight = weights[0] if weights else None
         estimator = self.estimator
-        if self.optimizer is None:
+        if self.optimizer is not estimator._optimizer:
+            self.theirs.fits.of.pop(id(self.optimizer), None)
             self.begin(X, coef_grads, intercept_grads)
         total = len(y) if sample_weight is None else sample_weight.sum()
         if self.step is None or not self.takes(total):
@@ -241,6 +258,9 @@ class Fit:
     def takes(self, total: Any) -> bool:
         """Whether a batch is one of those for which all this is right; ``total`` is the sum of its weights."""
         estimator = self.estimator
+        own, of_optimizer = vars(estimator), vars(self.optimizer)
+        if any(name in own for name in _OF_ESTIMATORS) or any(name in of_optimizer for name in _OF_OPTIMIZERS):
+            return False  # somebody has put them there during the fit
         functions = estimator.activation, estimator.out_activation_, estimator.loss
         if functions != self.functions:
             if not self.theirs.knows_functions(*functions):

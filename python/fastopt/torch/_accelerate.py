@@ -12,6 +12,7 @@ import torch
 
 from .._words import used
 from . import nn, optim
+from .nn._replacement import mark, unmark
 
 _LOG = logging.getLogger("fastopt")
 
@@ -71,10 +72,11 @@ def accelerate(model: torch.nn.Module, optimizer: torch.optim.Optimizer | None =
     for name, module in model.named_modules():
         if type(module) in classes:
             module.__class__ = classes[type(module)]
+            mark(module)
             found[name] = type(module).__name__
     if fuse:
         for name, norm, relu in _pairs(model):
-            norm.__dict__["fused_from"], norm.__class__, relu.__class__ = type(norm), nn.BatchNormReLU, _Passed
+            vars(norm)["fused_from"], norm.__class__, relu.__class__ = type(norm), nn.BatchNormReLU, _Passed
             found[name] = "BatchNormReLU"
     _LOG.info(
         "accelerate: %s", ", ".join(f"{name or 'the model'} ({kind})" for name, kind in found.items()) or "no modules"
@@ -100,6 +102,7 @@ def restore(model: torch.nn.Module) -> None:
             module.__class__ = module.__dict__.pop("fused_from")
         if type(module) in back:
             module.__class__ = back[type(module)]
+            unmark(module)
         elif type(module) is _Passed:
             module.__class__ = torch.nn.ReLU
 

@@ -8,7 +8,8 @@ import sys
 import types
 from abc import ABCMeta
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -181,17 +182,32 @@ _METHODS = ("add_param_group", "load_state_dict", "state_dict", "__getstate__", 
 _MAKING = "_is_being_made"  # an attribute of optimizers that a constructor has not finished
 
 
-def _become(self: Any, original: Any) -> None:
-    """Makes an optimizer of ours torch's own, with the state that it has."""
+@contextmanager
+def _becoming(self: Any, original: Any) -> Iterator[None]:
+    """Makes an optimizer of ours torch's own, with the state that it has; it stays ours if what is done then fails, too."""
+    before = type(self), dict(vars(self))
     state = defaultdict[Any, Any](dict)
     for param, entries in self.state.items():
-        if not entries:
-            continue
-        state[param] = {key: one.clone() if isinstance(one, torch.Tensor) else one for key, one in entries.items()}
+        if entries:
+            state[param] = {key: _as_torchs(key, one, param) for key, one in entries.items()}
     self.__class__ = original
     vars(self)["state"] = state
     self._patch_step_function()  # as its constructor does
+    try:
+        yield
+    except BaseException:
+        self.__class__ = before[0]
+        vars(self).clear()
+        vars(self).update(before[1])
+        raise
     counts.left[original.__name__] += 1
+
+
+def _as_torchs(key: str, value: Any, param: Any) -> Any:
+    """A copy of an entry of a state, in the dtype that torch's optimizers keep it in."""
+    if not isinstance(value, torch.Tensor):
+        return value
+    return value.clone() if key == "step" or not param.is_floating_point() else value.to(param.dtype, copy=True)
 
 
 def _swapped_class(ours: Any, original: Any) -> Any:
@@ -240,9 +256,9 @@ def _swapped_class(ours: Any, original: Any) -> Any:
         try:
             own_step(self)
         except (TypeError, ValueError):  # nothing has been changed
-            _become(self, original)
+            with _becoming(self, original):
+                torch_step(self)
             counts.steps[name] -= 1
-            torch_step(self)
         return loss
 
     def method_of(key: str) -> Callable[..., Any]:
@@ -259,8 +275,8 @@ def _swapped_class(ours: Any, original: Any) -> Any:
             except (TypeError, ValueError):
                 if key not in ("add_param_group", "load_state_dict"):
                     raise
-                _become(self, original)
-                return theirs(self, *args, **kwargs)
+                with _becoming(self, original):
+                    return theirs(self, *args, **kwargs)
 
         del method.__wrapped__
         return method
@@ -270,9 +286,11 @@ def _swapped_class(ours: Any, original: Any) -> Any:
         return object.__new__, (getattr(sys.modules[original.__module__], name),), self.__getstate__()
 
     def share_memory(self: Any) -> None:  # Adagrad's: processes update one state, which ours cannot
-        if type(self) is swapped:
-            _become(self, original)
-        original.share_memory(self)
+        if type(self) is not swapped:
+            original.share_memory(self)
+            return
+        with _becoming(self, original):
+            original.share_memory(self)
 
     names = {
         "__init__": __init__,

@@ -43,21 +43,25 @@ class _CrossEntropy(torch.autograd.Function):
         ctx.options = options
         # Hooks may keep what they pack, or hand out the same memory again.
         ctx.hooked = torch._C._autograd._top_saved_tensors_default_hooks(True) is not None
-        # The inputs may change, as torch's own backward does not need them either.
-        ctx.inputs = x, target, weight
-        ctx.versions = [one._version for one in ctx.inputs if one is not None]
-        ctx.save_for_backward(dx)
+        if ctx.hooked:
+            ctx.save_for_backward(dx, x, target, weight)
+        else:  # so that they may change: torch's own backward does not need them either
+            ctx.save_for_backward(dx)
+            ctx.inputs = x, target, weight
+            ctx.versions = [one._version for one in ctx.inputs if one is not None]
         return loss
 
     @staticmethod
     def backward(ctx: Any, dy: Any) -> Any:
-        (dx,), inputs = ctx.saved_tensors, ctx.inputs
+        dx, *inputs = ctx.saved_tensors
         keeps_graph = torch._C._autograd._get_current_graph_task_keep_graph()
-        if not keeps_graph:
-            ctx.inputs = None
+        if not ctx.hooked:
+            inputs = ctx.inputs
+            if not keeps_graph:
+                ctx.inputs = None
         x, target, weight = inputs
         if torch.is_grad_enabled() or not is_readable(dy):
-            if ctx.versions != [one._version for one in inputs if one is not None]:
+            if not ctx.hooked and ctx.versions != [one._version for one in inputs if one is not None]:
                 raise RuntimeError(
                     "cross_entropy: input, target or weight was changed in place after forward, and a gradient of the gradient, or "
                     "one of a batch of gradients, needs them: change a clone"

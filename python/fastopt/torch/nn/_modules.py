@@ -10,7 +10,7 @@ from torch.compiler import is_compiling
 
 from ..._words import speak
 from .. import functional as F
-from ._replacement import Kind, Replacement, made_from
+from ._replacement import Replacement, Whole, made_from
 
 __all__ = [
     "GELU",
@@ -138,7 +138,7 @@ class BatchNorm3d(Replacement, torch.nn.BatchNorm3d):
         return super().forward(input) if is_compiling() else _normalized(self, F.batch_norm, input)
 
 
-class BatchNormReLU(torch.nn.modules.batchnorm._BatchNorm, metaclass=Kind):
+class BatchNormReLU(Whole, torch.nn.modules.batchnorm._BatchNorm):
     """Batch normalization and ReLU in one pass, by :func:`fastopt.torch.functional.batch_norm_relu`, for inputs of 2 to 5 dimensions.
 
     The arguments and the names in ``state_dict`` are those of ``torch.nn.BatchNorm2d``.  It takes the place of two modules: the

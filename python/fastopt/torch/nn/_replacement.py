@@ -6,41 +6,33 @@ from typing import Any, ClassVar
 
 from ..._words import speak
 
-__all__ = ["Kind", "Replacement", "made_from"]
+__all__ = ["Replacement", "Whole", "made_from", "mark", "unmark"]
 
 
-_HERE = __name__.rpartition(".")[0]
+_OF_TORCH = "torch.nn"
 
 
-class Kind(type):
-    """The type of the modules: they are defined here, but their objects say ``torch.nn``.
+def mark(module: Any) -> None:
+    """Makes ``torch.fx`` keep a module whole, as it keeps torch's: it asks an object whether its ``__module__`` is one of torch.nn's."""
+    vars(module)["__module__"] = _OF_TORCH
 
-    ``torch.fx`` asks an object's ``__module__`` whether to keep a module whole, as ``eval()`` of what it traces needs; all others
-    (pickles, documentation) ask the class.
-    """
 
-    _module: str
+def unmark(module: Any) -> None:
+    """Undoes :func:`mark`."""
+    vars(module).pop("__module__", None)
 
-    def __new__(cls, name: str, bases: tuple[type, ...], names: dict[str, Any], **keywords: Any) -> Any:
-        module = names["__module__"]
-        is_ours = module.startswith(_HERE)
-        made = super().__new__(cls, name, bases, {**names, "__module__": "torch.nn"} if is_ours else names, **keywords)
-        made._module = module
+
+class Whole:
+    """A module of ours that ``torch.fx`` keeps whole; users' subclasses are traced, as those of torch's are."""
+
+    def __new__(cls, *args: Any, **keywords: Any) -> Any:
+        made = super().__new__(cls)
+        if cls.__module__ == __name__.rpartition(".")[0]:
+            mark(made)
         return made
 
-    @property
-    def __module__(cls) -> str:
-        return cls._module
 
-    @__module__.setter
-    def __module__(cls, name: str) -> None:
-        cls._module = name
-
-    def __repr__(cls) -> str:
-        return f"<class '{cls.__module__}.{cls.__qualname__}'>"
-
-
-class Replacement(metaclass=Kind):
+class Replacement(Whole):
     """A subclass of a class of torch's that computes the same in another way.
 
     It has no attributes of its own, so an instance of either class becomes one of the other by taking over what it has.
@@ -75,5 +67,7 @@ class Replacement(metaclass=Kind):
 def made_from(to: Any, module: Any) -> Any:
     """A module of class ``to`` that shares all that ``module`` has; its hooks can still be removed by the handles they came with."""
     made = to.__new__(to)
-    made.__dict__.update(module.__dict__)
+    marked = "__module__" in vars(made)
+    vars(made).update(vars(module))
+    (mark if marked else unmark)(made)
     return made
