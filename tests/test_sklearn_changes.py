@@ -70,6 +70,11 @@ def assert_alike(ours: Any, theirs: Any) -> None:
     assert vars(ours).keys() == vars(theirs).keys()
 
 
+class Clipped(_multilayer_perceptron.AdamOptimizer):
+    def _get_updates(self, grads: list[Array]) -> Any:
+        return super()._get_updates([np.clip(grad, -1e-3, 1e-3) for grad in grads])
+
+
 def with_callback(change: Callable[[Any], None], **options: Any) -> Any:
     """An estimator that is changed after each epoch."""
 
@@ -118,6 +123,11 @@ def other_optimizer(model: Any) -> None:
         model._optimizer = _multilayer_perceptron.AdamOptimizer(model.coefs_ + model.intercepts_, 0.01)
 
 
+def clipped_optimizer(model: Any) -> None:
+    if model.n_iter_ == 3:
+        model._optimizer = Clipped(model.coefs_ + model.intercepts_, 0.01)  # which is left to scikit-learn
+
+
 def own_updates(model: Any) -> None:
     if model.n_iter_ == 4:
         model._optimizer._get_updates = lambda grads: [0.001 * grad for grad in grads]
@@ -149,6 +159,7 @@ def other_weights(model: Any) -> None:
         negative_decay,
         other_activation,
         other_optimizer,
+        clipped_optimizer,
         own_updates,
         own_update_params,
         other_weights,
@@ -160,7 +171,7 @@ def test_callbacks_change_what_they_change_in_scikit_learn(
     train = lambda: with_callback(change, learning_rate_init=0.01, alpha=0.1).fit(*data)  # noqa: E731
     ours, theirs, count = taken(monkeypatch, train)
     assert_alike(ours, theirs)
-    assert count == {negative_rate: 3, own_updates: 12, own_update_params: 12}.get(change, steps)
+    assert count == {negative_rate: 3, clipped_optimizer: 9, own_updates: 12, own_update_params: 12}.get(change, steps)
     assert ours._optimizer.t == theirs._optimizer.t
     assert type(ours._optimizer.learning_rate) is type(theirs._optimizer.learning_rate)
 
@@ -223,11 +234,6 @@ def leaky(z: Array) -> None:
 
 def leaky_derivative(z: Array, delta: Array) -> None:
     delta[z < 0] *= 0.1
-
-
-class Clipped(_multilayer_perceptron.AdamOptimizer):
-    def _get_updates(self, grads: list[Array]) -> Any:
-        return super()._get_updates([np.clip(grad, -1e-3, 1e-3) for grad in grads])
 
 
 def halved(original: Callable[..., Any]) -> Callable[..., Any]:

@@ -17,7 +17,6 @@ Array = NDArray[Any]
 
 _LARGEST = 3e38  # of the factor of the L2 penalty, which is a number of float32, too
 
-
 # The methods of an estimator and of an optimizer whose work a fit takes over.
 _OF_ESTIMATORS = ("_backprop", "_forward_pass", "_compute_loss_grad")
 _OF_OPTIMIZERS = ("update_params", "_get_updates")
@@ -174,9 +173,10 @@ class Fit:
         self.buffers: dict[int, tuple[list[Array], list[Array], list[Array]]] = {}
 
     def begin(self, X: Any, coef_grads: list[Array], intercept_grads: list[Array]) -> None:
-        """Finds the step for the first batch, if fastopt takes the parameters."""
+        """Finds the step for the first batch, or for the first one with another optimizer, if fastopt takes the parameters."""
         estimator, theirs = self.estimator, self.theirs
-        self.optimizer = optimizer = estimator._optimizer
+        optimizer = self.optimizer = estimator._optimizer
+        self.step = None
         coefs, intercepts = estimator.coefs_, estimator.intercepts_
         params = [*coefs, *intercepts]
         if (
