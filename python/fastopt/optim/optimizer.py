@@ -206,7 +206,8 @@ class Optimizer(Averaged):
                 order of all parameters.  A gradient has its parameter's shape, in any memory layout, and is only read; its dtype is the
                 parameter's; unless that is float64, it may also be float32, float16 or bfloat16.  A :class:`fastopt.SparseRows`
                 touches few rows only.  ``None`` leaves the parameter and its state alone, or those of a whole group or part of the
-                structure.  Without ``grads`` it is the mean of the gradients that ``accumulate`` has added.
+                structure.  Without ``grads`` it is the mean of the gradients that ``accumulate`` has added; with them, these stay
+                for a later step.
             grad_scale: The factor by which the loss was multiplied, above 0.
             clip_norm: Largest norm of all gradients together: they are multiplied by min(1, clip_norm / (norm + 1e-6)).
                 ``math.inf`` clips nothing, and ``grad_norm`` is there.
