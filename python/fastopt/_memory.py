@@ -20,7 +20,6 @@ _active: set[MemoryReuse] = set()
 _lock = threading.Lock()  # for it and what it stands for
 # Those for which NumPy's arrays come from the cache in this thread or task, as NumPy's handler is a context variable too.
 _of_arrays: ContextVar[frozenset[MemoryReuse]] = ContextVar("_of_arrays", default=frozenset())
-_begun: ContextVar[None] = ContextVar("_begun")  # its tokens know the thread or task that they are of
 
 
 def _unlock() -> None:
@@ -50,8 +49,7 @@ class MemoryReuse:
             _kernels.cache_arrays(True)
             self.arrays = _kernels.are_arrays_cached()
         if self.arrays:
-            _of_arrays.set(_of_arrays.get() | {self})
-            self._token = _begun.set(None)
+            self._token = _of_arrays.set(_of_arrays.get() | {self})
 
     def undo(self) -> None:
         """Ends the reuse, as the end of the context does: once, and in the thread or task that began it.
@@ -67,9 +65,10 @@ class MemoryReuse:
         with _lock:
             if self not in _active:
                 return
+            others = _of_arrays.get() - {self}
             if self.arrays:
                 try:
-                    _begun.reset(self._token)
+                    _of_arrays.reset(self._token)  # which only the thread or task can that has it
                 except ValueError:
                     raise RuntimeError(
                         "MemoryReuse: undo was called in another thread or task than reuse_memory, whose NumPy arrays it cannot "
@@ -80,7 +79,6 @@ class MemoryReuse:
             if last:
                 _kernels.set_malloc(maps=True, kept=_USUAL)
         if self.arrays:
-            others = _of_arrays.get() - {self}
             _of_arrays.set(others)
             if not others:
                 _kernels.cache_arrays(False)

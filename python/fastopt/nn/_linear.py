@@ -179,11 +179,6 @@ class Linear(_Linear):
         return text
 
 
-def _silent() -> Any:
-    """Infinities and NaN come from the data: no warning, which may be an error, for them."""
-    return np.errstate(all="ignore")
-
-
 class CosineLinear(_Linear):
     """A linear layer of cosines, see :func:`fastopt.functional.cosine_norm`.
 
@@ -236,7 +231,7 @@ class CosineLinear(_Linear):
         directions, rnorm = F.cosine_norm(rows, self.eps)
         weights, weight_rnorm = F.cosine_norm(self.params["weight"], self.eps)
         self._kept = x, rows, directions, rnorm, weights, weight_rnorm
-        with _silent():
+        with np.errstate(all="ignore"):
             products = directions @ weights.T
         return self._stored(products.reshape(*x.shape[:-1], self.out_features), x, out)
 
@@ -246,7 +241,7 @@ class CosineLinear(_Linear):
         self._check_own(written=True)
         g = self._rows("dy", dy, self.out_features, (*x.shape[:-1], self.out_features), x.dtype)
         self._check_out(out, x.shape, x.dtype, x, dy)
-        with _silent():
+        with np.errstate(all="ignore"):
             of_weights, of_directions = g.T @ directions, g @ weights
         F.cosine_norm_backward(of_weights, self.params["weight"], weight_rnorm, out=self.grads["weight"])
         return self._stored(F.cosine_norm_backward(of_directions, rows, rnorm).reshape(x.shape), x, out)
@@ -305,7 +300,7 @@ class WeightNormLinear(_Linear):
         rows = self._rows("x", x, self.in_features)
         self._check_out(out, (*x.shape[:-1], self.out_features), x.dtype, x)
         weights, rnorm = F.weight_norm(self.params["weight_v"], self.params["weight_g"])
-        with _silent():
+        with np.errstate(all="ignore"):
             products = rows @ weights.T
             if "bias" in self.params:
                 products += self.params["bias"]
@@ -319,7 +314,7 @@ class WeightNormLinear(_Linear):
         g = self._rows("dy", dy, self.out_features, (*x.shape[:-1], self.out_features), x.dtype)
         self._check_out(out, x.shape, x.dtype, x, dy)
         v, length = self.params["weight_v"], self.params["weight_g"]
-        with _silent():
+        with np.errstate(all="ignore"):
             of_weights, dx = g.T @ rows, g @ weights
             F.weight_norm_backward(of_weights, v, length, rnorm, out=(self.grads["weight_v"], self.grads["weight_g"]))
             if "bias" in self.grads:

@@ -91,7 +91,8 @@ class Sequential(Layer):
                 "Sequential: the last forward pass was in evaluation, as a validation between loss and backward is; call backward before "
                 "it, or model(x) again"
             )
-        self._expect_once()
+        if len({*map(id, self.layers)}) != len(self.layers):  # one was added since
+            self._expect_once()
         for i, layer in enumerate(self.layers):
             if not getattr(layer, "input_grad", True) and any(getattr(one, "params", None) for one in self.layers[:i]):
                 raise ValueError(

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ._step import AdamStep, SGDStep, Step, is_from, step_of
+from ._step import AdamStep, SGDStep, Step, step_of
 
 Array = NDArray[Any]
 
@@ -49,8 +49,8 @@ class Theirs:
         self.functions: Any = import_module("sklearn.neural_network._base")
         self.optimizers: Any = import_module("sklearn.neural_network._stochastic_optimizers")
         self.base, self.optimizer = self.perceptron.BaseMultilayerPerceptron, self.optimizers.BaseOptimizer
-        self.loop, self.rows = _theirs(self.base._fit_stochastic), _theirs(self.perceptron._safe_indexing)
-        self.backprop, self.update_params = _theirs(self.base._backprop), _theirs(self.optimizer.update_params)
+        self.loop, self.rows = _unwrapped(self.base._fit_stochastic), _unwrapped(self.perceptron._safe_indexing)
+        self.backprop, self.update_params = _unwrapped(self.base._backprop), _unwrapped(self.optimizer.update_params)
         self.kinds: dict[type, type[Step]] = {
             self.optimizers.AdamOptimizer: AdamStep,
             self.optimizers.SGDOptimizer: SGDStep,
@@ -62,8 +62,8 @@ class Theirs:
         kind, own = type(estimator), vars(estimator)
         return (
             kind._backprop is backprop
-            and is_from(self.backprop, self.perceptron)
-            and all(is_from(getattr(kind, name), self.perceptron) for name in _OF_ESTIMATORS[1:])
+            and _is_from(self.backprop, self.perceptron)
+            and all(_is_from(getattr(kind, name), self.perceptron) for name in _OF_ESTIMATORS[1:])
             and not any(name in own for name in _OF_ESTIMATORS)
         )
 
@@ -73,8 +73,8 @@ class Theirs:
         return (
             kind in self.kinds
             and kind.update_params is update_params
-            and is_from(self.update_params, self.optimizers)
-            and is_from(kind._get_updates, self.optimizers)
+            and _is_from(self.update_params, self.optimizers)
+            and _is_from(kind._get_updates, self.optimizers)
             and not any(name in own for name in _OF_OPTIMIZERS)
         )
 
@@ -82,7 +82,7 @@ class Theirs:
         """Whether an estimator's activations and its loss are scikit-learn's."""
         tables = self.perceptron
         functions = [tables.ACTIVATIONS.get(hidden), tables.DERIVATIVES.get(hidden), tables.ACTIVATIONS.get(last)]
-        return all(is_from(one, self.functions) for one in [*functions, self.loss_of(loss, last)])
+        return all(_is_from(one, self.functions) for one in [*functions, self.loss_of(loss, last)])
 
     def loss_of(self, loss: str, last: str) -> Any:
         return self.perceptron.LOSS_FUNCTIONS.get(
@@ -90,7 +90,12 @@ class Theirs:
         )
 
 
-def _theirs(function: Any) -> Any:
+def _is_from(function: Callable[..., Any] | None, module: Any) -> bool:
+    """Whether a function was defined in a module, and is not somebody else's in its place."""
+    return getattr(function, "__globals__", None) is vars(module)
+
+
+def _unwrapped(function: Any) -> Any:
     """A function of scikit-learn's, where ours may be: that of an earlier acceleration, which somebody has put back."""
     while getattr(function, "__globals__", None) is globals():
         function = function.__wrapped__
@@ -164,9 +169,11 @@ class Fit:
     """The work of one fit of one estimator: what its ``_backprop`` and its optimizer's ``update_params`` do."""
 
     def __init__(self, theirs: Theirs, estimator: Any, update_params: Callable[..., Any]) -> None:
-        self.theirs, self.estimator, self.updates = theirs, estimator, update_params
+        self.theirs, self.estimator = theirs, estimator
+        self.in_its_place = update_params  # of an optimizer's own
         self.optimizer: Any = None  # scikit-learn's, once it is there: with the first batch
         self.step: Step | None = None  # None if this fit is left to scikit-learn
+        self.is_known = False  # whether the optimizer's update is scikit-learn's, in this batch
         self.decay = 0.0  # of the L2 penalty that a gradient lacks
         self.functions: Any = None  # the names of activations and loss that are known
         self.shapes: list[tuple[int, ...]] = []
@@ -180,7 +187,7 @@ class Fit:
         coefs, intercepts = estimator.coefs_, estimator.intercepts_
         params = [*coefs, *intercepts]
         if (
-            theirs.knows_optimizer(optimizer, self.updates)
+            theirs.knows_optimizer(optimizer, self.in_its_place)
             and len(coef_grads) == len(intercept_grads) == len(coefs) == estimator.n_layers_ - 1
             and all(param.dtype == X.dtype for param in params)
         ):
@@ -194,22 +201,17 @@ class Fit:
 
     def update_params(self, params: list[Array], grads: list[Array]) -> None:
         """Takes the optimizer's step, with the L2 penalty that ``backprop`` has left to it."""
-        step, optimizer = self.step, self.optimizer
-        assert step is not None
-        if any(name in vars(optimizer) for name in _OF_OPTIMIZERS):
-            self.theirs.update_params(optimizer, params, grads)  # with gradients that lack nothing, see takes()
+        optimizer, step = self.optimizer, self.step if self.is_known else None
+        if step is not None and not step.fits(optimizer, params):  # a callback has changed something, for example
+            step = step_of(self.theirs.kinds, optimizer, params)
+            self.step = step or self.step
+        if step is not None:
+            step.take(optimizer, grads, self.decay)
             return
-        if not step.fits(optimizer, params):  # somebody has changed something, such as a callback
-            known = self.theirs.knows_optimizer(optimizer, self.updates)
-            found = step_of(self.theirs.kinds, optimizer, params) if known else None
-            if found is None:
-                if self.decay:
-                    for grad, param in zip(grads[: step.half], params, strict=False):
-                        grad += self.decay * param
-                self.theirs.update_params(optimizer, params, grads)
-                return
-            self.step = step = found
-        step.take(optimizer, grads, self.decay)
+        if self.decay:
+            for grad, param in zip(grads, params[: len(params) // 2], strict=False):
+                grad += self.decay * param
+        self.theirs.update_params(optimizer, params, grads)
 
     def backprop(self, X: Any, y: Array, *others: Any) -> tuple[Any, list[Array], list[Array]]:
         """The loss of a batch, and its gradients without the L2 penalty, which are written to the arrays of the last two arguments.
@@ -222,6 +224,7 @@ class Fit:
         if self.optimizer is not estimator._optimizer:
             self.theirs.fits.of.pop(id(self.optimizer), None)
             self.begin(X, coef_grads, intercept_grads)
+        self.is_known = self.theirs.knows_optimizer(self.optimizer, self.in_its_place)
         total = len(y) if sample_weight is None else sample_weight.sum()
         if self.step is None or not self.takes(total):
             self.decay = 0.0
@@ -258,9 +261,8 @@ class Fit:
     def takes(self, total: Any) -> bool:
         """Whether a batch is one of those for which all this is right; ``total`` is the sum of its weights."""
         estimator = self.estimator
-        own, of_optimizer = vars(estimator), vars(self.optimizer)
-        if any(name in own for name in _OF_ESTIMATORS) or any(name in of_optimizer for name in _OF_OPTIMIZERS):
-            return False  # somebody has put them there during the fit
+        if not self.is_known or any(name in vars(estimator) for name in _OF_ESTIMATORS):
+            return False  # somebody has put something in their place during the fit, and must see whole gradients
         functions = estimator.activation, estimator.out_activation_, estimator.loss
         if functions != self.functions:
             if not self.theirs.knows_functions(*functions):

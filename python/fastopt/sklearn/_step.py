@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from operator import is_
 from typing import Any, ClassVar
 from weakref import WeakKeyDictionary
@@ -133,11 +133,6 @@ def step_of(kinds: Mapping[type, type[Step]], optimizer: Any, params: list[Array
         except (TypeError, ValueError):
             return None
     return step
-
-
-def is_from(function: Callable[..., Any] | None, module: Any) -> bool:
-    """Whether a function was defined in a module, and is not somebody else's in its place."""
-    return getattr(function, "__globals__", None) is vars(module)
 
 
 def _same(some: list[Array], others: list[Array]) -> bool:

@@ -91,7 +91,8 @@ class _Switch:
     def __init__(self) -> None:
         self.is_on = False
         self._lock = Lock()
-        self._calls = self._blocks = self._fits = 0
+        self._calls = self._blocks = 0
+        self._underway = 0  # fits
         self.fits = 0  # how many have begun
         self._era = 0  # number of calls of off(): what was counted before one of them counts no more
         self._theirs: Theirs
@@ -147,7 +148,7 @@ class _Switch:
                 stacklevel=6,
             )
             return
-        if not self._fits:
+        if not self._underway:
             self._theirs = Theirs()
         theirs = self._theirs
         self._put_methods()
@@ -165,7 +166,7 @@ class _Switch:
     def _take_off(self) -> None:
         self._names.take_back()
         self.is_on = False
-        if not self._fits:
+        if not self._underway:
             self._methods.take_back()
 
     @contextmanager
@@ -173,14 +174,14 @@ class _Switch:
         """Counts a fit; gives what takes the place of the two methods."""
         with self._lock:
             self.fits += 1
-            self._fits += 1
+            self._underway += 1
             self._put_methods()
         try:
             yield self._methods.values
         finally:
             with self._lock:
-                self._fits -= 1
-                if not self._fits + self.is_on:
+                self._underway -= 1
+                if not self._underway + self.is_on:
                     self._methods.take_back()
 
 

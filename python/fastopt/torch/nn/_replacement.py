@@ -67,7 +67,5 @@ class Replacement(Whole):
 def made_from(to: Any, module: Any) -> Any:
     """A module of class ``to`` that shares all that ``module`` has; its hooks can still be removed by the handles they came with."""
     made = to.__new__(to)
-    marked = "__module__" in vars(made)
-    vars(made).update(vars(module))
-    (mark if marked else unmark)(made)
+    vars(made).update((key, value) for key, value in vars(module).items() if key != "__module__")
     return made

@@ -155,9 +155,8 @@ class Part:
         self._of_steps: Array = self._steps.numpy()
         self._version, self._where = self._steps._version, self._steps.data_ptr()
         self._unseen: list[int] = []
-        self._shown: dict[
-            int, list[tuple[torch.Tensor, int]]
-        ] = {}  # the memory of the state's tensors, and where it began
+        # The memory of the state's tensors, and where it began.
+        self._shown: dict[int, list[tuple[torch.Tensor, int]]] = {}
         self._show_all()
 
     def step(self, options: Mapping[str, Any]) -> optim.StepInfo | None:

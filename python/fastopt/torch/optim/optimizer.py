@@ -149,9 +149,8 @@ class Optimizer(torch.optim.Optimizer):
         def step(self: Optimizer, *args: Any, **kwargs: Any) -> Any:
             if torch.compiler.is_compiling():
                 return _not_compiled(func, self, *args, **kwargs)
-            if not isinstance(
-                self, Optimizer
-            ):  # a schedule has kept this method of one that became torch's, see patch()
+            # A schedule has kept this method of one that became torch's, see patch().
+            if not isinstance(self, Optimizer):
                 return func(self, *args, **kwargs)
             try:
                 if _before or _after or self._has_hooks() or _profiler_enabled():
