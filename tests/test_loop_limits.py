@@ -83,6 +83,12 @@ def test_a_layer_is_in_one_place() -> None:
     model.layers.append(act)
     with pytest.raises(ValueError, match=r"layers\[3\] is layers\[1\] again"):
         model.backward(y)
+    inner = nn.Sequential(second)
+    nested = nn.Sequential(first, inner)
+    y = nested(np.ones((2, 4), np.float32))
+    inner.layers.append(first)
+    with pytest.raises(ValueError, match=r"layers\[1\].layers\[1\] is layers\[0\] again"):
+        nested.backward(y)
 
 
 def test_a_validation_between_loss_and_backward() -> None:

@@ -418,3 +418,46 @@ def test_a_fit_in_a_fit_of_the_same_estimator(
     ours, theirs, count = taken(monkeypatch, train)
     assert_alike(ours, theirs)
     assert count >= 18
+
+
+@pytest.mark.parametrize("solver", ["adam", "sgd"])
+def test_two_estimators_with_one_optimizer(
+    solver: str, data: tuple[Array, Array], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def again(model: Any) -> None:
+        if model.n_iter_ == 2 and not hasattr(model, "inner"):
+            other = copy.copy(model)
+            other.inner = True
+            other.partial_fit(*data)
+
+    ours, theirs, _ = taken(monkeypatch, lambda: with_callback(again, alpha=20.0, solver=solver).fit(*data))
+    assert_alike(ours, theirs)
+
+
+@pytest.mark.parametrize("name", ["_backprop", "_compute_loss_grad"])
+def test_methods_that_come_into_the_class_during_a_fit(
+    name: str, data: tuple[Array, Array], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[list[float]] = []
+
+    def wrap(model: Any) -> None:
+        kind = type(model)
+        if model.n_iter_ != 2 or name in vars(kind):
+            return
+        own = getattr(MLPRegressor, name)
+
+        def wrapped(self: Any, *arguments: Any) -> Any:
+            result = own(self, *arguments)
+            seen[-1].append(float(np.linalg.norm(result[1][0])) if name == "_backprop" else 1.0)
+            return result
+
+        setattr(kind, name, wrapped)
+
+    def train() -> Any:
+        seen.append([])
+        return with_callback(wrap, alpha=20.0).fit(*data)
+
+    ours, theirs, _ = taken(monkeypatch, train)
+    assert_alike(ours, theirs)
+    assert len(seen[0]) >= 12
+    np.testing.assert_allclose(seen[1], seen[0], rtol=1e-8)

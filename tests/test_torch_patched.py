@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import pickle
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -95,6 +97,10 @@ def test_it_goes_on_as_torchs(rule: str, change: Callable[[Any, list[Any]], None
     made = _patch.counts.left.copy()
     ours = trained(rule, change)
     assert type(ours) is type(theirs)
+    copies = pickle.loads(pickle.dumps(ours)), copy.deepcopy(ours)
+    fastopt.torch.unpatch()
+    for one in (*copies, pickle.loads(pickle.dumps(ours))):
+        torch.testing.assert_close(one.state_dict()["state"], ours.state_dict()["state"], equal_nan=True)
     assert _patch.counts.left[type(theirs).__name__] == made[type(theirs).__name__] + 1
     torch.testing.assert_close(
         ours.state_dict()["state"],

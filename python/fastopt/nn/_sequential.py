@@ -58,8 +58,16 @@ class Sequential(Layer):
                     "only; make a new layer for each place"
                 )
 
+    def _flat(self) -> Iterator[Layer]:
+        """The layers, those of models in this one too."""
+        for layer in self.layers:
+            if isinstance(layer, Sequential):
+                yield from layer._flat()
+            else:
+                yield layer
+
     def _leaves(self) -> Iterator[tuple[str, Layer]]:
-        """The layers, those of models in this one too, with their places."""
+        """The same layers with their places."""
         for i, layer in enumerate(self.layers):
             if isinstance(layer, Sequential):
                 yield from ((f"layers[{i}].{place}", one) for place, one in layer._leaves())
@@ -91,7 +99,8 @@ class Sequential(Layer):
                 "Sequential: the last forward pass was in evaluation, as a validation between loss and backward is; call backward before "
                 "it, or model(x) again"
             )
-        if len({*map(id, self.layers)}) != len(self.layers):  # one was added since
+        layers = [*self._flat()]
+        if len({*map(id, layers)}) != len(layers):  # one was added since
             self._expect_once()
         for i, layer in enumerate(self.layers):
             if not getattr(layer, "input_grad", True) and any(getattr(one, "params", None) for one in self.layers[:i]):

@@ -23,21 +23,20 @@ _OF_OPTIMIZERS = ("update_params", "_get_updates")
 
 
 class Fits(threading.local):
-    """The fits that this thread is in, by the ids of their estimators and of their optimizers."""
+    """The fits that this thread is in: by the ids of their estimators, and of the optimizers that are to update next."""
 
     def __init__(self) -> None:
         self.of: dict[int, Fit] = {}
+        self.waiting: dict[int, Fit] = {}  # from a gradient to its update
 
     def begin(self, fit: Fit) -> None:
         self.of[id(fit.estimator)] = fit
-        if fit.step is not None:
-            self.of[id(fit.optimizer)] = fit
 
     def end(self, estimator: Any) -> Fit | None:
         """Ends an estimator's fit, and returns it, if there is one."""
         fit = self.of.pop(id(estimator), None)
         if fit is not None:
-            self.of.pop(id(fit.optimizer), None)
+            self.waiting.pop(id(fit.optimizer), None)
         return fit
 
 
@@ -115,7 +114,7 @@ def fit_stochastic(theirs: Theirs, is_on: Callable[[], bool], running: Callable[
                 if not theirs.knows_estimator(estimator, backprop):
                     return theirs.loop(estimator, X, y, *others)
                 try:
-                    theirs.fits.begin(Fit(theirs, estimator, update_params))
+                    theirs.fits.begin(Fit(theirs, estimator, (backprop, update_params)))
                     return theirs.loop(estimator, X, y, *others)
                 finally:
                     theirs.fits.end(estimator)
@@ -144,7 +143,7 @@ def update_params(theirs: Theirs) -> Callable[..., Any]:
 
     @wraps(theirs.update_params)
     def update_params(optimizer: Any, params: list[Array], grads: list[Array]) -> None:
-        one = theirs.fits.of.get(id(optimizer))
+        one = theirs.fits.waiting.pop(id(optimizer), None)
         if one is None:
             theirs.update_params(optimizer, params, grads)
         else:
@@ -168,9 +167,9 @@ def rows_of(original: Callable[..., Any]) -> Callable[..., Any]:
 class Fit:
     """The work of one fit of one estimator: what its ``_backprop`` and its optimizer's ``update_params`` do."""
 
-    def __init__(self, theirs: Theirs, estimator: Any, update_params: Callable[..., Any]) -> None:
+    def __init__(self, theirs: Theirs, estimator: Any, in_their_place: tuple[Callable[..., Any], ...]) -> None:
         self.theirs, self.estimator = theirs, estimator
-        self.in_its_place = update_params  # of an optimizer's own
+        self.in_their_place = in_their_place  # of an estimator's _backprop, and of an optimizer's update_params
         self.optimizer: Any = None  # scikit-learn's, once it is there: with the first batch
         self.step: Step | None = None  # None if this fit is left to scikit-learn
         self.is_known = False  # whether the optimizer's update is scikit-learn's, in this batch
@@ -187,13 +186,12 @@ class Fit:
         coefs, intercepts = estimator.coefs_, estimator.intercepts_
         params = [*coefs, *intercepts]
         if (
-            theirs.knows_optimizer(optimizer, self.in_its_place)
+            theirs.knows_optimizer(optimizer, self.in_their_place[1])
             and len(coef_grads) == len(intercept_grads) == len(coefs) == estimator.n_layers_ - 1
             and all(param.dtype == X.dtype for param in params)
         ):
             self.step = step_of(theirs.kinds, optimizer, params)
         if self.step is not None:
-            theirs.fits.begin(self)
             for grads, those in ((coef_grads, coefs), (intercept_grads, intercepts)):
                 for i, param in enumerate(those):
                     if grads[i].shape != param.shape or grads[i].dtype != param.dtype:
@@ -222,9 +220,10 @@ class Fit:
         sample_weight = weights[0] if weights else None
         estimator = self.estimator
         if self.optimizer is not estimator._optimizer:
-            self.theirs.fits.of.pop(id(self.optimizer), None)
             self.begin(X, coef_grads, intercept_grads)
-        self.is_known = self.theirs.knows_optimizer(self.optimizer, self.in_its_place)
+        self.is_known = self.step is not None and self.theirs.knows_optimizer(self.optimizer, self.in_their_place[1])
+        if self.is_known:
+            self.theirs.fits.waiting[id(self.optimizer)] = self
         total = len(y) if sample_weight is None else sample_weight.sum()
         if self.step is None or not self.takes(total):
             self.decay = 0.0
@@ -261,7 +260,7 @@ class Fit:
     def takes(self, total: Any) -> bool:
         """Whether a batch is one of those for which all this is right; ``total`` is the sum of its weights."""
         estimator = self.estimator
-        if not self.is_known or any(name in vars(estimator) for name in _OF_ESTIMATORS):
+        if not (self.is_known and self.theirs.knows_estimator(estimator, self.in_their_place[0])):
             return False  # somebody has put something in their place during the fit, and must see whole gradients
         functions = estimator.activation, estimator.out_activation_, estimator.loss
         if functions != self.functions:

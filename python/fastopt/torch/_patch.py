@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copyreg
 import functools
 import inspect
 import sys
@@ -46,7 +47,7 @@ class Counts:
         return {key: dict(sorted(value.items())) for key, value in vars(self).items()}
 
 
-_undo: list[Callable[[], None]] = []
+_undo: list[Callable[[], Any]] = []
 counts = Counts()
 
 
@@ -91,6 +92,10 @@ def patch(only: Iterable[str] | None = None, without: Iterable[str] = ()) -> Non
                 swapped = _swapped_class(getattr(optim, name), original)
                 _put(torch.optim, name, swapped)
                 _put(sys.modules[original.__module__], name, swapped)
+                copyreg.pickle(
+                    original, _reduced
+                )  # for optimizers that are torch's own, whose class has another's name now
+                _undo.append(functools.partial(copyreg.dispatch_table.pop, original, None))
     for name in FUNCTIONS:
         if name in wanted:
             original = getattr(torch.nn.functional, name)
@@ -203,6 +208,13 @@ def _becoming(self: Any, original: Any) -> Iterator[None]:
     counts.left[original.__name__] += 1
 
 
+def _reduced(optimizer: Any) -> Any:
+    """An optimizer for pickle, under the name of torch's class, which is ours or, after unpatch(), torch's own."""
+    original = type(optimizer).original if isinstance(type(optimizer), _Swapped) else type(optimizer)
+    named = getattr(sys.modules[original.__module__], original.__name__)
+    return object.__new__, (named,), optimizer.__getstate__()
+
+
 def _as_torchs(key: str, value: Any, param: Any) -> Any:
     """A copy of an entry of a state, in the dtype that torch's optimizers keep it in."""
     if not isinstance(value, torch.Tensor):
@@ -282,8 +294,7 @@ def _swapped_class(ours: Any, original: Any) -> Any:
         return method
 
     def __reduce_ex__(self: Any, protocol: Any) -> Any:
-        # A pickle names torch's class, which is this one or, after unpatch(), torch's own.
-        return object.__new__, (getattr(sys.modules[original.__module__], name),), self.__getstate__()
+        return _reduced(self)
 
     def share_memory(self: Any) -> None:  # Adagrad's: processes update one state, which ours cannot
         if type(self) is not swapped:
